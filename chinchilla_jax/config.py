@@ -1,0 +1,347 @@
+"""What a run is: frozen, typed, validated configuration.
+
+A config file under `configs/` returns an `ml_collections.ConfigDict`; command-line overrides are applied to it, and
+then, once, at the edge, `RunConfig.from_dict` turns it into the dataclasses below. Nothing past that point reads a
+ConfigDict, so a misspelt key, a wrong type or an impossible value is met before any work starts, as a `ConfigError`
+that names the key and the fix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+POSITIONS = ("relative", "rope", "learned", "none")
+FEED_FORWARDS = ("gelu", "swiglu")
+NORMS = ("rmsnorm", "layernorm")
+BIASES = ("none", "gopher", "all")
+ATTENTIONS = ("auto", "reference", "blockwise")
+REMAT_POLICIES = ("none", "full", "dots")
+OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("cosine", "cooldown")
+DTYPES = ("float32", "bfloat16")
+CONVENTIONS = ("table_a4", "appendix_f", "6nd", "executed")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used. `key` is its dotted name; the message says what to do about it."""
+
+    def __init__(self, key: str, message: str):
+        super().__init__(f"{key}: {message}")
+        self.key = key
+        self.message = message
+
+
+def _positive(section: Any, *names: str) -> None:
+    for name in names:
+        if getattr(section, name) <= 0:
+            raise ConfigError(name, f"must be positive, got {getattr(section, name)}")
+
+
+def _non_negative(section: Any, *names: str) -> None:
+    for name in names:
+        if getattr(section, name) < 0:
+            raise ConfigError(name, f"must not be negative, got {getattr(section, name)}")
+
+
+def _fraction(section: Any, *names: str) -> None:
+    for name in names:
+        if not 0.0 <= getattr(section, name) <= 1.0:
+            raise ConfigError(name, f"must lie in [0, 1], got {getattr(section, name)}")
+
+
+def _one_of(section: Any, name: str, allowed: tuple[str, ...]) -> None:
+    value = getattr(section, name)
+    if value not in allowed:
+        raise ConfigError(name, f"unknown value {value!r}{did_you_mean(value, allowed)}; one of {', '.join(allowed)}")
+
+
+def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a decoder. Gopher, Chinchilla, GPT-3 and LLaMA differ only in these values.
+
+    `biases`: `none`; `gopher` (feed-forward, attention output and logits, as the published counts imply); `all`
+    (GPT-3: every projection and every norm). `n_heads * head_dim` need not equal `d_model`.
+    """
+
+    n_layers: int = 2
+    d_model: int = 64
+    n_heads: int = 2
+    n_kv_heads: int = 2
+    head_dim: int = 32
+    d_ff: int = 256
+    vocab_size: int = 1024
+    position: str = "relative"
+    feed_forward: str = "gelu"
+    norm: str = "rmsnorm"
+    norm_eps: float = 1e-5
+    biases: str = "gopher"
+    tie_embeddings: bool = True
+    max_position: int = 2048
+    rope_theta: float = 10000.0
+    attention: str = "auto"
+    scan_layers: bool = True
+
+    def __post_init__(self):
+        _positive(self, "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "vocab_size", "norm_eps",
+                  "max_position", "rope_theta")  # fmt: skip
+        _one_of(self, "position", POSITIONS)
+        _one_of(self, "feed_forward", FEED_FORWARDS)
+        _one_of(self, "norm", NORMS)
+        _one_of(self, "biases", BIASES)
+        _one_of(self, "attention", ATTENTIONS)
+        if self.n_heads % self.n_kv_heads:
+            raise ConfigError("n_kv_heads", f"must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
+        if self.position == "rope" and self.head_dim % 2:
+            raise ConfigError("head_dim", f"rotary positions rotate pairs: must be even, got {self.head_dim}")
+        if self.position == "relative" and self.d_model % 2:
+            raise ConfigError("d_model", f"sinusoids come in pairs: must be even, got {self.d_model}")
+        if self.position == "relative" and self.n_kv_heads != self.n_heads:
+            raise ConfigError("n_kv_heads", "relative positions are defined for n_kv_heads == n_heads")
+
+    @property
+    def d_attn(self) -> int:
+        """Width of all query heads together, n_heads * head_dim."""
+        return self.n_heads * self.head_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam or AdamW, and the learning rate over the run.
+
+    `schedule`: `cosine` (warm-up, then a cosine that reaches `final_lr_fraction * peak_lr` at the last step; Hoffmann
+    et al. 2022, appendix B) or `cooldown` (constant, then linear to that value over the last `cooldown_fraction`).
+    """
+
+    name: str = "adamw"
+    peak_lr: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    final_lr_fraction: float = 0.1
+    cooldown_fraction: float = 0.2
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    z_loss: float = 0.0
+
+    def __post_init__(self):
+        _one_of(self, "name", OPTIMIZERS)
+        _one_of(self, "schedule", SCHEDULES)
+        _positive(self, "peak_lr", "eps", "clip_norm")
+        _non_negative(self, "warmup_steps", "weight_decay", "z_loss")
+        _fraction(self, "final_lr_fraction", "cooldown_fraction", "b1", "b2")
+        if self.name == "adam" and self.weight_decay:
+            raise ConfigError("weight_decay", "adam has no decoupled weight decay: set it to 0 or use name=adamw")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the text comes from, how it is tokenised and mixed.
+
+    `source`: `auto` (Debian packages, else a PyPI package, else the shipped text), `debian`, `pypi`, `shipped`,
+    `tfds:NAME[/CONFIG]`, `text:FOLDER` or `jsonl:FOLDER_OR_FILE`. `mixture`: `proportional` (to size), `uniform`, a
+    preset's name, or `domain=weight,domain=weight`. `tokenizer`: `train`, or the path of a SentencePiece model.
+    """
+
+    source: str = "auto"
+    data_dir: str = "data"
+    mixture: str = "proportional"
+    tokenizer: str = "train"
+    vocab_size: int = 1024
+    seq_len: int = 128
+    mask_documents: bool = False
+    validation_fraction: float = 0.02
+    text_field: str = "text"
+
+    def __post_init__(self):
+        _positive(self, "vocab_size", "seq_len", "validation_fraction")
+        _fraction(self, "validation_fraction")
+        kind, _, rest = self.source.partition(":")
+        if kind in ("tfds", "text", "jsonl"):
+            if not rest:
+                raise ConfigError("source", f"{kind}: needs a name or path after the colon")
+        else:
+            _one_of(self, "source", ("auto", "debian", "pypi", "shipped", "tfds:", "text:", "jsonl:"))
+        if self.tokenizer == "train" and self.vocab_size < 300:
+            raise ConfigError("vocab_size", f"256 byte pieces, 4 control pieces and some characters need at least 300, "
+                              f"got {self.vocab_size}")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; their product is the number of devices a run uses."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        _positive(self, "data", "fsdp", "tensor")
+
+    @property
+    def size(self) -> int:
+        """Devices in the mesh."""
+        return self.data * self.fsdp * self.tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long, how wide and how often. `batch_size` is in sequences over all devices; 0 turns an interval off.
+
+    `double_batch_at` is the fraction of the horizon after which the batch doubles (0.5 in Gopher and Chinchilla).
+    """
+
+    train_tokens: int = 1_000_000
+    batch_size: int = 16
+    microbatches: int = 1
+    double_batch_at: float = 0.0
+    seed: int = 0
+    compute_dtype: str = "float32"
+    remat: str = "none"
+    log_every: int = 50
+    eval_every: int = 0
+    eval_sequences: int = 512
+    checkpoint_every: int = 0
+
+    def __post_init__(self):
+        _positive(self, "train_tokens", "batch_size", "microbatches", "log_every", "eval_sequences")
+        _non_negative(self, "eval_every", "checkpoint_every", "seed")
+        _one_of(self, "compute_dtype", DTYPES)
+        _one_of(self, "remat", REMAT_POLICIES)
+        if not 0.0 <= self.double_batch_at < 1.0:
+            raise ConfigError("double_batch_at", f"must lie in [0, 1), got {self.double_batch_at}")
+        if self.batch_size % self.microbatches:
+            raise ConfigError("microbatches", f"must divide batch_size={self.batch_size}, got {self.microbatches}")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """An IsoFLOP study: what `plan` turns into a manifest.
+
+    `budgets` in FLOPs under `convention`; `sizes` per budget on a geometric ladder of parameters with ratio
+    `size_ratio`, centred on `tokens_per_param`; the held-out budget is `holdout_factor` times the largest.
+    `lr_*` and `batch_*` are the recipe: peak_lr = lr_scale * N ** lr_exponent, warm-up as a fraction of the steps.
+    """
+
+    name: str = "isoflop"
+    budgets: tuple[float, ...] = (1e11, 3e11, 9e11, 2.7e12)
+    convention: str = "executed"
+    sizes: int = 7
+    size_ratio: float = 1.6
+    tokens_per_param: float = 20.0
+    frontier_exponent: float = 0.5
+    holdout_factor: float = 4.0
+    aspect_ratio: float = 32.0
+    lr_scale: float = 1.0
+    lr_exponent: float = -0.5
+    warmup_fraction: float = 0.05
+
+    def __post_init__(self):
+        _positive(self, "sizes", "size_ratio", "tokens_per_param", "frontier_exponent", "holdout_factor",
+                  "aspect_ratio", "lr_scale")  # fmt: skip
+        _one_of(self, "convention", CONVENTIONS)
+        _fraction(self, "warmup_fraction")
+        if not self.budgets or any(b <= 0 for b in self.budgets):
+            raise ConfigError("budgets", f"needs positive FLOP budgets, got {self.budgets}")
+        if len(set(self.budgets)) != len(self.budgets):
+            raise ConfigError("budgets", f"lists a budget twice: {self.budgets}")
+        if self.size_ratio <= 1.0:
+            raise ConfigError("size_ratio", f"must be above 1, got {self.size_ratio}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One training run, complete: nothing else decides what it computes."""
+
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    data: DataConfig = DataConfig()
+    mesh: MeshConfig = MeshConfig()
+    train: TrainConfig = TrainConfig()
+    study: StudyConfig | None = None
+
+    def __post_init__(self):
+        rows = self.mesh.data * self.mesh.fsdp
+        if (self.train.batch_size // self.train.microbatches) % rows:
+            raise ConfigError("train.batch_size", f"{self.train.batch_size} sequences in {self.train.microbatches} "
+                              f"microbatches do not divide over mesh.data * mesh.fsdp = {rows} devices; "
+                              f"use a multiple of {rows * self.train.microbatches}")  # fmt: skip
+        if self.train.train_tokens < self.train.batch_size * self.data.seq_len:
+            raise ConfigError("train.train_tokens", f"{self.train.train_tokens} tokens are less than one batch of "
+                              f"{self.train.batch_size} x {self.data.seq_len}")  # fmt: skip
+        if self.model.position == "learned" and self.data.seq_len > self.model.max_position:
+            raise ConfigError("data.seq_len", f"{self.data.seq_len} exceeds model.max_position="
+                              f"{self.model.max_position}")  # fmt: skip
+        for name, value in (("n_heads", self.model.n_heads), ("n_kv_heads", self.model.n_kv_heads),
+                            ("d_ff", self.model.d_ff), ("vocab_size", self.model.vocab_size)):  # fmt: skip
+            if value % self.mesh.tensor:
+                raise ConfigError(f"model.{name}", f"{value} does not divide over mesh.tensor={self.mesh.tensor}")
+        if self.model.d_model % self.mesh.fsdp:
+            raise ConfigError("model.d_model", f"{self.model.d_model} does not divide over mesh.fsdp={self.mesh.fsdp}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Validated config from nested mappings (a ConfigDict, or a parsed `config.json`).
+
+        Raises:
+          ConfigError: unknown key, wrong type or impossible value; names the dotted key.
+        """
+        return _build(cls, values, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, JSON-safe; `from_dict` inverts it."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def content_hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    if not isinstance(values, Mapping) and not hasattr(values, "items"):
+        raise ConfigError(prefix.rstrip("."), f"expected a section with keys, got {values!r}")
+    for key in values:
+        if key not in hints:
+            raise ConfigError(f"{prefix}{key}", f"unknown key{did_you_mean(key, hints)}; known: {', '.join(hints)}")
+    arguments = {key: _convert(hints[key], values[key], f"{prefix}{key}") for key in values}
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        if prefix and not error.key.startswith(prefix):
+            raise ConfigError(f"{prefix}{error.key}", error.message) from None
+        raise
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, f"{key}.")
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise ConfigError(key, f"expected a list, got {value!r}")
+        element = typing.get_args(hint)[0]
+        return tuple(_convert(element, v, f"{key}[{i}]") for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(key, f"expected {hint.__name__}, got {type(value).__name__} {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""The decoder, on one device: logical axis names only, no mesh."""

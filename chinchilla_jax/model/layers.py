@@ -1,0 +1,81 @@
+"""The parts of a block that know nothing of attention: weights, norms, feed-forward.
+
+Weights are float32 and are cast to the compute type where they are used. Each weight names its logical axes; which
+mesh axes those map to is decided elsewhere (`parallel/rules.py`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from chinchilla_jax.config import ModelConfig
+
+
+def matrix(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], fan_in: int,
+           scale: float = 1.0) -> jax.Array:  # fmt: skip
+    """A float32 weight, normal with standard deviation `scale / sqrt(fan_in)`."""
+    init = nn.initializers.normal(scale / math.sqrt(fan_in))
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+
+
+def vector(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...],
+           init=nn.initializers.zeros) -> jax.Array:  # fmt: skip
+    """A float32 bias (zeros) or gain (ones)."""
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+
+
+def residual_scale(config: ModelConfig) -> float:
+    """Initial scale of what a block adds to the residual stream: 1 / sqrt(2 L), two additions a layer (GPT-2)."""
+    return 1.0 / math.sqrt(2.0 * config.n_layers)
+
+
+class Norm(nn.Module):
+    """RMSNorm with a gain, or LayerNorm with gain and bias. Statistics in float32."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
+        gain = vector(self, "gain", (x_BxSxD.shape[-1],), ("norm",), nn.initializers.ones)
+        x = x_BxSxD.astype(jnp.float32)
+        if self.config.norm == "layernorm":
+            x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.config.norm_eps)
+        x = x * gain
+        if self.config.norm == "layernorm":
+            x = x + vector(self, "bias", (x.shape[-1],), ("norm",))
+        return x.astype(self.dtype)
+
+
+class FeedForward(nn.Module):
+    """GELU (tanh form) or SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x))."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
+        c, dtype = self.config, self.dtype
+        up_DxF = matrix(self, "up", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model)
+        down_FxD = matrix(self, "down", (c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff, residual_scale(c))
+        h_BxSxF = x_BxSxD @ up_DxF.astype(dtype)
+        if c.biases != "none":
+            h_BxSxF += vector(self, "up_bias", (c.d_ff,), ("mlp",)).astype(dtype)
+        if c.feed_forward == "swiglu":
+            gate_DxF = matrix(self, "gate", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model)
+            g_BxSxF = x_BxSxD @ gate_DxF.astype(dtype)
+            if c.biases != "none":
+                g_BxSxF += vector(self, "gate_bias", (c.d_ff,), ("mlp",)).astype(dtype)
+            h_BxSxF = nn.silu(g_BxSxF) * h_BxSxF
+        else:
+            h_BxSxF = nn.gelu(h_BxSxF, approximate=True)
+        h_BxSxF = nn.with_logical_constraint(h_BxSxF, ("batch", "length", "mlp"))
+        y_BxSxD = h_BxSxF @ down_FxD.astype(dtype)
+        if c.biases != "none":
+            y_BxSxD += vector(self, "down_bias", (c.d_model,), ("norm",)).astype(dtype)
+        return y_BxSxD

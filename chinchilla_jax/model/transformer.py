@@ -1,0 +1,85 @@
+"""The decoder: embeddings, L pre-norm blocks, a final norm, logits. Gopher, Chinchilla, GPT-3 and LLaMA are values of
+`ModelConfig`."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from chinchilla_jax.config import ModelConfig
+from chinchilla_jax.model.attention import Attention
+from chinchilla_jax.model.layers import FeedForward, Norm, matrix, vector
+
+_REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None) -> tuple[jax.Array, None]:
+        args = (self.config, self.dtype)
+        x_BxSxD += Attention(*args, name="attention")(Norm(*args, name="attention_norm")(x_BxSxD), segment_ids_BxS)
+        x_BxSxD = nn.with_logical_constraint(x_BxSxD, ("batch", "length", "activation_embed"))
+        x_BxSxD += FeedForward(*args, name="feed_forward")(Norm(*args, name="feed_forward_norm")(x_BxSxD))
+        return nn.with_logical_constraint(x_BxSxD, ("batch", "length", "activation_embed")), None
+
+
+class Transformer(nn.Module):
+    """A causal language model.
+
+    Attributes:
+      config: the shape.
+      dtype: compute type; weights, softmax, norms' statistics and logits are float32.
+      remat: what the backward pass recomputes: `none`, `full` (keep only block inputs) or `dots` (keep the products
+        with weights).
+    """
+
+    config: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, tokens_BxS: jax.Array, segment_ids_BxS: jax.Array | None = None) -> jax.Array:
+        """Float32 logits `[B, S, V]` of the next token.
+
+        Args:
+          tokens_BxS: integer tokens.
+          segment_ids_BxS: documents of a packed row; None lets attention cross documents.
+        """
+        c, dtype = self.config, self.dtype
+        embedding_VxD = matrix(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), c.d_model)
+        x_BxSxD = jnp.take(embedding_VxD.astype(dtype), tokens_BxS, axis=0)
+        if c.position == "learned":
+            table = matrix(self, "position", (c.max_position, c.d_model), (None, "embed"), c.d_model)
+            x_BxSxD += table[: tokens_BxS.shape[1]].astype(dtype)
+        x_BxSxD = nn.with_logical_constraint(x_BxSxD, ("batch", "length", "activation_embed"))
+
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(Block, policy=_REMAT[self.remat], prevent_cse=not c.scan_layers)
+        if c.scan_layers:
+            layers = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
+                             length=c.n_layers, metadata_params={nn.PARTITION_NAME: "layers"})  # fmt: skip
+            x_BxSxD, _ = layers(c, dtype, name="layers")(x_BxSxD, segment_ids_BxS)
+        else:
+            for layer in range(c.n_layers):
+                x_BxSxD, _ = block(c, dtype, name=f"layer_{layer}")(x_BxSxD, segment_ids_BxS)
+
+        x_BxSxD = Norm(c, dtype, name="final_norm")(x_BxSxD)
+        if c.tie_embeddings:
+            output_DxV = embedding_VxD.T
+        else:
+            output_DxV = matrix(self, "output", (c.d_model, c.vocab_size), ("embed", "vocab"), c.d_model)
+        logits_BxSxV = jnp.matmul(x_BxSxD, output_DxV.astype(dtype), preferred_element_type=jnp.float32)
+        if c.biases == "gopher":
+            logits_BxSxV += vector(self, "output_bias", (c.vocab_size,), ("vocab",))
+        return nn.with_logical_constraint(logits_BxSxV, ("batch", "length", "vocab"))
