@@ -1,0 +1,105 @@
+"""How does one optimal quantity (N*, D* or the minimum loss) move with compute?
+
+Two forms: the pure power law y = k C^x, and for the loss also L = E + k C^-g with an irreducible part. Both are fitted
+to many bootstrap replicates at once, so every value here may carry a leading replicate dimension.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+_EXPONENT_RANGE = (1e-3, 3.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """y = coefficient * C^exponent, kept as its value at a central compute because 1e20 ** x loses digits.
+
+    `log_centre` ln of the central C; `log_value` [] or [B], ln y there; `exponent` [] or [B].
+    """
+
+    log_centre: float
+    log_value: np.ndarray
+    exponent: np.ndarray
+
+    @property
+    def coefficient(self) -> np.ndarray:
+        """k in y = k C^exponent."""
+        return np.exp(self.log_value - self.exponent * self.log_centre)
+
+    def at(self, flops: float | np.ndarray) -> np.ndarray:
+        """y at C = flops; replicates broadcast against it."""
+        return np.exp(self.log_value + self.exponent * (np.log(flops) - self.log_centre))
+
+
+@dataclasses.dataclass(frozen=True)
+class OffsetLaw:
+    """L = irreducible + value * (C / exp(log_centre)) ** -exponent; fields [] or [B]."""
+
+    log_centre: float
+    irreducible: np.ndarray
+    value: np.ndarray
+    exponent: np.ndarray
+
+    def at(self, flops: float | np.ndarray) -> np.ndarray:
+        """L at C = flops; replicates broadcast against it."""
+        return self.irreducible + self.value * np.exp(-self.exponent * (np.log(flops) - self.log_centre))
+
+
+def fit_power(flops: np.ndarray, values: np.ndarray) -> PowerLaw:
+    """Least squares of ln values [..., M] on ln flops [M]."""
+    log_c = np.log(flops)
+    centre = float(log_c.mean())
+    x, y = log_c - centre, np.log(values)
+    return PowerLaw(centre, y.mean(-1), (y * x).sum(-1) / (x * x).sum())
+
+
+def fit_offset(flops: np.ndarray, losses: np.ndarray) -> OffsetLaw:
+    """Least relative squares of L = E + k C^-g with E >= 0 and k > 0; needs three budgets.
+
+    For a given g the law is linear in E and k, so only g is searched: a grid over `_EXPONENT_RANGE`, then ever finer
+    ones around the best. This cannot land in a local minimum or fail to converge, which a three-parameter descent on
+    four points can. Where the data ask for E < 0 the bound makes it the pure power law.
+
+    Args:
+      flops: [M]; losses: [..., M].
+    """
+    log_c = np.log(flops)
+    centre = float(log_c.mean())
+    x = log_c - centre
+    losses = np.asarray(losses, np.float64)
+    grid = np.broadcast_to(np.geomspace(*_EXPONENT_RANGE, 161), (*losses.shape[:-1], 161))
+    for _ in range(6):
+        error, offset, scale = _linear_part(x, losses, grid)
+        best = error.argmin(-1)[..., None]
+        pick = lambda values: np.take_along_axis(values, best, -1)[..., 0]  # noqa: B023, E731
+        low = np.take_along_axis(grid, np.maximum(best - 1, 0), -1)
+        high = np.take_along_axis(grid, np.minimum(best + 1, grid.shape[-1] - 1), -1)
+        found = pick(offset), pick(scale), pick(grid)
+        grid = low + (high - low) * np.linspace(0.0, 1.0, 41)
+    return OffsetLaw(centre, *found)
+
+
+def _linear_part(x: np.ndarray, losses: np.ndarray, exponents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best E and k for each exponent [..., G], and the squared relative error left."""
+    t = np.exp(-exponents[..., None] * x)
+    y = losses[..., None, :]
+    w = 1.0 / (y * y)
+    total, mean_t, mean_y = w.sum(-1), (w * t).sum(-1), (w * y).sum(-1)
+    tc, yc = t - (mean_t / total)[..., None], y - (mean_y / total)[..., None]
+    scale = (w * tc * yc).sum(-1) / (w * tc * tc).sum(-1)
+    offset = (mean_y - scale * mean_t) / total
+    bound = offset < 0
+    scale = np.where(bound, (w * t * y).sum(-1) / (w * t * t).sum(-1), scale)
+    offset = np.where(bound, 0.0, offset)
+    error = (w * (offset[..., None] + scale[..., None] * t - y) ** 2).sum(-1)
+    return np.where(scale > 0, error, np.inf), offset, scale
+
+
+def interval(samples: np.ndarray, level: float) -> tuple[float, float]:
+    """Central percentile interval of bootstrap samples [B], e.g. level 0.8 for the 10th to 90th percentile."""
+    tail = 50.0 * (1.0 - level)
+    low, high = np.percentile(samples, [tail, 100.0 - tail])
+    return float(low), float(high)
