@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from chinchilla_jax.config import ModelConfig
-from chinchilla_jax.model.layers import matrix, residual_scale, vector
+from chinchilla_jax.model.layers import dense, matrix, residual_scale, vector
 from chinchilla_jax.model.positions import relative_shift, rotate, sinusoids
 
 NEGATIVE = -1e30  # finite, so that a row with every key masked has no NaN gradient
@@ -34,10 +34,10 @@ def attend(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *, 
     b, s, h, k = q_BxSxHxK.shape
     t, g = k_BxTxGxK.shape[1:3]
     scale = k**-0.5
+    if g != h:
+        k_BxTxGxK, v_BxTxGxK = jnp.repeat(k_BxTxGxK, h // g, axis=2), jnp.repeat(v_BxTxGxK, h // g, axis=2)
     content = q_BxSxHxK if u_HxK is None else q_BxSxHxK + u_HxK.astype(q_BxSxHxK.dtype)
-    content = (content * scale).reshape(b, s, g, h // g, k)
-    scores = jnp.einsum("bsgnk,btgk->bgnst", content, k_BxTxGxK, preferred_element_type=jnp.float32)
-    scores = scores.reshape(b, h, s, t)
+    scores = jnp.einsum("bshk,bthk->bhst", content * scale, k_BxTxGxK, preferred_element_type=jnp.float32)
     if r_TxHxK is not None:
         position = (q_BxSxHxK + w_HxK.astype(q_BxSxHxK.dtype)) * scale
         by_distance = jnp.einsum("bshk,thk->bhst", position, r_TxHxK, preferred_element_type=jnp.float32)
@@ -47,8 +47,7 @@ def attend(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *, 
         same = segment_ids_BxT[:, t - s :, None] == segment_ids_BxT[:, None, :]
         visible = visible & same[:, None]
     weights = jax.nn.softmax(jnp.where(visible, scores, NEGATIVE), axis=-1).astype(q_BxSxHxK.dtype)
-    weights = weights.reshape(b, g, h // g, s, t)
-    return jnp.einsum("bgnst,btgk->bsgnk", weights, v_BxTxGxK).reshape(b, s, h, k)
+    return jnp.einsum("bhst,bthk->bshk", weights, v_BxTxGxK)
 
 
 class Attention(nn.Module):
@@ -64,7 +63,7 @@ class Attention(nn.Module):
 
         def project(name: str, heads: int, x: jax.Array) -> jax.Array:
             kernel = matrix(self, name, (d, heads, c.head_dim), ("embed", "heads", "head_dim"), d)
-            y = jnp.einsum("...d,dhk->...hk", x, kernel.astype(dtype))
+            y = dense(x, kernel.reshape(d, -1).astype(dtype)).reshape(*x.shape[:-1], heads, c.head_dim)
             if c.biases == "all":
                 y += vector(self, f"{name}_bias", (heads, c.head_dim), ("heads", "head_dim")).astype(dtype)
             return y
@@ -87,7 +86,7 @@ class Attention(nn.Module):
         out_BxSxHxK = attend(q, k, v, segment_ids_BxT=segment_ids_BxS, **relative)
         kernel = matrix(self, "output", (c.n_heads, c.head_dim, d), ("heads", "head_dim", "embed"), c.d_attn,
                         residual_scale(c))  # fmt: skip
-        y_BxSxD = jnp.einsum("bshk,hkd->bsd", out_BxSxHxK, kernel.astype(dtype))
+        y_BxSxD = dense(out_BxSxHxK.reshape(*x_BxSxD.shape[:2], -1), kernel.reshape(-1, d).astype(dtype))
         if c.biases != "none":
             y_BxSxD += vector(self, "output_bias", (d,), ("norm",)).astype(dtype)
         return y_BxSxD

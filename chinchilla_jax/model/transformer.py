@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.model.attention import Attention
-from chinchilla_jax.model.layers import FeedForward, Norm, matrix, vector
+from chinchilla_jax.model.layers import FeedForward, Norm, dense, matrix, vector
 
 _REMAT = {
     "none": None,
@@ -79,7 +79,7 @@ class Transformer(nn.Module):
             output_DxV = embedding_VxD.T
         else:
             output_DxV = matrix(self, "output", (c.d_model, c.vocab_size), ("embed", "vocab"), c.d_model)
-        logits_BxSxV = jnp.matmul(x_BxSxD, output_DxV.astype(dtype), preferred_element_type=jnp.float32)
+        logits_BxSxV = dense(x_BxSxD, output_DxV.astype(dtype)).astype(jnp.float32)
         if c.biases == "gopher":
             logits_BxSxV += vector(self, "output_bias", (c.vocab_size,), ("vocab",))
         return nn.with_logical_constraint(logits_BxSxV, ("batch", "length", "vocab"))
