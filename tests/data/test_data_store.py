@@ -1,0 +1,115 @@
+"""The token store holds every token once, counts bytes exactly and notices damage."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from chinchilla_jax.data import DataError, Tokenizer, TokenStore, segment_ids
+from chinchilla_jax.data import store as store_module
+
+TEXTS = [["one\n", "two and a\u2581half"], [], ["", "three " * 40], ["four"]]
+
+
+def _write(path, texts, tokenizer, seq_len):
+    path.mkdir(exist_ok=True)
+    for split in store_module.SPLITS:
+        store_module.write_rows(path / f"words.{split}.npy", iter(texts), tokenizer, seq_len)
+    store_module.finish_store(path, tokenizer, seq_len, {"source": "test"}, ["words"])
+    return TokenStore.open(path, tokenizer)
+
+
+@pytest.mark.parametrize("seq_len", [1, 4, 7, 32, 1000])
+def test_every_token_is_predicted_exactly_once(tmp_path, store, seq_len):
+    tokenizer = store.tokenizer()
+    written = _write(tmp_path / "store", TEXTS, tokenizer, seq_len)
+    stream = [tokenizer.separator]
+    for text in (text for batch in TEXTS for text in batch):
+        stream += [*tokenizer.encode(text), tokenizer.separator]
+    array = written.array("words")
+    assert np.array_equal(array[1:, 0], array[:-1, -1])
+    targets = array[:, 1:].reshape(-1)[: written.tokens("words")]
+    assert array[0, 0] == stream[0] and list(targets) == stream[1:]
+    assert 1 <= written.targets_in_last_row("words") <= seq_len
+
+
+def test_bytes_of_the_targets_are_the_bytes_of_the_text(tmp_path, store):
+    tokenizer = store.tokenizer()
+    written = _write(tmp_path / "store", TEXTS, tokenizer, 8)
+    size = sum(len(text.encode()) for batch in TEXTS for text in batch)
+    assert written.bytes("words") == written.text_bytes("words") == size
+    targets = written.array("words")[:, 1:].reshape(-1)[: written.tokens("words")]
+    assert written.byte_lengths[targets].sum() == size
+
+
+def test_the_shipped_text_adds_up_too(store):
+    for domain in store.domains:
+        for split in store_module.SPLITS:
+            assert store.bytes(domain, split) == store.text_bytes(domain, split)
+            assert store.byte_lengths[store.array(domain, split)[:, 1:]].sum() == store.text_bytes(domain, split)
+
+
+def test_a_foreign_tokenizer_serves_and_its_extra_bytes_are_counted(tmp_path, foreign_model):
+    tokenizer = Tokenizer(foreign_model)
+    texts = [["cats and dogs", "birds"]]
+    written = _write(tmp_path / "store", texts, tokenizer, 4)
+    assert written.separator == 2 and written.array("words")[0, 0] == 2
+    assert written.text_bytes("words") == 18 and written.bytes("words") == 20
+
+
+def test_segments_count_from_one_and_start_at_separators():
+    rows = np.array([[9, 5, 6, 9, 5], [5, 9, 9, 6, 6]])
+    assert segment_ids(rows, 9).tolist() == [[1, 1, 1, 2, 2], [1, 2, 3, 3, 3]]
+    assert segment_ids(rows, 9).dtype == np.int32
+
+
+@pytest.fixture
+def copy(tmp_path, store):
+    """A copy of the shipped store, to damage."""
+    return shutil.copytree(store.path, tmp_path / "copy")
+
+
+def test_another_tokenizer_is_refused(copy, foreign_model):
+    with pytest.raises(DataError, match="made with tokenizer .*foreign.model is"):
+        TokenStore.open(copy, Tokenizer(foreign_model))
+    shutil.copy(foreign_model, copy / "tokenizer.model")
+    with pytest.raises(DataError, match="tokenizer.model: is tokenizer"):
+        TokenStore.open(copy).tokenizer()
+
+
+def test_a_cut_off_file_is_named(copy):
+    path = copy / "plays.train.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="plays.train.npy: missing or cut off"):
+        TokenStore.open(copy)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="plays.train.npy: missing or cut off"):
+        TokenStore.open(copy)
+    path.unlink()
+    with pytest.raises(DataError, match="plays.train.npy: missing or cut off"):
+        TokenStore.open(copy)
+
+
+def test_rows_of_another_shape_are_named(copy):
+    np.save(copy / "plays.train.npy", np.zeros((3, 33), np.uint16))
+    with pytest.raises(DataError, match=r"plays.train.npy: has shape \(3, 33\), store.json says"):
+        TokenStore.open(copy)
+
+
+def test_unfinished_unreadable_and_future_stores_are_refused(copy):
+    description = json.loads((copy / "store.json").read_text())
+    (copy / "store.json").write_text(json.dumps(description | {"format": 99}))
+    with pytest.raises(DataError, match="store.json: format 99"):
+        TokenStore.open(copy)
+    (copy / "store.json").write_text("{")
+    with pytest.raises(DataError, match="store.json: not valid JSON"):
+        TokenStore.open(copy)
+    (copy / "store.json").unlink()
+    with pytest.raises(DataError, match="store.json: no such file"):
+        TokenStore.open(copy)
+
+
+def test_an_unknown_domain_lists_the_known_ones(store):
+    with pytest.raises(DataError, match="no domain 'web'; it has plays, poems, prose"):
+        store.array("web")

@@ -1,0 +1,93 @@
+"""The tokenizer loses nothing, counts bytes exactly and takes its ids from the model."""
+
+import io
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import sentencepiece
+
+from chinchilla_jax.data import DataError, Tokenizer
+from chinchilla_jax.data.tokenizer import train_tokenizer
+
+ODD = ["", " ", "  two  spaces ", "\n\n\n", "\r\n\t", "\x00", "\ufeffmark", "\u2581", "a\u2581\u2581b \u2581", "ﬁ ½ Å",
+       "e\u0301", "👩‍👩‍👧", "</s><s><unk><pad>", "<0x0A>", "العربية", "\U0010ffff"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer(store):
+    return store.tokenizer()
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_text_survives(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.given(text=st.text() | st.text(alphabet=" \n\u2581ab<>/s0x1"))
+def test_any_text_survives_and_its_bytes_add_up(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.byte_lengths()[ids].sum() == len(text.encode())
+    assert tokenizer.separator not in ids
+
+
+def test_threads_do_not_change_the_result(tokenizer):
+    texts = ["one and two", "a\u2581b", "", "three"] * 10
+    assert tokenizer.encode_all(texts, threads=2) == [tokenizer.encode(text) for text in texts]
+
+
+def test_training_twice_gives_the_same_pieces(tmp_path):
+    texts = [f"some words {n} and more words {n * n}\n" for n in range(500)]
+    first = train_tokenizer(texts, 300, tmp_path / "a.model")
+    second = train_tokenizer(texts, 300, tmp_path / "b.model")
+    assert first.fingerprint() == second.fingerprint()
+    assert first.fingerprint() != train_tokenizer(texts, 305, tmp_path / "c.model").fingerprint()
+
+
+def test_vocabulary_too_large_for_the_text_is_said(tmp_path):
+    with pytest.raises(DataError, match="vocab_size=5000 does not suit this text: Vocabulary size too high"):
+        train_tokenizer(["only a few words here"], 5000, tmp_path / "a.model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_foreign_ids_come_from_the_model(foreign_model):
+    tokenizer = Tokenizer(foreign_model)
+    assert tokenizer.separator == 2
+    lengths = tokenizer.byte_lengths()
+    assert lengths.dtype == np.int32 and lengths.shape == (tokenizer.vocab_size,)
+    assert list(lengths[:3]) == [0, 0, 0]
+    assert tokenizer.decode(tokenizer.encode("cats and dogs")) == "cats and dogs"
+    # The dummy space in front is a byte the text does not have.
+    assert lengths[tokenizer.encode("cats and dogs")].sum() == len(" cats and dogs")
+
+
+@pytest.mark.parametrize(("eos", "bos", "separator"), [(-1, 1, 1), (2, -1, 2)])
+def test_separator_is_the_end_piece_else_the_beginning_piece(tmp_path, eos, bos, separator):
+    assert Tokenizer(_tiny_model(tmp_path, eos, bos)).separator == separator
+
+
+def test_a_model_without_either_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="neither an end-of-text nor a beginning-of-text"):
+        Tokenizer(_tiny_model(tmp_path, -1, -1))
+
+
+def test_missing_and_broken_models_are_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere.model: no such tokenizer"):
+        Tokenizer(tmp_path / "nowhere.model")
+    (tmp_path / "broken.model").write_bytes(b"this is no model")
+    with pytest.raises(DataError, match="broken.model: not a SentencePiece model"):
+        Tokenizer(tmp_path / "broken.model")
+
+
+def _tiny_model(folder, eos, bos):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["aa bb", "ab ba"]), model_writer=model, model_type="char", vocab_size=20, unk_id=0,
+        hard_vocab_limit=False, eos_id=eos, bos_id=bos, minloglevel=2,
+    )  # fmt: skip
+    path = folder / "tiny.model"
+    path.write_bytes(model.getvalue())
+    return path
