@@ -74,10 +74,9 @@ def fit_offset(flops: np.ndarray, losses: np.ndarray) -> OffsetLaw:
     for _ in range(6):
         error, offset, scale = _linear_part(x, losses, grid)
         best = error.argmin(-1)[..., None]
-        pick = lambda values: np.take_along_axis(values, best, -1)[..., 0]  # noqa: B023, E731
         low = np.take_along_axis(grid, np.maximum(best - 1, 0), -1)
         high = np.take_along_axis(grid, np.minimum(best + 1, grid.shape[-1] - 1), -1)
-        found = pick(offset), pick(scale), pick(grid)
+        found = [np.take_along_axis(values, best, -1)[..., 0] for values in (offset, scale, grid)]
         grid = low + (high - low) * np.linspace(0.0, 1.0, 41)
     return OffsetLaw(centre, *found)
 

@@ -135,13 +135,18 @@ def fit_profile(budget: float, runs: Sequence[Run]) -> Profile:
             raise FitRefused("same_size", f"{label}: {len(np.unique(x))} distinct {word}; needs {MIN_POINTS} sizes")
         centre, offset, curvature, lowest = (v[0] for v in _parabola(np.log(x)[None], loss[None]))
         if not curvature > 0:
-            raise FitRefused("downward", f"{label}: the parabola in log {word} opens downward; "
-                             "add sizes on both sides or repeat noisy runs")  # fmt: skip
+            raise FitRefused(
+                "downward",
+                f"{label}: the parabola in log {word} opens downward; add sizes on both sides or repeat noisy runs",
+            )
         best = float(np.exp(centre + offset))
         if not x.min() < best < x.max():
             side = "smaller" if best <= x.min() else "larger"
-            raise FitRefused("edge", f"{label}: the minimum over {word} lies outside those tried "
-                             f"({x.min():.3g} to {x.max():.3g}); add runs with {side} {word}")  # fmt: skip
+            raise FitRefused(
+                "edge",
+                f"{label}: the minimum over {word} lies outside those tried "
+                f"({x.min():.3g} to {x.max():.3g}); add runs with {side} {word}",
+            )
         parabolas.append(Parabola(best, float(lowest), float(curvature), float(x.min()), float(x.max())))
     residual = loss / parabolas[0].at([run.params for run in runs]) - 1.0
     scatter = float(np.sqrt((residual**2).sum() / max(1, len(runs) - 3)))
@@ -151,7 +156,7 @@ def fit_profile(budget: float, runs: Sequence[Run]) -> Profile:
 def _parabola(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Batched least-squares parabolas y [B, n] in x [B, n]: centre, vertex - centre, curvature, vertex value; all [B].
 
-    x is centred and scaled, and x^2 made orthogonal to x, because the normal equations in raw ln N lose half the digits.
+    x is centred and scaled, and x^2 made orthogonal to x: the normal equations in raw ln N lose half the digits.
     """
     centre = x.mean(-1, keepdims=True)
     z = x - centre
@@ -185,8 +190,11 @@ def _resample(profile: Profile, count: int, rng: np.random.Generator) -> tuple[n
     values = np.stack([np.exp(found[0][good]), np.exp(found[2][good]), found[1][good]])
     kept = values.shape[1]
     if kept < count:
-        values = values[:, rng.integers(kept, size=count)] if kept else np.tile(
-            [[profile.params.best], [profile.tokens.best], [profile.params.lowest]], count)  # fmt: skip
+        values = (
+            values[:, rng.integers(kept, size=count)]
+            if kept
+            else np.tile([[profile.params.best], [profile.tokens.best], [profile.params.lowest]], count)
+        )
     return values[:, :count], float(good.mean())
 
 

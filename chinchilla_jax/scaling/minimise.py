@@ -83,7 +83,8 @@ def _descend(objective: Objective, theta: np.ndarray, rows: np.ndarray, toleranc
         new_value, new_grad, new_hess = objective(trial, rows[live])
         better = np.isfinite(new_value) & np.isfinite(new_hess).all((1, 2)) & (new_value <= value[live])
         won = live[better]
-        theta[won], value[won], grad[won], hess[won] = trial[better], new_value[better], new_grad[better], new_hess[better]
+        theta[won], value[won] = trial[better], new_value[better]
+        grad[won], hess[won] = new_grad[better], new_hess[better]
         damping[live] = np.clip(damping[live] * np.where(better, 0.1, 10.0), _DAMPING_MIN, None)
         steps[live] = step
         alive[live] = (np.abs(grad[live]).max(1) > tolerance) & (damping[live] < _DAMPING_MAX)

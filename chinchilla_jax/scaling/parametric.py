@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.minimise import Minima, minimise
+from chinchilla_jax.scaling.minimise import Minima, Objective, minimise
 from chinchilla_jax.scaling.runs import FitRefused, Run
 
 PAPER_DELTA = 1e-3
@@ -22,6 +22,8 @@ AGREEMENT = 1e-3  # a start agrees when its objective is within this relative di
 MIN_RUNS = 6
 _CARRIED = 512
 _CLIP = 300.0
+_MIN_SPREAD = 0.05  # of ln D about its line in ln N; an IsoFLOP ladder of ratio 1.6 has 0.5 and more
+_LOG_NEGLIGIBLE = np.log(1e-6)  # a term this much smaller than the loss is absent
 
 FlopsPerToken = float | Callable[[np.ndarray], np.ndarray]
 
@@ -107,7 +109,12 @@ def paper_starts() -> np.ndarray:
 
 
 def fit_parametric(
-    runs: Sequence[Run], *, delta: float = PAPER_DELTA, starts: np.ndarray | None = None, bootstrap: int = 1000, seed: int = 0
+    runs: Sequence[Run],
+    *,
+    delta: float = PAPER_DELTA,
+    starts: np.ndarray | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
 ) -> ParametricFit:
     """Approach 3 on the runs with role `isoflop`.
 
@@ -121,8 +128,8 @@ def fit_parametric(
       bootstrap: resamples of the runs with replacement, each refitted from the best minima of the full fit.
 
     Raises:
-      FitRefused: `few_points` (< 6 runs), `same_size` (all N or all D equal), `no_optimum` (the best surface rises with
-        N or with D).
+      FitRefused: `few_points` (< 6 runs), `same_size` (all N or all D equal), `collinear` (D/N the same function of N
+        throughout), `no_optimum` (the best surface does not fall with both N and D).
     """
     runs = [run for run in runs if run.role == "isoflop"]
     if len(runs) < MIN_RUNS:
@@ -134,24 +141,33 @@ def fit_parametric(
     for stage, threshold in enumerate(thresholds):
         minima = minimise(problem.objective(threshold), theta, max_steps=300 if stage else 100)
         theta, origin = _distinct(minima, origin, keep=None if threshold == delta else _CARRIED)
-        values = np.append(np.sort(minima.value[np.isfinite(minima.value)]), np.nan)
     order = np.argsort(np.where(np.isfinite(minima.value), minima.value, np.inf))
     best = int(order[0])
     found = minima.value[best]
     surface = problem.surface(minima.theta[best])
-    if not (np.isfinite(values[0]) and surface.alpha > 0 and surface.beta > 0):
-        raise FitRefused("no_optimum", f"approach 3: the best surface has alpha = {surface.alpha:.3g}, beta = "
-                         f"{surface.beta:.3g}; it has no optimum: widen the range of sizes and tokens")  # fmt: skip
+    if not problem.usable(minima.theta[[best]])[0]:
+        raise FitRefused(
+            "no_optimum",
+            f"approach 3: the best surface has alpha = {surface.alpha:.3g}, beta = "
+            f"{surface.beta:.3g}; loss must fall with both N and D: widen the range of sizes and tokens",
+        )
     reached = np.isin(origin, np.flatnonzero(minima.value[_first(minima)] <= found * (1.0 + AGREEMENT)))
     residual = np.log(surface.loss(problem.params, problem.tokens)) - problem.log_loss
     fit = ParametricFit(
-        surface, delta, len(runs), len(starts), float(found * _unit(delta) ** 2), float(minima.gradient[best]),
-        bool(minima.gradient[best] < 1e-2), float(reached.sum() / len(starts)),
-        float(np.sqrt((residual**2).sum() / max(1, len(runs) - 5))))  # fmt: skip
+        surface,
+        delta,
+        len(runs),
+        len(starts),
+        float(found * _unit(delta) ** 2),
+        float(minima.gradient[best]),
+        bool(minima.gradient[best] < 1e-2),
+        float(reached.sum() / len(starts)),
+        float(np.sqrt((residual**2).sum() / max(1, len(runs) - 5))),
+    )
     if not bootstrap:
         return fit
     boot = _bootstrap(problem, delta, minima.theta[order[:4]], bootstrap, np.random.default_rng(seed))
-    good = np.isfinite(boot).all(1) & (boot[:, 3] > 0) & (boot[:, 4] > 0)
+    good = problem.usable(boot)
     if not good.any():
         return dataclasses.replace(fit, boot_kept=0.0)
     return dataclasses.replace(fit, boot=problem.surface(boot[good]), boot_kept=float(good.mean()))
@@ -202,7 +218,7 @@ class _Problem:
         self.log_loss = np.log([run.loss for run in runs])
         for word, values in (("N", self.params), ("D", self.tokens)):
             if len(np.unique(values)) < 3:
-                raise FitRefused("same_size", f"approach 3: {len(np.unique(values))} distinct values of {word}; needs 3")
+                raise FitRefused("same_size", f"approach 3: {len(np.unique(values))} distinct {word}; needs 3")
         self.centre = np.log(self.params).mean(), np.log(self.tokens).mean()
         self.spread = np.log(self.params).std(), np.log(self.tokens).std()
         x = (np.log(self.params) - self.centre[0]) / self.spread[0]
@@ -213,20 +229,38 @@ class _Problem:
         self.moments_y = np.stack([one, y, y * y], 1)
         self.moments_xy = np.stack([one, x, y, x * y], 1)
 
+        apart = y - x * (x @ y) / len(x)
+        if apart.std() * self.spread[1] < _MIN_SPREAD:
+            raise FitRefused(
+                "collinear",
+                f"approach 3: ln D follows ln N to within {apart.std() * self.spread[1]:.2g}, so their effects cannot be "
+                "told apart; train some size on several token counts",
+            )
+
+    def usable(self, theta: np.ndarray) -> np.ndarray:
+        """[B]: whether the law falls with both N and D, by more than rounding error at the centre of the data."""
+        total = np.logaddexp(np.logaddexp(theta[:, 0], theta[:, 1]), theta[:, 2])
+        present = (theta[:, :2] > (total + _LOG_NEGLIGIBLE)[:, None]).all(1)
+        return np.isfinite(theta).all(1) & present & (theta[:, 3:] > 0).all(1)
+
     def standardise(self, starts: np.ndarray) -> np.ndarray:
         """[S, 5] columns a, b, e, alpha, beta of the paper -> standardised coordinates."""
         a, b, e, alpha, beta = starts.T
-        return np.stack([a - alpha * self.centre[0], b - beta * self.centre[1], e,
-                         alpha * self.spread[0], beta * self.spread[1]], 1)  # fmt: skip
+        return np.stack(
+            [a - alpha * self.centre[0], b - beta * self.centre[1], e, alpha * self.spread[0], beta * self.spread[1]], 1
+        )
 
     def surface(self, theta: np.ndarray) -> Surface:
         """Standardised coordinates [..., 5] -> the law."""
         a, b, e, alpha, beta = np.moveaxis(theta, -1, 0)
         alpha, beta = alpha / self.spread[0], beta / self.spread[1]
         with np.errstate(over="ignore"):
-            return Surface(np.exp(e), np.exp(a + alpha * self.centre[0]), np.exp(b + beta * self.centre[1]), alpha, beta)
+            A, B = np.exp(a + alpha * self.centre[0]), np.exp(b + beta * self.centre[1])
+        return Surface(np.exp(e), A, B, alpha, beta)
 
-    def objective(self, delta: float, weights: np.ndarray | None = None, problem_of_row: np.ndarray | None = None) -> Callable:
+    def objective(
+        self, delta: float, weights: np.ndarray | None = None, problem_of_row: np.ndarray | None = None
+    ) -> Objective:
         """Sum of Huber losses in units of `_unit(delta)` squared, with gradient and Hessian; for `minimise`.
 
         With p the three terms as shares of the sum, z = ln(sum) has gradient p and Hessian diag(p) - p p^T in the logs
@@ -256,8 +290,23 @@ class _Problem:
             pq, ps, qs = (kp * q) @ self.moments_xy, (kp * s) @ self.moments_x, (kq * s) @ self.moments_y
             gp, gq = fp @ self.moments_x, fq @ self.moments_y
             gradient = np.stack([gp[:, 0], gq[:, 0], fs.sum(1), -gp[:, 1], -gq[:, 1]], 1)
-            upper = (pp[:, 0], pq[:, 0], ps[:, 0], -pp[:, 1], -pq[:, 2],
-                     qq[:, 0], qs[:, 0], -pq[:, 1], -qq[:, 1], ss, -ps[:, 1], -qs[:, 1], pp[:, 2], pq[:, 3], qq[:, 2])  # fmt: skip
+            upper = (
+                pp[:, 0],
+                pq[:, 0],
+                ps[:, 0],
+                -pp[:, 1],
+                -pq[:, 2],
+                qq[:, 0],
+                qs[:, 0],
+                -pq[:, 1],
+                -qq[:, 1],
+                ss,
+                -ps[:, 1],
+                -qs[:, 1],
+                pp[:, 2],
+                pq[:, 3],
+                qq[:, 2],
+            )
             hessian = np.empty((len(theta), 5, 5))
             i, j = np.triu_indices(5)
             hessian[:, i, j] = hessian[:, j, i] = np.stack(upper, 1)

@@ -16,11 +16,14 @@ import numpy as np
 from chinchilla_jax.scaling.flops import flops_per_token
 from chinchilla_jax.scaling.frontier import interval
 from chinchilla_jax.scaling.isoflop import IsoflopFit, fit_isoflop
-from chinchilla_jax.scaling.parametric import FlopsPerToken, ParametricFit, fit_parametric
+from chinchilla_jax.scaling.parametric import FlopsPerToken, ParametricFit, fit_parametric, paper_starts
 from chinchilla_jax.scaling.runs import FitRefused, Run
 
 LEVELS = (0.8, 0.95)
+# A ninth of the starts: every value along every axis still occurs, at a ninth of the time.
+_REHEARSAL_STARTS = paper_starts()[::9]
 _FAR = 30.0  # times the largest budget; Hoffmann et al. extrapolate about 200-fold, and say so
+_FEW_DRAWS = 0.5  # share of usable bootstrap draws below which a profile's interval deserves a warning
 _BELOW = 1.5  # a run without a budget counts as below a budget when this many times cheaper
 
 
@@ -28,8 +31,8 @@ _BELOW = 1.5  # a run without a budget counts as below a budget when this many t
 class Estimate:
     """One approach's answer: N, D, D/N and the minimum loss (nats per token).
 
-    `intervals[quantity][level]` = (low, high). Those of `loss` are for a single trained run: bootstrap spread of the law
-    plus the scatter of runs about it. `loss_law` names the form extrapolated.
+    `intervals[quantity][level]` = (low, high). Those of `loss` are for a single trained run: the bootstrap
+    spread of the law plus the scatter of runs about it. `loss_law` names the form extrapolated.
     """
 
     approach: str
@@ -88,20 +91,27 @@ class Prediction:
 
 
 def predict(
-    runs: Sequence[Run], budget: float, *, bootstrap: int = 1000, seed: int = 0, flops_per: FlopsPerToken | None = None
+    runs: Sequence[Run],
+    budget: float,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    flops_per: FlopsPerToken | None = None,
 ) -> Prediction:
     """Compute-optimal N, D and loss at `budget` FLOPs from the runs with role `isoflop`.
 
     Args:
-      flops_per: training FLOPs per token as a function of N (or c of c N D); from the runs' own N, D and C unless given.
+      flops_per: training FLOPs per token as a function of N (or c of c N D); unless given, from
+        the fitted runs' N, D and C.
 
     Raises:
       FitRefused: `no_fit`, when neither approach can be fitted; the message has both reasons.
     """
     fitted = [run for run in runs if run.role == "isoflop"]
     if not fitted:
-        raise FitRefused("no_fit", "no run with role isoflop to fit")
-    c = flops_per if flops_per is not None else flops_per_token(runs)
+        raise FitRefused("no_fit", "no IsoFLOP run is finished yet: there is nothing to fit")
+    # Held-out runs stay out of this as well: the answer must not change once they are trained.
+    c = flops_per if flops_per is not None else flops_per_token(fitted)
     refused: dict[str, str] = {}
     isoflop = _try("isoflop", lambda: fit_isoflop(fitted, bootstrap=bootstrap, seed=seed), refused)
     surface = _try("parametric", lambda: fit_parametric(fitted, bootstrap=bootstrap, seed=seed), refused)
@@ -113,7 +123,8 @@ def predict(
     if isoflop:
         errors = {r.candidate: abs(r.loss_error) for r in rollouts}
         offset = isoflop.loss_offset is not None and (
-            errors.get("isoflop+offset", np.inf) <= errors.get("isoflop+power", np.inf))  # fmt: skip
+            errors.get("isoflop+offset", np.inf) <= errors.get("isoflop+power", np.inf)
+        )
         estimates["isoflop"] = _isoflop_estimate(isoflop, budget, "offset" if offset else "power", seed)
         score["isoflop"] = score.get("isoflop+offset" if offset else "isoflop+power", np.inf)
     if surface:
@@ -122,8 +133,19 @@ def predict(
     params = estimates[recommended].params
     per_token = float(c(params)) if callable(c) else c * params
     largest = max(run.budget or run.flops for run in fitted)
-    return Prediction(budget, budget / largest, estimates, refused, recommended, why, budget / per_token, rollouts,
-                      _warnings(fitted, isoflop, surface, budget / largest, estimates), isoflop, surface)  # fmt: skip
+    return Prediction(
+        budget,
+        budget / largest,
+        estimates,
+        refused,
+        recommended,
+        why,
+        budget / per_token,
+        rollouts,
+        _warnings(fitted, isoflop, surface, budget / largest, estimates),
+        isoflop,
+        surface,
+    )
 
 
 def _try(name: str, fit, refused: dict[str, str]):
@@ -139,7 +161,9 @@ def _intervals(**samples: np.ndarray) -> dict[str, dict[float, tuple[float, floa
 
 
 def _isoflop_estimate(fit: IsoflopFit, budget: float, loss_law: str, seed: int) -> Estimate:
-    law, boot = (fit.loss_offset, fit.boot_loss_offset) if loss_law == "offset" else (fit.loss_power, fit.boot_loss_power)
+    law, boot = fit.loss_power, fit.boot_loss_power
+    if loss_law == "offset":
+        law, boot = fit.loss_offset, fit.boot_loss_offset
     params, tokens = float(fit.params_law.at(budget)), float(fit.tokens_law.at(budget))
     intervals = {}
     if boot is not None:
@@ -165,7 +189,7 @@ def _rollouts(runs: Sequence[Run], full: IsoflopFit, c: FlopsPerToken) -> tuple[
     if len(full.profiles) < 3:
         return ()
     target = full.profiles[-1]
-    below = [r for r in runs if (r.budget < target.budget if r.budget is not None else r.flops * _BELOW < target.budget)]
+    below = [r for r in runs if (r.budget or r.flops * _BELOW) < target.budget]
     candidates: dict[str, tuple[float, float]] = {}
     ignored: dict[str, str] = {}
     isoflop = _try("isoflop", lambda: fit_isoflop(below, bootstrap=0), ignored)
@@ -174,18 +198,29 @@ def _rollouts(runs: Sequence[Run], full: IsoflopFit, c: FlopsPerToken) -> tuple[
         candidates["isoflop+power"] = params, float(isoflop.loss_power.at(target.budget))
         if isoflop.loss_offset is not None:
             candidates["isoflop+offset"] = params, float(isoflop.loss_offset.at(target.budget))
-    surface = _try("parametric", lambda: fit_parametric(below, bootstrap=0), ignored)
+    surface = _try("parametric", lambda: fit_parametric(below, starts=_REHEARSAL_STARTS, bootstrap=0), ignored)
     if surface:
         params, _, loss = surface.surface.optimum(target.budget, c)
         candidates["parametric"] = float(params), float(loss)
     best = target.params
     return tuple(
-        Rollout(name, target.budget, params, best.best, loss, best.lowest, loss / best.lowest - 1.0,
-                float(best.at(params)) / best.lowest - 1.0)
-        for name, (params, loss) in candidates.items())  # fmt: skip
+        Rollout(
+            name,
+            target.budget,
+            params,
+            best.best,
+            loss,
+            best.lowest,
+            loss / best.lowest - 1.0,
+            float(best.at(params)) / best.lowest - 1.0,
+        )
+        for name, (params, loss) in candidates.items()
+    )
 
 
-def _choose(estimates: Mapping[str, Estimate], score: Mapping[str, float], rollouts: Sequence[Rollout]) -> tuple[str, str]:
+def _choose(
+    estimates: Mapping[str, Estimate], score: Mapping[str, float], rollouts: Sequence[Rollout]
+) -> tuple[str, str]:
     if len(estimates) == 1:
         (only,) = estimates
         return only, f"{only} is the only approach that could be fitted"
@@ -193,34 +228,47 @@ def _choose(estimates: Mapping[str, Estimate], score: Mapping[str, float], rollo
         name = "parametric" if not rollouts else "isoflop"
         return name, f"{name} by default: too few budgets to test both by hiding the largest"
     name = "isoflop" if score["isoflop"] <= score["parametric"] else "parametric"
-    return name, (f"{name} predicted the hidden largest budget best: score {score[name]:.3%} against "
-                  f"{max(score['isoflop'], score['parametric']):.3%} (relative loss error + loss given away by the size)")  # fmt: skip
+    return name, (
+        f"{name} predicted the hidden largest budget best: score {score[name]:.3%} against "
+        f"{max(score['isoflop'], score['parametric']):.3%} (relative loss error + cost of the size)"
+    )
 
 
-def _warnings(runs: Sequence[Run], isoflop: IsoflopFit | None, surface: ParametricFit | None, extrapolation: float,
-              estimates: Mapping[str, Estimate]) -> tuple[str, ...]:  # fmt: skip
+def _warnings(
+    runs: Sequence[Run],
+    isoflop: IsoflopFit | None,
+    surface: ParametricFit | None,
+    extrapolation: float,
+    estimates: Mapping[str, Estimate],
+) -> tuple[str, ...]:
     found = []
     ratios = [run.tokens / run.params for run in runs]
     if extrapolation > _FAR:
-        found.append(f"the target is {extrapolation:.3g} times the largest budget fitted: treat the intervals as too narrow")
+        found.append(f"the target is {extrapolation:.3g} times the largest budget fitted: the intervals are too narrow")
     for name, estimate in estimates.items():
         if not min(ratios) <= estimate.tokens_per_param <= max(ratios):
-            found.append(f"{name}: predicted D/N {estimate.tokens_per_param:.3g} lies outside the runs' range "
-                         f"{min(ratios):.3g} to {max(ratios):.3g}")  # fmt: skip
+            found.append(
+                f"{name}: predicted D/N {estimate.tokens_per_param:.3g} lies outside the runs' range "
+                f"{min(ratios):.3g} to {max(ratios):.3g}"
+            )
     for profile in isoflop.profiles if isoflop else ():
-        if profile.kept_draws < 0.5:
-            found.append(f"budget {profile.budget:.3g}: only {profile.kept_draws:.0%} of bootstrap draws have an interior "
-                         "minimum; add sizes")  # fmt: skip
+        if profile.kept_draws < _FEW_DRAWS:
+            found.append(
+                f"budget {profile.budget:.3g}: only {profile.kept_draws:.0%} of bootstrap draws have an interior "
+                "minimum; add sizes"
+            )
     off = [run for run in runs if run.budget is not None and abs(run.flops / run.budget - 1.0) > 0.03]
     if off:
-        found.append(f"{len(off)} runs spent more than 3% off their budget, the first {off[0].name}: "
-                     f"{off[0].flops:.3g} for {off[0].budget:.3g} FLOPs")  # fmt: skip
+        found.append(
+            f"{len(off)} runs spent more than 3% off their budget, the first {off[0].name}: "
+            f"{off[0].flops:.3g} for {off[0].budget:.3g} FLOPs"
+        )
     if surface and not surface.converged:
         found.append(f"approach 3 did not converge: gradient {surface.gradient:.2g}")
     if surface and surface.agreement < 0.02:
         found.append(f"approach 3: only {surface.agreement:.1%} of the starts reached the best minimum")
     if surface and surface.boot_kept < 0.9:
-        found.append(f"approach 3: {1 - surface.boot_kept:.0%} of the bootstrap resamples had no optimum and were left out")
+        found.append(f"approach 3: {1 - surface.boot_kept:.0%} of bootstrap resamples had no optimum and were left out")
     if surface and surface.surface.E < 1e-3:
         found.append("approach 3: E went to zero; the runs do not show an irreducible loss yet")
     return tuple(found)

@@ -143,12 +143,16 @@ def _load_study(path: pathlib.Path) -> LoadedRuns:
         details[name] = row
         conventions.add(str(row.get("convention", "unstated")))
     if len(conventions) > 1:
-        raise FitRefused("conventions", f"{path}: runs count FLOPs in several ways ({', '.join(sorted(conventions))}); "
-                         "fit runs of one convention at a time")  # fmt: skip
+        raise FitRefused(
+            "conventions",
+            f"{path}: runs count FLOPs in several ways ({', '.join(sorted(conventions))}); "
+            "fit runs of one convention at a time",
+        )
     mapping = {field: field for field in _COLUMNS}
     runs, more = _to_runs(rows, mapping)
-    return LoadedRuns(str(path), runs, tuple(bad) + more, mapping, conventions.pop() if conventions else "unstated",
-                      details, planned)  # fmt: skip
+    return LoadedRuns(
+        str(path), runs, tuple(bad) + more, mapping, conventions.pop() if conventions else "unstated", details, planned
+    )
 
 
 def _load_table(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns:
@@ -196,14 +200,19 @@ def _guess_columns(path: pathlib.Path, present: list[str], wanted: Mapping[str, 
             mapping[field] = found
     missing = [field for field in ("params", "tokens", "loss") if field not in mapping]
     if missing:
-        raise FitRefused("columns", f"{path}: no column for {', '.join(missing)} among {', '.join(present)}; "
-                         f"name it, e.g. columns={{{missing[0]!r}: 'your_column'}}")  # fmt: skip
+        raise FitRefused(
+            "columns",
+            f"{path}: no column for {', '.join(missing)} among {', '.join(present)}; "
+            f"name it, e.g. columns={{{missing[0]!r}: 'your_column'}}",
+        )
     mapping.setdefault("flops", _SIX_ND)
     return mapping
 
 
-def _to_runs(rows: list[tuple[str, dict[str, Any]]], mapping: Mapping[str, str]) -> tuple[tuple[Run, ...], tuple[BadRow, ...]]:
-    runs, bad, seen = [], [], {}
+def _to_runs(
+    rows: list[tuple[str, dict[str, Any]]], mapping: Mapping[str, str]
+) -> tuple[tuple[Run, ...], tuple[BadRow, ...]]:
+    runs, bad, seen, names = [], [], {}, set()
     for where, row in rows:
         name = str(row.get(mapping.get("name", ""), None) or where)
         values, reason = {}, ""
@@ -235,10 +244,11 @@ def _to_runs(rows: list[tuple[str, dict[str, Any]]], mapping: Mapping[str, str])
             key = (run.params, run.tokens, run.flops, run.loss)
             if key in seen:
                 reason = f"duplicate of {seen[key]}"
-            elif any(name == other.name for other in runs):
+            elif name in names:
                 reason = f"duplicate name {name}"
             else:
                 seen[key] = name
+                names.add(name)
                 runs.append(run)
         if reason:
             bad.append(BadRow(name, reason))

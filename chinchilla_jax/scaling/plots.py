@@ -1,0 +1,325 @@
+"""What do the fits look like? One PNG per question, written beside the report.
+
+Colours: ordered budgets take a perceptually uniform map (cividis, made for colour-blind readers); categories take the
+palette of Okabe and Ito (2008), and differ in marker as well.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from chinchilla_jax.scaling.frontier import PowerLaw
+from chinchilla_jax.scaling.predict import Estimate, Prediction
+from chinchilla_jax.scaling.runs import Run
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5F6670"
+_STYLE = {"isoflop": (BLUE, "s", "approach 2"), "parametric": (ORANGE, "D", "approach 3")}
+_RC = {
+    "font.size": 11,
+    "axes.titlesize": 12.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E6EA",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "figure.dpi": 130,
+    "axes.edgecolor": GREY,
+    "svg.hashsalt": "0",
+}
+
+
+def count(value: float, _position: int | None = None) -> str:
+    """1234567 -> '1.23M': parameters and tokens the way the field writes them."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * 0.9995:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def flops_text(value: float) -> str:
+    """2.7e+12 -> '2.7e12'."""
+    return f"{value:.3g}".replace("e+", "e")
+
+
+def plot_profiles(prediction: Prediction, runs: Sequence[Run], path: pathlib.Path) -> pathlib.Path:
+    """IsoFLOP profiles: loss against N, one colour per budget, with parabolas and their minima."""
+    with plt.rc_context(_RC):
+        figure, axes = plt.subplots(figsize=(7.6, 5.0))
+        members = [run for run in runs if run.role == "isoflop" and run.budget is not None]
+        budgets = sorted({run.budget for run in members})
+        colours = dict(zip(budgets, plt.get_cmap("cividis")(np.linspace(0.0, 0.88, len(budgets))), strict=True))
+        fitted = {p.budget: p for p in prediction.isoflop.profiles} if prediction.isoflop else {}
+        for budget in budgets:
+            own = [run for run in members if run.budget == budget]
+            note = "" if budget in fitted else " (refused)"
+            axes.plot(
+                [r.params for r in own],
+                [r.loss for r in own],
+                "o",
+                color=colours[budget],
+                ms=6,
+                mfc=colours[budget] if budget in fitted else "none",
+                label=f"{flops_text(budget)} FLOPs{note}",
+            )
+            if budget in fitted:
+                parabola = fitted[budget].params
+                n = np.geomspace(parabola.low, parabola.high, 200)
+                axes.plot(n, parabola.at(n), color=colours[budget], lw=1.8)
+        minima = [(p.params.best, p.params.lowest) for p in fitted.values()]
+        if minima:
+            axes.plot(
+                *np.array(minima).T, "--*", color=ORANGE, lw=1, ms=13, mec="white", mew=0.8, zorder=5, label="minimum"
+            )
+        _log_counts(axes, "x")
+        axes.set(xlabel="Parameters N", ylabel="Validation loss (nats per token)", title="IsoFLOP profiles")
+        axes.legend(title="Budget", loc="upper right", ncols=1 if len(budgets) <= 6 else 2)
+        room = axes.get_ylim()
+        axes.set_ylim(room[0], room[1] + 0.12 * (room[1] - room[0]))
+        return _save(figure, path)
+
+
+def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: pathlib.Path) -> pathlib.Path:
+    """N*(C) and D*(C): minima, power laws with 95% bootstrap bands, approach 3 and the held-out runs."""
+    with plt.rc_context(_RC):
+        figure, both = plt.subplots(1, 2, figsize=(11.4, 4.7))
+        fit = prediction.isoflop
+        budgets = [p.budget for p in fit.profiles] if fit else [run.flops for run in runs if run.role == "isoflop"]
+        c = np.geomspace(min(budgets) / 1.5, prediction.budget * 1.5, 120)
+        held = [run for run in runs if run.role != "isoflop"]
+        best = min(held, key=lambda run: run.loss).name if len(held) > 1 else ""
+        for axes, name, word, letter in ((both[0], "params", "Parameters", "N"), (both[1], "tokens", "Tokens", "D")):
+            if fit:
+                law: PowerLaw = getattr(fit, f"{name}_law")
+                boot: PowerLaw | None = getattr(fit, f"boot_{name}")
+                if boot is not None:
+                    band = np.percentile(boot.at(c[:, None]), [2.5, 97.5], axis=1)
+                    axes.fill_between(c, *band, color=BLUE, alpha=0.18, lw=0, label="95% bootstrap band")
+                axes.plot(
+                    c,
+                    law.at(c),
+                    color=BLUE,
+                    lw=2,
+                    label=f"approach 2: ${letter}^* \\propto C^{{{float(law.exponent):.3f}}}$",
+                )
+                axes.plot(
+                    budgets,
+                    [getattr(p, name).best for p in fit.profiles],
+                    "o",
+                    color=BLUE,
+                    ms=7,
+                    mec="white",
+                    label="profile minima",
+                )
+            surface = prediction.estimates.get("parametric")
+            if surface:
+                axes.plot(
+                    [prediction.budget],
+                    [getattr(surface, name)],
+                    "D",
+                    color=ORANGE,
+                    ms=9,
+                    mfc="none",
+                    mew=2,
+                    zorder=4,
+                    label="approach 3, predicted",
+                )
+            for run in held:
+                axes.plot(
+                    [prediction.budget],
+                    [getattr(run, name)],
+                    "*" if run.name == best else "x",
+                    color=GREEN,
+                    ms=13 if run.name == best else 8,
+                    mew=2 if run.name != best else 0.8,
+                    zorder=5,
+                    mec="white" if run.name == best else GREEN,
+                    label="held out, lowest loss" if run.name == best else "_" if best else "held out",
+                )
+            if best:
+                axes.plot([], [], "x", color=GREEN, ms=8, mew=2, label="held out, others")
+            axes.axvline(prediction.budget, color=GREY, lw=1, ls=(0, (4, 3)))
+            axes.set_xscale("log")
+            _log_counts(axes, "y")
+            axes.set(xlabel="Training compute C (FLOPs)", ylabel=f"{word} {letter}", title=f"Optimal {word.lower()}")
+        both[0].legend(loc="upper left")
+        both[1].legend(loc="upper left", handles=both[1].get_legend_handles_labels()[0][:2] if fit else None)
+        return _save(figure, path)
+
+
+def plot_heldout(
+    prediction: Prediction, runs: Sequence[Run], flops_per: Callable[[np.ndarray], np.ndarray], path: pathlib.Path
+) -> pathlib.Path:
+    """Loss against N at the held-out budget: the predicted profile and minima, and the runs trained there."""
+    with plt.rc_context(_RC):
+        figure, axes = plt.subplots(figsize=(7.6, 5.0))
+        held = sorted((run for run in runs if run.role != "isoflop"), key=lambda run: run.params)
+        centre = prediction.best.params
+        sizes = [centre / 3.0, centre * 3.0] + [run.params * f for run in held for f in (0.8, 1.25)]
+        n = np.geomspace(min(sizes), max(sizes), 160)
+        if prediction.parametric:
+            tokens = prediction.budget / flops_per(n)
+            boot = prediction.parametric.boot
+            if boot is not None:
+                losses = boot.__class__(*(getattr(boot, f)[:, None] for f in ("E", "A", "B", "alpha", "beta"))).loss(
+                    n, tokens
+                )
+                axes.fill_between(
+                    n,
+                    *np.percentile(losses, [2.5, 97.5], axis=0),
+                    color=ORANGE,
+                    alpha=0.16,
+                    lw=0,
+                    label="approach 3, 95% band of the law",
+                )
+            axes.plot(
+                n, prediction.parametric.surface.loss(n, tokens), color=ORANGE, lw=1.8, label="approach 3 profile"
+            )
+        for name, estimate in prediction.estimates.items():
+            _cross(axes, estimate, *_STYLE[name], recommended=name == prediction.recommended)
+        for run in held:
+            axes.plot(
+                run.params,
+                run.loss,
+                "*",
+                color=GREEN,
+                ms=16,
+                mec="white",
+                mew=0.9,
+                zorder=6,
+                label="trained" if run is held[0] else "_",
+            )
+            axes.annotate(
+                f"{run.role}\n{run.loss:.4f}",
+                (run.params, run.loss),
+                xytext=(0, -32),
+                ha="center",
+                textcoords="offset points",
+                fontsize=9,
+                color="#00664B",
+                zorder=7,
+            )
+        _log_counts(axes, "x")
+        room = axes.get_ylim()
+        axes.set_ylim(room[0] - 0.12 * (room[1] - room[0]), room[1] + 0.30 * (room[1] - room[0]))
+        axes.set(
+            xlabel="Parameters N",
+            ylabel="Validation loss (nats per token)",
+            title=f"Held-out budget, {flops_text(prediction.budget)} FLOPs: predicted and trained",
+        )
+        axes.legend(loc="upper center", ncols=2)
+        return _save(figure, path)
+
+
+def plot_loss_frontier(prediction: Prediction, runs: Sequence[Run], path: pathlib.Path) -> pathlib.Path:
+    """Minimum loss against compute: every run, the profile minima, the loss law of approach 2 and the held-out runs."""
+    with plt.rc_context(_RC):
+        figure, axes = plt.subplots(figsize=(7.6, 5.0))
+        own = [run for run in runs if run.role == "isoflop"]
+        held = [run for run in runs if run.role != "isoflop"]
+        axes.plot([r.flops for r in own], [r.loss for r in own], ".", color="#A9AFB8", ms=7, label="all runs")
+        fit = prediction.isoflop
+        if fit:
+            offset = prediction.estimates["isoflop"].loss_law.startswith("E")
+            law, boot = (fit.loss_offset, fit.boot_loss_offset) if offset else (fit.loss_power, fit.boot_loss_power)
+            c = np.geomspace(fit.profiles[0].budget / 1.5, prediction.budget * 1.5, 120)
+            if boot is not None:
+                axes.fill_between(
+                    c,
+                    *np.percentile(boot.at(c[:, None]), [2.5, 97.5], axis=1),
+                    color=BLUE,
+                    alpha=0.18,
+                    lw=0,
+                    label="95% bootstrap band",
+                )
+            form = prediction.estimates["isoflop"].loss_law
+            axes.plot(c, law.at(c), color=BLUE, lw=2, label=f"approach 2: $L^* = {form.replace('-g', '{-g}')}$")
+            axes.plot(
+                [p.budget for p in fit.profiles],
+                [p.params.lowest for p in fit.profiles],
+                "o",
+                color=BLUE,
+                ms=7,
+                mec="white",
+                label="profile minima",
+            )
+        if "parametric" in prediction.estimates:
+            axes.plot(
+                [prediction.budget],
+                [prediction.estimates["parametric"].loss],
+                "D",
+                color=ORANGE,
+                ms=9,
+                mfc="none",
+                mew=2,
+                label="approach 3, predicted",
+            )
+        if held:
+            axes.plot(
+                [r.flops for r in held],
+                [r.loss for r in held],
+                "x",
+                color=GREEN,
+                ms=8,
+                mew=2,
+                label="held out, trained",
+            )
+        axes.set_xscale("log")
+        axes.set(xlabel="Training compute C (FLOPs)", ylabel="Validation loss (nats per token)", title="Loss frontier")
+        axes.legend(loc="upper right")
+        return _save(figure, path)
+
+
+def _cross(axes: Axes, estimate: Estimate, colour: str, marker: str, label: str, recommended: bool) -> None:
+    spans = {}
+    for axis, value, quantity in (("xerr", estimate.params, "params"), ("yerr", estimate.loss, "loss")):
+        if quantity in estimate.intervals:
+            low, high = estimate.intervals[quantity][0.95]
+            spans[axis] = [[max(0.0, value - low)], [max(0.0, high - value)]]
+    axes.errorbar(
+        estimate.params,
+        estimate.loss,
+        fmt=marker,
+        color=colour,
+        ms=7,
+        capsize=4,
+        lw=1.6,
+        zorder=5,
+        label=f"{label} minimum, 95%{' (recommended)' if recommended else ''}",
+        **spans,
+    )
+
+
+def _log_counts(axes: Axes, which: str) -> None:
+    """Log axis with ticks at 1, 2 and 5 written as 200k, 1M ..."""
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    low, high = getattr(axes, f"get_{which}lim")()
+    decades = np.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
+    axis.set_major_formatter(FuncFormatter(count))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.tight_layout()
+    figure.savefig(temporary, format="png", facecolor="white")
+    plt.close(figure)
+    os.replace(temporary, path)
+    return path

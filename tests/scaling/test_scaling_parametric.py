@@ -1,0 +1,156 @@
+"""Approach 3: the refit of the published points, eq. 4, recovery, refusals, and the optimiser under it."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.optimize
+
+from chinchilla_jax.scaling.frontier import interval
+from chinchilla_jax.scaling.minimise import minimise
+from chinchilla_jax.scaling.parametric import Surface, fit_parametric, paper_starts
+from chinchilla_jax.scaling.runs import FitRefused, Run
+
+# Constants of eq. 10 before rounding, from the TeX source, as quoted by Besiroglu et al. 2024.
+UNROUNDED = Surface(np.exp(0.5267228), np.exp(6.0073404), np.exp(6.0179186), 0.33917084, 0.2849083)
+
+
+def law_runs(surface, noise=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    grid = [(n, d) for n in np.geomspace(1e6, 1e9, 8) for d in n * np.array([3.0, 10.0, 30.0, 100.0])]
+    return [Run(str(i), n, d, 6 * n * d, surface.loss(n, d) * (1 + noise * rng.standard_normal()))
+            for i, (n, d) in enumerate(grid)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def refit(figure_4_trimmed):
+    return fit_parametric(figure_4_trimmed, bootstrap=1000)
+
+
+def check(fit, A, B, E, alpha, beta, a, objective):
+    s = fit.surface
+    assert fit.objective == pytest.approx(objective, rel=1e-6)
+    assert (s.alpha, s.beta, s.E) == pytest.approx((alpha, beta, E), abs=2e-4)
+    assert s.A == pytest.approx(A, rel=2e-3) and s.B == pytest.approx(B, rel=3e-3)
+    assert s.a == pytest.approx(a, abs=2e-4) and s.a + s.b == pytest.approx(1)
+    assert fit.converged and fit.gradient < 1e-4
+
+
+def test_starts_are_those_of_the_paper():
+    starts = paper_starts()
+    assert starts.shape == (4500, 5) and len(np.unique(starts, axis=0)) == 4500
+    assert starts.min(0).tolist() == [0, 0, -1, 0, 0] and starts.max(0).tolist() == [25, 25, 1, 2, 2]
+
+
+def test_figure_4_without_outliers(refit):
+    check(refit, 477.81, 2143.4, 1.81721, 0.34731, 0.36717, 0.5139, 1.0182781e-3)
+    assert refit.n_starts == 4500 and refit.n_runs == 240
+    assert 0.3 < refit.agreement < 0.6
+
+
+def test_figure_4_all_points(figure_4):
+    check(fit_parametric(figure_4, bootstrap=0), 495.69, 12844, 1.89133, 0.34931, 0.45304, 0.56464, 1.8260231e-3)
+
+
+def test_tiny_threshold_is_the_absolute_loss(figure_4_trimmed):
+    s = fit_parametric(figure_4_trimmed, delta=1e-5, starts=paper_starts()[::9], bootstrap=0).surface
+    assert (s.alpha, s.beta, s.E) == pytest.approx((0.34781, 0.36584, 1.81685), abs=3e-4)
+    assert s.A == pytest.approx(481.98, rel=3e-3) and s.B == pytest.approx(2085.0, rel=4e-3)
+
+
+def test_infinite_threshold_is_least_squares(figure_4_trimmed):
+    n, d, loss = (np.log([getattr(r, f) for r in figure_4_trimmed]) for f in ("params", "tokens", "loss"))
+    independent = scipy.optimize.least_squares(
+        lambda t: np.logaddexp(np.logaddexp(t[0] - t[3] * n, t[1] - t[4] * d), t[2]) - loss,
+        [6.3, 8.4, 0.6, 0.35, 0.4], x_scale="jac", xtol=1e-14, ftol=1e-14, gtol=1e-14)  # fmt: skip
+    fit = fit_parametric(figure_4_trimmed, delta=np.inf, starts=paper_starts()[::9], bootstrap=0)
+    assert fit.objective == pytest.approx(independent.cost, rel=1e-9)
+    assert fit.surface.alpha == pytest.approx(independent.x[3], abs=1e-6)
+
+
+def test_bootstrap_intervals(refit):
+    expected = {"E": (1.772, 1.870), "alpha": (0.319, 0.372), "beta": (0.331, 0.417), "a": (0.481, 0.555)}
+    assert refit.boot_kept == 1.0
+    for name, bounds in expected.items():
+        width = bounds[1] - bounds[0]
+        # 5% of the width for the method, and as much again for another random resampling.
+        assert interval(getattr(refit.boot, name), 0.95) == pytest.approx(bounds, abs=0.1 * width), name
+    assert np.std(refit.boot.a) == pytest.approx(0.0193, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("surface", "params", "tokens", "loss"),
+    [
+        (UNROUNDED, 4.0361e10, 2.3785e12, 1.918412),
+        (Surface(1.8172, 482.01, 2085.43, 0.3478, 0.3658), 7.2249e10, 1.32874e12, 1.974441),
+        (Surface(1.69, 406.4, 410.7, 0.34, 0.28), 3.2190e10, 2.98231e12, None),
+    ],
+)
+def test_closed_form_frontier(surface, params, tokens, loss):
+    found = surface.optimum(5.76e23)
+    assert found[:2] == pytest.approx((params, tokens), rel=2e-5)
+    if loss is not None:
+        assert found[2] == pytest.approx(loss, abs=1e-6)
+
+
+def test_optimum_under_a_count_that_is_not_6nd():
+    by_search = UNROUNDED.optimum(5.76e23, lambda n: 6.0 * n)
+    assert by_search == pytest.approx(UNROUNDED.optimum(5.76e23), rel=1e-6)
+    costly = lambda n: 6.0 * n + 3e4 * n**0.6  # noqa: E731
+    params, tokens, loss = UNROUNDED.optimum(1e18, costly)
+    assert tokens * costly(params) == pytest.approx(1e18)
+    for other in (params * 0.97, params * 1.03):
+        assert UNROUNDED.loss(other, 1e18 / costly(other)) > loss
+    batch = Surface(*(np.full(3, getattr(UNROUNDED, f)) for f in ("E", "A", "B", "alpha", "beta")))
+    assert batch.optimum(1e18, costly)[0] == pytest.approx(np.full(3, params))
+
+
+def test_planted_law_is_recovered():
+    truth = Surface(1.7, 300.0, 900.0, 0.33, 0.37)
+    s = fit_parametric(law_runs(truth), starts=paper_starts()[::9], bootstrap=0).surface
+    assert (s.E, s.A, s.B, s.alpha, s.beta) == pytest.approx((1.7, 300, 900, 0.33, 0.37), rel=1e-5)
+
+
+def test_bootstrap_covers_a_planted_law_with_noise():
+    truth = Surface(1.7, 300.0, 900.0, 0.33, 0.37)
+    covered = 0
+    for seed in range(10):
+        fit = fit_parametric(law_runs(truth, 0.004, seed), starts=paper_starts()[::45], bootstrap=200, seed=seed)
+        low, high = interval(fit.boot.a, 0.95)
+        covered += low <= truth.a <= high
+    assert covered >= 7
+
+
+def test_refusals():
+    truth = Surface(1.7, 300.0, 900.0, 0.33, 0.37)
+    runs = law_runs(truth)
+    for bad, reason in (
+        (runs[:5], "few_points"),
+        ([Run(r.name, 1e6, r.tokens, r.flops, r.loss) for r in runs], "same_size"),
+        ([Run(r.name, r.params, 1e9, r.flops, r.loss) for r in runs], "same_size"),
+        ([Run(r.name, r.params, 20 * r.params, r.flops, 2 + 50 * r.params**-0.3) for r in runs], "collinear"),
+        ([Run(r.name, r.params, r.tokens, r.flops, 2 + 50 * r.params**-0.3) for r in runs], "no_optimum"),
+        ([Run(r.name, r.params, r.tokens, r.flops, 2 + 1e-3 * r.params**0.2) for r in runs], "no_optimum"),
+    ):
+        with pytest.raises(FitRefused) as caught:
+            fit_parametric(bad, starts=paper_starts()[::45], bootstrap=0)
+        assert caught.value.reason == reason
+
+
+def test_float64_is_not_switched_on_for_everyone(refit):
+    assert not jax.config.jax_enable_x64
+
+
+def test_minimise_escapes_a_saddle_and_finishes_each_problem_on_its_own():
+    # f = (x^2 - 1)^2 + s y^2: a maximum along x at 0, minima at x = +-1; s differs by problem.
+    stiffness = np.array([1.0, 1e4, 1e-2])
+
+    def objective(theta, rows):
+        x, y, s = theta[:, 0], theta[:, 1], stiffness[rows]
+        gradient = np.stack([4 * x * (x * x - 1), 2 * s * y], 1)
+        hessian = np.zeros((len(theta), 2, 2))
+        hessian[:, 0, 0], hessian[:, 1, 1] = 12 * x * x - 4, 2 * s
+        return (x * x - 1) ** 2 + s * y * y, gradient, hessian
+
+    found = minimise(objective, np.array([[0.01, 3.0], [-0.01, 3.0], [0.3, -2.0]]), tolerance=1e-9)
+    assert found.converged.all()
+    assert found.theta == pytest.approx(np.array([[1.0, 0], [-1.0, 0], [1.0, 0]]), abs=1e-6)

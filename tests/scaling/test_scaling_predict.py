@@ -1,0 +1,100 @@
+"""Predicting the next budget: accuracy on planted laws, the recommendation rule, honest limits."""
+
+import numpy as np
+import pytest
+
+from chinchilla_jax.scaling.flops import flops_per_token
+from chinchilla_jax.scaling.predict import predict
+from chinchilla_jax.scaling.runs import FitRefused, Run, load_runs
+
+TARGET = 1.08e13
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, write_study):
+    root = tmp_path_factory.mktemp("study")
+    best = write_study(root)
+    return load_runs(root).runs, best
+
+
+@pytest.fixture(scope="module")
+def prediction(study):
+    return predict(study[0], TARGET, bootstrap=300)
+
+
+def test_both_approaches_predict_a_four_times_larger_budget(study, prediction, planted_flops_per_token):
+    params, tokens, loss = study[1]
+    assert prediction.extrapolation == pytest.approx(4.0)
+    for estimate in prediction.estimates.values():
+        assert estimate.loss == pytest.approx(loss, rel=0.01), estimate.approach
+        assert estimate.params == pytest.approx(params, rel=0.15)
+        assert estimate.tokens == pytest.approx(tokens, rel=0.15)
+        for quantity in ("params", "tokens", "tokens_per_param", "loss"):
+            (low, high), (lower, higher) = (estimate.intervals[quantity][level] for level in (0.8, 0.95))
+            assert lower <= low < high <= higher
+    low, high = prediction.best.intervals["loss"][0.95]
+    assert low < loss < high
+    assert prediction.tokens_at_budget == pytest.approx(
+        TARGET / planted_flops_per_token(prediction.best.params), rel=0.01
+    )
+
+
+def test_loss_accuracy_over_noise_draws(tmp_path, write_study):
+    errors = []
+    for seed in range(1, 4):
+        best = write_study(tmp_path / str(seed), seed=seed)
+        errors.append(predict(load_runs(tmp_path / str(seed)).runs, TARGET, bootstrap=0).best.loss / best[2] - 1)
+    assert np.abs(errors).max() < 0.01 and np.sqrt(np.mean(np.square(errors))) < 0.005
+
+
+def test_recommendation_is_the_best_rehearsal(prediction):
+    scores = {r.candidate: r.score for r in prediction.rollouts}
+    assert set(scores) == {"isoflop+power", "isoflop+offset", "parametric"}
+    assert {r.budget for r in prediction.rollouts} == {2.7e12}
+    isoflop = min(scores["isoflop+power"], scores["isoflop+offset"])
+    assert prediction.recommended == ("isoflop" if isoflop <= scores["parametric"] else "parametric")
+
+
+def test_rehearsal_does_not_see_the_hidden_budget(study, prediction):
+    spoilt = [Run(r.name, r.params, r.tokens, r.flops, r.loss * (1.1 if r.budget == 2.7e12 else 1), r.budget, r.role)
+              for r in study[0]]  # fmt: skip
+    other = predict(spoilt, TARGET, bootstrap=0)
+    for a, b in zip(prediction.rollouts, other.rollouts, strict=True):
+        assert (a.predicted_loss, a.predicted_params) == pytest.approx((b.predicted_loss, b.predicted_params))
+        assert b.loss_error < a.loss_error - 0.05
+
+
+def test_held_out_runs_change_nothing(study, prediction):
+    fitted = [run for run in study[0] if run.role == "isoflop"]
+    assert len(fitted) == len(study[0]) - 3
+    alone = predict(fitted, TARGET, bootstrap=300)
+    assert alone.estimates == prediction.estimates and alone.tokens_at_budget == prediction.tokens_at_budget
+
+
+def test_a_table_without_budgets_leaves_approach_3(study):
+    runs = [Run(r.name, r.params, r.tokens, r.flops, r.loss) for r in study[0] if r.role == "isoflop"]
+    found = predict(runs, TARGET, bootstrap=0)
+    assert found.recommended == "parametric" and "column `budget`" in found.refused["isoflop"]
+
+
+def test_neither_approach_gives_both_reasons():
+    with pytest.raises(FitRefused, match="isoflop: .*parametric: ") as caught:
+        predict([Run("a", 1e6, 1e7, 6e13, 3.0, 6e13)], 1e15)
+    assert caught.value.reason == "no_fit"
+
+
+def test_far_extrapolation_and_thin_support_are_warned_of(study):
+    warnings = " ".join(predict(study[0], 1e17, bootstrap=0).warnings)
+    assert "times the largest budget" in warnings
+
+
+def test_flops_per_token_from_runs(study, planted_flops_per_token):
+    runs = [run for run in study[0] if run.role == "isoflop"]
+    c = flops_per_token(runs)
+    own = np.array([run.params for run in runs])
+    assert c(own) == pytest.approx(planted_flops_per_token(own), rel=1e-9)
+    between = np.geomspace(own.min(), own.max(), 50)
+    assert c(between) == pytest.approx(planted_flops_per_token(between), rel=0.01)
+    assert c(own.max() * 2) == pytest.approx(planted_flops_per_token(own.max() * 2), rel=0.03)
+    six = [Run(r.name, r.params, r.tokens, 6 * r.params * r.tokens, r.loss) for r in runs]
+    assert flops_per_token(six)(np.array([1e2, 1e9])) == pytest.approx([6e2, 6e9])
