@@ -1,0 +1,26 @@
+"""The device mesh of a run."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from chinchilla_jax.config import ConfigError, MeshConfig
+from chinchilla_jax.parallel.rules import MESH_AXES
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """A `data x fsdp x tensor` mesh over the first `config.size` devices.
+
+    Raises:
+      ConfigError: the machine has fewer devices than the mesh needs.
+    """
+    shape = (config.data, config.fsdp, config.tensor)
+    available = jax.device_count()
+    if math.prod(shape) > available:
+        raise ConfigError("mesh", f"{' x '.join(map(str, shape))} needs {math.prod(shape)} devices, {available} "
+                          f"{jax.default_backend()} device(s) found; lower mesh.data, mesh.fsdp or mesh.tensor")  # fmt: skip
+    devices = jax.devices()[: math.prod(shape)]
+    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)

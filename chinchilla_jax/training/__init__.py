@@ -1,0 +1,1 @@
+"""One pure train step, and the loop, checkpoints and metrics around it."""

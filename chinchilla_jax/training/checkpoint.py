@@ -1,0 +1,88 @@
+"""Checkpoints through Orbax: asynchronous, the last two and the best kept, with the position in the data inside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from chinchilla_jax.training.step import TrainState
+
+_POLICIES = ocp.checkpoint_managers
+
+
+@dataclasses.dataclass
+class Position:
+    """What a run needs besides its arrays to go on exactly where it stopped.
+
+    Attributes:
+      step: steps done.
+      next_sequence: the data position; batches are a function of it.
+      evaluation_owed: an evaluation was due at this step and has not been made.
+      losses: losses of the steps since the last logged line, still to be averaged.
+      seconds: time spent on this run so far, over restarts.
+    """
+
+    step: int = 0
+    next_sequence: int = 0
+    evaluation_owed: bool = False
+    losses: list[float] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, directory: Path):
+        options = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
+            step_prefix="step",
+            preservation_policy=_POLICIES.AnyPreservationPolicy([
+                _POLICIES.LatestN(2),
+                _POLICIES.BestN(get_metric_fn=lambda m: m["loss"], reverse=True, n=1,
+                                keep_checkpoints_without_metrics=False),
+            ]),
+        )  # fmt: skip
+        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+
+    def save(self, state: TrainState, position: Position, validation_loss: float | None = None) -> None:
+        """Starts writing; returns as soon as the arrays are copied. A step that is already there is left alone."""
+        if position.step in self._manager.all_steps():
+            return
+        metrics = None if validation_loss is None else {"loss": validation_loss}
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(state),
+                                       position=ocp.args.JsonSave(dataclasses.asdict(position)))  # fmt: skip
+        self._manager.save(position.step, args=arguments, metrics=metrics, force=True)
+
+    def restore(self, abstract: TrainState, echo: Callable[[str], None]) -> tuple[TrainState, Position] | None:
+        """The newest checkpoint that can be read, or None. Says so when it has to pass over a damaged one.
+
+        Args:
+          abstract: shapes, types and shardings to restore into.
+          echo: told about every checkpoint that could not be read.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
+            try:
+                found = self._manager.restore(step, args=arguments)
+            except Exception as error:  # damage surfaces as many types: missing files, short reads, bad JSON
+                reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+                echo(f"checkpoint of step {step} cannot be read ({reason}); falling back to the one before it")
+                self._manager.delete(step)
+                continue
+            # Restored buffers belong to the reader; a copy can be donated to the first step.
+            state = jax.tree.map(lambda x: x.copy(), found.state)
+            return state, Position(**found.position)
+        return None
+
+    def wait(self) -> None:
+        """Blocks until everything saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then releases the writer's threads."""
+        self._manager.close()

@@ -1,0 +1,284 @@
+"""The training loop: reads top-down, resumes exactly, explains itself in its run directory."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+import math
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import chinchilla_jax
+from chinchilla_jax.config import ConfigError, RunConfig
+from chinchilla_jax.data import Batches, TokenStore, store_path
+from chinchilla_jax.files import write_json
+from chinchilla_jax.ledger import count_run
+from chinchilla_jax.parallel.mesh import make_mesh
+from chinchilla_jax.training import hardware
+from chinchilla_jax.training.clock import Clock
+from chinchilla_jax.training.checkpoint import Checkpoints, Position
+from chinchilla_jax.training.evaluate import evaluate
+from chinchilla_jax.training.metrics import MetricWriter
+from chinchilla_jax.training.schedule import learning_rate, steps_of
+from chinchilla_jax.training.step import Program, make_program
+
+
+class Preempted(Exception):
+    """SIGTERM arrived: the run has saved its state and wants to be started again (exit code 42)."""
+
+
+class Diverged(Exception):
+    """The loss is not finite: starting again would do the same (exit code 1)."""
+
+
+def train(config: RunConfig, workdir: Path, *, facts: dict | None = None,
+          echo: Callable[[str], None] = print) -> dict:  # fmt: skip
+    """Trains, or goes on training, the run of `workdir`; returns what is in its `result.json`.
+
+    Args:
+      facts: copied into `result.json` (name, role, budget of a planned run).
+      echo: told what a person watching would like to know.
+
+    Raises:
+      ConfigError: the directory belongs to another config, the tokenizer does not match the model, too few devices.
+      Preempted, Diverged: see there.
+    """
+    workdir = Path(workdir)
+    started = time.perf_counter()
+
+    # --- What is there already: a finished run is returned as it is, another config's directory is refused ---
+    _claim_directory(config, workdir)
+    result_path = workdir / "result.json"
+    if result_path.exists():
+        return json.loads(result_path.read_text(encoding="utf-8"))
+
+    # --- Data, schedule, ledger ---
+    store = TokenStore.open(store_path(config.data))
+    _check_store(config, store)
+    batches = Batches(store, config.data.mixture, config.train.seed, config.data.mask_documents)
+    steps = steps_of(config)
+    tokens_total = steps.tokens(steps.total_steps)
+    ledger = count_run(config, tokens_total)
+    write_json(workdir / "ledger.json", ledger.to_dict())
+    flops_per_token = ledger.flops["executed"] / tokens_total
+    echo(f"{ledger.parameters.total:,} parameters, {tokens_total:,} tokens in {steps.total_steps:,} steps, "
+         f"{ledger.flops['executed']:.3g} FLOPs executed, {ledger.flops['6nd']:.3g} as 6ND; "
+         f"mixture {', '.join(f'{d} {w:.3f}' for d, w in batches.weights.items())}")  # fmt: skip
+
+    # --- Program and state. Resume priority: (1) newest readable checkpoint here, (2) a fresh start ---
+    hardware.keep_freed_memory()
+    program = make_program(config, make_mesh(config.mesh))
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    restored = checkpoints.restore(program.abstract, echo)
+    state, position = restored or (program.init(jax.random.key(config.train.seed)), Position())
+    if restored:
+        echo(f"resuming at step {position.step} of {steps.total_steps}")
+    clock = Clock(started, position.seconds, flops_per_token)
+    log = _Log(config, steps, MetricWriter(workdir, position), position, clock, echo)
+    clock.lap("startup")
+
+    # --- The loop. Metrics of step n - 1 are handled while step n runs ---
+    validation: dict[str, float] = {}
+    sigterm = _Sigterm()
+    try:
+        while True:
+            last = position.step == steps.total_steps
+            if sigterm.received:
+                log.catch_up(keep=0)
+                position.seconds = clock.seconds()
+                checkpoints.save(state, position)
+                checkpoints.wait()
+                raise Preempted(f"saved step {position.step} of {steps.total_steps} in {workdir}")
+            if position.evaluation_owed or (last and not validation):
+                log.catch_up(keep=0)
+                params = state.params
+                with clock.spent("evaluation"):
+                    validation = evaluate(batches, lambda batch: program.evaluate(params, _place(batch, config, program)),
+                                          config.train.batch_size, config.train.eval_sequences)  # fmt: skip
+                log.evaluation(validation)
+            if position.step and (last or _every(config.train.checkpoint_every, position.step)):
+                log.catch_up(keep=0)
+                position.seconds = clock.seconds()
+                with clock.spent("checkpoint"):
+                    checkpoints.save(state, position, validation.get("validation_loss"))
+            if last:
+                break
+
+            n = steps.sequences(position.step)
+            lr = np.float32(learning_rate(config.optimizer, steps, position.step))
+            batch = batches.batch(position.next_sequence, n)
+            first = not log.dispatched_any
+            state, metrics = program.step(state, _place(batch, config, program), lr)
+            position.step += 1
+            position.next_sequence += n
+            position.evaluation_owed = (_every(config.train.eval_every, position.step)
+                                        or position.step == steps.total_steps)  # fmt: skip
+            log.dispatched(float(lr), metrics, n)
+            validation = {}
+            if first:
+                jax.block_until_ready(metrics)
+                clock.lap("first_step")
+            log.catch_up(keep=1)
+    finally:
+        sigterm.restore()
+        checkpoints.close()
+        log.close()
+
+    # --- The result, last and atomic ---
+    peak, peak_is = hardware.peak_flops()
+    result = {
+        **(facts or {}), "loss": validation["validation_loss"], "bits_per_byte": validation["bits_per_byte"],
+        "validation": validation, "diverged": False, "params": ledger.parameters.total, "tokens": tokens_total,
+        "flops_by_convention": ledger.flops, "steps": steps.total_steps, "seconds": clock.seconds(),
+        "seconds_by_part": clock.parts(), "device_hours": clock.seconds() * config.mesh.size / 3600,
+        "tokens_per_second": clock.tokens_per_second(), "flops_per_second": clock.flops_per_second(),
+        "utilisation": clock.flops_per_second() / (peak * config.mesh.size / jax.local_device_count()),
+        "peak_flops": peak, "peak_is": peak_is, "devices": config.mesh.size, "platform": jax.default_backend(),
+        "config_hash": config.content_hash(), "code": code_revision(),
+    }  # fmt: skip
+    write_json(result_path, result)
+    echo(f"done: loss {result['loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte, "
+         f"{result['seconds']:.1f} s, {result['flops_per_second'] / 1e9:.1f} GFLOP/s")  # fmt: skip
+    return result
+
+
+def _every(interval: int, step: int) -> bool:
+    return bool(interval) and step % interval == 0
+
+
+def _place(batch: dict[str, np.ndarray], config: RunConfig, program: Program) -> dict[str, jax.Array]:
+    """Host rows `[n, S]` as sharded arrays `[M, n/M, S]`. Every process builds the whole batch and keeps its part."""
+    m = config.train.microbatches
+
+    def place(rows: np.ndarray) -> jax.Array:
+        rows = rows.reshape(m, -1, rows.shape[-1])
+        if jax.process_count() == 1:
+            return jax.device_put(rows, program.batch_sharding)
+        return jax.make_array_from_callback(rows.shape, program.batch_sharding, lambda index: rows[index])
+
+    return {name: place(rows) for name, rows in batch.items()}
+
+
+class _Log:
+    """Per-step metrics, one step late: device scalars wait here until a later step has been dispatched."""
+
+    def __init__(self, config, steps, writer: MetricWriter, position: Position, clock: Clock, echo):
+        self._config, self._steps, self._writer = config, steps, writer
+        self._position, self._clock, self._echo = position, clock, echo
+        self._waiting: collections.deque = collections.deque()
+        self._said = time.perf_counter()
+        self.dispatched_any = False
+
+    def dispatched(self, lr: float, metrics: dict, sequences: int) -> None:
+        """A step was sent to the devices."""
+        self._waiting.append((self._position.step, lr, metrics, sequences))
+        self.dispatched_any = True
+
+    def catch_up(self, keep: int) -> None:
+        """Handles all but the `keep` newest steps; raises `Diverged` at the first loss that is not finite."""
+        while len(self._waiting) > keep:
+            step, lr, metrics, sequences = self._waiting.popleft()
+            loss = float(metrics["loss"])
+            self._clock.lap("training", sequences * self._steps.seq_len)
+            if not math.isfinite(loss):
+                raise Diverged(f"loss is {loss} at step {step}; the last good checkpoint is kept. Lower "
+                               f"optimizer.peak_lr={self._config.optimizer.peak_lr} or optimizer.clip_norm")  # fmt: skip
+            losses = self._position.losses
+            losses.append(loss)
+            if _every(self._config.train.log_every, step):
+                self._writer.write("metrics", {
+                    "step": step, "tokens": self._steps.tokens(step), "loss": sum(losses) / len(losses), "lr": lr,
+                    "grad_norm": float(metrics["grad_norm"])})  # fmt: skip
+                losses.clear()
+                self._timing(step)
+
+    def _timing(self, step: int) -> None:
+        seconds, window = self._clock.seconds(), self._clock.window()
+        self._writer.write("timing", {"step": step, "seconds": seconds, **window})
+        now = time.perf_counter()
+        if window and now - self._said > 5.0:
+            self._said = now
+            left = (self._steps.tokens(self._steps.total_steps) - self._steps.tokens(step)) / window["tokens_per_second"]
+            self._echo(f"step {step}/{self._steps.total_steps} {window['tokens_per_second'] / 1e3:.1f}k tokens/s "
+                       f"{window['flops_per_second'] / 1e9:.1f} GFLOP/s, {left:.0f} s left")  # fmt: skip
+
+    def evaluation(self, validation: dict[str, float]) -> None:
+        """Writes an evaluation that was owed."""
+        if not math.isfinite(validation["validation_loss"]):
+            raise Diverged(f"validation loss is {validation['validation_loss']} at step {self._position.step}")
+        if self._position.evaluation_owed:
+            step = self._position.step
+            self._writer.write("metrics", {"step": step, "tokens": self._steps.tokens(step), **validation})
+            self._position.evaluation_owed = False
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Sigterm:
+    """Remembers that SIGTERM arrived; the loop acts on it between steps."""
+
+    def __init__(self):
+        self.received = False
+        self._previous = None
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, *_):
+        self.received = True
+
+    def restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+
+def _claim_directory(config: RunConfig, workdir: Path) -> None:
+    path = workdir / "config.json"
+    if not path.exists():
+        write_json(path, {"hash": config.content_hash(), "code": code_revision(), "config": config.to_dict()})
+        return
+    theirs = json.loads(path.read_text(encoding="utf-8"))
+    if theirs["hash"] != config.content_hash():
+        raise ConfigError("workdir", f"{workdir} belongs to another config ({_difference(theirs['config'], config)}); "
+                          "use another directory, or delete this one")  # fmt: skip
+
+
+def _difference(theirs: dict, config: RunConfig) -> str:
+    """The first few keys in which a stored config differs."""
+
+    def flat(values: dict, prefix: str = "") -> dict:
+        return {k: v for name, value in values.items()
+                for k, v in (flat(value, f"{prefix}{name}.") if isinstance(value, dict)
+                             else {f"{prefix}{name}": value}).items()}  # fmt: skip
+
+    old, new = flat(theirs), flat(config.to_dict())
+    keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+    return ", ".join(f"{k}: {old.get(k)} there, {new.get(k)} here" for k in keys[:3]) or "same values, other version"
+
+
+def _check_store(config: RunConfig, store: TokenStore) -> None:
+    if store.vocab_size > config.model.vocab_size:
+        raise ConfigError("model.vocab_size", f"{config.model.vocab_size} is less than the tokenizer's {store.vocab_size}")
+    if store.seq_len != config.data.seq_len:
+        raise ConfigError("data.seq_len", f"{config.data.seq_len}, but the token store in {store.path} holds "
+                          f"sequences of {store.seq_len}")  # fmt: skip
+
+
+@functools.cache
+def code_revision() -> str:
+    """Package version, and the git revision when the package runs from a checkout."""
+    where = Path(chinchilla_jax.__file__).parent
+    try:
+        found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=where, text=True,
+                               capture_output=True, timeout=10, check=True).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        found = "no revision"
+    return f"{chinchilla_jax.__version__} ({found})"

@@ -1,0 +1,72 @@
+"""What a run writes while it runs.
+
+    metrics.jsonl   one line per logged step or evaluation: only values that a rerun reproduces to the bit
+    timing.jsonl    seconds, tokens/s, FLOP/s and utilisation of the same steps
+    tensorboard/    both, as events
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+from chinchilla_jax.files import write_text
+from chinchilla_jax.training.checkpoint import Position
+
+
+class MetricWriter:
+    """Appends lines to a run's metric files, after cutting off whatever lies past the position it resumes from."""
+
+    def __init__(self, directory: Path, position: Position):
+        self._paths = {name: Path(directory) / f"{name}.jsonl" for name in ("metrics", "timing")}
+        for path in self._paths.values():
+            _truncate(path, position)
+        self._files = {name: path.open("a", encoding="utf-8") for name, path in self._paths.items()}
+        self._events = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=position.step or None)
+
+    def write(self, kind: str, record: dict) -> None:
+        """One line in `metrics` or `timing`; numbers also become TensorBoard scalars."""
+        file = self._files[kind]
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        for key, value in record.items():
+            if key != "step" and isinstance(value, (int, float)):
+                self._events.add_scalar(f"{kind}/{key}", value, record["step"])
+
+    def close(self) -> None:
+        """Flushes and closes everything."""
+        for file in self._files.values():
+            file.close()
+        self._events.close()
+
+
+def _truncate(path: Path, position: Position) -> None:
+    """Keeps what was logged up to the position: a killed run may have logged steps that it will do again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break  # the line the run was killed in
+        is_evaluation = "validation_loss" in record
+        if record["step"] < position.step or (
+            record["step"] == position.step and not (is_evaluation and position.evaluation_owed)
+        ):
+            kept.append(line)
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
+def read_metrics(directory: Path) -> list[dict]:
+    """The lines of a run's `metrics.jsonl`; an unfinished last line is left out."""
+    path = Path(directory) / "metrics.jsonl"
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records

@@ -1,0 +1,31 @@
+"""Adam and AdamW through optax, without the learning rate, which each step receives."""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+from chinchilla_jax.config import OptimizerConfig
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clip by the global norm, Adam moments, decoupled decay of matrices; updates still to be scaled by -lr.
+
+    Biases, gains and the relative-position vectors u and v are not decayed.
+    """
+    parts = [optax.clip_by_global_norm(config.clip_norm), optax.scale_by_adam(config.b1, config.b2, config.eps)]
+    if config.name == "adamw" and config.weight_decay:
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=_is_matrix))
+    return optax.chain(*parts)
+
+
+_VECTORS = ("gain", "bias", "u", "v")
+
+
+def _is_matrix(params):
+    def leaf(path, _):
+        # A weight may sit in a box that names its logical axes: the last dictionary key is its name either way.
+        name = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)][-1]
+        return not (name in _VECTORS or name.endswith("_bias"))
+
+    return jax.tree_util.tree_map_with_path(leaf, params)

@@ -1,0 +1,75 @@
+"""What depends on the step alone: batch size, tokens seen, learning rate. Plain Python numbers, no arrays.
+
+The learning rate is an input of the compiled step and not a constant in it, so runs that differ only in budget share
+one compilation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from chinchilla_jax.config import OptimizerConfig, RunConfig, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSchedule:
+    """Sequences per step: `batch_size`, and twice that from `double_batch_at` of the horizon on.
+
+    Gopher 280B and Chinchilla 70B double midway (Hoffmann et al. 2022, Table 4). `total_steps` is the number of whole
+    steps nearest to `train_tokens`.
+    """
+
+    batch_size: int
+    steps_before_doubling: int
+    total_steps: int
+    seq_len: int
+
+    @classmethod
+    def of(cls, train: TrainConfig, seq_len: int) -> BatchSchedule:
+        """The schedule of a run."""
+        sequences = train.train_tokens / seq_len
+        if not train.double_batch_at:
+            steps = max(1, round(sequences / train.batch_size))
+            return cls(train.batch_size, steps, steps, seq_len)
+        before = round(sequences * train.double_batch_at / train.batch_size)
+        after = round((sequences - before * train.batch_size) / (2 * train.batch_size))
+        return cls(train.batch_size, before, max(1, before + after), seq_len)
+
+    def sequences(self, step: int) -> int:
+        """Sequences in the batch of `step`."""
+        return self.batch_size * (2 if step >= self.steps_before_doubling else 1)
+
+    def first_sequence(self, step: int) -> int:
+        """Sequences consumed before `step`: the position in the data."""
+        return self.batch_size * (step + max(0, step - self.steps_before_doubling))
+
+    def tokens(self, step: int) -> int:
+        """Tokens consumed before `step`; `tokens(total_steps)` is the run's D."""
+        return self.first_sequence(step) * self.seq_len
+
+
+def learning_rate(optimizer: OptimizerConfig, batches: BatchSchedule, step: int) -> float:
+    """Learning rate of `step`: linear warm-up over `warmup_steps`, then the schedule.
+
+    `cosine` falls to `final_lr_fraction` of the peak at the last step: the cycle is matched to the horizon, in tokens,
+    so that it stays matched when the batch doubles (Hoffmann et al. 2022, appendix B). `cooldown` stays at the peak and
+    falls linearly to the same value over the last `cooldown_fraction` of the tokens.
+    """
+    peak, last = optimizer.peak_lr, batches.total_steps - 1
+    if step < optimizer.warmup_steps:
+        return peak * (step + 1) / (optimizer.warmup_steps + 1)
+    start = batches.tokens(optimizer.warmup_steps)
+    end = batches.tokens(last)
+    final = optimizer.final_lr_fraction
+    if optimizer.schedule == "cooldown":
+        length = optimizer.cooldown_fraction * batches.tokens(batches.total_steps)
+        left = min(1.0, (end - batches.tokens(step)) / length) if length else 1.0
+        return peak * (final + (1.0 - final) * left)
+    progress = min(1.0, (batches.tokens(step) - start) / (end - start)) if end > start else 1.0
+    return peak * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def steps_of(config: RunConfig) -> BatchSchedule:
+    """The batch schedule of a run's config."""
+    return BatchSchedule.of(config.train, config.data.seq_len)

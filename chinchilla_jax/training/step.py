@@ -1,0 +1,142 @@
+"""The train step: a pure function of state, batch and learning rate, jitted with every input's sharding given."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from chinchilla_jax.config import RunConfig
+from chinchilla_jax.model.transformer import Transformer
+from chinchilla_jax.parallel.rules import flax_rules, partition_spec, shardings
+from chinchilla_jax.training.loss import weighted_sums
+from chinchilla_jax.training.optimizer import make_optimizer
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a step changes. Weights are float32: the master copy lives in the sharded state."""
+
+    step: jax.Array
+    params: dict
+    opt_state: tuple
+
+
+class Program(NamedTuple):
+    """The compiled functions of one shape, shared by every run of that shape.
+
+    init: key -> sharded TrainState. step: (state, batch, lr) -> (state, metrics). evaluate: (params, batch) -> sums.
+    abstract: TrainState of ShapeDtypeStructs with shardings, to restore a checkpoint into.
+    batch_sharding: for arrays `[M, B/M, S]`.
+    """
+
+    init: callable
+    step: callable
+    evaluate: callable
+    abstract: TrainState
+    batch_sharding: NamedSharding
+
+
+def model_of(config: RunConfig) -> Transformer:
+    """The module of a run."""
+    return Transformer(config.model, jnp.dtype(config.train.compute_dtype), config.train.remat)
+
+
+def init_state(config: RunConfig, key: jax.Array) -> TrainState:
+    """A fresh state; weights still carry their logical axes."""
+    tokens = jnp.zeros((1, config.data.seq_len), jnp.int32)
+    params = model_of(config).init(key, tokens)["params"]
+    opt_state = make_optimizer(config.optimizer).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+
+
+def _batch_sums(config: RunConfig, params: dict, batch: dict, z_loss: float):
+    logits = model_of(config).apply({"params": params}, batch["inputs"], batch.get("segment_ids"))
+    return weighted_sums(logits, batch["targets"], batch["weights"], z_loss)
+
+
+def train_step(config: RunConfig, state: TrainState, batch: dict, lr: jax.Array) -> tuple[TrainState, dict]:
+    """One update from the token-weighted mean gradient of the whole batch.
+
+    Args:
+      batch: arrays `[M, B/M, S]`: M microbatches, one after the other. Besides bounding memory this is what makes
+        small models fast on a CPU: a microbatch's activations stay in the cache.
+      lr: learning rate of this step.
+
+    Returns:
+      The new state, and scalars: loss (nats per token), grad_norm (before clipping), weight (tokens).
+    """
+
+    def microbatch(carry, rows):
+        grads, sums = carry
+        (_, more), more_grads = jax.value_and_grad(
+            lambda p: _batch_sums(config, p, rows, config.optimizer.z_loss), has_aux=True)(state.params)  # fmt: skip
+        return (jax.tree.map(jnp.add, grads, more_grads), jax.tree.map(jnp.add, sums, more)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    sums = {"nll": jnp.zeros(()), "weight": jnp.zeros(())}
+    (grads, sums), _ = jax.lax.scan(microbatch, (zeros, sums), batch)
+    weight = jnp.maximum(sums["weight"], 1.0)
+    grads = jax.tree.map(lambda g: g / weight, grads)
+    updates, opt_state = make_optimizer(config.optimizer).update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, jax.tree.map(lambda u: -lr * u, updates))
+    metrics = {"loss": sums["nll"] / weight, "grad_norm": optax.global_norm(grads), "weight": sums["weight"]}
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def evaluate_step(config: RunConfig, params: dict, batch: dict) -> dict:
+    """Summed nats and weights per microbatch row group, for a batch `[M, B/M, S]`: `nll` and `weight`, both `[M]`."""
+    return jax.lax.map(lambda rows: _batch_sums(config, params, rows, 0.0)[1], batch)
+
+
+def _shape_key(config: RunConfig) -> RunConfig:
+    """The part of a config that the compiled programs depend on: equal keys share compilations."""
+    blank_optimizer = dataclasses.replace(config.optimizer, peak_lr=1.0, schedule="cosine", warmup_steps=0,
+                                          final_lr_fraction=0.0, cooldown_fraction=0.0)  # fmt: skip
+    train = dataclasses.replace(config.train, train_tokens=config.train.batch_size * config.data.seq_len, seed=0,
+                                double_batch_at=0.0, log_every=1, eval_every=0, eval_sequences=1,
+                                checkpoint_every=0)  # fmt: skip
+    data = dataclasses.replace(config.data, source="auto", data_dir="", mixture="", tokenizer="", text_field="")
+    return dataclasses.replace(config, optimizer=blank_optimizer, train=train, data=data, study=None)
+
+
+def make_program(config: RunConfig, mesh: Mesh) -> Program:
+    """Jitted init, step and evaluation for a config on a mesh; cached, so that equal shapes share compilations.
+
+    Raises:
+      ShardingError: a weight's axes collide on the mesh.
+    """
+    return _make_program(_shape_key(config), mesh)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_program(config: RunConfig, mesh: Mesh) -> Program:
+    boxed = jax.eval_shape(functools.partial(init_state, config), jax.random.key(0))
+    placed = shardings(boxed, mesh)
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), placed)
+    replicated = NamedSharding(mesh, partition_spec(()))
+    batch_sharding = NamedSharding(mesh, partition_spec(("microbatch", "batch", "length")))
+
+    def on_mesh(function):
+        """Traces with the mesh and the rules in force, so that constraints in the model know them."""
+
+        @functools.wraps(function)
+        def wrapped(*args):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(flax_rules()):
+                return function(*args)
+
+        return wrapped
+
+    init = jax.jit(on_mesh(lambda key: nn.unbox(init_state(config, key))), out_shardings=placed)
+    step = jax.jit(on_mesh(lambda state, batch, lr: train_step(config, state, batch, lr)), donate_argnums=0,
+                   in_shardings=(placed, batch_sharding, replicated), out_shardings=(placed, replicated))  # fmt: skip
+    evaluate = jax.jit(on_mesh(lambda params, batch: evaluate_step(config, params, batch)),
+                       in_shardings=(placed.params, batch_sharding), out_shardings=replicated)  # fmt: skip
+    return Program(init, step, evaluate, abstract, batch_sharding)
