@@ -233,8 +233,8 @@ class _Problem:
         if apart.std() * self.spread[1] < _MIN_SPREAD:
             raise FitRefused(
                 "collinear",
-                f"approach 3: ln D follows ln N to within {apart.std() * self.spread[1]:.2g}, so their effects cannot be "
-                "told apart; train some size on several token counts",
+                f"approach 3: ln D follows ln N to within {apart.std() * self.spread[1]:.2g}, so their effects "
+                "cannot be told apart; train some size on several token counts",
             )
 
     def usable(self, theta: np.ndarray) -> np.ndarray:

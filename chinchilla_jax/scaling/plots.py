@@ -59,7 +59,7 @@ def flops_text(value: float) -> str:
 def plot_profiles(prediction: Prediction, runs: Sequence[Run], path: pathlib.Path) -> pathlib.Path:
     """IsoFLOP profiles: loss against N, one colour per budget, with parabolas and their minima."""
     with plt.rc_context(_RC):
-        figure, axes = plt.subplots(figsize=(7.6, 5.0))
+        figure, axes = plt.subplots(figsize=(9.0, 5.0))
         members = [run for run in runs if run.role == "isoflop" and run.budget is not None]
         budgets = sorted({run.budget for run in members})
         colours = dict(zip(budgets, plt.get_cmap("cividis")(np.linspace(0.0, 0.88, len(budgets))), strict=True))
@@ -87,9 +87,8 @@ def plot_profiles(prediction: Prediction, runs: Sequence[Run], path: pathlib.Pat
             )
         _log_counts(axes, "x")
         axes.set(xlabel="Parameters N", ylabel="Validation loss (nats per token)", title="IsoFLOP profiles")
-        axes.legend(title="Budget", loc="upper right", ncols=1 if len(budgets) <= 6 else 2)
-        room = axes.get_ylim()
-        axes.set_ylim(room[0], room[1] + 0.12 * (room[1] - room[0]))
+        # Beside the axes: a bad run far above its profile would end up under a legend inside them.
+        axes.legend(title="Budget", loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return _save(figure, path)
 
 
@@ -219,7 +218,7 @@ def plot_heldout(
         axes.set(
             xlabel="Parameters N",
             ylabel="Validation loss (nats per token)",
-            title=f"Held-out budget, {flops_text(prediction.budget)} FLOPs: predicted and trained",
+            title=f"{flops_text(prediction.budget)} FLOPs: predicted{' and trained' if held else ''}",
         )
         axes.legend(loc="upper center", ncols=2)
         return _save(figure, path)
