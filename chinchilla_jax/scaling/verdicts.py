@@ -43,7 +43,8 @@ def _profiles(prediction: Prediction | None, refusal: str, unfinished: int) -> V
     question = "Every IsoFLOP profile opens upward with its minimum inside the sizes tried"
     failed, waiting = ("pending", f" ({unfinished} runs to come)") if unfinished else ("fail", "")
     if prediction is None or prediction.isoflop is None:
-        detail = refusal or prediction.refused.get("isoflop", "approach 2 was refused")
+        why = prediction.refused.get("isoflop", "") if prediction else refusal
+        detail = why or "approach 2 was not fitted"
         return Verdict("profiles", question, failed, detail + waiting)
     good, refused = prediction.isoflop.profiles, prediction.isoflop.refusals
     if refused:
