@@ -204,7 +204,11 @@ def _target_budget(loaded: LoadedRuns) -> float | None:
     fitted = [run.budget or run.flops for run in loaded.role("isoflop")]
     if held:
         return float(max(held))
-    return StudyConfig().holdout_factor * max(fitted) if fitted else None
+    # A half-finished study is asked about the budget its config holds out, not about a multiple of what is there so far.
+    study = ((loaded.header.get("config") or {}).get("study")) or {}
+    factor = study.get("holdout_factor", StudyConfig().holdout_factor)
+    planned = [*study.get("budgets", ()), *(row["budget"] for row in loaded.planned.values() if row.get("budget"))]
+    return float(factor * max(planned or fitted)) if planned or fitted else None
 
 
 def _draw(prediction: Prediction, loaded: LoadedRuns, folder: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -1,6 +1,7 @@
 """Which finished runs is a scaling law fitted to, and which rows were left out and why?
 
-Two sources: a study directory (`manifest.jsonl` beside `runs/<name>/result.json`) or a table (CSV or JSON lines) from
+Two sources: a study directory (`manifest.jsonl`, `verification.jsonl` with the held-out runs once they are planned,
+`runs/<name>/result.json`) or a table (CSV or JSON lines) from
 anywhere. A row that cannot be used is listed with its reason; nothing is dropped in silence.
 """
 
@@ -69,7 +70,7 @@ class LoadedRuns:
 
     `columns` echoes which column served as what; `convention` is how N and C were counted; `details` maps a run's name
     to everything else its `result.json` said (seconds, bits per byte ...); `planned` to its manifest line, finished or
-    not.
+    not; `header` is the manifest's own (the study's config among it).
     """
 
     source: str
@@ -79,6 +80,7 @@ class LoadedRuns:
     convention: str
     details: Mapping[str, Mapping[str, Any]]
     planned: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    header: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def role(self, *roles: str) -> tuple[Run, ...]:
         """The runs with one of these roles, in their order."""
@@ -113,15 +115,22 @@ def _load_study(path: pathlib.Path) -> LoadedRuns:
     if not manifest.exists():
         raise FitRefused("not_found", f"{path}: no manifest.jsonl; give a study directory or a table of runs")
     rows, bad, details, conventions = [], [], {}, set()
+    header: dict[str, Any] = {}
     planned: dict[str, dict[str, Any]] = {}
-    for where, row, error in _json_lines(manifest):
-        name = row.get("name")
-        if error or not isinstance(name, str):
-            bad.append(BadRow(f"manifest.jsonl {where}", error or "no run name"))
-        elif pathlib.PurePath(name).name != name:
-            bad.append(BadRow(name, "a run name must be a plain folder name"))
-        else:
-            planned[name] = row
+    for file in (path / "manifest.jsonl", path / "verification.jsonl"):
+        for where, row, error in _json_lines(file) if file.exists() else ():
+            name = row.get("name")
+            if isinstance(row.get("manifest"), dict):
+                header = row["manifest"] | header
+                for drop in row["manifest"].get("dropped", ()):
+                    where = f"budget {drop['budget']:.3g}, N {drop['params']:.3g}"
+                    bad.append(BadRow(where, f"dropped from the plan: {drop['reason']}"))
+            elif error or not isinstance(name, str):
+                bad.append(BadRow(f"{file.name} {where}", error or "no run name"))
+            elif pathlib.PurePath(name).name != name:
+                bad.append(BadRow(name, "a run name must be a plain folder name"))
+            else:
+                planned[name] = row
     for name in planned:
         result = path / "runs" / name / "result.json"
         if not result.exists():
@@ -138,10 +147,11 @@ def _load_study(path: pathlib.Path) -> LoadedRuns:
         rows.append((name, row | {"name": name}))
     for folder in sorted((path / "runs").glob("*")):
         if folder.is_dir() and folder.name not in planned:
-            bad.append(BadRow(folder.name, "not in manifest.jsonl"))
+            bad.append(BadRow(folder.name, "not in the manifest"))
     for name, row in rows:
         details[name] = row
-        conventions.add(str(row.get("convention", "unstated")))
+        if "convention" in row:
+            conventions.add(str(row["convention"]))
     if len(conventions) > 1:
         raise FitRefused(
             "conventions",

@@ -84,6 +84,20 @@ def test_unfinished_study_gives_a_report_with_open_questions(tmp_path, write_stu
     assert "1 runs to come" in html and html.count("PENDING") == 2
 
 
+def test_target_of_a_half_finished_study_comes_from_its_config(tmp_path, write_study):
+    write_study(tmp_path, held_out=False)
+    lines = (tmp_path / "manifest.jsonl").read_text().splitlines()[:-3]
+    header = {"manifest": {"config": {"study": {"budgets": [1e11, 3e11, 9e11, 2.7e12], "holdout_factor": 3.0}}}}
+    (tmp_path / "manifest.jsonl").write_text("\n".join([json.dumps(header), *lines]) + "\n")
+    for result in tmp_path.glob("runs/isoflop-2[1-7]/result.json"):
+        result.unlink()
+    facts = read(write_report(tmp_path, bootstrap=0))[1]
+    assert facts["target_budget"] == pytest.approx(3 * 2.7e12)
+    assert facts["extrapolation"] == pytest.approx(9.0) and len(facts["isoflop"]["profiles"]) == 3
+    # The profile that is missing altogether is not passed over.
+    assert "7 runs to come" in render(facts, {})
+
+
 def test_study_with_nothing_finished_yet(tmp_path, write_study):
     write_study(tmp_path, held_out=False)
     for result in tmp_path.glob("runs/*/result.json"):

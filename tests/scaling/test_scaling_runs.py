@@ -60,9 +60,30 @@ def test_study_directory(tmp_path, write_study):
     assert len(loaded.runs) == 27 and loaded.convention == "executed"
     reasons = {row.where: row.reason for row in loaded.bad}
     assert reasons["isoflop-03"] == "diverged"
-    assert reasons["stray"] == "not in manifest.jsonl"
+    assert reasons["stray"] == "not in the manifest"
     assert reasons["predicted-28"].startswith("not finished")
     assert loaded.details["isoflop-00"]["seconds"] == 12.5
+
+
+def test_plan_with_a_header_and_verification_beside_it(tmp_path, write_study):
+    write_study(tmp_path)
+    lines = (tmp_path / "manifest.jsonl").read_text().splitlines()
+    header = {"study": "tiny", "dropped": [{"budget": 1e11, "params": 2e6, "reason": "too few steps"}]}
+    (tmp_path / "manifest.jsonl").write_text("\n".join([json.dumps({"manifest": header}), *lines[:-3]]) + "\n")
+    (tmp_path / "verification.jsonl").write_text("\n".join([json.dumps({"manifest": {}}), *lines[-3:]]) + "\n")
+    loaded = load_runs(tmp_path)
+    assert [run.role for run in loaded.runs[-3:]] == ["predicted", "half", "double"] and len(loaded.runs) == 31
+    assert [(row.where, row.reason) for row in loaded.bad] == [
+        ("budget 1e+11, N 2e+06", "dropped from the plan: too few steps")
+    ]
+    assert loaded.header["study"] == "tiny"
+
+
+def test_a_diverged_run_may_have_no_loss_and_no_convention(tmp_path, write_study):
+    write_study(tmp_path)
+    (tmp_path / "runs" / "isoflop-05" / "result.json").write_text('{"diverged": true, "loss": null}')
+    loaded = load_runs(tmp_path)
+    assert loaded.convention == "executed" and [(r.where, r.reason) for r in loaded.bad] == [("isoflop-05", "diverged")]
 
 
 def test_mixed_conventions_are_refused(tmp_path, write_study):
