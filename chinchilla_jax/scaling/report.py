@@ -204,7 +204,7 @@ def _target_budget(loaded: LoadedRuns) -> float | None:
     fitted = [run.budget or run.flops for run in loaded.role("isoflop")]
     if held:
         return float(max(held))
-    # A half-finished study is asked about the budget its config holds out, not about a multiple of what is there so far.
+    # A half-finished study is asked about the budget its config holds out, not a multiple of what is there.
     study = ((loaded.header.get("config") or {}).get("study")) or {}
     factor = study.get("holdout_factor", StudyConfig().holdout_factor)
     planned = [*study.get("budgets", ()), *(row["budget"] for row in loaded.planned.values() if row.get("budget"))]

@@ -161,7 +161,14 @@ def _load_study(path: pathlib.Path) -> LoadedRuns:
     mapping = {field: field for field in _COLUMNS}
     runs, more = _to_runs(rows, mapping)
     return LoadedRuns(
-        str(path), runs, tuple(bad) + more, mapping, conventions.pop() if conventions else "unstated", details, planned
+        str(path),
+        runs,
+        tuple(bad) + more,
+        mapping,
+        conventions.pop() if conventions else "unstated",
+        details,
+        planned,
+        header,
     )
 
 

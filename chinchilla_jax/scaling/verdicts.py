@@ -33,7 +33,7 @@ def judge(
     Args:
       runs: all roles; those held out at `budget` are compared with the prediction.
       refusal: why there is no prediction, when there is none.
-      unfinished: IsoFLOP runs still to come; while there are any, a profile that fails may yet pass.
+      unfinished: IsoFLOP runs still to come; while there are any, the profiles are pending.
     """
     held = {run.role: run for run in runs if run.role != "isoflop" and (budget is None or run.budget in (None, budget))}
     return _profiles(prediction, refusal, unfinished), _loss(prediction, held), _size(held)
@@ -49,7 +49,9 @@ def _profiles(prediction: Prediction | None, refusal: str, unfinished: int) -> V
     good, refused = prediction.isoflop.profiles, prediction.isoflop.refusals
     if refused:
         return Verdict("profiles", question, failed, "; ".join(r.message for r in refused) + waiting)
-    return Verdict("profiles", question, "pass", f"{len(good)} of {len(good)} profiles{waiting}")
+    return Verdict(
+        "profiles", question, "pending" if unfinished else "pass", f"{len(good)} of {len(good)} profiles{waiting}"
+    )
 
 
 def _loss(prediction: Prediction | None, held: dict[str, Run]) -> Verdict:

@@ -78,10 +78,10 @@ def test_unfinished_study_gives_a_report_with_open_questions(tmp_path, write_stu
     write_study(tmp_path, held_out=False)
     (tmp_path / "runs" / "isoflop-27" / "result.json").unlink()
     html, facts = read(write_report(tmp_path, bootstrap=50))
-    assert statuses(facts) == {"profiles": "pass", "loss": "pending", "size": "pending"}
+    assert statuses(facts) == {"profiles": "pending", "loss": "pending", "size": "pending"}
     assert facts["prediction"] and facts["target_budget"] == 4 * 2.7e12
     assert {row["where"] for row in facts["bad_rows"]} == {"isoflop-27", "predicted-28", "half-29", "double-30"}
-    assert "1 runs to come" in html and html.count("PENDING") == 2
+    assert "1 runs to come" in html and html.count("PENDING") == 3
 
 
 def test_target_of_a_half_finished_study_comes_from_its_config(tmp_path, write_study):
@@ -94,7 +94,8 @@ def test_target_of_a_half_finished_study_comes_from_its_config(tmp_path, write_s
     facts = read(write_report(tmp_path, bootstrap=0))[1]
     assert facts["target_budget"] == pytest.approx(3 * 2.7e12)
     assert facts["extrapolation"] == pytest.approx(9.0) and len(facts["isoflop"]["profiles"]) == 3
-    # The profile that is missing altogether is not passed over.
+    # A budget without a single run yet is not passed over.
+    assert statuses(facts)["profiles"] == "pending"
     assert "7 runs to come" in render(facts, {})
 
 
