@@ -40,7 +40,9 @@ def attend(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *, 
     scores = jnp.einsum("bshk,bthk->bhst", content * scale, k_BxTxGxK, preferred_element_type=jnp.float32)
     if r_TxHxK is not None:
         position = (q_BxSxHxK + w_HxK.astype(q_BxSxHxK.dtype)) * scale
-        by_distance = jnp.einsum("bshk,thk->bhst", position, r_TxHxK, preferred_element_type=jnp.float32)
+        # One product per row, as for the keys: its gradient then is one too, and a sum over rows at the end.
+        r_BxTxHxK = jnp.broadcast_to(r_TxHxK, (b, *r_TxHxK.shape))
+        by_distance = jnp.einsum("bshk,bthk->bhst", position, r_BxTxHxK, preferred_element_type=jnp.float32)
         scores = scores + relative_shift(by_distance)
     visible = jnp.arange(t)[None, :] <= jnp.arange(s)[:, None] + (t - s)
     if segment_ids_BxT is not None:

@@ -32,9 +32,9 @@ def vector(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str
 def dense(x: jax.Array, w_DxF: jax.Array) -> jax.Array:
     """`x @ w` over the last axis of x, `[..., D] -> [..., F]`.
 
-    The backward products are spelled out so that both contract over leading axes of row-major operands. Left to
-    transposition rules, the CPU backend copies every activation into a transposed buffer first, which costs more
-    than the product.
+    The backward products are spelled out. Left to transposition rules, the CPU backend first copies every activation
+    into a transposed buffer, which costs more than the product. A product over tokens has to transpose one operand in
+    any case: here it is the narrower one, and the barrier keeps the compiler from swapping them back.
     """
     return x @ w_DxF
 
@@ -45,13 +45,37 @@ def _dense_forward(x, w_DxF):
 
 def _dense_backward(saved, dy):
     x, w_DxF = saved
-    tokens = tuple(range(x.ndim - 1))
     dx = jax.lax.dot_general(dy, w_DxF, (((dy.ndim - 1,), (1,)), ((), ())))
-    dw_DxF = jax.lax.dot_general(x, dy, ((tokens, tokens), ((), ())))
-    return dx, dw_DxF
+    return dx, sum_of_outer_products(x, dy)
 
 
 dense.defvjp(_dense_forward, _dense_backward)
+
+
+def sum_of_outer_products(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x^T y over all leading axes: `[..., D], [..., F] -> [D, F]`."""
+    tokens = tuple(range(x.ndim - 1))
+    if x.shape[-1] <= y.shape[-1]:
+        return jax.lax.dot_general(x, y, ((tokens, tokens), ((), ())))
+    return jax.lax.optimization_barrier(jax.lax.dot_general(y, x, ((tokens, tokens), ((), ())))).T
+
+
+@jax.custom_vjp
+def dense_transposed(x: jax.Array, w_FxD: jax.Array) -> jax.Array:
+    """`x @ w.T`, `[..., D] -> [..., F]`: the output product of a tied embedding. See `dense`."""
+    return jax.lax.dot_general(x, w_FxD, (((x.ndim - 1,), (1,)), ((), ())))
+
+
+def _dense_transposed_forward(x, w_FxD):
+    return dense_transposed(x, w_FxD), (x, w_FxD)
+
+
+def _dense_transposed_backward(saved, dy):
+    x, w_FxD = saved
+    return dy @ w_FxD, sum_of_outer_products(dy, x)
+
+
+dense_transposed.defvjp(_dense_transposed_forward, _dense_transposed_backward)
 
 
 def residual_scale(config: ModelConfig) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.model.attention import Attention
-from chinchilla_jax.model.layers import FeedForward, Norm, dense, matrix, vector
+from chinchilla_jax.model.layers import FeedForward, Norm, dense, dense_transposed, matrix, vector
 
 _REMAT = {
     "none": None,
@@ -76,10 +76,10 @@ class Transformer(nn.Module):
 
         x_BxSxD = Norm(c, dtype, name="final_norm")(x_BxSxD)
         if c.tie_embeddings:
-            output_DxV = embedding_VxD.T
+            logits_BxSxV = dense_transposed(x_BxSxD, embedding_VxD.astype(dtype)).astype(jnp.float32)
         else:
             output_DxV = matrix(self, "output", (c.d_model, c.vocab_size), ("embed", "vocab"), c.d_model)
-        logits_BxSxV = dense(x_BxSxD, output_DxV.astype(dtype)).astype(jnp.float32)
+            logits_BxSxV = dense(x_BxSxD, output_DxV.astype(dtype)).astype(jnp.float32)
         if c.biases == "gopher":
             logits_BxSxV += vector(self, "output_bias", (c.vocab_size,), ("vocab",))
         return nn.with_logical_constraint(logits_BxSxV, ("batch", "length", "vocab"))
