@@ -1,0 +1,276 @@
+"""The command line: one verb a job.
+
+    data      --config=FILE[:NAME]                     fetch, clean, tokenise
+    plan      --config=FILE[:NAME] --study=DIR         write a study's manifest (or only show it: --dry_run)
+    train     --config=FILE[:NAME] --workdir=DIR       one run, new or resumed
+    work      --study=DIR                              train the runs of a manifest
+    status    --study=DIR                              how far they are
+    fit       --study=DIR | --runs=TABLE               scaling laws of the finished runs
+    predict   --study=DIR | --runs=TABLE --budget=C    the compute-optimal model of another budget
+    report    --study=DIR | --runs=TABLE               the same as a page with plots
+    study     --config=FILE[:NAME] --study=DIR         all of it, from text to report
+    presets                                            published models and their counts
+
+Every setting of a config can be set after it, as `--config.optimizer.peak_lr=1e-3`.
+`python -m chinchilla_jax VERB --help` lists a verb's flags.
+
+Exit codes: 0 done; 42 stopped by a signal, start the same command again; 1 it fails the same way every time; 2 a
+mistake in the command or the config, one line on stderr says which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable
+
+from absl import flags
+
+from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
+from chinchilla_jax.config_flag import UsageError, define_config, read_config
+
+DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 42
+
+
+def _echo(line: str) -> None:
+    print(line, flush=True)
+
+
+def _data(values: flags.FlagValues) -> int:
+    """Fetches, cleans and tokenises the text of a config."""
+    config = _config(values)
+    from chinchilla_jax.data import prepare
+
+    prepare(config.data, _echo)
+    return DONE
+
+
+def _plan(values: flags.FlagValues) -> int:
+    """Writes the manifest of a study and prints its runs and their cost. --dry_run only prints."""
+    from chinchilla_jax.study.folder import MANIFEST, write_manifest
+    from chinchilla_jax.study.plan import describe, plan
+
+    config = _config(values)
+    study = None if values.dry_run else _folder(values, "study")
+    manifest = plan(config)
+    describe(manifest, values.workers, _echo)
+    if study is not None:
+        written = write_manifest(study / MANIFEST, manifest)
+        _echo(f"{study / MANIFEST}: {'written' if written else 'unchanged, it holds this plan already'}")
+    return DONE
+
+
+def _train(values: flags.FlagValues) -> int:
+    """Trains the run of a config in --workdir, or goes on with it."""
+    config = dataclasses.replace(_config(values), study=None)
+    workdir = _folder(values, "workdir")
+    from chinchilla_jax.training import loop
+
+    try:
+        loop.train(config, workdir, echo=_echo)
+    except loop.Preempted as stopped:
+        return _say(f"stopped: {stopped}; start again to go on", PREEMPTED)
+    except loop.Diverged as error:
+        return _say(f"diverged: {error}", FAILED)
+    return DONE
+
+
+def _work(values: flags.FlagValues) -> int:
+    """Trains the runs of a study's manifest on this machine. With --worker=I as one worker, in this process."""
+    study = _folder(values, "study")
+    if values.worker is None:
+        from chinchilla_jax.study.pool import work
+
+        work(study, values.manifest, values.workers, _echo)
+        return DONE
+    from chinchilla_jax.study import worker
+
+    worker.pin(values.worker, values.workers)
+    worker.use_compilation_cache(study)
+    worker.work_alone(study, values.manifest, values.worker, _echo, parent=values.parent)
+    return DONE
+
+
+def _status(values: flags.FlagValues) -> int:
+    """Shows which runs of a study are done, running, failed and waiting."""
+    from chinchilla_jax.study.status import status
+
+    status(_folder(values, "study"), _echo)
+    return DONE
+
+
+def _fit(values: flags.FlagValues) -> int:
+    """Fits approaches 2 and 3 to a study or to a table of runs with columns params, tokens, loss (flops, budget)."""
+    from chinchilla_jax.study.fits import fit
+
+    fit(_runs(values), _echo)
+    return DONE
+
+
+def _predict(values: flags.FlagValues) -> int:
+    """Predicts N, D and loss of the compute-optimal model at --budget FLOPs; by default a study's held-out budget."""
+    from chinchilla_jax.study.fits import forecast
+
+    forecast(_runs(values), values.budget, _echo)
+    return DONE
+
+
+def _report(values: flags.FlagValues) -> int:
+    """Writes report.html and report.json of a study, or of a table of runs beside it."""
+    from chinchilla_jax.scaling.report import write_report
+
+    _echo(f"report: {write_report(_runs(values), budget=values.budget)}")
+    return DONE
+
+
+def _study(values: flags.FlagValues) -> int:
+    """Runs a whole study: data, plan, runs, prediction, held-out runs, report. Does only what is missing."""
+    config = _config(values)
+    study = _folder(values, "study")
+    from chinchilla_jax.study.pipeline import run_study
+
+    run_study(config, study, values.workers, _echo)
+    return DONE
+
+
+def _presets(values: flags.FlagValues) -> int:
+    """Lists the published models: the size printed in the paper and the one counted from the shape."""
+    from chinchilla_jax.ledger import count_parameters
+    from chinchilla_jax.presets import presets
+
+    _echo(f"{'name':16} {'layers':>6} {'d_model':>7} {'heads':>5} {'printed N':>16} {'counted N':>16}  source")
+    for preset in presets().values():
+        m = preset.model
+        _echo(f"{preset.name:16} {m.n_layers:6d} {m.d_model:7d} {m.n_heads:5d} {preset.params_printed:16,d} "
+              f"{count_parameters(m).total:16,d}  {preset.source}")  # fmt: skip
+    return DONE
+
+
+@dataclasses.dataclass(frozen=True)
+class _Verb:
+    """What a verb does and which flags it takes."""
+
+    run: Callable[[flags.FlagValues], int]
+    flags: tuple[str, ...]
+
+
+VERBS = {
+    "data": _Verb(_data, ("config",)),
+    "plan": _Verb(_plan, ("config", "study", "workers", "dry_run")),
+    "train": _Verb(_train, ("config", "workdir")),
+    "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent")),
+    "status": _Verb(_status, ("study",)),
+    "fit": _Verb(_fit, ("study", "runs")),
+    "predict": _Verb(_predict, ("study", "runs", "budget")),
+    "report": _Verb(_report, ("study", "runs", "budget")),
+    "study": _Verb(_study, ("config", "study", "workers")),
+    "presets": _Verb(_presets, ()),
+}
+
+
+def _define(names: tuple[str, ...], values: flags.FlagValues) -> None:
+    one_of = {"flag_values": values}
+    define = {
+        "study": lambda: flags.DEFINE_string("study", None, "Folder of the study.", **one_of),
+        "workdir": lambda: flags.DEFINE_string("workdir", None, "Folder of the run.", **one_of),
+        "runs": lambda: flags.DEFINE_string("runs", None, "Table of runs (CSV or JSON lines), instead of a study.",
+                                            **one_of),
+        "budget": lambda: flags.DEFINE_float("budget", None, "FLOPs to predict for.", lower_bound=1.0, **one_of),
+        "workers": lambda: flags.DEFINE_integer("workers", 2, "Runs that train at the same time, each on its share of "
+                                                "the cores.", lower_bound=1, **one_of),
+        "manifest": lambda: flags.DEFINE_string("manifest", "manifest.jsonl", "Which manifest of the study.", **one_of),
+        "worker": lambda: flags.DEFINE_integer("worker", None, "Be this one worker, counted from 0, instead of "
+                                               "starting --workers of them.", lower_bound=0, **one_of),
+        "parent": lambda: flags.DEFINE_integer("parent", None, "Process without which to stop.", **one_of),
+        "dry_run": lambda: flags.DEFINE_boolean("dry_run", False, "Print, write nothing.", **one_of),
+    }  # fmt: skip
+    for name in names:
+        if name in define:
+            define[name]()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line `argv` (default: this process's); returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in ("--help", "-h", "help"):
+        _echo(__doc__)
+        return DONE
+    if not argv or argv[0] not in VERBS:
+        what = f"unknown verb {argv[0]!r}{did_you_mean(argv[0], VERBS)}" if argv else "a verb is missing"
+        return _say(f"{what}; one of {', '.join(VERBS)} (--help explains them)", USAGE)
+    name, verb = argv[0], VERBS[argv[0]]
+    values = flags.FlagValues()
+    try:
+        _define(verb.flags, values)
+        words = argv[1:]
+        if any(word in ("--help", "-h", "-help") for word in words):
+            _help(name, verb, values)
+            return DONE
+        if "config" in verb.flags:
+            words = define_config(values, words)
+        left = values([f"chinchilla_jax {name}", *words])[1:]
+        if left:
+            raise UsageError(f"{name}: unexpected argument {left[0]!r}; settings look like --flag=value")
+        return verb.run(values)
+    except flags.UnrecognizedFlagError as error:
+        unknown, known = f"--{error.flagname}", [f"--{flag}" for flag in verb.flags]
+        return _say(f"{name}: unknown flag {unknown}{did_you_mean(unknown, known)}; {name} takes "
+                    f"{', '.join(known) or 'none'}", USAGE)  # fmt: skip
+    except (flags.Error, UsageError, ConfigError) as error:
+        return _say(str(error), USAGE)
+    except KeyboardInterrupt:
+        return _say("interrupted; start again to go on", PREEMPTED)
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        return _say(str(error), code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of errors that are explained by their message; None for defects, which show their traceback."""
+    for kind in type(error).__mro__:
+        where = f"{kind.__module__}.{kind.__name__}"
+        if where == "chinchilla_jax.study.folder.StudyError":
+            return error.code
+        if where == "chinchilla_jax.study.worker.Stopped":
+            return PREEMPTED
+        if where == "chinchilla_jax.data.errors.DataError":
+            return USAGE
+        if where == "chinchilla_jax.scaling.runs.FitRefused":
+            # Either the table named is not one, or the runs in it do not carry a fit.
+            return USAGE if error.reason in ("not_found", "columns", "conventions", "no_budget") else FAILED
+    return None
+
+
+def _say(message: str, code: int) -> int:
+    print(f"chinchilla_jax: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _help(name: str, verb: _Verb, values: flags.FlagValues) -> None:
+    _echo(f"python -m chinchilla_jax {name} [flags]\n\n{verb.run.__doc__}\n")
+    for flag in verb.flags:
+        if flag == "config":
+            _echo("  --config=FILE[:NAME]  Config file, e.g. configs/isoflop.py:cpu; --config.SECTION.KEY=VALUE with "
+                  "it changes a setting.")  # fmt: skip
+        else:
+            default = values[flag].default
+            _echo(f"  --{flag}  {values[flag].help}{f' Default: {default}.' if default is not None else ''}")
+
+
+def _config(values: flags.FlagValues) -> RunConfig:
+    return read_config(values)
+
+
+def _folder(values: flags.FlagValues, flag: str) -> pathlib.Path:
+    if not values[flag].value:
+        raise UsageError(f"--{flag}=DIR is missing: the folder of the {'run' if flag == 'workdir' else 'study'}")
+    return pathlib.Path(values[flag].value)
+
+
+def _runs(values: flags.FlagValues) -> pathlib.Path:
+    if bool(values.study) == bool(values.runs):
+        raise UsageError("give either --study=DIR or --runs=TABLE")
+    return pathlib.Path(values.study or values.runs)

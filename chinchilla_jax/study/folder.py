@@ -1,0 +1,180 @@
+"""Where does a study keep what?
+
+    STUDY/manifest.jsonl       header line, then one line per IsoFLOP run; never changed once written
+    STUDY/verification.jsonl   the same for the runs at the held-out budget
+    STUDY/runs/NAME/           one run: config.json, metrics.jsonl, checkpoints, lease.json, result.json (written last)
+    STUDY/logs/                output of the workers
+    STUDY/compilation_cache/   compiled programs, shared by all workers
+    STUDY/stages.json          seconds spent in each stage, over all restarts
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from chinchilla_jax.config import RunConfig
+from chinchilla_jax.files import write_text
+
+MANIFEST = "manifest.jsonl"
+VERIFICATION = "verification.jsonl"
+
+
+class StudyError(Exception):
+    """A study that cannot go on. One line that says why and what to do; `code` is the process's exit code."""
+
+    def __init__(self, message: str, code: int = 2):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """One line of a manifest.
+
+    `params` total N and `params_non_embedding`; `tokens` D; `flops` C by convention; `config` the resolved RunConfig as
+    plain values, `config_hash` its content hash; `estimated_seconds` on one worker; `recipe` where the hyper-parameters
+    come from.
+    """
+
+    name: str
+    role: str
+    budget: float
+    convention: str
+    params: int
+    params_non_embedding: int
+    tokens: int
+    flops: dict[str, float]
+    config: dict[str, Any]
+    config_hash: str
+    estimated_seconds: float
+    recipe: str
+
+    @property
+    def cost(self) -> float:
+        """C in FLOPs under the study's convention."""
+        return self.flops[self.convention]
+
+    def run_config(self) -> RunConfig:
+        """The config the run is trained with."""
+        return RunConfig.from_dict(self.config)
+
+    def facts(self) -> dict[str, Any]:
+        """What goes into the run's `result.json`, so that a fit needs nothing else."""
+        return {"name": self.name, "role": self.role, "budget": self.budget, "convention": self.convention,
+                "params": self.params, "params_non_embedding": self.params_non_embedding, "tokens": self.tokens,
+                "flops": self.cost, "flops_by_convention": self.flops}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A study's list of runs. `header` has study, study_hash, package and revision, the template config, `dropped`."""
+
+    header: dict[str, Any]
+    runs: tuple[PlannedRun, ...]
+
+    def text(self) -> str:
+        """The file's content: one JSON object a line, the header first."""
+        lines = [{"manifest": self.header}] + [dataclasses.asdict(run) for run in self.runs]
+        return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+
+    def template(self) -> RunConfig:
+        """The config the study was planned from."""
+        return RunConfig.from_dict(self.header["config"])
+
+
+def write_manifest(path: pathlib.Path, manifest: Manifest) -> bool:
+    """Writes `path` unless it holds the same plan already; returns whether it wrote.
+
+    Who made a plan (version, revision) is not part of what it is.
+
+    Raises:
+      StudyError: `path` holds another plan.
+    """
+    if path.exists():
+        there = read_manifest(path)
+        same = there.runs == manifest.runs and there.header["study_hash"] == manifest.header["study_hash"]
+        if not same:
+            raise StudyError(f"{path}: holds another plan (study hash {there.header['study_hash']}, this config gives "
+                             f"{manifest.header['study_hash']}); a manifest is never changed: use another --study "
+                             "folder, or delete that one")  # fmt: skip
+        return False
+    write_text(path, manifest.text())
+    return True
+
+
+def read_manifest(path: pathlib.Path) -> Manifest:
+    """The manifest in `path`.
+
+    Raises:
+      StudyError: it is missing or damaged.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return Manifest(lines[0]["manifest"], tuple(PlannedRun(**line) for line in lines[1:]))
+    except FileNotFoundError:
+        raise StudyError(f"{path}: no such manifest; make it with: python -m chinchilla_jax plan --config=... "
+                         f"--study={path.parent}") from None  # fmt: skip
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise StudyError(f"{path}: not a manifest ({error}); restore it, or plan the study anew in another "
+                         "folder") from None  # fmt: skip
+
+
+def manifests(study: pathlib.Path) -> list[Manifest]:
+    """The study's manifests: the plan, and the verification if there is one yet."""
+    paths = [study / MANIFEST] + [study / VERIFICATION] * (study / VERIFICATION).exists()
+    return [read_manifest(path) for path in paths]
+
+
+def run_folder(study: pathlib.Path, name: str) -> pathlib.Path:
+    """The folder of the run `name`."""
+    return study / "runs" / name
+
+
+def read_json_or(path: pathlib.Path, absent: Any) -> Any:
+    """Parsed JSON of `path`; `absent` if there is no such file.
+
+    Raises:
+      StudyError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return absent
+    except ValueError as error:
+        raise StudyError(f"{path}: not valid JSON ({error}); delete the file to have it made again") from None
+
+
+def read_result(study: pathlib.Path, name: str) -> dict[str, Any] | None:
+    """A finished run's `result.json`; None while it is not finished."""
+    return read_json_or(run_folder(study, name) / "result.json", None)
+
+
+def last_metrics(
+    study: pathlib.Path, name: str, file: str = "metrics.jsonl", window: int = 8192
+) -> dict[str, Any]:
+    """The newest value of each metric among the last `window` bytes a run wrote to `file`; {} before the first."""
+    values: dict[str, Any] = {}
+    try:
+        with open(run_folder(study, name) / file, "rb") as handle:
+            handle.seek(max(0, handle.seek(0, 2) - window))
+            tail = handle.read().split(b"\n")
+    except FileNotFoundError:
+        return values
+    for line in tail:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # cut at the window's start, or being written
+        if isinstance(record, dict):
+            values |= record
+    return values
+
+
+def progress(study: pathlib.Path, run: PlannedRun) -> float:
+    """Share of the run's tokens trained so far, in [0, 1]."""
+    if read_result(study, run.name) is not None:
+        return 1.0
+    return min(1.0, last_metrics(study, run.name).get("tokens", 0) / run.tokens)

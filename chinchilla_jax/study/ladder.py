@@ -1,0 +1,184 @@
+"""Which model shapes does a study train?
+
+A *family* is what a template model fixes: positions, norms, biases, tying, feed-forward kind and its width relative to
+d_model, the ratio of query to key heads, and the preferred head width. Within it a shape is (layers, width), and for a
+wanted parameter count the shape is chosen whose count is near and whose d_model / n_layers is near an aspect ratio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+from chinchilla_jax.config import ConfigError, ModelConfig, RunConfig
+from chinchilla_jax.ledger import count_parameters, train_flops_per_token
+from chinchilla_jax.presets import presets
+
+# Weight of ln(N / wanted)^2 against ln(aspect / wanted)^2: on the ladder 10% in N count as much as a factor 1.9 in
+# the aspect, for an exact size 2% do.
+_LADDER_WEIGHT = 40.0
+_EXACT_WEIGHT = 1000.0
+_MAX_LAYERS = 160
+_MAX_WIDTH = 32768
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """A shape of the ladder; `params` is its total N, embeddings included."""
+
+    model: ModelConfig
+    params: int
+
+
+def shape(template: ModelConfig, n_layers: int, d_model: int) -> ModelConfig:
+    """The template's family at this depth and width.
+
+    Heads: as many as make their width nearest to the template's head_dim with n_heads * head_dim == d_model. Widths
+    that are no multiple of head_dim, as small models have, get heads a little wider or narrower.
+    """
+    heads = _heads(d_model, template.head_dim, even=template.position == "rope")
+    group = template.n_heads // template.n_kv_heads
+    kv_heads = next(k for k in range(max(heads // group, 1), 0, -1) if heads % k == 0)
+    d_ff = max(8, 8 * round(d_model * template.d_ff / template.d_model / 8))
+    return dataclasses.replace(template, n_layers=n_layers, d_model=d_model, n_heads=heads, n_kv_heads=kv_heads,
+                               head_dim=d_model // heads, d_ff=d_ff)  # fmt: skip
+
+
+def _heads(d_model: int, head_dim: int, even: bool) -> int:
+    if d_model % head_dim == 0:
+        return d_model // head_dim
+    divisors = [h for h in range(1, d_model + 1) if d_model % h == 0 and not (even and d_model // h % 2)]
+    return min(divisors, key=lambda h: (abs(math.log(h * head_dim / d_model)), h))
+
+
+def nearest(
+    template: ModelConfig, params: float, aspect_ratio: float, exact: bool = False, above: Rung | None = None
+) -> Rung:
+    """The shape of the family for about `params` parameters.
+
+    Args:
+      params: wanted N, embeddings included.
+      aspect_ratio: wanted d_model / n_layers.
+      exact: weigh the count far above the aspect, and consider finer steps of width.
+      above: the result is at least as deep and as wide as this.
+    """
+    weight = _EXACT_WEIGHT if exact else _LADDER_WEIGHT
+    least_layers, least_width = (above.model.n_layers, above.model.d_model) if above else (1, 16)
+    best, best_cost = (least_layers, least_width), math.inf
+    for d_model, fixed, per_layer in _widths(template, exact):
+        real = (params - fixed) / per_layer
+        for layers in (math.floor(real), math.floor(real) + 1):
+            layers = max(layers, least_layers)
+            if layers > _MAX_LAYERS or d_model < least_width:
+                continue
+            count = fixed + layers * per_layer
+            cost = weight * math.log(count / params) ** 2 + math.log(d_model / layers / aspect_ratio) ** 2
+            if cost < best_cost:
+                best, best_cost = (layers, d_model), cost
+    model = shape(template, *best)
+    return Rung(model, count_parameters(model).total)
+
+
+@functools.lru_cache(maxsize=16)
+def _widths(template: ModelConfig, exact: bool) -> tuple[tuple[int, int, int], ...]:
+    """(d_model, parameters outside the layers, parameters of one layer) for every width considered."""
+    rows, width = [], 16
+    while width <= _MAX_WIDTH:
+        one, two = (count_parameters(shape(template, n, width)).total for n in (1, 2))
+        rows.append((width, 2 * one - two, two - one))
+        # Below 64, steps of 16 would leave gaps of a factor 2 in N; above 4 heads whole heads are fine enough.
+        step = 8 if width < 64 else 16
+        if width >= (16 if exact else 4) * template.head_dim:
+            step = max(16, template.head_dim)
+        if exact and width >= 4096:
+            step = max(128, template.head_dim)
+        width += step
+    return tuple(rows)
+
+
+def published(template: ModelConfig) -> tuple[Rung, ...]:
+    """The 50 study models of Hoffmann et al. 2022, Table A9, with the template's vocabulary and attention kind."""
+    rungs = []
+    for preset in presets().values():
+        if preset.name.startswith("study-"):
+            model = dataclasses.replace(
+                template, n_layers=preset.model.n_layers, d_model=preset.model.d_model, n_heads=preset.model.n_heads,
+                n_kv_heads=preset.model.n_kv_heads, head_dim=preset.model.head_dim, d_ff=preset.model.d_ff,
+            )  # fmt: skip
+            rungs.append(Rung(model, count_parameters(model).total))
+    return tuple(sorted(rungs, key=lambda rung: rung.params))
+
+
+def flops_per_token(config: RunConfig, model: ModelConfig, convention: str) -> float:
+    """Training FLOPs of one token of a run of `config` with the shape `model`."""
+    sequences = config.train.batch_size // config.train.microbatches
+    return train_flops_per_token(model, config.data.seq_len, convention, sequences)
+
+
+@functools.lru_cache(maxsize=64)
+def optimum_at(config: RunConfig, budget: float) -> float:
+    """The N at which `budget` buys exactly `study.tokens_per_param` tokens per parameter."""
+    study = config.study
+    low, high = math.log(1e3), math.log(1e13)
+    for _ in range(48):
+        middle = (low + high) / 2
+        params = math.exp(middle)
+        model = nearest(config.model, params, study.aspect_ratio, exact=True).model
+        # The family is discrete: scale the FLOPs of the nearest shape to the N asked about.
+        rate = flops_per_token(config, model, study.convention) / count_parameters(model).total
+        cost = rate * params * params * study.tokens_per_param
+        low, high = (middle, high) if cost < budget else (low, middle)
+    return math.exp((low + high) / 2)
+
+
+def predicted_optimum(config: RunConfig, budget: float) -> float:
+    """N*(C) = k C^a, with a = `study.frontier_exponent` and k such that the geometric middle of the budgets trains
+    `study.tokens_per_param` tokens per parameter. Only where the ladder is centred depends on it."""
+    budgets = config.study.budgets
+    middle = math.exp(sum(map(math.log, budgets)) / len(budgets))
+    return optimum_at(config, middle) * (budget / middle) ** config.study.frontier_exponent
+
+
+def ladder(config: RunConfig) -> tuple[Rung, ...]:
+    """Every rung the study's budgets may use, smallest first, shared by all of them: a shape compiled once serves all.
+
+    Rungs are `study.size_ratio` apart, counted from the predicted optimum of the middle budget; steps the family cannot
+    make are left out.
+
+    Raises:
+      ConfigError: `study.sizes` is too small to have three sizes on each side.
+    """
+    study = config.study
+    if study.sizes < 6:
+        raise ConfigError("study.sizes", f"at least 6, three on each side of the predicted optimum, got {study.sizes}")
+    optima = [predicted_optimum(config, budget) for budget in study.budgets]
+    anchor = math.exp(sum(map(math.log, optima)) / len(optima))
+    reach = study.sizes + 1
+    first = math.floor(math.log(min(optima) / anchor, study.size_ratio)) - reach
+    last = math.ceil(math.log(max(optima) / anchor, study.size_ratio)) + reach
+    shapes = published(config.model) if study.ladder == "chinchilla" else ()
+    rungs: list[Rung] = []
+    for step in range(first, last + 1):
+        wanted = anchor * study.size_ratio**step
+        if shapes:
+            rung = min(shapes, key=lambda r: abs(math.log(r.params / wanted)))
+        else:
+            # Deeper or wider at every step: a ladder that goes back and forth between the two is a noisier one.
+            rung = nearest(config.model, wanted, study.aspect_ratio, above=rungs[-1] if rungs else None)
+        # At the ends of the family several targets meet in one shape, or in shapes hardly apart.
+        if abs(math.log(rung.params / wanted)) > 0.5 * math.log(study.size_ratio):
+            continue
+        if not rungs or rung.params > rungs[-1].params * study.size_ratio**0.5:
+            rungs.append(rung)
+    return tuple(rungs)
+
+
+def around(rungs: tuple[Rung, ...], optimum: float, sizes: int) -> tuple[Rung, ...]:
+    """The `sizes` neighbouring rungs nearest to `optimum` on both sides; fewer where the ladder ends."""
+    below = [rung for rung in rungs if rung.params < optimum]
+    above = [rung for rung in rungs if rung.params >= optimum]
+    half = sizes // 2
+    more_below = sizes % 2 and below and above and optimum / below[-1].params < above[0].params / optimum
+    n_below = half + (1 if more_below else 0)
+    return tuple(below[-n_below:] + above[: sizes - n_below])

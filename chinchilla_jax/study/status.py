@@ -1,0 +1,69 @@
+"""How far is a study? One row a run, from the files the runs write; nothing is asked of the workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable
+
+from chinchilla_jax.study import lease
+from chinchilla_jax.study.folder import PlannedRun, last_metrics, manifests, progress, read_result, run_folder
+from chinchilla_jax.study.plan import duration
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStatus:
+    """State `done`, `running`, `failed` (diverged) or `waiting`; `progress` in [0, 1]; `loss` validation nats per token
+    when done, the latest training loss otherwise; `seconds_left` from the run's own speed, None if unknown."""
+
+    name: str
+    role: str
+    state: str
+    progress: float
+    loss: float | None
+    seconds: float | None
+    seconds_left: float | None
+
+
+def run_status(study: pathlib.Path, run: PlannedRun) -> RunStatus:
+    """The state of one run."""
+    result = read_result(study, run.name)
+    if result is not None:
+        failed = bool(result.get("diverged"))
+        return RunStatus(run.name, run.role, "failed" if failed else "done", 1.0, result.get("loss"),
+                         result.get("seconds"), None)  # fmt: skip
+    path = run_folder(study, run.name) / lease.LEASE
+    share, loss = progress(study, run), last_metrics(study, run.name).get("loss")
+    if not lease.alive(path):
+        return RunStatus(run.name, run.role, "waiting", share, loss, None, None)
+    seconds = left = None
+    timing = last_metrics(study, run.name, file="timing.jsonl").get("seconds")
+    if timing and share > 0:
+        seconds, left = timing, timing * (1.0 - share) / share
+    return RunStatus(run.name, run.role, "running", share, loss, seconds, left)
+
+
+def status(study: str | pathlib.Path, echo: Callable[[str], None] = print) -> list[RunStatus]:
+    """Prints the table of a study's runs and a summary line.
+
+    Raises:
+      StudyError: there is no manifest.
+    """
+    study = pathlib.Path(study)
+    planned = manifests(study)
+    rows, done_flops, total_flops = [], 0.0, 0.0
+    echo(f"{'run':24} {'role':9} {'state':8} {'progress':>8} {'loss':>8} {'time':>8} {'left':>8}")
+    for manifest in planned:
+        for run in manifest.runs:
+            row = run_status(study, run)
+            rows.append(row)
+            done_flops += row.progress * run.cost
+            total_flops += run.cost
+            loss = "" if row.loss is None else f"{row.loss:.4f}"
+            spent, left = ("" if s is None else duration(s) for s in (row.seconds, row.seconds_left))
+            echo(f"{row.name:24} {row.role:9} {row.state:8} {row.progress:8.1%} {loss:>8} {spent:>8} {left:>8}")
+    counts = {state: sum(row.state == state for row in rows) for state in ("done", "running", "failed", "waiting")}
+    echo(f"{time.strftime('%H:%M:%S')} {', '.join(f'{n} {state}' for state, n in counts.items())}; "
+         f"{done_flops / total_flops:.1%} of {total_flops:.3g} FLOPs")  # fmt: skip
+    return rows

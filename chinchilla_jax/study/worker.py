@@ -1,0 +1,134 @@
+"""What does one worker process do? Claim the longest run nobody has, train it, and the next, until all are finished."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from chinchilla_jax.files import write_json
+from chinchilla_jax.study import lease
+from chinchilla_jax.study.folder import PlannedRun, read_manifest, read_result, run_folder
+
+# Shorter compilations are not worth a file in the cache.
+CACHE_MIN_SECONDS = 0.5
+POLL_SECONDS = 1.0
+
+Train = Callable[..., dict]
+
+
+class Stopped(Exception):
+    """The worker was asked to stop; whatever it was training is saved (exit code 42)."""
+
+
+def cores_of(worker: int, workers: int, cores: list[int]) -> list[int]:
+    """The cores of worker `worker` out of `workers`: an even share; with more workers than cores they take turns."""
+    if workers >= len(cores):
+        return [cores[worker % len(cores)]]
+    return cores[worker * len(cores) // workers : (worker + 1) * len(cores) // workers]
+
+
+def pin(worker: int, workers: int) -> None:
+    """Binds this process to its share of the cores. Call before JAX is imported: it sizes its thread pool once.
+
+    Two workers that share all cores wait for each other's threads in every operation.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores_of(worker, workers, sorted(os.sched_getaffinity(0))))
+
+
+def use_compilation_cache(study: pathlib.Path) -> None:
+    """Lets JAX keep compiled programs in the study, so that a shape is compiled once for all runs and restarts."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str((study / "compilation_cache").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_MIN_SECONDS)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def work_alone(
+    study: pathlib.Path,
+    manifest: str,
+    worker: int,
+    echo: Callable[[str], None] = print,
+    train: Train | None = None,
+    parent: int | None = None,
+) -> None:
+    """Trains runs of a manifest until every one is finished, by whomever. Returns when there is nothing left.
+
+    Args:
+      manifest: file name in the study.
+      worker: this worker's number, for leases and messages.
+      train: `training.loop.train` unless given.
+      parent: process to stop without (exit code 42), should it die.
+
+    Raises:
+      Stopped: SIGTERM or SIGINT came, or the parent died.
+      Other errors of `train` except divergence, which is recorded in the run's `result.json`.
+    """
+    runs = read_manifest(study / manifest).runs
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    if parent is not None:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    try:
+        while not stop.is_set():
+            claimed = _claim_longest(study, runs, str(worker))
+            if claimed is not None:
+                _train_one(study, *claimed, echo, train)
+            elif all(read_result(study, run.name) is not None for run in runs):
+                return
+            else:
+                # Others train the rest. Stay: one of them may die, and its run is then for us.
+                stop.wait(POLL_SECONDS)
+        raise Stopped("asked to stop")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _claim_longest(
+    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str
+) -> tuple[PlannedRun, lease.Lease] | None:
+    for run in sorted(runs, key=lambda run: -run.estimated_seconds):
+        if read_result(study, run.name) is not None:
+            continue
+        held = lease.claim(run_folder(study, run.name), study, worker)
+        if held is None:
+            continue
+        # It may have been finished, and its lease released, since we looked.
+        if read_result(study, run.name) is None:
+            return run, held
+        held.release()
+    return None
+
+
+def _train_one(
+    study: pathlib.Path, run: PlannedRun, held: lease.Lease, echo: Callable[[str], None], train: Train | None
+) -> None:
+    from chinchilla_jax.training import loop
+
+    echo(f"{time.strftime('%H:%M:%S')} {run.name}: start")
+    # Without its lease the run is another worker's, which writes the same files: end at once, save nothing.
+    held.keep(lost=lambda: os._exit(1))
+    folder = run_folder(study, run.name)
+    try:
+        (train or loop.train)(run.run_config(), folder, facts=run.facts(), echo=echo)
+        echo(f"{time.strftime('%H:%M:%S')} {run.name}: finished")
+    except loop.Diverged as error:
+        echo(f"{time.strftime('%H:%M:%S')} {run.name}: diverged: {error}")
+        if read_result(study, run.name) is None:
+            write_json(folder / "result.json", run.facts() | {"diverged": True, "loss": None, "error": str(error)})
+    except loop.Preempted as error:
+        raise Stopped(str(error)) from None
+    finally:
+        held.release()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)

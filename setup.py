@@ -1,0 +1,46 @@
+"""Installs chinchilla_jax and its console script."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "chinchilla_jax" / "__init__.py").read_text()).group(1)
+README = HERE / "README.md"
+
+setuptools.setup(
+    name="chinchilla_jax",
+    version=VERSION,
+    description="Compute-optimal language-model training in JAX: budget, plan, train, fit, predict, verify",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["chinchilla_jax", "chinchilla_jax.*"]),
+    package_data={"chinchilla_jax": ["tables/*.csv", "data/mixtures/*.csv", "data/shipped/*.md",
+                                     "data/shipped/text/*/*.txt.gz"]},
+    install_requires=[
+        "absl-py",
+        "array_record",
+        "flax>=0.12",
+        "jax>=0.10.2,<0.12",
+        "matplotlib",
+        "ml_collections",
+        "numpy",
+        "optax",
+        "orbax-checkpoint",
+        "scipy",
+        "sentencepiece",
+        "tensorboardX",
+        "tensorflow-datasets",
+    ],
+    extras_require={
+        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        "parity": ["torch", "transformers"],
+        "tensorboard": ["tensorboard"],
+    },
+    entry_points={"console_scripts": ["chinchilla_jax = chinchilla_jax.cli:main"]},
+)  # fmt: skip

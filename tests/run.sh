@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Runs the tests in the same environment that the quick start uses, with the test tools added:
+#
+#   bash tests/run.sh [arguments of pytest]        e.g. bash tests/run.sh -m long, or tests/study -k lease
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+. launch/venv.sh
+make_venv '[test]' || exit $?
+export JAX_PLATFORMS=cpu
+exec python -m pytest -n "${TEST_PROCESSES:-2}" "$@"

@@ -1,0 +1,39 @@
+"""A small study in a folder, and a `train` that only pretends."""
+
+import json
+
+import pytest
+
+from chinchilla_jax.config import DataConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
+from chinchilla_jax.study.folder import MANIFEST, write_manifest
+from chinchilla_jax.study.plan import plan
+
+
+@pytest.fixture(scope="session")
+def small_plan():
+    """A plan of twelve runs."""
+    return plan(RunConfig(
+        model=ModelConfig(vocab_size=512), data=DataConfig(vocab_size=512, seq_len=64), train=TrainConfig(batch_size=4),
+        study=StudyConfig(budgets=(2e11, 6e11), sizes=6, size_ratio=1.5, tokens_per_param=5.0, aspect_ratio=16.0),
+    ))  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path, small_plan):
+    """A study folder with that plan and nothing trained."""
+    write_manifest(tmp_path / MANIFEST, small_plan)
+    return tmp_path
+
+
+@pytest.fixture
+def finish():
+    """Writes the result of a run as `train` would."""
+
+    def write(config, folder, facts, echo=print, **more):
+        folder.mkdir(parents=True, exist_ok=True)
+        result = facts | {"loss": 3.0, "bits_per_byte": 1.5, "seconds": 2.0, "diverged": False,
+                          "seconds_by_part": {"training": 1.5, "compilation": 0.25}} | more  # fmt: skip
+        (folder / "result.json").write_text(json.dumps(result))
+        return result
+
+    return write

@@ -1,0 +1,206 @@
+"""Plans: runs on budget, sizes on both sides, shapes shared, names from the ledger, manifests that never change."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from chinchilla_jax.config import ConfigError, DataConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
+from chinchilla_jax.ledger import count_parameters, count_run
+from chinchilla_jax.study import ladder
+from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, Manifest, StudyError, read_manifest, write_manifest
+from chinchilla_jax.study.plan import TOLERANCE, describe, estimate, plan, verification
+
+SHAPE = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
+
+
+def study_config(model=SHAPE, batch_size=4, **study):
+    """A small study; keyword arguments change its study section."""
+    values = {"budgets": (1e11, 3e11, 9e11), "size_ratio": 1.5, "tokens_per_param": 5.0, "aspect_ratio": 16.0} | study
+    return RunConfig(model=model, data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
+                     train=TrainConfig(batch_size=batch_size), study=StudyConfig(**values))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config():
+    """The study most tests plan."""
+    return study_config()
+
+
+@pytest.fixture(scope="module")
+def manifest(config):
+    """Its plan."""
+    return plan(config)
+
+
+def test_every_run_spends_its_budget_and_its_horizon_is_its_tokens(manifest, config):
+    for run in manifest.runs:
+        resolved = run.run_config()
+        assert abs(run.flops[run.convention] / run.budget - 1) <= TOLERANCE
+        assert resolved.train.train_tokens == run.tokens
+        assert run.tokens % (config.train.batch_size * config.data.seq_len) == 0
+        # Counted anew from the config that will be trained.
+        again = count_run(resolved)
+        assert again.flops == run.flops and again.parameters.total == run.params
+        assert resolved.study is None and resolved.content_hash() == run.config_hash
+
+
+@pytest.mark.parametrize("convention", ["executed", "table_a4", "appendix_f", "6nd"])
+def test_budgets_are_met_under_the_convention_of_the_study(convention):
+    made = plan(study_config(convention=convention))
+    assert all(abs(run.flops[convention] / run.budget - 1) <= TOLERANCE for run in made.runs)
+
+
+def test_each_budget_has_three_sizes_on_both_sides_of_its_predicted_optimum(manifest, config):
+    for budget in config.study.budgets:
+        optimum = ladder.predicted_optimum(config, budget)
+        sizes = [run.params for run in manifest.runs if run.budget == budget]
+        assert len(sizes) <= config.study.sizes
+        assert sum(n < optimum for n in sizes) >= 3 and sum(n > optimum for n in sizes) >= 3
+
+
+def test_the_predicted_optimum_trains_the_tokens_per_parameter_asked_for(config):
+    middle = math.prod(config.study.budgets) ** (1 / len(config.study.budgets))
+    params = ladder.predicted_optimum(config, middle)
+    model = ladder.nearest(config.model, params, 16.0, exact=True).model
+    tokens = middle / ladder.flops_per_token(config, model, "executed")
+    assert tokens / count_parameters(model).total == pytest.approx(5.0, rel=0.2)  # shapes are discrete
+    assert ladder.predicted_optimum(config, 100 * middle) == pytest.approx(10 * params)
+
+
+def test_budgets_share_shapes(manifest):
+    shapes = {json.dumps(run.config["model"], sort_keys=True) for run in manifest.runs}
+    assert len(shapes) < 0.6 * len(manifest.runs)
+
+
+def test_names_come_from_the_ledger_and_are_unique(manifest):
+    names = [run.name for run in manifest.runs]
+    assert len(set(names)) == len(names)
+    run = manifest.runs[0]
+    assert run.name.startswith("c1.0e11-n") and run.name.endswith("k")
+    assert float(run.name.split("-n")[1][:-1]) == pytest.approx(run.params / 1e3, rel=5e-3)
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-") for name in names)
+
+
+def test_the_ladder_is_monotone_and_near_its_ratio(config):
+    rungs = ladder.ladder(config)
+    for small, large in zip(rungs, rungs[1:], strict=False):
+        assert large.model.n_layers >= small.model.n_layers and large.model.d_model >= small.model.d_model
+        assert 1.5**0.5 < large.params / small.params < 1.5**2
+        assert large.params == count_parameters(large.model).total
+
+
+@pytest.mark.parametrize("template", [
+    SHAPE,
+    dataclasses.replace(SHAPE, position="rope", feed_forward="swiglu", biases="none", tie_embeddings=False, d_ff=176),
+    dataclasses.replace(SHAPE, position="rope", n_heads=4, n_kv_heads=2, head_dim=16),
+    dataclasses.replace(SHAPE, position="learned", norm="layernorm", biases="all"),
+])  # fmt: skip
+@pytest.mark.parametrize("params", [3e4, 3e5, 2e7, 3e9])
+def test_shapes_stay_in_the_family_and_hit_the_size(template, params):
+    rung = ladder.nearest(template, params, 32.0, exact=True)
+    if params >= 3e5:
+        assert rung.params == pytest.approx(params, rel=0.05)
+    made = rung.model
+    assert made.n_heads * made.head_dim == made.d_model
+    assert made.d_ff / made.d_model == pytest.approx(template.d_ff / template.d_model, rel=0.2)
+    fixed = ("position", "feed_forward", "norm", "biases", "tie_embeddings", "vocab_size")
+    assert all(getattr(made, name) == getattr(template, name) for name in fixed)
+    if template.n_kv_heads < template.n_heads and made.n_heads > 1:
+        assert made.n_kv_heads < made.n_heads
+
+
+def test_the_chinchilla_ladder_uses_published_shapes():
+    model = dataclasses.replace(SHAPE, vocab_size=32000)
+    config = study_config(model, batch_size=64, budgets=(1e19, 1e20, 1e21), ladder="chinchilla", tokens_per_param=20.0,
+                          size_ratio=1.35, convention="table_a4")  # fmt: skip
+    published = {(m.model.n_layers, m.model.d_model, m.model.n_heads, m.params) for m in ladder.published(model)}
+    assert len(published) == 50
+    for run in plan(config).runs:
+        m = run.run_config().model
+        assert (m.n_layers, m.d_model, m.n_heads, run.params) in published
+
+
+def test_the_learning_rate_falls_with_size_and_warm_up_scales_with_the_run(manifest, config):
+    for run in manifest.runs:
+        resolved = run.run_config()
+        steps = run.tokens // (config.train.batch_size * config.data.seq_len)
+        assert resolved.optimizer.peak_lr == pytest.approx(run.params**-0.5, rel=1e-3)
+        assert resolved.optimizer.warmup_steps == pytest.approx(0.05 * steps, abs=1)
+        assert "N total" in run.recipe
+
+
+def test_runs_too_short_to_meet_the_budget_are_dropped_and_listed():
+    made = plan(study_config(batch_size=96, budgets=(1e11, 1e12), sizes=9, size_ratio=1.35))
+    assert made.header["dropped"]
+    for row in made.header["dropped"]:
+        assert "more than 1%" in row["reason"]
+        assert not any(run.budget == row["budget"] and run.params == row["params"] for run in made.runs)
+
+
+@pytest.mark.parametrize(("changes", "key", "words"), [
+    ({"budgets": (1e6, 2e6)}, "study.budgets", "needed on each side"),
+    ({"budgets": (1e10, 9e11)}, "study.budgets", "smallest shape"),
+    ({"sizes": 5}, "study.sizes", "three on each side"),
+])  # fmt: skip
+def test_a_study_that_cannot_be_planned_names_the_key(changes, key, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        plan(study_config(**changes))
+    assert error.value.key == key
+
+
+def test_a_batch_that_doubles_is_refused(config):
+    doubling = dataclasses.replace(config, train=dataclasses.replace(config.train, double_batch_at=0.5))
+    with pytest.raises(ConfigError, match=r"train\.double_batch_at"):
+        plan(doubling)
+
+
+def test_planning_is_deterministic_and_a_manifest_is_never_changed(tmp_path, manifest, config):
+    path = tmp_path / MANIFEST
+    assert write_manifest(path, manifest) is True
+    before = path.read_bytes()
+    newer = Manifest(manifest.header | {"revision": "another", "package": "later"}, plan(config).runs)
+    assert write_manifest(path, newer) is False
+    with pytest.raises(StudyError, match="another plan"):
+        write_manifest(path, plan(study_config(size_ratio=1.4)))
+    assert path.read_bytes() == before
+    assert read_manifest(path) == manifest
+    assert [p.name for p in tmp_path.iterdir()] == [MANIFEST]
+
+
+def test_the_header_says_where_the_plan_comes_from(manifest, config):
+    header = json.loads(manifest.text().splitlines()[0])["manifest"]
+    assert header["study"] == "isoflop" and header["study_hash"] == config.content_hash()
+    assert header["package"].startswith("chinchilla_jax ") and "revision" in header
+    assert manifest.template() == config
+
+
+@pytest.mark.parametrize("text", ["", "{}\n", '{"manifest": {}}\n{"name": 1}\n', "not json\n"])
+def test_a_damaged_manifest_is_told_in_one_line(tmp_path, text):
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(StudyError, match="not a manifest"):
+        read_manifest(tmp_path / MANIFEST)
+
+
+def test_verification_hits_the_predicted_size_at_the_held_out_budget(tmp_path, manifest, config):
+    write_manifest(tmp_path / MANIFEST, manifest)
+    made = verification(tmp_path, 400_000.0)
+    assert [run.role for run in made.runs] == ["predicted", "half", "double"]
+    for run, wanted in zip(made.runs, (4e5, 2e5, 8e5), strict=True):
+        assert run.params == pytest.approx(wanted, rel=0.05)
+        assert run.budget == 4 * 9e11 and abs(run.cost / run.budget - 1) <= TOLERANCE
+    assert not {run.name for run in made.runs} & {run.name for run in manifest.runs}
+    assert verification(tmp_path, 400_000.0) == made
+    with pytest.raises(StudyError, match="another plan"):
+        verification(tmp_path, 900_000.0)
+    assert read_manifest(tmp_path / VERIFICATION) == made
+
+
+def test_cost_and_time_are_printed_and_every_drop_has_its_line(manifest):
+    lines = []
+    describe(manifest, 2, lines.append)
+    assert len(lines) == len(manifest.runs) + len(manifest.header["dropped"]) + 2
+    assert "FLOPs (executed)" in lines[-1] and "2 workers" in lines[-1]
+    one, two = estimate(manifest.runs, 1), estimate(manifest.runs, 2)
+    assert one == pytest.approx(sum(run.estimated_seconds for run in manifest.runs)) and one / 2 <= two < one

@@ -1,0 +1,253 @@
+"""Leases and workers: one run, one worker; what a dead worker held is taken over; what is finished stays."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from chinchilla_jax.study import lease
+from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, read_result, run_folder
+from chinchilla_jax.study.pool import work
+from chinchilla_jax.study.status import status
+from chinchilla_jax.study.worker import Stopped, cores_of, work_alone
+
+
+def quiet(_):
+    """An `echo` that says nothing."""
+
+
+def _dead_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def _write_lease(folder, age=0.0, **owner):
+    folder.mkdir(parents=True)
+    path = folder / lease.LEASE
+    path.write_text(json.dumps({"host": lease._host(), "pid": os.getpid(), "process_start": None} | owner))
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_a_lease_is_exclusive_until_released(tmp_path):
+    first = lease.claim(tmp_path / "run", tmp_path, "0")
+    assert first is not None and lease.alive(first.path)
+    assert lease.claim(tmp_path / "run", tmp_path, "1") is None
+    first.release()
+    assert not first.path.exists()
+    assert lease.claim(tmp_path / "run", tmp_path, "1") is not None
+
+
+@pytest.mark.parametrize("age", [0.0, 1e4])
+def test_a_living_process_of_this_host_keeps_its_lease_even_if_it_slept(tmp_path, age):
+    _write_lease(tmp_path / "run", age, process_start=lease._started(os.getpid()))
+    assert lease.claim(tmp_path / "run", tmp_path, "1") is None
+
+
+def test_a_dead_process_loses_its_lease(tmp_path):
+    _write_lease(tmp_path / "run", pid=_dead_pid())
+    taken = lease.claim(tmp_path / "run", tmp_path, "1")
+    assert taken is not None and lease.read(taken.path)["pid"] == os.getpid()
+
+
+def test_a_process_number_that_was_given_again_is_not_the_holder(tmp_path):
+    _write_lease(tmp_path / "run", process_start="1")
+    assert lease.claim(tmp_path / "run", tmp_path, "1") is not None
+
+
+@pytest.mark.parametrize(("age", "stale"), [(10.0, False), (lease.STALE_SECONDS + 10, True)])
+def test_a_holder_elsewhere_is_judged_by_its_heartbeat(tmp_path, age, stale):
+    _write_lease(tmp_path / "run", age, host=f"not-{socket.gethostname()}", pid=1)
+    assert (lease.claim(tmp_path / "run", tmp_path, "1") is not None) is stale
+
+
+def test_the_heartbeat_beats_and_notices_a_lost_lease(tmp_path):
+    held = lease.claim(tmp_path / "run", tmp_path, "0")
+    os.utime(held.path, (0, 0))
+    lost = []
+    held.keep(lambda: lost.append(True), interval=0.02)
+    _until(lambda: held.path.stat().st_mtime > 1)
+    held.path.write_text(json.dumps({"host": "elsewhere"}))
+    _until(lambda: lost)
+    held.release()
+    assert held.path.exists(), "another's lease is not removed"
+
+
+def _claim_many(folder, barrier, results):
+    barrier.wait()
+    for n in range(40):
+        held = lease.claim(folder / str(n), folder, str(os.getpid()))
+        if held is not None:
+            results.put(n)
+
+
+def test_of_several_workers_one_gets_each_run_also_when_all_leases_are_stale(tmp_path):
+    dead = _dead_pid()
+    for n in range(40):
+        _write_lease(tmp_path / str(n), pid=dead)
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=_claim_many, args=(tmp_path, barrier, results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    claimed = sorted(results.get(timeout=5) for _ in range(40))
+    assert claimed == list(range(40)) and results.empty()
+
+
+def test_a_worker_trains_every_run_once_the_longest_first(study, small_plan, finish):
+    order = []
+
+    def train(config, folder, facts, echo):
+        order.append(facts["name"])
+        assert config.content_hash() == next(r.config_hash for r in small_plan.runs if r.name == facts["name"])
+        return finish(config, folder, facts)
+
+    work_alone(study, MANIFEST, 0, quiet, train)
+    seconds = {run.name: run.estimated_seconds for run in small_plan.runs}
+    assert sorted(order) == sorted(seconds)
+    assert [seconds[name] for name in order] == sorted(seconds.values(), reverse=True)
+    work_alone(study, MANIFEST, 0, quiet, lambda *_, **__: pytest.fail("nothing was left to train"))
+    assert not list(study.glob("runs/*/lease.json"))
+
+
+def test_divergence_is_recorded_and_not_tried_again(study, small_plan, finish):
+    loop = pytest.importorskip("chinchilla_jax.training.loop")
+    victim = small_plan.runs[0].name
+    tried = []
+
+    def train(config, folder, facts, echo):
+        if facts["name"] == victim:
+            tried.append(victim)
+            raise loop.Diverged("loss is nan at step 3")
+        return finish(config, folder, facts)
+
+    for _ in range(2):
+        work_alone(study, MANIFEST, 0, quiet, train)
+    result = read_result(study, victim)
+    assert tried == [victim] and result["diverged"] is True and "nan at step 3" in result["error"]
+    assert {row.name: row.state for row in status(study, quiet)}[victim] == "failed"
+
+
+def test_a_preempted_worker_gives_its_run_back(study, finish):
+    loop = pytest.importorskip("chinchilla_jax.training.loop")
+
+    def train(config, folder, facts, echo):
+        raise loop.Preempted("saved")
+
+    with pytest.raises(Stopped):
+        work_alone(study, MANIFEST, 0, quiet, train)
+    assert not list(study.glob("runs/*/lease.json"))
+
+
+def test_cores_are_split_evenly():
+    assert [cores_of(i, 2, [0, 1]) for i in range(2)] == [[0], [1]]
+    assert [cores_of(i, 2, [0, 1, 2, 3, 4]) for i in range(2)] == [[0, 1], [2, 3, 4]]
+    assert [cores_of(i, 3, [4, 5]) for i in range(3)] == [[4], [5], [4]]
+
+
+FAKE = """
+import json, os, pathlib, sys, time
+from chinchilla_jax.study import worker
+def train(config, folder, facts, echo):
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "tried", "a") as file: file.write(str(os.getpid()) + "\\n")
+    {body}
+    (folder / "result.json").write_text(json.dumps(facts | {{"loss": 3.0, "diverged": False, "seconds": 0.1}}))
+try:
+    worker.work_alone(pathlib.Path(sys.argv[1]), "manifest.jsonl", int(sys.argv[2]), print, train, int(sys.argv[3]))
+except worker.Stopped:
+    sys.exit(42)
+"""
+
+
+def fake_workers(study, body):
+    """The command of workers that do `body` instead of training."""
+    return lambda i: [sys.executable, "-c", FAKE.format(body=body), str(study), str(i), str(os.getpid())]
+
+
+def _tried(study):
+    return {p.parent.name: p.read_text().split() for p in study.glob("runs/*/tried")}
+
+
+def test_two_processes_share_a_manifest(study, small_plan):
+    lines = []
+    work(study, workers=2, echo=lines.append, command=fake_workers(study, "time.sleep(0.3)"))
+    tried = _tried(study)
+    assert set(tried) == {run.name for run in small_plan.runs}
+    assert all(len(pids) == 1 for pids in tried.values()), "a run was trained twice"
+    assert len({pids[0] for pids in tried.values()}) == 2, "one worker did everything"
+    assert any(line.startswith(f"{len(tried)}/{len(tried)} runs, 100.0% of") for line in lines)
+    work(study, workers=2, echo=lines.append, command=lambda i: pytest.fail("nothing was left to do"))
+    assert "are finished" in lines[-1]
+
+
+def test_a_killed_worker_is_replaced_and_its_run_done(study, small_plan):
+    lines = []
+    first = max(small_plan.runs, key=lambda run: run.estimated_seconds).name
+    once = "len((folder / 'tried').read_text().split()) == 1"
+    body = f"if facts['name'] == {first!r} and {once}: os.kill(os.getpid(), 9)"
+    work(study, workers=1, echo=lines.append, command=fake_workers(study, body))
+    assert len(_tried(study)[first]) == 2
+    assert any("SIGKILL" in line for line in lines)
+    assert all(read_result(study, run.name) for run in read_manifest(study / MANIFEST).runs)
+
+
+def test_an_error_stops_the_study_and_shows_the_end_of_the_log(study):
+    lines = []
+    with pytest.raises(StudyError, match="exit code 1: ValueError: the disk is full") as error:
+        work(study, workers=2, echo=lines.append, command=fake_workers(study, "raise ValueError('the disk is full')"))
+    assert error.value.code == 1
+    assert any("ValueError: the disk is full" in line for line in lines)
+    assert not list(study.glob("runs/*/lease.json"))
+
+
+def test_sigterm_to_the_parent_stops_the_workers_and_a_restart_finishes(study, small_plan):
+    script = (f"import sys, os; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+              "from test_study_worker import fake_workers\n"
+              "from chinchilla_jax.study.pool import work\n"
+              "from chinchilla_jax.study.worker import Stopped\n"
+              "import pathlib\n"
+              "study = pathlib.Path(sys.argv[1])\n"
+              "try: work(study, workers=2, command=fake_workers(study, 'time.sleep(0.5)'))\n"
+              "except Stopped: sys.exit(42)\n")  # fmt: skip
+    parent = subprocess.Popen([sys.executable, "-c", script, str(study)])
+    _until(lambda: len(list(study.glob("runs/*/result.json"))) >= 2)
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=60) == 42
+    done = set(study.glob("runs/*/result.json"))
+    assert 2 <= len(done) < len(small_plan.runs) and not list(study.glob("runs/*/lease.json"))
+    work(study, workers=2, echo=quiet, command=fake_workers(study, "pass"))
+    assert all(len(pids) == 1 for pids in _tried(study).values())
+
+
+def test_status_tells_done_running_and_waiting(study, small_plan, finish):
+    done, running, stopped = small_plan.runs[:3]
+    finish(None, run_folder(study, done.name), done.facts())
+    for run in (running, stopped):
+        run_folder(study, run.name).mkdir(parents=True)
+        line = json.dumps({"step": 5, "tokens": run.tokens // 2, "loss": 4.5})
+        (run_folder(study, run.name) / "metrics.jsonl").write_text(line + '\n{"step": 6, "tok')
+        (run_folder(study, run.name) / "timing.jsonl").write_text('{"step": 5, "seconds": 7.0}\n')
+    lease.claim(run_folder(study, running.name), study, "0")
+    lines = []
+    rows = {row.name: row for row in status(study, lines.append)}
+    assert [rows[run.name].state for run in small_plan.runs[:4]] == ["done", "running", "waiting", "waiting"]
+    assert rows[running.name].progress == pytest.approx(0.5, abs=0.01) and rows[running.name].loss == 4.5
+    assert rows[running.name].seconds_left == pytest.approx(7.0, rel=0.05)
+    assert "1 done, 1 running, 0 failed, 10 waiting" in lines[-1]
+
+
+def _until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)

@@ -1,0 +1,60 @@
+"""The main job, from text to report, as a user runs it: a study small enough for a test, stopped once in the middle."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _command(study):
+    # JAX_PLATFORMS is set by conftest; the eight emulated devices are not, so this is a machine like any other.
+    return [sys.executable, "-m", "chinchilla_jax", "study", "--config=configs/isoflop.py:tiny", f"--study={study}",
+            f"--config.data.data_dir={study.parent / 'data'}"]  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_study_goes_from_text_to_report_and_survives_a_stop(tmp_path):
+    study = tmp_path / "tiny"
+    first = subprocess.Popen(_command(study), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    end = time.monotonic() + 300
+    while len(list(study.glob("runs/*/result.json"))) < 3:
+        assert first.poll() is None, first.stdout.read()
+        assert time.monotonic() < end, "no run was finished in 5 minutes"
+        time.sleep(0.2)
+    first.send_signal(signal.SIGTERM)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 42, output
+    before = {path: path.stat().st_mtime_ns for path in study.glob("runs/*/result.json")}
+    manifest = (study / "manifest.jsonl").read_bytes()
+
+    second = subprocess.run(_command(study), cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert (study / "manifest.jsonl").read_bytes() == manifest
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items()), "a finished run was trained again"
+
+    planned = [json.loads(line) for name in ("manifest", "verification")
+               for line in (study / f"{name}.jsonl").read_text().splitlines()[1:]]  # fmt: skip
+    assert len(planned) == 27
+    for run in planned:
+        result = json.loads((study / "runs" / run["name"] / "result.json").read_text())
+        assert result["params"] == run["params"] and result["tokens"] == run["tokens"]
+        assert 0.0 < result["loss"] < 7.0 and result["role"] == run["role"]
+        assert abs(result["flops"] / run["budget"] - 1) <= 0.01
+    assert {run["role"] for run in planned} == {"isoflop", "predicted", "half", "double"}
+    assert "training took" in second.stdout and "report:" in second.stdout
+    assert (study / "report.html").stat().st_size > 10_000
+    report = json.loads((study / "report.json").read_text())
+    assert {run["role"] for run in report["runs"]} == {"isoflop", "predicted", "half", "double"}
+
+    # Again: nothing is left to do, and it says so quickly.
+    start = time.monotonic()
+    third = subprocess.run(_command(study), cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ)
+    assert third.returncode == 0 and "all 24 runs are finished" in third.stdout
+    assert time.monotonic() - start < 60
