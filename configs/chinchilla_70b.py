@@ -3,8 +3,8 @@
     python -m chinchilla_jax train --config=configs/chinchilla_70b.py --workdir=runs/chinchilla_70b
 
 Published: shape, AdamW, peak learning rate 1e-4 with a cosine to a tenth over the whole run, a batch of 1.5M tokens
-that doubles midway, bfloat16 compute with float32 master weights, sequences of 2048. Not published, and taken from Gopher or
-from habit: 1500 warm-up steps, betas 0.9 and 0.95, weight decay 0.1, clipping at 1.
+that doubles midway, bfloat16 compute with float32 master weights, sequences of 2048. Not published, and taken from
+Gopher or from habit: 1500 warm-up steps, betas 0.9 and 0.95, weight decay 0.1, clipping at 1.
 
 Set data.source to a folder with the domains MassiveWeb, Books, C4, News, GitHub and Wikipedia, and the mesh to your
 slice: data * fsdp has to divide the 768 sequences of a batch. Expected: a loss near 1.94 nats per token by the paper's
