@@ -187,7 +187,7 @@ class _Monitor:
         said = time.monotonic()
         while pool.running():
             if signals.received:
-                raise Stopped(f"{signals.received} received")
+                raise Stopped(f"{signals.received} received; what was in progress is saved, the same command goes on")
             time.sleep(0.2)
             if time.monotonic() - said >= self.every:
                 said = time.monotonic()
