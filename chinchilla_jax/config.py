@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("cosine", "cooldown")
 DTYPES = ("float32", "bfloat16")
 CONVENTIONS = ("table_a4", "appendix_f", "6nd", "executed")
+LADDERS = ("generated", "chinchilla")
 
 
 class ConfigError(ValueError):
@@ -40,20 +42,26 @@ class ConfigError(ValueError):
 
 def _positive(section: Any, *names: str) -> None:
     for name in names:
-        if getattr(section, name) <= 0:
-            raise ConfigError(name, f"must be positive, got {getattr(section, name)}")
+        if not 0 < getattr(section, name) < math.inf:  # written so that NaN fails too
+            raise ConfigError(name, f"must be positive and finite, got {getattr(section, name)}")
 
 
 def _non_negative(section: Any, *names: str) -> None:
     for name in names:
-        if getattr(section, name) < 0:
-            raise ConfigError(name, f"must not be negative, got {getattr(section, name)}")
+        if not 0 <= getattr(section, name) < math.inf:
+            raise ConfigError(name, f"must be finite and not negative, got {getattr(section, name)}")
 
 
 def _fraction(section: Any, *names: str) -> None:
     for name in names:
         if not 0.0 <= getattr(section, name) <= 1.0:
             raise ConfigError(name, f"must lie in [0, 1], got {getattr(section, name)}")
+
+
+def _below_one(section: Any, *names: str) -> None:
+    for name in names:
+        if not 0.0 <= getattr(section, name) < 1.0:
+            raise ConfigError(name, f"must lie in [0, 1), got {getattr(section, name)}")
 
 
 def _one_of(section: Any, name: str, allowed: tuple[str, ...]) -> None:
@@ -142,7 +150,8 @@ class OptimizerConfig:
         _one_of(self, "schedule", SCHEDULES)
         _positive(self, "peak_lr", "eps", "clip_norm")
         _non_negative(self, "warmup_steps", "weight_decay", "z_loss")
-        _fraction(self, "final_lr_fraction", "cooldown_fraction", "b1", "b2")
+        _fraction(self, "final_lr_fraction", "cooldown_fraction")
+        _below_one(self, "b1", "b2")
         if self.name == "adam" and self.weight_decay:
             raise ConfigError("weight_decay", "adam has no decoupled weight decay: set it to 0 or use name=adamw")
 
@@ -168,7 +177,7 @@ class DataConfig:
 
     def __post_init__(self):
         _positive(self, "vocab_size", "seq_len", "validation_fraction")
-        _fraction(self, "validation_fraction")
+        _below_one(self, "validation_fraction")
         kind, _, rest = self.source.partition(":")
         if kind in ("tfds", "text", "jsonl"):
             if not rest:
@@ -221,8 +230,7 @@ class TrainConfig:
         _non_negative(self, "eval_every", "checkpoint_every", "seed")
         _one_of(self, "compute_dtype", DTYPES)
         _one_of(self, "remat", REMAT_POLICIES)
-        if not 0.0 <= self.double_batch_at < 1.0:
-            raise ConfigError("double_batch_at", f"must lie in [0, 1), got {self.double_batch_at}")
+        _below_one(self, "double_batch_at")
         if self.batch_size % self.microbatches:
             raise ConfigError("microbatches", f"must divide batch_size={self.batch_size}, got {self.microbatches}")
 
@@ -233,7 +241,11 @@ class StudyConfig:
 
     `budgets` in FLOPs under `convention`; `sizes` per budget on a geometric ladder of parameters with ratio
     `size_ratio`, centred on `tokens_per_param`; the held-out budget is `holdout_factor` times the largest.
-    `lr_*` and `batch_*` are the recipe: peak_lr = lr_scale * N ** lr_exponent, warm-up as a fraction of the steps.
+    `ladder`: `generated` (shapes of the family of `model`, depth and width near `aspect_ratio` = d_model / n_layers) or
+    `chinchilla` (the 50 published study models). `tokens_per_param` is the D/N expected to be optimal at the geometric
+    middle of the budgets, `frontier_exponent` how N* grows with C from there.
+    `lr_*` are the recipe: peak_lr = lr_scale * N ** lr_exponent, warm-up as a fraction of the steps.
+    `flops_per_second` is what one worker sustains; only the estimates of time read it.
     """
 
     name: str = "isoflop"
@@ -244,17 +256,20 @@ class StudyConfig:
     tokens_per_param: float = 20.0
     frontier_exponent: float = 0.5
     holdout_factor: float = 4.0
+    ladder: str = "generated"
     aspect_ratio: float = 32.0
     lr_scale: float = 1.0
     lr_exponent: float = -0.5
     warmup_fraction: float = 0.05
+    flops_per_second: float = 1e10
 
     def __post_init__(self):
         _positive(self, "sizes", "size_ratio", "tokens_per_param", "frontier_exponent", "holdout_factor",
-                  "aspect_ratio", "lr_scale")  # fmt: skip
+                  "aspect_ratio", "lr_scale", "flops_per_second")  # fmt: skip
         _one_of(self, "convention", CONVENTIONS)
+        _one_of(self, "ladder", LADDERS)
         _fraction(self, "warmup_fraction")
-        if not self.budgets or any(b <= 0 for b in self.budgets):
+        if not self.budgets or not all(0 < b < math.inf for b in self.budgets):
             raise ConfigError("budgets", f"needs positive FLOP budgets, got {self.budgets}")
         if len(set(self.budgets)) != len(self.budgets):
             raise ConfigError("budgets", f"lists a budget twice: {self.budgets}")
@@ -282,6 +297,9 @@ class RunConfig:
         if self.train.train_tokens < self.train.batch_size * self.data.seq_len:
             raise ConfigError("train.train_tokens", f"{self.train.train_tokens} tokens are less than one batch of "
                               f"{self.train.batch_size} x {self.data.seq_len}")  # fmt: skip
+        if self.data.vocab_size > self.model.vocab_size:
+            raise ConfigError("model.vocab_size", f"{self.model.vocab_size} rows do not hold the "
+                              f"data.vocab_size={self.data.vocab_size} tokens; use at least that many")  # fmt: skip
         if self.model.position == "learned" and self.data.seq_len > self.model.max_position:
             raise ConfigError("data.seq_len", f"{self.data.seq_len} exceeds model.max_position="
                               f"{self.model.max_position}")  # fmt: skip
@@ -306,14 +324,15 @@ class RunConfig:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def content_hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON. Equal configs have equal hashes."""
+        canonical = RunConfig.from_dict(self.to_dict()).to_dict()  # a float given as 1 is 1.0 from here on
+        return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     hints = typing.get_type_hints(cls)
     if not isinstance(values, Mapping) and not hasattr(values, "items"):
-        raise ConfigError(prefix.rstrip("."), f"expected a section with keys, got {values!r}")
+        raise ConfigError(prefix.rstrip(".") or "config", f"expected a section with keys, got {values!r}")
     for key in values:
         if key not in hints:
             raise ConfigError(f"{prefix}{key}", f"unknown key{did_you_mean(key, hints)}; known: {', '.join(hints)}")
