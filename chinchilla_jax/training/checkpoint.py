@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from chinchilla_jax.training.step import TrainState
 
 _POLICIES = ocp.checkpoint_managers
+
+
+def _loss_of(metrics: dict) -> float:
+    return metrics.get("loss", math.inf)
 
 
 @dataclasses.dataclass
@@ -41,25 +49,29 @@ class Checkpoints:
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
             step_prefix="step",
+            best_fn=_loss_of,  # without it Orbax does not write the metrics, and a restart forgets which was best
+            best_mode="min",
             preservation_policy=_POLICIES.AnyPreservationPolicy([
                 _POLICIES.LatestN(2),
-                _POLICIES.BestN(get_metric_fn=lambda m: m["loss"], reverse=True, n=1,
-                                keep_checkpoints_without_metrics=False),
+                _POLICIES.BestN(get_metric_fn=_loss_of, reverse=True, n=1),
             ]),
         )  # fmt: skip
-        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+        self._directory = Path(directory).absolute()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, state: TrainState, position: Position, validation_loss: float | None = None) -> None:
         """Starts writing; returns as soon as the arrays are copied. A step that is already there is left alone."""
         if position.step in self._manager.all_steps():
             return
-        metrics = None if validation_loss is None else {"loss": validation_loss}
+        metrics = {} if validation_loss is None else {"loss": validation_loss}
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(state),
                                        position=ocp.args.JsonSave(dataclasses.asdict(position)))  # fmt: skip
         self._manager.save(position.step, args=arguments, metrics=metrics, force=True)
 
     def restore(self, abstract: TrainState, echo: Callable[[str], None]) -> tuple[TrainState, Position] | None:
         """The newest checkpoint that can be read, or None. Says so when it has to pass over a damaged one.
+
+        What cannot be read is renamed and not deleted: the cause may lie in the file system, or in the program.
 
         Args:
           abstract: shapes, types and shardings to restore into.
@@ -69,15 +81,29 @@ class Checkpoints:
             arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
             try:
                 found = self._manager.restore(step, args=arguments)
+                position = Position(**found.position)
+                if position.step != step:
+                    raise ValueError(f"its position is of step {position.step}")
             except Exception as error:  # damage surfaces as many types: missing files, short reads, bad JSON
                 reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-                echo(f"checkpoint of step {step} cannot be read ({reason}); falling back to the one before it")
-                self._manager.delete(step)
+                aside = self._move_aside(step)
+                echo(f"checkpoint of step {step} cannot be read ({reason}), moved to {aside}; "
+                     "falling back to the one before it")  # fmt: skip
                 continue
             # Restored buffers belong to the reader; a copy can be donated to the first step.
             state = jax.tree.map(lambda x: x.copy(), found.state)
-            return state, Position(**found.position)
+            return state, position
         return None
+
+    def _move_aside(self, step: int) -> str:
+        aside = f"unreadable_step_{step}"
+        if jax.process_index() == 0:
+            shutil.rmtree(self._directory / aside, ignore_errors=True)
+            os.rename(self._directory / f"step_{step}", self._directory / aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(aside)
+        self._manager.reload()
+        return aside
 
     def wait(self) -> None:
         """Blocks until everything saved is on disk."""

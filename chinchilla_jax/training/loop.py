@@ -23,8 +23,8 @@ from chinchilla_jax.files import write_json
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training import hardware
-from chinchilla_jax.training.clock import Clock
 from chinchilla_jax.training.checkpoint import Checkpoints, Position
+from chinchilla_jax.training.clock import Clock
 from chinchilla_jax.training.evaluate import evaluate
 from chinchilla_jax.training.metrics import MetricWriter
 from chinchilla_jax.training.schedule import learning_rate, steps_of
@@ -51,11 +51,18 @@ def train(config: RunConfig, workdir: Path, *, facts: dict | None = None,
       ConfigError: the directory belongs to another config, the tokenizer does not match the model, too few devices.
       Preempted, Diverged: see there.
     """
-    workdir = Path(workdir)
+    sigterm = _Sigterm()  # before the data is opened and programs are compiled, which may take minutes
+    try:
+        return _train(config, Path(workdir), facts or {}, echo, sigterm)
+    finally:
+        sigterm.restore()
+
+
+def _train(config: RunConfig, workdir: Path, facts: dict, echo: Callable[[str], None], sigterm: _Sigterm) -> dict:
     started = time.perf_counter()
 
     # --- What is there already: a finished run is returned as it is, another config's directory is refused ---
-    _claim_directory(config, workdir)
+    _claim_directory(config, workdir, echo)
     result_path = workdir / "result.json"
     if result_path.exists():
         return json.loads(result_path.read_text(encoding="utf-8"))
@@ -87,7 +94,6 @@ def train(config: RunConfig, workdir: Path, *, facts: dict | None = None,
 
     # --- The loop. Metrics of step n - 1 are handled while step n runs ---
     validation: dict[str, float] = {}
-    sigterm = _Sigterm()
     try:
         while True:
             last = position.step == steps.total_steps
@@ -99,10 +105,9 @@ def train(config: RunConfig, workdir: Path, *, facts: dict | None = None,
                 raise Preempted(f"saved step {position.step} of {steps.total_steps} in {workdir}")
             if position.evaluation_owed or (last and not validation):
                 log.catch_up(keep=0)
-                params = state.params
+                run_batch = functools.partial(_evaluate_batch, config, program, state.params)
                 with clock.spent("evaluation"):
-                    validation = evaluate(batches, lambda batch: program.evaluate(params, _place(batch, config, program)),
-                                          config.train.batch_size, config.train.eval_sequences)  # fmt: skip
+                    validation = evaluate(batches, run_batch, config.train.batch_size, config.train.eval_sequences)
                 log.evaluation(validation)
             if position.step and (last or _every(config.train.checkpoint_every, position.step)):
                 log.catch_up(keep=0)
@@ -128,14 +133,13 @@ def train(config: RunConfig, workdir: Path, *, facts: dict | None = None,
                 clock.lap("first_step")
             log.catch_up(keep=1)
     finally:
-        sigterm.restore()
         checkpoints.close()
         log.close()
 
     # --- The result, last and atomic ---
     peak, peak_is = hardware.peak_flops()
     result = {
-        **(facts or {}), "loss": validation["validation_loss"], "bits_per_byte": validation["bits_per_byte"],
+        **facts, "loss": validation["validation_loss"], "bits_per_byte": validation["bits_per_byte"],
         "validation": validation, "diverged": False, "params": ledger.parameters.total, "tokens": tokens_total,
         "flops_by_convention": ledger.flops, "steps": steps.total_steps, "seconds": clock.seconds(),
         "seconds_by_part": clock.parts(), "device_hours": clock.seconds() * config.mesh.size / 3600,
@@ -167,6 +171,10 @@ def _place(batch: dict[str, np.ndarray], config: RunConfig, program: Program) ->
     return {name: place(rows) for name, rows in batch.items()}
 
 
+def _evaluate_batch(config: RunConfig, program: Program, params: dict, batch: dict[str, np.ndarray]) -> dict:
+    return program.evaluate(params, _place(batch, config, program))
+
+
 class _Log:
     """Per-step metrics, one step late: device scalars wait here until a later step has been dispatched."""
 
@@ -179,24 +187,26 @@ class _Log:
 
     def dispatched(self, lr: float, metrics: dict, sequences: int) -> None:
         """A step was sent to the devices."""
-        self._waiting.append((self._position.step, lr, metrics, sequences))
+        timed = sequences if self.dispatched_any else 0  # the first step's time is booked apart, and so are its tokens
+        self._waiting.append((self._position.step, lr, metrics, timed))
         self.dispatched_any = True
 
     def catch_up(self, keep: int) -> None:
-        """Handles all but the `keep` newest steps; raises `Diverged` at the first loss that is not finite."""
+        """Handles all but the `keep` newest steps; raises `Diverged` at the first that is not finite."""
         while len(self._waiting) > keep:
             step, lr, metrics, sequences = self._waiting.popleft()
-            loss = float(metrics["loss"])
+            loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
             self._clock.lap("training", sequences * self._steps.seq_len)
-            if not math.isfinite(loss):
-                raise Diverged(f"loss is {loss} at step {step}; the last good checkpoint is kept. Lower "
-                               f"optimizer.peak_lr={self._config.optimizer.peak_lr} or optimizer.clip_norm")  # fmt: skip
+            if not math.isfinite(loss + grad_norm):  # a loss may be finite and what its gradient did to the weights not
+                raise Diverged(f"loss is {loss}, gradient norm {grad_norm} at step {step}; the last good checkpoint is "
+                               f"kept. Lower optimizer.peak_lr={self._config.optimizer.peak_lr} or "
+                               "optimizer.clip_norm")  # fmt: skip
             losses = self._position.losses
             losses.append(loss)
             if _every(self._config.train.log_every, step):
                 self._writer.write("metrics", {
                     "step": step, "tokens": self._steps.tokens(step), "loss": sum(losses) / len(losses), "lr": lr,
-                    "grad_norm": float(metrics["grad_norm"])})  # fmt: skip
+                    "grad_norm": grad_norm})  # fmt: skip
                 losses.clear()
                 self._timing(step)
 
@@ -206,7 +216,8 @@ class _Log:
         now = time.perf_counter()
         if window and now - self._said > 5.0:
             self._said = now
-            left = (self._steps.tokens(self._steps.total_steps) - self._steps.tokens(step)) / window["tokens_per_second"]
+            tokens = self._steps.tokens(self._steps.total_steps) - self._steps.tokens(step)
+            left = tokens / window["tokens_per_second"]
             self._echo(f"step {step}/{self._steps.total_steps} {window['tokens_per_second'] / 1e3:.1f}k tokens/s "
                        f"{window['flops_per_second'] / 1e9:.1f} GFLOP/s, {left:.0f} s left")  # fmt: skip
 
@@ -240,15 +251,19 @@ class _Sigterm:
             signal.signal(signal.SIGTERM, self._previous)
 
 
-def _claim_directory(config: RunConfig, workdir: Path) -> None:
+def _claim_directory(config: RunConfig, workdir: Path, echo: Callable[[str], None]) -> None:
+    """Marks a new directory; refuses that of another config. Another mesh computes the same, but for rounding."""
     path = workdir / "config.json"
     if not path.exists():
         write_json(path, {"hash": config.content_hash(), "code": code_revision(), "config": config.to_dict()})
         return
     theirs = json.loads(path.read_text(encoding="utf-8"))
-    if theirs["hash"] != config.content_hash():
+    elsewhere = config.to_dict() | {"mesh": theirs["config"]["mesh"]}
+    if theirs["config"] != elsewhere:
         raise ConfigError("workdir", f"{workdir} belongs to another config ({_difference(theirs['config'], config)}); "
                           "use another directory, or delete this one")  # fmt: skip
+    if theirs["hash"] != config.content_hash():
+        echo(f"{_difference(theirs['config'], config)}: the numbers will agree to rounding and not to the bit")
 
 
 def _difference(theirs: dict, config: RunConfig) -> str:
@@ -266,7 +281,8 @@ def _difference(theirs: dict, config: RunConfig) -> str:
 
 def _check_store(config: RunConfig, store: TokenStore) -> None:
     if store.vocab_size > config.model.vocab_size:
-        raise ConfigError("model.vocab_size", f"{config.model.vocab_size} is less than the tokenizer's {store.vocab_size}")
+        raise ConfigError("model.vocab_size", f"{config.model.vocab_size} is less than the tokenizer's "
+                          f"{store.vocab_size}")  # fmt: skip
     if store.seq_len != config.data.seq_len:
         raise ConfigError("data.seq_len", f"{config.data.seq_len}, but the token store in {store.path} holds "
                           f"sequences of {store.seq_len}")  # fmt: skip

@@ -24,7 +24,7 @@ class MetricWriter:
         for path in self._paths.values():
             _truncate(path, position)
         self._files = {name: path.open("a", encoding="utf-8") for name, path in self._paths.items()}
-        self._events = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=position.step or None)
+        self._events = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=position.step + 1)
 
     def write(self, kind: str, record: dict) -> None:
         """One line in `metrics` or `timing`; numbers also become TensorBoard scalars."""

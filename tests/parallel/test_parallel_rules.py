@@ -1,0 +1,104 @@
+"""The table of logical axes, and that a state is laid out as it says."""
+
+import math
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from chinchilla_jax.config import ConfigError, MeshConfig
+from chinchilla_jax.parallel.mesh import MESH_AXES, make_mesh
+from chinchilla_jax.parallel.rules import RULES, ShardingError, flax_rules, partition_spec
+from chinchilla_jax.training.step import make_program
+
+ATTENTION = {"query": P(None, "fsdp", "tensor", None), "key": P(None, "fsdp", "tensor", None),
+             "value": P(None, "fsdp", "tensor", None), "output": P(None, "tensor", None, "fsdp")}  # fmt: skip
+NORMS = {"attention_norm": {"gain": P(None, None)}, "feed_forward_norm": {"gain": P(None, None)}}
+EXPECTED = {
+    "chinchilla": {
+        "embedding": P("tensor", "fsdp"), "output_bias": P("tensor"), "final_norm": {"gain": P(None)},
+        "layers": {
+            "attention": ATTENTION | {"relative": P(None, "fsdp", "tensor", None), "u": P(None, "tensor", None),
+                                      "v": P(None, "tensor", None), "output_bias": P(None, None)},
+            "feed_forward": {"up": P(None, "fsdp", "tensor"), "down": P(None, "tensor", "fsdp"),
+                             "up_bias": P(None, "tensor"), "down_bias": P(None, None)},
+        } | NORMS,
+    },
+    "llama": {
+        "embedding": P("tensor", "fsdp"), "output": P("fsdp", "tensor"), "final_norm": {"gain": P(None)},
+        "layers": {
+            "attention": ATTENTION,
+            "feed_forward": {"up": P(None, "fsdp", "tensor"), "gate": P(None, "fsdp", "tensor"),
+                             "down": P(None, "tensor", "fsdp")},
+        } | NORMS,
+    },
+}  # fmt: skip
+VECTORS = ("gain", "bias", "u", "v")
+
+
+@pytest.mark.parametrize("architecture", ["chinchilla", "llama"])
+def test_every_weight_and_its_moments_lie_as_the_table_says(sharded_config, architecture):
+    config = sharded_config(architecture, 2, 2, 2)
+    abstract = make_program(config, make_mesh(config.mesh)).abstract
+    adam = abstract.opt_state[1]
+    for tree in (abstract.params, adam.mu, adam.nu):
+        assert jax.tree.map(lambda x: x.sharding.spec, tree) == EXPECTED[architecture]
+    assert abstract.step.sharding.spec == adam.count.sharding.spec == P()
+
+
+@pytest.mark.parametrize("architecture", ["chinchilla", "llama"])
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2), (1, 4, 2)])
+def test_no_matrix_is_replicated(sharded_config, architecture, mesh):
+    config = sharded_config(architecture, *mesh)
+    abstract = make_program(config, make_mesh(config.mesh)).abstract
+    matrices = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path((abstract.params, abstract.opt_state)):
+        name = getattr(path[-1], "key", "count")
+        if name not in VECTORS and name != "count" and not name.endswith("_bias"):
+            matrices += 1
+            held = math.prod(leaf.sharding.shard_shape(leaf.shape))
+            assert held * mesh[1] * mesh[2] == leaf.size, f"{jax.tree_util.keystr(path)}: {held} of {leaf.size}"
+    assert matrices == 3 * {"chinchilla": 8, "llama": 9}[architecture]
+
+
+def test_batches_are_split_over_data_and_fsdp(sharded_config):
+    config = sharded_config("llama", 2, 2, 2)
+    sharding = make_program(config, make_mesh(config.mesh)).batch_sharding
+    assert sharding.shard_shape((2, 8, 16)) == (2, 2, 16)
+
+
+def test_axes_that_want_the_same_mesh_axis():
+    with pytest.raises(ShardingError, match="'heads' and 'mlp' both map to mesh axis 'tensor'"):
+        partition_spec(("heads", "mlp"))
+    with pytest.raises(ShardingError, match="'batch' and 'embed' both map to mesh axis 'fsdp'"):
+        partition_spec(("batch", "embed"))
+    with pytest.raises(ShardingError, match="'embed' and 'embed'"):
+        partition_spec(("embed", "embed"))
+
+
+def test_an_axis_without_a_rule():
+    with pytest.raises(ShardingError, match="'width' has no rule; known: .*embed"):
+        partition_spec(("embed", "width"))
+
+
+def test_axes_without_a_name_are_not_split():
+    assert partition_spec((None, "embed", None)) == P(None, "fsdp", None)
+    assert partition_spec(()) == P()
+
+
+def test_the_table_names_mesh_axes_only():
+    for axes in RULES.values():
+        assert set((axes,) if isinstance(axes, str) else axes or ()) <= set(MESH_AXES)
+    assert dict(flax_rules()) == RULES
+
+
+def test_a_mesh_has_its_axes_in_order():
+    mesh = make_mesh(MeshConfig(2, 1, 4))
+    assert mesh.axis_names == ("data", "fsdp", "tensor") and dict(mesh.shape) == {"data": 2, "fsdp": 1, "tensor": 4}
+    assert list(mesh.devices.ravel()) == jax.devices()[:8]
+
+
+def test_a_mesh_larger_than_the_machine():
+    with pytest.raises(ConfigError, match="4 x 8 x 2 needs 64 devices, 8 cpu") as raised:
+        make_mesh(MeshConfig(4, 8, 2))
+    assert raised.value.key == "mesh"

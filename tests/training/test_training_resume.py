@@ -1,0 +1,196 @@
+"""A run that was stopped, at any point and in any way, ends with the same bits as one that was not."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from chinchilla_jax.parallel.mesh import make_mesh
+from chinchilla_jax.training import loop
+from chinchilla_jax.training.loop import Preempted, train
+from chinchilla_jax.training.metrics import read_metrics
+from chinchilla_jax.training.step import make_program
+
+KILLED_RUN = pathlib.Path(__file__).parent / "killed_run.py"
+
+
+@pytest.fixture(scope="module")
+def straight(small, tmp_path_factory):
+    """The directory of the run that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("straight")
+    train(small, workdir, echo=lambda line: None)
+    return workdir
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """`stop_at(step)`: SIGTERM arrives once, when `step` steps are done."""
+
+    def arm(stop):
+        rate, left = loop.learning_rate, [stop]
+
+        def with_signal(optimizer, steps, step):
+            if left == [step + 1]:
+                left.clear()
+                os.kill(os.getpid(), signal.SIGTERM)
+            return rate(optimizer, steps, step)
+
+        monkeypatch.setattr(loop, "learning_rate", with_signal)
+
+    return arm
+
+
+def assert_same_end(config, saved, workdir, straight):
+    """Metrics byte for byte, the final state bit for bit, the result but for times."""
+    assert (workdir / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+    (state, position), (expected, expected_position) = saved(config, workdir), saved(config, straight)
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert (position.step, position.next_sequence) == (expected_position.step, expected_position.next_sequence)
+    result, expected_result = (json.loads((d / "result.json").read_text()) for d in (workdir, straight))
+    assert result["validation"] == expected_result["validation"]
+    assert not list(workdir.rglob("*tmp*"))
+
+
+def test_the_straight_run_logs_evaluates_and_saves(small, straight):
+    records = read_metrics(straight)
+    assert [r["step"] for r in records if "loss" in r] == [4, 8, 12, 16, 20, 24]
+    assert [r["step"] for r in records if "validation_loss" in r] == [6, 12, 18, 24]
+    assert [r["tokens"] // (8 * 32) for r in records if "loss" in r] == [4, 8, 12, 16, 24, 32]
+    assert records[-1]["validation_loss"] < 0.95 * records[1]["validation_loss"]
+    assert {path.name for path in (straight / "checkpoints").iterdir()} == {"step_20", "step_24"}
+
+
+def test_two_straight_runs_are_the_same(small, saved, straight, tmp_path):
+    train(small, tmp_path, echo=lambda line: None)
+    assert_same_end(small, saved, tmp_path, straight)
+
+
+@pytest.mark.parametrize("stop", [1, 7, 10, 12, 16, 24])
+def test_sigterm(small, saved, straight, stop_at, said, tmp_path, stop):
+    """In the middle of a logged interval; where a checkpoint, an evaluation, a doubling or the end is due."""
+    stop_at(stop)
+    with pytest.raises(Preempted, match=f"saved step {stop} of 24"):
+        train(small, tmp_path, echo=said)
+    position = saved(small, tmp_path)[1]
+    assert position.step == stop
+    assert position.evaluation_owed == (stop in (12, 24))
+    assert len(position.losses) == stop % 4
+    assert not (tmp_path / "result.json").exists()
+    assert not any(r["step"] == stop and "validation_loss" in r for r in read_metrics(tmp_path))
+    train(small, tmp_path, echo=said)
+    assert f"resuming at step {stop} of 24" in said.text
+    assert_same_end(small, saved, tmp_path, straight)
+
+
+def test_sigterm_before_the_first_step(small, saved, straight, monkeypatch, said, tmp_path):
+    """While programs are compiled, or the data is opened, there is no loop yet to take notice."""
+    init = loop.make_program
+
+    def with_signal(config, mesh):
+        monkeypatch.setattr(loop, "make_program", init)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return init(config, mesh)
+
+    monkeypatch.setattr(loop, "make_program", with_signal)
+    with pytest.raises(Preempted, match="saved step 0 of 24"):
+        train(small, tmp_path, echo=said)
+    train(small, tmp_path, echo=said)
+    assert_same_end(small, saved, tmp_path, straight)
+
+
+def test_sigterm_has_its_former_meaning_afterwards(small, stop_at, tmp_path):
+    heard = []
+    former = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
+    try:
+        stop_at(2)
+        with pytest.raises(Preempted):
+            train(small, tmp_path, echo=lambda line: None)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert heard == [True]
+
+
+def test_stopped_again_and_again(small, saved, straight, stop_at, tmp_path):
+    for stop in (3, 4, 11, 17):
+        stop_at(stop)
+        with pytest.raises(Preempted):
+            train(small, tmp_path, echo=lambda line: None)
+    train(small, tmp_path, echo=lambda line: None)
+    assert_same_end(small, saved, tmp_path, straight)
+
+
+def test_resuming_compiles_nothing(small, stop_at, tmp_path):
+    """Restored arrays have the layout of fresh ones; the doubled batch is the one other shape."""
+    program = make_program(small, make_mesh(small.mesh))
+    stop_at(9)
+    with pytest.raises(Preempted):
+        train(small, tmp_path, echo=lambda line: None)
+    before = program.step._cache_size(), program.evaluate._cache_size(), program.init._cache_size()
+    train(small, tmp_path, echo=lambda line: None)
+    assert (program.step._cache_size(), program.evaluate._cache_size(), program.init._cache_size()) == before
+
+
+def test_kill_9(small, saved, straight, compiled, tmp_path):
+    """Nine processes, one after the other, of which only the last is let live."""
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"config": small.to_dict(), "jax": compiled | {"jax_num_cpu_devices": 8}}))
+    workdir = tmp_path / "run"
+    for death in ("line 4", "saving 5", "step 7", "evaluated 12", "restored", "saving 20", "evaluated 24", "result",
+                  "never"):  # fmt: skip
+        command = [sys.executable, str(KILLED_RUN), str(settings), str(workdir), *death.split()]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert run.returncode == (0 if death == "never" else -signal.SIGKILL), f"{death}: {run.stderr}"
+        assert (workdir / "result.json").exists() == (death == "never")
+    assert_same_end(small, saved, workdir, straight)
+
+
+def test_the_command_line_exits_with_42(small, changed, compiled, tmp_path):
+    config = changed(small, train={"train_tokens": 10**9, "double_batch_at": 0.0}).to_dict()
+    file = tmp_path / "config.py"
+    file.write_text(f"import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({config!r})\n")
+    environment = os.environ | {name.upper(): str(value) for name, value in compiled.items()}
+    command = [sys.executable, "-m", "chinchilla_jax", "train", f"--config={file}", f"--workdir={tmp_path / 'run'}"]
+    run = subprocess.Popen(command, env=environment | {"JAX_NUM_CPU_DEVICES": "8"}, stderr=subprocess.PIPE, text=True)
+    while run.poll() is None and len(read_metrics(tmp_path / "run")) < 3:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 42, errors
+    assert "start again" in errors and any((tmp_path / "run" / "checkpoints").glob("step_*"))
+
+
+def test_a_damaged_newest_checkpoint_costs_time_only(small, saved, straight, stop_at, said, tmp_path):
+    stop_at(13)
+    with pytest.raises(Preempted):
+        train(small, tmp_path, echo=said)
+    for path in (tmp_path / "checkpoints" / "step_13" / "position").iterdir():
+        path.write_bytes(b"")
+    train(small, tmp_path, echo=said)
+    assert "checkpoint of step 13 cannot be read" in said.text and "resuming at step 10 of 24" in said.text
+    assert_same_end(small, saved, tmp_path, straight)
+
+
+def test_a_run_without_readable_checkpoints_starts_again(small, saved, straight, stop_at, said, tmp_path):
+    stop_at(3)
+    with pytest.raises(Preempted):
+        train(small, tmp_path, echo=said)
+    (tmp_path / "checkpoints" / "step_3" / "state" / "manifest.ocdbt").unlink()
+    train(small, tmp_path, echo=said)
+    assert "checkpoint of step 3 cannot be read" in said.text and "resuming" not in said.text
+    assert_same_end(small, saved, tmp_path, straight)
+
+
+def test_a_lost_result_is_made_from_the_last_checkpoint(small, saved, straight, tmp_path):
+    """Between the final checkpoint and the result a run may die as well."""
+    train(small, tmp_path, echo=lambda line: None)
+    (tmp_path / "result.json").unlink()
+    train(small, tmp_path, echo=lambda line: None)
+    assert_same_end(small, saved, tmp_path, straight)

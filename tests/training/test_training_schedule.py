@@ -1,0 +1,90 @@
+"""Learning rate and batch size as functions of the step."""
+
+import math
+
+import numpy as np
+import pytest
+
+from chinchilla_jax.config import OptimizerConfig, TrainConfig
+from chinchilla_jax.training.schedule import BatchSchedule, learning_rate, steps_of
+
+PLAIN = BatchSchedule(batch_size=4, steps_before_doubling=100, total_steps=100, seq_len=8)
+DOUBLED = BatchSchedule(batch_size=4, steps_before_doubling=60, total_steps=90, seq_len=8)
+
+
+def rates(optimizer, batches):
+    return np.array([learning_rate(optimizer, batches, step) for step in range(batches.total_steps)])
+
+
+@pytest.mark.parametrize("batches", [PLAIN, DOUBLED])
+@pytest.mark.parametrize("schedule", ["cosine", "cooldown"])
+@pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
+def test_the_last_step_has_exactly_the_final_rate(batches, schedule, final):
+    optimizer = OptimizerConfig(peak_lr=3e-4, schedule=schedule, warmup_steps=7, final_lr_fraction=final)
+    assert learning_rate(optimizer, batches, batches.total_steps - 1) == 3e-4 * final
+    assert (rates(optimizer, batches)[7:] >= 3e-4 * final).all()
+
+
+def test_warm_up_is_linear_and_ends_at_the_peak():
+    lr = rates(OptimizerConfig(peak_lr=1.0, warmup_steps=9), PLAIN)
+    np.testing.assert_allclose(lr[:10], np.arange(1, 11) / 10)
+    assert lr.argmax() == 9 and lr[9] == 1.0
+    assert rates(OptimizerConfig(peak_lr=1.0, warmup_steps=0), PLAIN)[0] == 1.0
+
+
+def test_cosine_is_half_a_period_from_warm_up_to_the_last_step():
+    lr = rates(OptimizerConfig(peak_lr=2.0, warmup_steps=19, final_lr_fraction=0.1), PLAIN)
+    assert lr[59] == pytest.approx(2.0 * 0.55)
+    np.testing.assert_allclose(lr[19:], 1.1 + 0.9 * np.cos(np.pi * np.arange(81) / 80))
+
+
+def test_cosine_is_matched_in_tokens_when_the_batch_doubles():
+    """After as many tokens, both are equally far down; in steps they are not."""
+    optimizer = OptimizerConfig(peak_lr=1.0, warmup_steps=0, final_lr_fraction=0.0)
+    assert DOUBLED.tokens(90) == 120 * 4 * 8
+    end = DOUBLED.tokens(89)
+    for step in range(90):
+        expected = 0.5 * (1 + math.cos(math.pi * DOUBLED.tokens(step) / end))
+        assert learning_rate(optimizer, DOUBLED, step) == pytest.approx(expected, abs=1e-12)
+    assert learning_rate(optimizer, DOUBLED, 60) == pytest.approx(0.5 * (1 + math.cos(math.pi * 60 / 118)))
+
+
+@pytest.mark.parametrize(("batches", "first"), [(PLAIN, 80), (DOUBLED, 78)])
+def test_cooldown_is_constant_and_then_linear_in_tokens(batches, first):
+    optimizer = OptimizerConfig(peak_lr=1.0, schedule="cooldown", warmup_steps=5, final_lr_fraction=0.25,
+                                cooldown_fraction=0.2)  # fmt: skip
+    lr = rates(optimizer, batches)
+    assert (lr[5:first] == 1.0).all() and lr[first] < 1.0
+    slopes = np.diff(lr[first:])
+    np.testing.assert_allclose(slopes, slopes[0])
+    last = batches.total_steps - 1
+    length = 0.2 * batches.tokens(batches.total_steps)
+    assert lr[last - 1] - lr[last] == pytest.approx(0.75 * batches.batch_size * batches.seq_len
+                                                    * (2 if batches is DOUBLED else 1) / length)  # fmt: skip
+
+
+@pytest.mark.parametrize("double_at", [0.0, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("tokens", [2000, 10_000, 12_345])
+def test_each_sequence_is_consumed_once(double_at, tokens):
+    batches = BatchSchedule.of(TrainConfig(train_tokens=tokens, batch_size=6, double_batch_at=double_at), seq_len=8)
+    consumed = []
+    for step in range(batches.total_steps):
+        first = batches.first_sequence(step)
+        consumed += range(first, first + batches.sequences(step))
+    assert consumed == list(range(len(consumed)))
+    assert batches.tokens(batches.total_steps) == 8 * len(consumed)
+    largest = batches.sequences(batches.total_steps - 1) * 8
+    assert abs(batches.tokens(batches.total_steps) - tokens) <= (largest + 6 * 8) / 2
+
+
+def test_the_batch_doubles_midway():
+    batches = BatchSchedule.of(TrainConfig(train_tokens=9600, batch_size=6, double_batch_at=0.5), seq_len=8)
+    assert (batches.steps_before_doubling, batches.total_steps) == (100, 150)
+    assert [batches.sequences(step) for step in (0, 99, 100, 149)] == [6, 6, 12, 12]
+    assert batches.tokens(100) == 4800 and batches.tokens(150) == 9600
+
+
+def test_steps_of_a_run(small):
+    batches = steps_of(small)
+    assert (batches.steps_before_doubling, batches.total_steps) == (16, 24)
+    assert batches.tokens(24) == small.train.train_tokens
