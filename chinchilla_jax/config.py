@@ -28,7 +28,7 @@ OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("cosine", "cooldown")
 DTYPES = ("float32", "bfloat16")
 CONVENTIONS = ("table_a4", "appendix_f", "6nd", "executed")
-LADDERS = ("generated", "chinchilla")
+LADDERS = ("generated", "width", "chinchilla")
 
 
 class ConfigError(ValueError):
@@ -241,7 +241,8 @@ class StudyConfig:
 
     `budgets` in FLOPs under `convention`; `sizes` per budget on a geometric ladder of parameters with ratio
     `size_ratio`, centred on `tokens_per_param`; the held-out budget is `holdout_factor` times the largest.
-    `ladder`: `generated` (shapes of the family of `model`, depth and width near `aspect_ratio` = d_model / n_layers) or
+    `ladder`: `generated` (shapes of the family of `model`, depth and width near `aspect_ratio` = d_model / n_layers),
+    `width` (only the width varies: at depths of a few layers each step of depth would show in the profiles) or
     `chinchilla` (the 50 published study models). `tokens_per_param` is the D/N expected to be optimal at the geometric
     middle of the budgets, `frontier_exponent` how N* grows with C from there.
     `lr_*` are the recipe: peak_lr = lr_scale * N ** lr_exponent, warm-up as a fraction of the steps.

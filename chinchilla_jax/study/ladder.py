@@ -53,8 +53,9 @@ def _heads(d_model: int, head_dim: int, even: bool) -> int:
 
 
 def nearest(
-    template: ModelConfig, params: float, aspect_ratio: float, exact: bool = False, above: Rung | None = None
-) -> Rung:
+    template: ModelConfig, params: float, aspect_ratio: float, exact: bool = False, above: Rung | None = None,
+    fixed_depth: bool = False,
+) -> Rung:  # fmt: skip
     """The shape of the family for about `params` parameters.
 
     Args:
@@ -62,18 +63,22 @@ def nearest(
       aspect_ratio: wanted d_model / n_layers.
       exact: weigh the count far above the aspect, and consider finer steps of width.
       above: the result is at least as deep and as wide as this.
+      fixed_depth: only the width varies, the depth is the template's.
     """
     weight = _EXACT_WEIGHT if exact else _LADDER_WEIGHT
     least_layers, least_width = (above.model.n_layers, above.model.d_model) if above else (1, 16)
+    if fixed_depth:
+        least_layers = template.n_layers
     best, best_cost = (least_layers, least_width), math.inf
     for d_model, fixed, per_layer in _widths(template, exact):
         real = (params - fixed) / per_layer
-        for layers in (math.floor(real), math.floor(real) + 1):
+        for layers in (template.n_layers,) if fixed_depth else (math.floor(real), math.floor(real) + 1):
             layers = max(layers, least_layers)
             if layers > _MAX_LAYERS or d_model < least_width:
                 continue
             count = fixed + layers * per_layer
-            cost = weight * math.log(count / params) ** 2 + math.log(d_model / layers / aspect_ratio) ** 2
+            aspect = 0.0 if fixed_depth else math.log(d_model / layers / aspect_ratio)
+            cost = weight * math.log(count / params) ** 2 + aspect**2
             if cost < best_cost:
                 best, best_cost = (layers, d_model), cost
     model = shape(template, *best)
@@ -87,9 +92,9 @@ def _widths(template: ModelConfig, exact: bool) -> tuple[tuple[int, int, int], .
     while width <= _MAX_WIDTH:
         one, two = (count_parameters(shape(template, n, width)).total for n in (1, 2))
         rows.append((width, 2 * one - two, two - one))
-        # Below 64, steps of 16 would leave gaps of a factor 2 in N; above 4 heads whole heads are fine enough.
-        step = 8 if width < 64 else 16
-        if width >= (16 if exact else 4) * template.head_dim:
+        # Below 64, wider steps would leave gaps in N; above 8 heads whole heads are fine enough.
+        step = 4 if width < 64 else 8
+        if width >= (16 if exact else 8) * template.head_dim:
             step = max(16, template.head_dim)
         if exact and width >= 4096:
             step = max(128, template.head_dim)
@@ -124,7 +129,7 @@ def optimum_at(config: RunConfig, budget: float) -> float:
     for _ in range(48):
         middle = (low + high) / 2
         params = math.exp(middle)
-        model = nearest(config.model, params, study.aspect_ratio, exact=True).model
+        model = nearest(config.model, params, study.aspect_ratio, exact=True, fixed_depth=study.ladder == "width").model
         # The family is discrete: scale the FLOPs of the nearest shape to the N asked about.
         rate = flops_per_token(config, model, study.convention) / count_parameters(model).total
         cost = rate * params * params * study.tokens_per_param
@@ -165,7 +170,8 @@ def ladder(config: RunConfig) -> tuple[Rung, ...]:
             rung = min(shapes, key=lambda r: abs(math.log(r.params / wanted)))
         else:
             # Deeper or wider at every step: a ladder that goes back and forth between the two is a noisier one.
-            rung = nearest(config.model, wanted, study.aspect_ratio, above=rungs[-1] if rungs else None)
+            rung = nearest(config.model, wanted, study.aspect_ratio, above=rungs[-1] if rungs else None,
+                           fixed_depth=study.ladder == "width")  # fmt: skip
         # At the ends of the family several targets meet in one shape, or in shapes hardly apart.
         if abs(math.log(rung.params / wanted)) > 0.5 * math.log(study.size_ratio):
             continue

@@ -72,7 +72,8 @@ def verification(study_dir: pathlib.Path, predicted_params: float) -> Manifest:
     budget = holdout_budget(config)
     runs = []
     for role, factor in (("predicted", 1.0), ("half", 0.5), ("double", 2.0)):
-        rung = ladders.nearest(config.model, factor * predicted_params, config.study.aspect_ratio, exact=True)
+        rung = ladders.nearest(config.model, factor * predicted_params, config.study.aspect_ratio, exact=True,
+                               fixed_depth=config.study.ladder == "width")  # fmt: skip
         run, reason = _planned(config, rung.model, budget, role, f"h{_budget_name(budget)}-n")
         if run is None:
             raise ConfigError("study.holdout_factor", f"{role} size {_size_name(rung.params)}: {reason}")
