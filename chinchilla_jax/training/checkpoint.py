@@ -18,6 +18,13 @@ from chinchilla_jax.training.step import TrainState
 _POLICIES = ocp.checkpoint_managers
 
 
+def _owned(restored: jax.Array) -> jax.Array:
+    """Restored buffers belong to the reader; a copy can be donated to the first step. Never two of a whole state."""
+    copy = jax.block_until_ready(restored.copy())
+    restored.delete()
+    return copy
+
+
 def _loss_of(metrics: dict) -> float:
     return metrics.get("loss", math.inf)
 
@@ -90,9 +97,7 @@ class Checkpoints:
                 echo(f"checkpoint of step {step} cannot be read ({reason}), moved to {aside}; "
                      "falling back to the one before it")  # fmt: skip
                 continue
-            # Restored buffers belong to the reader; a copy can be donated to the first step.
-            state = jax.tree.map(lambda x: x.copy(), found.state)
-            return state, position
+            return jax.tree.map(_owned, found.state), position
         return None
 
     def _move_aside(self, step: int) -> str:

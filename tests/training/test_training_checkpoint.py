@@ -109,6 +109,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # reads that Orbax abandons
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, said, damage):
     save(tmp_path, {1: 2.0, 2: 1.0})

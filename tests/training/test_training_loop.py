@@ -154,6 +154,10 @@ def test_evaluation_does_not_depend_on_the_batch_size(brief):
 
     one, other = (evaluate(batches, nats, size, 50) for size in (3, 16))
     assert one == pytest.approx(other, rel=1e-6) and len(one) == 2 + 2 * len(batches.weights)
+    for domain, count in domain_sequences(batches.weights, 50).items():
+        sizes = batches.store.byte_lengths[np.asarray(batches.store.array(domain, "validation"))[:count, 1:]]
+        nats_per_byte = one[f"validation_loss/{domain}"] * sizes.size / sizes.sum()
+        assert one[f"bits_per_byte/{domain}"] == pytest.approx(nats_per_byte / math.log(2), rel=1e-6)
 
 
 def test_every_domain_is_evaluated():

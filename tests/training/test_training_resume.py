@@ -58,13 +58,14 @@ def assert_same_end(config, saved, workdir, straight):
     assert not list(workdir.rglob("*tmp*"))
 
 
-def test_the_straight_run_logs_evaluates_and_saves(small, straight):
+def test_the_straight_run_logs_evaluates_and_saves(small, saved, straight):
     records = read_metrics(straight)
     assert [r["step"] for r in records if "loss" in r] == [4, 8, 12, 16, 20, 24]
     assert [r["step"] for r in records if "validation_loss" in r] == [6, 12, 18, 24]
     assert [r["tokens"] // (8 * 32) for r in records if "loss" in r] == [4, 8, 12, 16, 24, 32]
     assert records[-1]["validation_loss"] < 0.95 * records[1]["validation_loss"]
     assert {path.name for path in (straight / "checkpoints").iterdir()} == {"step_20", "step_24"}
+    assert saved(small, straight)[1].next_sequence == 16 * 8 + 8 * 16
 
 
 def test_two_straight_runs_are_the_same(small, saved, straight, tmp_path):
