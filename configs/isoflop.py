@@ -45,9 +45,9 @@ def cpu(factor: float = 1.0, batch_size: int = 4) -> RunConfig:
         train=TrainConfig(batch_size=batch_size, microbatches=batch_size // 4, log_every=50, checkpoint_every=4000,
                           eval_sequences=1024),
         study=StudyConfig(name="cpu" if factor == 1 else "cpu_long",
-                          budgets=tuple(factor * c for c in (1.6e11, 3.2e11, 6.4e11, 1.28e12)), sizes=6, size_ratio=1.45,
-                          tokens_per_param=10.0, frontier_exponent=0.55, ladder="width", lr_scale=8.2,
-                          lr_exponent=-0.6,
+                          budgets=tuple(factor * c for c in (1.6e11, 3.2e11, 6.4e11, 1.28e12)), sizes=6,
+                          size_ratio=1.45, tokens_per_param=10.0, frontier_exponent=0.55, ladder="width",
+                          lr_scale=8.2, lr_exponent=-0.6,
                           flops_per_second=6e10),
     )  # fmt: skip
 

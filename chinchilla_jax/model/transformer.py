@@ -57,7 +57,9 @@ class Transformer(nn.Module):
         """
         c, dtype = self.config, self.dtype
         embedding_VxD = matrix(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), c.d_model)
-        x_BxSxD = jnp.take(embedding_VxD.astype(dtype), tokens_BxS, axis=0)
+        # Looked up in a table whole in the model axis: else the partitioner gathers the batch on every device.
+        table_VxD = nn.with_logical_constraint(embedding_VxD.astype(dtype), ("vocab", "activation_embed"))
+        x_BxSxD = jnp.take(table_VxD, tokens_BxS, axis=0)
         if c.position == "learned":
             table = matrix(self, "position", (c.max_position, c.d_model), (None, "embed"), c.d_model)
             x_BxSxD += table[: tokens_BxS.shape[1]].astype(dtype)

@@ -21,6 +21,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     available = jax.device_count()
     if math.prod(shape) > available:
         raise ConfigError("mesh", f"{' x '.join(map(str, shape))} needs {math.prod(shape)} devices, {available} "
-                          f"{jax.default_backend()} device(s) found; lower mesh.data, mesh.fsdp or mesh.tensor")  # fmt: skip
+                          f"{jax.default_backend()} device(s) found; lower mesh.data, mesh.fsdp or "
+                          "mesh.tensor")  # fmt: skip
     devices = jax.devices()[: math.prod(shape)]
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)

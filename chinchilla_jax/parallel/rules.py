@@ -47,7 +47,8 @@ def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
         mesh_axes = None if name is None else RULES[name]
         for mesh_axis in (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ():
             if mesh_axis in taken:
-                raise ShardingError(f"axes {axes}: {taken[mesh_axis]!r} and {name!r} both map to mesh axis {mesh_axis!r}")
+                raise ShardingError(f"axes {axes}: {taken[mesh_axis]!r} and {name!r} both map to mesh axis "
+                                    f"{mesh_axis!r}")  # fmt: skip
             taken[mesh_axis] = name
         spec.append(mesh_axes)
     return PartitionSpec(*spec)

@@ -43,8 +43,8 @@ def matmul_flops(size: int = 1024, seconds: float = 0.05) -> float:
 def keep_freed_memory() -> None:
     """Tells glibc's allocator to keep large freed buffers instead of returning them to the kernel.
 
-    A CPU step allocates its temporaries anew each time, and by default every page of them is mapped, zeroed and unmapped
-    again. Does nothing on other C libraries.
+    A CPU step allocates its temporaries anew each time, and by default every page of them is mapped, zeroed and
+    unmapped again. Does nothing on other C libraries.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -161,14 +161,11 @@ def _every(interval: int, step: int) -> bool:
 def _place(batch: dict[str, np.ndarray], config: RunConfig, program: Program) -> dict[str, jax.Array]:
     """Host rows `[n, S]` as sharded arrays `[M, n/M, S]`. Every process builds the whole batch and keeps its part."""
     m = config.train.microbatches
-
-    def place(rows: np.ndarray) -> jax.Array:
-        rows = rows.reshape(m, -1, rows.shape[-1])
-        if jax.process_count() == 1:
-            return jax.device_put(rows, program.batch_sharding)
-        return jax.make_array_from_callback(rows.shape, program.batch_sharding, lambda index: rows[index])
-
-    return {name: place(rows) for name, rows in batch.items()}
+    batch = {name: rows.reshape(m, -1, rows.shape[-1]) for name, rows in batch.items()}
+    if jax.process_count() == 1:
+        return jax.device_put(batch, program.batch_sharding)
+    make = jax.make_array_from_callback
+    return {name: make(rows.shape, program.batch_sharding, rows.__getitem__) for name, rows in batch.items()}
 
 
 def _evaluate_batch(config: RunConfig, program: Program, params: dict, batch: dict[str, np.ndarray]) -> dict:

@@ -87,7 +87,7 @@ def train_step(config: RunConfig, state: TrainState, batch: dict, lr: jax.Array)
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = make_optimizer(config.optimizer).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: -lr * u, updates))
-    metrics = {"loss": sums["nll"] / weight, "grad_norm": optax.global_norm(grads), "weight": sums["weight"]}
+    metrics = {"loss": sums["nll"] / weight, "grad_norm": optax.tree.norm(grads), "weight": sums["weight"]}
     return TrainState(state.step + 1, params, opt_state), metrics
 
 

@@ -132,7 +132,7 @@ def test_the_learning_rate_falls_with_size_and_warm_up_scales_with_the_run(manif
 
 
 def test_runs_too_short_to_meet_the_budget_are_dropped_and_listed():
-    made = plan(study_config(batch_size=96, budgets=(1e11, 1e12), sizes=9, size_ratio=1.35))
+    made = plan(study_config(batch_size=96, budgets=(2e11, 1e12), sizes=9, size_ratio=1.35))
     assert made.header["dropped"]
     for row in made.header["dropped"]:
         assert "more than 1%" in row["reason"]
