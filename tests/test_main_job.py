@@ -8,8 +8,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -19,7 +17,6 @@ def _command(study):
             f"--config.data.data_dir={study.parent / 'data'}"]  # fmt: skip
 
 
-@pytest.mark.long
 def test_a_study_goes_from_text_to_report_and_survives_a_stop(tmp_path):
     study = tmp_path / "tiny"
     first = subprocess.Popen(_command(study), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -53,8 +50,6 @@ def test_a_study_goes_from_text_to_report_and_survives_a_stop(tmp_path):
     report = json.loads((study / "report.json").read_text())
     assert {run["role"] for run in report["runs"]} == {"isoflop", "predicted", "half", "double"}
 
-    # Again: nothing is left to do, and it says so quickly.
-    start = time.monotonic()
+    # Again: nothing is left to do, and it says so.
     third = subprocess.run(_command(study), cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ)
     assert third.returncode == 0 and "all 24 runs are finished" in third.stdout
-    assert time.monotonic() - start < 60

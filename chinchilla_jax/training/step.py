@@ -134,7 +134,10 @@ def _make_program(config: RunConfig, mesh: Mesh) -> Program:
 
         return wrapped
 
-    init = jax.jit(on_mesh(lambda key: nn.unbox(init_state(config, key))), out_shardings=placed)
+    # Runs once, and its random numbers take a CPU longer to compile well than to draw slowly.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    init = jax.jit(on_mesh(lambda key: nn.unbox(init_state(config, key))), out_shardings=placed,
+                   compiler_options=options)  # fmt: skip
     step = jax.jit(on_mesh(lambda state, batch, lr: train_step(config, state, batch, lr)), donate_argnums=0,
                    in_shardings=(placed, batch_sharding, replicated), out_shardings=(placed, replicated))  # fmt: skip
     evaluate = jax.jit(on_mesh(lambda params, batch: evaluate_step(config, params, batch)),
