@@ -109,10 +109,21 @@ def _fit(values: flags.FlagValues) -> int:
 
 
 def _predict(values: flags.FlagValues) -> int:
-    """Predicts N, D and loss of the compute-optimal model at --budget FLOPs; by default a study's held-out budget."""
+    """Predicts N, D and loss of the compute-optimal model at --budget FLOPs; by default a study's held-out budget.
+
+    With --verify it also plans the runs that check the prediction: the predicted size, half and double, at the held-out
+    budget. `work --manifest=verification.jsonl` trains them.
+    """
     from chinchilla_jax.study.fits import forecast
 
-    forecast(_runs(values), values.budget, _echo)
+    runs = _runs(values)
+    if values.verify and (values.runs or values.budget):
+        raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no --budget")
+    prediction = forecast(runs, values.budget, _echo)
+    if values.verify:
+        from chinchilla_jax.study.plan import describe, verification
+
+        describe(verification(runs, prediction.best.params), 2, _echo)
     return DONE
 
 
@@ -162,7 +173,7 @@ VERBS = {
     "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent")),
     "status": _Verb(_status, ("study",)),
     "fit": _Verb(_fit, ("study", "runs")),
-    "predict": _Verb(_predict, ("study", "runs", "budget")),
+    "predict": _Verb(_predict, ("study", "runs", "budget", "verify")),
     "report": _Verb(_report, ("study", "runs", "budget")),
     "study": _Verb(_study, ("config", "study", "workers")),
     "presets": _Verb(_presets, ()),
@@ -183,6 +194,8 @@ def _define(names: tuple[str, ...], values: flags.FlagValues) -> None:
         "worker": lambda: flags.DEFINE_integer("worker", None, "Be this one worker, counted from 0, instead of "
                                                "starting --workers of them.", lower_bound=0, **one_of),
         "parent": lambda: flags.DEFINE_integer("parent", None, "Process without which to stop.", **one_of),
+        "verify": lambda: flags.DEFINE_boolean("verify", False, "Also plan the runs that check the prediction.",
+                                               **one_of),
         "dry_run": lambda: flags.DEFINE_boolean("dry_run", False, "Print, write nothing.", **one_of),
     }  # fmt: skip
     for name in names:

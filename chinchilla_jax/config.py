@@ -22,7 +22,6 @@ POSITIONS = ("relative", "rope", "learned", "none")
 FEED_FORWARDS = ("gelu", "swiglu")
 NORMS = ("rmsnorm", "layernorm")
 BIASES = ("none", "gopher", "all")
-ATTENTIONS = ("auto", "reference", "blockwise")
 REMAT_POLICIES = ("none", "full", "dots")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("cosine", "cooldown")
@@ -98,7 +97,6 @@ class ModelConfig:
     tie_embeddings: bool = True
     max_position: int = 2048
     rope_theta: float = 10000.0
-    attention: str = "auto"
     scan_layers: bool = True
 
     def __post_init__(self):
@@ -108,7 +106,6 @@ class ModelConfig:
         _one_of(self, "feed_forward", FEED_FORWARDS)
         _one_of(self, "norm", NORMS)
         _one_of(self, "biases", BIASES)
-        _one_of(self, "attention", ATTENTIONS)
         if self.n_heads % self.n_kv_heads:
             raise ConfigError("n_kv_heads", f"must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
         if self.position == "rope" and self.head_dim % 2:

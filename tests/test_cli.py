@@ -83,7 +83,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "work": ("study", "manifest", "workers", "worker", "parent"),
         "status": ("study",),
         "fit": ("study", "runs"),
-        "predict": ("study", "runs", "budget"),
+        "predict": ("study", "runs", "budget", "verify"),
         "report": ("study", "runs", "budget"),
         "study": ("config", "study", "workers"),
         "presets": (),

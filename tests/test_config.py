@@ -23,7 +23,7 @@ from chinchilla_jax.config import (
 BASE = RunConfig(model=ModelConfig(n_heads=4, n_kv_heads=2, position="rope", vocab_size=4096), study=StudyConfig())
 OTHER_WORDS = {
     "model.position": "none", "model.feed_forward": "swiglu", "model.norm": "layernorm", "model.biases": "none",
-    "model.attention": "reference", "optimizer.schedule": "cooldown", "data.source": "shipped", "data.data_dir": "else",
+    "optimizer.schedule": "cooldown", "data.source": "shipped", "data.data_dir": "else",
     "data.mixture": "uniform", "data.tokenizer": "words.model", "data.text_field": "body",
     "train.compute_dtype": "bfloat16", "train.remat": "full", "study.name": "else", "study.convention": "6nd",
     "study.ladder": "chinchilla",

@@ -49,7 +49,7 @@ TABLE_A9 = {row["params_millions_printed"]: row for row in rows("chinchilla_tabl
 AS_PRINTED = {"73M": 1.58, "305M": 1.32, "552M": 1.23, "1.1B": 1.14, "1.6B": 1.12, "6.8B": 1.03}
 
 CHINCHILLA = ModelConfig(n_layers=2, d_model=512, n_heads=6, n_kv_heads=6, head_dim=64, d_ff=2048, vocab_size=4096,
-                         attention="reference", scan_layers=False)  # fmt: skip
+                         scan_layers=False)  # fmt: skip
 LLAMA = dataclasses.replace(CHINCHILLA, n_heads=8, n_kv_heads=2, d_ff=1536, position="rope", feed_forward="swiglu",
                             biases="none", tie_embeddings=False)  # fmt: skip
 

@@ -205,8 +205,8 @@ def plot_heldout(
             axes.annotate(
                 f"{run.role}\n{run.loss:.4f}",
                 (run.params, run.loss),
-                xytext=(0, -32),
-                ha="center",
+                xytext=(11, -5),
+                ha="left",
                 textcoords="offset points",
                 fontsize=9,
                 color="#00664B",

@@ -19,10 +19,10 @@ def fit(path: str | pathlib.Path, echo: Callable[[str], None] = print) -> None:
     Raises:
       FitRefused: no runs, or neither approach can be fitted to them.
     """
-    loaded = _load(path, echo)
+    runs = _load(path, echo).role("isoflop")
     refusals = []
     try:
-        isoflop = fit_isoflop(loaded.runs)
+        isoflop = fit_isoflop(runs)
         n, d = isoflop.params_law, isoflop.tokens_law
         echo(f"approach 2: N* = {float(n.coefficient):.4g} C^{float(n.exponent):.3f}, "
              f"D* = {float(d.coefficient):.4g} C^{float(d.exponent):.3f}")  # fmt: skip
@@ -34,7 +34,7 @@ def fit(path: str | pathlib.Path, echo: Callable[[str], None] = print) -> None:
     except FitRefused as refused:
         refusals.append(f"approach 2: {refused}")
     try:
-        surface = fit_parametric(loaded.runs).surface
+        surface = fit_parametric(runs).surface
         v = {name: float(getattr(surface, name)) for name in ("E", "A", "B", "alpha", "beta", "a")}
         echo(f"approach 3: L = {v['E']:.4f} + {v['A']:.4g} / N^{v['alpha']:.3f} + {v['B']:.4g} / D^{v['beta']:.3f}, "
              f"N* ~ C^{v['a']:.3f}")  # fmt: skip
@@ -77,7 +77,9 @@ def forecast(path: str | pathlib.Path, budget: float | None, echo: Callable[[str
 
 def _load(path: str | pathlib.Path, echo: Callable[[str], None]) -> LoadedRuns:
     loaded = load_runs(path)
-    echo(f"{len(loaded.runs)} runs, FLOPs counted as {loaded.convention}")
+    held_out = len(loaded.runs) - len(loaded.role("isoflop"))
+    echo(f"{len(loaded.runs)} runs{f', {held_out} of them held out' if held_out else ''}; "
+         f"FLOPs: {loaded.convention}")  # fmt: skip
     for row in loaded.bad:
         echo(f"left out: {row.where}: {row.reason}")
     return loaded

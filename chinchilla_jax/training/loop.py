@@ -62,15 +62,19 @@ def _train(config: RunConfig, workdir: Path, facts: dict, echo: Callable[[str], 
     started = time.perf_counter()
 
     # --- What is there already: a finished run is returned as it is, another config's directory is refused ---
-    _claim_directory(config, workdir, echo)
+    _check_directory(config, workdir, echo)
     result_path = workdir / "result.json"
     if result_path.exists():
         return json.loads(result_path.read_text(encoding="utf-8"))
 
-    # --- Data, schedule, ledger ---
+    # --- Data, mesh, schedule, ledger; only a run that can start takes the directory ---
     store = TokenStore.open(store_path(config.data))
     _check_store(config, store)
     batches = Batches(store, config.data.mixture, config.train.seed, config.data.mask_documents)
+    mesh = make_mesh(config.mesh)
+    if not (workdir / "config.json").exists():
+        config_record = {"hash": config.content_hash(), "code": code_revision(), "config": config.to_dict()}
+        write_json(workdir / "config.json", config_record)
     steps = steps_of(config)
     tokens_total = steps.tokens(steps.total_steps)
     ledger = count_run(config, tokens_total)
@@ -82,7 +86,7 @@ def _train(config: RunConfig, workdir: Path, facts: dict, echo: Callable[[str], 
 
     # --- Program and state. Resume priority: (1) newest readable checkpoint here, (2) a fresh start ---
     hardware.keep_freed_memory()
-    program = make_program(config, make_mesh(config.mesh))
+    program = make_program(config, mesh)
     checkpoints = Checkpoints(workdir / "checkpoints")
     restored = checkpoints.restore(program.abstract, echo)
     state, position = restored or (program.init(jax.random.key(config.train.seed)), Position())
@@ -232,27 +236,29 @@ class _Log:
 
 
 class _Sigterm:
-    """Remembers that SIGTERM arrived; the loop acts on it between steps."""
+    """Remembers that SIGTERM, or Ctrl-C, arrived; the loop acts on it between steps. A second Ctrl-C interrupts."""
 
     def __init__(self):
         self.received = False
-        self._previous = None
+        self._previous = {}
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, *_):
+        if self.received:
+            self.restore()
         self.received = True
 
     def restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
 
 
-def _claim_directory(config: RunConfig, workdir: Path, echo: Callable[[str], None]) -> None:
-    """Marks a new directory; refuses that of another config. Another mesh computes the same, but for rounding."""
+def _check_directory(config: RunConfig, workdir: Path, echo: Callable[[str], None]) -> None:
+    """Refuses the directory of another config. Another mesh computes the same, but for rounding."""
     path = workdir / "config.json"
     if not path.exists():
-        write_json(path, {"hash": config.content_hash(), "code": code_revision(), "config": config.to_dict()})
         return
     theirs = json.loads(path.read_text(encoding="utf-8"))
     elsewhere = config.to_dict() | {"mesh": theirs["config"]["mesh"]}

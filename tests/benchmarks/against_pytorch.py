@@ -4,8 +4,8 @@
     python -m tests.benchmarks.against_pytorch [--torch_python=PYTHON]
 
 Both sides: float32, AdamW, clipping at norm 1, batch 16 x 256, forward, backward and update. Each timing is a process
-of its own, so that neither library's threads disturb the other; `--torch_python` names an interpreter that has torch and
-transformers, if this one has not.
+of its own, so that neither library's threads disturb the other; `--torch_python` names an interpreter that has torch
+and transformers, if this one has not.
 """
 
 import argparse
