@@ -253,7 +253,8 @@ def _exit_code(error: Exception) -> int | None:
             return USAGE
         if where == "chinchilla_jax.scaling.runs.FitRefused":
             # Either the table named is not one, or the runs in it do not carry a fit.
-            return USAGE if error.reason in ("not_found", "columns", "conventions", "no_budget") else FAILED
+            no_table = ("not_found", "manifest", "columns", "conventions", "no_budget", "no_runs")
+            return USAGE if error.reason in no_table else FAILED
     return None
 
 

@@ -122,22 +122,32 @@ class TokenStore:
         self._arrays: dict[tuple[str, str], np.ndarray] = {}
 
     @classmethod
-    def open(cls, path: str | pathlib.Path, tokenizer: Tokenizer | None = None) -> TokenStore:
+    def open(
+        cls, path: str | pathlib.Path, tokenizer: Tokenizer | None = None, check_tokenizer: bool = False
+    ) -> TokenStore:
         """Opens and checks the store at `path`.
 
         Args:
           path: the store's folder.
           tokenizer: if given, the one the store must have been made with.
+          check_tokenizer: whether the model file kept in the store must be that one as well.
 
         Raises:
           DataError: unfinished, of another format, cut off, or made with another tokenizer; names the file.
         """
         path = pathlib.Path(path)
         description = read_json(path / "store.json")
-        if description.get("format") != FORMAT:
-            raise DataError(f"{path / 'store.json'}: format {description.get('format')!r}, this version reads "
-                            f"{FORMAT}; prepare the data again")  # fmt: skip
-        store = cls(path, description, _load(path / "byte_lengths.npy", (description["vocab_size"],)))
+        found = description.get("format") if isinstance(description, dict) else None
+        if found != FORMAT:
+            raise DataError(f"{path / 'store.json'}: format {found!r}, this version reads {FORMAT}; delete the folder "
+                            "and prepare the data again")  # fmt: skip
+        try:
+            store = cls(path, description, _load(path / "byte_lengths.npy", (description["vocab_size"],)))
+        except KeyError as key:
+            raise DataError(f"{path / 'store.json'}: damaged, {key} is missing; delete the folder and prepare the data "
+                            "again") from None  # fmt: skip
+        if check_tokenizer:
+            tokenizer = store.tokenizer()
         if tokenizer is not None and tokenizer.fingerprint() != store.tokenizer_fingerprint:
             raise DataError(f"{path}: made with tokenizer {store.tokenizer_fingerprint}, but {tokenizer.path} is "
                             f"{tokenizer.fingerprint()}; prepare the data again with that tokenizer")  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import pathlib
@@ -126,7 +127,8 @@ def _load_study(path: pathlib.Path) -> LoadedRuns:
                     where = f"budget {drop['budget']:.3g}, N {drop['params']:.3g}"
                     bad.append(BadRow(where, f"dropped from the plan: {drop['reason']}"))
             elif error or not isinstance(name, str):
-                bad.append(BadRow(f"{file.name} {where}", error or "no run name"))
+                raise FitRefused("manifest", f"{file}: {where}: {error or 'no run name'}; restore the file: without it "
+                                 "it is not known which runs belong to the study")  # fmt: skip
             elif pathlib.PurePath(name).name != name:
                 bad.append(BadRow(name, "a run name must be a plain folder name"))
             else:
@@ -182,17 +184,23 @@ def _load_table(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns:
                 rows.append((where, row))
                 present |= dict.fromkeys(row)
     else:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            present = dict.fromkeys(reader.fieldnames or ())
-            rows = [(f"line {reader.line_num}", row) for row in reader]
+        reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+        present = dict.fromkeys(reader.fieldnames or ())
+        rows = [(f"line {reader.line_num}", row) for row in reader]
     mapping = _guess_columns(path, list(present), columns)
     runs, more = _to_runs(rows, mapping)
     return LoadedRuns(str(path), runs, tuple(bad) + more, mapping, f"as in {path.name}: {mapping['flops']}", {})
 
 
+def _text(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise FitRefused("columns", f"{path}: not a text file; give a CSV or JSON-lines table of runs") from None
+
+
 def _json_lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any], str]]:
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -219,8 +227,8 @@ def _guess_columns(path: pathlib.Path, present: list[str], wanted: Mapping[str, 
     if missing:
         raise FitRefused(
             "columns",
-            f"{path}: no column for {', '.join(missing)} among {', '.join(present)}; "
-            f"name it, e.g. columns={{{missing[0]!r}: 'your_column'}}",
+            f"{path}: no column for {', '.join(missing)} among {', '.join(present) or 'none'}; "
+            f"rename your column to {missing[0]}",
         )
     mapping.setdefault("flops", _SIX_ND)
     return mapping

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from typing import Any
@@ -77,8 +78,9 @@ class Manifest:
 
     def text(self) -> str:
         """The file's content: one JSON object a line, the header first."""
-        lines = [{"manifest": self.header}] + [dataclasses.asdict(run) for run in self.runs]
-        return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        runs = [json.dumps(dataclasses.asdict(run), allow_nan=False) for run in self.runs]
+        header = json.dumps({"manifest": self.header, "digest": _digest(self.header, runs)}, allow_nan=False)
+        return "".join(f"{line}\n" for line in (header, *runs))
 
     def template(self) -> RunConfig:
         """The config the study was planned from."""
@@ -112,14 +114,22 @@ def read_manifest(path: pathlib.Path) -> Manifest:
       StudyError: it is missing or damaged.
     """
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return Manifest(lines[0]["manifest"], tuple(PlannedRun(**line) for line in lines[1:]))
+        first, *runs = path.read_text(encoding="utf-8").splitlines()
+        first = json.loads(first)
+        manifest = Manifest(first["manifest"], tuple(PlannedRun(**json.loads(line)) for line in runs))
+        if first["digest"] != _digest(manifest.header, runs):
+            raise ValueError("it is not as it was written: edited, or cut off")
+        return manifest
     except FileNotFoundError:
         raise StudyError(f"{path}: no such manifest; make it with: python -m chinchilla_jax plan --config=... "
                          f"--study={path.parent}") from None  # fmt: skip
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise StudyError(f"{path}: not a manifest ({error}); restore it, or plan the study anew in another "
                          "folder") from None  # fmt: skip
+
+
+def _digest(header: dict[str, Any], lines: list[str]) -> str:
+    return hashlib.sha256("\n".join([json.dumps(header), *lines]).encode()).hexdigest()[:16]
 
 
 def manifests(study: pathlib.Path) -> list[Manifest]:
@@ -134,13 +144,16 @@ def run_folder(study: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def read_json_or(path: pathlib.Path, absent: Any) -> Any:
-    """Parsed JSON of `path`; `absent` if there is no such file.
+    """The JSON object in `path`; `absent` if there is no such file.
 
     Raises:
-      StudyError: it is not JSON.
+      StudyError: it is not one.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        return value
     except FileNotFoundError:
         return absent
     except ValueError as error:
@@ -148,8 +161,16 @@ def read_json_or(path: pathlib.Path, absent: Any) -> Any:
 
 
 def read_result(study: pathlib.Path, name: str) -> dict[str, Any] | None:
-    """A finished run's `result.json`; None while it is not finished."""
-    return read_json_or(run_folder(study, name) / "result.json", None)
+    """A finished run's `result.json`; None while it is not finished.
+
+    Raises:
+      StudyError: the file is no result.
+    """
+    path = run_folder(study, name) / "result.json"
+    result = read_json_or(path, None)
+    if result is not None and not (result.get("diverged") or isinstance(result.get("loss"), float)):
+        raise StudyError(f"{path}: no loss in it; delete the file to have it made again")
+    return result
 
 
 def last_metrics(

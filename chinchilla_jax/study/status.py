@@ -8,7 +8,15 @@ import time
 from collections.abc import Callable
 
 from chinchilla_jax.study import lease
-from chinchilla_jax.study.folder import PlannedRun, last_metrics, manifests, progress, read_result, run_folder
+from chinchilla_jax.study.folder import (
+    PlannedRun,
+    StudyError,
+    last_metrics,
+    manifests,
+    progress,
+    read_result,
+    run_folder,
+)
 from chinchilla_jax.study.plan import duration
 
 
@@ -28,7 +36,10 @@ class RunStatus:
 
 def run_status(study: pathlib.Path, run: PlannedRun) -> RunStatus:
     """The state of one run."""
-    result = read_result(study, run.name)
+    try:
+        result = read_result(study, run.name)
+    except StudyError:
+        return RunStatus(run.name, run.role, "damaged", 0.0, None, None, None)
     if result is not None:
         failed = bool(result.get("diverged"))
         return RunStatus(run.name, run.role, "failed" if failed else "done", 1.0, result.get("loss"),
@@ -63,7 +74,11 @@ def status(study: str | pathlib.Path, echo: Callable[[str], None] = print) -> li
             loss = "" if row.loss is None else f"{row.loss:.4f}"
             spent, left = ("" if s is None else duration(s) for s in (row.seconds, row.seconds_left))
             echo(f"{row.name:24} {row.role:9} {row.state:8} {row.progress:8.1%} {loss:>8} {spent:>8} {left:>8}")
-    counts = {state: sum(row.state == state for row in rows) for state in ("done", "running", "failed", "waiting")}
+    states = ("done", "running", "failed", "waiting", "damaged")
+    counts = {state: sum(row.state == state for row in rows) for state in states}
     echo(f"{time.strftime('%H:%M:%S')} {', '.join(f'{n} {state}' for state, n in counts.items())}; "
          f"{done_flops / total_flops:.1%} of {total_flops:.3g} FLOPs")  # fmt: skip
+    for row in rows:
+        if row.state == "damaged":
+            echo(f"{run_folder(study, row.name) / 'result.json'} is no result; delete it to have it made again")
     return rows

@@ -65,10 +65,12 @@ def _train(config: RunConfig, workdir: Path, facts: dict, echo: Callable[[str], 
     _check_directory(config, workdir, echo)
     result_path = workdir / "result.json"
     if result_path.exists():
-        return json.loads(result_path.read_text(encoding="utf-8"))
+        result = _read_own(result_path, "loss")
+        echo(f"finished already: loss {result['loss']:.4f} nats/token; another run needs another directory")
+        return result
 
     # --- Data, mesh, schedule, ledger; only a run that can start takes the directory ---
-    store = TokenStore.open(store_path(config.data))
+    store = TokenStore.open(store_path(config.data), check_tokenizer=True)
     _check_store(config, store)
     batches = Batches(store, config.data.mixture, config.train.seed, config.data.mask_documents)
     mesh = make_mesh(config.mesh)
@@ -199,9 +201,10 @@ class _Log:
             loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
             self._clock.lap("training", sequences * self._steps.seq_len)
             if not math.isfinite(loss + grad_norm):  # a loss may be finite and what its gradient did to the weights not
-                raise Diverged(f"loss is {loss}, gradient norm {grad_norm} at step {step}; the last good checkpoint is "
-                               f"kept. Lower optimizer.peak_lr={self._config.optimizer.peak_lr} or "
-                               "optimizer.clip_norm")  # fmt: skip
+                raise Diverged(f"loss is {loss}, gradient norm {grad_norm} at step {step}; checkpoints from "
+                               f"before (every {self._config.train.checkpoint_every} steps, 0 for none) are kept. "
+                               f"Lower optimizer.peak_lr={self._config.optimizer.peak_lr} or optimizer.clip_norm, in "
+                               "another --workdir")  # fmt: skip
             losses = self._position.losses
             losses.append(loss)
             if _every(self._config.train.log_every, step):
@@ -260,13 +263,24 @@ def _check_directory(config: RunConfig, workdir: Path, echo: Callable[[str], Non
     path = workdir / "config.json"
     if not path.exists():
         return
-    theirs = json.loads(path.read_text(encoding="utf-8"))
+    theirs = _read_own(path, "config")
     elsewhere = config.to_dict() | {"mesh": theirs["config"]["mesh"]}
     if theirs["config"] != elsewhere:
         raise ConfigError("workdir", f"{workdir} belongs to another config ({_difference(theirs['config'], config)}); "
                           "use another directory, or delete this one")  # fmt: skip
     if theirs["hash"] != config.content_hash():
         echo(f"{_difference(theirs['config'], config)}: the numbers will agree to rounding and not to the bit")
+
+
+def _read_own(path: Path, key: str) -> dict:
+    """A JSON file this loop wrote; a file that has no `key` in it is not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        value[key]
+        return value
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError("workdir", f"{path} is damaged ({type(error).__name__}: {error}); delete that file, or use "
+                          "another directory") from None  # fmt: skip
 
 
 def _difference(theirs: dict, config: RunConfig) -> str:
