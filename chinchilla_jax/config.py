@@ -70,6 +70,7 @@ def _one_of(section: Any, name: str, allowed: tuple[str, ...]) -> None:
 
 
 def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest known word, or nothing."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
