@@ -95,10 +95,3 @@ def _linear_part(x: np.ndarray, losses: np.ndarray, exponents: np.ndarray) -> tu
     offset = np.where(bound, 0.0, offset)
     error = (w * (offset[..., None] + scale[..., None] * t - y) ** 2).sum(-1)
     return np.where(scale > 0, error, np.inf), offset, scale
-
-
-def interval(samples: np.ndarray, level: float) -> tuple[float, float]:
-    """Central percentile interval of bootstrap samples [B], e.g. level 0.8 for the 10th to 90th percentile."""
-    tail = 50.0 * (1.0 - level)
-    low, high = np.percentile(samples, [tail, 100.0 - tail])
-    return float(low), float(high)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from chinchilla_jax.scaling.frontier import OffsetLaw, PowerLaw, fit_offset, fit_power
+from chinchilla_jax.scaling.resample import FULL, Resampling
 from chinchilla_jax.scaling.runs import FitRefused, Run
 
 MIN_POINTS = 4
@@ -65,7 +66,7 @@ class IsoflopFit:
     """Approach 2 on M budgets; laws of scalars, and the same laws with B bootstrap replicates.
 
     `params_law` N*(C) = k C^a; `tokens_law` D*(C) = k' C^b; `loss_power` and `loss_offset` the minimum loss (the latter
-    None below 3 budgets). `boot_*` are the replicates, None when bootstrap was 0.
+    None below 3 budgets). `boot_*` are the replicates, None without resampling.
     """
 
     profiles: tuple[Profile, ...]
@@ -85,7 +86,7 @@ class IsoflopFit:
         return float(np.sqrt(np.mean([p.scatter**2 for p in self.profiles])))
 
 
-def fit_isoflop(runs: Sequence[Run], *, bootstrap: int = 1000, seed: int = 0) -> IsoflopFit:
+def fit_isoflop(runs: Sequence[Run], *, resampling: Resampling | None = FULL, seed: int = 0) -> IsoflopFit:
     """Approach 2 on the runs with role `isoflop`.
 
     Bootstrap: runs are resampled with replacement within each budget. A draw whose parabola has no interior minimum is
@@ -109,10 +110,10 @@ def fit_isoflop(runs: Sequence[Run], *, bootstrap: int = 1000, seed: int = 0) ->
         raise FitRefused("few_budgets", f"approach 2 needs two usable profiles, got {len(profiles)}: {why}")
     minima = np.array([(p.budget, p.params.best, p.tokens.best, p.params.lowest) for p in profiles])
     laws = _laws(*minima.T)
-    if not bootstrap:
+    if resampling is None:
         return IsoflopFit(tuple(profiles), tuple(refusals), *laws)
     rng = np.random.default_rng(seed)
-    draws, kept = zip(*(_resample(profile, bootstrap, rng) for profile in profiles), strict=True)
+    draws, kept = zip(*(_resample(profile, resampling, rng) for profile in profiles), strict=True)
     profiles = [dataclasses.replace(p, kept_draws=share) for p, share in zip(profiles, kept, strict=True)]
     boot = _laws(np.array([p.budget for p in profiles]), *np.stack(draws, -1))
     return IsoflopFit(tuple(profiles), tuple(refusals), *laws, *boot)
@@ -175,10 +176,11 @@ def _parabola(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     return centre[..., 0], vertex * scale[..., 0], second, lowest
 
 
-def _resample(profile: Profile, count: int, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+def _resample(profile: Profile, resampling: Resampling, rng: np.random.Generator) -> tuple[np.ndarray, float]:
     """[3, count]: N*, D*, minimum loss of bootstrap draws of one profile, and the share of draws that were usable."""
     runs = profile.runs
-    pick = rng.integers(len(runs), size=(count * _DRAWS_PER_REPLICATE, len(runs)))
+    count = resampling.replicates
+    pick = resampling.picks(len(runs), rng, count * _DRAWS_PER_REPLICATE)
     loss = np.array([run.loss for run in runs])[pick]
     good, found = np.ones(len(pick), bool), []
     for parabola, x in ((profile.params, [r.params for r in runs]), (profile.tokens, [r.tokens for r in runs])):

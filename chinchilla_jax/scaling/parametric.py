@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from chinchilla_jax.scaling.minimise import Minima, Objective, minimise
+from chinchilla_jax.scaling.resample import FULL, Resampling
 from chinchilla_jax.scaling.runs import FitRefused, Run
+from chinchilla_jax.scaling.surface import Surface
 
 PAPER_DELTA = 1e-3
 AGREEMENT = 1e-3  # a start agrees when its objective is within this relative distance of the best
@@ -24,58 +26,6 @@ _CARRIED = 512
 _CLIP = 300.0
 _MIN_SPREAD = 0.05  # of ln D about its line in ln N; an IsoFLOP ladder of ratio 1.6 has 0.5 and more
 _LOG_NEGLIGIBLE = np.log(1e-6)  # a term this much smaller than the loss is absent
-
-FlopsPerToken = float | Callable[[np.ndarray], np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Surface:
-    """L(N, D) = E + A / N^alpha + B / D^beta in nats per token; fields are scalars or bootstrap replicates [B]."""
-
-    E: np.ndarray
-    A: np.ndarray
-    B: np.ndarray
-    alpha: np.ndarray
-    beta: np.ndarray
-
-    @property
-    def a(self) -> np.ndarray:
-        """Exponent of N*(C) = G (C/6)^a, eq. 4: beta / (alpha + beta)."""
-        return self.beta / (self.alpha + self.beta)
-
-    @property
-    def b(self) -> np.ndarray:
-        """Exponent of D*(C), eq. 4: alpha / (alpha + beta)."""
-        return self.alpha / (self.alpha + self.beta)
-
-    def loss(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
-        """Loss of a run with `params` N and `tokens` D; broadcasts with the fields."""
-        return self.E + self.A * np.power(params, -self.alpha) + self.B * np.power(tokens, -self.beta)
-
-    def optimum(self, flops: float, flops_per: FlopsPerToken = 6.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """N*, D* and the loss there for a budget of `flops`.
-
-        Args:
-          flops_per: a number c for C = c N D (eq. 4 in closed form), or a function from N [..., G] to the training
-            FLOPs of one token, for counts in which that is not proportional to N; then N* is found by a grid over
-            ln N refined around its best point.
-        """
-        c = 6.0 if callable(flops_per) else flops_per
-        g = (self.alpha * self.A / (self.beta * self.B)) ** (1.0 / (self.alpha + self.beta))
-        params, tokens = g * (flops / c) ** self.a, (flops / c) ** self.b / g
-        if callable(flops_per):
-            column = Surface(*(np.asarray(getattr(self, f.name))[..., None] for f in dataclasses.fields(self)))
-            grid = np.log(params)[..., None] + np.linspace(-7.0, 7.0, 141)
-            for _ in range(6):
-                loss = column.loss(np.exp(grid), flops / flops_per(np.exp(grid)))
-                best = loss.argmin(-1)[..., None]
-                low = np.take_along_axis(grid, np.maximum(best - 1, 0), -1)
-                high = np.take_along_axis(grid, np.minimum(best + 1, grid.shape[-1] - 1), -1)
-                params = np.exp(np.take_along_axis(grid, best, -1)[..., 0])
-                grid = low + (high - low) * np.linspace(0.0, 1.0, 21)
-            tokens = flops / flops_per(params)
-        return params, tokens, self.loss(params, tokens)
-
 
 @dataclasses.dataclass(frozen=True)
 class ParametricFit:
@@ -113,7 +63,7 @@ def fit_parametric(
     *,
     delta: float = PAPER_DELTA,
     starts: np.ndarray | None = None,
-    bootstrap: int = 1000,
+    resampling: Resampling | None = FULL,
     seed: int = 0,
 ) -> ParametricFit:
     """Approach 3 on the runs with role `isoflop`.
@@ -125,7 +75,7 @@ def fit_parametric(
     Args:
       delta: Huber threshold on the log loss; 1e-3 in the paper, `inf` for half the squared log error.
       starts: [S, 5] in a, b, e, alpha, beta; `paper_starts()` unless given.
-      bootstrap: resamples of the runs with replacement, each refitted from the best minima of the full fit.
+      resampling: how runs are resampled; each replicate is refitted from the best minima of the full fit.
 
     Raises:
       FitRefused: `few_points` (< 6 runs), `same_size` (all N or all D equal), `collinear` (D/N the same function of N
@@ -164,9 +114,9 @@ def fit_parametric(
         float(reached.sum() / len(starts)),
         float(np.sqrt((residual**2).sum() / max(1, len(runs) - 5))),
     )
-    if not bootstrap:
+    if resampling is None:
         return fit
-    boot = _bootstrap(problem, delta, minima.theta[order[:4]], bootstrap, np.random.default_rng(seed))
+    boot = _bootstrap(problem, delta, minima.theta[order[:4]], resampling, np.random.default_rng(seed))
     good = problem.usable(boot)
     if not good.any():
         return dataclasses.replace(fit, boot_kept=0.0)
@@ -188,12 +138,13 @@ def _distinct(minima: Minima, origin: np.ndarray, keep: int | None) -> tuple[np.
     return minima.theta[first[chosen]], place[np.where(origin >= 0, inverse.ravel()[origin], -1)]
 
 
-def _bootstrap(problem: _Problem, delta: float, seeds: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _bootstrap(
+    problem: _Problem, delta: float, seeds: np.ndarray, resampling: Resampling, rng: np.random.Generator
+) -> np.ndarray:
     """[count, 5] standardised minima of resampled problems, each the best of the descents from `seeds` [K, 5]."""
     size = len(problem.log_loss)
-    pick = rng.integers(size, size=(count, size))
-    weights = np.zeros((count, size))
-    np.add.at(weights, (np.arange(count)[:, None], pick), 1.0)
+    weights = resampling.weights(size, rng)
+    count = len(weights)
     theta = np.tile(seeds, (count, 1))
     repeated = np.repeat(np.arange(count), len(seeds))
     minima = minimise(problem.objective(delta, weights, repeated), theta, tolerance=1e-4, max_steps=60)

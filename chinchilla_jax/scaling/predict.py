@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from chinchilla_jax.scaling.flops import flops_per_token
-from chinchilla_jax.scaling.frontier import interval
 from chinchilla_jax.scaling.isoflop import IsoflopFit, fit_isoflop
-from chinchilla_jax.scaling.parametric import FlopsPerToken, ParametricFit, fit_parametric, paper_starts
+from chinchilla_jax.scaling.parametric import ParametricFit, fit_parametric, paper_starts
+from chinchilla_jax.scaling.resample import FULL, Resampling, interval
 from chinchilla_jax.scaling.runs import FitRefused, Run
+from chinchilla_jax.scaling.surface import FlopsPerToken
 
 LEVELS = (0.8, 0.95)
 # A ninth of the starts: every value along every axis still occurs, at a ninth of the time.
@@ -94,7 +95,7 @@ def predict(
     runs: Sequence[Run],
     budget: float,
     *,
-    bootstrap: int = 1000,
+    resampling: Resampling | None = FULL,
     seed: int = 0,
     flops_per: FlopsPerToken | None = None,
 ) -> Prediction:
@@ -113,8 +114,8 @@ def predict(
     # Held-out runs stay out of this as well: the answer must not change once they are trained.
     c = flops_per if flops_per is not None else flops_per_token(fitted)
     refused: dict[str, str] = {}
-    isoflop = _try("isoflop", lambda: fit_isoflop(fitted, bootstrap=bootstrap, seed=seed), refused)
-    surface = _try("parametric", lambda: fit_parametric(fitted, bootstrap=bootstrap, seed=seed), refused)
+    isoflop = _try("isoflop", lambda: fit_isoflop(fitted, resampling=resampling, seed=seed), refused)
+    surface = _try("parametric", lambda: fit_parametric(fitted, resampling=resampling, seed=seed), refused)
     if isoflop is None and surface is None:
         raise FitRefused("no_fit", "; ".join(f"{name}: {why}" for name, why in refused.items()))
     rollouts = _rollouts(fitted, isoflop, c) if isoflop else ()
@@ -192,13 +193,13 @@ def _rollouts(runs: Sequence[Run], full: IsoflopFit, c: FlopsPerToken) -> tuple[
     below = [r for r in runs if (r.budget or r.flops * _BELOW) < target.budget]
     candidates: dict[str, tuple[float, float]] = {}
     ignored: dict[str, str] = {}
-    isoflop = _try("isoflop", lambda: fit_isoflop(below, bootstrap=0), ignored)
+    isoflop = _try("isoflop", lambda: fit_isoflop(below, resampling=None), ignored)
     if isoflop:
         params = float(isoflop.params_law.at(target.budget))
         candidates["isoflop+power"] = params, float(isoflop.loss_power.at(target.budget))
         if isoflop.loss_offset is not None:
             candidates["isoflop+offset"] = params, float(isoflop.loss_offset.at(target.budget))
-    surface = _try("parametric", lambda: fit_parametric(below, starts=_REHEARSAL_STARTS, bootstrap=0), ignored)
+    surface = _try("parametric", lambda: fit_parametric(below, starts=_REHEARSAL_STARTS, resampling=None), ignored)
     if surface:
         params, _, loss = surface.surface.optimum(target.budget, c)
         candidates["parametric"] = float(params), float(loss)

@@ -16,9 +16,9 @@ import numpy as np
 from chinchilla_jax.config import StudyConfig
 from chinchilla_jax.scaling import plots
 from chinchilla_jax.scaling.flops import flops_per_token
-from chinchilla_jax.scaling.frontier import interval
 from chinchilla_jax.scaling.page import render
 from chinchilla_jax.scaling.predict import Prediction, predict
+from chinchilla_jax.scaling.resample import Resampling, interval
 from chinchilla_jax.scaling.runs import FitRefused, LoadedRuns, load_runs
 from chinchilla_jax.scaling.verdicts import judge
 
@@ -55,7 +55,7 @@ def write_report(
     try:
         if target is None:
             raise FitRefused("no_runs", "no IsoFLOP run is finished yet: there is nothing to fit")
-        prediction = predict(loaded.runs, target, bootstrap=bootstrap, seed=seed)
+        prediction = predict(loaded.runs, target, resampling=Resampling(bootstrap) if bootstrap else None, seed=seed)
     except FitRefused as error:
         refusal = str(error)
     facts = report_facts(loaded, prediction, target, refusal)

@@ -16,6 +16,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 ROLES = ("isoflop", "predicted", "half", "double")
 
 # Column names met in published run tables, most specific first; compared without regard to case.
@@ -40,12 +42,21 @@ class FitRefused(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Curve:
+    """The training loss on the way: `tokens` [K] seen, rising; `loss` [K] nats per token, unsmoothed."""
+
+    tokens: np.ndarray
+    loss: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """One finished training.
 
     `params` N; `tokens` D; `flops` C, both counted as the table or study states; `loss` in nats per token; `budget`
     the nominal FLOPs of its IsoFLOP profile, or None; `role` is `isoflop` for runs that laws are fitted to, otherwise
-    the place of a held-out run: `predicted`, `half` or `double` the predicted size.
+    the place of a held-out run: `predicted`, `half` or `double` the predicted size. `curve` is there where the source
+    has one; C at a point of it is `flops * curve.tokens / tokens`.
     """
 
     name: str
@@ -55,6 +66,7 @@ class Run:
     loss: float
     budget: float | None = None
     role: str = "isoflop"
+    curve: Curve | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.parametric import Surface
 from chinchilla_jax.scaling.runs import load_runs
+from chinchilla_jax.scaling.surface import Surface
 
 # Digitised from Figure 4 (left) of arXiv 2203.15556: see `data/SOURCE.md`.
 FIGURE_4 = pathlib.Path(__file__).parent / "data" / "chinchilla_fig4_points.csv"

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.frontier import fit_offset, interval
+from chinchilla_jax.scaling.frontier import fit_offset
 from chinchilla_jax.scaling.isoflop import fit_isoflop
-from chinchilla_jax.scaling.parametric import Surface
+from chinchilla_jax.scaling.resample import Resampling, interval
 from chinchilla_jax.scaling.runs import FitRefused, Run
+from chinchilla_jax.scaling.surface import Surface
 
 
 def profile(budget, log_sizes, loss):
@@ -14,7 +15,7 @@ def profile(budget, log_sizes, loss):
 
 
 def test_chinchilla_figure_4(figure_4_trimmed):
-    fit = fit_isoflop(figure_4_trimmed, bootstrap=1000)
+    fit = fit_isoflop(figure_4_trimmed, resampling=Resampling(1000))
     assert [len(p.runs) for p in fit.profiles] == [8, 16, 13, 9, 8, 8, 8, 15, 5] and not fit.refusals
     assert fit.params_law.exponent == pytest.approx(0.49919, abs=1e-4)
     assert fit.params_law.coefficient == pytest.approx(0.09101, rel=1e-3)
@@ -47,7 +48,7 @@ def test_bias_of_a_parabola_without_noise(exponents, factor, intercept, error):
         for tokens in best * np.geomspace(1 / factor, factor, 15):
             params = budget / (6 * tokens)
             runs.append(Run(f"{budget}{tokens}", params, tokens, budget, surface.loss(params, tokens), budget))
-    law = fit_isoflop(runs, bootstrap=0).tokens_law
+    law = fit_isoflop(runs, resampling=None).tokens_law
     assert law.exponent == pytest.approx(surface.b, abs=1e-6)
     if intercept is not None:
         assert np.log10(law.coefficient) == pytest.approx(intercept, abs=1e-6)
@@ -57,7 +58,7 @@ def test_bias_of_a_parabola_without_noise(exponents, factor, intercept, error):
 def test_parabola_recovers_planted_values():
     runs = profile(1e12, np.linspace(10, 13, 7), lambda z: 3 + 0.07 * (z - 11.7) ** 2)
     runs += profile(4e12, np.linspace(11, 14, 7), lambda z: 2.8 + 0.07 * (z - 12.4) ** 2)
-    fit = fit_isoflop(runs, bootstrap=50)
+    fit = fit_isoflop(runs, resampling=Resampling(50))
     first = fit.profiles[0]
     assert np.log(first.params.best) == pytest.approx(11.7, abs=1e-9)
     assert first.params.curvature == pytest.approx(0.07, rel=1e-9)
@@ -80,7 +81,7 @@ def test_unusable_profiles_are_refused_with_a_reason(sizes, curve, reason):
     good = [
         run for budget in (1e12, 4e12) for run in profile(budget, np.linspace(10, 14, 7), lambda z: 3 + (z - 12) ** 2)
     ]
-    fit = fit_isoflop(good + profile(16e12, sizes, curve), bootstrap=0)
+    fit = fit_isoflop(good + profile(16e12, sizes, curve), resampling=None)
     assert [p.budget for p in fit.profiles] == [1e12, 4e12]
     assert [(r.budget, r.reason) for r in fit.refusals] == [(16e12, reason)]
 
@@ -101,7 +102,7 @@ def test_no_budget_is_refused():
 def test_held_out_runs_do_not_enter_the_fit():
     runs = [r for c in (1e12, 4e12) for r in profile(c, np.linspace(10, 14, 7), lambda z: 3 + (z - 12) ** 2)]
     held = Run("held", 1e5, 1e7, 16e12, 9.0, 16e12, "predicted")
-    assert len(fit_isoflop([*runs, held], bootstrap=0).profiles) == 2
+    assert len(fit_isoflop([*runs, held], resampling=None).profiles) == 2
 
 
 def test_offset_law_recovers_its_constants_in_every_replicate():

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from chinchilla_jax.scaling.frontier import interval
 from chinchilla_jax.scaling.minimise import minimise
-from chinchilla_jax.scaling.parametric import Surface, fit_parametric, paper_starts
+from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.resample import Resampling, interval
 from chinchilla_jax.scaling.runs import FitRefused, Run
+from chinchilla_jax.scaling.surface import Surface
 
 # Constants of eq. 10 before rounding, from the TeX source, as quoted by Besiroglu et al. 2024.
 UNROUNDED = Surface(np.exp(0.5267228), np.exp(6.0073404), np.exp(6.0179186), 0.33917084, 0.2849083)
@@ -23,7 +24,7 @@ def law_runs(surface, noise=0.0, seed=0):
 
 @pytest.fixture(scope="module")
 def refit(figure_4_trimmed):
-    return fit_parametric(figure_4_trimmed, bootstrap=1000)
+    return fit_parametric(figure_4_trimmed, resampling=Resampling(1000))
 
 
 def check(fit, A, B, E, alpha, beta, a, objective):
@@ -48,11 +49,11 @@ def test_figure_4_without_outliers(refit):
 
 
 def test_figure_4_all_points(figure_4):
-    check(fit_parametric(figure_4, bootstrap=0), 495.69, 12844, 1.89133, 0.34931, 0.45304, 0.56464, 1.8260231e-3)
+    check(fit_parametric(figure_4, resampling=None), 495.69, 12844, 1.89133, 0.34931, 0.45304, 0.56464, 1.8260231e-3)
 
 
 def test_tiny_threshold_is_the_absolute_loss(figure_4_trimmed):
-    s = fit_parametric(figure_4_trimmed, delta=1e-5, starts=paper_starts()[::9], bootstrap=0).surface
+    s = fit_parametric(figure_4_trimmed, delta=1e-5, starts=paper_starts()[::9], resampling=None).surface
     assert (s.alpha, s.beta, s.E) == pytest.approx((0.34781, 0.36584, 1.81685), abs=3e-4)
     assert s.A == pytest.approx(481.98, rel=3e-3) and s.B == pytest.approx(2085.0, rel=4e-3)
 
@@ -62,7 +63,7 @@ def test_infinite_threshold_is_least_squares(figure_4_trimmed):
     independent = scipy.optimize.least_squares(
         lambda t: np.logaddexp(np.logaddexp(t[0] - t[3] * n, t[1] - t[4] * d), t[2]) - loss,
         [6.3, 8.4, 0.6, 0.35, 0.4], x_scale="jac", xtol=1e-14, ftol=1e-14, gtol=1e-14)  # fmt: skip
-    fit = fit_parametric(figure_4_trimmed, delta=np.inf, starts=paper_starts()[::9], bootstrap=0)
+    fit = fit_parametric(figure_4_trimmed, delta=np.inf, starts=paper_starts()[::9], resampling=None)
     assert fit.objective == pytest.approx(independent.cost, rel=1e-9)
     assert fit.surface.alpha == pytest.approx(independent.x[3], abs=1e-6)
 
@@ -106,7 +107,7 @@ def test_optimum_under_a_count_that_is_not_6nd():
 
 def test_planted_law_is_recovered():
     truth = Surface(1.7, 300.0, 900.0, 0.33, 0.37)
-    s = fit_parametric(law_runs(truth), starts=paper_starts()[::9], bootstrap=0).surface
+    s = fit_parametric(law_runs(truth), starts=paper_starts()[::9], resampling=None).surface
     assert (s.E, s.A, s.B, s.alpha, s.beta) == pytest.approx((1.7, 300, 900, 0.33, 0.37), rel=1e-5)
 
 
@@ -114,7 +115,8 @@ def test_bootstrap_covers_a_planted_law_with_noise():
     truth = Surface(1.7, 300.0, 900.0, 0.33, 0.37)
     covered = 0
     for seed in range(10):
-        fit = fit_parametric(law_runs(truth, 0.004, seed), starts=paper_starts()[::45], bootstrap=200, seed=seed)
+        few = paper_starts()[::45]
+        fit = fit_parametric(law_runs(truth, 0.004, seed), starts=few, resampling=Resampling(200), seed=seed)
         low, high = interval(fit.boot.a, 0.95)
         covered += low <= truth.a <= high
     assert covered >= 7
@@ -132,7 +134,7 @@ def test_refusals():
         ([Run(r.name, r.params, r.tokens, r.flops, 2 + 1e-3 * r.params**0.2) for r in runs], "no_optimum"),
     ):
         with pytest.raises(FitRefused) as caught:
-            fit_parametric(bad, starts=paper_starts()[::45], bootstrap=0)
+            fit_parametric(bad, starts=paper_starts()[::45], resampling=None)
         assert caught.value.reason == reason
 
 

@@ -1,0 +1,59 @@
+"""The law L(N, D) = E + A / N^alpha + B / D^beta of Hoffmann et al. 2022, and where it is lowest at a given budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+FlopsPerToken = float | Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """L(N, D) = E + A / N^alpha + B / D^beta in nats per token; fields are scalars or bootstrap replicates [B]."""
+
+    E: np.ndarray
+    A: np.ndarray
+    B: np.ndarray
+    alpha: np.ndarray
+    beta: np.ndarray
+
+    @property
+    def a(self) -> np.ndarray:
+        """Exponent of N*(C) = G (C/6)^a, eq. 4: beta / (alpha + beta)."""
+        return self.beta / (self.alpha + self.beta)
+
+    @property
+    def b(self) -> np.ndarray:
+        """Exponent of D*(C), eq. 4: alpha / (alpha + beta)."""
+        return self.alpha / (self.alpha + self.beta)
+
+    def loss(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
+        """Loss of a run with `params` N and `tokens` D; broadcasts with the fields."""
+        return self.E + self.A * np.power(params, -self.alpha) + self.B * np.power(tokens, -self.beta)
+
+    def optimum(self, flops: float, flops_per: FlopsPerToken = 6.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """N*, D* and the loss there for a budget of `flops`.
+
+        Args:
+          flops_per: a number c for C = c N D (eq. 4 in closed form), or a function from N [..., G] to the training
+            FLOPs of one token, for counts in which that is not proportional to N; then N* is found by a grid over
+            ln N refined around its best point.
+        """
+        c = 6.0 if callable(flops_per) else flops_per
+        g = (self.alpha * self.A / (self.beta * self.B)) ** (1.0 / (self.alpha + self.beta))
+        params, tokens = g * (flops / c) ** self.a, (flops / c) ** self.b / g
+        if callable(flops_per):
+            column = Surface(*(np.asarray(getattr(self, f.name))[..., None] for f in dataclasses.fields(self)))
+            grid = np.log(params)[..., None] + np.linspace(-7.0, 7.0, 141)
+            for _ in range(6):
+                loss = column.loss(np.exp(grid), flops / flops_per(np.exp(grid)))
+                best = loss.argmin(-1)[..., None]
+                low = np.take_along_axis(grid, np.maximum(best - 1, 0), -1)
+                high = np.take_along_axis(grid, np.minimum(best + 1, grid.shape[-1] - 1), -1)
+                params = np.exp(np.take_along_axis(grid, best, -1)[..., 0])
+                grid = low + (high - low) * np.linspace(0.0, 1.0, 21)
+            tokens = flops / flops_per(params)
+        return params, tokens, self.loss(params, tokens)
