@@ -177,7 +177,7 @@ def _parametric(prediction: Prediction) -> dict[str, Any]:
     return {
         "values": {name: float(getattr(fit.surface, name)) for name in names},
         "intervals": {name: _spread(getattr(fit.boot, name)) for name in names} if fit.boot else {},
-        "delta": fit.delta,
+        "delta": fit.misfit.delta,
         "runs": fit.n_runs,
         "starts": fit.n_starts,
         "objective": fit.objective,

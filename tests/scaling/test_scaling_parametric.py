@@ -6,6 +6,7 @@ import pytest
 import scipy.optimize
 
 from chinchilla_jax.scaling.minimise import minimise
+from chinchilla_jax.scaling.objective import L1, SQUARED_LOG
 from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.resample import Resampling, interval
 from chinchilla_jax.scaling.runs import FitRefused, Run
@@ -53,7 +54,7 @@ def test_figure_4_all_points(figure_4):
 
 
 def test_tiny_threshold_is_the_absolute_loss(figure_4_trimmed):
-    s = fit_parametric(figure_4_trimmed, delta=1e-5, starts=paper_starts()[::9], resampling=None).surface
+    s = fit_parametric(figure_4_trimmed, misfit=L1, starts=paper_starts()[::9], resampling=None).surface
     assert (s.alpha, s.beta, s.E) == pytest.approx((0.34781, 0.36584, 1.81685), abs=3e-4)
     assert s.A == pytest.approx(481.98, rel=3e-3) and s.B == pytest.approx(2085.0, rel=4e-3)
 
@@ -63,7 +64,7 @@ def test_infinite_threshold_is_least_squares(figure_4_trimmed):
     independent = scipy.optimize.least_squares(
         lambda t: np.logaddexp(np.logaddexp(t[0] - t[3] * n, t[1] - t[4] * d), t[2]) - loss,
         [6.3, 8.4, 0.6, 0.35, 0.4], x_scale="jac", xtol=1e-14, ftol=1e-14, gtol=1e-14)  # fmt: skip
-    fit = fit_parametric(figure_4_trimmed, delta=np.inf, starts=paper_starts()[::9], resampling=None)
+    fit = fit_parametric(figure_4_trimmed, misfit=SQUARED_LOG, starts=paper_starts()[::9], resampling=None)
     assert fit.objective == pytest.approx(independent.cost, rel=1e-9)
     assert fit.surface.alpha == pytest.approx(independent.x[3], abs=1e-6)
 
