@@ -5,17 +5,18 @@
     train     --config=FILE[:NAME] --workdir=DIR       one run, new or resumed
     work      --study=DIR                              train the runs of a manifest
     status    --study=DIR                              how far they are
-    fit       --study=DIR | --runs=TABLE               scaling laws of the finished runs
-    predict   --study=DIR | --runs=TABLE --budget=C    the compute-optimal model of another budget
-    report    --study=DIR | --runs=TABLE               the same as a page with plots
+    fit       --study=DIR | --runs=PATH                scaling laws of the finished runs
+    predict   --study=DIR | --runs=PATH --budget=C     the compute-optimal model of another budget
+    report    --study=DIR | --runs=PATH                the same as a page with plots
     study     --config=FILE[:NAME] --study=DIR         all of it, from text to report
     presets                                            published models and their counts
 
 Every setting of a config can be set after it, as `--config.optimizer.peak_lr=1e-3`.
 `python -m chinchilla_jax VERB --help` lists a verb's flags.
 
-Exit codes: 0 done; 42 stopped by a signal, start the same command again; 1 it fails the same way every time; 2 a
-mistake in the command or the config, one line on stderr says which.
+--runs takes a table (CSV or JSON lines), a run directory or a folder of them. Exit codes: 0 done; 42 stopped by a
+signal, start the same command again; 1 it fails the same way every time; 2 a mistake in the command or the config, or
+data that cannot carry what is asked of them, one line on stderr says which.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.config_flag import UsageError, define_config, read_config
+
+if TYPE_CHECKING:
+    from chinchilla_jax.scaling.runs import LoadedRuns
 
 DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 42
 
@@ -104,7 +109,7 @@ def _fit(values: flags.FlagValues) -> int:
     """Fits approaches 2 and 3 to a study or to a table of runs with columns params, tokens, loss (flops, budget)."""
     from chinchilla_jax.study.fits import fit
 
-    fit(_runs(values), _echo)
+    fit(_load(values), _echo)
     return DONE
 
 
@@ -116,9 +121,9 @@ def _predict(values: flags.FlagValues) -> int:
     """
     from chinchilla_jax.study.fits import forecast
 
-    runs = _runs(values)
     if values.verify and (values.runs or values.budget):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no --budget")
+    runs = _load(values)
     prediction = forecast(runs, values.budget, _echo)
     if values.verify:
         from chinchilla_jax.study.plan import describe, verification
@@ -131,7 +136,7 @@ def _report(values: flags.FlagValues) -> int:
     """Writes report.html and report.json of a study, or of a table of runs beside it."""
     from chinchilla_jax.scaling.report import write_report
 
-    _echo(f"report: {write_report(_runs(values), budget=values.budget)}")
+    _echo(f"report: {write_report(_load(values), budget=values.budget)}")
     return DONE
 
 
@@ -172,9 +177,9 @@ VERBS = {
     "train": _Verb(_train, ("config", "workdir")),
     "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent")),
     "status": _Verb(_status, ("study",)),
-    "fit": _Verb(_fit, ("study", "runs")),
-    "predict": _Verb(_predict, ("study", "runs", "budget", "verify")),
-    "report": _Verb(_report, ("study", "runs", "budget")),
+    "fit": _Verb(_fit, ("study", "runs", "columns", "curves")),
+    "predict": _Verb(_predict, ("study", "runs", "columns", "curves", "budget", "verify")),
+    "report": _Verb(_report, ("study", "runs", "columns", "curves", "budget")),
     "study": _Verb(_study, ("config", "study", "workers")),
     "presets": _Verb(_presets, ()),
 }
@@ -185,8 +190,14 @@ def _define(names: tuple[str, ...], values: flags.FlagValues) -> None:
     define = {
         "study": lambda: flags.DEFINE_string("study", None, "Folder of the study.", **one_of),
         "workdir": lambda: flags.DEFINE_string("workdir", None, "Folder of the run.", **one_of),
-        "runs": lambda: flags.DEFINE_string("runs", None, "Table of runs (CSV or JSON lines), instead of a study.",
-                                            **one_of),
+        "runs": lambda: flags.DEFINE_string("runs", None, "Table of runs (CSV or JSON lines), run directory or folder "
+                                            "of run directories, instead of a study.", **one_of),
+        "columns": lambda: flags.DEFINE_string(
+            "columns", None, "Which column holds what, where the guess is wrong: FIELD:COLUMN,... as in "
+            "params:N,tokens:D*1e9,loss:val_loss,flops:C. A field may name its count (params_non_embedding, "
+            "flops_6nd), a column its multiplier; curves.FIELD is for --curves.", **one_of),
+        "curves": lambda: flags.DEFINE_string("curves", None, "Second table, with a row for each point of the runs' "
+                                              "training curves: run, tokens (or step, or flops), loss.", **one_of),
         "budget": lambda: flags.DEFINE_float("budget", None, "FLOPs to predict for.", lower_bound=1.0, **one_of),
         "workers": lambda: flags.DEFINE_integer("workers", 2, "Runs that train at the same time, each on its share of "
                                                 "the cores.", lower_bound=1, **one_of),
@@ -252,9 +263,7 @@ def _exit_code(error: Exception) -> int | None:
         if where == "chinchilla_jax.data.errors.DataError":
             return USAGE
         if where == "chinchilla_jax.scaling.runs.FitRefused":
-            # Either the table named is not one, or the runs in it do not carry a fit.
-            no_table = ("not_found", "manifest", "columns", "conventions", "no_budget", "no_runs")
-            return USAGE if error.reason in no_table else FAILED
+            return USAGE  # what was handed in is no table, or the runs in it do not carry the fit
     return None
 
 
@@ -284,7 +293,11 @@ def _folder(values: flags.FlagValues, flag: str) -> pathlib.Path:
     return pathlib.Path(values[flag].value)
 
 
-def _runs(values: flags.FlagValues) -> pathlib.Path:
+def _load(values: flags.FlagValues) -> LoadedRuns:
+    """The runs of --study or --runs, read as --columns and --curves say."""
+    from chinchilla_jax.scaling.columns import parse_columns
+    from chinchilla_jax.scaling.runs import load_runs
+
     if bool(values.study) == bool(values.runs):
-        raise UsageError("give either --study=DIR or --runs=TABLE")
-    return pathlib.Path(values.study or values.runs)
+        raise UsageError("give either --study=DIR or --runs=PATH")
+    return load_runs(values.study or values.runs, parse_columns(values.columns or ""), values.curves)

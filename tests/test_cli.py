@@ -43,7 +43,7 @@ def run(capsys, *argv):
     (["status", "--study=/nowhere"], ["no such manifest", "plan --config"]),
     (["work", "--study=/nowhere"], ["no such manifest"]),
     (["fit", "--study=/nowhere"], ["no such file"]),
-    (["fit"], ["give either --study=DIR or --runs=TABLE"]),
+    (["fit"], ["give either --study=DIR or --runs=PATH"]),
     (["fit", "--study=a", "--runs=b"], ["give either"]),
     (["predict", "--runs=/nowhere.csv", "--budget=1e12"], ["no such file"]),
 ])  # fmt: skip
@@ -82,9 +82,9 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "train": ("config", "workdir"),
         "work": ("study", "manifest", "workers", "worker", "parent"),
         "status": ("study",),
-        "fit": ("study", "runs"),
-        "predict": ("study", "runs", "budget", "verify"),
-        "report": ("study", "runs", "budget"),
+        "fit": ("study", "runs", "columns", "curves"),
+        "predict": ("study", "runs", "columns", "curves", "budget", "verify"),
+        "report": ("study", "runs", "columns", "curves", "budget"),
         "study": ("config", "study", "workers"),
         "presets": (),
     }

@@ -26,7 +26,7 @@ _SECONDS = ("seconds", "train_seconds", "wall_seconds", "elapsed_seconds", "wall
 
 
 def write_report(
-    study: str | pathlib.Path,
+    study: str | pathlib.Path | LoadedRuns,
     *,
     budget: float | None = None,
     output: str | pathlib.Path | None = None,
@@ -47,8 +47,8 @@ def write_report(
     Raises:
       FitRefused: the path holds no runs at all. Fits that are refused are reported on the page.
     """
-    study = pathlib.Path(study)
     loaded = load_runs(study)
+    study = pathlib.Path(study)
     folder = pathlib.Path(output) if output else (study if study.is_dir() else study.parent)
     target = budget or _target_budget(loaded)
     prediction, refusal = None, ""

@@ -1,40 +1,28 @@
-"""Which finished runs is a scaling law fitted to, and which rows were left out and why?
+"""Which finished runs is a scaling law fitted to, how were they counted, and which rows were left out and why?
 
-Two sources: a study directory (`manifest.jsonl`, `verification.jsonl` with the held-out runs once they are planned,
-`runs/<name>/result.json`) or a table (CSV or JSON lines) from
-anywhere. A row that cannot be used is listed with its reason; nothing is dropped in silence.
+Three sources: a study directory, run directories (`directories.py`), or a table in CSV or JSON lines from anywhere
+(`tables.py`). A row that cannot be used is listed with its reason; nothing is dropped in silence.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
-import math
+import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 ROLES = ("isoflop", "predicted", "half", "double")
 
-# Column names met in published run tables, most specific first; compared without regard to case.
-_COLUMNS = {
-    "name": ("name", "run", "run_name", "run_id", "id"),
-    "params": ("params", "n_params", "num_params", "parameters", "model_size", "n"),
-    "tokens": ("tokens", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "d"),
-    "loss": ("loss", "final_loss", "val_loss", "validation_loss", "eval_loss", "l"),
-    "flops": ("flops", "training_flops", "train_flops", "compute", "flops_6nd", "c"),
-    "budget": ("budget", "isoflop_budget", "flop_budget"),
-    "role": ("role",),
-}
-_SIX_ND = "6 * params * tokens"
-
 
 class FitRefused(ValueError):
-    """The data cannot carry the fit asked for. `reason` is one word to test for; the message says what to do."""
+    """The data cannot carry the fit asked for. `reason` is one word to test for; the message says what to do.
+
+    Words of the loaders: `not_found`, `columns`, `curves`, `manifest`, `conventions`, `no_runs`, and `floor`: every
+    loss is zero or less. A fitter whose irreducible loss is given says `floor` as well when a loss lies below it.
+    """
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
@@ -71,7 +59,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class BadRow:
-    """A row left out: `where` is a run's name or `line K`, `reason` says what is wrong with it."""
+    """A row, or a curve, left out: `where` is `line K`, `line K (NAME)` or a run's name, `reason` what is wrong."""
 
     where: str
     reason: str
@@ -81,9 +69,10 @@ class BadRow:
 class LoadedRuns:
     """What a path held.
 
-    `columns` echoes which column served as what; `convention` is how N and C were counted; `details` maps a run's name
-    to everything else its `result.json` said (seconds, bits per byte ...); `planned` to its manifest line, finished or
-    not; `header` is the manifest's own (the study's config among it).
+    `columns` echoes which column served as what; `convention` says how C was counted, `params_count` which parameters
+    N counts, `loss_unit` the unit of the loss, each in words; `notes` is what else a reader should know of the reading;
+    `details` maps a run's name to everything else its `result.json` said (seconds, bits per byte ...); `planned` to its
+    manifest line, finished or not; `header` is the manifest's own (the study's config among it).
     """
 
     source: str
@@ -91,202 +80,78 @@ class LoadedRuns:
     bad: tuple[BadRow, ...]
     columns: Mapping[str, str]
     convention: str
-    details: Mapping[str, Mapping[str, Any]]
+    details: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     planned: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     header: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    params_count: str = "not stated"
+    loss_unit: str = "nats per token"
+    notes: tuple[str, ...] = ()
+
+    def __fspath__(self) -> str:
+        """Where the runs came from, so that what was loaded can stand for its path."""
+        return self.source
 
     def role(self, *roles: str) -> tuple[Run, ...]:
         """The runs with one of these roles, in their order."""
         return tuple(run for run in self.runs if run.role in roles)
 
+    def describe(self) -> list[str]:
+        """Units and conventions of N, D, C, loss and curves, one line each, for every place that prints results."""
+        column = self.columns
+        lines = [
+            f"N: parameters, {self.params_count}; from {column['params']}",
+            f"D: training tokens; from {column['tokens']}",
+            f"C: training FLOPs, convention {self.convention}; from {column['flops']}",
+            f"loss: {self.loss_unit}; from {column['loss']}",
+        ]
+        if any(run.budget for run in self.runs):
+            lines.append(f"budget: nominal training FLOPs of an IsoFLOP profile; from {column['budget']}")
+        curves = sum(run.curve is not None for run in self.runs)
+        if curves:
+            lines.append(f"curves: training loss in nats per token, of {curves} of {len(self.runs)} runs")
+        return lines + list(self.notes)
 
-def load_runs(path: str | pathlib.Path, columns: Mapping[str, str] | None = None) -> LoadedRuns:
-    """Runs of a study directory, a CSV file or a JSON-lines file.
+
+def load_runs(
+    path: str | os.PathLike | LoadedRuns,
+    columns: Mapping[str, str] | None = None,
+    curves: str | os.PathLike | None = None,
+) -> LoadedRuns:
+    """Runs of a study directory, of run directories, of a CSV or of a JSON-lines file.
 
     Args:
-      columns: for tables, overrides the guess, e.g. `{"flops": "flops_table_a4"}`; keys are fields of `Run`.
+      path: where they are; what is loaded already is returned as it is.
+      columns: overrides the guess, e.g. `{"flops": "flops_table_a4", "tokens": "D*1e9"}`; keys are fields of `Run`, or
+        `params_total`, `params_non_embedding`, `flops_6nd` ... to say what a column counts. For directories the columns
+        are the keys of `result.json`, with its FLOPs by convention as `flops_6nd` ...
+      curves: for tables, a second table with the training curves: run, tokens (or step, or flops), loss.
 
     Raises:
-      FitRefused: `not_found`, `columns` (a needed column is missing), `conventions` (FLOPs counted in several ways) or
-        `no_runs` (not one usable row).
+      FitRefused: `not_found`, `columns` (a needed column is missing), `curves` (they cannot be told to runs),
+        `manifest`, `conventions` (FLOPs counted in several ways), `floor` (no loss is positive) or `no_runs` (not one
+        usable row).
     """
+    if isinstance(path, LoadedRuns):
+        return path
+    # Both import the classes above.
+    from chinchilla_jax.scaling.directories import load_directory
+    from chinchilla_jax.scaling.tables import load_table
+
     path = pathlib.Path(path)
     if not path.exists():
-        raise FitRefused("not_found", f"{path}: no such file or study directory")
+        raise FitRefused("not_found", f"{path}: no such file or directory")
     if path.is_dir():
-        loaded = _load_study(path)
+        if curves is not None:
+            raise FitRefused("curves", f"{path}: run directories have their curves in metrics.jsonl; --curves goes "
+                             "with a table")  # fmt: skip
+        loaded = load_directory(path, columns or {})
     else:
-        loaded = _load_table(path, columns or {})
+        loaded = load_table(path, columns or {}, None if curves is None else pathlib.Path(curves))
     if not loaded.runs and not any("not finished" in row.reason for row in loaded.bad):
+        below = [row for row in loaded.bad if row.reason.startswith("loss is not above 0")]
+        if below and len(below) == len(loaded.bad):
+            raise FitRefused("floor", f"{path}: no loss is above 0, the floor of a loss in nats per token; the first: "
+                             f"{below[0].where}: {below[0].reason}")  # fmt: skip
         first = f"; the first: {loaded.bad[0].where}: {loaded.bad[0].reason}" if loaded.bad else ""
         raise FitRefused("no_runs", f"{path}: no usable run among {len(loaded.bad)} rows{first}")
     return loaded
-
-
-def _load_study(path: pathlib.Path) -> LoadedRuns:
-    manifest = path / "manifest.jsonl"
-    if not manifest.exists():
-        raise FitRefused("not_found", f"{path}: no manifest.jsonl; give a study directory or a table of runs")
-    rows, bad, details, conventions = [], [], {}, set()
-    header: dict[str, Any] = {}
-    planned: dict[str, dict[str, Any]] = {}
-    for file in (path / "manifest.jsonl", path / "verification.jsonl"):
-        for where, row, error in _json_lines(file) if file.exists() else ():
-            name = row.get("name")
-            if isinstance(row.get("manifest"), dict):
-                header = row["manifest"] | header
-                for drop in row["manifest"].get("dropped", ()):
-                    where = f"budget {drop['budget']:.3g}, N {drop['params']:.3g}"
-                    bad.append(BadRow(where, f"dropped from the plan: {drop['reason']}"))
-            elif error or not isinstance(name, str):
-                raise FitRefused("manifest", f"{file}: {where}: {error or 'no run name'}; restore the file: without it "
-                                 "it is not known which runs belong to the study")  # fmt: skip
-            elif pathlib.PurePath(name).name != name:
-                bad.append(BadRow(name, "a run name must be a plain folder name"))
-            else:
-                planned[name] = row
-    for name in planned:
-        result = path / "runs" / name / "result.json"
-        if not result.exists():
-            bad.append(BadRow(name, "not finished: no result.json"))
-            continue
-        try:
-            row = json.loads(result.read_text())
-        except ValueError as error:
-            bad.append(BadRow(name, f"result.json is not JSON: {error}"))
-            continue
-        if not isinstance(row, dict):
-            bad.append(BadRow(name, "result.json is not an object"))
-            continue
-        rows.append((name, row | {"name": name}))
-    for folder in sorted((path / "runs").glob("*")):
-        if folder.is_dir() and folder.name not in planned:
-            bad.append(BadRow(folder.name, "not in the manifest"))
-    for name, row in rows:
-        details[name] = row
-        if "convention" in row:
-            conventions.add(str(row["convention"]))
-    if len(conventions) > 1:
-        raise FitRefused(
-            "conventions",
-            f"{path}: runs count FLOPs in several ways ({', '.join(sorted(conventions))}); "
-            "fit runs of one convention at a time",
-        )
-    mapping = {field: field for field in _COLUMNS}
-    runs, more = _to_runs(rows, mapping)
-    return LoadedRuns(
-        str(path),
-        runs,
-        tuple(bad) + more,
-        mapping,
-        conventions.pop() if conventions else "unstated",
-        details,
-        planned,
-        header,
-    )
-
-
-def _load_table(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns:
-    bad, rows, present = [], [], {}
-    if path.suffix in (".jsonl", ".json", ".ndjson"):
-        for where, row, error in _json_lines(path):
-            if error:
-                bad.append(BadRow(where, error))
-            else:
-                rows.append((where, row))
-                present |= dict.fromkeys(row)
-    else:
-        reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-        present = dict.fromkeys(reader.fieldnames or ())
-        rows = [(f"line {reader.line_num}", row) for row in reader]
-    mapping = _guess_columns(path, list(present), columns)
-    runs, more = _to_runs(rows, mapping)
-    return LoadedRuns(str(path), runs, tuple(bad) + more, mapping, f"as in {path.name}: {mapping['flops']}", {})
-
-
-def _text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, IsADirectoryError):
-        raise FitRefused("columns", f"{path}: not a text file; give a CSV or JSON-lines table of runs") from None
-
-
-def _json_lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any], str]]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            yield f"line {number}", {}, f"not JSON: {error}"
-            continue
-        yield f"line {number}", row if isinstance(row, dict) else {}, "" if isinstance(row, dict) else "not an object"
-
-
-def _guess_columns(path: pathlib.Path, present: list[str], wanted: Mapping[str, str]) -> dict[str, str]:
-    for field, column in wanted.items():
-        if field not in _COLUMNS:
-            raise FitRefused("columns", f"{path}: {field!r} is no field of a run; use one of {', '.join(_COLUMNS)}")
-        if column not in present:
-            raise FitRefused("columns", f"{path}: no column {column!r} for {field}; there are {', '.join(present)}")
-    lower = {column.lower(): column for column in reversed(present)}
-    mapping = {}
-    for field, guesses in _COLUMNS.items():
-        found = wanted.get(field) or next((lower[guess] for guess in guesses if guess in lower), None)
-        if found:
-            mapping[field] = found
-    missing = [field for field in ("params", "tokens", "loss") if field not in mapping]
-    if missing:
-        raise FitRefused(
-            "columns",
-            f"{path}: no column for {', '.join(missing)} among {', '.join(present) or 'none'}; "
-            f"rename your column to {missing[0]}",
-        )
-    mapping.setdefault("flops", _SIX_ND)
-    return mapping
-
-
-def _to_runs(
-    rows: list[tuple[str, dict[str, Any]]], mapping: Mapping[str, str]
-) -> tuple[tuple[Run, ...], tuple[BadRow, ...]]:
-    runs, bad, seen, names = [], [], {}, set()
-    for where, row in rows:
-        name = str(row.get(mapping.get("name", ""), None) or where)
-        values, reason = {}, ""
-        if str(row.get("diverged", "")).lower() in ("true", "1"):
-            reason = "diverged"
-        for field in ("params", "tokens", "loss", "flops", "budget"):
-            column = mapping.get(field)
-            if field == "flops" and column == _SIX_ND:
-                values[field] = 6.0 * (values.get("params") or math.nan) * (values.get("tokens") or math.nan)
-                continue
-            raw = row.get(column) if column else None
-            if raw is None or raw == "":
-                values[field] = None
-                if field != "budget":
-                    reason = reason or f"{field} is missing"
-                continue
-            try:
-                values[field] = float(raw)
-            except (TypeError, ValueError):
-                reason = reason or f"{field} is not a number: {raw!r}"
-                continue
-            if not math.isfinite(values[field]) or values[field] <= 0 or isinstance(raw, bool):
-                reason = reason or f"{field} is not a positive finite number: {raw!r}"
-        role = str(row.get(mapping.get("role", ""), None) or "isoflop")
-        if role not in ROLES:
-            reason = reason or f"role {role!r} is none of {', '.join(ROLES)}"
-        if not reason:
-            run = Run(name, role=role, **values)
-            key = (run.params, run.tokens, run.flops, run.loss)
-            if key in seen:
-                reason = f"duplicate of {seen[key]}"
-            elif name in names:
-                reason = f"duplicate name {name}"
-            else:
-                seen[key] = name
-                names.add(name)
-                runs.append(run)
-        if reason:
-            bad.append(BadRow(name, reason))
-    return tuple(runs), tuple(bad)

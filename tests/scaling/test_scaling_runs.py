@@ -35,9 +35,9 @@ def test_bad_rows_are_listed_with_line_and_reason(tmp_path):
     assert [run.params for run in loaded.runs] == [1e6, 2e6]
     reasons = {row.where: row.reason for row in loaded.bad}
     assert reasons["line 3"] == "tokens is missing"
-    assert reasons["line 4"].startswith("loss is not a positive finite number")
-    assert reasons["line 5"] == "duplicate of line 2"
-    assert reasons["line 6"].startswith("params is not a positive finite number")
+    assert reasons["line 4"] == "diverged: loss is nan"
+    assert reasons["line 5"] == "duplicate of line 2: same N, D, C and loss"
+    assert reasons["line 6"] == "params is not above 0: '-5'"
     assert reasons["line 7"] == "params is not a number: 'many'"
 
 

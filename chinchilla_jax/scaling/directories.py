@@ -1,0 +1,175 @@
+"""Which runs does a directory hold: a study, one run, or a folder of run directories?
+
+    STUDY/manifest.jsonl, verification.jsonl    what was planned
+    STUDY/runs/NAME/  or  FOLDER/NAME/  or  RUN/
+        result.json                             N, D, C by convention and the loss; written last
+        metrics.jsonl                           the training curve
+
+A run without its result is listed as not finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from chinchilla_jax.config import CONVENTIONS
+from chinchilla_jax.scaling.columns import FIELDS, Column, choose_columns
+from chinchilla_jax.scaling.rows import Point, Row, to_curve, to_runs
+from chinchilla_jax.scaling.runs import BadRow, FitRefused, LoadedRuns, Run
+from chinchilla_jax.scaling.tables import json_lines
+
+_DEFAULT = "executed"  # of runs that were trained outside a study and so state no convention
+_COUNTED = {
+    "params": "total: embeddings included, a tied matrix once",
+    "params_non_embedding": "non-embedding: without token, position and output matrices",
+}
+_MARKS = ("result.json", "config.json", "metrics.jsonl")
+
+
+def load_directory(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns:
+    """The finished runs of a study directory, of one run directory, or of a folder of run directories.
+
+    Args:
+      columns: keys of `result.json` by field, see `load_runs`.
+
+    Raises:
+      FitRefused: `not_found` (none of the three), `manifest`, `conventions` or `columns`.
+    """
+    if (path / "manifest.jsonl").exists():
+        planned, header, bad = _read_manifests(path)
+        folders = {name: path / "runs" / name for name in planned}
+        strays = sorted(f.name for f in (path / "runs").glob("*") if f.is_dir() and f.name not in planned)
+        bad += [BadRow(name, "not in the manifest") for name in strays]
+    else:
+        planned, header, bad = {}, {}, []
+        folders = _run_directories(path)
+    rows, unread = _read_results(folders, planned)
+    conventions = {str(row.values["convention"]) for row in rows if "convention" in row.values}
+    if len(conventions) > 1:
+        raise FitRefused("conventions", f"{path}: runs count FLOPs in several ways ({', '.join(sorted(conventions))}); "
+                         "fit runs of one convention at a time")  # fmt: skip
+    stated = conventions.pop() if conventions else _DEFAULT
+    rows = [_with_flops(row, stated) for row in rows]
+    chosen, notes = _columns(path, rows, columns, stated), ()
+    convention = chosen["flops"].count
+    if convention != stated and "budget" in chosen:
+        del chosen["budget"]
+        notes = (f"budgets are left out: they were counted as {stated}, C here as {convention}",)
+    runs, more = to_runs(rows, chosen)
+    runs, spoilt = _with_curves(runs, folders)
+    return LoadedRuns(
+        source=str(path),
+        runs=runs,
+        bad=tuple(bad) + tuple(unread) + more + spoilt,
+        columns={field: str(column) for field, column in chosen.items()},
+        convention=convention,
+        details={row.where: row.values for row in rows},
+        planned=planned,
+        header=header,
+        params_count=_COUNTED.get(chosen["params"].name, chosen["params"].count or "not stated"),
+        loss_unit="nats per token, on held-out text",
+        notes=notes,
+    )
+
+
+def _read_manifests(path: pathlib.Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any], list[BadRow]]:
+    """(planned runs by name, the header, what the plan itself left out)."""
+    planned: dict[str, dict[str, Any]] = {}
+    header: dict[str, Any] = {}
+    bad = []
+    for file in (path / "manifest.jsonl", path / "verification.jsonl"):
+        for row in json_lines(file) if file.exists() else ():
+            name, line = row.values.get("name"), row.values
+            if isinstance(line.get("manifest"), dict):
+                header = line["manifest"] | header
+                for drop in line["manifest"].get("dropped", ()):
+                    where = f"budget {drop['budget']:.3g}, N {drop['params']:.3g}"
+                    bad.append(BadRow(where, f"dropped from the plan: {drop['reason']}"))
+            elif row.problem or not isinstance(name, str):
+                raise FitRefused("manifest", f"{file}: {row.where}: {row.problem or 'no run name'}; restore the file: "
+                                 "without it it is not known which runs belong to the study")  # fmt: skip
+            elif pathlib.PurePath(name).name != name:
+                bad.append(BadRow(name, f"a run name must be a plain folder name ({file.name} {row.where})"))
+            else:
+                planned[name] = line
+    return planned, header, bad
+
+
+def _run_directories(path: pathlib.Path) -> dict[str, pathlib.Path]:
+    def is_run(folder: pathlib.Path) -> bool:
+        return any((folder / mark).exists() for mark in _MARKS)
+
+    if is_run(path):
+        return {path.resolve().name: path}
+    folders = {child.name: child for child in sorted(path.iterdir()) if child.is_dir() and is_run(child)}
+    if not folders:
+        raise FitRefused("not_found", f"{path}: no manifest.jsonl, and no run directory in it (one has a "
+                         "result.json); give a study directory, run directories or a table of runs")  # fmt: skip
+    return folders
+
+
+def _read_results(folders: Mapping[str, pathlib.Path], planned: Mapping[str, Any]) -> tuple[list[Row], list[BadRow]]:
+    rows, bad = [], []
+    for name, folder in folders.items():
+        path = folder / "result.json"
+        if not path.exists():
+            bad.append(BadRow(name, f"not finished: no result.json{'' if planned else f' in {folder}'}"))
+            continue
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("not an object")
+            rows.append(Row(name, values | {"name": name}))
+        except (ValueError, RecursionError) as error:
+            what = "is not an object" if str(error) == "not an object" else f"is not JSON: {error}"
+            bad.append(BadRow(name, f"result.json {what}"))
+    return rows, bad
+
+
+def _with_flops(row: Row, convention: str) -> Row:
+    """The row with its FLOPs by convention as columns, and `flops` under the one its study states."""
+    by = row.values.get("flops_by_convention")
+    by = by if isinstance(by, dict) else {}
+    more = {f"flops_{name}": value for name, value in by.items()}
+    if "flops" not in row.values and convention in by:
+        more["flops"] = by[convention]
+    return dataclasses.replace(row, values=dict(row.values) | more)
+
+
+def _columns(path: pathlib.Path, rows: Sequence[Row], wanted: Mapping[str, str], stated: str) -> dict[str, Column]:
+    """The keys of `result.json` that serve each field: those of this project unless wanted otherwise."""
+    present = dict.fromkeys(key for row in rows for key, value in row.values.items() if not isinstance(value, dict))
+    chosen = {field: Column(field) for field in FIELDS if field != "curve"}
+    if wanted and rows:
+        changed, _ = choose_columns(str(path), list(present), wanted, fields=())
+        chosen |= changed
+    count = chosen["flops"].count or (stated if chosen["flops"].name == "flops" else "")
+    if count not in CONVENTIONS and chosen["flops"].name != "flops":
+        raise FitRefused("conventions", f"{path}: key {chosen['flops'].name} of result.json does not say how FLOPs "
+                         f"are counted; write --columns=flops_{CONVENTIONS[0]}:{chosen['flops'].name} or one of "
+                         f"{', '.join(CONVENTIONS)}")  # fmt: skip
+    chosen["flops"] = dataclasses.replace(chosen["flops"], count=count)
+    return chosen
+
+
+def _with_curves(
+    runs: Iterable[Run], folders: Mapping[str, pathlib.Path]
+) -> tuple[tuple[Run, ...], tuple[BadRow, ...]]:
+    made, bad = [], []
+    for run in runs:
+        path = folders[run.name] / "metrics.jsonl"
+        points = []
+        problem = []
+        for row in json_lines(path) if path.exists() else ():
+            if row.problem:
+                problem.append(BadRow(f"metrics.jsonl {row.where} ({run.name})", f"curve left out: {row.problem}"))
+            elif "loss" in row.values:  # the other lines are evaluations
+                points.append(Point(f"metrics.jsonl {row.where}", row.values.get("tokens"), row.values["loss"]))
+        curve, spoilt = to_curve(points, run, run.name)
+        bad += problem + spoilt
+        made.append(dataclasses.replace(run, curve=None if problem else curve))
+    return tuple(made), tuple(bad)
