@@ -34,8 +34,10 @@ class Surface:
         """Loss of a run with `params` N and `tokens` D; broadcasts with the fields."""
         return self.E + self.A * np.power(params, -self.alpha) + self.B * np.power(tokens, -self.beta)
 
-    def optimum(self, flops: float, flops_per: FlopsPerToken = 6.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """N*, D* and the loss there for a budget of `flops`.
+    def optimum(
+        self, flops: float | np.ndarray, flops_per: FlopsPerToken = 6.0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """N*, D* and the loss there for a budget of `flops`, a number or one for each replicate.
 
         Args:
           flops_per: a number c for C = c N D (eq. 4 in closed form), or a function from N [..., G] to the training
@@ -48,8 +50,9 @@ class Surface:
         if callable(flops_per):
             column = Surface(*(np.asarray(getattr(self, f.name))[..., None] for f in dataclasses.fields(self)))
             grid = np.log(params)[..., None] + np.linspace(-7.0, 7.0, 141)
+            spend = np.asarray(flops)[..., None]
             for _ in range(6):
-                loss = column.loss(np.exp(grid), flops / flops_per(np.exp(grid)))
+                loss = column.loss(np.exp(grid), spend / flops_per(np.exp(grid)))
                 best = loss.argmin(-1)[..., None]
                 low = np.take_along_axis(grid, np.maximum(best - 1, 0), -1)
                 high = np.take_along_axis(grid, np.minimum(best + 1, grid.shape[-1] - 1), -1)

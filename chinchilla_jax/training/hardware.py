@@ -10,9 +10,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-# Dense bfloat16 FLOP/s per JAX device, by `device_kind`: published peaks. Two devices per chip on v2 and v3.
-_PEAK = {"TPU v2": 22.5e12, "TPU v3": 61.5e12, "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12,
-         "TPU v5": 459e12, "TPU v5p": 459e12, "TPU v6 lite": 918e12, "TPU v6e": 918e12}  # fmt: skip
+from chinchilla_jax.chips import device_peak
 
 
 @functools.cache
@@ -22,8 +20,9 @@ def peak_flops() -> tuple[float, str]:
     A CPU has no agreed peak: there it is the best of a few float32 matrix products, measured once.
     """
     device = jax.local_devices()[0]
-    if device.platform == "tpu" and device.device_kind in _PEAK:
-        return _PEAK[device.device_kind] * jax.local_device_count(), f"{device.device_kind} bfloat16, published"
+    published = device_peak(device.device_kind)
+    if published is not None:
+        return published * jax.local_device_count(), f"{device.device_kind} bfloat16, published"
     return matmul_flops(), "float32 matrix product, measured"
 
 
