@@ -24,10 +24,12 @@ NORMS = ("rmsnorm", "layernorm")
 BIASES = ("none", "gopher", "all")
 REMAT_POLICIES = ("none", "full", "dots")
 OPTIMIZERS = ("adam", "adamw")
-SCHEDULES = ("cosine", "cooldown")
+COOLDOWNS = ("cooldown", "cooldown_sqrt")
+SCHEDULES = ("cosine", "constant", *COOLDOWNS)
 DTYPES = ("float32", "bfloat16")
 CONVENTIONS = ("table_a4", "appendix_f", "6nd", "executed")
 LADDERS = ("generated", "width", "chinchilla")
+STUDY_SCHEDULES = ("matched", "trunk")
 
 
 class ConfigError(ValueError):
@@ -127,7 +129,8 @@ class OptimizerConfig:
     """Adam or AdamW, and the learning rate over the run.
 
     `schedule`: `cosine` (warm-up, then a cosine that reaches `final_lr_fraction * peak_lr` at the last step; Hoffmann
-    et al. 2022, appendix B) or `cooldown` (constant, then linear to that value over the last `cooldown_fraction`).
+    et al. 2022, appendix B), `cooldown` (constant, then linear to that value over the last `cooldown_fraction` of the
+    tokens), `cooldown_sqrt` (the same with the shape 1 - sqrt; Haegele et al. 2024) or `constant`.
     """
 
     name: str = "adamw"
@@ -238,12 +241,17 @@ class StudyConfig:
     """An IsoFLOP study: what `plan` turns into a manifest.
 
     `budgets` in FLOPs under `convention`; `sizes` per budget on a geometric ladder of parameters with ratio
-    `size_ratio`, centred on `tokens_per_param`; the held-out budget is `holdout_factor` times the largest.
+    `size_ratio`, centred on `guess`; the held-out budget is `holdout_factor` times the largest.
+    `guess` says which N is expected to be optimal: `D/N = 20, a = 0.5` (so many tokens per parameter at the geometric
+    middle of the budgets, N* ~ C^a from there), `N = 0.0992 C^0.4981`, a published law (`hoffmann-1`, `hoffmann-2`,
+    `hoffmann-3`, `besiroglu`), or the folder of a study or a table of runs, whose fit is taken (`study/guess.py`).
+    `recipe` gives learning rate and batch: `lr = 1 N^-0.5` (batch as in `train.batch_size`), `lr = 1 N^-0.5, batch = 2
+    D^0.5` (in tokens), `deepseek` or `step-law` (`study/recipe.py`); warm-up is a fraction of the steps.
+    `schedule`: `matched` (every run on its own, to its own horizon) or `trunk` (per size one run at constant rate, from
+    which a cooldown branches off for every budget; needs a cooldown as `optimizer.schedule`).
     `ladder`: `generated` (shapes of the family of `model`, depth and width near `aspect_ratio` = d_model / n_layers),
     `width` (only the width varies: at depths of a few layers each step of depth would show in the profiles) or
-    `chinchilla` (the 50 published study models). `tokens_per_param` is the D/N expected to be optimal at the geometric
-    middle of the budgets, `frontier_exponent` how N* grows with C from there.
-    `lr_*` are the recipe: peak_lr = lr_scale * N ** lr_exponent, warm-up as a fraction of the steps.
+    `chinchilla` (the 50 published study models).
     `flops_per_second` is what one worker sustains; only the estimates of time read it.
     """
 
@@ -252,21 +260,20 @@ class StudyConfig:
     convention: str = "executed"
     sizes: int = 7
     size_ratio: float = 1.6
-    tokens_per_param: float = 20.0
-    frontier_exponent: float = 0.5
+    guess: str = "D/N = 20, a = 0.5"
     holdout_factor: float = 4.0
     ladder: str = "generated"
     aspect_ratio: float = 32.0
-    lr_scale: float = 1.0
-    lr_exponent: float = -0.5
+    recipe: str = "lr = 1 N^-0.5"
+    schedule: str = "matched"
     warmup_fraction: float = 0.05
     flops_per_second: float = 1e10
 
     def __post_init__(self):
-        _positive(self, "sizes", "size_ratio", "tokens_per_param", "frontier_exponent", "holdout_factor",
-                  "aspect_ratio", "lr_scale", "flops_per_second")  # fmt: skip
+        _positive(self, "sizes", "size_ratio", "holdout_factor", "aspect_ratio", "flops_per_second")
         _one_of(self, "convention", CONVENTIONS)
         _one_of(self, "ladder", LADDERS)
+        _one_of(self, "schedule", STUDY_SCHEDULES)
         _fraction(self, "warmup_fraction")
         if not self.budgets or not all(0 < b < math.inf for b in self.budgets):
             raise ConfigError("budgets", f"needs positive FLOP budgets, got {self.budgets}")

@@ -48,8 +48,7 @@ def cpu(factor: float = 1.0, batch_size: int = 4) -> RunConfig:
                           eval_sequences=1024),
         study=StudyConfig(name="cpu" if factor == 1 else "cpu_long",
                           budgets=tuple(factor * c for c in (3.2e11, 6.4e11, 1.28e12, 2.56e12)), sizes=6,
-                          size_ratio=1.45, tokens_per_param=10.0, frontier_exponent=0.55, ladder="width",
-                          lr_scale=8.2, lr_exponent=-0.6,
+                          size_ratio=1.45, guess="D/N = 10, a = 0.55", ladder="width", recipe="lr = 8.2 N^-0.6",
                           flops_per_second=6e10),
     )  # fmt: skip
 
@@ -65,7 +64,7 @@ def tiny() -> RunConfig:
         data=DataConfig(source="shipped", vocab_size=512, seq_len=64, validation_fraction=0.05),
         train=TrainConfig(batch_size=2, microbatches=1, log_every=10, eval_sequences=32),
         study=StudyConfig(name="tiny", budgets=(5e9, 7e9, 1e10, 1.4e10), sizes=6, size_ratio=1.4,
-                          tokens_per_param=0.3, holdout_factor=2.0, aspect_ratio=24.0, lr_scale=8e-14, lr_exponent=2.2,
+                          guess="D/N = 0.3", holdout_factor=2.0, aspect_ratio=24.0, recipe="lr = 8e-14 N^2.2",
                           flops_per_second=3e9),
     )  # fmt: skip
 
@@ -81,8 +80,8 @@ def chinchilla() -> RunConfig:
                           eval_every=5000, eval_sequences=2048, checkpoint_every=1000),
         study=StudyConfig(name="chinchilla",
                           budgets=(6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21), convention="table_a4",
-                          sizes=9, size_ratio=1.35, ladder="chinchilla", tokens_per_param=20.0, lr_scale=9.4e-4,
-                          lr_exponent=-0.087, warmup_fraction=0.01, flops_per_second=1e14),
+                          sizes=9, size_ratio=1.35, ladder="chinchilla", guess="D/N = 20",
+                          recipe="lr = 9.4e-4 N^-0.087", warmup_fraction=0.01, flops_per_second=1e14),
     )  # fmt: skip
 
 

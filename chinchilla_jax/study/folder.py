@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from chinchilla_jax.config import RunConfig
@@ -37,7 +38,8 @@ class PlannedRun:
 
     `params` total N and `params_non_embedding`; `tokens` D; `flops` C by convention; `config` the resolved RunConfig as
     plain values, `config_hash` its content hash; `estimated_seconds` on one worker; `recipe` where the hyper-parameters
-    come from.
+    come from. A branch names its `trunk`, which it leaves after `fork_step` steps: N, D, C and config are those of the
+    whole way. A trunk (role `trunk`, no part in fits) has the steps of all its forks in `keep_steps`.
     """
 
     name: str
@@ -52,6 +54,21 @@ class PlannedRun:
     config_hash: str
     estimated_seconds: float
     recipe: str
+    trunk: str | None = None
+    fork_step: int = 0
+    keep_steps: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "keep_steps", tuple(self.keep_steps))  # JSON has only lists
+
+    @property
+    def fork_tokens(self) -> int:
+        """Tokens that the trunk trained for this run; 0 without a trunk."""
+        return self.fork_step * self.config["train"]["batch_size"] * self.config["data"]["seq_len"]
+
+    def spent(self, convention: str | None = None) -> float:
+        """FLOPs of what this run trains itself: of a branch, its tail. By default under the study's convention."""
+        return self.flops[convention or self.convention] * (1.0 - self.fork_tokens / self.tokens)
 
     @property
     def cost(self) -> float:
@@ -64,9 +81,17 @@ class PlannedRun:
 
     def facts(self) -> dict[str, Any]:
         """What goes into the run's `result.json`, so that a fit needs nothing else."""
-        return {"name": self.name, "role": self.role, "budget": self.budget, "convention": self.convention,
-                "params": self.params, "params_non_embedding": self.params_non_embedding, "tokens": self.tokens,
-                "flops": self.cost, "flops_by_convention": self.flops}  # fmt: skip
+        facts = {"name": self.name, "role": self.role, "budget": self.budget, "convention": self.convention,
+                 "params": self.params, "params_non_embedding": self.params_non_embedding, "tokens": self.tokens,
+                 "flops": self.cost, "flops_by_convention": self.flops}  # fmt: skip
+        if self.trunk:
+            facts |= {"trunk": self.trunk, "fork_step": self.fork_step, "flops_spent": self.spent()}
+        return facts
+
+
+def training_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The order in which workers take runs: what others wait for first, then the longest first."""
+    return sorted(runs, key=lambda run: (not run.keep_steps, -run.estimated_seconds))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +220,8 @@ def last_metrics(
 
 
 def progress(study: pathlib.Path, run: PlannedRun) -> float:
-    """Share of the run's tokens trained so far, in [0, 1]."""
+    """Share of the run's own tokens trained so far, in [0, 1]; a branch begins at 0 where it leaves its trunk."""
     if read_result(study, run.name) is not None:
         return 1.0
-    return min(1.0, last_metrics(study, run.name).get("tokens", 0) / run.tokens)
+    trained = last_metrics(study, run.name).get("tokens", 0) - run.fork_tokens
+    return min(1.0, max(0.0, trained / (run.tokens - run.fork_tokens)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 from chinchilla_jax.config import ConfigError, ModelConfig, RunConfig
 from chinchilla_jax.ledger import count_parameters, train_flops_per_token
@@ -121,35 +122,12 @@ def flops_per_token(config: RunConfig, model: ModelConfig, convention: str) -> f
     return train_flops_per_token(model, config.data.seq_len, convention, sequences)
 
 
-@functools.lru_cache(maxsize=64)
-def optimum_at(config: RunConfig, budget: float) -> float:
-    """The N at which `budget` buys exactly `study.tokens_per_param` tokens per parameter."""
-    study = config.study
-    low, high = math.log(1e3), math.log(1e13)
-    for _ in range(48):
-        middle = (low + high) / 2
-        params = math.exp(middle)
-        model = nearest(config.model, params, study.aspect_ratio, exact=True, fixed_depth=study.ladder == "width").model
-        # The family is discrete: scale the FLOPs of the nearest shape to the N asked about.
-        rate = flops_per_token(config, model, study.convention) / count_parameters(model).total
-        cost = rate * params * params * study.tokens_per_param
-        low, high = (middle, high) if cost < budget else (low, middle)
-    return math.exp((low + high) / 2)
+def ladder(config: RunConfig, optima: Sequence[float]) -> tuple[Rung, ...]:
+    """Every rung the study's budgets may use, smallest first, shared by all of them: a shape compiled once serves all,
+    and one trunk the cooldowns of several budgets.
 
-
-def predicted_optimum(config: RunConfig, budget: float) -> float:
-    """N*(C) = k C^a, with a = `study.frontier_exponent` and k such that the geometric middle of the budgets trains
-    `study.tokens_per_param` tokens per parameter. Only where the ladder is centred depends on it."""
-    budgets = config.study.budgets
-    middle = math.exp(sum(map(math.log, budgets)) / len(budgets))
-    return optimum_at(config, middle) * (budget / middle) ** config.study.frontier_exponent
-
-
-def ladder(config: RunConfig) -> tuple[Rung, ...]:
-    """Every rung the study's budgets may use, smallest first, shared by all of them: a shape compiled once serves all.
-
-    Rungs are `study.size_ratio` apart, counted from the predicted optimum of the middle budget; steps the family cannot
-    make are left out.
+    Rungs are `study.size_ratio` apart, counted from the geometric mean of the `optima` (the N expected at each budget);
+    steps the family cannot make are left out.
 
     Raises:
       ConfigError: `study.sizes` is too small to have three sizes on each side.
@@ -157,7 +135,6 @@ def ladder(config: RunConfig) -> tuple[Rung, ...]:
     study = config.study
     if study.sizes < 6:
         raise ConfigError("study.sizes", f"at least 6, three on each side of the predicted optimum, got {study.sizes}")
-    optima = [predicted_optimum(config, budget) for budget in study.budgets]
     anchor = math.exp(sum(map(math.log, optima)) / len(optima))
     reach = study.sizes + 1
     first = math.floor(math.log(min(optima) / anchor, study.size_ratio)) - reach

@@ -23,7 +23,7 @@ from chinchilla_jax.study.folder import (
     read_result,
     write_manifest,
 )
-from chinchilla_jax.study.plan import describe, duration, estimate, plan, verification
+from chinchilla_jax.study.plan import HELD_OUT, describe, duration, estimate, plan, verification
 from chinchilla_jax.study.pool import work
 
 STAGES = ("data", "plan", "isoflop runs", "prediction", "held-out runs", "report")
@@ -107,7 +107,7 @@ class _Stages:
         seconds = sum(r.get("seconds") or 0.0 for _, r in finished)
         faster = 1.0
         if seconds > 0:
-            faster = sum(run.flops["executed"] for run, r in finished if r.get("seconds")) / seconds / speed
+            faster = sum(run.spent("executed") for run, r in finished if r.get("seconds")) / seconds / speed
         runs = [run for run in self.manifest.runs if read_result(self.study, run.name) is None]
         held_out = self.study / VERIFICATION
         if held_out.exists():
@@ -116,8 +116,8 @@ class _Stages:
         else:
             # Three runs at the held-out budget, each as long as the longest planned run is to its own.
             largest = max(self.manifest.runs, key=lambda run: run.budget)
-            factor = self.config.study.holdout_factor
-            runs += [dataclasses.replace(largest, estimated_seconds=factor * largest.estimated_seconds)] * 3
+            seconds = self.config.study.holdout_factor * largest.flops["executed"] / speed
+            runs += [dataclasses.replace(largest, trunk=None, fork_step=0, estimated_seconds=seconds)] * len(HELD_OUT)
         return estimate(runs, self.workers) / faster if runs and name != "report" else 0.0
 
 

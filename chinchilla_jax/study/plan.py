@@ -1,8 +1,8 @@
 """Which runs does a study need, and what will they cost?
 
-For every budget C the ladder's sizes around the predicted optimum N*(C) (`ladder.predicted_optimum`) are trained on
-D = C / (FLOPs per token) tokens, rounded to whole steps, with a schedule whose horizon is exactly D. FLOPs are counted
-by the ledger under `study.convention`.
+For every budget C the ladder's sizes around the guessed optimum N*(C) (`study.guess`) are trained on D = C / (FLOPs per
+token) tokens, rounded to whole steps, with a schedule whose horizon is exactly D: each run by itself, or as branches of
+one trunk per size (`study.schedule`). FLOPs are counted by the ledger under `study.convention`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,24 @@ import subprocess
 from collections.abc import Callable, Sequence
 
 import chinchilla_jax
-from chinchilla_jax.config import ConfigError, ModelConfig, RunConfig
-from chinchilla_jax.ledger import count_run
+from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.study import ladder as ladders
-from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, Manifest, PlannedRun, read_manifest, write_manifest
-from chinchilla_jax.study.recipe import recipe
+from chinchilla_jax.study.cell import OffBudget, matched
+from chinchilla_jax.study.folder import (
+    MANIFEST,
+    VERIFICATION,
+    Manifest,
+    PlannedRun,
+    read_manifest,
+    training_order,
+    write_manifest,
+)
+from chinchilla_jax.study.guess import guess
+from chinchilla_jax.study.recipe import read_recipe
+from chinchilla_jax.study.trunk import TRUNK, check_schedule, with_branches
 
-TOLERANCE = 0.01  # relative distance of a run's C from its budget
-SIDE = 3  # sizes wanted on each side of the predicted optimum
+SIDE = 3  # sizes wanted on each side of the guessed optimum
+HELD_OUT = {"predicted": 1.0, "half": 0.5, "double": 2.0}  # roles of the held-out runs, N over the predicted one
 
 
 def plan(config: RunConfig) -> Manifest:
@@ -35,22 +45,48 @@ def plan(config: RunConfig) -> Manifest:
         raise ConfigError("study", "the config has no study section; start from configs/isoflop.py")
     if config.train.double_batch_at:
         raise ConfigError("train.double_batch_at", "an IsoFLOP study compares runs of one batch size: set it to 0")
-    rungs = ladders.ladder(config)
-    runs: list[PlannedRun] = []
-    dropped: list[dict] = []
-    for budget in sorted(study.budgets):
-        optimum = ladders.predicted_optimum(config, budget)
-        made = []
-        for rung in ladders.around(rungs, optimum, study.sizes):
-            run, reason = _planned(config, rung.model, budget, "isoflop", f"c{_budget_name(budget)}-n")
-            if run is not None:
-                made.append(run)
-            else:
-                dropped.append({"budget": budget, "params": rung.params, "reason": reason})
-        _check_sides(config, budget, optimum, made, dropped, rungs)
-        runs += made
-    header = _header(config, "isoflop") | {"dropped": dropped}
+    if study.schedule == "trunk":
+        check_schedule(config)
+    guessed = guess(config)
+    budgets = sorted(study.budgets)
+    optima = {budget: guessed.params(budget) for budget in budgets}
+    rungs = ladders.ladder(config, list(optima.values()))
+    cells = [(budget, rung) for budget in budgets for rung in ladders.around(rungs, optima[budget], study.sizes)]
+    runs, dropped = (_on_trunks if study.schedule == "trunk" else _matched)(config, cells)
+    for budget in budgets:
+        made = [run for run in runs if run.budget == budget and run.role == "isoflop"]
+        _check_sides(config, budget, optima[budget], made, dropped, rungs)
+    header = _header(config, "isoflop") | {
+        "dropped": dropped,
+        "guess": {"provenance": guessed.provenance, "params": [[budget, optima[budget]] for budget in budgets]},
+    }
     return Manifest(header, _with_unique_names(runs))
+
+
+def _matched(
+    config: RunConfig, cells: Sequence[tuple[float, ladders.Rung]]
+) -> tuple[list[PlannedRun], list[dict]]:  # fmt: skip
+    """A run for every budget and rung, and what had to be dropped."""
+    runs, dropped = [], []
+    for budget, rung in cells:
+        try:
+            runs.append(matched(config, rung.model, budget, "isoflop", _prefix(budget)))
+        except OffBudget as error:
+            dropped.append({"budget": budget, "params": rung.params, "reason": str(error)})
+    return runs, dropped
+
+
+def _on_trunks(
+    config: RunConfig, cells: Sequence[tuple[float, ladders.Rung]]
+) -> tuple[list[PlannedRun], list[dict]]:  # fmt: skip
+    """The same as branches: rung after rung, each trunk before its branches."""
+    runs, dropped = [], []
+    for rung in sorted({rung for _, rung in cells}, key=lambda rung: rung.params):
+        budgets = [budget for budget, other in cells if other == rung]
+        more, refused = with_branches(config, rung.model, budgets, {budget: _prefix(budget) for budget in budgets})
+        runs += more
+        dropped += [{"budget": budget, "params": rung.params, "reason": why} for budget, why in refused.items()]
+    return runs, dropped
 
 
 def verification(study_dir: pathlib.Path, predicted_params: float) -> Manifest:
@@ -71,12 +107,13 @@ def verification(study_dir: pathlib.Path, predicted_params: float) -> Manifest:
     config = first.template()
     budget = holdout_budget(config)
     runs = []
-    for role, factor in (("predicted", 1.0), ("half", 0.5), ("double", 2.0)):
+    for role, factor in HELD_OUT.items():
         rung = ladders.nearest(config.model, factor * predicted_params, config.study.aspect_ratio, exact=True,
                                fixed_depth=config.study.ladder == "width")  # fmt: skip
-        run, reason = _planned(config, rung.model, budget, role, f"h{_budget_name(budget)}-n")
-        if run is None:
-            raise ConfigError("study.holdout_factor", f"{role} size {_size_name(rung.params)}: {reason}")
+        try:
+            run = matched(config, rung.model, budget, role, f"h{_budget_name(budget)}-n")
+        except OffBudget as error:
+            raise ConfigError("study.holdout_factor", f"{role} size {_size_name(rung.params)}: {error}") from None
         if any(run.config["model"] == other.config["model"] for other in runs):
             raise ConfigError("study.budgets", f"the predicted optimum {_size_name(predicted_params)} for {budget:.3g} "
                               "FLOPs is smaller than the family's shapes can test; the budgets are too small for this "
@@ -93,36 +130,9 @@ def holdout_budget(config: RunConfig) -> float:
     return config.study.holdout_factor * max(config.study.budgets)
 
 
-def _planned(
-    config: RunConfig, model: ModelConfig, budget: float, role: str, prefix: str
-) -> tuple[PlannedRun | None, str]:
-    """The run of `model` at `budget`, or None and the reason why there is none."""
-    study, batch = config.study, config.train.batch_size * config.data.seq_len
-    per_step = batch * ladders.flops_per_token(config, model, study.convention)
-    steps = round(budget / per_step)
-    if steps < 1 or abs(steps * per_step / budget - 1.0) > TOLERANCE:
-        return None, (f"{max(steps, 1)} steps of {batch} tokens spend {max(steps, 1) * per_step / budget - 1:+.1%} "
-                      f"against the budget, more than {TOLERANCE:.0%}")  # fmt: skip
-    tokens = steps * batch
-    ledger = count_run(dataclasses.replace(config, model=model), tokens)
-    made = recipe(study, ledger.parameters.total, steps)
-    resolved = dataclasses.replace(
-        config,
-        model=model,
-        optimizer=dataclasses.replace(config.optimizer, peak_lr=made.peak_lr, warmup_steps=made.warmup_steps),
-        train=dataclasses.replace(config.train, train_tokens=tokens),
-        study=None,
-    )
-    return PlannedRun(
-        name=prefix, role=role, budget=budget, convention=study.convention, params=ledger.parameters.total,
-        params_non_embedding=ledger.parameters.non_embedding, tokens=tokens, flops=ledger.flops,
-        config=resolved.to_dict(), config_hash=resolved.content_hash(),
-        estimated_seconds=ledger.flops["executed"] / study.flops_per_second, recipe=made.provenance,
-    ), ""  # fmt: skip
-
-
 def _check_sides(config: RunConfig, budget: float, optimum: float, made: Sequence[PlannedRun], dropped: Sequence[dict],
                  rungs: tuple[ladders.Rung, ...]) -> None:  # fmt: skip
+    """Refuses a budget that has not `SIDE` sizes on each side of its guessed optimum, with the reason."""
     below = sum(run.params < optimum for run in made)
     above = len(made) - below
     if below >= SIDE and above >= SIDE:
@@ -132,11 +142,11 @@ def _check_sides(config: RunConfig, budget: float, optimum: float, made: Sequenc
         why = f"{lost}; raise the budget, or lower train.batch_size or data.seq_len"
     elif below < SIDE:
         why = (f"the smallest shape of the family with this vocabulary has {_size_name(rungs[0].params)} parameters; "
-               "raise the budget, or lower model.vocab_size, study.size_ratio or study.tokens_per_param")  # fmt: skip
+               "raise the budget, lower model.vocab_size or study.size_ratio, or change study.guess")  # fmt: skip
     else:
         why = (f"the ladder ends at {_size_name(rungs[-1].params)} parameters; lower the budget or "
                "study.size_ratio")  # fmt: skip
-    raise ConfigError("study.budgets", f"{budget:.3g} FLOPs: {below} sizes below and {above} above the predicted "
+    raise ConfigError("study.budgets", f"{budget:.3g} FLOPs: {below} sizes below and {above} above the guessed "
                       f"optimum N*={_size_name(optimum)}, {SIDE} needed on each side: {why}")  # fmt: skip
 
 
@@ -159,6 +169,11 @@ def _revision() -> str | None:
     return done.stdout.strip() or None
 
 
+def _prefix(budget: float) -> str:
+    """The beginning of an IsoFLOP run's name."""
+    return f"c{_budget_name(budget)}-n"
+
+
 def _budget_name(budget: float) -> str:
     """12 -> 1.2e1, 1.35e12 -> 1.35e12: the shortest mantissa with a decimal that is exact to three digits."""
     mantissa, exponent = f"{budget:.2e}".split("e")
@@ -177,44 +192,70 @@ def _size_name(params: float, digits: int = 3) -> str:
 
 
 def _with_unique_names(runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
-    """Completes the names with N, in as many digits as tell the runs apart."""
+    """Completes the names with N, in as many digits as tell the runs apart, and tells branches their trunk's."""
     for digits in range(3, 14):
         names = [run.name + _size_name(run.params, digits) for run in runs]
         if len(set(names)) == len(names):
             break
     else:
         raise ConfigError("study.budgets", "two runs have the same budget and size; remove one of the budgets")
-    return tuple(dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True))
+    trunks = {run.config_hash: name for run, name in zip(runs, names, strict=True) if run.role == TRUNK}
+    return tuple(
+        dataclasses.replace(run, name=name, trunk=run.trunk and trunks[run.trunk])
+        for run, name in zip(runs, names, strict=True)
+    )
 
 
 def describe(manifest: Manifest, workers: int, echo: Callable[[str], None]) -> None:
-    """Prints a manifest as a table with its total cost.
+    """Prints a manifest as a table, then what it rests on and what it costs in all.
 
     Args:
       workers: how many runs train at the same time, for the time estimate.
     """
+    template, convention = manifest.template(), manifest.header["convention"]
     echo(f"{'run':24} {'role':9} {'layers':>6} {'width':>6} {'N':>8} {'non-emb.':>8} {'D':>8} {'D/N':>7} "
-         f"{'C':>9} {'off':>7} {'peak_lr':>9} {'time':>9}")  # fmt: skip
+         f"{'C':>9} {'off':>7} {'peak_lr':>9} {'batch':>7} {'time':>9}")  # fmt: skip
     for run in manifest.runs:
         model, optimizer = run.config["model"], run.config["optimizer"]
+        batch = run.config["train"]["batch_size"] * run.config["data"]["seq_len"]
+        fork = f"  from {run.trunk} at step {run.fork_step}" if run.trunk else ""
         echo(f"{run.name:24} {run.role:9} {model['n_layers']:6d} {model['d_model']:6d} {_size_name(run.params):>8} "
              f"{_size_name(run.params_non_embedding):>8} {_size_name(run.tokens):>8} {run.tokens / run.params:7.1f} "
-             f"{run.cost:9.3g} {run.cost / run.budget - 1:+7.2%} {optimizer['peak_lr']:9.2g} "
-             f"{duration(run.estimated_seconds):>9}")  # fmt: skip
+             f"{run.cost:9.3g} {run.cost / run.budget - 1:+7.2%} {optimizer['peak_lr']:9.2g} {_size_name(batch):>7} "
+             f"{duration(run.estimated_seconds):>9}{fork}")  # fmt: skip
     for row in manifest.header["dropped"]:
         echo(f"dropped: budget {row['budget']:.3g}, N {_size_name(row['params'])}: {row['reason']}")
-    total = sum(run.cost for run in manifest.runs)
-    speed = manifest.template().study.flops_per_second
-    seconds = estimate(manifest.runs, workers)
-    echo(f"{len(manifest.runs)} runs, {total:.3g} FLOPs ({manifest.header['convention']}); about {duration(seconds)} "
+    if "guess" in manifest.header:
+        optima = ", ".join(f"{_size_name(n)} at {c:.3g}" for c, n in manifest.header["guess"]["params"])
+        echo(f"sizes are centred on N* = {optima}: {manifest.header['guess']['provenance']}")
+    echo(f"recipe: {read_recipe(template.study.recipe)}")
+    total = sum(run.spent() for run in manifest.runs)
+    seconds, speed = estimate(manifest.runs, workers), template.study.flops_per_second
+    echo(f"{len(manifest.runs)} runs, {total:.3g} FLOPs ({convention}); about {duration(seconds)} "
          f"with {workers} workers at {speed:.3g} FLOP/s each (study.flops_per_second)")  # fmt: skip
+    if any(run.trunk for run in manifest.runs):
+        shared, apart = executed(manifest.runs)
+        echo(f"trunks and branches execute {shared:.3g} FLOPs, separate runs of the same schedule and horizons would "
+             f"{apart:.3g}: {apart - shared:.3g} saved ({1 - shared / apart:.0%}; executed)")  # fmt: skip
+    if "guess" in manifest.header:
+        held_out = holdout_budget(template)
+        echo(f"later {len(HELD_OUT)} held-out runs of {held_out:.3g} FLOPs: with them "
+             f"{total + len(HELD_OUT) * held_out:.3g} in all ({convention})")  # fmt: skip
+
+
+def executed(runs: Sequence[PlannedRun]) -> tuple[float, float]:
+    """FLOPs executed by `runs` as planned, and by the same runs without trunks, each from its first step."""
+    whole = sum(run.flops["executed"] for run in runs if run.role != TRUNK)
+    return sum(run.spent("executed") for run in runs), whole
 
 
 def estimate(runs: Sequence[PlannedRun], workers: int) -> float:
-    """Seconds for `runs` when each of `workers` takes the longest one left."""
-    loads = [0.0] * workers
-    for seconds in sorted((run.estimated_seconds for run in runs), reverse=True):
-        loads[loads.index(min(loads))] += seconds
+    """Seconds for `runs` when each of `workers` takes the next one of `training_order` as soon as it may."""
+    loads, ends = [0.0] * workers, {}
+    for run in training_order(runs):
+        worker = loads.index(min(loads))
+        loads[worker] = max(loads[worker], ends.get(run.trunk, 0.0)) + run.estimated_seconds
+        ends[run.name] = loads[worker]
     return max(loads)
 
 

@@ -180,7 +180,7 @@ class _Monitor:
         self.started, self.first = time.monotonic(), self._done()
 
     def _done(self) -> float:
-        return sum(run.cost * progress(self.study, run) for run in self.plan.runs)
+        return sum(run.spent() * progress(self.study, run) for run in self.plan.runs)
 
     def watch(self, pool: _Pool, signals: _Signals) -> None:
         """Returns when all workers are through."""
@@ -207,7 +207,7 @@ class _Monitor:
 
     def line(self) -> str:
         """Progress in one line."""
-        total, done = sum(run.cost for run in self.plan.runs), self._done()
+        total, done = sum(run.spent() for run in self.plan.runs), self._done()
         elapsed = time.monotonic() - self.started
         speed = (done - self.first) / elapsed if elapsed else 0.0
         if speed > 0:

@@ -1,35 +1,124 @@
-"""(N, D, C) -> how to train it: the hyper-parameters that change along a ladder, and where they come from."""
+"""(N, D, C) -> how to train it: learning rate and batch as power laws, and where these come from.
+
+A recipe is a text of the config: a formula, or the name of a published one. Its variables:
+
+    N      parameters, embeddings included     N_ne   parameters without the token, position and output matrices
+    D      training tokens                     C_ne   FLOPs without vocabulary terms (`table_a4`)
+    C      FLOPs under the study's convention
+
+`lr` is the peak learning rate, `batch` the tokens of a batch; a recipe without it leaves `train.batch_size` as it is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
-from chinchilla_jax.config import StudyConfig
+from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
+from chinchilla_jax.ledger import count_parameters, train_flops_per_token
+from chinchilla_jax.study.formula import Power, parse
+
+VARIABLES = ("N", "N_ne", "D", "C", "C_ne")
+
+# Name: formula, source. DeepSeek's C is M D with M = 72 L d^2 + 12 L d s per token, which is `table_a4` but for its
+# softmax; Step Law's N leaves the vocabulary out.
+PUBLISHED = {
+    "deepseek": ("lr = 0.3118 C_ne^-0.1250, batch = 0.2920 C_ne^0.3271", "DeepSeek LLM, arXiv 2401.02954, section 3.1"),
+    "step-law": ("lr = 1.79 N_ne^-0.713 D^0.307, batch = 0.58 D^0.571", "Step Law, arXiv 2503.04715, equation 1"),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """`peak_lr` of the optimiser, `warmup_steps` out of the run's steps, `provenance` for readers of the manifest."""
+    """`lr` and, if it has one, `batch` (tokens), with their `source` for readers of a manifest."""
+
+    lr: Power
+    batch: Power | None
+    source: str
+
+    def __str__(self) -> str:
+        batch = "batch as in the config" if self.batch is None else f"batch = {self.batch} tokens"
+        return f"peak_lr = {self.lr}, {batch} ({self.source})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A run's hyper-parameters. `batch_size` in sequences, a multiple of `microbatches`; `provenance` in one line."""
 
     peak_lr: float
-    warmup_steps: int
+    batch_size: int
+    microbatches: int
     provenance: str
 
 
-def recipe(study: StudyConfig, params: int, steps: int) -> Recipe:
-    """The recipe of one run.
+def read_recipe(text: str) -> Recipe:
+    """The recipe `study.recipe`: a formula, or the name of a published one.
 
-    The learning rate follows the total N (embeddings included), the N on the axis of the fits. Hoffmann et al. 2022,
-    appendix D.1 state 2e-4 for their smallest and 1.25e-4 for their largest model, a power of about -0.09; small models
-    on small batches want a steeper one. Warm-up is a fraction of the steps: a fixed number would be most of a short run
-    and nothing of a long one, and so tilt the IsoFLOP profiles.
-
-    Args:
-      params: total N.
-      steps: optimiser steps of the run.
+    Raises:
+      ConfigError: it is neither; says what is wrong.
     """
-    peak_lr = study.lr_scale * params**study.lr_exponent
-    warmup = min(max(1, round(study.warmup_fraction * steps)), steps - 1) if study.warmup_fraction else 0
-    provenance = (f"peak_lr = {study.lr_scale:g} * N^{study.lr_exponent:g} (N total); "
-                  f"warm-up {study.warmup_fraction:.1%} of {steps} steps; batch fixed over the study")  # fmt: skip
-    return Recipe(float(f"{peak_lr:.4g}"), max(warmup, 0), provenance)
+    text, source = text.strip(), "study.recipe"
+    if "=" not in text:
+        if text not in PUBLISHED:
+            raise ConfigError("study.recipe", f"unknown recipe {text!r}{did_you_mean(text, PUBLISHED)}; one of "
+                              f"{', '.join(PUBLISHED)}, or a formula such as 'lr = 1 N^-0.5'")  # fmt: skip
+        text, source = PUBLISHED[text]
+    laws = parse("study.recipe", text, ("lr", "batch"), VARIABLES)
+    if "lr" not in laws:
+        raise ConfigError("study.recipe", f"{text!r} has no learning rate; add 'lr = ...'")
+    return Recipe(laws["lr"], laws.get("batch"), source)
+
+
+def settings(config: RunConfig, budget: float) -> Settings:
+    """The hyper-parameters of the run of `config.model` on `budget` FLOPs under `config.study.convention`.
+
+    A batch of the recipe becomes whole sequences, spread evenly over the devices; the rows of a microbatch stay those
+    of the config, which fit its memory, and their number changes.
+
+    Raises:
+      ConfigError: the recipe cannot be read.
+    """
+    made, known = read_recipe(config.study.recipe), _variables(config, budget)
+    peak_lr = float(f"{made.lr.at(**known):.4g}")
+    provenance = f"peak_lr = {made.lr} ({made.source})"
+    if made.batch is None:
+        batch_size, microbatches = config.train.batch_size, config.train.microbatches
+        provenance += f"; batch of {batch_size} x {config.data.seq_len} tokens as in the config"
+    else:
+        wanted = made.batch.at(**known)
+        batch_size, microbatches = _whole(config, wanted / config.data.seq_len)
+        provenance += (f"; batch = {made.batch} = {wanted:.4g} tokens, rounded to {batch_size} x {config.data.seq_len} "
+                       f"({made.source})")  # fmt: skip
+    used = {name for law in (made.lr, made.batch) if law for name, _ in law.exponents}
+    at = ", ".join(f"{name} = {known[name]:.4g}" for name in VARIABLES if name in used)
+    return Settings(peak_lr, batch_size, microbatches, f"{provenance}; at {at}")
+
+
+def warmup_steps(config: RunConfig, steps: int) -> int:
+    """Steps of warm-up of a run of `steps`.
+
+    A fraction, because a fixed number would be most of a short run and nothing of a long one, and so tilt the IsoFLOP
+    profiles.
+    """
+    fraction = config.study.warmup_fraction
+    return max(min(max(1, round(fraction * steps)), steps - 1), 0) if fraction else 0
+
+
+def _variables(config: RunConfig, budget: float) -> Mapping[str, float]:
+    counted, sequences = count_parameters(config.model), config.train.batch_size // config.train.microbatches
+
+    def per_token(convention: str) -> float:
+        return train_flops_per_token(config.model, config.data.seq_len, convention, sequences)
+
+    tokens = budget / per_token(config.study.convention)
+    return {"N": counted.total, "N_ne": counted.non_embedding, "D": tokens, "C": budget,
+            "C_ne": tokens * per_token("table_a4")}  # fmt: skip
+
+
+def _whole(config: RunConfig, sequences: float) -> tuple[int, int]:
+    """Batch size and microbatches nearest to a wanted number of sequences."""
+    rows, devices = config.train.batch_size // config.train.microbatches, config.mesh.data * config.mesh.fsdp
+    if sequences >= rows:
+        microbatches = round(sequences / rows)
+        return microbatches * rows, microbatches
+    return max(1, round(sequences / devices)) * devices, 1

@@ -69,8 +69,8 @@ def status(study: str | pathlib.Path, echo: Callable[[str], None] = print) -> li
         for run in manifest.runs:
             row = run_status(study, run)
             rows.append(row)
-            done_flops += row.progress * run.cost
-            total_flops += run.cost
+            done_flops += row.progress * run.spent()
+            total_flops += run.spent()
             loss = "" if row.loss is None else f"{row.loss:.4f}"
             spent, left = ("" if s is None else duration(s) for s in (row.seconds, row.seconds_left))
             echo(f"{row.name:24} {row.role:9} {row.state:8} {row.progress:8.1%} {loss:>8} {spent:>8} {left:>8}")

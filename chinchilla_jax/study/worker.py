@@ -1,4 +1,7 @@
-"""What does one worker process do? Claim the longest run nobody has, train it, and the next, until all are finished."""
+"""What does one worker process do? Claim the longest run nobody has, train it, and the next, until all are finished.
+
+Trunks come before the branches that leave them; a branch waits until its trunk is finished.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from collections.abc import Callable
 
 from chinchilla_jax.files import write_json
 from chinchilla_jax.study import lease
-from chinchilla_jax.study.folder import PlannedRun, read_manifest, read_result, run_folder
+from chinchilla_jax.study.folder import PlannedRun, read_manifest, read_result, run_folder, training_order
 
 # Shorter compilations are not worth a file in the cache.
 CACHE_MIN_SECONDS = 0.5
@@ -76,7 +79,7 @@ def work_alone(
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     try:
         while not stop.is_set():
-            claimed = _claim_longest(study, runs, str(worker))
+            claimed = _claim_next(study, runs, str(worker))
             if claimed is not None:
                 _train_one(study, *claimed, echo, train)
             elif all(read_result(study, run.name) is not None for run in runs):
@@ -90,11 +93,13 @@ def work_alone(
             signal.signal(number, handler)
 
 
-def _claim_longest(
+def _claim_next(
     study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str
 ) -> tuple[PlannedRun, lease.Lease] | None:
-    for run in sorted(runs, key=lambda run: -run.estimated_seconds):
+    for run in training_order(runs):
         if read_result(study, run.name) is not None:
+            continue
+        if run.trunk and read_result(study, run.trunk) is None:
             continue
         held = lease.claim(run_folder(study, run.name), study, worker)
         if held is None:
@@ -115,8 +120,12 @@ def _train_one(
     # Without its lease the run is another worker's, which writes the same files: end at once, save nothing.
     held.keep(lost=lambda: os._exit(1))
     folder = run_folder(study, run.name)
+    branching = {"keep": run.keep_steps} if run.keep_steps else {}
+    if run.trunk:
+        branching = {"fork": loop.Fork(run_folder(study, run.trunk), run.fork_step)}
     try:
-        (train or loop.train)(run.run_config(), folder, facts=run.facts(), echo=echo)
+        _check_trunk_reached(study, run)
+        (train or loop.train)(run.run_config(), folder, facts=run.facts(), echo=echo, **branching)
         echo(f"{time.strftime('%H:%M:%S')} {run.name}: finished")
     except loop.Diverged as error:
         echo(f"{time.strftime('%H:%M:%S')} {run.name}: diverged: {error}")
@@ -126,6 +135,16 @@ def _train_one(
         raise Stopped(str(error)) from None
     finally:
         held.release()
+
+
+def _check_trunk_reached(study: pathlib.Path, run: PlannedRun) -> None:
+    """A trunk that diverged has branches only where it left checkpoints; the others would diverge like it."""
+    from chinchilla_jax.training import loop
+
+    trunk = read_result(study, run.trunk) if run.trunk else None
+    fork = run_folder(study, run.trunk or "") / "checkpoints" / f"step_{run.fork_step}"
+    if trunk and trunk.get("diverged") and not fork.exists():
+        raise loop.Diverged(f"its trunk {run.trunk} did, before step {run.fork_step}")
 
 
 def _watch(parent: int) -> None:

@@ -1,4 +1,8 @@
-"""Checkpoints through Orbax: asynchronous, the last two and the best kept, with the position in the data inside."""
+"""Checkpoints through Orbax: asynchronous, the last two and the best kept, with the position in the data inside.
+
+A trunk also keeps the steps that branches leave from (`keep`), and in the end nothing else. A branch reads its trunk's
+checkpoints through `restore_from`, which changes nothing there: other branches read the same files.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import dataclasses
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import jax
@@ -49,9 +53,9 @@ class Position:
 
 
 class Checkpoints:
-    """The checkpoints of one run directory."""
+    """The checkpoints of one run directory; those of the steps `keep` stay."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, keep: Collection[int] = ()):
         options = ocp.CheckpointManagerOptions(
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
@@ -61,9 +65,11 @@ class Checkpoints:
             preservation_policy=_POLICIES.AnyPreservationPolicy([
                 _POLICIES.LatestN(2),
                 _POLICIES.BestN(get_metric_fn=_loss_of, reverse=True, n=1),
+                _POLICIES.CustomSteps(sorted(keep)),
             ]),
         )  # fmt: skip
         self._directory = Path(directory).absolute()
+        self._keep = frozenset(keep)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, state: TrainState, position: Position, validation_loss: float | None = None) -> None:
@@ -85,20 +91,20 @@ class Checkpoints:
           echo: told about every checkpoint that could not be read.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
-            arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
             try:
-                found = self._manager.restore(step, args=arguments)
-                position = Position(**found.position)
-                if position.step != step:
-                    raise ValueError(f"its position is of step {position.step}")
+                return _read(self._manager, step, abstract)
             except Exception as error:  # damage surfaces as many types: missing files, short reads, bad JSON
-                reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+                reason = _reason(error)
                 aside = self._move_aside(step)
                 echo(f"checkpoint of step {step} cannot be read ({reason}), moved to {aside}; "
                      "falling back to the one before it")  # fmt: skip
-                continue
-            return jax.tree.map(_owned, found.state), position
         return None
+
+    def prune(self) -> None:
+        """Waits, then deletes every checkpoint but those of the steps to keep."""
+        self.wait()
+        for step in sorted(set(self._manager.all_steps()) - self._keep):
+            self._manager.delete(step)
 
     def _move_aside(self, step: int) -> str:
         aside = f"unreadable_step_{step}"
@@ -117,3 +123,38 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, then releases the writer's threads."""
         self._manager.close()
+
+
+def restore_from(
+    directory: Path, step: int, abstract: TrainState, echo: Callable[[str], None]
+) -> tuple[TrainState, Position] | None:
+    """The newest readable checkpoint of another run that is no later than `step`; None if there is none.
+
+    Args:
+      directory: the other run's `checkpoints`; only read.
+      abstract: shapes, types and shardings to restore into.
+      echo: told about every checkpoint that could not be read.
+    """
+    if not Path(directory).is_dir():
+        return None
+    options = ocp.CheckpointManagerOptions(read_only=True, step_prefix="step")
+    with ocp.CheckpointManager(Path(directory).absolute(), options=options) as manager:
+        for there in sorted((s for s in manager.all_steps() if s <= step), reverse=True):
+            try:
+                return _read(manager, there, abstract)
+            except Exception as error:  # as above
+                echo(f"{directory}: checkpoint of step {there} cannot be read ({_reason(error)})")
+    return None
+
+
+def _read(manager: ocp.CheckpointManager, step: int, abstract: TrainState) -> tuple[TrainState, Position]:
+    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
+    found = manager.restore(step, args=arguments)
+    position = Position(**found.position)
+    if position.step != step:
+        raise ValueError(f"its position is of step {position.step}")
+    return jax.tree.map(_owned, found.state), position
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

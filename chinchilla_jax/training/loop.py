@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import json
 import math
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import jax
@@ -23,11 +24,11 @@ from chinchilla_jax.files import write_json
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training import hardware
-from chinchilla_jax.training.checkpoint import Checkpoints, Position
+from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_from
 from chinchilla_jax.training.clock import Clock
 from chinchilla_jax.training.evaluate import evaluate
-from chinchilla_jax.training.metrics import MetricWriter
-from chinchilla_jax.training.schedule import learning_rate, steps_of
+from chinchilla_jax.training.metrics import MetricWriter, adopt_metrics
+from chinchilla_jax.training.schedule import BatchSchedule, learning_rate, steps_of
 from chinchilla_jax.training.step import Program, make_program
 
 
@@ -39,26 +40,41 @@ class Diverged(Exception):
     """The loss is not finite: starting again would do the same (exit code 1)."""
 
 
-def train(config: RunConfig, workdir: Path, *, facts: dict | None = None,
-          echo: Callable[[str], None] = print) -> dict:  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class Fork:
+    """Where a branch leaves its trunk: the trunk's run directory, and the steps done there."""
+
+    trunk: Path
+    step: int
+
+
+def train(config: RunConfig, workdir: Path, *, facts: dict | None = None, fork: Fork | None = None,
+          keep: Collection[int] = (), echo: Callable[[str], None] = print) -> dict:  # fmt: skip
     """Trains, or goes on training, the run of `workdir`; returns what is in its `result.json`.
 
     Args:
       facts: copied into `result.json` (name, role, budget of a planned run).
+      fork: another run that is this one up to some step. Nothing that is computed depends on it, only how much: of the
+        trunk's checkpoints up to there the newest readable one is where this run starts, and without one at step 0.
+      keep: steps whose checkpoints branches will need; they are saved, and in the end no others are left.
       echo: told what a person watching would like to know.
 
     Raises:
-      ConfigError: the directory belongs to another config, the tokenizer does not match the model, too few devices.
+      ConfigError: the directory belongs to another config, the tokenizer does not match the model, too few devices, the
+        trunk is not this run up to the fork.
       Preempted, Diverged: see there.
     """
     sigterm = _Sigterm()  # before the data is opened and programs are compiled, which may take minutes
     try:
-        return _train(config, Path(workdir), facts or {}, echo, sigterm)
+        return _train(config, Path(workdir), facts or {}, fork, frozenset(keep), echo, sigterm)
     finally:
         sigterm.restore()
 
 
-def _train(config: RunConfig, workdir: Path, facts: dict, echo: Callable[[str], None], sigterm: _Sigterm) -> dict:
+def _train(
+    config: RunConfig, workdir: Path, facts: dict, fork: Fork | None, keep: frozenset[int],
+    echo: Callable[[str], None], sigterm: _Sigterm,
+) -> dict:  # fmt: skip
     started = time.perf_counter()
 
     # --- What is there already: a finished run is returned as it is, another config's directory is refused ---
@@ -74,10 +90,12 @@ def _train(config: RunConfig, workdir: Path, facts: dict, echo: Callable[[str], 
     _check_store(config, store)
     batches = Batches(store, config.data.mixture, config.train.seed, config.data.mask_documents)
     mesh = make_mesh(config.mesh)
+    steps = steps_of(config)
+    if fork:
+        _check_trunk(config, steps, fork)
     if not (workdir / "config.json").exists():
         config_record = {"hash": config.content_hash(), "code": code_revision(), "config": config.to_dict()}
         write_json(workdir / "config.json", config_record)
-    steps = steps_of(config)
     tokens_total = steps.tokens(steps.total_steps)
     ledger = count_run(config, tokens_total)
     write_json(workdir / "ledger.json", ledger.to_dict())
@@ -86,14 +104,16 @@ def _train(config: RunConfig, workdir: Path, facts: dict, echo: Callable[[str], 
          f"{ledger.flops['executed']:.3g} FLOPs executed, {ledger.flops['6nd']:.3g} as 6ND; "
          f"mixture {', '.join(f'{d} {w:.3f}' for d, w in batches.weights.items())}")  # fmt: skip
 
-    # --- Program and state. Resume priority: (1) newest readable checkpoint here, (2) a fresh start ---
+    # --- Program and state. Resume priority: (1) newest readable checkpoint here, (2) the trunk's, (3) fresh ---
     hardware.keep_freed_memory()
     program = make_program(config, mesh)
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints = Checkpoints(workdir / "checkpoints", keep)
     restored = checkpoints.restore(program.abstract, echo)
-    state, position = restored or (program.init(jax.random.key(config.train.seed)), Position())
     if restored:
-        echo(f"resuming at step {position.step} of {steps.total_steps}")
+        echo(f"resuming at step {restored[1].step} of {steps.total_steps}")
+    elif fork:
+        restored = _branch_off(config, workdir, fork, program, echo)
+    state, position = restored or (program.init(jax.random.key(config.train.seed)), Position())
     clock = Clock(started, position.seconds, flops_per_token)
     log = _Log(config, steps, MetricWriter(workdir, position), position, clock, echo)
     clock.lap("startup")
@@ -115,12 +135,15 @@ def _train(config: RunConfig, workdir: Path, facts: dict, echo: Callable[[str], 
                 with clock.spent("evaluation"):
                     validation = evaluate(batches, run_batch, config.train.batch_size, config.train.eval_sequences)
                 log.evaluation(validation)
-            if position.step and (last or _every(config.train.checkpoint_every, position.step)):
+            if position.step and (last or position.step in keep
+                                  or _every(config.train.checkpoint_every, position.step)):  # fmt: skip
                 log.catch_up(keep=0)
                 position.seconds = clock.seconds()
                 with clock.spent("checkpoint"):
                     checkpoints.save(state, position, validation.get("validation_loss"))
             if last:
+                if keep:
+                    checkpoints.prune()
                 break
 
             n = steps.sequences(position.step)
@@ -158,6 +181,41 @@ def _train(config: RunConfig, workdir: Path, facts: dict, echo: Callable[[str], 
     echo(f"done: loss {result['loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte, "
          f"{result['seconds']:.1f} s, {result['flops_per_second'] / 1e9:.1f} GFLOP/s")  # fmt: skip
     return result
+
+
+def _check_trunk(config: RunConfig, steps: BatchSchedule, fork: Fork) -> None:
+    """Refuses a trunk that is another run: other settings than the schedule's, or other rates before the fork."""
+    path = fork.trunk / "config.json"
+    if not path.exists():
+        raise ConfigError("fork", f"{fork.trunk} is no run directory; train the trunk first")
+    trunk = RunConfig.from_dict(_read_own(path, "config")["config"])
+    free = {"optimizer": ("schedule", "final_lr_fraction", "cooldown_fraction"), "train": ("train_tokens",)}
+    ours = {section: {n: getattr(getattr(config, section), n) for n in names} for section, names in free.items()}
+    same = dataclasses.replace(trunk, mesh=config.mesh, **{
+        section: dataclasses.replace(getattr(trunk, section), **values) for section, values in ours.items()
+    })  # fmt: skip
+    if same != config:
+        raise ConfigError("fork", f"{fork.trunk} is no trunk of this run ({_difference(same.to_dict(), config)})")
+    other = steps_of(trunk)
+    for step in range(fork.step):
+        if (learning_rate(trunk.optimizer, other, step), other.first_sequence(step)) != (
+            learning_rate(config.optimizer, steps, step), steps.first_sequence(step)):  # fmt: skip
+            raise ConfigError("fork", f"this run and {fork.trunk} part at step {step}, before the fork at {fork.step}")
+
+
+def _branch_off(config: RunConfig, workdir: Path, fork: Fork, program: Program, echo: Callable[[str], None]):
+    """State and position of the trunk at the fork, with its metrics up to there; None where it has no checkpoint."""
+    found = restore_from(fork.trunk / "checkpoints", fork.step, program.abstract, echo)
+    if found is None:
+        echo(f"{fork.trunk} has no readable checkpoint up to step {fork.step}: starting at step 0")
+        return None
+    state, position = found
+    position.seconds = 0.0  # they were the trunk's
+    # A trunk evaluates at its end as well, which is not the end of this run.
+    position.evaluation_owed = position.evaluation_owed and _every(config.train.eval_every, position.step)
+    adopt_metrics(fork.trunk, workdir, config.train.eval_every)
+    echo(f"branching off {fork.trunk.name} at step {position.step}")
+    return state, position
 
 
 def _every(interval: int, step: int) -> bool:

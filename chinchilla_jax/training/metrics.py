@@ -60,6 +60,19 @@ def _truncate(path: Path, position: Position) -> None:
     write_text(path, "".join(line + "\n" for line in kept))
 
 
+def adopt_metrics(trunk: Path, directory: Path, eval_every: int) -> None:
+    """Makes the trunk's metrics those of a branch: what the branch would have written, had it trained those steps.
+
+    A trunk evaluates at its end; a branch that goes on from there does so only every `eval_every` steps. Lines past the
+    fork are cut off by the writer.
+    """
+    records = [
+        record for record in read_metrics(trunk)
+        if "validation_loss" not in record or (eval_every and record["step"] % eval_every == 0)
+    ]  # fmt: skip
+    write_text(Path(directory) / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+
 def read_metrics(directory: Path) -> list[dict]:
     """The lines of a run's `metrics.jsonl`; an unfinished last line is left out."""
     path = Path(directory) / "metrics.jsonl"

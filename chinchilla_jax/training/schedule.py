@@ -6,10 +6,11 @@ one compilation.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 
-from chinchilla_jax.config import OptimizerConfig, RunConfig, TrainConfig
+from chinchilla_jax.config import COOLDOWNS, OptimizerConfig, RunConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,21 +54,37 @@ def learning_rate(optimizer: OptimizerConfig, batches: BatchSchedule, step: int)
     """Learning rate of `step`: linear warm-up over `warmup_steps`, then the schedule.
 
     `cosine` falls to `final_lr_fraction` of the peak at the last step: the cycle is matched to the horizon, in tokens,
-    so that it stays matched when the batch doubles (Hoffmann et al. 2022, appendix B). `cooldown` stays at the peak and
-    falls linearly to the same value over the last `cooldown_fraction` of the tokens.
+    so that it stays matched when the batch doubles (Hoffmann et al. 2022, appendix B). `constant` stays at the peak.
+    `cooldown` and `cooldown_sqrt` stay there too and fall to the same value over the last `cooldown_fraction` of the
+    tokens, linearly or as 1 - sqrt (Haegele et al. 2024, arXiv 2405.18392): until then a run does not know its horizon.
     """
     peak, last = optimizer.peak_lr, batches.total_steps - 1
     if step < optimizer.warmup_steps:
         return peak * (step + 1) / (optimizer.warmup_steps + 1)
+    if optimizer.schedule == "constant":
+        return peak
     start = batches.tokens(optimizer.warmup_steps)
     end = batches.tokens(last)
     final = optimizer.final_lr_fraction
-    if optimizer.schedule == "cooldown":
+    if optimizer.schedule in COOLDOWNS:
         length = optimizer.cooldown_fraction * batches.tokens(batches.total_steps)
-        left = min(1.0, (end - batches.tokens(step)) / length) if length else 1.0
-        return peak * (final + (1.0 - final) * left)
+        left = (end - batches.tokens(step)) / length if length else 1.0
+        if left >= 1.0:
+            return peak
+        height = left if optimizer.schedule == "cooldown" else 1.0 - math.sqrt(1.0 - left)
+        return peak * (final + (1.0 - final) * height)
     progress = min(1.0, (batches.tokens(step) - start) / (end - start)) if end > start else 1.0
     return peak * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def cooldown_start(optimizer: OptimizerConfig, batches: BatchSchedule) -> int:
+    """The first step after warm-up whose rate is below the peak: a `constant` run is the same run up to there.
+
+    The number of steps if no rate is, as with `cooldown_fraction` 0.
+    """
+    steps = range(optimizer.warmup_steps, batches.total_steps)
+    is_below = bisect.bisect_left(steps, True, key=lambda s: learning_rate(optimizer, batches, s) < optimizer.peak_lr)
+    return optimizer.warmup_steps + is_below
 
 
 def steps_of(config: RunConfig) -> BatchSchedule:

@@ -14,7 +14,7 @@ def small_plan():
     """A plan of twelve runs."""
     return plan(RunConfig(
         model=ModelConfig(vocab_size=512), data=DataConfig(vocab_size=512, seq_len=64), train=TrainConfig(batch_size=4),
-        study=StudyConfig(budgets=(2e11, 6e11), sizes=6, size_ratio=1.5, tokens_per_param=5.0, aspect_ratio=16.0),
+        study=StudyConfig(budgets=(2e11, 6e11), sizes=6, size_ratio=1.5, guess="D/N = 5", aspect_ratio=16.0),
     ))  # fmt: skip
 
 

@@ -9,15 +9,17 @@ import pytest
 from chinchilla_jax.config import ConfigError, DataConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
 from chinchilla_jax.ledger import count_parameters, count_run
 from chinchilla_jax.study import ladder
+from chinchilla_jax.study.cell import TOLERANCE
 from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, Manifest, StudyError, read_manifest, write_manifest
-from chinchilla_jax.study.plan import TOLERANCE, describe, estimate, plan, verification
+from chinchilla_jax.study.guess import guess
+from chinchilla_jax.study.plan import describe, estimate, plan, verification
 
 SHAPE = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
 
 
 def study_config(model=SHAPE, batch_size=4, **study):
     """A small study; keyword arguments change its study section."""
-    values = {"budgets": (1e11, 3e11, 9e11), "size_ratio": 1.5, "tokens_per_param": 5.0, "aspect_ratio": 16.0} | study
+    values = {"budgets": (1e11, 3e11, 9e11), "size_ratio": 1.5, "guess": "D/N = 5", "aspect_ratio": 16.0} | study
     return RunConfig(model=model, data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
                      train=TrainConfig(batch_size=batch_size), study=StudyConfig(**values))  # fmt: skip
 
@@ -54,7 +56,7 @@ def test_budgets_are_met_under_the_convention_of_the_study(convention):
 
 def test_each_budget_has_three_sizes_on_both_sides_of_its_predicted_optimum(manifest, config):
     for budget in config.study.budgets:
-        optimum = ladder.predicted_optimum(config, budget)
+        optimum = guess(config).params(budget)
         sizes = [run.params for run in manifest.runs if run.budget == budget]
         assert len(sizes) <= config.study.sizes
         assert sum(n < optimum for n in sizes) >= 3 and sum(n > optimum for n in sizes) >= 3
@@ -62,11 +64,11 @@ def test_each_budget_has_three_sizes_on_both_sides_of_its_predicted_optimum(mani
 
 def test_the_predicted_optimum_trains_the_tokens_per_parameter_asked_for(config):
     middle = math.prod(config.study.budgets) ** (1 / len(config.study.budgets))
-    params = ladder.predicted_optimum(config, middle)
+    params = guess(config).params(middle)
     model = ladder.nearest(config.model, params, 16.0, exact=True).model
     tokens = middle / ladder.flops_per_token(config, model, "executed")
     assert tokens / count_parameters(model).total == pytest.approx(5.0, rel=0.2)  # shapes are discrete
-    assert ladder.predicted_optimum(config, 100 * middle) == pytest.approx(10 * params)
+    assert guess(config).params(100 * middle) == pytest.approx(10 * params)
 
 
 def test_budgets_share_shapes(manifest):
@@ -84,7 +86,7 @@ def test_names_come_from_the_ledger_and_are_unique(manifest):
 
 
 def test_the_ladder_is_monotone_and_near_its_ratio(config):
-    rungs = ladder.ladder(config)
+    rungs = ladder.ladder(config, [guess(config).params(budget) for budget in config.study.budgets])
     for small, large in zip(rungs, rungs[1:], strict=False):
         assert large.model.n_layers >= small.model.n_layers and large.model.d_model >= small.model.d_model
         assert 1.5**0.5 < large.params / small.params < 1.5**2
@@ -113,7 +115,7 @@ def test_shapes_stay_in_the_family_and_hit_the_size(template, params):
 
 def test_the_chinchilla_ladder_uses_published_shapes():
     model = dataclasses.replace(SHAPE, vocab_size=32000)
-    config = study_config(model, batch_size=64, budgets=(1e19, 1e20, 1e21), ladder="chinchilla", tokens_per_param=20.0,
+    config = study_config(model, batch_size=64, budgets=(1e19, 1e20, 1e21), ladder="chinchilla", guess="D/N = 20",
                           size_ratio=1.35, convention="table_a4")  # fmt: skip
     published = {(m.model.n_layers, m.model.d_model, m.model.n_heads, m.params) for m in ladder.published(model)}
     assert len(published) == 50
@@ -128,7 +130,7 @@ def test_the_learning_rate_falls_with_size_and_warm_up_scales_with_the_run(manif
         steps = run.tokens // (config.train.batch_size * config.data.seq_len)
         assert resolved.optimizer.peak_lr == pytest.approx(run.params**-0.5, rel=1e-3)
         assert resolved.optimizer.warmup_steps == pytest.approx(0.05 * steps, abs=1)
-        assert "N total" in run.recipe
+        assert "peak_lr = 1 N^-0.5" in run.recipe and f"of {steps} steps" in run.recipe
 
 
 def test_runs_too_short_to_meet_the_budget_are_dropped_and_listed():
@@ -200,7 +202,12 @@ def test_verification_hits_the_predicted_size_at_the_held_out_budget(tmp_path, m
 def test_cost_and_time_are_printed_and_every_drop_has_its_line(manifest):
     lines = []
     describe(manifest, 2, lines.append)
-    assert len(lines) == len(manifest.runs) + len(manifest.header["dropped"]) + 2
-    assert "FLOPs (executed)" in lines[-1] and "2 workers" in lines[-1]
+    text = "\n".join(lines)
+    assert all(run.name in text for run in manifest.runs)
+    assert sum(line.startswith("dropped:") for line in lines) == len(manifest.header["dropped"])
+    total = sum(run.cost for run in manifest.runs)
+    assert f"{len(manifest.runs)} runs, {total:.3g} FLOPs (executed)" in text and "2 workers" in text
+    assert "5 tokens per parameter at C = 3e+11" in text and "peak_lr = 1 N^-0.5, batch as in the config" in text
+    assert f"3 held-out runs of 3.6e+12 FLOPs: with them {total + 3 * 3.6e12:.3g} in all" in lines[-1]
     one, two = estimate(manifest.runs, 1), estimate(manifest.runs, 2)
     assert one == pytest.approx(sum(run.estimated_seconds for run in manifest.runs)) and one / 2 <= two < one

@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import os
+import signal
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from chinchilla_jax.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from chinchilla_jax.data import prepare
 from chinchilla_jax.parallel.mesh import make_mesh
+from chinchilla_jax.training import loop
 from chinchilla_jax.training.checkpoint import Checkpoints
 from chinchilla_jax.training.step import make_program
 
@@ -76,6 +79,24 @@ def said():
             return self._buffer.getvalue()
 
     return Said()
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """`stop_at(step)`: SIGTERM arrives once, when `step` steps are done."""
+
+    def arm(stop):
+        rate, left = loop.learning_rate, [stop]
+
+        def with_signal(optimizer, steps, step):
+            if left == [step + 1]:
+                left.clear()
+                os.kill(os.getpid(), signal.SIGTERM)
+            return rate(optimizer, steps, step)
+
+        monkeypatch.setattr(loop, "learning_rate", with_signal)
+
+    return arm
 
 
 @pytest.fixture(scope="session")

@@ -29,24 +29,6 @@ def straight(small, tmp_path_factory):
     return workdir
 
 
-@pytest.fixture
-def stop_at(monkeypatch):
-    """`stop_at(step)`: SIGTERM arrives once, when `step` steps are done."""
-
-    def arm(stop):
-        rate, left = loop.learning_rate, [stop]
-
-        def with_signal(optimizer, steps, step):
-            if left == [step + 1]:
-                left.clear()
-                os.kill(os.getpid(), signal.SIGTERM)
-            return rate(optimizer, steps, step)
-
-        monkeypatch.setattr(loop, "learning_rate", with_signal)
-
-    return arm
-
-
 def assert_same_end(config, saved, workdir, straight):
     """Metrics byte for byte, the final state bit for bit, the result but for times."""
     assert (workdir / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()

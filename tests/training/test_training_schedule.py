@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.config import OptimizerConfig, TrainConfig
-from chinchilla_jax.training.schedule import BatchSchedule, learning_rate, steps_of
+from chinchilla_jax.training.schedule import BatchSchedule, cooldown_start, learning_rate, steps_of
 
 PLAIN = BatchSchedule(batch_size=4, steps_before_doubling=100, total_steps=100, seq_len=8)
 DOUBLED = BatchSchedule(batch_size=4, steps_before_doubling=60, total_steps=90, seq_len=8)
@@ -17,7 +17,7 @@ def rates(optimizer, batches):
 
 
 @pytest.mark.parametrize("batches", [PLAIN, DOUBLED])
-@pytest.mark.parametrize("schedule", ["cosine", "cooldown"])
+@pytest.mark.parametrize("schedule", ["cosine", "cooldown", "cooldown_sqrt"])
 @pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
 def test_the_last_step_has_exactly_the_final_rate(batches, schedule, final):
     optimizer = OptimizerConfig(peak_lr=3e-4, schedule=schedule, warmup_steps=7, final_lr_fraction=final)
@@ -61,6 +61,33 @@ def test_cooldown_is_constant_and_then_linear_in_tokens(batches, first):
     length = 0.2 * batches.tokens(batches.total_steps)
     assert lr[last - 1] - lr[last] == pytest.approx(0.75 * batches.batch_size * batches.seq_len
                                                     * (2 if batches is DOUBLED else 1) / length)  # fmt: skip
+
+
+def test_the_square_root_cooldown_is_one_minus_the_root_of_the_share_done():
+    """Haegele et al. 2024, equation 2: f(n) = 1 - sqrt((n - (N - N_decay)) / N_decay), here above a final rate."""
+    optimizer = OptimizerConfig(peak_lr=2.0, schedule="cooldown_sqrt", final_lr_fraction=0.0, cooldown_fraction=0.2)
+    lr = rates(optimizer, PLAIN)
+    assert (lr[:80] == 2.0).all()
+    np.testing.assert_allclose(lr[80:], 2.0 * (1 - np.sqrt((np.arange(80, 100) - 79) / 20)), atol=1e-12)
+    linear = rates(OptimizerConfig(peak_lr=2.0, schedule="cooldown", final_lr_fraction=0.0), PLAIN)
+    assert (lr[80:99] < linear[80:99]).all(), "it falls faster than the line at first"
+
+
+def test_a_constant_rate_is_the_peak_from_warm_up_on():
+    lr = rates(OptimizerConfig(peak_lr=3e-4, schedule="constant", warmup_steps=4), PLAIN)
+    assert (lr[4:] == 3e-4).all() and (np.diff(lr[:5]) > 0).all()
+
+
+@pytest.mark.parametrize("schedule", ["cooldown", "cooldown_sqrt"])
+@pytest.mark.parametrize(("fraction", "final", "warmup"), [(0.2, 0.1, 3), (0.2, 0.3, 0), (0.37, 0, 9), (1, 0.7, 5)])
+def test_up_to_the_start_of_its_cooldown_a_run_is_the_constant_run(schedule, fraction, final, warmup):
+    optimizer = OptimizerConfig(peak_lr=0.7, schedule=schedule, warmup_steps=warmup, final_lr_fraction=final,
+                                cooldown_fraction=fraction)  # fmt: skip
+    start = cooldown_start(optimizer, PLAIN)
+    constant = rates(OptimizerConfig(peak_lr=0.7, schedule="constant", warmup_steps=warmup), PLAIN)
+    lr = rates(optimizer, PLAIN)
+    assert (lr[:start] == constant[:start]).all() and (lr[start:] < 0.7).all()
+    assert start == max(warmup, 100 - math.ceil(100 * fraction))
 
 
 @pytest.mark.parametrize("double_at", [0.0, 0.25, 0.5, 0.9])

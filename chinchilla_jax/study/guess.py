@@ -1,0 +1,143 @@
+"""Which N does the planner expect to be optimal at a budget C? Sizes are centred on it; nothing else depends on it.
+
+A guess is a text of the config:
+
+    D/N = 20, a = 0.5          N* ~ C^a, and the geometric middle of the budgets trains so many tokens per parameter
+    N = 0.0992 C^0.4981        a power law
+    hoffmann-1, ...            a published law by name (`PUBLISHED`)
+    studies/cpu, runs.csv      the runs of a study or a table, fitted now
+
+Surfaces L(N, D) are minimised under the ledger's own count of this study's models, so that a law counted otherwise, as
+C = 6 N D, still puts the sizes where the study needs them. Power laws of C are taken as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
+from chinchilla_jax.ledger import count_parameters
+from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.study import ladder
+from chinchilla_jax.study.formula import Power, parse
+
+_HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556"
+
+# Name: law, source. Approaches 1 and 2 are the power laws through the optima printed in Tables 3 and A3; approach 3 is
+# equation 10 with the digits of the paper's TeX source, since rounded to two digits the exponents put N* 20% lower.
+PUBLISHED: dict[str, tuple[Power | Surface, str]] = {
+    "hoffmann-1": (Power(0.0992, (("C", 0.4981),)), f"{_HOFFMANN}, approach 1, through Table 3"),
+    "hoffmann-2": (Power(0.1449, (("C", 0.4899),)), f"{_HOFFMANN}, approach 2, through Table A3"),
+    "hoffmann-3": (Surface(1.6933737, 406.40102, 410.72283, 0.33917084, 0.2849083), f"{_HOFFMANN}, eq. 10, unrounded"),
+    "besiroglu": (Surface(1.8172, 482.01, 2085.43, 0.3478, 0.3658), "Besiroglu et al. 2024, arXiv 2404.10102"),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Guess:
+    """`params`: budget in FLOPs -> N* (embeddings included); `provenance` in one line."""
+
+    params: Callable[[float], float]
+    provenance: str
+
+
+def guess(config: RunConfig) -> Guess:
+    """The guess `config.study.guess`.
+
+    Raises:
+      ConfigError: it is none of the forms above, or the runs it names cannot be read or fitted.
+    """
+    text = config.study.guess.strip()
+    if "=" in text:
+        return _written(config, text)
+    if text in PUBLISHED:
+        law, source = PUBLISHED[text]
+        return Guess(_optimum(config, law), f"{text}: {source}")
+    if pathlib.Path(text).exists():
+        return _fitted(config, text)
+    raise ConfigError("study.guess", f"{text!r} is no published law{did_you_mean(text, PUBLISHED)} and no file; one of "
+                      f"{', '.join(PUBLISHED)}, a formula such as 'D/N = 20, a = 0.5' or 'N = 0.1 C^0.5', or a study's "
+                      "folder or table of runs")  # fmt: skip
+
+
+def _written(config: RunConfig, text: str) -> Guess:
+    laws = parse("study.guess", text, ("D/N", "a", "N"), ("C",))
+    if set(laws) == {"N"}:
+        return Guess(_optimum(config, laws["N"]), f"N* = {laws['N']}, as the config says")
+    if "D/N" not in laws or "N" in laws or any(law.exponents for law in laws.values()):
+        raise ConfigError("study.guess", f"{text!r}: write 'D/N = 20, a = 0.5' with numbers, or 'N = 0.1 C^0.5'")
+    ratio, exponent = laws["D/N"].coefficient, laws["a"].coefficient if "a" in laws else 0.5
+    budgets = config.study.budgets
+    middle = math.exp(sum(map(math.log, budgets)) / len(budgets))
+    there = size_at_ratio(config, middle, ratio)
+    said = f"{ratio:g} tokens per parameter at C = {middle:.3g}, N* ~ C^{exponent:g}, as the config says"
+    return Guess(lambda budget: there * (budget / middle) ** exponent, said)
+
+
+def _fitted(config: RunConfig, path: str) -> Guess:
+    """Approach 2 of the runs where it can be fitted and counts FLOPs as this study does, else approach 3."""
+    from chinchilla_jax.scaling.isoflop import fit_isoflop
+    from chinchilla_jax.scaling.parametric import fit_parametric
+    from chinchilla_jax.scaling.runs import FitRefused, load_runs
+
+    try:
+        loaded = load_runs(path)
+        runs = loaded.role("isoflop")
+        if loaded.convention == config.study.convention:
+            try:
+                law = fit_isoflop(runs, resampling=None).params_law
+                return Guess(lambda budget: float(law.at(budget)),
+                             f"approach 2 of the {len(runs)} runs in {path}: N* = {float(law.coefficient):.4g} "
+                             f"C^{float(law.exponent):.4g}")  # fmt: skip
+            except FitRefused:
+                pass
+        surface = fit_parametric(runs, resampling=None).surface
+    except FitRefused as refused:
+        raise ConfigError("study.guess", str(refused)) from None
+    v = {name: float(getattr(surface, name)) for name in ("E", "A", "B", "alpha", "beta")}
+    return Guess(_optimum(config, surface), f"approach 3 of the {len(runs)} runs in {path}: L = {v['E']:.4g} + "
+                 f"{v['A']:.4g} / N^{v['alpha']:.4g} + {v['B']:.4g} / D^{v['beta']:.4g}")  # fmt: skip
+
+
+def _optimum(config: RunConfig, law: Power | Surface) -> Callable[[float], float]:
+    if isinstance(law, Power):
+        return lambda budget: law.at(C=budget)
+    per_token = _flops_per_token(config)
+    return lambda budget: float(law.optimum(budget, per_token)[0])
+
+
+def _flops_per_token(config: RunConfig) -> Callable[[np.ndarray], np.ndarray]:
+    """c(N) of the study's family under its convention: ln(c / 6N) between shapes, linear in ln N."""
+    study = config.study
+    shapes = {
+        rung.params: ladder.flops_per_token(config, rung.model, study.convention)
+        for wanted in np.geomspace(1e3, 1e13, 61)
+        if (rung := ladder.nearest(config.model, wanted, study.aspect_ratio, exact=True,
+                                   fixed_depth=study.ladder == "width"))
+    }  # fmt: skip
+    sizes = np.array(sorted(shapes))
+    ratios = np.log([shapes[n] / (6.0 * n) for n in sizes])
+    return lambda params: 6.0 * params * np.exp(np.interp(np.log(params), np.log(sizes), ratios))
+
+
+@functools.lru_cache(maxsize=64)
+def size_at_ratio(config: RunConfig, budget: float, tokens_per_param: float) -> float:
+    """The N at which `budget` buys exactly so many tokens per parameter."""
+    study = config.study
+    low, high = math.log(1e3), math.log(1e13)
+    for _ in range(48):
+        middle = (low + high) / 2
+        params = math.exp(middle)
+        model = ladder.nearest(config.model, params, study.aspect_ratio, exact=True,
+                               fixed_depth=study.ladder == "width").model  # fmt: skip
+        # The family is discrete: scale the FLOPs of the nearest shape to the N asked about.
+        rate = ladder.flops_per_token(config, model, study.convention) / count_parameters(model).total
+        cost = rate * params * params * tokens_per_param
+        low, high = (middle, high) if cost < budget else (low, middle)
+    return math.exp((low + high) / 2)
