@@ -19,7 +19,7 @@ setuptools.setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["chinchilla_jax", "chinchilla_jax.*"]),
-    package_data={"chinchilla_jax": ["tables/*.csv", "data/mixtures/*.csv", "data/shipped/*.md",
+    package_data={"chinchilla_jax": ["tables/*", "data/mixtures/*.csv", "data/shipped/*.md",
                                      "data/shipped/text/*/*.txt.gz"]},
     install_requires=[
         "absl-py",

@@ -7,11 +7,12 @@ import pathlib
 import numpy as np
 import pytest
 
+import chinchilla_jax
 from chinchilla_jax.scaling.runs import load_runs
 from chinchilla_jax.scaling.surface import Surface
 
-# Digitised from Figure 4 (left) of arXiv 2203.15556: see `data/SOURCE.md`.
-FIGURE_4 = pathlib.Path(__file__).parent / "data" / "chinchilla_fig4_points.csv"
+# Digitised from Figure 4 (left) of arXiv 2203.15556: see `tables/SOURCE.md`.
+FIGURE_4 = pathlib.Path(chinchilla_jax.__file__).parent / "tables" / "chinchilla_fig4_points.csv"
 PLANTED = Surface(2.2, 60.0, 300.0, 0.32, 0.36)
 BUDGETS = (1e11, 3e11, 9e11, 2.7e12)
 
