@@ -6,15 +6,23 @@ mistakes of a config file in tracebacks.
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import re
 import runpy
 import traceback
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
+
+_PARSERS = {
+    int: (flags.IntegerParser(), "a whole number (int)"),
+    float: (flags.FloatParser(), "a number (float)"),
+    bool: (flags.BooleanParser(), "true or false (bool)"),
+}
 
 
 class UsageError(Exception):
@@ -39,6 +47,7 @@ def define_config(values: flags.FlagValues, argv: list[str]) -> list[str]:
         return rest
     config = _load(where)
     _check_known(config, changed)
+    _check_values(config, rest)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     return rest
 
@@ -106,6 +115,33 @@ def _check_known(config: ConfigDict, changed: list[str]) -> None:
             siblings = [k for k in known if "." not in k]
         raise ConfigError(f"--config.{key}", f"unknown key {name!r}{did_you_mean(name, siblings)}; "
                           f"{section or 'a config'} has {', '.join(siblings)}")  # fmt: skip
+
+
+def _check_values(config: ConfigDict, words: list[str]) -> None:
+    """Numbers and truth values are checked here: the parsers' own messages speak of Python's `int()`."""
+    settings = [word.lstrip("-").partition("=") for word in words if re.match(r"--?config\.", word)]
+    settings += [(word.lstrip("-"), " ", value) for word, value in itertools.pairwise(words)
+                 if re.fullmatch(r"--?config\.[^=]+", word) and not value.startswith("--")]  # fmt: skip
+    for flag, sign, text in settings:
+        value: Any = config
+        for name in flag.split(".")[1:]:
+            value = value[name]
+        parser, expected = _PARSERS.get(type(value), (None, ""))
+        if parser is None or not sign or (sign == " " and isinstance(value, bool)):
+            continue  # --config.KEY alone switches on, and takes no word after it
+        try:
+            parser.parse(text)
+        except (ValueError, TypeError):
+            raise ConfigError(f"--{flag}={text}", f"expected {expected}{_whole(text) if type(value) is int else ''}; "
+                              f"the config has {value!r}") from None  # fmt: skip
+
+
+def _whole(text: str) -> str:
+    """1e5 -> `: write 100000`, for a number that is whole and only not written so."""
+    try:
+        return f": write {int(number)}" if (number := float(text)).is_integer() else ""
+    except ValueError:
+        return ""
 
 
 def _keys(config: ConfigDict, prefix: str = "") -> list[str]:

@@ -59,8 +59,8 @@ def load_directory(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns
     if convention != stated and "budget" in chosen:
         del chosen["budget"]
         notes = (f"budgets are left out: they were counted as {stated}, C here as {convention}",)
-    runs, more = to_runs(rows, chosen)
-    runs, spoilt = _with_curves(runs, folders)
+    usable, more = to_runs(rows, chosen)
+    runs, spoilt = _with_curves((run for _, run in usable), folders)
     return LoadedRuns(
         source=str(path),
         runs=runs,
@@ -82,21 +82,38 @@ def _read_manifests(path: pathlib.Path) -> tuple[dict[str, dict[str, Any]], dict
     header: dict[str, Any] = {}
     bad = []
     for file in (path / "manifest.jsonl", path / "verification.jsonl"):
-        for row in json_lines(file) if file.exists() else ():
+        for row in _lines(file):
             name, line = row.values.get("name"), row.values
             if isinstance(line.get("manifest"), dict):
                 header = line["manifest"] | header
-                for drop in line["manifest"].get("dropped", ()):
-                    where = f"budget {drop['budget']:.3g}, N {drop['params']:.3g}"
-                    bad.append(BadRow(where, f"dropped from the plan: {drop['reason']}"))
+                bad += _dropped(file, row.where, line["manifest"].get("dropped", ()))
             elif row.problem or not isinstance(name, str):
-                raise FitRefused("manifest", f"{file}: {row.where}: {row.problem or 'no run name'}; restore the file: "
-                                 "without it it is not known which runs belong to the study")  # fmt: skip
+                raise _damaged(file, row.where, row.problem or "no run name")
             elif pathlib.PurePath(name).name != name:
                 bad.append(BadRow(name, f"a run name must be a plain folder name ({file.name} {row.where})"))
             else:
                 planned[name] = line
     return planned, header, bad
+
+
+def _lines(file: pathlib.Path) -> list[Row]:
+    try:
+        return list(json_lines(file)) if file.exists() else []
+    except FitRefused as refused:
+        raise FitRefused("manifest", str(refused)) from None
+
+
+def _dropped(file: pathlib.Path, where: str, dropped: Any) -> list[BadRow]:
+    try:
+        return [BadRow(f"budget {drop['budget']:.3g}, N {drop['params']:.3g}",
+                       f"dropped from the plan: {drop['reason']}") for drop in dropped]  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(file, where, f"damaged list of what was dropped ({type(error).__name__}: {error})") from None
+
+
+def _damaged(file: pathlib.Path, where: str, problem: str) -> FitRefused:
+    return FitRefused("manifest", f"{file}: {where}: {problem}; restore the file: without it it is not known which "
+                      "runs belong to the study")  # fmt: skip
 
 
 def _run_directories(path: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -162,14 +179,16 @@ def _with_curves(
     made, bad = [], []
     for run in runs:
         path = folders[run.name] / "metrics.jsonl"
-        points = []
-        problem = []
-        for row in json_lines(path) if path.exists() else ():
-            if row.problem:
-                problem.append(BadRow(f"metrics.jsonl {row.where} ({run.name})", f"curve left out: {row.problem}"))
-            elif "loss" in row.values:  # the other lines are evaluations
-                points.append(Point(f"metrics.jsonl {row.where}", row.values.get("tokens"), row.values["loss"]))
+        points, problems = [], []
+        try:
+            for row in json_lines(path) if path.exists() else ():
+                if row.problem:
+                    problems.append(BadRow(f"metrics.jsonl {row.where} ({run.name})", f"curve left out: {row.problem}"))
+                elif "loss" in row.values:  # the other lines are evaluations
+                    points.append(Point(f"metrics.jsonl {row.where}", row.values.get("tokens"), row.values["loss"]))
+        except FitRefused as refused:
+            problems.append(BadRow(run.name, f"curve left out: {refused}"))
         curve, spoilt = to_curve(points, run, run.name)
-        bad += problem + spoilt
-        made.append(dataclasses.replace(run, curve=None if problem else curve))
+        bad += problems + spoilt
+        made.append(dataclasses.replace(run, curve=None if problems else curve))
     return tuple(made), tuple(bad)

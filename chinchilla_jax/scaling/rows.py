@@ -44,17 +44,19 @@ class Unusable(ValueError):
     """A value that is no positive finite number; the message says why."""
 
 
-def to_runs(rows: Iterable[Row], columns: Mapping[str, Column]) -> tuple[tuple[Run, ...], tuple[BadRow, ...]]:
-    """The usable rows as runs, without curves, and the others with their reasons, both in the order of the source.
+def to_runs(
+    rows: Iterable[Row], columns: Mapping[str, Column]
+) -> tuple[tuple[tuple[Row, Run], ...], tuple[BadRow, ...]]:
+    """The usable rows, each with its run (without curve), and the others with their reasons, in the source's order.
 
     C is 6 N D unless a column holds it. Two rows with the same N, D, C and loss, or of one name, are one run.
     """
-    runs, bad = [], []
+    usable, bad = [], []
     seen: dict[tuple, str] = {}
     names: dict[str, str] = {}
     for row in rows:
         name = row_name(row, columns)
-        label = row.where if name in ("", row.where) else f"{row.where} ({name})"
+        label = row_label(row, columns)
         try:
             run = _to_run(row, name or row.where, columns)
         except Unusable as problem:
@@ -67,14 +69,20 @@ def to_runs(rows: Iterable[Row], columns: Mapping[str, Column]) -> tuple[tuple[R
             bad.append(BadRow(label, f"duplicate of {seen[key]}: same N, D, C and loss"))
         else:
             seen[key], names[run.name] = label, row.where
-            runs.append(run)
-    return tuple(runs), tuple(bad)
+            usable.append((row, run))
+    return tuple(usable), tuple(bad)
 
 
 def row_name(row: Row, columns: Mapping[str, Column]) -> str:
     """The run's name in this row, on one line; empty when it has none."""
     value = row.values.get(columns["name"].name) if "name" in columns else None
     return "" if value is None else " ".join(str(value).split())
+
+
+def row_label(row: Row, columns: Mapping[str, Column]) -> str:
+    """`line 7 (run-3)`, or only where the row is when that is all its name."""
+    name = row_name(row, columns)
+    return row.where if name in ("", row.where) else f"{row.where} ({name})"
 
 
 def _to_run(row: Row, name: str, columns: Mapping[str, Column]) -> Run:
@@ -92,6 +100,8 @@ def _to_run(row: Row, name: str, columns: Mapping[str, Column]) -> Run:
             values[field] = 6.0 * values["params"] * values["tokens"]
         else:
             values[field] = positive(raw, field) * column.factor
+        if values[field] is not None and not 0 < values[field] < math.inf:
+            raise Unusable(f"{field} is beyond what a number holds")
     role = str(row.values.get(columns["role"].name) or "").strip() if "role" in columns else ""
     if role and role not in ROLES:
         raise Unusable(f"role {role!r} is none of {', '.join(ROLES)}")
@@ -127,8 +137,10 @@ def _number(raw: Any, field: str) -> float:
         if re.fullmatch(r"[+-]?\d{1,3}(,\d{3}){2,}(\.\d*)?|[+-]?\d{1,3}(,\d{3})+\.\d*", text):
             text = text.replace(",", "")
         elif re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", text):
-            raise Unusable(f"{field} {text!r} has a comma that may stand for thousands or for a decimal point; write "
-                           f"{text.replace(',', '')} or {text.replace(',', '.')}")  # fmt: skip
+            point, none = text.replace(",", "."), text.replace(",", "")
+            either = f"a comma that may stand for thousands or for a decimal point; write {none} or {point}"
+            three = re.fullmatch(r"[+-]?\d{1,3},\d{3}", text)
+            raise Unusable(f"{field} {text!r} has {either if three else f'a decimal comma; write {point}'}")
     try:
         return float(text)
     except OverflowError:
@@ -143,7 +155,7 @@ def to_curve(points: Sequence[Point], run: Run, label: str) -> tuple[Curve | Non
     Args:
       points: in the order they were read, `at` in tokens. A point at 0 tokens comes before any training: no curve
         begins there, and it is passed over.
-      label: names the run in bad rows.
+      label: the run's name for bad rows, unless the points say it.
     """
     tokens, losses = [], []
     problems: dict[str, list[str]] = {}
@@ -182,4 +194,5 @@ def _bad_points(found: list[str], label: str) -> BadRow:
     numbers = [place.rpartition(" ")[2] for place in places]
     lines = f"{kind}{'s' if len(found) > 1 else ''} {', '.join(numbers[:_SHOWN])}"
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return BadRow(f"{lines}{more} ({label})", f"curve left out: {found[0].partition('|')[2]}")
+    run = f" ({label})" if label else ""
+    return BadRow(f"{lines}{more}{run}", f"curve left out: {found[0].partition('|')[2]}")

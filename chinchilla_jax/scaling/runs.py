@@ -91,6 +91,9 @@ class LoadedRuns:
         """Where the runs came from, so that what was loaded can stand for its path."""
         return self.source
 
+    def __str__(self) -> str:
+        return self.source
+
     def role(self, *roles: str) -> tuple[Run, ...]:
         """The runs with one of these roles, in their order."""
         return tuple(run for run in self.runs if run.role in roles)

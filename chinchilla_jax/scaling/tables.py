@@ -11,10 +11,10 @@ import dataclasses
 import io
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from chinchilla_jax.scaling.columns import CURVE_FIELDS, Column, choose_columns, require
-from chinchilla_jax.scaling.rows import SIX_ND, Point, Row, Unusable, positive, row_name, to_curve, to_runs
+from chinchilla_jax.scaling.rows import SIX_ND, Point, Row, Unusable, positive, row_label, row_name, to_curve, to_runs
 from chinchilla_jax.scaling.runs import BadRow, FitRefused, LoadedRuns, Run
 
 _JSON_LINES = (".jsonl", ".json", ".ndjson")
@@ -48,12 +48,16 @@ def load_table(path: pathlib.Path, wanted: Mapping[str, str], curves: pathlib.Pa
         raise FitRefused("no_runs", f"{path}: no rows below the header")
     if curves is None and any(key.startswith("curves.") for key in wanted):
         raise FitRefused("columns", "--columns: curves.FIELD names a column of --curves=TABLE, which is missing")
-    runs, bad = to_runs(rows, columns)
+    usable, bad = to_runs(rows, columns)
     if curves is not None:
-        runs, spoilt, said = _join_curves(runs, bad, columns, path, curves, wanted)
+        if "name" not in columns:
+            raise FitRefused("curves", f"{path}: --curves needs names to join by; add a column name, or give "
+                             "--columns=name:COLUMN")  # fmt: skip
+        names = {row_name(row, columns) for row in rows}
+        runs, spoilt, said = _join_curves([run for _, run in usable], names, curves, wanted)
         more += said
     else:
-        runs, spoilt = _curves_within(runs, rows, columns)
+        runs, spoilt = _curves_within(usable, columns)
     echoed = {field: str(column) for field, column in columns.items()}
     unstated = f"not stated by {path.name} (with embeddings, or without?)"
     return LoadedRuns(
@@ -88,12 +92,17 @@ def _read(path: pathlib.Path) -> tuple[list[Row], list[str], tuple[str, ...]]:
         raise FitRefused("columns", f"{path}: a JSON array; write JSON lines, one object a line")
     if path.suffix.lower() in _JSON_LINES or text.lstrip().startswith("{"):
         rows = list(_parse_lines(text))
+        if all(row.problem for row in rows):
+            raise FitRefused("no_runs", f"{path}: not one line is a JSON object; {rows[0].where}: {rows[0].problem}")
         return rows, list(dict.fromkeys(key for row in rows for key in row.values)), ()
     return _read_csv(path, text)
 
 
 def _text(path: pathlib.Path) -> str:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FitRefused("not_found", f"{path}: cannot be read: {error.strerror}") from None
     for start, what in _NOT_TEXT.items():
         if content.startswith(start):
             raise FitRefused("columns", f"{path}: {what}")
@@ -161,43 +170,29 @@ def _parse_lines(text: str) -> Iterator[Row]:
 
 
 def _curves_within(
-    runs: tuple[Run, ...], rows: list[Row], columns: Mapping[str, Column]
+    usable: Iterable[tuple[Row, Run]], columns: Mapping[str, Column]
 ) -> tuple[tuple[Run, ...], tuple[BadRow, ...]]:
-    """The runs with the curves of a column that holds [[tokens, loss], ...]."""
-    if "curve" not in columns:
-        return runs, ()
-    by_name = {row_name(row, columns) or row.where: row for row in reversed(rows)}
+    """The runs with the curves of a column that holds [[tokens, loss], ...]; in CSV as JSON in the cell."""
     made, bad = [], []
-    for run in runs:
-        row = by_name[run.name]
-        label = row.where if run.name == row.where else f"{row.where} ({run.name})"
-        pairs = row.values.get(columns["curve"].name)
-        if pairs is None or pairs == "":
-            made.append(run)
-            continue
-        if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-            bad.append(BadRow(label, "curve left out: it is not a list of [tokens, loss]"))
-            made.append(run)
-            continue
-        points = [Point(f"point {number}", *pair) for number, pair in enumerate(pairs, 1)]
-        curve, spoilt = to_curve(points, run, label)
-        bad += spoilt
+    for row, run in usable:
+        pairs = row.values.get(columns["curve"].name) if "curve" in columns else None
+        label, curve = row_label(row, columns), None
+        if pairs is not None and pairs != "":
+            try:
+                pairs = json.loads(pairs) if isinstance(pairs, str) else pairs
+                points = [Point(f"{label}, point {number}", at, loss) for number, (at, loss) in enumerate(pairs, 1)]
+                curve, spoilt = to_curve(points, run, "")
+                bad += spoilt
+            except (ValueError, TypeError):
+                bad.append(BadRow(label, "curve left out: it is not a list of [tokens, loss]"))
         made.append(dataclasses.replace(run, curve=curve))
     return tuple(made), tuple(bad)
 
 
 def _join_curves(
-    runs: tuple[Run, ...],
-    bad_runs: tuple[BadRow, ...],
-    run_columns: Mapping[str, Column],
-    path: pathlib.Path,
-    curves: pathlib.Path,
-    wanted: Mapping[str, str],
+    runs: Iterable[Run], names: Container[str], curves: pathlib.Path, wanted: Mapping[str, str]
 ) -> tuple[tuple[Run, ...], tuple[BadRow, ...], tuple[str, ...]]:
-    """The runs with the curves of a second table, joined by name."""
-    if "name" not in run_columns:
-        raise FitRefused("curves", f"{path}: --curves needs names to join by; add a column name, or give "
-                         "--columns=name:COLUMN")  # fmt: skip
+    """The runs with the curves of a second table, joined by name; `names` are those of all rows, usable or not."""
     if not curves.is_file():
         raise FitRefused("not_found", f"{curves}: no such table of curves")
     rows, present, notes = _read(curves)
@@ -224,10 +219,9 @@ def _join_curves(
         bad += spoilt
         made.append(dataclasses.replace(run, curve=curve))
     for name, left in grouped.items():
-        left_out = any(f"({name})" in row.where for row in bad_runs)
-        why = "its row was left out" if left_out else f"no such run in {path.name}"
+        why = "its row was left out" if name in names else "the table of runs has no such run"
         where = f"{curves.name} {left[0].where} ({name or 'no name'})"
-        bad.append(BadRow(where, f"{len(left)} curve points left out: {why}"))
+        bad.append(BadRow(where, f"curve of {len(left)} point{'s' * (len(left) > 1)} left out: {why}"))
     says = {
         "tokens": f"curves are read from {curves.name}: {columns[axis]}, {columns['loss']}",
         "flops": f"curves are read from {curves.name}; tokens at a point are D times its share of C ({columns[axis]})",
