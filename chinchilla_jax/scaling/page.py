@@ -128,10 +128,12 @@ def _prediction(facts: Mapping[str, Any]) -> str:
             )
     table = _table(("Approach", "Quantity", "Prediction", "80% interval", "95% interval"), rows, text=(1,))
     rollouts = _table(
-        ("Candidate", "N predicted", "N of profile", "Loss predicted", "Loss of profile", "Loss error", "Cost of size"),
+        ("Candidate", "Budget", "Fitted to", "N predicted", "N of profile", "Loss predicted", "Loss of profile", "Loss error", "Cost of size"),
         [
             (
                 r["candidate"],
+                flops_text(r["budget"]),
+                f"{r['fitted']} budgets",
                 count(r["predicted_params"]),
                 count(r["profile_params"]),
                 _loss(r["predicted_loss"]),
@@ -142,7 +144,7 @@ def _prediction(facts: Mapping[str, Any]) -> str:
             for r in prediction["rollouts"]
         ],
     )
-    hidden = f"<p>Rehearsal: the largest budget hidden and predicted from the smaller ones.</p>{rollouts}"
+    hidden = f"<p>Rollouts: the larger budgets hidden and predicted from the smaller ones; the last decide.</p>{rollouts}"
     return (
         f"<h2>Prediction for {flops_text(facts['target_budget'])} FLOPs</h2>{table}"
         f'<p class="note">Recommended: {html.escape(prediction["why"])}. Intervals are bootstrap percentiles; those of '

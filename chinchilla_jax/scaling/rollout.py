@@ -1,0 +1,99 @@
+"""Fitted to the smaller budgets, how well does each approach predict the larger ones?
+
+The one honest test of an extrapolation that needs no further training. A size error is counted by what it costs, since
+profiles are flat: by the relative loss that training the predicted size instead of the best gives away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from chinchilla_jax.scaling.isoflop import IsoflopFit, Profile, fit_isoflop
+from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.runs import FitRefused, Run
+from chinchilla_jax.scaling.surface import FlopsPerToken
+
+# A ninth of the starts: every value along every axis still occurs, at a ninth of the time.
+_FEWER_STARTS = paper_starts()[::9]
+_BELOW = 1.5  # a run without a budget counts as below a budget when this many times cheaper
+_LEAST, _MOST = 2, 3  # budgets to fit to at least; budgets to predict at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """How a candidate, fitted to the `fitted` budgets below it, predicted `budget`. Errors are relative."""
+
+    candidate: str
+    fitted: int
+    budget: float
+    predicted_params: float
+    profile_params: float
+    predicted_loss: float
+    profile_loss: float
+    loss_error: float
+    size_cost: float
+
+    @property
+    def score(self) -> float:
+        """|relative loss error| + relative loss given away by the predicted size."""
+        return abs(self.loss_error) + self.size_cost
+
+
+def rollouts(runs: Sequence[Run], full: IsoflopFit, c: FlopsPerToken) -> tuple[Rollout, ...]:
+    """Each candidate's prediction of the three largest profiles that have two or more below them, smallest first.
+
+    Candidates: approach 2 with either form of its loss law, and approach 3. The last ones, for the largest budget, are
+    those that choose (`predict`). Approach 1 is left out: its loss is the training loss.
+    """
+    found = []
+    for index in range(max(_LEAST, len(full.profiles) - _MOST), len(full.profiles)):
+        target = full.profiles[index]
+        below = [run for run in runs if (run.budget or run.flops * _BELOW) < target.budget]
+        found += [_score(name, index, target, *answer) for name, answer in _answers(below, target, c).items()]
+    return tuple(found)
+
+
+def last(found: Sequence[Rollout]) -> tuple[Rollout, ...]:
+    """Those for the largest budget."""
+    return tuple(r for r in found if r.budget == max(r.budget for r in found))
+
+
+def attempt(name: str, fit: Callable, refused: dict[str, str]):
+    """`fit()`, or None with the reason noted under `name` when it is refused."""
+    try:
+        return fit()
+    except FitRefused as refusal:
+        refused[name] = str(refusal)
+        return None
+
+
+def _answers(below: Sequence[Run], target: Profile, c: FlopsPerToken) -> Mapping[str, tuple[float, float]]:
+    """N and loss at the target by candidate."""
+    answers, ignored = {}, {}
+    isoflop = attempt("isoflop", lambda: fit_isoflop(below, resampling=None), ignored)
+    if isoflop:
+        params = float(isoflop.params_law.at(target.budget))
+        answers["isoflop+power"] = params, float(isoflop.loss_power.at(target.budget))
+        if isoflop.loss_offset is not None:
+            answers["isoflop+offset"] = params, float(isoflop.loss_offset.at(target.budget))
+    surface = attempt("parametric", lambda: fit_parametric(below, starts=_FEWER_STARTS, resampling=None), ignored)
+    if surface:
+        params, _, loss = surface.surface.optimum(target.budget, c)
+        answers["parametric"] = float(params), float(loss)
+    return answers
+
+
+def _score(name: str, fitted: int, target: Profile, params: float, loss: float) -> Rollout:
+    best = target.params
+    return Rollout(
+        name,
+        fitted,
+        target.budget,
+        params,
+        best.best,
+        loss,
+        best.lowest,
+        loss / best.lowest - 1.0,
+        float(best.at(params)) / best.lowest - 1.0,
+    )
