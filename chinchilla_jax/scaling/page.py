@@ -7,7 +7,7 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from chinchilla_jax.scaling.plots import count, flops_text
+from chinchilla_jax.scaling.words import count, flops_text
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #1d2430;
@@ -128,7 +128,10 @@ def _prediction(facts: Mapping[str, Any]) -> str:
             )
     table = _table(("Approach", "Quantity", "Prediction", "80% interval", "95% interval"), rows, text=(1,))
     rollouts = _table(
-        ("Candidate", "Budget", "Fitted to", "N predicted", "N of profile", "Loss predicted", "Loss of profile", "Loss error", "Cost of size"),
+        (
+            *("Candidate", "Budget", "Fitted to", "N predicted", "N of profile"),
+            *("Loss predicted", "Loss of profile", "Loss error", "Cost of size"),
+        ),
         [
             (
                 r["candidate"],
@@ -144,7 +147,7 @@ def _prediction(facts: Mapping[str, Any]) -> str:
             for r in prediction["rollouts"]
         ],
     )
-    hidden = f"<p>Rollouts: the larger budgets hidden and predicted from the smaller ones; the last decide.</p>{rollouts}"
+    hidden = f"<p>Rollouts: larger budgets hidden and predicted from smaller ones; the last decide.</p>{rollouts}"
     return (
         f"<h2>Prediction for {flops_text(facts['target_budget'])} FLOPs</h2>{table}"
         f'<p class="note">Recommended: {html.escape(prediction["why"])}. Intervals are bootstrap percentiles; those of '

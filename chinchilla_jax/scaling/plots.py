@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from chinchilla_jax.scaling.frontier import PowerLaw
 from chinchilla_jax.scaling.predict import Estimate, Prediction
 from chinchilla_jax.scaling.runs import Run
+from chinchilla_jax.scaling.words import count, flops_text
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5F6670"
 _STYLE = {"isoflop": (BLUE, "s", "approach 2"), "parametric": (ORANGE, "D", "approach 3")}
@@ -41,19 +42,6 @@ _RC = {
     "axes.edgecolor": GREY,
     "svg.hashsalt": "0",
 }
-
-
-def count(value: float, _position: int | None = None) -> str:
-    """1234567 -> '1.23M': parameters and tokens the way the field writes them."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size * 0.9995:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
-
-
-def flops_text(value: float) -> str:
-    """2.7e+12 -> '2.7e12'."""
-    return f"{value:.3g}".replace("e+", "e")
 
 
 def plot_profiles(prediction: Prediction, runs: Sequence[Run], path: pathlib.Path) -> pathlib.Path:
