@@ -1,12 +1,17 @@
 """The command line: each mistake gives exit code 2 and one line that names it, and nothing is left behind."""
 
+import dataclasses
+import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from chinchilla_jax import cli
+from chinchilla_jax.scaling.surface import Surface
+from configs.isoflop import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = f"--config={ROOT}/configs/isoflop.py:tiny"
@@ -33,6 +38,10 @@ def run(capsys, *argv):
     (["plan", TINY, "--config.optimizer.peak_lrr=1"], ["--config.optimizer.peak_lrr", "did you mean 'peak_lr'"]),
     (["plan", TINY, "--config.optimiser.peak_lr=1"], ["optimiser", "did you mean 'optimizer'"]),
     (["plan", TINY, "--config.optimizer.peak_lr=fast"], ["--config.optimizer.peak_lr=fast", "float"]),
+    (["plan", TINY, "--config.train.batch_size=1e5"], ["--config.train.batch_size=1e5: expected a whole number (int): "
+                                                       "write 100000"]),
+    (["plan", TINY, "--config.train.batch_size", "2.5"], ["--config.train.batch_size=2.5: expected a whole number"]),
+    (["plan", TINY, "--config.data.mask_documents=maybe"], ["expected true or false", "the config has False"]),
     (["plan", TINY, "--config.model.position=ropes", "--dry_run"], ["model.position", "did you mean 'rope'"]),
     (["plan", TINY, "--config.study.sizes=3", "--dry_run"], ["study.sizes", "at least 6"]),
     (["plan", TINY, "--config.study.budgets=(1.0,2.0)", "--dry_run"], ["study.budgets"]),
@@ -97,7 +106,7 @@ def test_every_study_of_the_configs_can_be_planned(capsys, config, tmp_path):
     study = tmp_path / "study"
     code, out, err = run(capsys, "plan", f"--config={ROOT}/configs/{config}", "--dry_run", f"--study={study}")
     assert code == 0, err
-    assert "runs, " in out.splitlines()[-1] and not study.exists()
+    assert any(" runs, " in line and " FLOPs (" in line for line in out.splitlines()) and not study.exists()
 
 
 @pytest.mark.parametrize("config", [
@@ -141,3 +150,152 @@ def test_the_module_runs_and_light_verbs_do_not_import_jax():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
     done = subprocess.run([sys.executable, "-m", "chinchilla_jax", "pln"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+LAW = Surface(1.8, 480.0, 2100.0, 0.35, 0.37)
+SIZES = [1e7 * 10 ** (i / 3) for i in range(7)]
+
+
+def table(path, rows, header="params,tokens,loss"):
+    """A CSV file of these rows."""
+    path.write_text("\n".join([header, *(",".join(repr(value) for value in row) for row in rows)]) + "\n")
+    return path
+
+
+def row(params, tokens):
+    """A run that lies on the law."""
+    return params, tokens, float(LAW.loss(params, tokens))
+
+
+@pytest.mark.parametrize(("rows", "words"), [
+    ([row(n, 1e9 + n) for n in SIZES[:3]], ["needs 6 runs, got 3"]),
+    ([row(n, 1e18 / 6 / n) for n in SIZES], ["cannot be told apart"]),
+    ([row(1e8, 10.0 * n) for n in SIZES], ["1 distinct N"]),
+    ([row(n, 1e9) for n in SIZES], ["1 distinct D"]),
+    ([(n, 1e9, -1.0) for n in SIZES], ["no loss is above 0, the floor of a loss"]),
+    ([(n, 1e9, "x") for n in SIZES], ["no usable run among 7 rows", "line 2: loss is not a number"]),
+    ([], ["no rows below the header"]),
+], ids=["too few runs", "one budget only", "all N equal", "all D equal", "loss below the floor", "text", "no rows"]
+)  # fmt: skip
+@pytest.mark.parametrize("verb", ["fit", "predict"])
+def test_data_that_cannot_carry_a_fit_are_refused_with_the_reason(capsys, tmp_path, verb, rows, words):
+    path = table(tmp_path / "runs.csv", rows)
+    code, _, err = run(capsys, verb, f"--runs={path}", *(["--budget=1e21"] if verb == "predict" else []))
+    assert code == 2 and len(err.splitlines()) == 1
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize(("argv", "words"), [
+    (["--columns=params:M"], ["no column 'M' for params", "there are size, D, val"]),
+    (["--columns=params:sizes"], ["did you mean 'size'"]),
+    (["--columns=parms:size"], ["'parms' is no field of a run", "did you mean 'params'"]),
+    (["--columns=size"], ["'size' is not FIELD:COLUMN"]),
+    ([], ["no column for params, loss among size, D, val", "--columns=params:COLUMN"]),
+    (["--columns=params:size,loss:val", "--curves=/nowhere.csv"], ["--curves needs names to join by"]),
+])  # fmt: skip
+@pytest.mark.parametrize("verb", ["fit", "predict", "report"])
+def test_columns_that_do_not_fit_the_table_are_told(capsys, tmp_path, verb, argv, words):
+    path = table(tmp_path / "runs.csv", [row(1e7, 1e9)], "size,D,val")
+    code, _, err = run(capsys, verb, f"--runs={path}", *argv)
+    assert code == 2 and len(err.splitlines()) == 1 and not list(tmp_path.glob("report*"))
+    for word in words:
+        assert word in err
+
+
+def test_columns_and_their_multipliers_reach_the_fit(capsys, tmp_path):
+    rows = [row(n, d) for n in SIZES for d in (1e9, 1e10, 1e11)]
+    path = table(tmp_path / "runs.csv", [(n / 1e6, d, loss) for n, d, loss in rows], "size,D,val")
+    code, out, err = run(capsys, "fit", f"--runs={path}", "--columns=params:size*1e6,loss:val")
+    assert code == 0, err
+    assert all(constant in out for constant in ("1.8000", "480", "0.350", "2100", "0.370")), "the law planted in N"
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("runs.csv.gz", b"\x1f\x8b\x08", "compressed with gzip"), ("runs.csv", b"\x89PNG\r\n\0", "not a text file"),
+    ("runs.xlsx", b"PK\x03\x04", "Excel"), ("runs.csv", b"", "the file is empty"),
+])  # fmt: skip
+@pytest.mark.parametrize("verb", ["fit", "predict", "report"])
+def test_a_binary_or_empty_table_is_refused_by_name(capsys, tmp_path, verb, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    code, _, err = run(capsys, verb, f"--runs={tmp_path / name}")
+    assert code == 2 and len(err.splitlines()) == 1 and name in err and words in err
+
+
+@pytest.fixture
+def trained(capsys, tmp_path):
+    """A study planned by `plan`, whose results lie on a law instead of having been trained."""
+    study = tmp_path / "study"
+    assert run(capsys, "plan", TINY, f"--study={study}")[0] == 0
+    law = Surface(2.0, 40.0, 40.0 * 0.3**0.4, 0.4, 0.4)
+    for line in (study / "manifest.jsonl").read_text().splitlines()[1:]:
+        planned = json.loads(line)
+        result = {key: planned[key] for key in ("name", "role", "budget", "convention", "params", "tokens")}
+        result |= {"flops": planned["flops"][planned["convention"]], "diverged": False,
+                   "loss": float(law.loss(planned["params"], planned["tokens"]))}  # fmt: skip
+        folder = study / "runs" / planned["name"]
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(result))
+    return study
+
+
+def test_predict_verify_plans_the_held_out_runs(capsys, trained):
+    code, out, err = run(capsys, "predict", f"--study={trained}", "--verify")
+    assert code == 0, err
+    lines = [json.loads(line) for line in (trained / "verification.jsonl").read_text().splitlines()]
+    assert [line["role"] for line in lines[1:]] == ["predicted", "half", "double"]
+    assert {line["budget"] for line in lines[1:]} == {2.0 * 1.4e10}
+    assert all(line["name"] in out for line in lines[1:])
+
+
+@pytest.mark.parametrize("argv", [["--runs=x.csv"], ["--study=x", "--budget=1e12"]])
+def test_predict_verify_is_for_the_held_out_budget_of_a_study(capsys, argv):
+    code, _, err = run(capsys, "predict", *argv, "--verify")
+    assert code == 2 and "predict --verify plans a study's held-out runs: give --study=DIR and no --budget" in err
+
+
+@pytest.mark.parametrize(("file", "content"), [
+    ("config.json", "{"), ("config.json", "[]"), ("config.json", "{}"), ("config.json", '{"config": []}'),
+    ("config.json", b"\xff"), ("result.json", "{"), ("result.json", "{}"), ("result.json", '{"loss": "low"}'),
+    ("result.json", '{"loss": null, "diverged": true}'),
+])  # fmt: skip
+def test_a_damaged_file_in_a_workdir_is_named(capsys, tmp_path, file, content):
+    config = dataclasses.replace(tiny(), study=None)
+    right = {"hash": config.content_hash(), "config": config.to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(right))
+    (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = sorted(tmp_path.iterdir())
+    code, _, err = run(capsys, "train", TINY, f"--workdir={tmp_path}")
+    assert code == 2 and len(err.splitlines()) == 1
+    assert f"{tmp_path / file} is damaged" in err and "delete that file" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Prepared data of `tiny`."""
+    folder = tmp_path_factory.mktemp("data")
+    assert cli.main(["data", TINY, f"--config.data.data_dir={folder}"]) == 0
+    return folder
+
+
+def test_train_refuses_a_store_whose_tokenizer_was_replaced(capsys, tmp_path, prepared):
+    other = tmp_path / "other"
+    assert run(capsys, "data", TINY, f"--config.data.data_dir={other}", "--config.data.vocab_size=400")[0] == 0
+    copy = shutil.copytree(prepared, tmp_path / "copy")
+    (path,) = copy.glob("store/*/tokenizer.model")
+    (foreign,) = other.glob("store/*/tokenizer.model")
+    shutil.copy(foreign, path)
+    code, _, err = run(capsys, "train", TINY, f"--config.data.data_dir={copy}", f"--workdir={tmp_path / 'run'}")
+    assert code == 2 and len(err.splitlines()) == 1
+    assert f"{path}: is tokenizer" in err and "prepare the data again" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_refuses_a_damaged_store(capsys, tmp_path, prepared):
+    copy = shutil.copytree(prepared, tmp_path / "copy")
+    (path,) = copy.glob("store/*/store.json")
+    path.write_text(path.read_text()[:-20])
+    code, _, err = run(capsys, "train", TINY, f"--config.data.data_dir={copy}", f"--workdir={tmp_path / 'run'}")
+    assert code == 2 and len(err.splitlines()) == 1
+    assert f"{path}: not valid JSON" in err and not (tmp_path / "run").exists()

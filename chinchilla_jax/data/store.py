@@ -141,11 +141,9 @@ class TokenStore:
         if found != FORMAT:
             raise DataError(f"{path / 'store.json'}: format {found!r}, this version reads {FORMAT}; delete the folder "
                             "and prepare the data again")  # fmt: skip
-        try:
-            store = cls(path, description, _load(path / "byte_lengths.npy", (description["vocab_size"],)))
-        except KeyError as key:
-            raise DataError(f"{path / 'store.json'}: damaged, {key} is missing; delete the folder and prepare the data "
-                            "again") from None  # fmt: skip
+        if damage := _damage(description):
+            raise DataError(f"{path / 'store.json'}: damaged, {damage}; delete the folder and prepare the data again")
+        store = cls(path, description, _load(path / "byte_lengths.npy", (description["vocab_size"],)))
         if check_tokenizer:
             tokenizer = store.tokenizer()
         if tokenizer is not None and tokenizer.fingerprint() != store.tokenizer_fingerprint:
@@ -201,6 +199,24 @@ class TokenStore:
             raise DataError(f"{tokenizer.path}: is tokenizer {tokenizer.fingerprint()}, the store was made with "
                             f"{self.tokenizer_fingerprint}; prepare the data again")  # fmt: skip
         return tokenizer
+
+
+def _damage(description: dict) -> str:
+    """What a store.json of this format lacks, or empty."""
+    for key, kind in (("seq_len", int), ("vocab_size", int), ("separator", int), ("tokenizer", str), ("source", dict),
+                      ("domains", dict)):  # fmt: skip
+        if not isinstance(description.get(key), kind):
+            return f"{key!r} is {f'{description[key]!r}' if key in description else 'missing'}"
+    for domain, splits in description["domains"].items():
+        for split in SPLITS:
+            for count in ("rows", "tokens", "bytes", "text_bytes"):
+                try:
+                    whole = isinstance(splits[split][count], int)
+                except (KeyError, TypeError):
+                    whole = False
+                if not whole:
+                    return f"no count {count!r} of {domain}.{split}"
+    return "" if description["domains"] else "it has no domains"
 
 
 def _load(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:

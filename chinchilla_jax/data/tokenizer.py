@@ -64,7 +64,7 @@ class Tokenizer:
         self._model = sentencepiece.SentencePieceProcessor()
         try:
             self._model.Load(model_proto=self.path.read_bytes())
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise DataError(f"{path}: not a SentencePiece model ({error})") from None
         self.vocab_size: int = self._model.vocab_size()
         separator = self._model.eos_id() if self._model.eos_id() >= 0 else self._model.bos_id()

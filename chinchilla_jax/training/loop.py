@@ -81,7 +81,7 @@ def _train(
     _check_directory(config, workdir, echo)
     result_path = workdir / "result.json"
     if result_path.exists():
-        result = _read_own(result_path, "loss")
+        result = _read_own(result_path, "loss", float)
         echo(f"finished already: loss {result['loss']:.4f} nats/token; another run needs another directory")
         return result
 
@@ -188,7 +188,7 @@ def _check_trunk(config: RunConfig, steps: BatchSchedule, fork: Fork) -> None:
     path = fork.trunk / "config.json"
     if not path.exists():
         raise ConfigError("fork", f"{fork.trunk} is no run directory; train the trunk first")
-    trunk = RunConfig.from_dict(_read_own(path, "config")["config"])
+    trunk = RunConfig.from_dict(_read_own(path, "config", dict)["config"])
     free = {"optimizer": ("schedule", "final_lr_fraction", "cooldown_fraction"), "train": ("train_tokens",)}
     ours = {section: {n: getattr(getattr(config, section), n) for n in names} for section, names in free.items()}
     same = dataclasses.replace(trunk, mesh=config.mesh, **{
@@ -321,20 +321,21 @@ def _check_directory(config: RunConfig, workdir: Path, echo: Callable[[str], Non
     path = workdir / "config.json"
     if not path.exists():
         return
-    theirs = _read_own(path, "config")
-    elsewhere = config.to_dict() | {"mesh": theirs["config"]["mesh"]}
+    theirs = _read_own(path, "config", dict)
+    elsewhere = config.to_dict() | {"mesh": theirs["config"].get("mesh")}
     if theirs["config"] != elsewhere:
         raise ConfigError("workdir", f"{workdir} belongs to another config ({_difference(theirs['config'], config)}); "
                           "use another directory, or delete this one")  # fmt: skip
-    if theirs["hash"] != config.content_hash():
+    if theirs.get("hash") != config.content_hash():
         echo(f"{_difference(theirs['config'], config)}: the numbers will agree to rounding and not to the bit")
 
 
-def _read_own(path: Path, key: str) -> dict:
-    """A JSON file this loop wrote; a file that has no `key` in it is not one."""
+def _read_own(path: Path, key: str, kind: type) -> dict:
+    """A JSON file this loop wrote; a file that has no `key` of this `kind` in it is not one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        value[key]
+        if not isinstance(value[key], kind):
+            raise TypeError(f"{key} is {value[key]!r}")
         return value
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError("workdir", f"{path} is damaged ({type(error).__name__}: {error}); delete that file, or use "

@@ -47,16 +47,16 @@ def _truncate(path: Path, position: Position) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+            is_evaluation = "validation_loss" in record
+            if record["step"] < position.step or (
+                record["step"] == position.step and not (is_evaluation and position.evaluation_owed)
+            ):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
             break  # the line the run was killed in
-        is_evaluation = "validation_loss" in record
-        if record["step"] < position.step or (
-            record["step"] == position.step and not (is_evaluation and position.evaluation_owed)
-        ):
-            kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))
 
 

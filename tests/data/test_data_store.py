@@ -110,6 +110,38 @@ def test_unfinished_unreadable_and_future_stores_are_refused(copy):
         TokenStore.open(copy)
 
 
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda d: d.pop("separator"), "'separator' is missing"),
+    (lambda d: d.pop("domains"), "'domains' is missing"),
+    (lambda d: d.update(seq_len="32"), "'seq_len' is '32'"),
+    (lambda d: d.update(domains={}), "it has no domains"),
+    (lambda d: d.update(domains=["plays"]), r"'domains' is \['plays'\]"),
+    (lambda d: d["domains"].update(plays=None), "no count 'rows' of plays.train"),
+    (lambda d: d["domains"]["poems"].pop("validation"), "no count 'rows' of poems.validation"),
+    (lambda d: d["domains"]["poems"]["train"].update(tokens="many"), "no count 'tokens' of poems.train"),
+])  # fmt: skip
+def test_a_damaged_description_is_refused_with_what_is_wrong(copy, change, words):
+    description = json.loads((copy / "store.json").read_text())
+    change(description)
+    (copy / "store.json").write_text(json.dumps(description))
+    with pytest.raises(DataError, match=f"store.json: damaged, {words}; delete the folder"):
+        TokenStore.open(copy)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff\0"], ids=["empty", "list", "null", "binary"])
+def test_a_description_that_is_none_is_refused(copy, content):
+    (copy / "store.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"store.json: (not valid JSON|format None)"):
+        TokenStore.open(copy)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk"])
+def test_a_tokenizer_that_is_no_model_is_refused(copy, content):
+    (copy / "tokenizer.model").write_bytes(content)
+    with pytest.raises(DataError, match="tokenizer.model: not a SentencePiece model"):
+        TokenStore.open(copy, check_tokenizer=True)
+
+
 def test_an_unknown_domain_lists_the_known_ones(store):
     with pytest.raises(DataError, match="no domain 'web'; it has plays, poems, prose"):
         store.array("web")

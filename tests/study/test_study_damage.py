@@ -2,7 +2,17 @@
 
 import pytest
 
-from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, write_manifest
+from chinchilla_jax.scaling.runs import FitRefused, load_runs
+from chinchilla_jax.study.folder import (
+    MANIFEST,
+    VERIFICATION,
+    StudyError,
+    manifests,
+    read_json_or,
+    read_manifest,
+    read_result,
+    write_manifest,
+)
 from chinchilla_jax.study.plan import plan
 from chinchilla_jax.study.status import status
 from configs.isoflop import tiny
@@ -38,3 +48,40 @@ def test_status_shows_a_damaged_result_and_the_rest(study, content):
     rows = status(study, said.append)
     assert [row.state for row in rows].count("damaged") == 1 and len(rows) == 24
     assert first in said[-1] and "result.json" in said[-1]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"loss": "x"}', '{"loss": null}'])
+def test_no_one_goes_on_with_a_damaged_result(study, content):
+    first = read_manifest(study / MANIFEST).runs[0].name
+    path = study / "runs" / first / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(StudyError, match="result.json.*delete the file") as caught:
+        read_result(study, first)
+    assert caught.value.code == 2 and first in str(caught.value)
+    # A fit goes on with the other runs, and says which one it does without.
+    (bad,) = [row for row in load_runs(study).bad if row.where == first]
+    assert bad.reason.startswith(("result.json is not", "params is missing"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"x"'])
+def test_damaged_times_of_the_stages_are_named(study, content):
+    (study / "stages.json").write_text(content)
+    with pytest.raises(StudyError, match="stages.json: not valid JSON .*delete the file"):
+        read_json_or(study / "stages.json", {})
+
+
+def test_a_damaged_plan_of_held_out_runs_is_named(study):
+    text = (study / MANIFEST).read_text()
+    (study / VERIFICATION).write_text(text[:-40])
+    with pytest.raises(StudyError, match="verification.jsonl: not a manifest"):
+        manifests(study)
+    with pytest.raises(FitRefused, match="verification.jsonl: line 25: not JSON") as caught:
+        load_runs(study)
+    assert caught.value.reason == "manifest"
+
+
+def test_a_study_in_which_nothing_is_finished_loads_with_every_run_listed(study):
+    loaded = load_runs(study)
+    assert not loaded.runs and len(loaded.bad) == 24
+    assert all(row.reason == "not finished: no result.json" for row in loaded.bad)
