@@ -27,6 +27,7 @@ _COUNTED = {
     "params": "total: embeddings included, a tied matrix once",
     "params_non_embedding": "non-embedding: without token, position and output matrices",
 }
+_TRUNK = "trunk"  # role of a run at a constant rate that others branch off
 _MARKS = ("result.json", "config.json", "metrics.jsonl")
 
 
@@ -58,8 +59,11 @@ def load_directory(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns
     convention = chosen["flops"].count
     if convention != stated and "budget" in chosen:
         del chosen["budget"]
-        notes = (f"budgets are left out: they were counted as {stated}, C here as {convention}",)
-    usable, more = to_runs(rows, chosen)
+        notes += (f"budgets are left out: they were counted as {stated}, C here as {convention}",)
+    trunks = [row for row in rows if row.values.get("role") == _TRUNK and not row.values.get("diverged")]
+    if trunks:
+        notes += (f"trunks are no runs to fit, their branches are: {len(trunks)} passed over",)
+    usable, more = to_runs((row for row in rows if row not in trunks), chosen)
     runs, spoilt = _with_curves((run for _, run in usable), folders)
     return LoadedRuns(
         source=str(path),

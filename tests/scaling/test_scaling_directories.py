@@ -164,6 +164,15 @@ def test_budgets_of_another_convention_are_left_out_and_told(tmp_path):
     assert "budgets are left out: they were counted as executed, C here as 6nd" in loaded.describe()
 
 
+def test_trunks_are_counted_and_not_fitted(tmp_path):
+    write_run(tmp_path / "a", role="trunk", loss=3.3)
+    write_run(tmp_path / "b", role="isoflop")
+    write_run(tmp_path / "c", role="trunk", loss=None, diverged=True)
+    loaded = load_runs(tmp_path)
+    assert [run.name for run in loaded.runs] == ["b"] and listed(loaded) == {"c": "diverged"}
+    assert "trunks are no runs to fit, their branches are: 1 passed over" in loaded.describe()
+
+
 def test_curves_are_the_training_lines_of_the_metrics(tmp_path):
     write_metrics(write_run(tmp_path / "a"), [
         {"step": 1, "tokens": 500000, "loss": 4.0, "lr": 0.1},
