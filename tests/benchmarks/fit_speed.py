@@ -1,0 +1,70 @@
+"""How long does approach 3 take on the 240 points of Figure 4, beside a plain scipy loop?
+
+    python -m tests.benchmarks.fit_speed
+
+Ours: all 4500 starts of the paper and 4000 bootstrap fits, everything. Scipy: `minimize(method="L-BFGS-B")` with the
+exact gradient, objective scaled by 1e3 and ftol 1e-12, so that it arrives as well (at its default tolerances few of the
+starts do), on every 45th start and on 40 resamples, warm-started; its time is scaled to the whole.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import scipy.optimize
+
+from chinchilla_jax.scaling.paper import figure_4
+from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.resample import Resampling
+
+STARTS_SUBSET, RESAMPLES, RESAMPLES_SUBSET, ROUNDS = 45, 4000, 40, 3
+
+
+def main() -> None:
+    """Prints seconds and the ratio, alternating the two."""
+    runs = figure_4()
+    log_n, log_d, log_l = (np.log([getattr(run, name) for run in runs]) for name in ("params", "tokens", "loss"))
+    starts = paper_starts()
+
+    def scipy_fit(start: np.ndarray, weights: np.ndarray) -> scipy.optimize.OptimizeResult:
+        def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
+            terms = np.stack([theta[0] - theta[3] * log_n, theta[1] - theta[4] * log_d, np.full_like(log_n, theta[2])])
+            top = terms.max(0)
+            shares = np.exp(terms - top)
+            total = shares.sum(0)
+            residual = np.log(total) + top - log_l
+            force = np.clip(residual, -1e-3, 1e-3)
+            value = (weights * force * (residual - 0.5 * force)).sum()
+            n, d, e = weights * force * shares / total
+            return 1e3 * value, 1e3 * np.array([n.sum(), d.sum(), e.sum(), -(n @ log_n), -(d @ log_d)])
+
+        options = {"ftol": 1e-12, "gtol": 1e-8, "maxiter": 5000, "maxfun": 20000}
+        return scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+
+    ratios = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        fit = fit_parametric(runs, resampling=Resampling(RESAMPLES))
+        ours = time.perf_counter() - begin
+        begin = time.perf_counter()
+        ends = [scipy_fit(start, np.ones(len(runs))) for start in starts[::STARTS_SUBSET]]
+        one_start = (time.perf_counter() - begin) / len(ends)
+        best = min(ends, key=lambda end: end.fun)
+        weights = Resampling(RESAMPLES_SUBSET).weights(len(runs), np.random.default_rng(0))
+        begin = time.perf_counter()
+        for row in weights:
+            scipy_fit(best.x, row)
+        one_resample = (time.perf_counter() - begin) / len(weights)
+        loop = one_start * len(starts) + one_resample * RESAMPLES
+        ratios.append(loop / ours)
+        reached = np.mean([end.fun < 1e3 * fit.objective * 1.001 for end in ends])
+        print(f"4500 starts and {RESAMPLES} bootstrap fits of {len(runs)} points: {ours:.1f} s here, {fit.agreement:.0%} of "
+              f"the starts at the minimum; scipy loop {loop:.0f} s, from {len(ends)} starts at {one_start * 1e3:.0f} ms, "
+              f"{reached:.0%} at the minimum, and {len(weights)} resamples at {one_resample * 1e3:.0f} ms; "
+              f"ratio {loop / ours:.1f}", flush=True)  # fmt: skip
+    print(f"ratio {np.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f} in {ROUNDS} rounds)")
+
+
+if __name__ == "__main__":
+    main()
