@@ -100,9 +100,7 @@ def test_an_interrupted_trunk_serves_the_same_branches(stop, stop_at, trunk_conf
         assert_same(config, saved, tmp_path / name, direct[name])
 
 
-def test_an_interrupted_branch_goes_on_from_its_own_checkpoint(
-    stop_at, branches, trunk, direct, saved, said, tmp_path
-):
+def test_an_interrupted_branch_goes_on_from_its_own_checkpoint(stop_at, branches, trunk, direct, saved, said, tmp_path):
     fork = Fork(trunk, FORKS["long"])
     stop_at(22)
     with pytest.raises(Preempted, match="saved step 22 of 24"):
@@ -112,9 +110,8 @@ def test_an_interrupted_branch_goes_on_from_its_own_checkpoint(
     assert_same(branches["long"], saved, tmp_path, direct["long"])
 
 
-def test_a_damaged_checkpoint_of_the_trunk_costs_time_only(
-    trunk_config, branches, direct, saved, said, tmp_path
-):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # reads that Orbax abandons
+def test_a_damaged_checkpoint_of_the_trunk_costs_time_only(trunk_config, branches, direct, saved, said, tmp_path):
     trunk = tmp_path / "trunk"
     train(trunk_config, trunk, keep=FORKS.values(), echo=quiet)
     (trunk / "checkpoints" / "step_19" / "state" / "manifest.ocdbt").unlink()
