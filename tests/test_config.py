@@ -76,6 +76,9 @@ REFUSALS = [
     ("study.budgets", [1e11, float("nan")], r"needs positive FLOP budgets"),
     ("study.budgets", [1e11, 1e11], r"lists a budget twice"),
     ("study.size_ratio", 1.0, r"must be above 1, got 1\.0"),
+    ("study.schedule", "trunks", r"unknown value 'trunks' \(did you mean 'trunk'\?\); one of matched, trunk"),
+    ("study.tokens_per_param", 20.0, r"unknown key; known: name, budgets"),
+    ("optimizer.schedule", "cooldown_root", r"one of cosine, constant, cooldown, cooldown_sqrt"),
     ("study.convention", "6dn", r"unknown value '6dn' \(did you mean '6nd'\?\); one of table_a4, appendix_f, 6nd"),
     ("model.position", "rotary", r"unknown value 'rotary'.*; one of relative, rope, learned, none"),
     ("model.feed_forward", "gleu", r"did you mean 'gelu'\?"),
@@ -214,6 +217,11 @@ def test_a_section_made_by_itself_obeys_the_same_rules():
     ):
         with pytest.raises(ConfigError):
             make()
+
+
+def test_there_are_about_sixty_settings():
+    """A new behaviour is a function or a class; a setting more needs a reason, and this number changed with it."""
+    assert len(FIELDS) <= 64
 
 
 def test_the_mesh_is_as_large_as_the_product_of_its_axes():

@@ -60,9 +60,10 @@ def run_study(
             predicted = read_manifest(study / VERIFICATION).header["predicted_params"]
             echo(f"{study / VERIFICATION}: predicted N = {predicted:.4g}, as before")
         else:
-            from chinchilla_jax.study.fits import forecast
+            from chinchilla_jax.scaling.runs import load_runs
+            from chinchilla_jax.scaling.summary import forecast
 
-            prediction = forecast(study, None, echo)
+            prediction = forecast(load_runs(study), holdout_budget(config), "corrected", echo)
             describe(verification(study, prediction.best.params), workers, echo)
 
     with stages.stage("held-out runs"):

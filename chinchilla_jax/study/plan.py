@@ -44,7 +44,7 @@ def plan(config: RunConfig) -> Manifest:
     if study is None:
         raise ConfigError("study", "the config has no study section; start from configs/isoflop.py")
     if config.train.double_batch_at:
-        raise ConfigError("train.double_batch_at", "an IsoFLOP study compares runs of one batch size: set it to 0")
+        raise ConfigError("train.double_batch_at", "the runs of a study keep their batch size: set it to 0")
     if study.schedule == "trunk":
         check_schedule(config)
     guessed = guess(config)

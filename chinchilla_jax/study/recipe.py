@@ -23,8 +23,8 @@ VARIABLES = ("N", "N_ne", "D", "C", "C_ne")
 # Name: formula, source. DeepSeek's C is M D with M = 72 L d^2 + 12 L d s per token, which is `table_a4` but for its
 # softmax; Step Law's N leaves the vocabulary out.
 PUBLISHED = {
-    "deepseek": ("lr = 0.3118 C_ne^-0.1250, batch = 0.2920 C_ne^0.3271", "DeepSeek LLM, arXiv 2401.02954, section 3.1"),
-    "step-law": ("lr = 1.79 N_ne^-0.713 D^0.307, batch = 0.58 D^0.571", "Step Law, arXiv 2503.04715, equation 1"),
+    "deepseek": ("lr = 0.3118 C_ne^-0.1250, batch = 0.2920 C_ne^0.3271", "DeepSeek LLM, arXiv 2401.02954, equation 1"),
+    "step-law": ("lr = 1.79 N_ne^-0.713 D^0.307, batch = 0.58 D^0.571", "Step Law, arXiv 2503.04715"),
 }  # fmt: skip
 
 

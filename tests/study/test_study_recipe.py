@@ -73,7 +73,7 @@ def test_a_recipe_that_cannot_be_read_is_refused(text, told):
 
 
 def test_the_published_recipes_have_the_printed_constants():
-    """A change here is a change of what the papers print: arXiv 2401.02954 section 3.1, arXiv 2503.04715 equation 1."""
+    """A change here is a change of what the papers print: arXiv 2401.02954 equation 1, arXiv 2503.04715."""
     deepseek, step_law = read_recipe("deepseek"), read_recipe("step-law")
     assert deepseek.lr.at(C_ne=1e20) == pytest.approx(0.3118 * 1e20**-0.1250)
     assert deepseek.batch.at(C_ne=1e20) == pytest.approx(0.2920 * 1e20**0.3271)
