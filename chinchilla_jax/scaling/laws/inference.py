@@ -1,0 +1,78 @@
+"""Which model reaches a loss at the least cost, when it will also be served?
+
+Sardana et al. 2024 (arXiv 2401.00448) eq. 3: minimise 6 N D_train + 2 N D_inference subject to L(N, D_train) = l. At
+the optimum alpha A N^-alpha / (beta B D^-beta) = 1 + D_inference / (3 D_train): a smaller model, trained for longer.
+
+With s the share of the reducible loss l - E that lack of tokens causes, both N and D follow from s, and the condition
+is monotone in ln((1 - s) / s): one root, between that of training alone and a bound in closed form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from chinchilla_jax.scaling.runs import FitRefused
+from chinchilla_jax.scaling.surface import Surface
+
+_BISECTIONS = 80
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedModel:
+    """A model of loss `loss` that serves `inference_tokens`; costs in FLOPs. Fields [...] as the arguments.
+
+    `params` N; `tokens` D_train; `training` 6 N D_train; `inference` 2 N D_inference x price; `total` their sum;
+    `saving` the share of the total saved against the model that is cheapest to train to that loss.
+    """
+
+    params: np.ndarray
+    tokens: np.ndarray
+    inference_tokens: np.ndarray
+    loss: np.ndarray
+    training: np.ndarray
+    inference: np.ndarray
+    total: np.ndarray
+    saving: np.ndarray
+
+
+def cheapest_for_loss(
+    surface: Surface, loss: np.ndarray | float, inference_tokens: np.ndarray | float, price: float = 1.0
+) -> ServedModel:
+    """The model of the given `loss` with the least cost of training and inference together.
+
+    Args:
+      loss: the loss to reach, above the surface's E.
+      inference_tokens: tokens to be read and written over the model's life.
+      price: cost of a FLOP of inference in FLOPs of training, such as the ratio of the utilisations (eq. 6).
+
+    Raises:
+      FitRefused: `loss` (not above E) or `inference_tokens` (negative).
+    """
+    loss, served = np.asarray(loss, np.float64), np.asarray(inference_tokens, np.float64)
+    if not (loss > surface.E).all():
+        raise FitRefused("loss", f"loss {np.min(loss):.4g} is not above the irreducible loss {np.max(surface.E):.4g}")
+    if not ((served >= 0).all() and price >= 0):
+        raise FitRefused("inference_tokens", "inference tokens and their price must not be negative")
+    reducible, charged = loss - surface.E, served * price
+
+    def sizes(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """N and D at t = ln((1 - s) / s)."""
+        share = 1.0 / (1.0 + np.exp(t))
+        tokens = (surface.B / (share * reducible)) ** (1.0 / surface.beta)
+        return (surface.A * (1.0 + np.exp(-t)) / reducible) ** (1.0 / surface.alpha), tokens
+
+    trained_only = np.log(surface.beta / surface.alpha) + 0.0 * (reducible + charged)
+    low = trained_only
+    high = trained_only + np.log1p(charged / (3.0 * sizes(trained_only)[1]))
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        above = middle - trained_only > np.log1p(charged / (3.0 * sizes(middle)[1]))
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    params, tokens = sizes(0.5 * (low + high))
+    training, inference = 6.0 * params * tokens, 2.0 * params * charged
+    usual = sizes(trained_only)
+    usual_total = 6.0 * usual[0] * usual[1] + 2.0 * usual[0] * charged
+    total = training + inference
+    return ServedModel(params, tokens, served, loss, training, inference, total, 1.0 - total / usual_total)

@@ -1,0 +1,97 @@
+"""What does a model trained far past the compute optimum lose, and what error does it make downstream?
+
+Gadre et al. 2024 (arXiv 2403.08540). Loss against compute C and token multiplier M = D / N (eq. 4): the Chinchilla form
+with both exponents 2 eta, so that models of one multiplier lie on parallel lines. Mean top-1 error of the downstream
+tasks against loss (eq. 5). The paper fits the two in turn, on 5 and 6 small runs. Its fitted constants differ by data
+set and are not shipped here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from chinchilla_jax.scaling.laws.fit import FormFit, fit_form
+from chinchilla_jax.scaling.laws.form import Form, amplitude, form, positive
+from chinchilla_jax.scaling.objective import SQUARED_RAW
+from chinchilla_jax.scaling.runs import Run
+
+FORMS = (
+    Form(
+        "overtraining",
+        "L = E + (a M^eta + b M^-eta) C^-eta",
+        "arXiv 2403.08540 eq. 4",
+        (("flops", "training FLOPs C = 6 N D"), ("multiplier", "tokens per parameter M = D / N")),
+        (
+            amplitude("E", low=0.1, high=1.0),
+            amplitude("a", lambda c, x, xp: (x.multiplier / x.flops) ** c.eta),
+            amplitude("b", lambda c, x, xp: (x.multiplier * x.flops) ** -c.eta),
+            positive("eta", 0.03, 0.6),
+        ),
+        lambda c, x, xp: c.E + c.a * (x.multiplier / x.flops) ** c.eta + c.b * (x.multiplier * x.flops) ** -c.eta,
+    ),
+    Form(
+        "downstream_error",
+        "Err = epsilon - k exp(-gamma L)",
+        "arXiv 2403.08540 eq. 5",
+        (("loss", "loss L, nats per token"),),
+        (
+            amplitude("epsilon", low=1.0, high=2.0),
+            amplitude("k", lambda c, x, xp: xp.exp(-c.gamma * x.loss), low=0.03, high=1.0),
+            positive("gamma", 0.2, 3.0),
+        ),
+        lambda c, x, xp: c.epsilon - c.k * xp.exp(-c.gamma * x.loss),
+        "mean top-1 error of the downstream tasks",
+    ),
+)
+
+
+def from_tied_exponents(E: float, A: float, B: float, alpha: float) -> dict[str, float]:
+    """Constants of `overtraining` for a Chinchilla law with beta = alpha: eta = alpha / 2, a = 6^eta A, b = 6^eta B."""
+    eta = alpha / 2.0
+    return {"E": E, "a": A * 6.0**eta, "b": B * 6.0**eta, "eta": eta}
+
+
+def best_multiplier(constants: Mapping[str, float]) -> float:
+    """Compute-optimal tokens per parameter, the same at every budget: (b / a)^(1 / (2 eta))."""
+    return (constants["b"] / constants["a"]) ** (0.5 / constants["eta"])
+
+
+@dataclasses.dataclass(frozen=True)
+class OverTraining:
+    """Both stages: `loss` fitted to runs, `error` to measured errors against measured losses."""
+
+    loss: FormFit
+    error: FormFit
+
+    def predict_loss(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
+        """Loss of a run with `params` N and `tokens` D; [...]."""
+        params, tokens = np.asarray(params, np.float64), np.asarray(tokens, np.float64)
+        return self.loss.predict(flops=6.0 * params * tokens, multiplier=tokens / params)
+
+    def predict_error(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
+        """Mean downstream error of such a run, through the predicted loss; [...]."""
+        return self.error.predict(loss=self.predict_loss(params, tokens))
+
+
+def fit_over_training(
+    loss_runs: Sequence[Run], error_runs: Sequence[Run], errors: Sequence[float], *, seed: int = 0
+) -> OverTraining:
+    """The two-stage fit by least squares on raw loss and error, as in the paper.
+
+    The paper's least recipe: `loss_runs` with N = 11M, 79M, 154M and 411M at M = 20 and N = 11M at M = 320;
+    `error_runs` these and N = 1.4B at M = 20. C is 6 N D whatever the runs count.
+
+    Args:
+      errors: mean downstream error of each of `error_runs`.
+
+    Raises:
+      FitRefused: as `fit_form`; 5 runs are the least for the loss, 4 for the error.
+    """
+    params, tokens = (np.array([getattr(run, name) for run in loss_runs]) for name in ("params", "tokens"))
+    inputs = {"flops": 6.0 * params * tokens, "multiplier": tokens / params}
+    loss = fit_form(form("overtraining"), inputs, [run.loss for run in loss_runs], SQUARED_RAW, seed=seed)
+    measured = {"loss": [run.loss for run in error_runs]}
+    return OverTraining(loss, fit_form(form("downstream_error"), measured, errors, SQUARED_RAW, seed=seed))

@@ -1,0 +1,99 @@
+"""Which constants did the papers print, where, and what did they count?
+
+The table is `chinchilla_jax/tables/published_laws.json`. An entry without constants is a law whose form is here and
+whose constants were not published with it or not found; it says so when asked for a value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from chinchilla_jax.scaling.laws.form import Form, form
+from chinchilla_jax.scaling.runs import FitRefused
+from chinchilla_jax.scaling.surface import Surface
+
+TABLE = "published_laws.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedLaw:
+    """A form with the constants of one paper.
+
+    `gives` the quantity and its unit; `counts` what the inputs mean there; `source` paper, equation, table; `notes`
+    what else a user should know; `standard_errors` where the paper has them. `constants` is empty if there are none.
+    """
+
+    name: str
+    form_name: str
+    constants: Mapping[str, float]
+    gives: str
+    counts: str
+    source: str
+    notes: str
+    standard_errors: Mapping[str, float]
+
+    @property
+    def form(self) -> Form:
+        """The form these constants belong to."""
+        return form(self.form_name)
+
+    def value(self, **inputs: Any) -> np.ndarray:
+        """The law at `inputs` [...].
+
+        Raises:
+          FitRefused: `no_constants`, or `inputs` (missing or unknown names).
+        """
+        return self.form.value(self.known(), **inputs)
+
+    def known(self) -> Mapping[str, float]:
+        """The constants.
+
+        Raises:
+          FitRefused: `no_constants`.
+        """
+        if not self.constants:
+            raise FitRefused("no_constants", f"{self.name}: {self.notes}")
+        return self.constants
+
+
+@functools.cache
+def published() -> Mapping[str, PublishedLaw]:
+    """Every published law by name."""
+    text = (importlib.resources.files("chinchilla_jax") / "tables" / TABLE).read_text(encoding="utf-8")
+    return MappingProxyType({
+        name: PublishedLaw(name, row["form"], MappingProxyType(row["constants"]), row["gives"], row["counts"],
+                           row["source"], row["notes"], MappingProxyType(row.get("standard_errors", {})))
+        for name, row in json.loads(text).items()
+    })  # fmt: skip
+
+
+def law(name: str) -> PublishedLaw:
+    """One published law.
+
+    Raises:
+      FitRefused: `unknown_law`.
+    """
+    if name not in published():
+        raise FitRefused("unknown_law", f"no published law {name!r}; there are {', '.join(published())}")
+    return published()[name]
+
+
+def surface(name: str) -> Surface:
+    """A published law of the Chinchilla form as a `Surface`, e.g. `besiroglu2024`.
+
+    Raises:
+      FitRefused: `unknown_law`, `not_a_surface` for a law of another form, or `no_constants`.
+    """
+    entry = law(name)
+    if entry.form_name != "chinchilla":
+        usable = ", ".join(n for n, other in published().items() if other.form_name == "chinchilla" and other.constants)
+        raise FitRefused("not_a_surface", f"{name} is a law of form {entry.form_name}; surfaces are {usable}")
+    return Surface(**entry.known())
