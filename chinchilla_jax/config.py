@@ -243,8 +243,8 @@ class StudyConfig:
     `budgets` in FLOPs under `convention`; `sizes` per budget on a geometric ladder of parameters with ratio
     `size_ratio`, centred on `guess`; the held-out budget is `holdout_factor` times the largest.
     `guess` says which N is expected to be optimal: `D/N = 20, a = 0.5` (so many tokens per parameter at the geometric
-    middle of the budgets, N* ~ C^a from there), `N = 0.0992 C^0.4981`, a published law (`hoffmann-1`, `hoffmann-2`,
-    `hoffmann-3`, `besiroglu`), or the folder of a study or a table of runs, whose fit is taken (`study/guess.py`).
+    middle of the budgets, N* ~ C^a from there), `N = 0.0992 C^0.4981`, a published law (`hoffmann-1`,
+    `besiroglu2024`, ...), or the folder of a study or a table of runs, whose fit is taken (`study/guess.py`).
     `recipe` gives learning rate and batch: `lr = 1 N^-0.5` (batch as in `train.batch_size`), `lr = 1 N^-0.5, batch = 2
     D^0.5` (in tokens), `deepseek` or `step-law` (`study/recipe.py`); warm-up is a fraction of the steps.
     `schedule`: `matched` (every run on its own, to its own horizon) or `trunk` (per size one run at constant rate, from

@@ -4,7 +4,8 @@ A guess is a text of the config:
 
     D/N = 20, a = 0.5          N* ~ C^a, and the geometric middle of the budgets trains so many tokens per parameter
     N = 0.0992 C^0.4981        a power law
-    hoffmann-1, ...            a published law by name (`PUBLISHED`)
+    hoffmann-1, hoffmann-2     the power laws through the optima of approaches 1 and 2 of Hoffmann et al. 2022
+    besiroglu2024, ...         a surface L(N, D) of the table of published laws
     studies/cpu, runs.csv      the runs of a study or a table, fitted now
 
 Surfaces L(N, D) are minimised under the ledger's own count of this study's models, so that a law counted otherwise, as
@@ -23,20 +24,19 @@ import numpy as np
 
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.ledger import count_parameters
+from chinchilla_jax.scaling.laws import published
 from chinchilla_jax.scaling.surface import Surface
 from chinchilla_jax.study import ladder
 from chinchilla_jax.study.formula import Power, parse
 
 _HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556"
 
-# Name: law, source. Approaches 1 and 2 are the power laws through the optima printed in Tables 3 and A3; approach 3 is
-# equation 10 with the digits of the paper's TeX source, since rounded to two digits the exponents put N* 20% lower.
-PUBLISHED: dict[str, tuple[Power | Surface, str]] = {
+# Name: law, source. Tables 3 and A3 print optima and no coefficients: these are least squares of ln N on ln C through
+# them, good to 3%.
+POWER_LAWS = {
     "hoffmann-1": (Power(0.0992, (("C", 0.4981),)), f"{_HOFFMANN}, approach 1, through Table 3"),
     "hoffmann-2": (Power(0.1449, (("C", 0.4899),)), f"{_HOFFMANN}, approach 2, through Table A3"),
-    "hoffmann-3": (Surface(1.6933737, 406.40102, 410.72283, 0.33917084, 0.2849083), f"{_HOFFMANN}, eq. 10, unrounded"),
-    "besiroglu": (Surface(1.8172, 482.01, 2085.43, 0.3478, 0.3658), "Besiroglu et al. 2024, arXiv 2404.10102"),
-}  # fmt: skip
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +56,24 @@ def guess(config: RunConfig) -> Guess:
     text = config.study.guess.strip()
     if "=" in text:
         return _written(config, text)
-    if text in PUBLISHED:
-        law, source = PUBLISHED[text]
+    if text in POWER_LAWS:
+        law, source = POWER_LAWS[text]
         return Guess(_optimum(config, law), f"{text}: {source}")
+    surfaces = published_surfaces()
+    if text in surfaces:
+        return Guess(_optimum(config, published.surface(text)), f"{text}: {published.law(text).source}")
     if pathlib.Path(text).exists():
         return _fitted(config, text)
-    raise ConfigError("study.guess", f"{text!r} is no published law{did_you_mean(text, PUBLISHED)} and no file; one of "
-                      f"{', '.join(PUBLISHED)}, a formula such as 'D/N = 20, a = 0.5' or 'N = 0.1 C^0.5', or a study's "
+    names = [*POWER_LAWS, *surfaces]
+    raise ConfigError("study.guess", f"{text!r} is no published law{did_you_mean(text, names)} and no file; one of "
+                      f"{', '.join(names)}, a formula such as 'D/N = 20, a = 0.5' or 'N = 0.1 C^0.5', or a study's "
                       "folder or table of runs")  # fmt: skip
+
+
+def published_surfaces() -> list[str]:
+    """The published laws that give the loss per token over N and D, by name."""
+    return [name for name, entry in published.published().items()
+            if entry.form_name == "chinchilla" and entry.constants and entry.gives.endswith("per token")]  # fmt: skip
 
 
 def _written(config: RunConfig, text: str) -> Guess:

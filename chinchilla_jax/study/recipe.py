@@ -1,6 +1,6 @@
 """(N, D, C) -> how to train it: learning rate and batch as power laws, and where these come from.
 
-A recipe is a text of the config: a formula, or the name of a published one. Its variables:
+A recipe is a text of the config: a formula, or the name of one in the table of published laws. Its variables:
 
     N      parameters, embeddings included     N_ne   parameters without the token, position and output matrices
     D      training tokens                     C_ne   FLOPs without vocabulary terms (`table_a4`)
@@ -16,16 +16,18 @@ from collections.abc import Mapping
 
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.ledger import count_parameters, train_flops_per_token
+from chinchilla_jax.scaling.laws.published import PublishedLaw, law
 from chinchilla_jax.study.formula import Power, parse
 
 VARIABLES = ("N", "N_ne", "D", "C", "C_ne")
 
-# Name: formula, source. DeepSeek's C is M D with M = 72 L d^2 + 12 L d s per token, which is `table_a4` but for its
-# softmax; Step Law's N leaves the vocabulary out.
+# Name of the recipe: the published laws of its learning rate and batch, with the variable each of their exponents
+# belongs to. DeepSeek's C is M D with M = 72 L d^2 + 12 L d s per token, which is `table_a4` but for its softmax; Step
+# Law's N leaves the vocabulary out.
 PUBLISHED = {
-    "deepseek": ("lr = 0.3118 C_ne^-0.1250, batch = 0.2920 C_ne^0.3271", "DeepSeek LLM, arXiv 2401.02954, equation 1"),
-    "step-law": ("lr = 1.79 N_ne^-0.713 D^0.307, batch = 0.58 D^0.571", "Step Law, arXiv 2503.04715"),
-}  # fmt: skip
+    "deepseek": (("deepseek2024_learning_rate", {"p": "C_ne"}), ("deepseek2024_batch", {"p": "C_ne"})),
+    "step-law": (("steplaw2025_learning_rate", {"p": "N_ne", "q": "D"}), ("steplaw2025_batch", {"p": "D"})),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +59,22 @@ def read_recipe(text: str) -> Recipe:
     Raises:
       ConfigError: it is neither; says what is wrong.
     """
-    text, source = text.strip(), "study.recipe"
+    text = text.strip()
+    if text in PUBLISHED:
+        lr, batch = (_power(law(name), exponents) for name, exponents in PUBLISHED[text])
+        return Recipe(lr, batch, f"{text}: {law(PUBLISHED[text][0][0]).source}")
     if "=" not in text:
-        if text not in PUBLISHED:
-            raise ConfigError("study.recipe", f"unknown recipe {text!r}{did_you_mean(text, PUBLISHED)}; one of "
-                              f"{', '.join(PUBLISHED)}, or a formula such as 'lr = 1 N^-0.5'")  # fmt: skip
-        text, source = PUBLISHED[text]
+        raise ConfigError("study.recipe", f"unknown recipe {text!r}{did_you_mean(text, PUBLISHED)}; one of "
+                          f"{', '.join(PUBLISHED)}, or a formula such as 'lr = 1 N^-0.5'")  # fmt: skip
     laws = parse("study.recipe", text, ("lr", "batch"), VARIABLES)
     if "lr" not in laws:
         raise ConfigError("study.recipe", f"{text!r} has no learning rate; add 'lr = ...'")
-    return Recipe(laws["lr"], laws.get("batch"), source)
+    return Recipe(laws["lr"], laws.get("batch"), "study.recipe")
+
+
+def _power(published: PublishedLaw, exponents: Mapping[str, str]) -> Power:
+    constants = published.known()
+    return Power(constants["k"], tuple((variable, constants[name]) for name, variable in exponents.items()))
 
 
 def settings(config: RunConfig, budget: float) -> Settings:
