@@ -211,6 +211,10 @@ def test_under_the_interaction_law_the_best_tokens_per_parameter_rise_with_compu
 # Widths.
 
 
+# `data/flm_widths.csv`: ten proxies of growing width and their losses at step 20,000, as listed in the fitting script
+# of cofe-ai/Mu-scaling (arXiv 2304.06875).
+
+
 def test_seven_narrow_proxies_predict_three_wide_models():
     rows = list(csv.DictReader((pathlib.Path(__file__).parent / "data" / "flm_widths.csv").open()))
     sizes, losses = (np.array([float(row[k]) for row in rows]) for k in ("params_millions", "loss_at_step_20000"))

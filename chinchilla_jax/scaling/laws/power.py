@@ -13,7 +13,7 @@ FORMS = (
     Form(
         "power",
         "y = k x^p",
-        "Clauset, Shalizi and Newman 2009 (arXiv 0706.1062) on fitting one; here least squares",
+        "arXiv 2401.02954 eqs. 1 and 4, among many",
         (X,),
         (amplitude("k", lambda c, x, xp: x.x**c.p, low=0.3, high=3.0), signed("p", -1.5, 1.5)),
         lambda c, x, xp: c.k * x.x**c.p,

@@ -17,7 +17,7 @@ FORMS = (
     Form(
         "width",
         "L = a N^b + c",
-        "arXiv 2309.03852; the script of arXiv 2304.06875",
+        "arXiv 2304.06875; used by arXiv 2309.03852",
         (("params", "parameters N of the proxy, in a unit of your choice; a is in that unit"),),
         (
             amplitude("a", lambda c, x, xp: x.params**c.b),
