@@ -48,15 +48,48 @@ class OffsetLaw:
         return self.irreducible + self.value * np.exp(-self.exponent * (np.log(flops) - self.log_centre))
 
 
-def fit_power(flops: np.ndarray, values: np.ndarray) -> PowerLaw:
-    """Least squares of ln values [..., M] on ln flops [M]."""
+@dataclasses.dataclass(frozen=True)
+class RollOut:
+    """A fit to runs of at most `fitted_to` FLOPs against N* and minimum loss as all runs show them at `flops`."""
+
+    fitted_to: float
+    flops: float
+    predicted_params: float
+    found_params: float
+    predicted_loss: float
+    found_loss: float
+
+    @property
+    def params_error(self) -> float:
+        """Relative."""
+        return self.predicted_params / self.found_params - 1.0
+
+    @property
+    def loss_error(self) -> float:
+        """Relative."""
+        return self.predicted_loss / self.found_loss - 1.0
+
+
+def fit_power(flops: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> PowerLaw:
+    """Least squares of ln values [..., M] on ln flops [M].
+
+    Args:
+      weights: [..., M]; a value of weight 0 is left out and may be NaN. Unless given all count the same.
+    """
     log_c = np.log(flops)
     centre = float(log_c.mean())
     x, y = log_c - centre, np.log(values)
-    return PowerLaw(centre, y.mean(-1), (y * x).sum(-1) / (x * x).sum())
+    if weights is None:
+        return PowerLaw(centre, y.mean(-1), (y * x).sum(-1) / (x * x).sum())
+    share = weights / weights.sum(-1, keepdims=True)
+    y = np.where(share > 0, y, 0.0)
+    x = x - (share * x).sum(-1, keepdims=True)
+    exponent = (share * x * y).sum(-1) / (share * x * x).sum(-1)
+    mean_x = log_c - centre - x
+    return PowerLaw(centre, (share * y).sum(-1) - exponent * mean_x[..., 0], exponent)
 
 
-def fit_offset(flops: np.ndarray, losses: np.ndarray) -> OffsetLaw:
+def fit_offset(flops: np.ndarray, losses: np.ndarray, weights: np.ndarray | None = None) -> OffsetLaw:
     """Least relative squares of L = E + k C^-g with E >= 0 and k > 0; needs three budgets.
 
     For a given g the law is linear in E and k, so only g is searched: a grid over `_EXPONENT_RANGE`, then ever finer
@@ -65,14 +98,17 @@ def fit_offset(flops: np.ndarray, losses: np.ndarray) -> OffsetLaw:
 
     Args:
       flops: [M]; losses: [..., M].
+      weights: [..., M] on the squared relative errors; a loss of weight 0 is left out and may be NaN.
     """
     log_c = np.log(flops)
     centre = float(log_c.mean())
     x = log_c - centre
     losses = np.asarray(losses, np.float64)
+    weights = np.ones_like(losses) if weights is None else weights
+    losses = np.where(weights > 0, losses, 1.0)
     grid = np.broadcast_to(np.geomspace(*_EXPONENT_RANGE, 161), (*losses.shape[:-1], 161))
     for _ in range(6):
-        error, offset, scale = _linear_part(x, losses, grid)
+        error, offset, scale = _linear_part(x, losses, weights, grid)
         best = error.argmin(-1)[..., None]
         low = np.take_along_axis(grid, np.maximum(best - 1, 0), -1)
         high = np.take_along_axis(grid, np.minimum(best + 1, grid.shape[-1] - 1), -1)
@@ -81,14 +117,16 @@ def fit_offset(flops: np.ndarray, losses: np.ndarray) -> OffsetLaw:
     return OffsetLaw(centre, *found)
 
 
-def _linear_part(x: np.ndarray, losses: np.ndarray, exponents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _linear_part(
+    x: np.ndarray, losses: np.ndarray, weights: np.ndarray, exponents: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Best E and k for each exponent [..., G], and the squared relative error left."""
     t = np.exp(-exponents[..., None] * x)
     y = losses[..., None, :]
-    w = 1.0 / (y * y)
+    w = weights[..., None, :] / (y * y)
     total, mean_t, mean_y = w.sum(-1), (w * t).sum(-1), (w * y).sum(-1)
     tc, yc = t - (mean_t / total)[..., None], y - (mean_y / total)[..., None]
-    scale = (w * tc * yc).sum(-1) / (w * tc * tc).sum(-1)
+    scale = (w * tc * yc).sum(-1) / np.maximum((w * tc * tc).sum(-1), 1e-300)
     offset = (mean_y - scale * mean_t) / total
     bound = offset < 0
     scale = np.where(bound, (w * t * y).sum(-1) / (w * t * t).sum(-1), scale)
