@@ -6,10 +6,11 @@
     work      --study=DIR                              train the runs of a manifest
     status    --study=DIR                              how far they are
     fit       --study=DIR | --runs=PATH                scaling laws of the finished runs
-    predict   --study=DIR | --runs=PATH --budget=C     the compute-optimal model of another budget
+    predict   --study=DIR | --runs=PATH | --law=NAME   what to train: N, D and loss for --budget=C, and other questions
     report    --study=DIR | --runs=PATH                the same as a page with plots
     study     --config=FILE[:NAME] --study=DIR         all of it, from text to report
     presets                                            published models and their counts
+    paper                                              what Hoffmann et al. 2022 printed, computed again
 
 Every setting of a config can be set after it, as `--config.optimizer.peak_lr=1e-3`.
 `python -m chinchilla_jax VERB --help` lists a verb's flags.
@@ -22,7 +23,9 @@ data that cannot carry what is asked of them, one line on stderr says which.
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -106,37 +109,91 @@ def _status(values: flags.FlagValues) -> int:
 
 
 def _fit(values: flags.FlagValues) -> int:
-    """Fits approaches 2 and 3 to a study or to a table of runs with columns params, tokens, loss (flops, budget)."""
-    from chinchilla_jax.study.fits import fit
+    """Fits all three approaches to finished runs; --preset=paper does it as Hoffmann et al. 2022 did."""
+    from chinchilla_jax.scaling import summary
 
-    fit(_load(values), _echo)
+    found = summary.fit(_load(values), values.preset, _echo, values.replicates, values.seed)
+    if values.output:
+        from chinchilla_jax.files import write_json
+
+        write_json(pathlib.Path(values.output), summary.fit_facts(found))
+        _echo(f"written: {values.output}")
     return DONE
 
 
 def _predict(values: flags.FlagValues) -> int:
-    """Predicts N, D and loss of the compute-optimal model at --budget FLOPs; by default a study's held-out budget.
+    """Says what to train: from finished runs (--study, --runs), from published laws (--law), or from both.
+
+    The budget is --budget FLOPs, or --chips chips of kind --chip for --days at --utilisation; by default a study's
+    held-out budget. --params or --tokens fixes N or D. Without a budget they ask for the one that suits them.
 
     With --verify it also plans the runs that check the prediction: the predicted size, half and double, at the held-out
     budget. `work --manifest=verification.jsonl` trains them.
     """
-    from chinchilla_jax.study.fits import forecast
+    from chinchilla_jax.scaling.ask import Question, ask
 
-    if values.verify and (values.runs or values.budget):
-        raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no --budget")
-    runs = _load(values)
-    prediction = forecast(runs, values.budget, _echo)
+    if values.verify and (values.runs or values.law or _budget(values)):
+        raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
+    loaded = _load(values) if values.study or values.runs else None
+    question = Question(_budget(values), values.params, values.tokens, values.unique_tokens, values.inference_tokens,
+                        values.more_runs, _inputs(values.inputs))  # fmt: skip
+    names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
+    fits = {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
+    prediction = ask(loaded, names, question, fits, values.output, _echo)
     if values.verify:
         from chinchilla_jax.study.plan import describe, verification
 
-        describe(verification(runs, prediction.best.params), 2, _echo)
+        describe(verification(loaded, prediction.best.params), 2, _echo)
+    return DONE
+
+
+def _inputs(text: str | None) -> dict[str, float]:
+    """`granularity:8,sparsity:0.9` as a mapping."""
+    found = {}
+    for part in filter(None, (text or "").split(",")):
+        name, colon, value = part.partition(":")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise UsageError(f"--inputs={text}: {part!r} should read NAME:VALUE, e.g. granularity:8") from None
+    return found
+
+
+def _budget(values: flags.FlagValues) -> float | None:
+    """FLOPs of --budget, or of --chip, --chips, --days and --utilisation."""
+    parts = {name: values[name].value for name in ("chip", "chips", "days")}
+    if not any(parts.values()):
+        return values.budget
+    if values.budget:
+        raise UsageError("give either --budget or --chip, --chips and --days")
+    missing = [f"--{name}" for name, value in parts.items() if not value]
+    if missing:
+        raise UsageError(f"{', '.join(missing)} is missing: a budget in chip-days is --chip=v4 --chips=1024 --days=30")
+    from chinchilla_jax.chips import chip_days
+
+    flops = chip_days(**parts, utilisation=values.utilisation)
+    _echo(f"{parts['chips']:g} {parts['chip']} chips for {parts['days']:g} days at {values.utilisation:.0%} of their "
+          f"peak: C = {flops:.4g} FLOPs")  # fmt: skip
+    return flops
+
+
+def _paper(values: flags.FlagValues) -> int:
+    """Recomputes what Hoffmann et al. 2022 printed: Tables 3 and A3, exponents, and what averaging did to eq. 10."""
+    from chinchilla_jax.scaling.paper import describe
+
+    describe(_echo)
     return DONE
 
 
 def _report(values: flags.FlagValues) -> int:
-    """Writes report.html and report.json of a study, or of a table of runs beside it."""
+    """Writes report.html, report.json and plots of a study, or of a table of runs beside it."""
     from chinchilla_jax.scaling.report import write_report
 
-    _echo(f"report: {write_report(_load(values), budget=values.budget)}")
+    words = [f"--{name}={values[name].value}" for name in VERBS["report"].flags if values[name].present]
+    path = write_report(_load(values), budget=_budget(values), preset=values.preset, output=values.output,
+                        replicates=values.replicates, seed=values.seed,
+                        command=f"python -m chinchilla_jax report {shlex.join(words)}")  # fmt: skip
+    _echo(f"report: {path}")
     return DONE
 
 
@@ -171,17 +228,22 @@ class _Verb:
     flags: tuple[str, ...]
 
 
+_INPUT = ("study", "runs", "columns", "curves")
+_FIT = ("preset", "replicates", "seed", "output")
+_BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 VERBS = {
     "data": _Verb(_data, ("config",)),
     "plan": _Verb(_plan, ("config", "study", "workers", "dry_run")),
     "train": _Verb(_train, ("config", "workdir")),
     "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent")),
     "status": _Verb(_status, ("study",)),
-    "fit": _Verb(_fit, ("study", "runs", "columns", "curves")),
-    "predict": _Verb(_predict, ("study", "runs", "columns", "curves", "budget", "verify")),
-    "report": _Verb(_report, ("study", "runs", "columns", "curves", "budget")),
+    "fit": _Verb(_fit, (*_INPUT, *_FIT)),
+    "predict": _Verb(_predict, (*_INPUT, "law", *_BUDGET, "params", "tokens", "unique_tokens", "inference_tokens",
+                                "inputs", "more_runs", *_FIT, "verify")),
+    "report": _Verb(_report, (*_INPUT, *_BUDGET, *_FIT)),
     "study": _Verb(_study, ("config", "study", "workers")),
     "presets": _Verb(_presets, ()),
+    "paper": _Verb(_paper, ()),
 }
 
 
@@ -205,6 +267,31 @@ def _define(names: tuple[str, ...], values: flags.FlagValues) -> None:
         "worker": lambda: flags.DEFINE_integer("worker", None, "Be this one worker, counted from 0, instead of "
                                                "starting --workers of them.", lower_bound=0, **one_of),
         "parent": lambda: flags.DEFINE_integer("parent", None, "Process without which to stop.", **one_of),
+        "chip": lambda: flags.DEFINE_string("chip", None, "Kind of chip the budget is in: v4, v5e, v5p, v6e, ...",
+                                            **one_of),
+        "chips": lambda: flags.DEFINE_float("chips", None, "Number of chips.", **one_of),
+        "days": lambda: flags.DEFINE_float("days", None, "Days they run.", **one_of),
+        "utilisation": lambda: flags.DEFINE_float("utilisation", 0.4, "Share of their bfloat16 peak that the model "
+                                                  "gets.", **one_of),
+        "law": lambda: flags.DEFINE_string("law", None, "Published laws to ask, by name and comma, e.g. besiroglu2024.",
+                                           **one_of),
+        "params": lambda: flags.DEFINE_float("params", None, "N is given.", **one_of),
+        "tokens": lambda: flags.DEFINE_float("tokens", None, "D is given.", **one_of),
+        "unique_tokens": lambda: flags.DEFINE_float("unique_tokens", None, "No more than these tokens exist; more are "
+                                                    "repeats.", **one_of),
+        "inference_tokens": lambda: flags.DEFINE_float("inference_tokens", None, "Tokens the model will serve.",
+                                                       **one_of),
+        "inputs": lambda: flags.DEFINE_string("inputs", None, "What a law needs besides N and D: NAME:VALUE,... as in "
+                                              "granularity:8 or sparsity:0.9.", **one_of),
+        "more_runs": lambda: flags.DEFINE_integer("more_runs", None, "Propose this many further runs, those that "
+                                                  "narrow the prediction most.", **one_of),
+        "preset": lambda: flags.DEFINE_enum("preset", "corrected", ["corrected", "paper"], "The fits as corrected, or "
+                                            "as the paper did them.", **one_of),
+        "replicates": lambda: flags.DEFINE_integer("replicates", 1000, "Bootstrap replicates; 0: no intervals.",
+                                                   lower_bound=0, **one_of),
+        "seed": lambda: flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.", **one_of),
+        "output": lambda: flags.DEFINE_string("output", None, "Also write the answer there: a JSON file, or the folder "
+                                              "of a report.", **one_of),
         "verify": lambda: flags.DEFINE_boolean("verify", False, "Also plan the runs that check the prediction.",
                                                **one_of),
         "dry_run": lambda: flags.DEFINE_boolean("dry_run", False, "Print, write nothing.", **one_of),
@@ -243,6 +330,9 @@ def main(argv: list[str] | None = None) -> int:
                     f"{', '.join(known) or 'none'}", USAGE)  # fmt: skip
     except (flags.Error, UsageError, ConfigError) as error:
         return _say(str(error), USAGE)
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except KeyboardInterrupt:
         return _say("interrupted; start again to go on", PREEMPTED)
     except Exception as error:

@@ -85,17 +85,21 @@ def test_every_verb_has_help_that_names_its_flags(capsys, verb):
 
 
 def test_flags_of_each_verb_do_not_change_by_accident():
+    source, fits = ("study", "runs", "columns", "curves"), ("preset", "replicates", "seed", "output")
+    budget = ("budget", "chip", "chips", "days", "utilisation")
     assert {name: verb.flags for name, verb in cli.VERBS.items()} == {
         "data": ("config",),
         "plan": ("config", "study", "workers", "dry_run"),
         "train": ("config", "workdir"),
         "work": ("study", "manifest", "workers", "worker", "parent"),
         "status": ("study",),
-        "fit": ("study", "runs", "columns", "curves"),
-        "predict": ("study", "runs", "columns", "curves", "budget", "verify"),
-        "report": ("study", "runs", "columns", "curves", "budget"),
+        "fit": (*source, *fits),
+        "predict": (*source, "law", *budget, "params", "tokens", "unique_tokens", "inference_tokens", "inputs",
+                    "more_runs", *fits, "verify"),
+        "report": (*source, *budget, *fits),
         "study": ("config", "study", "workers"),
         "presets": (),
+        "paper": (),
     }
 
 
@@ -251,7 +255,7 @@ def test_predict_verify_plans_the_held_out_runs(capsys, trained):
 @pytest.mark.parametrize("argv", [["--runs=x.csv"], ["--study=x", "--budget=1e12"]])
 def test_predict_verify_is_for_the_held_out_budget_of_a_study(capsys, argv):
     code, _, err = run(capsys, "predict", *argv, "--verify")
-    assert code == 2 and "predict --verify plans a study's held-out runs: give --study=DIR and no --budget" in err
+    assert code == 2 and "predict --verify plans a study's held-out runs: give --study=DIR and no budget or law" in err
 
 
 @pytest.mark.parametrize(("file", "content"), [

@@ -7,6 +7,7 @@ the law's bootstrap replicates, where it has any.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,9 @@ from chinchilla_jax.scaling import decide
 from chinchilla_jax.scaling.decide import Choice
 from chinchilla_jax.scaling.laws.data_constrained import unique_data_optimum
 from chinchilla_jax.scaling.laws.inference import cheapest_for_loss
+from chinchilla_jax.scaling.laws.optimum import allocate
+from chinchilla_jax.scaling.laws.published import PublishedLaw, published
 from chinchilla_jax.scaling.laws.published import law as published_law
-from chinchilla_jax.scaling.laws.published import published
 from chinchilla_jax.scaling.laws.published import surface as published_surface
 from chinchilla_jax.scaling.resample import interval
 from chinchilla_jax.scaling.runs import FitRefused
@@ -27,6 +29,8 @@ from chinchilla_jax.scaling.surface import FlopsPerToken, Surface
 
 SMALLER = (0.75, 0.5, 0.35, 0.25)
 _NEAR = 2.0  # a preset further than this factor from N* is not near
+# Share of all parameters that one token uses: Abnar et al. vary it, Krajewski et al. hold it at 1 in 64.
+_USED = {"sparsity": lambda inputs: 1.0 - inputs["sparsity"], "granularity": lambda inputs: 1.0 / 64.0}
 _CONTEXT = 2048  # tokens, of the presets' papers
 
 
@@ -84,6 +88,36 @@ def printed_allocations(flops: float) -> Section:
     rows.append({"law": "llama3_2024", "N": flops / 6.0 / tokens, "D": tokens, "D/N": 6 * tokens**2 / flops})
     notes = ("power laws through the printed Tables 3 and A3, and Llama 3's D*(C) of its figure; C = 6 N D",)
     return Section("printed", "Published allocations without a loss", tuple(rows), notes)
+
+
+def other_laws(names: Sequence[str], flops: float, inputs: Mapping[str, float]) -> Section:
+    """The optimum under published laws of other forms, such as `kaplan2020`, `krajewski2024` or `abnar2025`.
+
+    Args:
+      inputs: what such a law needs besides N and D, by name, e.g. `{"granularity": 8}`.
+
+    Raises:
+      FitRefused: `unknown_law`, `no_constants`, or `inputs` (a law that is no loss over N and D, or needs more inputs).
+    """
+    rows, notes = [], ["C = 6 N D, N being the parameters that a token uses"]
+    for name in names:
+        entry = published_law(name)
+        asked = entry.form.input_names
+        extra = {key: inputs[key] for key in asked if key in inputs}
+        missing = [key for key in asked if key not in ("params", "tokens", *extra)]
+        if not {"params", "tokens"} <= set(asked) or not entry.gives.startswith("loss"):
+            raise FitRefused("inputs", f"{name} gives {entry.gives} from {', '.join(asked)}: no loss over N and D")
+        if missing:
+            raise FitRefused("inputs", f"{name} needs {', '.join(missing)}: --inputs={missing[0]}:VALUE")
+        entry.value(params=1e9, tokens=1e10, **extra)  # says so when there are no constants
+        share = _USED.get(entry.form_name, lambda _: 1.0)(extra)
+        loss = functools.partial(_value, entry, extra)
+        best = allocate(loss, flops, 6.0 * share)
+        rows.append({"law": name, "N": best.params, "D": best.tokens, "D/N": best.tokens / best.params,
+                     "loss": best.loss, **extra})  # fmt: skip
+        notes.append(f"{name}: {entry.source}; {entry.counts}")
+    title = f"Compute-optimal for C = {flops:.4g} FLOPs, laws of other forms"
+    return Section("other_laws", title, tuple(rows), tuple(notes))
 
 
 def fixed(laws: Sequence[Law], flops: float | None, params: float | None, tokens: float | None) -> Section:
@@ -176,6 +210,10 @@ def with_inference(laws: Sequence[Law], flops: float, served: float) -> Section:
     notes = (f"same loss as the optimum of C = {flops:.4g}; 2 N FLOPs per token served; saved: of training and serving "
              "together, against serving the compute-optimal model",)  # fmt: skip
     return Section("inference", f"With {served:.4g} tokens to serve", tuple(rows), notes)
+
+
+def _value(entry: PublishedLaw, extra: Mapping[str, float], params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    return entry.value(params=params, tokens=tokens, **extra)
 
 
 def _row(law: Law, ask: Callable[[Surface, FlopsPerToken], Choice], label: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from chinchilla_jax.scaling.envelope import EnvelopeFit
 from chinchilla_jax.scaling.isoflop import IsoflopFit
 from chinchilla_jax.scaling.parametric import ParametricFit
 from chinchilla_jax.scaling.resample import interval
@@ -35,6 +36,18 @@ class Estimate:
 def intervals_of(**samples: np.ndarray) -> dict[str, dict[float, tuple[float, float]]]:
     """Central percentile intervals of bootstrap samples at every level of `LEVELS`."""
     return {name: {level: interval(values, level) for level in LEVELS} for name, values in samples.items()}
+
+
+def from_envelope(fit: EnvelopeFit, budget: float, seed: int = 0) -> Estimate:
+    """Approach 1's answer; its loss is the smoothed training loss."""
+    law, boot, form = fit.loss_offset, fit.boot_loss_offset, "E + k C^-g, training loss"
+    params, tokens = float(fit.params_law.at(budget)), float(fit.tokens_law.at(budget))
+    intervals = {}
+    if boot is not None:
+        n, d = fit.boot_params.at(budget), fit.boot_tokens.at(budget)
+        noise = 1.0 + fit.scatter * np.random.default_rng(seed).standard_normal(n.shape)
+        intervals = intervals_of(params=n, tokens=d, tokens_per_param=d / n, loss=boot.at(budget) * noise)
+    return Estimate("envelope", params, tokens, tokens / params, float(law.at(budget)), form, intervals)
 
 
 def from_isoflop(fit: IsoflopFit, budget: float, loss_law: str, seed: int = 0) -> Estimate:

@@ -7,7 +7,7 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from chinchilla_jax.scaling.words import count, flops_text
+from chinchilla_jax.scaling.words import cell, count, flops_text
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #1d2430;
@@ -33,7 +33,11 @@ img { max-width: 100%; height: auto }
 code { background: #eef0f3; padding: .15em .35em; border-radius: 3px; font-size: .88em; overflow-wrap: anywhere }
 summary { cursor: pointer; font-weight: 600 }
 """
-_APPROACH = {"isoflop": "Approach 2 (IsoFLOP profiles)", "parametric": "Approach 3 (parametric surface)"}
+_APPROACH = {
+    "envelope": "Approach 1 (training curves)",
+    "isoflop": "Approach 2 (IsoFLOP profiles)",
+    "parametric": "Approach 3 (parametric surface)",
+}
 
 
 def render(facts: Mapping[str, Any], images: Mapping[str, bytes]) -> str:
@@ -41,10 +45,14 @@ def render(facts: Mapping[str, Any], images: Mapping[str, bytes]) -> str:
     sections = [
         _lead(facts),
         _verdicts(facts),
+        _approaches(facts),
         _prediction(facts),
         _figures(images),
+        _envelope(facts),
         _isoflop(facts),
         _parametric(facts),
+        _answers(facts),
+        _presets(facts),
         _warnings(facts),
         _time(facts),
         _runs(facts),
@@ -75,6 +83,10 @@ def _span(pair: Iterable[float] | None, form=count) -> str:
     return f"{form(pair[0])} to {form(pair[1])}" if pair else "-"
 
 
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
 def _loss(value: float) -> str:
     return f"{value:.4f}"
 
@@ -101,6 +113,70 @@ def _verdicts(facts: Mapping[str, Any]) -> str:
         for v in facts["verdicts"]
     )
     return f"<h2>Verdicts</h2>{rows}"
+
+
+def _approaches(facts: Mapping[str, Any]) -> str:
+    if not facts["approaches"]:
+        return ""
+    rows = [
+        (
+            _APPROACH[r["approach"]],
+            f"{r['a']:.3f}",
+            _span(r["a_95"], lambda v: f"{v:.3f}"),
+            f"{r['b']:.3f}",
+            _span(r["b_95"], lambda v: f"{v:.3f}"),
+            count(r["params"]),
+            _span(r.get("params_95")),
+            count(r["tokens"]),
+            count(r["tokens_per_param"]),
+            _loss(r["loss"]) + (" (training)" if "training" in r["loss_law"] else ""),
+            _span(r.get("loss_95"), _loss),
+        )
+        for r in facts["approaches"]
+    ]
+    head = ("Approach", "a", "95%", "b", "95%", "N*", "95%", "D*", "D*/N*", "Loss", "95%")
+    return (
+        f"<h2>Three approaches, side by side</h2>{_table(head, rows)}"
+        f'<p class="note">N* ~ C<sup>a</sup>, D* ~ C<sup>b</sup>; N*, D* and loss for '
+        f"{flops_text(facts['target_budget'])} FLOPs. Preset {facts['preset']}.</p>"
+    )
+
+
+def _envelope(facts: Mapping[str, Any]) -> str:
+    fit = facts["envelope"]
+    if not fit:
+        return ""
+    edges = ", ".join(f"{number} {word}" for word, number in fit["edges"].items() if number) or "none"
+    return (
+        f"<h2>Approach 1: training-curve envelope</h2><p>{fit['curves']} curves read at {fit['values']} FLOP values. "
+        f"The lowest run is in the last 15% of its training at {fit['on_schedule']:.0%} of them (in the paper: all). "
+        f"Winners at an edge, where there is no choice: {edges}. Values left out of the fit: {fit['dropped']}. "
+        f"Bootstrap replicates usable: {fit['kept_draws']:.0%}.</p>"
+    )
+
+
+def _answers(facts: Mapping[str, Any]) -> str:
+    parts = []
+    for section in facts["answers"]:
+        columns = list(dict.fromkeys(key for row in section["rows"] for key in row))
+        rows = [[cell(column, _number(row.get(column))) for column in columns] for row in section["rows"]]
+        notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in section["notes"])
+        parts.append(f"<h3>{html.escape(section['title'])}</h3>{_table(columns, rows) if rows else ''}{notes}")
+    return f"<h2>What else could be trained</h2>{''.join(parts)}" if parts else ""
+
+
+def _number(value: Any) -> Any:
+    """Infinite values are text in the facts, since JSON has none."""
+    return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+def _presets(facts: Mapping[str, Any]) -> str:
+    items = "".join(
+        f"<li>{html.escape(_APPROACH[name])}: {html.escape('; '.join(lines))}.</li>"
+        for name, lines in facts["differences"].items()
+        if lines
+    )
+    return f"<h2>What preset {facts['preset']} does, and why</h2><ul>{items}</ul>" if items else ""
 
 
 def _prediction(facts: Mapping[str, Any]) -> str:
@@ -204,12 +280,13 @@ def _parametric(facts: Mapping[str, Any]) -> str:
     if not fit:
         return ""
     table = _table(
-        ("Constant", "Value", "80% interval", "95% interval"),
+        ("Constant", "Value", "80% interval", "95% interval", "95%, profile likelihood"),
         [
             (
                 name,
                 f"{value:.5g}",
-                *(_span(fit["intervals"].get(name, {}).get(k), lambda v: f"{v:.4g}") for k in ("80%", "95%")),
+                *(_span(fit["intervals"].get(name, {}).get(k), _short) for k in ("80%", "95%")),
+                _span(fit["profile_likelihood"].get(name), _short),
             )
             for name, value in fit["values"].items()
         ],
@@ -220,8 +297,8 @@ def _parametric(facts: Mapping[str, Any]) -> str:
         f"{fit['objective']:.7g}, gradient {fit['gradient']:.1e}; "
         f"{fit['agreement']:.0%} of {fit['starts']} starts reached "
         f"this minimum; scatter of a run about the surface {fit['scatter']:.2%}. "
-        "a and b are the exponents of the optimal "
-        "N and D under C = 6ND. A and B are flat directions: compare predictions, not constants.</p>"
+        "a and b are the exponents of the optimal N and D under C = 6ND. "
+        f"Constants known only together (correlation): {fit['flat'] or 'none'}; compare predictions.</p>"
     )
 
 
@@ -275,12 +352,10 @@ def _runs(facts: Mapping[str, Any]) -> str:
         for r in facts["runs"]
     ]
     table = _table(("Run", "Role", "Budget", "N", "D", "D/N", "C", "Loss", "Bits/byte", "Seconds"), rows, text=(1,))
-    columns = "; ".join(f"{field} from {column}" for field, column in facts["columns"].items())
+    reading = "".join(f"<li>{html.escape(line)}</li>" for line in facts["reading"])
     return (
-        f"<h2>Runs</h2><p>N parameters, D training tokens, C training FLOPs by the convention "
-        f"<b>{html.escape(facts['convention'])}</b>; loss in nats per token.</p>"
+        f"<h2>Runs</h2><ul>{reading}</ul>"
         f"<details open><summary>{len(rows)} runs</summary>{table}</details>"
-        f'<p class="note">Columns read: {html.escape(columns)}.</p>'
     )
 
 

@@ -1,52 +1,24 @@
-"""What do the fits look like? One PNG per question, written beside the report.
-
-Colours: ordered budgets take a perceptually uniform map (cividis, made for colour-blind readers); categories take the
-palette of Okabe and Ito (2008), and differ in marker as well.
-"""
+"""What do the profiles, the frontier and the prediction look like? One PNG per question, written beside the report."""
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from chinchilla_jax.scaling.estimates import Estimate
+from chinchilla_jax.scaling.figures import BLUE, GREEN, GREY, ORANGE, RC, STYLE, log_counts, log_flops, plt, save
 from chinchilla_jax.scaling.frontier import PowerLaw
-from chinchilla_jax.scaling.predict import Estimate, Prediction
+from chinchilla_jax.scaling.predict import Prediction
 from chinchilla_jax.scaling.runs import Run
-from chinchilla_jax.scaling.words import count, flops_text
-
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5F6670"
-_STYLE = {"isoflop": (BLUE, "s", "approach 2"), "parametric": (ORANGE, "D", "approach 3")}
-_RC = {
-    "font.size": 11,
-    "axes.titlesize": 12.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E4E6EA",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-    "figure.dpi": 130,
-    "axes.edgecolor": GREY,
-    "svg.hashsalt": "0",
-}
+from chinchilla_jax.scaling.words import flops_text
 
 
 def plot_profiles(prediction: Prediction, runs: Sequence[Run], path: pathlib.Path) -> pathlib.Path:
     """IsoFLOP profiles: loss against N, one colour per budget, with parabolas and their minima."""
-    with plt.rc_context(_RC):
+    with plt.rc_context(RC):
         figure, axes = plt.subplots(figsize=(9.0, 5.0))
         members = [run for run in runs if run.role == "isoflop" and run.budget is not None]
         budgets = sorted({run.budget for run in members})
@@ -73,16 +45,16 @@ def plot_profiles(prediction: Prediction, runs: Sequence[Run], path: pathlib.Pat
             axes.plot(
                 *np.array(minima).T, "--*", color=ORANGE, lw=1, ms=13, mec="white", mew=0.8, zorder=5, label="minimum"
             )
-        _log_counts(axes, "x")
+        log_counts(axes, "x")
         axes.set(xlabel="Parameters N", ylabel="Validation loss (nats per token)", title="IsoFLOP profiles")
         # Beside the axes: a bad run far above its profile would end up under a legend inside them.
         axes.legend(title="Budget", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: pathlib.Path) -> pathlib.Path:
     """N*(C) and D*(C): minima, power laws with 95% bootstrap bands, approach 3 and the held-out runs."""
-    with plt.rc_context(_RC):
+    with plt.rc_context(RC):
         figure, both = plt.subplots(1, 2, figsize=(11.4, 4.7))
         fit = prediction.isoflop
         budgets = [p.budget for p in fit.profiles] if fit else [run.flops for run in runs if run.role == "isoflop"]
@@ -140,19 +112,19 @@ def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: pathlib.Pat
             if best:
                 axes.plot([], [], "x", color=GREEN, ms=8, mew=2, label="held out, others")
             axes.axvline(prediction.budget, color=GREY, lw=1, ls=(0, (4, 3)))
-            axes.set_xscale("log")
-            _log_counts(axes, "y")
-            axes.set(xlabel="Training compute C (FLOPs)", ylabel=f"{word} {letter}", title=f"Optimal {word.lower()}")
+            log_flops(axes)
+            log_counts(axes, "y")
+            axes.set(ylabel=f"{word} {letter}", title=f"Optimal {word.lower()}")
         both[0].legend(loc="upper left")
         both[1].legend(loc="upper left", handles=both[1].get_legend_handles_labels()[0][:2] if fit else None)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def plot_heldout(
     prediction: Prediction, runs: Sequence[Run], flops_per: Callable[[np.ndarray], np.ndarray], path: pathlib.Path
 ) -> pathlib.Path:
     """Loss against N at the held-out budget: the predicted profile and minima, and the runs trained there."""
-    with plt.rc_context(_RC):
+    with plt.rc_context(RC):
         figure, axes = plt.subplots(figsize=(7.6, 5.0))
         held = sorted((run for run in runs if run.role != "isoflop"), key=lambda run: run.params)
         centre = prediction.best.params
@@ -177,7 +149,7 @@ def plot_heldout(
                 n, prediction.parametric.surface.loss(n, tokens), color=ORANGE, lw=1.8, label="approach 3 profile"
             )
         for name, estimate in prediction.estimates.items():
-            _cross(axes, estimate, *_STYLE[name], recommended=name == prediction.recommended)
+            _cross(axes, estimate, *STYLE[name], recommended=name == prediction.recommended)
         for run in held:
             axes.plot(
                 run.params,
@@ -200,7 +172,7 @@ def plot_heldout(
                 color="#00664B",
                 zorder=7,
             )
-        _log_counts(axes, "x")
+        log_counts(axes, "x")
         room = axes.get_ylim()
         axes.set_ylim(room[0] - 0.12 * (room[1] - room[0]), room[1] + 0.30 * (room[1] - room[0]))
         axes.set(
@@ -209,12 +181,12 @@ def plot_heldout(
             title=f"{flops_text(prediction.budget)} FLOPs: predicted{' and trained' if held else ''}",
         )
         axes.legend(loc="upper center", ncols=2)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def plot_loss_frontier(prediction: Prediction, runs: Sequence[Run], path: pathlib.Path) -> pathlib.Path:
     """Minimum loss against compute: every run, the profile minima, the loss law of approach 2 and the held-out runs."""
-    with plt.rc_context(_RC):
+    with plt.rc_context(RC):
         figure, axes = plt.subplots(figsize=(7.6, 5.0))
         own = [run for run in runs if run.role == "isoflop"]
         held = [run for run in runs if run.role != "isoflop"]
@@ -265,10 +237,10 @@ def plot_loss_frontier(prediction: Prediction, runs: Sequence[Run], path: pathli
                 mew=2,
                 label="held out, trained",
             )
-        axes.set_xscale("log")
-        axes.set(xlabel="Training compute C (FLOPs)", ylabel="Validation loss (nats per token)", title="Loss frontier")
+        log_flops(axes)
+        axes.set(ylabel="Validation loss (nats per token)", title="Loss frontier")
         axes.legend(loc="upper right")
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def _cross(axes: Axes, estimate: Estimate, colour: str, marker: str, label: str, recommended: bool) -> None:
@@ -289,24 +261,3 @@ def _cross(axes: Axes, estimate: Estimate, colour: str, marker: str, label: str,
         label=f"{label} minimum, 95%{' (recommended)' if recommended else ''}",
         **spans,
     )
-
-
-def _log_counts(axes: Axes, which: str) -> None:
-    """Log axis with ticks at 1, 2 and 5 written as 200k, 1M ..."""
-    getattr(axes, f"set_{which}scale")("log")
-    axis = getattr(axes, f"{which}axis")
-    low, high = getattr(axes, f"get_{which}lim")()
-    decades = np.log10(high / low)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
-    axis.set_major_formatter(FuncFormatter(count))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.tight_layout()
-    figure.savefig(temporary, format="png", facecolor="white")
-    plt.close(figure)
-    os.replace(temporary, path)
-    return path

@@ -1,9 +1,10 @@
 """Which model should the next budget train, what loss will it reach, and how sure is that?
 
-Approaches 2 and 3 answer side by side. Which of them is recommended is decided by the data, by a rule fixed in advance:
-the runs of the largest budget are hidden, each candidate predicts them from the rest, and the candidate with the
-smallest score is taken. The score is the relative error of the minimum loss plus the relative loss that training the
-predicted size instead of the best would have cost, so a size error counts by what it costs: profiles are flat.
+The approaches answer side by side. Which of approaches 2 and 3 is recommended is decided by the data, by a rule fixed
+in advance: the runs of the largest budget are hidden, each candidate predicts them from the rest (`rollout`), and the
+candidate with the smallest score is taken. The score is the relative error of the minimum loss plus the relative loss
+that training the predicted size instead of the best would have cost. Approach 1 is not a candidate: the loss of its
+curves is the training loss.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.estimates import Estimate, from_isoflop, from_parametric
+from chinchilla_jax.scaling.analysis import Analysis, analyse
+from chinchilla_jax.scaling.envelope import EnvelopeFit
+from chinchilla_jax.scaling.estimates import Estimate, from_envelope, from_isoflop, from_parametric
 from chinchilla_jax.scaling.flops import flops_per_token
-from chinchilla_jax.scaling.isoflop import IsoflopFit, fit_isoflop
-from chinchilla_jax.scaling.parametric import ParametricFit, fit_parametric
-from chinchilla_jax.scaling.resample import FULL, Resampling
-from chinchilla_jax.scaling.rollout import Rollout, attempt, last, rollouts
-from chinchilla_jax.scaling.runs import FitRefused, Run
+from chinchilla_jax.scaling.isoflop import IsoflopFit
+from chinchilla_jax.scaling.parametric import ParametricFit
+from chinchilla_jax.scaling.rollout import Rollout, last, rollouts
+from chinchilla_jax.scaling.runs import Run
 from chinchilla_jax.scaling.surface import FlopsPerToken
 
 _FAR = 30.0  # times the largest budget; Hoffmann et al. extrapolate about 200-fold, and say so
@@ -30,93 +32,103 @@ _FEW_DRAWS = 0.5  # share of usable bootstrap draws below which a profile's inte
 class Prediction:
     """The answer for `budget` FLOPs.
 
-    `estimates` by approach (`isoflop`, `parametric`); `refused` gives the reason where one is missing. `recommended` is
-    a key of `estimates`, `why` the grounds. `tokens_at_budget` is what exactly spends the budget at the recommended N
-    (approach 2 fits N and D apart, so its own D may miss the budget by a little).
+    `estimates` by approach (`envelope`, `isoflop`, `parametric`); `analysis` holds the fits behind them. `recommended`
+    is a key of `estimates`, `why` the grounds. `tokens_at_budget` is what exactly spends the budget at the recommended
+    N (approach 2 fits N and D apart, so its own D may miss the budget by a little). `flops_per` is training FLOPs per
+    token, c in C = c N D or a function of N.
     """
 
     budget: float
     extrapolation: float
     estimates: Mapping[str, Estimate]
-    refused: Mapping[str, str]
     recommended: str
     why: str
     tokens_at_budget: float
     rollouts: tuple[Rollout, ...]
     warnings: tuple[str, ...]
-    isoflop: IsoflopFit | None
-    parametric: ParametricFit | None
+    analysis: Analysis
+    flops_per: FlopsPerToken
 
     @property
     def best(self) -> Estimate:
         """The recommended estimate."""
         return self.estimates[self.recommended]
 
+    @property
+    def envelope(self) -> EnvelopeFit | None:
+        """Approach 1, None where refused."""
+        return self.analysis.envelope
+
+    @property
+    def isoflop(self) -> IsoflopFit | None:
+        """Approach 2, None where refused."""
+        return self.analysis.isoflop
+
+    @property
+    def parametric(self) -> ParametricFit | None:
+        """Approach 3, None where refused."""
+        return self.analysis.parametric
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why an estimate is missing, by approach."""
+        return self.analysis.refused
+
 
 def predict(
     runs: Sequence[Run],
     budget: float,
     *,
-    resampling: Resampling | None = FULL,
+    preset: str = "corrected",
+    replicates: int = 1000,
     seed: int = 0,
     flops_per: FlopsPerToken | None = None,
 ) -> Prediction:
     """Compute-optimal N, D and loss at `budget` FLOPs from the runs with role `isoflop`.
 
     Args:
+      preset: of the fits, see `analyse`; rollouts are always of the corrected fits.
+      replicates: of the bootstrap, 0 for no intervals.
       flops_per: training FLOPs per token as a function of N (or c of c N D); unless given, from
         the fitted runs' N, D and C.
 
     Raises:
-      FitRefused: `no_fit`, when neither approach can be fitted; the message has both reasons.
+      FitRefused: `no_fit`, when neither approach 2 nor 3 can be fitted; the message has the reasons.
     """
+    fits = analyse(runs, preset, replicates=replicates, seed=seed)
     fitted = [run for run in runs if run.role == "isoflop"]
-    if not fitted:
-        raise FitRefused("no_fit", "no IsoFLOP run is finished yet: there is nothing to fit")
     # Held-out runs stay out of this as well: the answer must not change once they are trained.
     c = flops_per if flops_per is not None else flops_per_token(fitted)
-    refused: dict[str, str] = {}
-    isoflop = attempt("isoflop", lambda: fit_isoflop(fitted, resampling=resampling, seed=seed), refused)
-    surface = attempt("parametric", lambda: fit_parametric(fitted, resampling=resampling, seed=seed), refused)
-    if isoflop is None and surface is None:
-        raise FitRefused("no_fit", "; ".join(f"{name}: {why}" for name, why in refused.items()))
-    tried = rollouts(fitted, isoflop, c) if isoflop else ()
+    tried = rollouts(fitted, fits.isoflop, c) if fits.isoflop else ()
     score = {r.candidate: r.score for r in last(tried)}
     estimates = {}
-    if isoflop:
+    if fits.envelope:
+        estimates["envelope"] = from_envelope(fits.envelope, budget, seed)
+    if fits.isoflop:
         errors = {r.candidate: abs(r.loss_error) for r in last(tried)}
-        offset = isoflop.loss_offset is not None and (
+        offset = fits.isoflop.loss_offset is not None and (
             errors.get("isoflop+offset", np.inf) <= errors.get("isoflop+power", np.inf)
         )
-        estimates["isoflop"] = from_isoflop(isoflop, budget, "offset" if offset else "power", seed)
+        estimates["isoflop"] = from_isoflop(fits.isoflop, budget, "offset" if offset else "power", seed)
         score["isoflop"] = score.get("isoflop+offset" if offset else "isoflop+power", np.inf)
-    if surface:
-        estimates["parametric"] = from_parametric(surface, budget, c, seed)
+    if fits.parametric:
+        estimates["parametric"] = from_parametric(fits.parametric, budget, c, seed)
     recommended, why = _choose(estimates, score, tried)
     params = estimates[recommended].params
     per_token = float(c(params)) if callable(c) else c * params
-    largest = max(run.budget or run.flops for run in fitted)
+    extrapolation = budget / max(run.budget or run.flops for run in fitted)
+    warnings = _warnings(fitted, fits, extrapolation, estimates)
     return Prediction(
-        budget,
-        budget / largest,
-        estimates,
-        refused,
-        recommended,
-        why,
-        budget / per_token,
-        tried,
-        _warnings(fitted, isoflop, surface, budget / largest, estimates),
-        isoflop,
-        surface,
+        budget, extrapolation, estimates, recommended, why, budget / per_token, tried, warnings, fits, c
     )
 
 
 def _choose(
     estimates: Mapping[str, Estimate], score: Mapping[str, float], rollouts: Sequence[Rollout]
 ) -> tuple[str, str]:
-    if len(estimates) == 1:
-        (only,) = estimates
-        return only, f"{only} is the only approach that could be fitted"
+    usable = [name for name in estimates if name != "envelope"]
+    if len(usable) == 1:
+        return usable[0], f"{usable[0]} is the only approach with a loss law that could be fitted"
     if not rollouts or "parametric" not in score:
         name = "parametric" if not rollouts else "isoflop"
         return name, f"{name} by default: too few budgets to test both by hiding the largest"
@@ -129,12 +141,12 @@ def _choose(
 
 def _warnings(
     runs: Sequence[Run],
-    isoflop: IsoflopFit | None,
-    surface: ParametricFit | None,
+    fits: Analysis,
     extrapolation: float,
     estimates: Mapping[str, Estimate],
 ) -> tuple[str, ...]:
-    found = []
+    isoflop, surface = fits.isoflop, fits.parametric
+    found = [f"envelope: {line}" for line in fits.envelope.warnings] if fits.envelope else []
     ratios = [run.tokens / run.params for run in runs]
     if extrapolation > _FAR:
         found.append(f"the target is {extrapolation:.3g} times the largest budget fitted: the intervals are too narrow")

@@ -62,8 +62,10 @@ def run_study(
         else:
             from chinchilla_jax.scaling.runs import load_runs
             from chinchilla_jax.scaling.summary import forecast
+            from chinchilla_jax.scaling.target import target_budget
 
-            prediction = forecast(load_runs(study), holdout_budget(config), "corrected", echo)
+            loaded = load_runs(study)
+            prediction = forecast(loaded, target_budget(loaded), echo)
             describe(verification(study, prediction.best.params), workers, echo)
 
     with stages.stage("held-out runs"):

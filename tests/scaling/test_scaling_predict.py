@@ -5,7 +5,6 @@ import pytest
 
 from chinchilla_jax.scaling.flops import flops_per_token
 from chinchilla_jax.scaling.predict import predict
-from chinchilla_jax.scaling.resample import Resampling
 from chinchilla_jax.scaling.rollout import last
 from chinchilla_jax.scaling.runs import FitRefused, Run, load_runs
 
@@ -21,7 +20,7 @@ def study(tmp_path_factory, write_study):
 
 @pytest.fixture(scope="module")
 def prediction(study):
-    return predict(study[0], TARGET, resampling=Resampling(300))
+    return predict(study[0], TARGET, replicates=300)
 
 
 def test_both_approaches_predict_a_four_times_larger_budget(study, prediction, planted_flops_per_token):
@@ -45,7 +44,7 @@ def test_loss_accuracy_over_noise_draws(tmp_path, write_study):
     errors = []
     for seed in range(1, 4):
         best = write_study(tmp_path / str(seed), seed=seed)
-        errors.append(predict(load_runs(tmp_path / str(seed)).runs, TARGET, resampling=None).best.loss / best[2] - 1)
+        errors.append(predict(load_runs(tmp_path / str(seed)).runs, TARGET, replicates=0).best.loss / best[2] - 1)
     assert np.abs(errors).max() < 0.01 and np.sqrt(np.mean(np.square(errors))) < 0.005
 
 
@@ -60,7 +59,7 @@ def test_recommendation_is_the_best_rehearsal(prediction):
 def test_rehearsal_does_not_see_the_hidden_budget(study, prediction):
     spoilt = [Run(r.name, r.params, r.tokens, r.flops, r.loss * (1.1 if r.budget == 2.7e12 else 1), r.budget, r.role)
               for r in study[0]]  # fmt: skip
-    other = predict(spoilt, TARGET, resampling=None)
+    other = predict(spoilt, TARGET, replicates=0)
     for a, b in zip(last(prediction.rollouts), last(other.rollouts), strict=True):
         assert (a.predicted_loss, a.predicted_params) == pytest.approx((b.predicted_loss, b.predicted_params))
         assert b.loss_error < a.loss_error - 0.05
@@ -69,13 +68,13 @@ def test_rehearsal_does_not_see_the_hidden_budget(study, prediction):
 def test_held_out_runs_change_nothing(study, prediction):
     fitted = [run for run in study[0] if run.role == "isoflop"]
     assert len(fitted) == len(study[0]) - 3
-    alone = predict(fitted, TARGET, resampling=Resampling(300))
+    alone = predict(fitted, TARGET, replicates=300)
     assert alone.estimates == prediction.estimates and alone.tokens_at_budget == prediction.tokens_at_budget
 
 
 def test_a_table_without_budgets_leaves_approach_3(study):
     runs = [Run(r.name, r.params, r.tokens, r.flops, r.loss) for r in study[0] if r.role == "isoflop"]
-    found = predict(runs, TARGET, resampling=None)
+    found = predict(runs, TARGET, replicates=0)
     assert found.recommended == "parametric" and "column `budget`" in found.refused["isoflop"]
 
 
@@ -86,7 +85,7 @@ def test_neither_approach_gives_both_reasons():
 
 
 def test_far_extrapolation_and_thin_support_are_warned_of(study):
-    warnings = " ".join(predict(study[0], 1e17, resampling=None).warnings)
+    warnings = " ".join(predict(study[0], 1e17, replicates=0).warnings)
     assert "times the largest budget" in warnings
 
 

@@ -2,15 +2,17 @@
 
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
 
+from chinchilla_jax import cli
 from chinchilla_jax.scaling import verdicts
 from chinchilla_jax.scaling.page import render
-from chinchilla_jax.scaling.plots import count, flops_text
 from chinchilla_jax.scaling.report import write_report
 from chinchilla_jax.scaling.runs import FitRefused, Run
+from chinchilla_jax.scaling.words import count, flops_text
 
 
 def statuses(facts):
@@ -29,7 +31,7 @@ def finished(tmp_path_factory, write_study):
     (root / "runs" / "isoflop-03" / "result.json").write_text(
         '{"loss": NaN, "diverged": true, "convention": "executed"}'
     )
-    return write_report(root, bootstrap=200), best
+    return write_report(root, replicates=200), best
 
 
 def test_report_of_a_finished_study(finished):
@@ -42,7 +44,7 @@ def test_report_of_a_finished_study(finished):
     assert estimate["loss"] == pytest.approx(best[2], rel=0.01)
     assert f"{estimate['loss']:.4f} nats per token" in html and "diverged" in html
     assert sum(row["seconds"] for row in facts["runs"]) == 30 * 12.5 and "375 seconds" in html
-    assert html.count("data:image/png;base64,") == 4 and html.count("PASS") == 3
+    assert html.count("data:image/png;base64,") == 7 and html.count("PASS") == 3
 
 
 def test_report_is_self_contained_and_names_no_machine_path(finished):
@@ -65,19 +67,17 @@ def test_the_printed_command_makes_the_same_report(finished, monkeypatch):
     page = finished[0]
     before = page.read_text()
     command = json.loads((page.parent / "report.json").read_text())["command"]
-    call = re.fullmatch(
-        r'python -c "from chinchilla_jax.scaling.report import write_report; write_report\((.*)\)"', command
-    )
+    words = shlex.split(command)
+    assert words[:4] == ["python", "-m", "chinchilla_jax", "report"]
     monkeypatch.chdir(page.parent.parent)
-    name, bootstrap = re.fullmatch(r"'(.*)', bootstrap=(\d+)", call[1]).groups()
-    write_report(name, bootstrap=int(bootstrap))
+    assert cli.main(words[3:]) == 0
     assert page.read_text() == before
 
 
 def test_unfinished_study_gives_a_report_with_open_questions(tmp_path, write_study):
     write_study(tmp_path, held_out=False)
     (tmp_path / "runs" / "isoflop-27" / "result.json").unlink()
-    html, facts = read(write_report(tmp_path, bootstrap=50))
+    html, facts = read(write_report(tmp_path, replicates=50))
     assert statuses(facts) == {"profiles": "pending", "loss": "pending", "size": "pending"}
     assert facts["prediction"] and facts["target_budget"] == 4 * 2.7e12
     assert {row["where"] for row in facts["bad_rows"]} == {"isoflop-27", "predicted-28", "half-29", "double-30"}
@@ -91,7 +91,7 @@ def test_target_of_a_half_finished_study_comes_from_its_config(tmp_path, write_s
     (tmp_path / "manifest.jsonl").write_text("\n".join([json.dumps(header), *lines]) + "\n")
     for result in tmp_path.glob("runs/isoflop-2[1-7]/result.json"):
         result.unlink()
-    facts = read(write_report(tmp_path, bootstrap=0))[1]
+    facts = read(write_report(tmp_path, replicates=0))[1]
     assert facts["target_budget"] == pytest.approx(3 * 2.7e12)
     assert facts["extrapolation"] == pytest.approx(9.0) and len(facts["isoflop"]["profiles"]) == 3
     # A budget without a single run yet is not passed over.
@@ -110,7 +110,7 @@ def test_study_with_nothing_finished_yet(tmp_path, write_study):
 
 def test_sizes_off_centre_fail_the_profile_verdict(tmp_path, write_study):
     write_study(tmp_path, shift=6.0, noise=0.0)
-    _, facts = read(write_report(tmp_path, bootstrap=0))
+    _, facts = read(write_report(tmp_path, replicates=0))
     assert statuses(facts)["profiles"] == "fail"
     assert "lies outside those tried" in json.dumps(facts["verdicts"])
 
@@ -121,7 +121,7 @@ def test_held_out_runs_that_disagree_fail_their_verdicts(tmp_path, write_study):
         path = tmp_path / "runs" / role / "result.json"
         row = json.loads(path.read_text())
         path.write_text(json.dumps(row | {"loss": row["loss"] * factor}))
-    _, facts = read(write_report(tmp_path, bootstrap=50))
+    _, facts = read(write_report(tmp_path, replicates=50))
     assert statuses(facts) == {"profiles": "pass", "loss": "fail", "size": "fail"}
 
 
@@ -134,7 +134,7 @@ def test_size_verdict_allows_a_tie_within_its_tolerance():
 
 
 def test_report_from_a_table(tmp_path, figure_4_path):
-    html, facts = read(write_report(figure_4_path, budget=5.76e23, output=tmp_path, bootstrap=100))
+    html, facts = read(write_report(figure_4_path, budget=5.76e23, output=tmp_path, replicates=100))
     assert facts["isoflop"]["laws"]["params"]["exponent"] == pytest.approx(0.497, abs=0.02)
     largest = max(row["flops"] for row in facts["runs"])
     assert facts["extrapolation"] == pytest.approx(5.76e23 / largest, rel=0.03)
@@ -147,7 +147,7 @@ def test_hostile_names_are_escaped(tmp_path):
         f"<script>alert({i})</script>,{n},{20 * n},{2 + 50 * n**-0.3}" for i, n in enumerate(np.geomspace(1e4, 1e7, 8))
     ]
     table.write_text("name,params,tokens,loss\n" + "\n".join(lines) + "\n")
-    html, _ = read(write_report(table, bootstrap=0))
+    html, _ = read(write_report(table, replicates=0))
     assert "<script" not in html and "&lt;script&gt;" in html
 
 

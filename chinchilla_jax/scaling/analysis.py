@@ -1,0 +1,93 @@
+"""What do all three approaches make of the same runs, as the paper did it or corrected?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from chinchilla_jax.scaling import as_published, envelope, parametric
+from chinchilla_jax.scaling.as_published import fit_as_published
+from chinchilla_jax.scaling.envelope import EnvelopeFit, fit_envelope
+from chinchilla_jax.scaling.isoflop import IsoflopFit, fit_isoflop
+from chinchilla_jax.scaling.parametric import ParametricFit, fit_parametric
+from chinchilla_jax.scaling.resample import PAPER, Resampling
+from chinchilla_jax.scaling.rollout import attempt
+from chinchilla_jax.scaling.runs import FitRefused, Run
+
+PRESETS = ("corrected", "paper")
+APPROACHES = {
+    "envelope": "approach 1 (training-curve envelope)",
+    "isoflop": "approach 2 (IsoFLOP profiles)",
+    "parametric": "approach 3 (parametric surface)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """The three fits of one preset, None where refused, with the reasons in `refused` by approach."""
+
+    preset: str
+    envelope: EnvelopeFit | None
+    isoflop: IsoflopFit | None
+    parametric: ParametricFit | None
+    refused: Mapping[str, str]
+
+    @property
+    def differences(self) -> dict[str, tuple[str, ...]]:
+        """By approach: what the presets do differently, and why."""
+        return differences(self.preset)
+
+
+def differences(preset: str) -> dict[str, tuple[str, ...]]:
+    """By approach: what this preset does that the other does not."""
+    return {
+        "envelope": (envelope.PAPER if preset == "paper" else envelope.CORRECTED).differences,
+        "isoflop": (),
+        "parametric": as_published.DIFFERENCES if preset == "paper" else parametric.DIFFERENCES,
+    }
+
+
+def analyse(runs: Sequence[Run], preset: str = "corrected", *, replicates: int = 1000, seed: int = 0) -> Analysis:
+    """Approaches 1, 2 and 3 on the runs with role `isoflop`.
+
+    Args:
+      preset: `corrected`, or `paper`: each as Hoffmann et al. 2022 did it, approach 3 stopping early included, which
+        takes half a minute.
+      replicates: of the bootstrap; 0 for no intervals. The paper's 100 are not changed by it.
+
+    Raises:
+      FitRefused: `preset`; `no_fit`, when neither approach 2 nor 3 can be fitted (approach 1 alone gives no loss that
+        a trained model could be compared with); the message has the reasons.
+    """
+    if preset not in PRESETS:
+        raise FitRefused("preset", f"no preset {preset!r}; use one of {', '.join(PRESETS)}")
+    fitted = [run for run in runs if run.role == "isoflop"]
+    if not fitted:
+        raise FitRefused("no_fit", "no IsoFLOP run is finished yet: there is nothing to fit")
+    refused: dict[str, str] = {}
+    paper = preset == "paper"
+    resampling = (PAPER if paper else Resampling(replicates)) if replicates else None
+    found = {
+        "envelope": attempt("envelope", lambda: fit_envelope(
+            fitted, preset=_sized(envelope.PAPER if paper else envelope.CORRECTED, replicates), seed=seed), refused),
+        "isoflop": attempt("isoflop", lambda: fit_isoflop(fitted, resampling=resampling, seed=seed), refused),
+        "parametric": attempt("parametric", lambda: _parametric(fitted, paper, resampling, seed), refused),
+    }  # fmt: skip
+    if found["isoflop"] is None and found["parametric"] is None:
+        raise FitRefused("no_fit", "; ".join(f"{name}: {why}" for name, why in refused.items()))
+    return Analysis(preset, **found, refused=refused)
+
+
+def _sized(preset, replicates: int):
+    """The preset with as many replicates; the paper's number stays, unless none are wanted."""
+    if not replicates:
+        return dataclasses.replace(preset, resampling=None)
+    if preset.name == "paper":
+        return preset
+    return dataclasses.replace(preset, resampling=dataclasses.replace(preset.resampling, replicates=replicates))
+
+
+def _parametric(runs: Sequence[Run], paper: bool, resampling: Resampling | None, seed: int) -> ParametricFit:
+    if paper:
+        return fit_as_published(runs, resampling=resampling, seed=seed)
+    return fit_parametric(runs, resampling=resampling, seed=seed)
