@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from chinchilla_jax.scaling.as_published import fit_as_published
 from chinchilla_jax.scaling.objective import HUBER, L1, MISFITS, SQUARED_LOG, SQUARED_RAW, Misfit, Problem
@@ -134,11 +135,12 @@ class TestProfileLikelihood:
         fit = fit_parametric(runs, misfit=SQUARED_LOG, starts=FEW, resampling=None)
         problem = Problem(runs)
         jacobian = problem.jacobian(problem.locate(fit.surface))
-        sd = np.sqrt(np.diag(np.linalg.inv(jacobian.T @ jacobian))) * np.sqrt(2 * fit.objective / len(runs))
+        sd = np.sqrt(np.diag(np.linalg.inv(jacobian.T @ jacobian)) * 2 * fit.objective / (len(runs) - 5))
+        t = scipy.stats.t.ppf(0.975, len(runs) - 5)
         for name, expected in zip(("ln A", "ln B", "alpha", "beta"), sd[[0, 1, 3, 4]], strict=True):
             profile = profile_likelihood(runs, fit, name, quantities()[name])
             low, high = profile.interval
-            assert (profile.best - low, high - profile.best) == pytest.approx((1.96 * expected,) * 2, rel=0.08), name
+            assert (profile.best - low, high - profile.best) == pytest.approx((t * expected,) * 2, rel=0.05), name
 
     def test_passes_through_the_fit_and_rises_away_from_it(self, figure_4_trimmed):
         fit = fit_parametric(figure_4_trimmed, starts=FEW, resampling=None)
