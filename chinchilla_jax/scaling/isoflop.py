@@ -1,44 +1,80 @@
 """Approach 2: which size is best at each budget, and how does it grow with compute?
 
 Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2: at each budget a parabola of the loss in log N gives the optimal
-N, another in log D the optimal D, and power laws go through both. N and D are fitted apart, as the paper does, so
-a + b need not be 1. A parabola is not the true profile: even without noise the intercept is biased when the exponents
-of N and D differ, more so the wider the sizes range (0.3% in D for sizes within 2x, 5% within 16x).
+N, another in log D the optimal D, and power laws go through both: the preset `PAPER`. N and D are fitted apart, as the
+paper does, so a + b need not be 1. A parabola is not the true profile: even without noise the intercept is biased when
+the exponents of N and D differ, more so the wider the sizes range (0.3% in D for sizes within 2x, 5% within 16x), and
+the exponents too when the sizes drift against the optimum. How much for the grid at hand: `isoflop_bias`.
+
+`CORRECTED` gives all profiles the law's own shape (`profile.skewed`) and takes its interval from redraws of the runs'
+residuals; `AKIMA` interpolates instead. Coverage of all three: `python -m tests.benchmarks.coverage`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.interpolate import Akima1DInterpolator
 
-from chinchilla_jax.scaling.frontier import OffsetLaw, PowerLaw, fit_offset, fit_power
-from chinchilla_jax.scaling.resample import FULL, Resampling
+from chinchilla_jax.scaling import profile_shape
+from chinchilla_jax.scaling.frontier import OffsetLaw, PowerLaw, RollOut, fit_offset, fit_power
+from chinchilla_jax.scaling.profile import Interpolated, Minima, Parabola, Skewed, akima, least_noise, parabolas, skewed
+from chinchilla_jax.scaling.resample import PAPER as PAPER_RESAMPLING
+from chinchilla_jax.scaling.resample import Resampling, Residuals
 from chinchilla_jax.scaling.runs import FitRefused, Run
 
 MIN_POINTS = 4
-_DRAWS_PER_REPLICATE = 4
+_WORDS = ("params", "tokens")
 
 
 @dataclasses.dataclass(frozen=True)
-class Parabola:
-    """loss = lowest + curvature * ln(x / best)^2, through runs with x in [low, high]."""
+class IsoflopPreset:
+    """The `curve` of a profile (`parabola`, `skewed` or `akima`), and how the runs are resampled (None: not)."""
 
-    best: float
-    lowest: float
-    curvature: float
-    low: float
-    high: float
+    name: str
+    curve: str
+    resampling: Resampling | Residuals | None
+    differences: tuple[str, ...]
 
-    def at(self, x: np.ndarray | float) -> np.ndarray:
-        """Loss at x (parameters or tokens)."""
-        return self.lowest + self.curvature * np.log(np.asarray(x) / self.best) ** 2
+
+PAPER = IsoflopPreset(
+    "paper",
+    "parabola",
+    PAPER_RESAMPLING,
+    (
+        "as in Hoffmann et al. 2022, section 3.2: a parabola in ln N and another in ln D for each budget by itself",
+        "interval from 100 subsets of 80% of the runs",
+    ),
+)
+CORRECTED = IsoflopPreset(
+    "corrected",
+    "skewed",
+    Residuals(),
+    (
+        "profiles have the skew that L = E + A/N^alpha + B/D^beta gives them, one for all budgets: a parabola misses "
+        "it, and its minimum is off by a few percent for wide or off-centre sizes",
+        "the interval comes from redraws of the runs' residuals: 80% subsets say too little or too much depending on "
+        "the number of sizes, and leaving runs out of a profile of 7 doubles the spread of its minimum",
+    ),
+)
+AKIMA = IsoflopPreset(
+    "akima",
+    "akima",
+    Residuals(),
+    (
+        "profiles are interpolated (Akima 1970) through the losses averaged by size, as in Porian et al. 2024: no "
+        "shape is assumed and no noise is averaged away",
+        "the interval comes from redraws of the runs' residuals about the skewed profiles; an interpolant has none",
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """One IsoFLOP profile: `budget` in FLOPs, its runs, its parabolas in N and in D.
+    """One IsoFLOP profile: `budget` in FLOPs, its runs, its curves in N and in D.
 
     `scatter` is the root mean square of the relative residuals in N, corrected for the three coefficients (0 with only
     four points is not evidence of precision); `kept_draws` the share of bootstrap draws with an interior minimum.
@@ -79,6 +115,7 @@ class IsoflopFit:
     boot_tokens: PowerLaw | None = None
     boot_loss_power: PowerLaw | None = None
     boot_loss_offset: OffsetLaw | None = None
+    preset: IsoflopPreset = PAPER
 
     @property
     def scatter(self) -> float:
@@ -86,120 +123,272 @@ class IsoflopFit:
         return float(np.sqrt(np.mean([p.scatter**2 for p in self.profiles])))
 
 
-def fit_isoflop(runs: Sequence[Run], *, resampling: Resampling | None = FULL, seed: int = 0) -> IsoflopFit:
+def fit_isoflop(
+    runs: Sequence[Run],
+    *,
+    preset: IsoflopPreset = PAPER,
+    resampling: Resampling | Residuals | None | str = "preset",
+    seed: int = 0,
+) -> IsoflopFit:
     """Approach 2 on the runs with role `isoflop`.
 
-    Bootstrap: runs are resampled with replacement within each budget. A draw whose parabola has no interior minimum is
-    drawn again, because such a profile would have been refused; `Profile.kept_draws` says how often that was.
+    Bootstrap: runs are resampled within each budget, or every run's loss gets a residual of some run added. A replicate
+    leaves out the budgets whose curve has no interior minimum, as the fit does; `Profile.kept_draws` says how often
+    that was.
+
+    Args:
+      resampling: overrides the preset's; None for no intervals.
 
     Raises:
       FitRefused: `no_budget` (no run has one), or `few_budgets` (fewer than two profiles are usable).
     """
+    resampling = preset.resampling if isinstance(resampling, str) else resampling
     budgets = sorted({run.budget for run in runs if run.role == "isoflop" and run.budget is not None})
     if not budgets:
         raise FitRefused("no_budget", "approach 2 needs IsoFLOP runs with a budget; add a column `budget` in FLOPs")
-    profiles, refusals = [], []
+    members, refusals = {}, []
     for budget in budgets:
-        members = tuple(run for run in runs if run.role == "isoflop" and run.budget == budget)
+        mine = tuple(run for run in runs if run.role == "isoflop" and run.budget == budget)
         try:
-            profiles.append(fit_profile(budget, members))
+            _check(budget, mine)
+            members[budget] = mine
         except FitRefused as refusal:
             refusals.append(Refusal(budget, refusal.reason, str(refusal)))
-    if len(profiles) < 2:
-        why = "; ".join(r.message for r in refusals) or f"the only budget is {budgets[0]:.3g} FLOPs"
-        raise FitRefused("few_budgets", f"approach 2 needs two usable profiles, got {len(profiles)}: {why}")
-    minima = np.array([(p.budget, p.params.best, p.tokens.best, p.params.lowest) for p in profiles])
-    laws = _laws(*minima.T)
+    while True:  # A profile refused takes its part of the skew with it.
+        if len(members) < 2:
+            why = "; ".join(r.message for r in refusals) or f"the only budget is {budgets[0]:.3g} FLOPs"
+            raise FitRefused("few_budgets", f"approach 2 needs two usable profiles, got {len(members)}: {why}")
+        table = _Table(members)
+        minima = {word: _minima(preset.curve, table, word) for word in _WORDS}
+        bad = [_refusal(budget, m, minima, table) for m, budget in enumerate(members)]
+        if not any(bad):
+            break
+        refusals += [refusal for refusal in bad if refusal]
+        members = {b: mine for (b, mine), refusal in zip(members.items(), bad, strict=True) if not refusal}
+    profiles = _profiles(preset.curve, members, table, minima)
+    laws = _laws(table.budgets, *_values(minima["params"], minima["tokens"])[:, 0])
+    refusals = tuple(sorted(refusals, key=lambda refusal: refusal.budget))
     if resampling is None:
-        return IsoflopFit(tuple(profiles), tuple(refusals), *laws)
-    rng = np.random.default_rng(seed)
-    draws, kept = zip(*(_resample(profile, resampling, rng) for profile in profiles), strict=True)
-    profiles = [dataclasses.replace(p, kept_draws=share) for p, share in zip(profiles, kept, strict=True)]
-    boot = _laws(np.array([p.budget for p in profiles]), *np.stack(draws, -1))
-    return IsoflopFit(tuple(profiles), tuple(refusals), *laws, *boot)
+        return IsoflopFit(profiles, refusals, *laws, preset=preset)
+    values, kept = _replicates(preset.curve, table, minima["params"], resampling, np.random.default_rng(seed))
+    profiles = tuple(dataclasses.replace(p, kept_draws=float(k)) for p, k in zip(profiles, kept, strict=True))
+    boot = _laws(table.budgets, *values) if values else (None,) * 4
+    return IsoflopFit(profiles, refusals, *laws, *boot, preset=preset)
 
 
-def fit_profile(budget: float, runs: Sequence[Run]) -> Profile:
-    """The parabolas of one budget.
+def roll_out(runs: Sequence[Run], *, preset: IsoflopPreset = PAPER) -> tuple[RollOut, ...]:
+    """Every usable budget predicted from those below it, wherever two or more are; () with fewer than three.
 
     Raises:
-      FitRefused: `few_points` (< 4 runs), `same_size` (< 4 distinct sizes), `downward` (opens downward) or `edge` (the
-        minimum lies outside the sizes tried).
+      FitRefused: as `fit_isoflop`, for all runs.
     """
+    full = fit_isoflop(runs, preset=preset, resampling=None)
+    found = []
+    for index, target in enumerate(full.profiles[2:], 2):
+        smaller = full.profiles[:index]
+        law = fit_isoflop([run for p in smaller for run in p.runs], preset=preset, resampling=None)
+        loss = law.loss_offset or law.loss_power
+        c = target.budget
+        found.append(
+            RollOut(
+                smaller[-1].budget,
+                c,
+                float(law.params_law.at(c)),
+                target.params.best,
+                float(loss.at(c)),
+                target.params.lowest,
+            )
+        )
+    return tuple(found)
+
+
+class _Table:
+    """The runs of M profiles as padded arrays [M, n]: ln N, ln D, loss, and which entries are runs."""
+
+    def __init__(self, members: dict[float, tuple[Run, ...]]):
+        longest = max(len(runs) for runs in members.values())
+        shape = (len(members), longest)
+        self.budgets = np.array(list(members))
+        self.held = np.zeros(shape, bool)
+        self.params, self.tokens, self.loss = np.zeros(shape), np.zeros(shape), np.ones(shape)
+        for m, runs in enumerate(members.values()):
+            n = len(runs)
+            self.held[m, :n] = True
+            self.params[m, :n] = np.log([run.params for run in runs])
+            self.tokens[m, :n] = np.log([run.tokens for run in runs])
+            self.loss[m, :n] = [run.loss for run in runs]
+            # Padding stands on a real size, so that no basis is spoilt by it.
+            self.params[m, n:], self.tokens[m, n:], self.loss[m, n:] = (
+                self.params[m, 0],
+                self.tokens[m, 0],
+                self.loss[m, 0],
+            )
+
+    @functools.cached_property
+    def noise(self) -> dict[str, float]:
+        """Relative noise about skewed profiles; about parabolas first, which includes what those miss."""
+        noise, weight = {}, self.held[None].astype(float)
+        for word in _WORDS:
+            x = getattr(self, word)
+            found = parabolas(x, self.loss[None], weight, self.held)
+            for _ in range(3):
+                left = np.where(self.held, self.loss / found.fitted[0] - 1.0, 0.0)
+                noise[word] = least_noise(left, self.freedom - 1.0)
+                found = skewed(x, self.loss[None], weight, self.held, noise[word])
+        return noise
+
+    @property
+    def freedom(self) -> float:
+        """Runs beyond the three coefficients of every profile."""
+        return float((self.held.sum(1) - 3).clip(0).sum())
+
+
+def _check(budget: float, runs: Sequence[Run]) -> None:
     label = f"budget {budget:.3g} FLOPs"
     if len(runs) < MIN_POINTS:
         raise FitRefused("few_points", f"{label}: {len(runs)} runs; a profile needs at least {MIN_POINTS}")
-    loss = np.array([run.loss for run in runs])
-    parabolas = []
-    for word, x in (("parameters", np.array([r.params for r in runs])), ("tokens", np.array([r.tokens for r in runs]))):
-        if len(np.unique(x)) < MIN_POINTS:
-            raise FitRefused("same_size", f"{label}: {len(np.unique(x))} distinct {word}; needs {MIN_POINTS} sizes")
-        centre, offset, curvature, lowest = (v[0] for v in _parabola(np.log(x)[None], loss[None]))
-        if not curvature > 0:
-            raise FitRefused(
+    for word, values in (("parameters", {r.params for r in runs}), ("tokens", {r.tokens for r in runs})):
+        if len(values) < MIN_POINTS:
+            raise FitRefused("same_size", f"{label}: {len(values)} distinct {word}; needs {MIN_POINTS} sizes")
+
+
+def _refusal(budget: float, m: int, minima: dict[str, Minima], table: _Table) -> Refusal | None:
+    label = f"budget {budget:.3g} FLOPs"
+    for word, found in minima.items():
+        name = "parameters" if word == "params" else "tokens"
+        x = getattr(table, word)[None]
+        if not parabolas(x[0], table.loss[None], table.held[None].astype(float), table.held).curvature[0, m] > 0:
+            return Refusal(
+                budget,
                 "downward",
-                f"{label}: the parabola in log {word} opens downward; add sizes on both sides or repeat noisy runs",
+                f"{label}: the parabola in log {name} opens downward; add sizes on both sides or repeat noisy runs",
             )
-        best = float(np.exp(centre + offset))
-        if not x.min() < best < x.max():
-            side = "smaller" if best <= x.min() else "larger"
-            raise FitRefused(
+        if not found.inside[0, m]:
+            tried = np.exp(x[0, m][table.held[m]])
+            side = "smaller" if np.exp(found.log_best[0, m]) <= np.sqrt(tried.min() * tried.max()) else "larger"
+            return Refusal(
+                budget,
                 "edge",
-                f"{label}: the minimum over {word} lies outside those tried "
-                f"({x.min():.3g} to {x.max():.3g}); add runs with {side} {word}",
+                f"{label}: the minimum over {name} lies outside those tried "
+                f"({tried.min():.3g} to {tried.max():.3g}); add runs with {side} {name}",
             )
-        parabolas.append(Parabola(best, float(lowest), float(curvature), float(x.min()), float(x.max())))
-    residual = loss / parabolas[0].at([run.params for run in runs]) - 1.0
-    scatter = float(np.sqrt((residual**2).sum() / max(1, len(runs) - 3)))
-    return Profile(budget, tuple(runs), *parabolas, scatter)
+    return None
 
 
-def _parabola(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Batched least-squares parabolas y [B, n] in x [B, n]: centre, vertex - centre, curvature, vertex value; all [B].
+def _minima(
+    curve: str,
+    table: _Table,
+    word: str,
+    loss: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
+    draw: np.random.Generator | None = None,
+) -> Minima:
+    """Curves in ln N (`params`) or ln D (`tokens`) for losses or weights [B, M, n]; by default the data, B = 1.
 
-    x is centred and scaled, and x^2 made orthogonal to x: the normal equations in raw ln N lose half the digits.
+    `draw`: replicates also draw what is not known of the skewed shape.
     """
-    centre = x.mean(-1, keepdims=True)
-    z = x - centre
-    scale = np.sqrt((z * z).mean(-1, keepdims=True))
-    z = z / np.where(scale > 0, scale, 1.0)
-    square = z * z - (z**3).mean(-1, keepdims=True) * z - 1.0
-    norm = (square * square).sum(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        second = (square * y).sum(-1) / norm
-        # square = z^2 - m z - 1 carries -m z and -1 with it; undo that to get plain coefficients.
-        first = (z * y).mean(-1) - second * (z**3).mean(-1)
-        vertex = -first / (2.0 * second)
-        lowest = y.mean(-1) - second - second * vertex**2
-        # Two or fewer distinct sizes leave only rounding error in `square`: no parabola.
-        second = np.where(norm > 1e-9 * x.shape[-1], second / scale[..., 0] ** 2, np.nan)
-    return centre[..., 0], vertex * scale[..., 0], second, lowest
+    x, held = getattr(table, word), table.held
+    loss = table.loss[None] if loss is None else loss
+    weight = held[None].astype(float) if weight is None else weight
+    if curve == "parabola":
+        return parabolas(x, loss, weight, held)
+    if curve == "akima":
+        return akima(x, loss, weight, held)
+    noise = table.noise[word]
+    count = max(len(loss), len(weight))
+    loss = np.broadcast_to(loss, (count, *held.shape))
+    if draw is None:
+        return skewed(x, loss, weight, held, noise)
+    # Seen from D the same profile has the opposite skew.
+    prior = (1.0 if word == "params" else -1.0) * profile_shape.SKEW_SPREAD * draw.standard_normal(count)
+    product = profile_shape.PRODUCT * np.exp(profile_shape.PRODUCT_SPREAD * draw.standard_normal(count))
+    return skewed(x, loss, weight, held, noise, prior=prior, product=product)
 
 
-def _resample(profile: Profile, resampling: Resampling, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """[3, count]: N*, D*, minimum loss of bootstrap draws of one profile, and the share of draws that were usable."""
-    runs = profile.runs
-    count = resampling.replicates
-    pick = resampling.picks(len(runs), rng, count * _DRAWS_PER_REPLICATE)
-    loss = np.array([run.loss for run in runs])[pick]
-    good, found = np.ones(len(pick), bool), []
-    for parabola, x in ((profile.params, [r.params for r in runs]), (profile.tokens, [r.tokens for r in runs])):
-        centre, offset, curvature, lowest = _parabola(np.log(x)[pick], loss)
-        with np.errstate(invalid="ignore"):
-            log_best = centre + offset
-            good &= (curvature > 0) & (log_best > np.log(parabola.low)) & (log_best < np.log(parabola.high))
-        found += [log_best, lowest]
-    values = np.stack([np.exp(found[0][good]), np.exp(found[2][good]), found[1][good]])
-    kept = values.shape[1]
-    if kept < count:
-        values = (
-            values[:, rng.integers(kept, size=count)]
-            if kept
-            else np.tile([[profile.params.best], [profile.tokens.best], [profile.params.lowest]], count)
-        )
-    return values[:, :count], float(good.mean())
+def _residuals(curve: str, table: _Table, minima: Minima) -> tuple[np.ndarray, np.ndarray, float]:
+    """Relative residuals [M, n], their sqrt(1 - leverage) [M, n], and degrees of freedom."""
+    freedom = table.freedom
+    if curve == "akima":
+        curve, minima = "skewed", _minima("skewed", table, "params")
+    if curve == "skewed":
+        freedom = max(1.0, freedom - 1.0)
+    residuals = np.where(table.held, table.loss / minima.fitted[0] - 1.0, 0.0)
+    spared = np.zeros(table.held.shape)
+    for m, held in enumerate(table.held):
+        x = table.params[m, held]
+        q, _ = np.linalg.qr(np.vander((x - x.mean()) / x.std(), 3))
+        spared[m, held] = np.sqrt(np.maximum(1.0 - (q * q).sum(1), 0.05))
+    return residuals, spared, freedom
 
 
-def _laws(budgets: np.ndarray, params: np.ndarray, tokens: np.ndarray, losses: np.ndarray) -> tuple:
-    offset = fit_offset(budgets, losses) if len(budgets) >= 3 else None
-    return fit_power(budgets, params), fit_power(budgets, tokens), fit_power(budgets, losses), offset
+def _replicates(
+    curve: str, table: _Table, minima: Minima, resampling: Resampling | Residuals, rng: np.random.Generator
+) -> tuple[tuple[np.ndarray, ...] | None, np.ndarray]:
+    """N*, D*, minimum loss and weight (0 or 1) of the replicates, each [B, M], or None where no replicate has enough
+    usable budgets; and [M] the share of draws with an interior minimum.
+    """
+    held = table.held
+    loss, weight = table.loss[None], held[None].astype(float)
+    if isinstance(resampling, Residuals):
+        residuals, spared, freedom = _residuals(curve, table, minima)
+        own = residuals[held] / spared[held]
+        own *= least_noise(residuals, freedom) / max(1e-300, float(np.sqrt((own**2).mean())))
+        loss = loss * (1.0 + resampling.draw(own, freedom, held.shape, rng) * held)
+    else:
+        weight = np.zeros((resampling.replicates, *held.shape))
+        for m, mine in enumerate(held):
+            weight[:, m, mine] = resampling.weights(int(mine.sum()), rng)
+    # The same draws of shape for N and for D: one law, seen twice.
+    shape_seed = int(rng.integers(2**32))
+    found = [_minima(curve, table, word, loss, weight, np.random.default_rng(shape_seed)) for word in _WORDS]
+    values = _values(*found)
+    good = found[0].inside & found[1].inside
+    # A law needs two budgets, and one with an irreducible loss three.
+    whole = np.flatnonzero(good.sum(1) >= min(3, len(held)))
+    if not len(whole):
+        return None, good.mean(0)
+    if len(whole) < len(good):
+        rows = np.where(good.sum(1) >= min(3, len(held)), np.arange(len(good)), rng.choice(whole, len(good)))
+        values, good = values[:, rows], good[rows]
+    return (*np.where(good, values, 1.0), good.astype(float)), good.mean(0)
+
+
+def _values(params: Minima, tokens: Minima) -> np.ndarray:
+    """[3, B, M]: N*, D*, minimum loss."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.stack([np.exp(params.log_best), np.exp(tokens.log_best), params.lowest])
+
+
+def _profiles(
+    curve: str, members: dict[float, tuple[Run, ...]], table: _Table, minima: dict[str, Minima]
+) -> tuple[Profile, ...]:
+    residuals, _, _ = _residuals(curve, table, minima["params"])
+    profiles = []
+    for m, (budget, runs) in enumerate(members.items()):
+        curves = {}
+        for word, found in minima.items():
+            x = getattr(table, word)[m, table.held[m]]
+            best, lowest = float(np.exp(found.log_best[0, m])), float(found.lowest[0, m])
+            common = best, lowest, float(found.curvature[0, m]), float(np.exp(x.min())), float(np.exp(x.max()))
+            if curve == "parabola":
+                curves[word] = Parabola(*common)
+            elif curve == "skewed":
+                curves[word] = Skewed(*common, float(found.skew[0]))
+            else:
+                knots, size = np.unique(x, return_inverse=True)
+                mean = np.bincount(size, table.loss[m, table.held[m]]) / np.bincount(size)
+                curves[word] = Interpolated(*common, Akima1DInterpolator(knots, mean))
+        scatter = float(np.sqrt((residuals[m] ** 2).sum() / max(1, len(runs) - 3)))
+        profiles.append(Profile(budget, runs, curves["params"], curves["tokens"], scatter))
+    return tuple(profiles)
+
+
+def _laws(
+    budgets: np.ndarray,
+    params: np.ndarray,
+    tokens: np.ndarray,
+    losses: np.ndarray,
+    weight: np.ndarray | None = None,
+) -> tuple[PowerLaw, PowerLaw, PowerLaw, OffsetLaw | None]:
+    offset = fit_offset(budgets, losses, weight) if len(budgets) >= 3 else None
+    return *(fit_power(budgets, values, weight) for values in (params, tokens, losses)), offset
