@@ -60,6 +60,7 @@ def report_facts(
     if prediction.parametric:
         facts["parametric"] = _parametric(prediction, loaded)
         law = summary.law_of(prediction, "")
+        facts["parametric"]["profiled_prediction"] = summary.as_json(summary.profiled_prediction(prediction, loaded))
         facts["answers"] = summary.as_json(summary.questions([law], prediction.budget)[1:])
     facts["prediction"] = {
         "recommended": prediction.recommended,

@@ -298,8 +298,13 @@ def _parametric(facts: Mapping[str, Any]) -> str:
         f"{fit['agreement']:.0%} of {fit['starts']} starts reached "
         f"this minimum; scatter of a run about the surface {fit['scatter']:.2%}. "
         "a and b are the exponents of the optimal N and D under C = 6ND. "
+        f"Profile likelihood, 95%, for the target: {_profiled(fit['profiled_prediction'])}. "
         f"Constants known only together (correlation): {fit['flat'] or 'none'}; compare predictions.</p>"
     )
+
+
+def _profiled(spans: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {cell(name, [_number(v) for v in span])}" for name, span in spans.items()) or "none"
 
 
 def _warnings(facts: Mapping[str, Any]) -> str:

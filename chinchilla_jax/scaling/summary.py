@@ -15,7 +15,7 @@ from chinchilla_jax.scaling.predict import Prediction, predict
 from chinchilla_jax.scaling.profile_likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.resample import interval
 from chinchilla_jax.scaling.runs import LoadedRuns
-from chinchilla_jax.scaling.words import count, flops_text, table
+from chinchilla_jax.scaling.words import cell, count, flops_text, table
 
 Echo = Callable[[str], None]
 
@@ -149,7 +149,24 @@ def forecast(loaded: LoadedRuns, budget: float, echo: Echo, **fits: Any) -> Pred
     prediction = predict(loaded.runs, budget, **fits)
     for line in forecast_lines(prediction):
         echo(line)
+    spans = profiled_prediction(prediction, loaded)
+    if spans:
+        words = (f"{name} {cell(name, span)}" for name, span in spans.items())
+        echo(f"  approach 3, profile likelihood 95%: {', '.join(words)}")
     return prediction
+
+
+def profiled_prediction(prediction: Prediction, loaded: LoadedRuns) -> dict[str, tuple[float, float]]:
+    """95% profile-likelihood intervals of N, D and loss at the target budget; {} where approach 3 has none."""
+    fit = prediction.parametric
+    if fit is None or fit.preset == "paper":  # there the optimiser stopped on a slope: no maximum to profile about
+        return {}
+    wanted = quantities(prediction.budget, prediction.flops_per)
+    runs, found = loaded.role("isoflop"), {}
+    for name, key, form in (("N", "ln N*", np.exp), ("D", "ln D*", np.exp), ("loss", "loss", float)):
+        low, high = profile_likelihood(runs, fit, key, wanted[key]).interval
+        found[name] = float(form(low)), float(form(high))
+    return found
 
 
 def forecast_lines(prediction: Prediction) -> Iterator[str]:
