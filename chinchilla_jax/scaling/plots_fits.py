@@ -42,9 +42,9 @@ def plot_envelope(fit: EnvelopeFit, path: pathlib.Path) -> pathlib.Path:
         free, edge = points.edge == "", points.edge != ""
         right.plot(points.flops[edge], points.params[edge], ".", color=_PALE, ms=3, label="winner at an edge")
         right.plot(points.flops[free], points.params[free], ".", color=PURPLE, ms=3, label="winner")
-        if fit.preset.optimum == "vertex":
+        if fit.preset.optimum != "winner":
             used = fit.optima.weight > 0
-            right.plot(fit.optima.flops[used], fit.optima.params[used], color=GREEN, lw=2, label="vertex of sizes")
+            right.plot(fit.optima.flops[used], fit.optima.params[used], color=GREEN, lw=2, label="smooth optimum")
         law = fit.params_law
         right.plot(points.flops, law.at(points.flops), "--", color=PURPLE, lw=1.6,
                    label=f"$N^* \\propto C^{{{float(law.exponent):.3f}}}$")  # fmt: skip
