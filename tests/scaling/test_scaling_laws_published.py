@@ -14,7 +14,7 @@ from chinchilla_jax.scaling.laws.optimum import allocate
 from chinchilla_jax.scaling.laws.published import law, published, surface
 from chinchilla_jax.scaling.runs import FitRefused
 
-UNPUBLISHED = {"minicpm2024", "gadre2024", "gadre2024_error", "yun2024", "caballero2022", "farseer2025"}
+UNPUBLISHED = {"minicpm2024", "yun2024", "farseer2025"}
 
 
 @pytest.mark.parametrize("name", published())
@@ -26,7 +26,7 @@ def test_every_entry_fits_its_form_and_says_where_it_is_from(name):
         assert set(entry.constants) == set(entry.form.constant_names)
         assert set(entry.standard_errors) <= set(entry.constants)
     else:
-        with pytest.raises(FitRefused, match=r"not found|of its own"):
+        with pytest.raises(FitRefused, match="not found"):
             entry.value()
 
 
@@ -68,6 +68,26 @@ def test_llama_3_tokens_at_its_budget():
 
 def test_minicpm_ratio_is_the_printed_one_in_billions():
     assert 1 / law("minicpm2024_ratio").value(x=4.1e21 / 6e18) == pytest.approx(192, rel=0.01)
+
+
+def test_the_broken_power_law_of_addition_runs_through_the_measured_points():
+    # Test cross-entropy after so many training examples, from the script for figure 4, left. The last are held out.
+    examples = np.array([160, 256, 384, 512, 544, 576, 608, 640, 672, 736, 800, 864, 928])
+    measured = np.array([2.13809046, 2.08955508, 2.05404987, 2.00496872, 1.95576149, 1.86313841, 1.70891537, 1.50637664,
+                         1.29754721, 0.96559684, 0.75856477, 0.64768338, 0.55695445])  # fmt: skip
+    miss = np.abs(law("caballero2022_addition").value(x=examples) / measured - 1)
+    assert miss[:10].max() < 0.0011 and miss[10:].max() < 0.016
+
+
+@pytest.mark.parametrize(("flops", "ratio"), [
+    (1e19, 32.292098), (1e20, 25.219001), (1e21, 28.295696), (1e22, 42.699263), (1e23, 82.390434),
+])  # fmt: skip
+def test_the_refit_of_farseer_gives_the_optimal_ratios_printed_with_it(flops, ratio):
+    # m3_wedge_rival_Mstar_curves.csv of the same repository. The search stays near the sizes that were trained.
+    at_ratio = np.exp(np.linspace(np.log(ratio / 2), np.log(2 * ratio), 20001))
+    params = np.sqrt(flops / (6 * at_ratio))
+    losses = law("farseer2025_refit").value(params=params, tokens=at_ratio * params)
+    assert at_ratio[np.argmin(losses)] == pytest.approx(ratio, rel=1e-4)
 
 
 def test_embeddings_are_added_and_taken_away_again():

@@ -2,13 +2,16 @@
 
 Gadre et al. 2024 (arXiv 2403.08540). Loss against compute C and token multiplier M = D / N (eq. 4): the Chinchilla form
 with both exponents 2 eta, so that models of one multiplier lie on parallel lines. Mean top-1 error of the downstream
-tasks against loss (eq. 5). The paper fits the two in turn, on 5 and 6 small runs. Its fitted constants differ by data
-set and are not shipped here.
+tasks against loss (eq. 5). The paper fits the two in turn, on 5 and 6 small runs of one data set. Its 104 runs are
+shipped; the constants of `published_laws.json` (gadre2024_...) are what `fit_published` finds in them.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import functools
+import importlib.resources
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,7 +19,10 @@ import numpy as np
 from chinchilla_jax.scaling.laws.fit import FormFit, fit_form
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, positive
 from chinchilla_jax.scaling.objective import SQUARED_RAW
-from chinchilla_jax.scaling.runs import Run
+from chinchilla_jax.scaling.runs import FitRefused, Run
+
+TABLE = "gadre2024_runs.csv"
+TASKS = (17, 46)  # those of the paper's main results, well above chance in small models; and all
 
 FORMS = (
     Form(
@@ -95,3 +101,56 @@ def fit_over_training(
     loss = fit_form(form("overtraining"), inputs, [run.loss for run in loss_runs], SQUARED_RAW, seed=seed)
     measured = {"loss": [run.loss for run in error_runs]}
     return OverTraining(loss, fit_form(form("downstream_error"), measured, errors, SQUARED_RAW, seed=seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedRun:
+    """One run of the paper: `run` with N with embeddings and the loss on C4 eval, whatever it was trained on.
+
+    `multiplier` is D / N; `errors` maps how many tasks (17 or 46) to their mean top-1 error.
+    """
+
+    run: Run
+    multiplier: float
+    errors: Mapping[int, float]
+
+
+@functools.cache
+def published_runs(data_set: str) -> tuple[PublishedRun, ...]:
+    """The paper's runs on `c4`, `redpajama` or `refinedweb`, small models first, then few tokens first.
+
+    Raises:
+      FitRefused: `unknown_data_set`.
+    """
+    text = (importlib.resources.files("chinchilla_jax") / "tables" / TABLE).read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    known = tuple(dict.fromkeys(row["dataset"] for row in rows))
+    if data_set not in known:
+        raise FitRefused("unknown_data_set", f"no published runs on {data_set!r}; there are {', '.join(known)}")
+    found = []
+    for row in rows:
+        if row["dataset"] == data_set:
+            params, tokens = float(row["params_total"]), float(row["tokens"])
+            name = f"{data_set} N={params:.4g} M={row['multiplier']}"
+            run = Run(name, params, tokens, 6.0 * params * tokens, float(row["loss"]))
+            errors = {tasks: float(row[f"error_{tasks}"]) for tasks in TASKS}
+            found.append(PublishedRun(run, float(row["multiplier"]), errors))
+    return tuple(found)
+
+
+def fit_published(data_set: str, tasks: int = 17) -> OverTraining:
+    """The law by the paper's least recipe from its own runs on one data set; see `fit_over_training`.
+
+    Args:
+      tasks: 17 or 46, over which the downstream error is averaged.
+
+    Raises:
+      FitRefused: `unknown_data_set`.
+    """
+    runs = published_runs(data_set)
+    sizes = sorted({published.run.params for published in runs})
+    cells = {(published.run.params, published.multiplier): published for published in runs}
+    small = [cells[size, 20.0] for size in sizes[:4]] + [cells[sizes[0], 320.0]]
+    six = [*small, cells[sizes[4], 20.0]]
+    errors = [published.errors[tasks] for published in six]
+    return fit_over_training([published.run for published in small], [published.run for published in six], errors)
