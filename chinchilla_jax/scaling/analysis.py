@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from chinchilla_jax.scaling import as_published, envelope, parametric
+from chinchilla_jax.scaling import as_published, envelope, isoflop, parametric
 from chinchilla_jax.scaling.as_published import fit_as_published
 from chinchilla_jax.scaling.envelope import EnvelopeFit, fit_envelope
 from chinchilla_jax.scaling.isoflop import IsoflopFit, fit_isoflop
@@ -42,7 +42,7 @@ def differences(preset: str) -> dict[str, tuple[str, ...]]:
     """By approach: what this preset does that the other does not."""
     return {
         "envelope": (envelope.PAPER if preset == "paper" else envelope.CORRECTED).differences,
-        "isoflop": (),
+        "isoflop": (isoflop.PAPER if preset == "paper" else isoflop.CORRECTED).differences,
         "parametric": as_published.DIFFERENCES if preset == "paper" else parametric.DIFFERENCES,
     }
 
@@ -70,7 +70,8 @@ def analyse(runs: Sequence[Run], preset: str = "corrected", *, replicates: int =
     found = {
         "envelope": attempt("envelope", lambda: fit_envelope(
             fitted, preset=_sized(envelope.PAPER if paper else envelope.CORRECTED, replicates), seed=seed), refused),
-        "isoflop": attempt("isoflop", lambda: fit_isoflop(fitted, resampling=resampling, seed=seed), refused),
+        "isoflop": attempt("isoflop", lambda: fit_isoflop(
+            fitted, preset=_sized(isoflop.PAPER if paper else isoflop.CORRECTED, replicates), seed=seed), refused),
         "parametric": attempt("parametric", lambda: _parametric(fitted, paper, resampling, seed), refused),
     }  # fmt: skip
     if found["isoflop"] is None and found["parametric"] is None:

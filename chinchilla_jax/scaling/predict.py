@@ -25,6 +25,7 @@ from chinchilla_jax.scaling.runs import Run
 from chinchilla_jax.scaling.surface import FlopsPerToken
 
 _FAR = 30.0  # times the largest budget; Hoffmann et al. extrapolate about 200-fold, and say so
+_MISSED = 0.015  # relative loss error of the last rollout that deserves a warning
 _FEW_DRAWS = 0.5  # share of usable bootstrap draws below which a profile's interval deserves a warning
 
 
@@ -118,6 +119,12 @@ def predict(
     per_token = float(c(params)) if callable(c) else c * params
     extrapolation = budget / max(run.budget or run.flops for run in fitted)
     warnings = _warnings(fitted, fits, extrapolation, estimates)
+    misses = [abs(r.loss_error) for r in last(tried) if r.candidate.startswith(recommended)]
+    if misses and min(misses) > _MISSED:
+        warnings += (
+            f"{recommended} missed the hidden largest budget by {min(misses):.1%} of the loss: the runs do not follow "
+            "one law there, so expect the target to be missed by as much",
+        )
     return Prediction(
         budget, extrapolation, estimates, recommended, why, budget / per_token, tried, warnings, fits, c
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from chinchilla_jax.scaling.isoflop import IsoflopFit, Profile, fit_isoflop
+from chinchilla_jax.scaling.isoflop import CORRECTED, IsoflopFit, Profile, fit_isoflop
 from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.runs import FitRefused, Run
 from chinchilla_jax.scaling.surface import FlopsPerToken
@@ -71,7 +71,7 @@ def attempt(name: str, fit: Callable, refused: dict[str, str]):
 def _answers(below: Sequence[Run], target: Profile, c: FlopsPerToken) -> Mapping[str, tuple[float, float]]:
     """N and loss at the target by candidate."""
     answers, ignored = {}, {}
-    isoflop = attempt("isoflop", lambda: fit_isoflop(below, resampling=None), ignored)
+    isoflop = attempt("isoflop", lambda: fit_isoflop(below, preset=CORRECTED, resampling=None), ignored)
     if isoflop:
         params = float(isoflop.params_law.at(target.budget))
         answers["isoflop+power"] = params, float(isoflop.loss_power.at(target.budget))

@@ -92,7 +92,7 @@ def _written(config: RunConfig, text: str) -> Guess:
 
 def _fitted(config: RunConfig, path: str) -> Guess:
     """Approach 2 of the runs where it can be fitted and counts FLOPs as this study does, else approach 3."""
-    from chinchilla_jax.scaling.isoflop import fit_isoflop
+    from chinchilla_jax.scaling.isoflop import CORRECTED, fit_isoflop
     from chinchilla_jax.scaling.parametric import fit_parametric
     from chinchilla_jax.scaling.runs import FitRefused, load_runs
 
@@ -101,7 +101,7 @@ def _fitted(config: RunConfig, path: str) -> Guess:
         runs = loaded.role("isoflop")
         if loaded.convention == config.study.convention:
             try:
-                law = fit_isoflop(runs, resampling=None).params_law
+                law = fit_isoflop(runs, preset=CORRECTED, resampling=None).params_law
                 return Guess(lambda budget: float(law.at(budget)),
                              f"approach 2 of the {len(runs)} runs in {path}: N* = {float(law.coefficient):.4g} "
                              f"C^{float(law.exponent):.4g}")  # fmt: skip
