@@ -1,7 +1,8 @@
 """What if the slope itself changes along the way? Broken power laws, Caballero et al. 2022 (arXiv 2210.14891).
 
 Straight pieces in log-log, joined by bends at x = d_i of width f_i (in ln x) where the slope changes by -c_i. One and
-two breaks are registered; `broken_power(n)` makes more. Constants belong to one curve and none are shipped.
+two breaks are registered; `broken_power(n)` makes more. Constants belong to one curve; the table has those of a
+published one.
 """
 
 from __future__ import annotations

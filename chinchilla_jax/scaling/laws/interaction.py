@@ -1,7 +1,7 @@
 """What if the worth of data depends on the size of the model? Farseer, Li et al. 2025 (arXiv 2506.10972).
 
 The exponent and the coefficient of D are themselves functions of N, so that the optimal tokens per parameter may rise
-with compute. The fitted constants are not shipped here.
+with compute. The authors' constants were not found; the table has a refit by others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Which constants did the papers print, where, and what did they count?
+"""Which constants were published, where, and what did they count?
 
-The table is `chinchilla_jax/tables/published_laws.json`. An entry without constants is a law whose form is here and
+The table is `chinchilla_jax/tables/published_laws.json`; its notes say which constants are the papers' own and which
+were fitted to their published runs. An entry without constants is a law whose form is here and
 whose constants were not published with it or not found; it says so when asked for a value.
 """
 
