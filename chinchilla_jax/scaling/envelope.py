@@ -12,7 +12,17 @@ each once; and the envelope is a smooth function of compute with the runs above 
 (`smooth_envelope`), not a staircase through the winners. The 1500 values are then read off it, and those at which N*
 is not between the sizes tried near that compute are left out.
 
-Measured on planted laws: `python -m tests.benchmarks.coverage`.
+Measured on 100 planted studies of 16 sizes and 4 horizons (`python -m tests.benchmarks.coverage`): 95% intervals of the
+exponent and of N* at ten times the largest compute hold the truth
+
+                                              no noise      0.2% from run to run, 0.5% per logged loss
+    corrected, redraws of residuals           100, 100      92, 94     mean error of the exponent +0.000
+    corrected, runs resampled                 100, 100      91, 93
+    paper, 100 subsets of 80%                   0,  14       0,  2     mean error of the exponent -0.038
+    paper, runs resampled                       1,  36       1, 30
+
+The corrected reading needs run ends on schedule. Curves of a constant learning rate are on the law all along; cut them
+into runs of their own ends first.
 """
 
 from __future__ import annotations

@@ -7,7 +7,17 @@ the exponents of N and D differ, more so the wider the sizes range (0.3% in D fo
 the exponents too when the sizes drift against the optimum. How much for the grid at hand: `isoflop_bias`.
 
 `CORRECTED` gives all profiles the law's own shape (`profile.skewed`) and takes its interval from redraws of the runs'
-residuals; `AKIMA` interpolates instead. Coverage of all three: `python -m tests.benchmarks.coverage`.
+residuals; `AKIMA` interpolates instead. Measured on 100 planted studies of 4 budgets and 7 sizes 1.6 apart, off centre
+and drifting (`python -m tests.benchmarks.coverage`): 95% intervals of the exponent and of N* at ten times the largest
+budget hold the truth, and the mean width of the former
+
+                                              no noise      0.2% from run to run
+    corrected, redraws of residuals           100, 100      97,  98     0.034
+    corrected, runs resampled                 100, 100     100, 100     0.083
+    akima, redraws of residuals               100, 100      97,  98     0.235
+    paper, 100 subsets of 80%                 100,  32      71,  60     0.020
+    paper, runs resampled                     100, 100     100, 100     0.079
+    paper, redraws of residuals               100,  35      96,  92     0.034
 """
 
 from __future__ import annotations
@@ -188,17 +198,9 @@ def roll_out(runs: Sequence[Run], *, preset: IsoflopPreset = PAPER) -> tuple[Rol
         smaller = full.profiles[:index]
         law = fit_isoflop([run for p in smaller for run in p.runs], preset=preset, resampling=None)
         loss = law.loss_offset or law.loss_power
-        c = target.budget
-        found.append(
-            RollOut(
-                smaller[-1].budget,
-                c,
-                float(law.params_law.at(c)),
-                target.params.best,
-                float(loss.at(c)),
-                target.params.lowest,
-            )
-        )
+        c, best = target.budget, target.params
+        params = float(law.params_law.at(c))
+        found.append(RollOut(smaller[-1].budget, c, params, best.best, float(loss.at(c)), best.lowest))
     return tuple(found)
 
 
@@ -218,11 +220,8 @@ class _Table:
             self.tokens[m, :n] = np.log([run.tokens for run in runs])
             self.loss[m, :n] = [run.loss for run in runs]
             # Padding stands on a real size, so that no basis is spoilt by it.
-            self.params[m, n:], self.tokens[m, n:], self.loss[m, n:] = (
-                self.params[m, 0],
-                self.tokens[m, 0],
-                self.loss[m, 0],
-            )
+            for values in (self.params, self.tokens, self.loss):
+                values[m, n:] = values[m, 0]
 
     @functools.cached_property
     def noise(self) -> dict[str, float]:

@@ -109,7 +109,10 @@ def fit_smooth_envelope(
     prior = _PRIOR + np.where(known, _PRIOR_SPREAD, 0.0) * rng.standard_normal((count, 8)) * known
     product = profile_shape.PRODUCT * np.exp(profile_shape.PRODUCT_SPREAD * rng.standard_normal(count))
     starts = np.repeat(theta, count, 0)
-    drawn, _ = _minimum(x, seen.log_params, loss, starts, noise, weight=weight, prior=prior, product=product, steps=40)
+    # To a thousandth of a unit's step, far below the spread of the replicates.
+    drawn, _ = _minimum(
+        x, seen.log_params, loss, starts, noise, weight=weight, prior=prior, product=product, steps=40, tolerance=1e-3
+    )
     upward = (drawn[:, _K0] > 0) & np.isfinite(drawn).all(1)
     boot = SmoothEnvelope(centre, drawn[upward], noise) if upward.sum() > 1 else None
     return found, boot, float(upward.mean())
@@ -154,6 +157,7 @@ def _minimum(
     prior: np.ndarray = _PRIOR,
     product: np.ndarray | None = None,
     steps: int = 200,
+    tolerance: float = 1e-5,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Unknowns [B, 8] of least squares for losses [B, R], by Gauss and Newton, and the objective [B]."""
     weight, prior = np.broadcast_to(weight, loss.shape), np.broadcast_to(prior, starts.shape)
@@ -173,7 +177,7 @@ def _minimum(
             np.swapaxes(weighted, 1, 2) @ jacobian + np.diag(stiff**2),
         )
 
-    found = minimise(objective, starts / _STEP, max_steps=steps, tolerance=1e-5)
+    found = minimise(objective, starts / _STEP, max_steps=steps, tolerance=tolerance)
     return found.theta * _STEP, found.value
 
 
@@ -182,35 +186,28 @@ def _starts(x: np.ndarray, log_n: np.ndarray, loss: np.ndarray) -> tuple[np.ndar
 
     Fits and choices are by absolute errors, and the weights are those of the best: an outlier must not pick the valley.
     """
-    starts = []
+    best = []
+    rise = (1.0 - np.exp(-_PRIOR[_G] * x)) / _PRIOR[_G]
     for a in _EXPONENTS:
         along = log_n - a * x
-        for p in np.linspace(along.min(), along.max(), 25):
-            columns = (
-                np.stack(
-                    [
-                        np.ones_like(x),
-                        (1.0 - np.exp(-_PRIOR[_G] * x)) / _PRIOR[_G],
-                        np.exp(_PRIOR[_H] * x) * profile_shape.shape(along - p, 0.0),
-                    ],
-                    1,
-                )
-                / loss[:, None]
-            )
-            weight = np.ones_like(x)
-            for _ in range(3):
-                root = np.sqrt(weight)
-                linear, *_ = np.linalg.lstsq(columns * root[:, None], root, rcond=None)
-                error = np.abs(1.0 - columns @ linear)
-                weight = _huber(error, np.median(error))
-            f0, f1, k0 = linear
-            theta = (f0, f1, _PRIOR[_G], max(k0, 1e-3), _PRIOR[_H], p, a, 0.0)
-            starts.append((np.inf if k0 <= 0 else error.sum(), theta, weight))
-    best = [min(starts[i : i + 25], key=lambda s: s[0]) for i in range(0, len(starts), 25)]
-    return np.array([theta for _, theta, _ in best]), min(best, key=lambda s: s[0])[2]
+        p = np.linspace(along.min(), along.max(), 25)
+        excess = np.exp(_PRIOR[_H] * x) * profile_shape.shape(along - p[:, None], 0.0)
+        columns = np.stack(np.broadcast_arrays(1.0, rise, excess), -1) / loss[:, None]
+        weight = np.ones_like(excess)
+        for _ in range(3):
+            weighted = np.swapaxes(weight[..., None] * columns, -1, -2)
+            linear = np.linalg.pinv(weighted @ columns) @ weighted.sum(-1)[..., None]
+            error = np.abs(1.0 - columns @ linear)[..., 0]
+            weight = _huber(error, np.median(error, -1)[:, None])
+        f0, f1, k0 = linear[..., 0].T
+        total = np.where(k0 > 0, error.sum(1), np.inf)
+        i = int(total.argmin())
+        theta = (f0[i], f1[i], _PRIOR[_G], max(k0[i], 1e-3), _PRIOR[_H], p[i], a, 0.0)
+        best.append((total[i], theta, weight[i]))
+    return np.array([theta for _, theta, _ in best]), min(best, key=lambda start: start[0])[2]
 
 
-def _huber(error: np.ndarray, median: float) -> np.ndarray:
+def _huber(error: np.ndarray, median: np.ndarray | float) -> np.ndarray:
     """Weights of least squares that amount to Huber's loss, for absolute errors of this median."""
-    limit = _OUTLIER * max(_LEAST_NOISE, 1.4826 * median)
+    limit = _OUTLIER * np.maximum(_LEAST_NOISE, 1.4826 * median)
     return np.minimum(1.0, limit / np.maximum(error, 1e-300))
