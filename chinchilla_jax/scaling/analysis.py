@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 from chinchilla_jax.scaling import as_published, envelope, isoflop, parametric
 from chinchilla_jax.scaling.as_published import fit_as_published
 from chinchilla_jax.scaling.envelope import EnvelopeFit, fit_envelope
 from chinchilla_jax.scaling.isoflop import IsoflopFit, fit_isoflop
+from chinchilla_jax.scaling.isoflop_bias import Bias, isoflop_bias
 from chinchilla_jax.scaling.parametric import ParametricFit, fit_parametric
 from chinchilla_jax.scaling.resample import PAPER, Resampling
 from chinchilla_jax.scaling.rollout import attempt
@@ -36,6 +38,17 @@ class Analysis:
     def differences(self) -> dict[str, tuple[str, ...]]:
         """By approach: what the presets do differently, and why."""
         return differences(self.preset)
+
+    def isoflop_bias(self, flops: float) -> dict[str, Bias]:
+        """Approach 2's own error at `flops` if approach 3's surface were true, of the curve used and of a parabola."""
+        if self.isoflop is None or self.parametric is None:
+            return {}
+        presets = {self.isoflop.preset.curve: self.isoflop.preset, isoflop.PAPER.curve: isoflop.PAPER}
+        refused: dict[str, str] = {}
+        found = {name: attempt(name, functools.partial(
+            isoflop_bias, self.isoflop, self.parametric.surface, flops, preset=preset), refused)
+            for name, preset in presets.items()}  # fmt: skip
+        return {name: bias for name, bias in found.items() if bias is not None}
 
 
 def differences(preset: str) -> dict[str, tuple[str, ...]]:

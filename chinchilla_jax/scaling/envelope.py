@@ -34,7 +34,7 @@ import numpy as np
 
 from chinchilla_jax.scaling.envelope_curves import read_curves, read_ends
 from chinchilla_jax.scaling.flops import flops_per_token
-from chinchilla_jax.scaling.frontier import OffsetLaw, PowerLaw, RollOut, fit_offset, fit_power
+from chinchilla_jax.scaling.frontier import OffsetLaw, PowerLaw, fit_offset, fit_power
 from chinchilla_jax.scaling.resample import PAPER as PAPER_RESAMPLING
 from chinchilla_jax.scaling.resample import Resampling, Residuals
 from chinchilla_jax.scaling.runs import FitRefused, Run
@@ -197,32 +197,6 @@ def fit_envelope(
     dropped = int((optima.weight == 0).sum())
     warnings = _warnings(preset, runs, points, dropped, kept)
     return EnvelopeFit(preset, runs, points, optima, dropped, *laws, scatter, warnings, *boot, kept)
-
-
-def roll_out(
-    runs: Sequence[Run], *, preset: EnvelopePreset = CORRECTED, factor: float = 4.0, flops: float | None = None
-) -> RollOut:
-    """Predicts the envelope of all runs at `flops` from the runs of at most `flops / factor`.
-
-    Args:
-      flops: by default the largest compute at which the envelope of all runs has an optimum.
-
-    Raises:
-      FitRefused: as `fit_envelope`, for all runs or for those below.
-    """
-    full = fit_envelope(runs, preset=preset, resampling=None)
-    target = float(full.optima.flops[full.optima.weight > 0].max()) if flops is None else flops
-    cut = target / factor
-    below = fit_envelope([run for run in full.runs if run.flops <= cut * (1 + 1e-9)], preset=preset, resampling=None)
-    at = int(np.abs(np.log(full.optima.flops / target)).argmin())
-    return RollOut(
-        cut,
-        target,
-        float(below.params_law.at(target)),
-        float(full.optima.params[at]),
-        float(below.loss_offset.at(target)),
-        float(full.optima.loss[at]),
-    )
 
 
 def _points(runs: Sequence[Run], log_flops: np.ndarray, curves: np.ndarray) -> EnvelopePoints:

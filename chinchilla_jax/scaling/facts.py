@@ -57,6 +57,7 @@ def report_facts(
         facts["envelope"] = _envelope(prediction)
     if prediction.isoflop:
         facts["isoflop"] = _isoflop(prediction)
+        facts["isoflop"]["bias"] = list(summary.bias_lines(prediction.analysis, prediction.budget))
     if prediction.parametric:
         facts["parametric"] = _parametric(prediction, loaded)
         law = summary.law_of(prediction, "")

@@ -48,28 +48,6 @@ class OffsetLaw:
         return self.irreducible + self.value * np.exp(-self.exponent * (np.log(flops) - self.log_centre))
 
 
-@dataclasses.dataclass(frozen=True)
-class RollOut:
-    """A fit to runs of at most `fitted_to` FLOPs against N* and minimum loss as all runs show them at `flops`."""
-
-    fitted_to: float
-    flops: float
-    predicted_params: float
-    found_params: float
-    predicted_loss: float
-    found_loss: float
-
-    @property
-    def params_error(self) -> float:
-        """Relative."""
-        return self.predicted_params / self.found_params - 1.0
-
-    @property
-    def loss_error(self) -> float:
-        """Relative."""
-        return self.predicted_loss / self.found_loss - 1.0
-
-
 def fit_power(flops: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> PowerLaw:
     """Least squares of ln values [..., M] on ln flops [M].
 

@@ -30,7 +30,7 @@ import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
 from chinchilla_jax.scaling import profile_shape
-from chinchilla_jax.scaling.frontier import OffsetLaw, PowerLaw, RollOut, fit_offset, fit_power
+from chinchilla_jax.scaling.frontier import OffsetLaw, PowerLaw, fit_offset, fit_power
 from chinchilla_jax.scaling.profile import Interpolated, Minima, Parabola, Skewed, akima, least_noise, parabolas, skewed
 from chinchilla_jax.scaling.resample import PAPER as PAPER_RESAMPLING
 from chinchilla_jax.scaling.resample import Resampling, Residuals
@@ -184,24 +184,6 @@ def fit_isoflop(
     profiles = tuple(dataclasses.replace(p, kept_draws=float(k)) for p, k in zip(profiles, kept, strict=True))
     boot = _laws(table.budgets, *values) if values else (None,) * 4
     return IsoflopFit(profiles, refusals, *laws, *boot, preset=preset)
-
-
-def roll_out(runs: Sequence[Run], *, preset: IsoflopPreset = PAPER) -> tuple[RollOut, ...]:
-    """Every usable budget predicted from those below it, wherever two or more are; () with fewer than three.
-
-    Raises:
-      FitRefused: as `fit_isoflop`, for all runs.
-    """
-    full = fit_isoflop(runs, preset=preset, resampling=None)
-    found = []
-    for index, target in enumerate(full.profiles[2:], 2):
-        smaller = full.profiles[:index]
-        law = fit_isoflop([run for p in smaller for run in p.runs], preset=preset, resampling=None)
-        loss = law.loss_offset or law.loss_power
-        c, best = target.budget, target.params
-        params = float(law.params_law.at(c))
-        found.append(RollOut(smaller[-1].budget, c, params, best.best, float(loss.at(c)), best.lowest))
-    return tuple(found)
 
 
 class _Table:

@@ -272,7 +272,8 @@ def _isoflop(facts: Mapping[str, Any]) -> str:
             for p in fit["profiles"]
         ],
     )
-    return f"<h2>Approach 2: IsoFLOP profiles</h2>{profiles}{laws}"
+    bias = "".join(f'<p class="note">{html.escape(line)}.</p>' for line in fit["bias"])
+    return f"<h2>Approach 2: IsoFLOP profiles</h2>{profiles}{laws}{bias}"
 
 
 def _parametric(facts: Mapping[str, Any]) -> str:

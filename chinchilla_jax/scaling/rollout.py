@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from chinchilla_jax.scaling.envelope import fit_envelope
 from chinchilla_jax.scaling.isoflop import CORRECTED, IsoflopFit, Profile, fit_isoflop
 from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.runs import FitRefused, Run
@@ -43,8 +44,8 @@ class Rollout:
 def rollouts(runs: Sequence[Run], full: IsoflopFit, c: FlopsPerToken) -> tuple[Rollout, ...]:
     """Each candidate's prediction of the three largest profiles that have two or more below them, smallest first.
 
-    Candidates: approach 2 with either form of its loss law, and approach 3. The last ones, for the largest budget, are
-    those that choose (`predict`). Approach 1 is left out: its loss is the training loss.
+    Candidates: approach 1, whose loss is the training loss, approach 2 with either form of its loss law, and approach
+    3. The last ones, for the largest budget, are those that choose between approaches 2 and 3 (`predict`).
     """
     found = []
     for index in range(max(_LEAST, len(full.profiles) - _MOST), len(full.profiles)):
@@ -77,6 +78,10 @@ def _answers(below: Sequence[Run], target: Profile, c: FlopsPerToken) -> Mapping
         answers["isoflop+power"] = params, float(isoflop.loss_power.at(target.budget))
         if isoflop.loss_offset is not None:
             answers["isoflop+offset"] = params, float(isoflop.loss_offset.at(target.budget))
+    envelope = attempt("envelope", lambda: fit_envelope(below, resampling=None), ignored)
+    if envelope:
+        budget = target.budget
+        answers["envelope"] = float(envelope.params_law.at(budget)), float(envelope.loss_offset.at(budget))
     surface = attempt("parametric", lambda: fit_parametric(below, starts=_FEWER_STARTS, resampling=None), ignored)
     if surface:
         params, _, loss = surface.surface.optimum(target.budget, c)

@@ -18,6 +18,7 @@ from chinchilla_jax.scaling.runs import LoadedRuns
 from chinchilla_jax.scaling.words import cell, count, flops_text, table
 
 Echo = Callable[[str], None]
+_BEYOND = 10.0  # times the largest budget: where a fit states the bias of approach 2
 
 
 def read(loaded: LoadedRuns, echo: Echo) -> None:
@@ -53,6 +54,8 @@ def fit_lines(found: Analysis, loaded: LoadedRuns) -> Iterator[str]:
         else:
             yield f"{title}:"
             yield from (f"  {line}" for line in _LINES[name](own))
+            if name == "isoflop":
+                yield from (f"  {line}" for line in bias_lines(found, _BEYOND * own.profiles[-1].budget))
             if name == "parametric":
                 yield from (f"  {line}" for line in _profile_lines(own, loaded))
         yield from (f"  {found.preset}: {line}" for line in found.differences[name] if own is not None)
@@ -103,6 +106,12 @@ def _isoflop_lines(fit) -> Iterator[str]:
              "runs": str(len(p.runs))} for p in fit.profiles]  # fmt: skip
     yield from table(rows)
     yield from (f"left out: {refusal.message}" for refusal in fit.refusals)
+
+
+def bias_lines(found: Analysis, flops: float) -> Iterator[str]:
+    """The known bias of approach 2 on the runs' own grid."""
+    for name, bias in found.isoflop_bias(flops).items():
+        yield f"bias of the {name} profile, approach 3 taken for true: {bias.describe()}"
 
 
 def _parametric_lines(fit) -> Iterator[str]:
@@ -189,6 +198,7 @@ def forecast_lines(prediction: Prediction) -> Iterator[str]:
         yield (f"  rollout: {r.candidate}, fitted to {r.fitted} budgets, predicted C = {flops_text(r.budget)}: loss "
                f"{r.loss_error:+.2%}, N {count(r.predicted_params)} against {count(r.profile_params)}, which costs "
                f"{r.size_cost:.2%}")  # fmt: skip
+    yield from (f"  {line}" for line in bias_lines(prediction.analysis, prediction.budget))
     for warning in prediction.warnings:
         yield f"warning: {warning}"
 

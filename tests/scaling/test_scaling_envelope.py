@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.envelope import CORRECTED, PAPER, fit_envelope, roll_out
+from chinchilla_jax.scaling.envelope import CORRECTED, PAPER, fit_envelope
 from chinchilla_jax.scaling.envelope_curves import gaussian, local_linear, read_ends, smooth
 from chinchilla_jax.scaling.resample import Resampling, Residuals, interval
 from chinchilla_jax.scaling.runs import Curve, FitRefused, Run
@@ -158,13 +158,6 @@ def test_one_bad_curve_does_not_move_the_estimate_far_beyond_its_interval(noisy)
     fit = fit_envelope([*noisy[:30], bad, *noisy[31:]])
     low, high = interval(fit.boot_params.exponent, 0.95)
     assert low < LAW.a < high
-
-
-def test_roll_out_predicts_the_larger_runs_from_the_smaller(exact, noisy):
-    assert abs(roll_out(exact).params_error) < 0.01 and abs(roll_out(exact).loss_error) < 1e-3
-    found = roll_out(noisy)
-    assert abs(found.params_error) < 0.3 and abs(found.loss_error) < 0.01
-    assert found.fitted_to == pytest.approx(found.flops / 4) and found.flops < max(run.flops for run in noisy)
 
 
 def test_held_out_runs_do_not_enter(exact):

@@ -1,13 +1,12 @@
 """Approach 2: published data, the closed-form bias of parabolas, refusals."""
 
-import dataclasses
 
 import numpy as np
 import pytest
 from scipy.interpolate import Akima1DInterpolator
 
 from chinchilla_jax.scaling.frontier import fit_offset
-from chinchilla_jax.scaling.isoflop import AKIMA, CORRECTED, PAPER, fit_isoflop, roll_out
+from chinchilla_jax.scaling.isoflop import AKIMA, CORRECTED, PAPER, fit_isoflop
 from chinchilla_jax.scaling.profile import akima, lowest_point
 from chinchilla_jax.scaling.resample import Resampling, Residuals, interval
 from chinchilla_jax.scaling.runs import FitRefused, Run
@@ -228,18 +227,6 @@ def test_replicates_leave_out_the_budgets_they_would_have_refused():
     runs = simulate_isoflop(LAW, BUDGETS, plan_isoflop(LAW, BUDGETS, shift=(1, 1, 1, 3.2)), noise=0.002, seed=1)
     fit = fit_isoflop(runs, preset=PAPER, resampling=Resampling(300))
     assert fit.profiles[3].kept_draws < 1 and np.isfinite(fit.boot_params.exponent).all()
-
-
-def test_roll_out_predicts_each_larger_budget_from_those_below():
-    runs = simulate_isoflop(LAW, BUDGETS, plan_isoflop(LAW, BUDGETS))
-    found = roll_out(runs, preset=CORRECTED)
-    assert [(r.fitted_to, r.flops) for r in found] == list(zip(BUDGETS[1:3], BUDGETS[2:], strict=True))
-    assert all(abs(r.params_error) < 1e-3 for r in found)
-    # Three budgets carry an irreducible loss, two do not.
-    assert abs(found[1].loss_error) < 1e-4 and abs(found[0].loss_error) > 1e-3
-    spoilt = [dataclasses.replace(r, loss=r.loss * (1.1 if r.budget == BUDGETS[3] else 1)) for r in runs]
-    assert roll_out(spoilt, preset=CORRECTED)[1].predicted_loss == found[1].predicted_loss
-    assert roll_out([r for r in runs if r.budget in BUDGETS[:2]]) == ()
 
 
 def test_presets_say_what_they_do():
