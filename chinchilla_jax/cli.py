@@ -124,8 +124,9 @@ def _fit(values: flags.FlagValues) -> int:
 def _predict(values: flags.FlagValues) -> int:
     """Says what to train: from finished runs (--study, --runs), from published laws (--law), or from both.
 
-    The budget is --budget FLOPs, or --chips chips of kind --chip for --days at --utilisation; by default a study's
-    held-out budget. --params or --tokens fixes N or D. Without a budget they ask for the one that suits them.
+    The budget is --budget FLOPs, or --chips chips of kind --chip for --days at --utilisation; with runs, by default a
+    study's held-out budget or four times the largest there is. --params or --tokens fixes N or D; asked of laws alone,
+    without a budget, they give the one that suits them.
 
     With --verify it also plans the runs that check the prediction: the predicted size, half and double, at the held-out
     budget. `work --manifest=verification.jsonl` trains them.
@@ -333,6 +334,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        if name not in ("fit", "predict", "report") or not error.filename:
+            raise
+        return _say(f"{error.filename2 or error.filename}: {error.strerror}", USAGE)
     except KeyboardInterrupt:
         return _say("interrupted; start again to go on", PREEMPTED)
     except Exception as error:

@@ -99,20 +99,29 @@ def other_laws(names: Sequence[str], flops: float, inputs: Mapping[str, float]) 
     Raises:
       FitRefused: `unknown_law`, `no_constants`, or `inputs` (a law that is no loss over N and D, or needs more inputs).
     """
-    rows, notes = [], ["C = 6 N D, N being the parameters that a token uses"]
+    rows, notes = [], ["C = 6 N D over the parameters that a token uses; N as each law counts it"]
     for name in names:
         entry = published_law(name)
         asked = entry.form.input_names
         extra = {key: inputs[key] for key in asked if key in inputs}
         missing = [key for key in asked if key not in ("params", "tokens", *extra)]
         if not {"params", "tokens"} <= set(asked) or not entry.gives.startswith("loss"):
-            raise FitRefused("inputs", f"{name} gives {entry.gives} from {', '.join(asked)}: no loss over N and D")
+            raise FitRefused("inputs", f"{name} gives {entry.gives} from {', '.join(asked)}: without both N and D a "
+                             "budget has no optimum")  # fmt: skip
         if missing:
             raise FitRefused("inputs", f"{name} needs {', '.join(missing)}: --inputs={missing[0]}:VALUE")
+        for key, value in extra.items():
+            top = 1.0 if key == "sparsity" else np.inf
+            if not (0.0 if key == "sparsity" else 1e-9) <= value < top:
+                raise FitRefused("inputs", f"--inputs={key}:{value:g} must be positive"
+                                 f"{' and below 1' if key == 'sparsity' else ''}")  # fmt: skip
         entry.value(params=1e9, tokens=1e10, **extra)  # says so when there are no constants
         share = _USED.get(entry.form_name, lambda _: 1.0)(extra)
         loss = functools.partial(_value, entry, extra)
-        best = allocate(loss, flops, 6.0 * share)
+        try:
+            best = allocate(loss, flops, 6.0 * share)
+        except FitRefused as refusal:
+            raise FitRefused(refusal.reason, f"{name}: {refusal}") from None
         rows.append({"law": name, "N": best.params, "D": best.tokens, "D/N": best.tokens / best.params,
                      "loss": best.loss, **extra})  # fmt: skip
         notes.append(f"{name}: {entry.source}; {entry.counts}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,13 +10,16 @@ from typing import Any
 from chinchilla_jax.files import write_json
 from chinchilla_jax.scaling import answers, summary
 from chinchilla_jax.scaling.answers import Law, Section
+from chinchilla_jax.scaling.flops import flops_of
 from chinchilla_jax.scaling.laws.published import law
 from chinchilla_jax.scaling.next_runs import describe as describe_next
 from chinchilla_jax.scaling.next_runs import next_runs
 from chinchilla_jax.scaling.predict import Prediction
 from chinchilla_jax.scaling.runs import FitRefused, LoadedRuns
 from chinchilla_jax.scaling.target import target_budget
+from chinchilla_jax.scaling.words import count
 
+_MOST = 1e40  # of anything asked; far beyond every law
 _ALLOWANCE = 0.1  # of the target budget, for all further runs together
 
 
@@ -38,8 +40,9 @@ class Question:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name != "inputs" and value is not None and not 0 < value < math.inf:
-                raise FitRefused("question", f"--{field.name}={value:g} must be positive and finite")
+            if field.name != "inputs" and value is not None and not 0 < value < _MOST:
+                flag = "budget" if field.name == "flops" else field.name
+                raise FitRefused("question", f"--{flag}={value:g} must lie between 0 and {_MOST:g}")
 
 
 def ask(
@@ -62,6 +65,19 @@ def ask(
     """
     surfaces = [name for name in names if law(name).form_name == "chinchilla"]
     others = [name for name in names if name not in surfaces]
+    on_surface = {name: getattr(question, name) for name in ("params", "tokens", "unique_tokens", "inference_tokens")}
+    if loaded is None and others and not surfaces and any(on_surface.values()):
+        flag = next(name for name, value in on_surface.items() if value)
+        raise FitRefused("question", f"--{flag} needs a law E + A/N^alpha + B/D^beta, such as besiroglu2024; "
+                         f"{others[0]} is asked about a budget only")  # fmt: skip
+    unknown = set(question.inputs) - {key for name in others for key in law(name).form.input_names}
+    if unknown:
+        raise FitRefused("inputs", f"--inputs={sorted(unknown)[0]}: no law asked for takes it")
+    if loaded is not None and callable(flops_of(loaded.role("isoflop"))):
+        flag = next((name for name in ("unique_tokens", "inference_tokens") if on_surface[name]), None)
+        if flag:
+            raise FitRefused("convention", f"--{flag} counts C as 6 N D and these runs do not: ask a published law "
+                             "without --study or --runs")  # fmt: skip
     laws = list(answers.published_laws(surfaces)) if surfaces or (loaded is None and not others) else []
     prediction, said = None, {}
     if loaded is not None:
@@ -103,6 +119,11 @@ def _sections(laws: Sequence[Law], question: Question, prediction: Prediction | 
     asked = dataclasses.asdict(question)
     asked = {name: value for name, value in asked.items() if name not in ("more_runs", "inputs")}
     found = list(summary.questions(laws, **asked))
+    if prediction is not None and prediction.recommended != "parametric":
+        best = prediction.best
+        note = (f"these tables need a loss surface, so they are approach 3's; recommended is {prediction.recommended}: "
+                f"N {count(best.params)}, loss {best.loss:.4f}")  # fmt: skip
+        found = [dataclasses.replace(section, notes=(*section.notes, note)) for section in found]
     if prediction is None and question.flops is not None:
         found.insert(1, answers.printed_allocations(question.flops))
     return tuple(found)

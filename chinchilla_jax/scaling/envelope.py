@@ -184,7 +184,8 @@ def fit_envelope(
         raise FitRefused("resampling", "the paper's envelope has no residuals to draw from; resample runs")
     runs = tuple(run for run in runs if run.role == "isoflop" and run.curve is not None and len(run.curve.tokens) > 1)
     if not runs:
-        raise FitRefused("no_curves", "approach 1 needs training curves; give a study or run directories, not a table")
+        raise FitRefused("no_curves", "approach 1 needs training curves: a study and run directories have them, a "
+                         "table needs a field `curve` or --curves")  # fmt: skip
     sizes = np.unique([run.params for run in runs])
     if len(sizes) < 2:
         raise FitRefused("one_size", f"approach 1 compares sizes; all {len(runs)} curves have N = {sizes[0]:.4g}")

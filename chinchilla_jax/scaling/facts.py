@@ -171,7 +171,7 @@ def _parametric(prediction: Prediction, loaded: LoadedRuns) -> dict[str, Any]:
     fit = prediction.parametric
     names = ("E", "A", "B", "alpha", "beta", "a", "b")
     profiles = {}
-    if fit.preset != "paper":  # stopped on a slope: there is no maximum to profile about
+    if summary.has_profile(fit):
         profiles = {name: profile_likelihood(loaded.role("isoflop"), fit, name, quantities()[name]).interval
                     for name in _PROFILED}  # fmt: skip
     return {

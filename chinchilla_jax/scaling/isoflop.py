@@ -37,6 +37,7 @@ from chinchilla_jax.scaling.resample import Resampling, Residuals
 from chinchilla_jax.scaling.runs import FitRefused, Run
 
 MIN_POINTS = 4
+_FAR_BELOW = 0.8  # of the lowest loss: no profile dips so far between its runs
 _WORDS = ("params", "tokens")
 
 
@@ -100,7 +101,7 @@ class Profile:
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """A budget left out. `reason` is `few_points`, `downward`, `edge` or `same_size`."""
+    """A budget left out. `reason` is `few_points`, `downward`, `edge`, `same_size` or `far_off`."""
 
     budget: float
     reason: str
@@ -252,6 +253,15 @@ def _refusal(budget: float, m: int, minima: dict[str, Minima], table: _Table) ->
                 "edge",
                 f"{label}: the minimum over {name} lies outside those tried "
                 f"({tried.min():.3g} to {tried.max():.3g}); add runs with {side} {name}",
+            )
+        losses = table.loss[m][table.held[m]]
+        if found.lowest[0, m] < _FAR_BELOW * losses.min():
+            odd = losses[np.abs(np.log(losses / np.median(losses))).argmax()]
+            return Refusal(
+                budget,
+                "far_off",
+                f"{label}: the minimum of the curve, {found.lowest[0, m]:.4g}, lies far below every loss; check the "
+                f"run of loss {odd:.4g}",
             )
     return None
 

@@ -25,11 +25,12 @@ AGREEMENT = 1e-3  # a start agrees when its objective is within this relative di
 DIFFERENCES = (
     "the objective is the sum over runs, not the mean, and is brought to zero gradient: averaged, it is so small that "
     "an optimiser's default tolerance stops it early (Besiroglu et al. 2024)",
-    "intervals are 95% over 1000 resamples of all runs with replacement; the paper's 100 subsets of 80% come out half "
+    "intervals are 95% over resamples of all runs with replacement; the paper's 100 subsets of 80% come out half "
     "as wide as the sampling error",
     "constants are kept unrounded: alpha and beta to two digits move predicted losses by more than the fit's error",
 )
 _CARRIED = 512
+_FAR_OFF, _FAR_TIMES = 0.05, 8.0
 _FLAT = 0.95  # two constants with a larger correlation are one direction
 
 
@@ -154,6 +155,17 @@ def describe_fit(
         float(np.sqrt((residual**2).sum() / spare)),
         _flat_directions(problem, theta),
     )
+
+
+def suspects(fit: ParametricFit, runs: Sequence[Run]) -> tuple[tuple[Run, float], ...]:
+    """Runs far off the surface, worst first, with their relative excess; a slip in a table looks like this.
+
+    Far is eight times the typical residual (1.48 times the median of absolute values) and at least 5%.
+    """
+    own = [run for run in runs if run.role == "isoflop"]
+    excess = np.array([run.loss / float(fit.surface.loss(run.params, run.tokens)) - 1.0 for run in own])
+    far = np.abs(excess) > max(_FAR_OFF, _FAR_TIMES * 1.48 * float(np.median(np.abs(excess))))
+    return tuple((own[i], float(excess[i])) for i in np.argsort(-np.abs(excess)) if far[i])
 
 
 def _flat_directions(problem: Problem, theta: np.ndarray) -> tuple[tuple[str, str, float], ...]:

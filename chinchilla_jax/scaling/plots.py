@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from chinchilla_jax.scaling.decide import per_token
 from chinchilla_jax.scaling.estimates import Estimate
 from chinchilla_jax.scaling.figures import BLUE, GREEN, GREY, ORANGE, RC, STYLE, log_counts, log_flops, plt, save
 from chinchilla_jax.scaling.frontier import PowerLaw
 from chinchilla_jax.scaling.predict import Prediction
 from chinchilla_jax.scaling.runs import Run
+from chinchilla_jax.scaling.surface import FlopsPerToken
 from chinchilla_jax.scaling.words import flops_text
 
 
@@ -121,7 +123,7 @@ def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: pathlib.Pat
 
 
 def plot_heldout(
-    prediction: Prediction, runs: Sequence[Run], flops_per: Callable[[np.ndarray], np.ndarray], path: pathlib.Path
+    prediction: Prediction, runs: Sequence[Run], flops_per: FlopsPerToken, path: pathlib.Path
 ) -> pathlib.Path:
     """Loss against N at the held-out budget: the predicted profile and minima, and the runs trained there."""
     with plt.rc_context(RC):
@@ -131,7 +133,7 @@ def plot_heldout(
         sizes = [centre / 3.0, centre * 3.0] + [run.params * f for run in held for f in (0.8, 1.25)]
         n = np.geomspace(min(sizes), max(sizes), 160)
         if prediction.parametric:
-            tokens = prediction.budget / flops_per(n)
+            tokens = prediction.budget / per_token(n, flops_per)
             boot = prediction.parametric.boot
             if boot is not None:
                 losses = boot.__class__(*(getattr(boot, f)[:, None] for f in ("E", "A", "B", "alpha", "beta"))).loss(

@@ -71,7 +71,7 @@ def plot_contours(
         best = fit.surface.optimum(x, c) if not callable(c) else _frontier(fit, x, c)
         levels = np.linspace(best[2].min() * 1.001, np.quantile([run.loss for run in own], 0.95) * 1.02, 14)
         drawn = axes.contour(x, y, loss, levels=levels, cmap="cividis", linewidths=1.1)
-        axes.clabel(drawn, fmt="%.2f", fontsize=7.5)
+        axes.clabel(drawn, levels[::3], fmt="%.2f", fontsize=7.5)
         axes.plot(x, best[0], color=ORANGE, lw=2.4, label="efficient frontier, approach 3")
         if prediction.isoflop:
             axes.plot(x, prediction.isoflop.params_law.at(x), "--", color=BLUE, lw=1.8, label="approach 2")
@@ -98,18 +98,20 @@ def plot_residuals(fit: ParametricFit, runs: Sequence[Run], path: pathlib.Path) 
         own = [run for run in runs if run.role == "isoflop"]
         values = {name: np.array([getattr(run, name) for run in own]) for name in ("flops", "params", "tokens", "loss")}
         residual = 100 * np.log(values["loss"] / fit.surface.loss(values["params"], values["tokens"]))
-        colours = np.log(values["tokens"] / values["params"])
+        colours = values["tokens"] / values["params"]
+        scale = plt.matplotlib.colors.LogNorm(colours.min(), colours.max())
         for axes, name, word in zip(panels, ("flops", "params", "tokens"), ("C (FLOPs)", "N", "D"), strict=True):
             axes.axhline(0.0, color=GREY, lw=1)
             band = axes.axhspan(-100 * fit.scatter, 100 * fit.scatter, color=ORANGE, alpha=0.12, lw=0)
-            dots = axes.scatter(values[name], residual, c=colours, cmap="cividis", s=22, edgecolors="white", lw=0.4)
+            dots = axes.scatter(values[name], residual, c=colours, norm=scale, cmap="cividis", s=22,
+                                edgecolors="white", lw=0.4)  # fmt: skip
             log_flops(axes) if name == "flops" else log_counts(axes, "x")
             axes.tick_params(axis="x", labelsize=8.5)
             axes.set_xlabel(word)
         panels[0].set(ylabel="Measured over predicted loss (%)", title="Residuals of approach 3")
         panels[0].legend([band], ["scatter"], loc="best")
-        bar = figure.colorbar(dots, ax=panels, pad=0.01, format=lambda v, _: f"{np.exp(v):.3g}")
-        bar.set_label("Tokens per parameter")
+        bar = figure.colorbar(dots, ax=panels, pad=0.01, label="Tokens per parameter")
+        log_counts(bar.ax, "y")
         return save(figure, path, tight=False)
 
 

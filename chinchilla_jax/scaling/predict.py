@@ -17,14 +17,15 @@ import numpy as np
 from chinchilla_jax.scaling.analysis import Analysis, analyse
 from chinchilla_jax.scaling.envelope import EnvelopeFit
 from chinchilla_jax.scaling.estimates import Estimate, from_envelope, from_isoflop, from_parametric
-from chinchilla_jax.scaling.flops import flops_per_token
+from chinchilla_jax.scaling.flops import flops_of
 from chinchilla_jax.scaling.isoflop import IsoflopFit
-from chinchilla_jax.scaling.parametric import ParametricFit
+from chinchilla_jax.scaling.parametric import ParametricFit, suspects
 from chinchilla_jax.scaling.rollout import Rollout, last, rollouts
 from chinchilla_jax.scaling.runs import Run
 from chinchilla_jax.scaling.surface import FlopsPerToken
 
 _FAR = 30.0  # times the largest budget; Hoffmann et al. extrapolate about 200-fold, and say so
+_TOP, _LEANING = 0.7, 0.005  # share of the largest C that counts as largest; mean log residual there
 _MISSED = 0.015  # relative loss error of the last rollout that deserves a warning
 _FEW_DRAWS = 0.5  # share of usable bootstrap draws below which a profile's interval deserves a warning
 
@@ -88,7 +89,7 @@ def predict(
     """Compute-optimal N, D and loss at `budget` FLOPs from the runs with role `isoflop`.
 
     Args:
-      preset: of the fits, see `analyse`; rollouts are always of the corrected fits.
+      preset: of the fits and rollouts, see `analyse`.
       replicates: of the bootstrap, 0 for no intervals.
       flops_per: training FLOPs per token as a function of N (or c of c N D); unless given, from
         the fitted runs' N, D and C.
@@ -99,8 +100,8 @@ def predict(
     fits = analyse(runs, preset, replicates=replicates, seed=seed)
     fitted = [run for run in runs if run.role == "isoflop"]
     # Held-out runs stay out of this as well: the answer must not change once they are trained.
-    c = flops_per if flops_per is not None else flops_per_token(fitted)
-    tried = rollouts(fitted, fits.isoflop, c) if fits.isoflop else ()
+    c = flops_per if flops_per is not None else flops_of(fitted)
+    tried = rollouts(fitted, fits.isoflop, c, preset) if fits.isoflop else ()
     score = {r.candidate: r.score for r in last(tried)}
     estimates = {}
     if fits.envelope:
@@ -128,6 +129,25 @@ def predict(
     return Prediction(
         budget, extrapolation, estimates, recommended, why, budget / per_token, tried, warnings, fits, c
     )
+
+
+def misfits(surface: ParametricFit, runs: Sequence[Run]) -> list[str]:
+    """Runs that look like slips, and a surface that is off as a whole where the compute is largest."""
+    far = suspects(surface, runs)
+    found = []
+    if far:
+        named = ", ".join(f"{run.name} (loss {run.loss:.4g}, {excess:+.0%})" for run, excess in far[:3])
+        more = f" and {len(far) - 3} more" if len(far) > 3 else ""
+        found.append(f"{len(far)} runs are far off all others: {named}{more}; they are fitted all the same: check them")
+    top = [run for run in runs if run.flops > _TOP * max(run.flops for run in runs)]
+    excess = [np.log(run.loss / float(surface.surface.loss(run.params, run.tokens))) for run in top]
+    mean = float(np.mean(excess))
+    if len(top) >= 4 and abs(mean) > max(_LEANING, 2.0 * surface.scatter / np.sqrt(len(top))):
+        found.append(
+            f"approach 3 is {-mean:+.1%} off on average at the largest compute: its form does not hold there, and its "
+            "intervals, which suppose that it does, are too narrow"
+        )
+    return found
 
 
 def _choose(
@@ -169,6 +189,8 @@ def _warnings(
                 f"budget {profile.budget:.3g}: only {profile.kept_draws:.0%} of bootstrap draws have an interior "
                 "minimum; add sizes"
             )
+    if surface:
+        found += misfits(surface, runs)
     off = [run for run in runs if run.budget is not None and abs(run.flops / run.budget - 1.0) > 0.03]
     if off:
         found.append(

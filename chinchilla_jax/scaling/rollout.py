@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from chinchilla_jax.scaling import envelope, isoflop
+from chinchilla_jax.scaling.as_published import fit_as_published
 from chinchilla_jax.scaling.envelope import fit_envelope
-from chinchilla_jax.scaling.isoflop import CORRECTED, IsoflopFit, Profile, fit_isoflop
+from chinchilla_jax.scaling.isoflop import IsoflopFit, Profile, fit_isoflop
 from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.runs import FitRefused, Run
 from chinchilla_jax.scaling.surface import FlopsPerToken
@@ -41,7 +43,9 @@ class Rollout:
         return abs(self.loss_error) + self.size_cost
 
 
-def rollouts(runs: Sequence[Run], full: IsoflopFit, c: FlopsPerToken) -> tuple[Rollout, ...]:
+def rollouts(
+    runs: Sequence[Run], full: IsoflopFit, c: FlopsPerToken, preset: str = "corrected"
+) -> tuple[Rollout, ...]:
     """Each candidate's prediction of the three largest profiles that have two or more below them, smallest first.
 
     Candidates: approach 1, whose loss is the training loss, approach 2 with either form of its loss law, and approach
@@ -51,7 +55,7 @@ def rollouts(runs: Sequence[Run], full: IsoflopFit, c: FlopsPerToken) -> tuple[R
     for index in range(max(_LEAST, len(full.profiles) - _MOST), len(full.profiles)):
         target = full.profiles[index]
         below = [run for run in runs if (run.budget or run.flops * _BELOW) < target.budget]
-        found += [_score(name, index, target, *answer) for name, answer in _answers(below, target, c).items()]
+        found += [_score(name, index, target, *answer) for name, answer in _answers(below, target, c, preset).items()]
     return tuple(found)
 
 
@@ -69,20 +73,26 @@ def attempt(name: str, fit: Callable, refused: dict[str, str]):
         return None
 
 
-def _answers(below: Sequence[Run], target: Profile, c: FlopsPerToken) -> Mapping[str, tuple[float, float]]:
+def _answers(
+    below: Sequence[Run], target: Profile, c: FlopsPerToken, preset: str
+) -> Mapping[str, tuple[float, float]]:
     """N and loss at the target by candidate."""
     answers, ignored = {}, {}
-    isoflop = attempt("isoflop", lambda: fit_isoflop(below, preset=CORRECTED, resampling=None), ignored)
-    if isoflop:
-        params = float(isoflop.params_law.at(target.budget))
-        answers["isoflop+power"] = params, float(isoflop.loss_power.at(target.budget))
-        if isoflop.loss_offset is not None:
-            answers["isoflop+offset"] = params, float(isoflop.loss_offset.at(target.budget))
-    envelope = attempt("envelope", lambda: fit_envelope(below, resampling=None), ignored)
-    if envelope:
+    paper = preset == "paper"
+    fit_surface = fit_as_published if paper else fit_parametric
+    shape = isoflop.PAPER if paper else isoflop.CORRECTED
+    reading = envelope.PAPER if paper else envelope.CORRECTED
+    profiles = attempt("isoflop", lambda: fit_isoflop(below, preset=shape, resampling=None), ignored)
+    if profiles:
+        params = float(profiles.params_law.at(target.budget))
+        answers["isoflop+power"] = params, float(profiles.loss_power.at(target.budget))
+        if profiles.loss_offset is not None:
+            answers["isoflop+offset"] = params, float(profiles.loss_offset.at(target.budget))
+    curves = attempt("envelope", lambda: fit_envelope(below, preset=reading, resampling=None), ignored)
+    if curves:
         budget = target.budget
-        answers["envelope"] = float(envelope.params_law.at(budget)), float(envelope.loss_offset.at(budget))
-    surface = attempt("parametric", lambda: fit_parametric(below, starts=_FEWER_STARTS, resampling=None), ignored)
+        answers["envelope"] = float(curves.params_law.at(budget)), float(curves.loss_offset.at(budget))
+    surface = attempt("parametric", lambda: fit_surface(below, starts=_FEWER_STARTS, resampling=None), ignored)
     if surface:
         params, _, loss = surface.surface.optimum(target.budget, c)
         answers["parametric"] = float(params), float(loss)

@@ -11,6 +11,7 @@ import numpy as np
 from chinchilla_jax.scaling import answers
 from chinchilla_jax.scaling.analysis import APPROACHES, Analysis, analyse
 from chinchilla_jax.scaling.answers import Law, Section
+from chinchilla_jax.scaling.parametric import ParametricFit
 from chinchilla_jax.scaling.predict import Prediction, predict
 from chinchilla_jax.scaling.profile_likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.resample import interval
@@ -18,6 +19,7 @@ from chinchilla_jax.scaling.runs import LoadedRuns
 from chinchilla_jax.scaling.words import cell, count, flops_text, table
 
 Echo = Callable[[str], None]
+_SPARE = 4  # runs beyond the unknowns for a profile likelihood
 _BEYOND = 10.0  # times the largest budget: where a fit states the bias of approach 2
 
 
@@ -132,9 +134,14 @@ def flat_text(flat: Sequence[tuple[str, str, float]]) -> str:
     return ", ".join(f"{one} and {other} ({correlation:+.3f})" for one, other, correlation in flat)
 
 
+def has_profile(fit: ParametricFit | None) -> bool:
+    """Not where an optimiser stopped on a slope, nor with hardly more runs than unknowns, nor without any noise."""
+    return fit is not None and fit.preset != "paper" and fit.n_runs >= 5 + _SPARE and fit.scatter > 1e-6
+
+
 def _profile_lines(fit, loaded: LoadedRuns) -> Iterator[str]:
-    if fit.preset == "paper":
-        return  # the optimiser stopped on a slope: there is no maximum to profile about
+    if not has_profile(fit):
+        return
     runs = loaded.role("isoflop")
     wanted = {name: quantity for name, quantity in quantities().items() if name in ("E", "alpha", "beta", "a")}
     spans = (f"{name} {low:.4g} to {high:.4g}" for name, quantity in wanted.items()
@@ -168,7 +175,7 @@ def forecast(loaded: LoadedRuns, budget: float, echo: Echo, **fits: Any) -> Pred
 def profiled_prediction(prediction: Prediction, loaded: LoadedRuns) -> dict[str, tuple[float, float]]:
     """95% profile-likelihood intervals of N, D and loss at the target budget; {} where approach 3 has none."""
     fit = prediction.parametric
-    if fit is None or fit.preset == "paper":  # there the optimiser stopped on a slope: no maximum to profile about
+    if not has_profile(fit):
         return {}
     wanted = quantities(prediction.budget, prediction.flops_per)
     runs, found = loaded.role("isoflop"), {}
@@ -194,6 +201,8 @@ def forecast_lines(prediction: Prediction) -> Iterator[str]:
     for name, why in prediction.refused.items():
         yield f"    {name}: {why}"
     yield f"  * recommended: {prediction.why}"
+    yield (f"    the budget is spent by N = {count(prediction.best.params)} on D = "
+           f"{count(prediction.tokens_at_budget)}; approach 2 fits N and D apart")  # fmt: skip
     for r in prediction.rollouts:
         yield (f"  rollout: {r.candidate}, fitted to {r.fitted} budgets, predicted C = {flops_text(r.budget)}: loss "
                f"{r.loss_error:+.2%}, N {count(r.predicted_params)} against {count(r.profile_params)}, which costs "

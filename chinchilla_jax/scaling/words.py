@@ -27,6 +27,7 @@ def loss_text(value: float) -> str:
 
 def percent(value: float) -> str:
     """0.0123 -> '1.23%'."""
+    value = 0.0 if abs(value) < 5e-5 else value  # no "-0.00%"
     return f"{value:.2%}" if math.isfinite(value) else "never"
 
 

@@ -1,5 +1,6 @@
 """All three approaches on the same simulated study, in both presets, and what is printed of them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 from chinchilla_jax.scaling import as_published, summary
 from chinchilla_jax.scaling.analysis import analyse
 from chinchilla_jax.scaling.facts import report_facts
+from chinchilla_jax.scaling.isoflop import CORRECTED, fit_isoflop
 from chinchilla_jax.scaling.page import render
-from chinchilla_jax.scaling.parametric import paper_starts
-from chinchilla_jax.scaling.predict import predict
-from chinchilla_jax.scaling.runs import FitRefused, LoadedRuns
+from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.predict import misfits, predict
+from chinchilla_jax.scaling.runs import FitRefused, LoadedRuns, Run
 from chinchilla_jax.scaling.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
 from chinchilla_jax.scaling.surface import Surface
 
@@ -97,3 +99,45 @@ def test_unknown_presets_and_runs_without_a_fit_are_refused(loaded):
         analyse(loaded.runs, "papr")
     with pytest.raises(FitRefused, match="approach 2.*approach 3"):
         analyse(loaded.runs[:3])
+
+
+def test_a_slip_in_the_table_is_named_and_not_taken_for_a_law(loaded):
+    def spoilt(index, loss):
+        return [dataclasses.replace(r, loss=loss) if i == index else r for i, r in enumerate(loaded.runs)]
+
+    warnings = " ".join(predict(spoilt(5, 25.1), TARGET, replicates=0).warnings)
+    assert loaded.runs[5].name in warnings and "check them" in warnings
+    assert "far off" not in " ".join(predict(loaded.runs, TARGET, replicates=0).warnings)
+
+
+def test_a_profile_that_dips_below_every_loss_is_refused():
+    sizes = np.geomspace(1e8, 8e8, 4)
+    good = [Run(f"a{i}", n, 1e18 / n, 6e18, 3 + 0.1 * np.log(n / 3e8) ** 2, 6e18) for i, n in enumerate(sizes)]
+    losses = dict(zip(sizes, (2.6, 2.5, 2.5, 55), strict=True))
+    bad = [Run(f"b{i}", n, 5e18 / n, 3e19, losses[n], 3e19) for i, n in enumerate(sizes)]
+    with pytest.raises(FitRefused, match="check the run of loss 55"):
+        fit_isoflop([*good, *bad], preset=CORRECTED, resampling=None)
+
+
+def test_a_surface_that_leans_at_the_largest_compute_is_told(loaded):
+    own = [run for run in loaded.runs if run.budget]
+    bent = [dataclasses.replace(r, loss=r.loss * (0.97 if r.budget == BUDGETS[-1] else 1)) for r in own]
+    fit = fit_parametric(own, starts=paper_starts()[::45], resampling=None)
+    assert not misfits(fit, own)
+    (warning,) = misfits(fit, bent)
+    assert "+3.0% off on average" in warning and "its form does not hold there" in warning
+
+
+def test_rollouts_are_those_of_the_preset(loaded, few_starts):
+    paper = predict(loaded.runs, TARGET, preset="paper", replicates=0).rollouts
+    other = predict(loaded.runs, TARGET, replicates=0).rollouts
+    for name in ("isoflop+power", "envelope"):
+        one, two = (next(r for r in found if r.candidate == name) for found in (paper, other))
+        assert one.predicted_params != two.predicted_params, name
+
+
+def test_without_noise_or_spare_runs_there_is_no_profile_likelihood():
+    exact = simulate_isoflop(TRUTH, BUDGETS, plan_isoflop(TRUTH, BUDGETS, 7))
+    columns = {name: name for name in ("params", "tokens", "flops", "loss", "budget")}
+    prediction = predict(exact, TARGET, replicates=0)
+    assert summary.profiled_prediction(prediction, LoadedRuns("exact", exact, (), columns, "6nd")) == {}
