@@ -26,6 +26,8 @@ from chinchilla_jax.scaling.surface import FlopsPerToken
 
 _FAR = 30.0  # times the largest budget; Hoffmann et al. extrapolate about 200-fold, and say so
 _TOP, _LEANING = 0.7, 0.005  # share of the largest C that counts as largest; mean log residual there
+# Medians outside these are slips of unit, not studies: IsoFLOP runs have D/N of 1 to 1000, C of 0.9 to 2 times 6 N D.
+_USUAL_RATIO, _USUAL_COUNT = (0.1, 1e4), (0.6, 6.0)
 _MISSED = 0.015  # relative loss error of the last rollout that deserves a warning
 _FEW_DRAWS = 0.5  # share of usable bootstrap draws below which a profile's interval deserves a warning
 
@@ -175,6 +177,13 @@ def _warnings(
     isoflop, surface = fits.isoflop, fits.parametric
     found = [f"envelope: {line}" for line in fits.envelope.warnings] if fits.envelope else []
     ratios = [run.tokens / run.params for run in runs]
+    typical, counted = float(np.median(ratios)), float(np.median([r.flops / (6 * r.params * r.tokens) for r in runs]))
+    if not _USUAL_RATIO[0] < typical < _USUAL_RATIO[1]:
+        found.append(f"half of the runs have D/N beyond {typical:.3g}: are N and D in the same unit, and not swapped?")
+    if not _USUAL_COUNT[0] < counted < _USUAL_COUNT[1]:
+        found.append(f"C is {counted:.3g} times 6 N D in half of the runs: is it counted in the same units?")
+    if extrapolation < 1.0 / _FAR:
+        found.append(f"the target is {extrapolation:.2g} of the largest budget fitted, far below the runs")
     if extrapolation > _FAR:
         found.append(f"the target is {extrapolation:.3g} times the largest budget fitted: the intervals are too narrow")
     for name, estimate in estimates.items():

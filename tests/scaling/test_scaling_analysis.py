@@ -141,3 +141,16 @@ def test_without_noise_or_spare_runs_there_is_no_profile_likelihood():
     columns = {name: name for name in ("params", "tokens", "flops", "loss", "budget")}
     prediction = predict(exact, TARGET, replicates=0)
     assert summary.profiled_prediction(prediction, LoadedRuns("exact", exact, (), columns, "6nd")) == {}
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda r: {"params": r.params / 1e6, "tokens": r.tokens / 1e9}, "the same unit"),
+    (lambda r: {"flops": r.flops / 3}, "0.333 times 6 N D"),
+])  # fmt: skip
+def test_slips_of_unit_are_told(loaded, change, words):
+    runs = [dataclasses.replace(r, **change(r)) for r in loaded.runs if r.budget]
+    assert words in " ".join(predict(runs, TARGET, replicates=0).warnings)
+
+
+def test_a_target_far_below_the_runs_is_told(loaded):
+    assert "far below the runs" in " ".join(predict(loaded.runs, 1e18, replicates=0).warnings)
