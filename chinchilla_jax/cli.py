@@ -109,14 +109,27 @@ def _status(values: flags.FlagValues) -> int:
 
 
 def _fit(values: flags.FlagValues) -> int:
-    """Fits all three approaches to finished runs; --preset=paper does it as Hoffmann et al. 2022 did."""
+    """Fits all three approaches to finished runs; --preset=paper does it as Hoffmann et al. 2022 did.
+
+    --variants adds how the answer changes with the curve of the profiles, the misfit and tied exponents.
+    """
     from chinchilla_jax.scaling import summary
 
-    found = summary.fit(_load(values), values.preset, _echo, values.replicates, values.seed)
+    loaded = _load(values)
+    found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed)
+    facts = summary.fit_facts(found)
+    if values.variants:
+        from chinchilla_jax.scaling.variants import compare_variants
+        from chinchilla_jax.scaling.words import table
+
+        facts["variants"] = list(compare_variants(loaded.runs))
+        _echo("variants:")
+        for line in table(facts["variants"]):
+            _echo(f"  {line}")
     if values.output:
         from chinchilla_jax.files import write_json
 
-        write_json(pathlib.Path(values.output), summary.fit_facts(found))
+        write_json(pathlib.Path(values.output), facts)
         _echo(f"written: {values.output}")
     return DONE
 
@@ -238,7 +251,7 @@ VERBS = {
     "train": _Verb(_train, ("config", "workdir")),
     "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent")),
     "status": _Verb(_status, ("study",)),
-    "fit": _Verb(_fit, (*_INPUT, *_FIT)),
+    "fit": _Verb(_fit, (*_INPUT, *_FIT, "variants")),
     "predict": _Verb(_predict, (*_INPUT, "law", *_BUDGET, "params", "tokens", "unique_tokens", "inference_tokens",
                                 "inputs", "more_runs", *_FIT, "verify")),
     "report": _Verb(_report, (*_INPUT, *_BUDGET, *_FIT)),
@@ -288,6 +301,8 @@ def _define(names: tuple[str, ...], values: flags.FlagValues) -> None:
                                                   "narrow the prediction most.", **one_of),
         "preset": lambda: flags.DEFINE_enum("preset", "corrected", ["corrected", "paper"], "The fits as corrected, or "
                                             "as the paper did them.", **one_of),
+        "variants": lambda: flags.DEFINE_boolean("variants", False, "Also fit every variant of approaches 2 and 3.",
+                                                 **one_of),
         "replicates": lambda: flags.DEFINE_integer("replicates", 1000, "Bootstrap replicates; 0: no intervals.",
                                                    lower_bound=0, **one_of),
         "seed": lambda: flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.", **one_of),

@@ -93,7 +93,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "train": ("config", "workdir"),
         "work": ("study", "manifest", "workers", "worker", "parent"),
         "status": ("study",),
-        "fit": (*source, *fits),
+        "fit": (*source, *fits, "variants"),
         "predict": (*source, "law", *budget, "params", "tokens", "unique_tokens", "inference_tokens", "inputs",
                     "more_runs", *fits, "verify"),
         "report": (*source, *budget, *fits),

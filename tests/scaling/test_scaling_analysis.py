@@ -16,6 +16,7 @@ from chinchilla_jax.scaling.predict import misfits, predict
 from chinchilla_jax.scaling.runs import FitRefused, LoadedRuns, Run
 from chinchilla_jax.scaling.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
 from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.variants import compare_variants
 
 TRUTH = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
 BUDGETS = np.geomspace(6e18, 6e20, 4)
@@ -150,6 +151,14 @@ def test_without_noise_or_spare_runs_there_is_no_profile_likelihood():
 def test_slips_of_unit_are_told(loaded, change, words):
     runs = [dataclasses.replace(r, **change(r)) for r in loaded.runs if r.budget]
     assert words in " ".join(predict(runs, TARGET, replicates=0).warnings)
+
+
+def test_every_variant_is_there_and_near_the_planted_exponent(loaded):
+    rows = compare_variants([run for run in loaded.runs if run.budget])
+    assert len(rows) == 12 and len({row["variant"] for row in rows}) == 12
+    for row in rows:
+        tied = "alpha = beta" in row["variant"]
+        assert row["a"] == pytest.approx(0.5 if tied else TRUTH.a, abs=0.08), row
 
 
 def test_a_target_far_below_the_runs_is_told(loaded):
