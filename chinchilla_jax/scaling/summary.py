@@ -40,10 +40,16 @@ def fit(loaded: LoadedRuns, preset: str, echo: Echo, replicates: int = 1000, see
       FitRefused: no runs, or neither approach 2 nor 3 can be fitted to them.
     """
     read(loaded, echo)
+    _announce(preset, echo)
     found = analyse(loaded.runs, preset, replicates=replicates, seed=seed)
     for line in fit_lines(found, loaded):
         echo(line)
     return found
+
+
+def _announce(preset: str, echo: Echo) -> None:
+    if preset == "paper":
+        echo("preset paper: approach 3 descends from 4500 starts one after the other, about half a minute ...")
 
 
 def fit_lines(found: Analysis, loaded: LoadedRuns) -> Iterator[str]:
@@ -162,6 +168,7 @@ def forecast(loaded: LoadedRuns, budget: float, echo: Echo, **fits: Any) -> Pred
       FitRefused: no runs, or no fit.
     """
     read(loaded, echo)
+    _announce(fits.get("preset", ""), echo)
     prediction = predict(loaded.runs, budget, **fits)
     for line in forecast_lines(prediction):
         echo(line)
