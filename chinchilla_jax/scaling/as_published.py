@@ -10,7 +10,7 @@ runs use `parametric`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.optimize
@@ -66,9 +66,15 @@ def fit_as_published(
 
 
 def _descend(problem: Problem, start: np.ndarray, weights: np.ndarray, average: bool) -> tuple[float, np.ndarray]:
-    """Objective as a sum, and a, b, e, alpha, beta where L-BFGS-B stops. Unscaled logs, as in the paper."""
-    log_n, log_d, log_loss = np.log(problem.params), np.log(problem.tokens), np.log(problem.loss)
+    """Objective as a sum, and a, b, e, alpha, beta where L-BFGS-B stops."""
     scale = 1.0 / weights.sum() if average else 1.0
+    found = scipy.optimize.minimize(paper_objective(problem, weights, scale), start, jac=True, method="L-BFGS-B")
+    return found.fun / scale, found.x
+
+
+def paper_objective(problem: Problem, weights: np.ndarray, scale: float) -> Callable[[np.ndarray], tuple]:
+    """`scale` times the sum over runs, of `weights` [n], and its gradient, in a, b, e, alpha, beta as in the paper."""
+    log_n, log_d, log_loss = np.log(problem.params), np.log(problem.tokens), np.log(problem.loss)
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
         terms = np.stack([theta[0] - theta[3] * log_n, theta[1] - theta[4] * log_d, np.full_like(log_n, theta[2])])
@@ -81,5 +87,4 @@ def _descend(problem: Problem, start: np.ndarray, weights: np.ndarray, average: 
         n, d, e = weights * force * shares / total
         return value * scale, np.array([n.sum(), d.sum(), e.sum(), -(n @ log_n), -(d @ log_d)]) * scale
 
-    found = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B")
-    return found.fun / scale, found.x
+    return objective

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from chinchilla_jax.scaling.envelope import EnvelopeFit
+from chinchilla_jax.scaling.frontier import OffsetLaw, PowerLaw
 from chinchilla_jax.scaling.isoflop import IsoflopFit
 from chinchilla_jax.scaling.parametric import ParametricFit
 from chinchilla_jax.scaling.resample import interval
@@ -40,29 +41,34 @@ def intervals_of(**samples: np.ndarray) -> dict[str, dict[float, tuple[float, fl
 
 def from_envelope(fit: EnvelopeFit, budget: float, seed: int = 0) -> Estimate:
     """Approach 1's answer; its loss is the smoothed training loss."""
-    law, boot, form = fit.loss_offset, fit.boot_loss_offset, "E + k C^-g, training loss"
-    params, tokens = float(fit.params_law.at(budget)), float(fit.tokens_law.at(budget))
-    intervals = {}
-    if boot is not None:
-        n, d = fit.boot_params.at(budget), fit.boot_tokens.at(budget)
-        noise = 1.0 + fit.scatter * np.random.default_rng(seed).standard_normal(n.shape)
-        intervals = intervals_of(params=n, tokens=d, tokens_per_param=d / n, loss=boot.at(budget) * noise)
-    return Estimate("envelope", params, tokens, tokens / params, float(law.at(budget)), form, intervals)
+    form = "E + k C^-g, training loss"
+    return _from_laws("envelope", fit, budget, fit.loss_offset, fit.boot_loss_offset, form, seed)
 
 
 def from_isoflop(fit: IsoflopFit, budget: float, loss_law: str, seed: int = 0) -> Estimate:
     """Approach 2's answer; `loss_law` is `power` (k C^-g) or `offset` (E + k C^-g)."""
-    law, boot = fit.loss_power, fit.boot_loss_power
     if loss_law == "offset":
-        law, boot = fit.loss_offset, fit.boot_loss_offset
+        return _from_laws("isoflop", fit, budget, fit.loss_offset, fit.boot_loss_offset, "E + k C^-g", seed)
+    return _from_laws("isoflop", fit, budget, fit.loss_power, fit.boot_loss_power, "k C^-g", seed)
+
+
+def _from_laws(
+    approach: str,
+    fit: EnvelopeFit | IsoflopFit,
+    budget: float,
+    law: PowerLaw | OffsetLaw,
+    boot: PowerLaw | OffsetLaw | None,
+    form: str,
+    seed: int,
+) -> Estimate:
+    """The answer of an approach that fits N*(C), D*(C) and the minimum loss apart."""
     params, tokens = float(fit.params_law.at(budget)), float(fit.tokens_law.at(budget))
     intervals = {}
     if boot is not None:
         n, d = fit.boot_params.at(budget), fit.boot_tokens.at(budget)
         noise = 1.0 + fit.scatter * np.random.default_rng(seed).standard_normal(n.shape)
         intervals = intervals_of(params=n, tokens=d, tokens_per_param=d / n, loss=boot.at(budget) * noise)
-    form = "E + k C^-g" if loss_law == "offset" else "k C^-g"
-    return Estimate("isoflop", params, tokens, tokens / params, float(law.at(budget)), form, intervals)
+    return Estimate(approach, params, tokens, tokens / params, float(law.at(budget)), form, intervals)
 
 
 def from_parametric(fit: ParametricFit, budget: float, c: FlopsPerToken, seed: int = 0) -> Estimate:

@@ -14,8 +14,9 @@ import time
 import numpy as np
 import scipy.optimize
 
+from chinchilla_jax.scaling.as_published import paper_objective
 from chinchilla_jax.scaling.paper import figure_4
-from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.parametric import fit_parametric, fit_problem, paper_starts
 from chinchilla_jax.scaling.resample import Resampling
 
 STARTS_SUBSET, RESAMPLES, RESAMPLES_SUBSET, ROUNDS = 45, 4000, 40, 3
@@ -24,23 +25,13 @@ STARTS_SUBSET, RESAMPLES, RESAMPLES_SUBSET, ROUNDS = 45, 4000, 40, 3
 def main() -> None:
     """Prints seconds and the ratio, alternating the two."""
     runs = figure_4()
-    log_n, log_d, log_l = (np.log([getattr(run, name) for run in runs]) for name in ("params", "tokens", "loss"))
+    problem = fit_problem(runs)
     starts = paper_starts()
 
     def scipy_fit(start: np.ndarray, weights: np.ndarray) -> scipy.optimize.OptimizeResult:
-        def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-            terms = np.stack([theta[0] - theta[3] * log_n, theta[1] - theta[4] * log_d, np.full_like(log_n, theta[2])])
-            top = terms.max(0)
-            shares = np.exp(terms - top)
-            total = shares.sum(0)
-            residual = np.log(total) + top - log_l
-            force = np.clip(residual, -1e-3, 1e-3)
-            value = (weights * force * (residual - 0.5 * force)).sum()
-            n, d, e = weights * force * shares / total
-            return 1e3 * value, 1e3 * np.array([n.sum(), d.sum(), e.sum(), -(n @ log_n), -(d @ log_d)])
-
         options = {"ftol": 1e-12, "gtol": 1e-8, "maxiter": 5000, "maxfun": 20000}
-        return scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+        return scipy.optimize.minimize(paper_objective(problem, weights, 1e3), start, jac=True, method="L-BFGS-B",
+                                       options=options)  # fmt: skip
 
     ratios = []
     for _ in range(ROUNDS):

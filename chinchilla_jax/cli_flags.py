@@ -1,0 +1,80 @@
+"""Which flags do the verbs take, and what do they mean?"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from chinchilla_jax.config_flag import UsageError
+
+
+def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
+    """Adds the flags of a verb to `values`; names that are not here (`config`) are defined elsewhere."""
+    one_of = {"flag_values": values}
+    known = {
+        "study": lambda: flags.DEFINE_string("study", None, "Folder of the study.", **one_of),
+        "workdir": lambda: flags.DEFINE_string("workdir", None, "Folder of the run.", **one_of),
+        "runs": lambda: flags.DEFINE_string("runs", None, "Table of runs (CSV or JSON lines), run directory or folder "
+                                            "of run directories, instead of a study.", **one_of),
+        "columns": lambda: flags.DEFINE_string(
+            "columns", None, "Which column holds what, where the guess is wrong: FIELD:COLUMN,... as in "
+            "params:N,tokens:D*1e9,loss:val_loss,flops:C. A field may name its count (params_non_embedding, "
+            "flops_6nd), a column its multiplier; curves.FIELD is for --curves.", **one_of),
+        "curves": lambda: flags.DEFINE_string("curves", None, "Second table, with a row for each point of the runs' "
+                                              "training curves: run, tokens (or step, or flops), loss.", **one_of),
+        "budget": lambda: flags.DEFINE_float("budget", None, "FLOPs to predict for.", lower_bound=1.0, **one_of),
+        "workers": lambda: flags.DEFINE_integer("workers", 2, "Runs that train at the same time, each on its share of "
+                                                "the cores.", lower_bound=1, **one_of),
+        "manifest": lambda: flags.DEFINE_string("manifest", "manifest.jsonl", "Which manifest of the study.", **one_of),
+        "worker": lambda: flags.DEFINE_integer("worker", None, "Be this one worker, counted from 0, instead of "
+                                               "starting --workers of them.", lower_bound=0, **one_of),
+        "parent": lambda: flags.DEFINE_integer("parent", None, "Process without which to stop.", **one_of),
+        "chip": lambda: flags.DEFINE_string("chip", None, "Kind of chip the budget is in: v4, v5e, v5p, v6e, ...",
+                                            **one_of),
+        "chips": lambda: flags.DEFINE_float("chips", None, "Number of chips.", **one_of),
+        "days": lambda: flags.DEFINE_float("days", None, "Days they run.", **one_of),
+        "utilisation": lambda: flags.DEFINE_float("utilisation", 0.4, "Share of their bfloat16 peak that the model "
+                                                  "gets.", **one_of),
+        "law": lambda: flags.DEFINE_string("law", None, "Published laws to ask, by name and comma, e.g. besiroglu2024.",
+                                           **one_of),
+        "params": lambda: flags.DEFINE_float("params", None, "N is given.", **one_of),
+        "tokens": lambda: flags.DEFINE_float("tokens", None, "D is given.", **one_of),
+        "unique_tokens": lambda: flags.DEFINE_float("unique_tokens", None, "No more than these tokens exist; more are "
+                                                    "repeats.", **one_of),
+        "inference_tokens": lambda: flags.DEFINE_float("inference_tokens", None, "Tokens the model will serve.",
+                                                       **one_of),
+        "inputs": lambda: flags.DEFINE_string("inputs", None, "What a law needs besides N and D: NAME:VALUE,... as in "
+                                              "granularity:8 or sparsity:0.9.", **one_of),
+        "more_runs": lambda: flags.DEFINE_integer("more_runs", None, "Propose this many further runs, those that "
+                                                  "narrow the prediction most.", **one_of),
+        "preset": lambda: flags.DEFINE_enum("preset", "corrected", ["corrected", "paper"], "The fits as corrected, or "
+                                            "as the paper did them.", **one_of),
+        "variants": lambda: flags.DEFINE_boolean("variants", False, "Also fit every variant of approaches 2 and 3.",
+                                                 **one_of),
+        "replicates": lambda: flags.DEFINE_integer("replicates", 1000, "Bootstrap replicates; 0: no intervals.",
+                                                   lower_bound=0, **one_of),
+        "seed": lambda: flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.", **one_of),
+        "output": lambda: flags.DEFINE_string("output", None, "Also write the answer there: a JSON file, or the folder "
+                                              "of a report.", **one_of),
+        "verify": lambda: flags.DEFINE_boolean("verify", False, "Also plan the runs that check the prediction.",
+                                               **one_of),
+        "dry_run": lambda: flags.DEFINE_boolean("dry_run", False, "Print, write nothing.", **one_of),
+    }  # fmt: skip
+    for name in names:
+        if name in known:
+            known[name]()
+
+
+def parse_inputs(text: str | None) -> dict[str, float]:
+    """`granularity:8,sparsity:0.9` as a mapping.
+
+    Raises:
+      UsageError: a part that does not read NAME:VALUE.
+    """
+    found = {}
+    for part in filter(None, (text or "").split(",")):
+        name, colon, value = part.partition(":")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise UsageError(f"--inputs={text}: {part!r} should read NAME:VALUE, e.g. granularity:8") from None
+    return found
