@@ -142,6 +142,18 @@ class TestProfileLikelihood:
             low, high = profile.interval
             assert (profile.best - low, high - profile.best) == pytest.approx((t * expected,) * 2, rel=0.05), name
 
+    def test_a_robust_misfit_pays_for_it_with_width_as_theory_has_it(self):
+        # Under normal noise the median's variance is pi / 2 of the mean's (Huber 1964): 1.25 in width.
+        ratios = []
+        for seed in range(12):
+            runs, widths = law_runs(0.004, seed), []
+            for misfit in (HUBER, SQUARED_LOG):
+                fit = fit_parametric(runs, misfit=misfit, starts=FEW[::5], resampling=None)
+                low, high = profile_likelihood(runs, fit, "ln N*", quantities(1e21)["ln N*"]).interval
+                widths.append(high - low)
+            ratios.append(widths[0] / widths[1])
+        assert 1.05 < np.median(ratios) < 1.45, ratios
+
     def test_passes_through_the_fit_and_rises_away_from_it(self, figure_4_trimmed):
         fit = fit_parametric(figure_4_trimmed, starts=FEW, resampling=None)
         for name, quantity in quantities(5.76e23).items():
