@@ -1,0 +1,1 @@
+"""Attention as an operation on arrays: one signature, four ways to compute it."""

@@ -1,0 +1,94 @@
+"""How is causal attention called, and which implementation serves a call?
+
+    attention(q, k, v, r_NxHxK=r, u_HxK=u, w_HxK=w, segment_ids_BxT=ids)
+
+All implementations take the same arguments and mean the same by them. What one cannot serve it refuses.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+from absl import logging
+
+from chinchilla_jax.kernels.arguments import AttentionError
+from chinchilla_jax.kernels.plain import plain_attention
+
+IMPLEMENTATIONS = ("auto", "fused", "plain", "blockwise")
+PLAIN_UP_TO = 1024 * 1024  # scores a head
+
+
+def attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *, r_NxHxK: jax.Array | None = None,
+              u_HxK: jax.Array | None = None, w_HxK: jax.Array | None = None, segment_ids_BxT: jax.Array | None = None,
+              q_segment_ids_BxS: jax.Array | None = None, q_offset: int | jax.Array | None = None,
+              window: int | None = None, softcap: float | None = None, scale: float | None = None,
+              return_lse: bool = False, implementation: str = "auto"):  # fmt: skip
+    """Causal scaled dot-product attention, softmax in float32.
+
+    Query i stands at position `q_offset + i`, key j at position j. Key j is visible to query i if the distance
+    `q_offset + i - j` is zero or more, and less than `window` if given, and if their segment ids are equal. The score
+    of a visible pair is
+
+        scale * ((q_i + u) . k_j + (q_i + w) . r_distance)
+
+    (Dai et al. 2019, equation of section 3.3; w is the paper's v), and then `softcap * tanh(score / softcap)`. A query
+    that sees no key has output zero, log-sum-exp -inf and gradients zero.
+
+    Args:
+      q_BxSxHxK: queries, float32 or bfloat16.
+      k_BxTxGxK, v_BxTxGxK: keys and values of the same type; head h of H reads group h // (H / G).
+      r_NxHxK: projected sinusoids of the same type, row c for the distance N - 1 - c: the farthest first. N is at least
+        `min(q_offset + S, window)`, or `min(T, window)` if q_offset is traced; distances beyond count as r = 0.
+      u_HxK, w_HxK: content and position biases; with r, or not at all.
+      segment_ids_BxT: int32; attention stays inside equal ids.
+      q_segment_ids_BxS: those of the queries; default the ids at the queries' positions.
+      q_offset: int, or an int32 scalar array for decoding with a cache; default T - S. May be negative, or T and more.
+      window: how many keys a query sees at most, its own included.
+      softcap: bound on the size of a score (Gemma 2, Gemma Team 2024, section 2).
+      scale: default K ** -0.5.
+      return_lse: whether to return the log-sum-exp of each query's scores too; it is differentiable.
+      implementation: "fused" (Pallas, TPU), "plain" (all scores in memory), "blockwise" (memory does not grow with
+        S x T), or "auto": fused on a TPU, else `xla_form`.
+
+    Returns:
+      `[B, S, H, K]` in the type of the queries; with `return_lse` also float32 `[B, H, S]`, natural logarithm.
+
+    Raises:
+      AttentionError: names the argument that is wrong or that the implementation cannot serve.
+    """
+    if implementation == "auto":
+        implementation = "fused" if jax.default_backend() == "tpu" else xla_form(q_BxSxHxK.shape[1], k_BxTxGxK.shape[1])
+        _log_choice(implementation, jax.default_backend())
+    return _function(implementation)(
+        q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, r_NxHxK=r_NxHxK, u_HxK=u_HxK, w_HxK=w_HxK, segment_ids_BxT=segment_ids_BxT,
+        q_segment_ids_BxS=q_segment_ids_BxS, q_offset=q_offset, window=window, softcap=softcap, scale=scale,
+        return_lse=return_lse)  # fmt: skip
+
+
+def xla_form(queries: int, keys: int) -> str:
+    """The faster of the two forms that run everywhere."""
+    return "plain" if queries * keys <= PLAIN_UP_TO else "blockwise"
+
+
+def _function(implementation: str) -> Callable:
+    if implementation == "plain":
+        return plain_attention
+    if implementation == "blockwise":
+        from chinchilla_jax.kernels.blockwise import blockwise_attention
+
+        return blockwise_attention
+    if implementation == "fused":
+        try:
+            from chinchilla_jax.kernels import fused
+        except ImportError as error:
+            raise AttentionError("implementation", 'the kernels of "fused" cannot be loaded here: use "blockwise"'
+                                 ) from error  # fmt: skip
+        return fused.fused_attention
+    raise AttentionError("implementation", f"{implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
+
+
+@functools.cache
+def _log_choice(implementation: str, backend: str) -> None:
+    logging.info("attention: implementation %s, chosen for %s", implementation, backend)

@@ -1,0 +1,110 @@
+"""What is attention by its definition? All S x T scores at once: the reference, and the fast form for short rows.
+
+On a CPU a row of a few hundred tokens has its scores in the cache, and few large products beat many small ones.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from chinchilla_jax.kernels.arguments import Arguments, check
+
+NEGATIVE = -1e30  # finite, so that a row with every key masked has no NaN gradient
+
+
+def plain_attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *,
+                    r_NxHxK: jax.Array | None = None, u_HxK: jax.Array | None = None, w_HxK: jax.Array | None = None,
+                    segment_ids_BxT: jax.Array | None = None, q_segment_ids_BxS: jax.Array | None = None,
+                    q_offset: int | jax.Array | None = None, window: int | None = None, softcap: float | None = None,
+                    scale: float | None = None, return_lse: bool = False):  # fmt: skip
+    """`attention.attention`, which documents the arguments, with every score in memory.
+
+    Takes float64 too, and then computes in it throughout.
+    """
+    call = check(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, r_NxHxK=r_NxHxK, u_HxK=u_HxK, w_HxK=w_HxK,
+                 segment_ids_BxT=segment_ids_BxT, q_segment_ids_BxS=q_segment_ids_BxS, q_offset=q_offset, window=window,
+                 softcap=softcap, scale=scale, float64=True)  # fmt: skip
+    dtype = q_BxSxHxK.dtype
+    wide = jnp.promote_types(dtype, jnp.float32)
+    if call.shape.G != call.shape.H:
+        k_BxTxGxK, v_BxTxGxK = (jnp.repeat(x, call.shape.heads_per_group, axis=2) for x in (k_BxTxGxK, v_BxTxGxK))
+    content_BxSxHxK = biased(q_BxSxHxK, u_HxK, call.scale)
+    scores_BxHxSxT = jnp.einsum("bshk,bthk->bhst", content_BxSxHxK, k_BxTxGxK, preferred_element_type=wide)
+    if r_NxHxK is not None:
+        scores_BxHxSxT = scores_BxHxSxT + _relative_scores(biased(q_BxSxHxK, w_HxK, call.scale), r_NxHxK, call, wide)
+    if softcap is not None:
+        scores_BxHxSxT = softcap * jnp.tanh(scores_BxHxSxT / softcap)
+    visible = _visible(call, segment_ids_BxT, window)
+    scores_BxHxSxT = jnp.where(visible, scores_BxHxSxT, NEGATIVE)
+    if return_lse:
+        lse_BxHxS = jax.nn.logsumexp(scores_BxHxSxT, axis=-1)
+        weights_BxHxSxT = jnp.exp(scores_BxHxSxT - lse_BxHxS[..., None])
+    else:
+        weights_BxHxSxT = jax.nn.softmax(scores_BxHxSxT, axis=-1)
+    if not call.every_query_sees_a_key:
+        weights_BxHxSxT = jnp.where(visible, weights_BxHxSxT, 0.0)
+    out_BxSxHxK = jnp.einsum("bhst,bthk->bshk", weights_BxHxSxT.astype(dtype), v_BxTxGxK)
+    if not return_lse:
+        return out_BxSxHxK
+    return out_BxSxHxK, jnp.where(jnp.any(visible, axis=-1), lse_BxHxS, -jnp.inf)
+
+
+def biased(q_BxSxHxK: jax.Array, bias_HxK: jax.Array | None, scale: float) -> jax.Array:
+    """`(q + bias) * scale`, rounded once to the type of the queries."""
+    wide = jnp.promote_types(q_BxSxHxK.dtype, jnp.float32)
+    q = q_BxSxHxK.astype(wide)
+    return ((q if bias_HxK is None else q + bias_HxK.astype(wide)) * scale).astype(q_BxSxHxK.dtype)
+
+
+def rows_of_distances(r_NxHxK: jax.Array, farthest: int | jax.Array, count: int) -> jax.Array:
+    """`count` rows of r, the first for the distance `farthest`, each next one nearer; zero where r has no row."""
+    first = r_NxHxK.shape[0] - 1 - farthest
+    if isinstance(farthest, int):
+        padding = [(-first, first + count - r_NxHxK.shape[0], 0), (0, 0, 0), (0, 0, 0)]
+        return jax.lax.pad(r_NxHxK, jnp.zeros((), r_NxHxK.dtype), padding)
+    padded = jnp.pad(r_NxHxK, [(count, count), (0, 0), (0, 0)])
+    return jax.lax.dynamic_slice_in_dim(padded, first + count, count)  # clamped starts find nothing but zeros
+
+
+def shift_to_keys(by_distance: jax.Array, keys: int) -> jax.Array:
+    """Turns columns that stand for distances into columns that stand for keys, without a gather.
+
+    Column c of row i is for the key `c - (queries - 1 - i)`: each row one further left than the row below (Dai et al.
+    2019, appendix B). Where no column is, which can only be on the right, other rows' values are left: mask them.
+
+    Args:
+      by_distance: `[..., queries, columns]` with columns >= keys.
+
+    Returns:
+      `[..., queries, keys]`.
+    """
+    *batch, queries, columns = by_distance.shape
+    padded = jnp.pad(by_distance, [(0, 0)] * (by_distance.ndim - 1) + [(1, 0)])
+    shifted = padded.reshape(*batch, columns + 1, queries)[..., 1:, :].reshape(*batch, queries, columns)
+    return shifted[..., :keys]
+
+
+def _relative_scores(position_BxSxHxK: jax.Array, r_NxHxK: jax.Array, call: Arguments, wide) -> jax.Array:
+    """`position_i . r_{distance of i and j}`, `[B, H, S, T]`; arbitrary for keys in the future."""
+    b, s, t = call.shape.B, call.shape.S, call.shape.T
+    columns = s + t - 1
+    if call.offset_is_static:  # columns for negative distances are left out, as far as the shift allows
+        columns = max(t, min(columns, call.q_offset + s))
+    r_MxHxK = rows_of_distances(r_NxHxK, call.q_offset + s - 1, columns)
+    # One product per row, as for the keys: its gradient then is one too, and a sum over rows at the end.
+    r_BxMxHxK = jnp.broadcast_to(r_MxHxK, (b, *r_MxHxK.shape))
+    by_distance = jnp.einsum("bshk,bmhk->bhsm", position_BxSxHxK, r_BxMxHxK, preferred_element_type=wide)
+    return shift_to_keys(by_distance, t)
+
+
+def _visible(call: Arguments, segment_ids_BxT: jax.Array | None, window: int | None) -> jax.Array:
+    """Which keys a query sees, `[S, T]`, or `[B, 1, S, T]` with segments."""
+    distance = call.q_offset + jnp.arange(call.shape.S)[:, None] - jnp.arange(call.shape.T)[None, :]
+    visible = distance >= 0
+    if window is not None:
+        visible = visible & (distance < window)
+    if segment_ids_BxT is not None:
+        same = call.q_segment_ids_BxS[:, :, None] == segment_ids_BxT[:, None, :]
+        visible = visible & same[:, None]
+    return visible
