@@ -1,0 +1,87 @@
+"""Which devices would a TPU slice have that is not there? They can be compiled for, not run on."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh
+
+from chinchilla_jax.config import ConfigError, MeshConfig, did_you_mean
+from chinchilla_jax.parallel.rules import MESH_AXES
+
+# Axes of the chip grid of each generation.
+GENERATIONS = {"v2": 2, "v3": 2, "v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
+
+# libtpu looks for a machine with TPUs and complains when there is none. The accelerator type only keeps it quiet:
+# what is compiled for comes from the topology. Without the last line a second process dies of the first one's lock.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def topology(name: str) -> topologies.TopologyDescription:
+    """The slice of this name: `v5e:2x2`, `v5p:4x4x4`, `v4:2x2x1`, `tpu7x:2x2x1`; generation and grid of chips.
+
+    A device is a chip (on v4 both cores as one, a megacore), except on v2, v3 and tpu7x, where each core is one.
+    `.devices` lists them; their `device_kind` is that of a real slice. Arrays and eager computations stay on the CPU.
+
+    Raises:
+      ConfigError: no libtpu, a process that might use another platform than the CPU, or no such slice.
+    """
+    generation, _, grid = name.partition(":")
+    if generation not in GENERATIONS:
+        raise ConfigError("topology", f"unknown TPU generation {generation!r} in {name!r}"
+                          f"{did_you_mean(generation, GENERATIONS)}; one of {', '.join(GENERATIONS)}")  # fmt: skip
+    axes = GENERATIONS[generation]
+    if not re.fullmatch("x".join([r"[1-9]\d*"] * axes), grid):
+        raise ConfigError("topology", f"{name!r} must name the {axes} sides of the grid of chips, "
+                          f"as in {generation}:{'x'.join('221'[:axes])}")  # fmt: skip
+    sides = [int(side) for side in grid.split("x")]
+    single = set(sides) == {1}
+    if not single and any(side % 2 for side in sides[:2]):
+        raise ConfigError("topology", f"{name!r}: the first two sides must be even (a host has 2 x 2 chips), "
+                          "or all sides 1")  # fmt: skip
+    _prepare()
+    options = {"chips_per_host_bounds": (1, 1, 1)} if single else {}
+    if generation == "v4":
+        options["chip_config_name"] = "megacore"
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigError("topology", f"{name!r}: libtpu refuses it: {error}") from error
+
+
+def topology_mesh(name: str, config: MeshConfig) -> Mesh:
+    """A `data x fsdp x tensor` mesh over all devices of a slice that is not there.
+
+    Raises:
+      ConfigError: see `topology`; or the mesh has not as many devices as the slice, or cannot be laid out on it.
+    """
+    devices = topology(name).devices
+    shape = (config.data, config.fsdp, config.tensor)
+    if config.size != len(devices):
+        raise ConfigError("mesh", f"{' x '.join(map(str, shape))} has {config.size} devices, {name} has "
+                          f"{len(devices)}; the product of mesh.data, mesh.fsdp and mesh.tensor must be "
+                          f"{len(devices)}")  # fmt: skip
+    try:
+        return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    except NotImplementedError as error:
+        raise ConfigError("mesh", f"{' x '.join(map(str, shape))} does not fit the grid of {name}: {error}") from error
+
+
+def _prepare() -> None:
+    """What libtpu must find when it is loaded."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError("topology", "the TPU compiler libtpu is not installed: "
+                          "pip install 'chinchilla_jax[compiler]'")  # fmt: skip
+    if jax.config.jax_platforms != "cpu":
+        raise ConfigError("topology", "a process that describes a TPU must not use one: set JAX_PLATFORMS=cpu")
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
