@@ -41,6 +41,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "parity": ["torch", "transformers"],
         "tensorboard": ["tensorboard"],
+        "benchmarks": ["tokamax==0.0.12"],
     },
     entry_points={"console_scripts": ["chinchilla_jax = chinchilla_jax.cli:main"]},
 )  # fmt: skip
