@@ -17,7 +17,8 @@ class Generation:
 
     Peak and HBM bandwidth are the published ones (the page of each generation in the Cloud TPU documentation). The
     cycles of an instruction are the compiler's own: what its `hlo-static-bundle-profile` says that the instruction
-    holds its unit for. Delay slots are read off the schedules.
+    holds its unit for. Delay slots and granules are read off the schedules, where they can be told from blocks of known
+    size; the self-test asserts them.
 
     peak: dense bfloat16 FLOP/s of the device.
     hbm_bandwidth: bytes/s of the device.
@@ -27,6 +28,7 @@ class Generation:
     matmul_cycles: for which one instruction holds a matrix unit: 8 rows of f32, 16 of bf16, 32 of 8 bits (`x8`).
     cross_lane_cycles: for which one instruction holds a cross-lane unit (XLU).
     delay_slots: bundles after a branch that are issued whether it jumps or not.
+    granule: bytes in a unit of a copy's size operand.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Generation:
     matmul_cycles: Mapping[str, int]
     cross_lane_cycles: int
     delay_slots: int
+    granule: int
 
     @property
     def clock(self) -> float:
@@ -57,12 +60,12 @@ _TWO_ROWS_OF_256 = types.MappingProxyType({"f32": 4, "bf16": 8, "x8": 8})
 GENERATIONS = {
     generation.name: generation
     for generation in (
-        Generation("v4", "v4:1x1x1", CHIPS["v4"].peak, 1.2288e12, 2, 4, 128 * 128, _ROWS_OF_128, 8, 1),
-        Generation("v5e", "v5e:1x1", CHIPS["v5e"].peak, 0.819e12, 1, 4, 128 * 128, _ROWS_OF_128, 9, 4),
-        Generation("v5p", "v5p:1x1x1", CHIPS["v5p"].peak, 2.765e12, 2, 4, 128 * 128, _ROWS_OF_128, 9, 4),
-        Generation("v6e", "v6e:1x1", CHIPS["v6e"].peak, 1.64e12, 1, 2, 2 * 256 * 256, _TWO_ROWS_OF_256, 4, 4),
+        Generation("v4", "v4:1x1x1", CHIPS["v4"].peak, 1.2288e12, 2, 4, 128 * 128, _ROWS_OF_128, 8, 1, 512),
+        Generation("v5e", "v5e:1x1", CHIPS["v5e"].peak, 0.819e12, 1, 4, 128 * 128, _ROWS_OF_128, 9, 4, 32),
+        Generation("v5p", "v5p:1x1x1", CHIPS["v5p"].peak, 2.765e12, 2, 4, 128 * 128, _ROWS_OF_128, 9, 4, 32),
+        Generation("v6e", "v6e:1x1", CHIPS["v6e"].peak, 1.64e12, 1, 2, 2 * 256 * 256, _TWO_ROWS_OF_256, 4, 4, 32),
         # One of a chip's two cores: on this generation each is a device.
-        Generation("v7x", "tpu7x:1x1x1", 1153.5e12, 3.69e12, 1, 2, 2 * 256 * 256, _TWO_ROWS_OF_256, 4, 6),
+        Generation("v7x", "tpu7x:1x1x1", 1153.5e12, 3.69e12, 1, 2, 2 * 256 * 256, _TWO_ROWS_OF_256, 4, 6, 32),
     )
 }
 

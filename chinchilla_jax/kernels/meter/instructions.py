@@ -26,8 +26,6 @@ from chinchilla_jax.kernels.meter.values import Value, address_sum, negation, sa
 Reader = Callable[[], Value]
 Action = Callable[[], None]
 
-DMA_GRANULE = 32  # bytes in a unit of a copy's size operand
-
 # Addresses are made up; what matters is that no two of them, nor an operand's in units of 16 bytes, coincide.
 _ALLOCATION, _ALLOCATION_STRIDE = 0x2000000, 0x8000
 _OPERAND, _OPERAND_STRIDE = 0x1234, 0x100000
@@ -47,8 +45,8 @@ class Core:
     often what was not known mattered, `unmodelled` the instructions in the schedule that the meter cannot execute.
     """
 
-    def __init__(self, constants: Mapping[int, Words], number: int = 0, unknown: str = "run"):
-        self.constants, self.unknown = constants, unknown
+    def __init__(self, constants: Mapping[int, Words], granule: int, number: int = 0, unknown: str = "run"):
+        self.constants, self.granule, self.unknown = constants, granule, unknown
         self.registers: dict[str, Value] = {}
         self.memory: dict[int, Value] = {}
         self.operand_at: dict[int, int] = {}
@@ -219,9 +217,9 @@ def _copy(core: Core, opcode: str, predicate: Reader | None, arguments: str) -> 
         if size is None:
             core.unresolved["size of a copy"] += 1
             size = 0
-        core.copied[route] += size * DMA_GRANULE
+        core.copied[route] += size * core.granule
         if in_hbm:
-            core.step_bytes += size * DMA_GRANULE
+            core.step_bytes += size * core.granule
         if target_memory == "smem" and target is not None:
             words = core.constants.get(core.operand_at.get(source, -1), {})
             for offset, word in words.items():

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from chinchilla_jax.kernels.meter.bundles import Bundle, Schedule
 from chinchilla_jax.kernels.meter.errors import DumpError, MeterError
+from chinchilla_jax.kernels.meter.hardware import Generation
 from chinchilla_jax.kernels.meter.hlo import Words
 from chinchilla_jax.kernels.meter.instructions import Action, Core, Reader, read_operand, split_operands, translate
 
@@ -73,12 +74,12 @@ class _Block:
     branches: Sequence[_Branch]
 
 
-def execute(schedule: Schedule, delay_slots: int, constants: Mapping[int, Words] | None = None, core: int = 0,
+def execute(schedule: Schedule, chip: Generation, constants: Mapping[int, Words] | None = None, core: int = 0,
             unknown: str = "run", max_blocks: int = MAX_BLOCKS) -> Execution:  # fmt: skip
     """Runs the scalar program of a schedule on one core.
 
     Args:
-      delay_slots: bundles after a branch that are issued whether it jumps or not.
+      chip: whose delay slots and granules the schedule is written for.
       constants: words of the operands that are known, by operand.
       core: the number that the program reads as its own.
       unknown: `run` or `skip` a region whose predicate is not known. A loop on such a predicate is not repeated.
@@ -88,8 +89,8 @@ def execute(schedule: Schedule, delay_slots: int, constants: Mapping[int, Words]
       MeterError: it does not end in `max_blocks`.
       DumpError: a branch that cannot be read.
     """
-    state = Core(constants or {}, core, unknown)
-    blocks = _blocks(schedule.bundles, delay_slots, state)
+    state = Core(constants or {}, chip.granule, core, unknown)
+    blocks = _blocks(schedule.bundles, chip.delay_slots, state)
     outermost = next((number for number, bundle in enumerate(schedule.bundles) if bundle.loop_head), None)
     branches: dict[int, BranchCount] = {}
     entered: collections.Counter[int] = collections.Counter()

@@ -120,12 +120,11 @@ def kernel_report(name: str, schedule: Schedule, chip: Generation, constants: Ma
     Raises:
       MeterError, DumpError: see `machine.execute`.
     """
-    cores = [execute(schedule, chip.delay_slots, constants, core, "run") for core in range(chip.cores)]
+    cores = [execute(schedule, chip, constants, core, "run") for core in range(chip.cores)]
     slower = max(cores, key=_cycles)
     low = slower
     if slower.unresolved:
-        low = max((execute(schedule, chip.delay_slots, constants, core, "skip") for core in range(chip.cores)),
-                  key=_cycles)  # fmt: skip
+        low = max((execute(schedule, chip, constants, core, "skip") for core in range(chip.cores)), key=_cycles)
     work = [vector_work(bundle, chip) for bundle in schedule.bundles]
     busy = sum(count * w.busy for count, w in zip(slower.counts, work, strict=True))
     macs = sum(count * w.macs for core in cores for count, w in zip(core.counts, work, strict=True))

@@ -9,6 +9,8 @@ from chinchilla_jax.kernels.meter.report import Report
 
 SIZE, BLOCK_M, BLOCK_N, BLOCK_K = 2048, 512, 512, 1024
 STEPS = (SIZE // BLOCK_M) * (SIZE // BLOCK_N) * (SIZE // BLOCK_K)
+# Every step reads a block of each operand, and the result is written once.
+HBM_BYTES = 2 * (STEPS * BLOCK_K * (BLOCK_M + BLOCK_N) + SIZE**2)
 # Of the peak that so small a matmul reaches at least; above 1 the schedule read is not the one that runs.
 LEAST = 0.6
 
@@ -61,6 +63,8 @@ def selftest(gen: str) -> Report:
     if kernel.matmul_flops != report.flops:
         raise DumpError(f"{gen}: {kernel.matmul_flops:.6g} FLOPs of matrix instructions executed, "
                         f"the matmul has {report.flops:.6g}")  # fmt: skip
+    if kernel.hbm_bytes != HBM_BYTES:
+        raise DumpError(f"{gen}: {kernel.hbm_bytes:,} bytes copied, the blocks of the matmul have {HBM_BYTES:,}")
     if kernel.steps * cores < STEPS:
         raise DumpError(f"{gen}: {kernel.steps} steps on each of {cores} cores, the grid has {STEPS}")
     if not LEAST < report.peak_fraction < 1.0:
