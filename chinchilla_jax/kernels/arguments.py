@@ -104,10 +104,10 @@ def _shape(q, k, v, float64: bool) -> Shape:
     if (k.shape[0], k.shape[3]) != (b, size):
         raise AttentionError("k_BxTxGxK", f"must agree with the queries in rows and head size, B={b} and K={size}; got "
                              f"{_text(k)}")  # fmt: skip
-    if v.shape != k.shape:
-        raise AttentionError("v_BxTxGxK", f"must have the shape of the keys, {list(k.shape)}; got {_text(v)}")
     if h % g:
         raise AttentionError("k_BxTxGxK", f"{g} groups do not divide the {h} heads of the queries: use a divisor")
+    if v.shape != k.shape:
+        raise AttentionError("v_BxTxGxK", f"must have the shape of the keys, {list(k.shape)}; got {_text(v)}")
     known = (jnp.float32, jnp.bfloat16, jnp.float64) if float64 else (jnp.float32, jnp.bfloat16)
     if q.dtype not in known:
         plain = "" if float64 or q.dtype != jnp.float64 else ', or use implementation="plain"'

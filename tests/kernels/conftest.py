@@ -1,0 +1,44 @@
+"""Which implementations there are to test, and how each is called."""
+
+import contextlib
+import functools
+import importlib.util
+
+import jax
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.kernels.blockwise import blockwise_attention
+
+# Blocks so small that even the short rows of the tests have several, the last one not full.
+CALLS = {
+    "plain": functools.partial(attention, implementation="plain"),
+    "blockwise": functools.partial(blockwise_attention, block=48),
+    "fused": functools.partial(attention, implementation="fused"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unoptimised():
+    """Compiling is most of the time here, and rows this short gain nothing from optimised machine code."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+
+
+@pytest.fixture(params=CALLS, scope="module")
+def implementation(request):
+    """The name of each implementation in turn; the kernel runs in Pallas's interpreter."""
+    fused = request.param == "fused"
+    if fused and importlib.util.find_spec("chinchilla_jax.kernels.fused") is None:
+        pytest.skip("there is no kernel")
+    with pltpu.force_tpu_interpret_mode() if fused else contextlib.nullcontext():
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def call(implementation):
+    """Attention by that implementation."""
+    return CALLS[implementation]
