@@ -38,6 +38,7 @@ setuptools.setup(
     ],
     extras_require={
         "test": ["hypothesis", "pytest", "pytest-xdist", "ruff"],
+        "compiler": ["libtpu==0.0.42.1"],
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "parity": ["torch", "transformers"],
         "tensorboard": ["tensorboard"],

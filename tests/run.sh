@@ -5,6 +5,6 @@
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 . launch/venv.sh
-make_venv '[test]' || exit $?
+make_venv '[test,compiler]' || exit $?
 export JAX_PLATFORMS=cpu
 exec python -m pytest -n "${TEST_PROCESSES:-2}" "$@"

@@ -471,24 +471,26 @@ def test_the_dumps_of_the_compiler_are_understood(gen):
     assert report.cycles == report.cycles_low
 
 
-def block_too_large():
-    """A builder: one block of 128 MiB."""
+def scratch_too_large():
+    """A builder: a kernel that asks for 256 MiB of VMEM."""
     import jax
     from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
 
-    array = jax.ShapeDtypeStruct((2**15, 2**10), "float32")
+    array = jax.ShapeDtypeStruct((8, 128), "float32")
 
-    def copy(x_ref, out_ref):
-        out_ref[...] = x_ref[...]
+    def copy(x_ref, out_ref, scratch_ref):
+        scratch_ref[:8] = x_ref[...]
+        out_ref[...] = scratch_ref[:8]
 
-    return pl.pallas_call(copy, out_shape=array, grid=(1,)), (array,)
+    return pl.pallas_call(copy, out_shape=array, scratch_shapes=[pltpu.VMEM((2**19, 128), "float32")]), (array,)
 
 
 class TestWithTheCompiler:
     pytestmark = needs_compiler
 
     def test_in_a_sweep_what_does_not_compile_gives_the_compilers_words(self):
-        build = f"{__name__}:block_too_large"
+        build = f"{__name__}:scratch_too_large"
         errors = measure_many([Request(build), Request("no_such_module:build")])
         assert all(isinstance(error, CompileError) for error in errors)
         assert "RESOURCE_EXHAUSTED" in str(errors[0]) and "Ran out of memory in memory space vmem" in str(errors[0])

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -40,5 +42,17 @@ def main(build: str, chip: str, kwargs: dict, folder: Path) -> None:
                                "device_kind": devices[0].device_kind})  # fmt: skip
 
 
+def describe(error: Exception) -> str:
+    """The beginning of an error's message, which in the compiler's is what matters, after the lines of the builder
+    and kernel that led to it."""
+    libraries = ("site-packages", "<frozen", os.path.dirname(os.__file__), __file__)
+    frames = [f"  {frame.filename}:{frame.lineno}: {frame.line}" for frame in traceback.extract_tb(error.__traceback__)
+              if not any(library in frame.filename for library in libraries)]  # fmt: skip
+    return "\n".join([*frames[-8:], *f"{type(error).__name__}: {error}".splitlines()[:24]])
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), Path(sys.argv[4]))
+    try:
+        main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), Path(sys.argv[4]))
+    except Exception as error:
+        sys.exit(describe(error))

@@ -22,7 +22,7 @@ PROGRAM, META = "program.hlo.txt", "meta.json"
 SCHEDULE, SLOT_USE = "packed-bundles-post-ra", "pre-delay_hlo-static-per-bundle-utilization"
 
 TIMEOUT = 1800.0  # seconds
-_TAIL = 20  # lines of a failed compilation that are shown
+_TAIL = 32  # lines of a failed compilation that are shown
 
 
 def libtpu_version() -> str:
