@@ -1,0 +1,310 @@
+"""How many cycles does our fused attention take on each TPU generation, beside the best public kernels? No TPU needed.
+
+    pip install -e .[compiler,benchmarks] -c constraints.txt
+    python -m tests.benchmarks.attention_cycles [--gen v5e ...] [--seq 2048 ...] [--head_dim 128 ...] [--case plain ...]
+
+bf16, 8 heads, batch 1, causal. Every number is of the compiler's schedule, read by `chinchilla_jax.kernels.meter`, and
+none is wall time on hardware:
+
+    Kcycles  bundles issued by the slower core, thousands; only Pallas kernels, no XLA fusions around them
+    HBM      cycles that the kernel's HBM copies take at the published bandwidth
+    bound    sum over the steps of the kernel's loop of the larger of the two
+    peak     causal-useful FLOPs (forward 2 H S^2 D, backward 2.5 times that) over what the device's matrix units could
+             do in these cycles
+
+Forward and backward are kernels of one program, the gradient of the attention, whose forward keeps what the backward
+needs; with `--passes forward` of the forward that keeps nothing. The ratio is ours to the public kernel with the fewest
+cycles in the same run; the bar is what ours has to meet. Cases:
+
+    plain     ours against the best public kernel
+    relative  ours with Transformer-XL's q.r against the best public kernel, which has no such term
+    packed    ours with four documents in a row of 2048, against our own without documents
+
+The public kernels run at their best blocks (`public_attention.BEST`); `--search` tries `public_attention.CANDIDATES`
+and prints the best. Results are kept in `--cache`, so that a second run compiles only what has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from chinchilla_jax.files import write_json
+from chinchilla_jax.kernels.meter.errors import MeterError
+from chinchilla_jax.kernels.meter.hardware import GENERATIONS
+from tests.benchmarks import our_attention, public_attention
+from tests.benchmarks.measured import KERNELS, Bench, Cycles, Program, fusions, sha256, sources, total, versions
+
+HEADS = 8
+CASES = ("plain", "relative", "packed")
+WHICH = ("forward", "backward", "both")
+BLOCKS = (128, 256, 512, 1024)
+
+# Most cycles of ours, forward and backward, over those of the best public kernel.
+BARS = {
+    ("plain", 2048, 128): {"v4": 0.80, "v5e": 1.0, "v5p": 0.80, "v6e": 1.0},
+    ("plain", 8192, 128): {"v4": 0.80, "v5e": 1.0, "v5p": 0.80, "v6e": 1.0},
+    ("relative", 2048, 128): {"v4": 1.2, "v5e": 1.5, "v5p": 1.1, "v6e": 1.6},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Generation, tokens and head size: one table's."""
+
+    gen: str
+    seq: int
+    head_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A kernel at a shape: the blocks of a public one, cycles of forward and backward (None if it was not compiled),
+    and if there are none, why."""
+
+    name: str
+    forward: Cycles | None = None
+    backward: Cycles | None = None
+    blocks: public_attention.Blocks | None = None
+    absent: str = ""
+
+    @property
+    def both(self) -> Cycles | None:
+        """Forward and backward; the forward where there is nothing else."""
+        parts = [part for part in (self.forward, self.backward) if part]
+        return total(parts) if parts else None
+
+
+def _row(bench: Bench, name: str, program: Program, is_backward: Callable[[str], bool], blocks=None) -> Row:
+    kernels = bench.kernels(program)
+    if not kernels:
+        return Row(name, blocks=blocks, absent=bench.refused[program])
+    passes = {True: [], False: []}
+    for kernel, cycles in kernels.items():
+        passes[is_backward(kernel)].append(cycles)
+    return Row(name, *(total(passes[which]) if passes[which] else None for which in (False, True)), blocks)
+
+
+def public_program(kernel: str, shape: Shape, blocks: public_attention.Blocks, gradients: bool) -> Program:
+    """A public kernel at these blocks."""
+    arguments = dict(seq=shape.seq, head_dim=shape.head_dim, heads=HEADS, blocks=blocks, gradients=gradients)
+    source = inspect.getsource(getattr(public_attention, kernel))
+    return Program(f"{public_attention.__name__}:{kernel}", json.dumps(arguments), shape.gen, sha256(source.encode()))
+
+
+def our_program(case: str, shape: Shape, gradients: bool) -> Program:
+    """Ours, of `CASES`."""
+    arguments = dict(seq=shape.seq, head_dim=shape.head_dim, heads=HEADS, gradients=gradients)
+    source = sources(Path(our_attention.__file__), *sorted(KERNELS.glob("*.py")))
+    return Program(f"{our_attention.__name__}:{case}", json.dumps(arguments), shape.gen, source)
+
+
+def _our_backward(name: str) -> bool:
+    for word in ("forward", "backward"):
+        if f"attention_{word}" in name:
+            return word == "backward"
+    raise SystemExit(f"kernel {name!r} is neither attention_forward... nor attention_backward...")
+
+
+def search(bench: Bench, kernel: str, shape: Shape) -> public_attention.Blocks:
+    """The blocks of fewest cycles for each kernel of the program, among the candidates that fit.
+
+    A program is compiled for one candidate of each; if it is refused, for each alone beside smallest blocks.
+    """
+    candidates = {name: [blocks for blocks in tried if max(blocks) <= shape.seq]
+                  for name, tried in public_attention.CANDIDATES[kernel].items()}  # fmt: skip
+    smallest = {name: tried[0] for name, tried in candidates.items()}
+    together = [{name: tried[min(i, len(tried) - 1)] for name, tried in candidates.items()}
+                for i in range(max(map(len, candidates.values())))]  # fmt: skip
+    bench.plan(public_program(kernel, shape, blocks, True) for blocks in together)
+    found = {name: {} for name in candidates}
+
+    def note(blocks: public_attention.Blocks, names: Iterable[str]) -> bool:
+        measured = bench.kernels(public_program(kernel, shape, blocks, True))
+        for called, cycles in measured.items():
+            name = public_attention.pass_of(kernel, called)
+            if name in names and cycles.low == cycles.cycles:
+                found[name][tuple(blocks[name])] = cycles.cycles
+        return bool(measured)
+
+    for blocks in together:
+        if not note(blocks, tuple(candidates)):
+            for name in candidates:
+                note(smallest | {name: blocks[name]}, (name,))
+    if not all(found.values()):
+        raise SystemExit(f"{shape.gen} {kernel}: no candidate was measured; {next(iter(bench.refused.values()), '')}")
+    for name, tried in found.items():
+        ranked = ", ".join(f"{blocks} {tried[blocks]:,}" for blocks in sorted(tried, key=tried.get))
+        print(f"{shape.gen} {shape.seq} x {shape.head_dim} {kernel} {name}: {ranked}")
+    best = {name: min(tried, key=tried.get) for name, tried in found.items()}
+    print(f"    ({kernel!r}, {shape.gen!r}, {shape.seq}, {shape.head_dim}): {best},")
+    return best
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """All rows of a shape: public kernels, then ours by case."""
+
+    shape: Shape
+    public: tuple[Row, ...]
+    ours: tuple[Row, ...]
+
+    @property
+    def best(self) -> Row | None:
+        """The public kernel of fewest cycles."""
+        compiled = [row for row in self.public if row.both]
+        return min(compiled, key=lambda row: row.both.cycles) if compiled else None
+
+    def ratio(self, row: Row) -> float | None:
+        """Cycles over those it is compared with: our plain kernel for packed documents, else the best public one."""
+        other = self.best if row.name != "packed" else next((r for r in self.ours if r.name == "plain"), None)
+        return row.both.cycles / other.both.cycles if row.both and other and other.both else None
+
+    def bar(self, row: Row) -> float | None:
+        """The most that the ratio may be, forward and backward together."""
+        if row.both and not row.backward:
+            return None
+        return BARS.get((row.name, self.shape.seq, self.shape.head_dim), {}).get(self.shape.gen)
+
+    def peak(self, row: Row, name: str) -> float | None:
+        """Share of the matrix units' peak of the pass `name`, forward, backward or both, on causal-useful FLOPs."""
+        cycles = getattr(row, name)
+        if cycles is None:
+            return None
+        forward = public_attention.useful_flops(self.shape.seq, self.shape.head_dim, HEADS, False)
+        if row.name == "packed":
+            forward *= our_attention.DOCUMENT / self.shape.seq
+        parts = {"forward": 1.0, "backward": public_attention.BACKWARD_COST}
+        done = sum(cost for part, cost in parts.items() if getattr(row, part) and name in (part, "both"))
+        chip = GENERATIONS[self.shape.gen]
+        return forward * done * chip.clock / cycles.cycles / chip.peak
+
+    def visits(self, name: str) -> dict[int, float] | None:
+        """Visited over unmasked blocks of the packed case, by size of square blocks, if the plain case visits no block
+        in vain: what the matrix units do for packed over plain, by how many blocks that hold a visible pair both have.
+        """
+        rows = {row.name: getattr(row, name) for row in self.ours}
+        if not rows.get("packed") or not rows.get("plain"):
+            return None
+        work, seq = rows["packed"].matmul_flops / rows["plain"].matmul_flops, self.shape.seq
+        visible = our_attention.visible_blocks
+        return {size: work * visible(seq, seq, size) / visible(seq, our_attention.DOCUMENT, size) for size in BLOCKS}
+
+
+def render(table: Table) -> str:
+    """The table as text."""
+    shape, chip = table.shape, GENERATIONS[table.shape.gen]
+    title = (f"{shape.gen}: sequence {shape.seq}, head size {shape.head_dim}; {chip.peak / 1e12:.0f} TFLOP/s, "
+             f"{chip.cores} core(s), {chip.hbm_bandwidth / 1e9:.0f} GB/s")  # fmt: skip
+    part = f"{'Kcycles':>8} {'HBM':>6} {'bound':>7} {'peak':>4}"
+    lines = ["", title, f"{'':15}  " + "  ".join(f"{which:^28}" for which in WHICH),
+             f"{'':15}  {part}  {part}  {part}  ratio  bar"]  # fmt: skip
+    for row in (*table.public, *table.ours):
+        name = row.name if row in table.public else f"ours, {row.name}"
+        if row.both is None:
+            lines.append(f"{name:15}  absent: {row.absent}")
+            continue
+        parts = "  ".join(_cells(getattr(row, which), table.peak(row, which)) for which in WHICH)
+        ratio, bar = (f"{number:.2f}" if number else "" for number in (table.ratio(row), table.bar(row)))
+        lines.append(f"{name:15}  {parts}  {ratio:>5}  {bar}".rstrip())
+    for which in WHICH[:2]:
+        if visits := table.visits(which):
+            sizes = ", ".join(f"{share:.2f} of {size}" for size, share in visits.items())
+            lines.append(f"packed, visited over unmasked blocks, {which}: {sizes}")
+    return "\n".join(lines)
+
+
+def _cells(cycles: Cycles | None, peak: float | None) -> str:
+    if cycles is None:
+        return f"{'-':>28}"
+    thousands = f"{'' if cycles.low == cycles.cycles else '<'}{cycles.cycles / 1e3:.1f}"
+    return f"{thousands:>8} {cycles.hbm / 1e3:6.1f} {cycles.bound / 1e3:7.1f} {peak:4.0%}"
+
+
+NOTE = """
+Kcycles: thousands of bundles of the compiler's schedule, slower core, Pallas kernels only ("<": at most, a branch was
+not decided). HBM: cycles of the kernel's HBM copies at the published bandwidth; bound: of each step the larger of both.
+peak: causal-useful FLOPs over the matrix units' peak. ratio: to the public kernel of fewest cycles, forward and
+backward together; of packed, to our own plain one; bar: the most it may be. Visited over unmasked blocks: for square
+blocks, from what the matrix units do for packed over plain; the size that counts is the kernel's own.
+No number here is a wall time, or measured on a TPU."""
+
+
+def as_json(table: Table) -> dict:
+    """The table with every number, for machines."""
+    rows = []
+    for row in (*table.public, *table.ours):
+        passes = {which: dataclasses.asdict(cycles) | {"peak_fraction": table.peak(row, which)}
+                  for which in WHICH if (cycles := getattr(row, which))}  # fmt: skip
+        rows.append({"name": row.name, "ours": row in table.ours, "blocks": row.blocks, "absent": row.absent,
+                     "passes": passes, "ratio": table.ratio(row), "bar": table.bar(row)})  # fmt: skip
+    return {**dataclasses.asdict(table.shape), "heads": HEADS, "rows": rows,
+            "visited_over_unmasked_blocks": {which: table.visits(which) for which in WHICH[:2]}}  # fmt: skip
+
+
+def make_table(bench: Bench, shape: Shape, kernels: Sequence[str], cases: Sequence[str], gradients: bool,
+               blocks: dict[tuple[str, Shape], public_attention.Blocks]) -> Table:  # fmt: skip
+    """Measures what is not in the cache."""
+    public = [
+        _row(bench, kernel, public_program(kernel, shape, blocks[kernel, shape], gradients),
+             lambda name, kernel=kernel: public_attention.pass_of(kernel, name) != "forward", blocks[kernel, shape])
+        for kernel in kernels
+    ]  # fmt: skip
+    absent = "" if our_attention.available() else "there is no chinchilla_jax.kernels.fused"
+    ours = [Row(case, absent=absent) if absent else
+            _row(bench, case, our_program(case, shape, gradients), _our_backward) for case in cases]  # fmt: skip
+    return Table(shape, tuple(public), tuple(ours))
+
+
+def main() -> None:
+    """Prints a table per generation, sequence and head size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gen", nargs="+", default=["v4", "v5e", "v5p", "v6e"], choices=sorted(GENERATIONS))
+    parser.add_argument("--seq", nargs="+", type=int, default=[2048, 8192])
+    parser.add_argument("--head_dim", nargs="+", type=int, default=[128])
+    parser.add_argument("--case", nargs="+", default=list(CASES), choices=CASES, help="of ours")
+    parser.add_argument("--public", nargs="*", default=list(public_attention.CANDIDATES), help="kernels beside ours",
+                        choices=list(public_attention.CANDIDATES))  # fmt: skip
+    parser.add_argument("--passes", default="both", choices=("both", "forward"))
+    parser.add_argument("--search", action="store_true", help="try all candidate blocks of the public kernels")
+    parser.add_argument("--fusions", action="store_true", help="list XLA's fusions around the kernels; not cached")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "chinchilla_jax" / "attention_cycles")
+    parser.add_argument("--json", type=Path, help="write all numbers there")
+    options = parser.parse_args()
+    try:
+        run(options)
+    except MeterError as error:
+        raise SystemExit(str(error)) from None
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures and prints what the command line asks for."""
+    bench, gradients = Bench(options.cache), options.passes == "both"
+    shapes = [Shape(gen, seq, head_dim) for gen in options.gen for head_dim in options.head_dim for seq in options.seq]
+    blocks = {(kernel, shape): search(bench, kernel, shape) if options.search else
+              public_attention.best_blocks(kernel, shape.gen, shape.seq, shape.head_dim)
+              for shape in shapes for kernel in options.public}  # fmt: skip
+    cases = [case for case in CASES if case in options.case or case == "plain" and "packed" in options.case]
+    programs = [public_program(kernel, shape, chosen, gradients) for (kernel, shape), chosen in blocks.items()]
+    if our_attention.available():
+        programs += [our_program(case, shape, gradients) for shape in shapes for case in cases]
+    bench.plan(programs)
+    tables = [make_table(bench, shape, options.public, cases, gradients, blocks) for shape in shapes]
+    print(f"\nbfloat16, {HEADS} heads, batch 1, causal; " + ", ".join(f"{k} {v}" for k, v in versions().items()))
+    print("\n".join(render(table) for table in tables) + "\n" + NOTE)
+    if options.fusions:
+        for program in programs:
+            print(f"\nXLA's fusions, cycles: {program}")
+            for name, cycles in fusions(program).items():
+                print(f"{cycles:>12,} {name}")
+    if options.json:
+        write_json(options.json, {"versions": versions(), "unit": "cycles of the schedule",
+                                  "tables": [as_json(table) for table in tables]})  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
