@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests in the same environment that the quick start uses, with the test tools added:
+# Runs the tests in the same environment that the quick start uses, with the test tools and the TPU compiler added:
 #
 #   bash tests/run.sh [arguments of pytest]        e.g. bash tests/run.sh -m long, or tests/study -k lease
 set -u

@@ -16,9 +16,10 @@ from chinchilla_jax.parallel.rules import MESH_AXES
 # Axes of the chip grid of each generation.
 GENERATIONS = {"v2": 2, "v3": 2, "v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 
-# libtpu looks for a machine with TPUs and complains when there is none. The accelerator type only keeps it quiet:
-# what is compiled for comes from the topology. Without the last line a second process dies of the first one's lock.
+# libtpu looks for a machine with TPUs, complains when there is none, and logs. The accelerator type only keeps it
+# quiet: what is compiled for comes from the topology. Without the last line a second process dies of the first's lock.
 _ENVIRONMENT = {
+    "TPU_LOG_DIR": "disabled",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",

@@ -30,8 +30,10 @@ def main(build: str, chip: str, kwargs: dict, folder: Path) -> None:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         module, _, name = build.partition(":")
         built = getattr(importlib.import_module(module), name)(**kwargs)
-        if not isinstance(built, dict):
+        if isinstance(built, tuple) and len(built) == 2:
             built = dict(zip(("fn", "args"), built, strict=True))
+        if not isinstance(built, dict):
+            raise TypeError(f"{build} must return (fn, args) or a dict of fn, args and perhaps flops")
         here = NamedSharding(mesh, PartitionSpec())
         args = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), tuple(built["args"]))
         compiled = jax.jit(built["fn"]).lower(*args).compile()

@@ -57,7 +57,6 @@ def compile_program(build: str, kwargs: Mapping[str, object], chip: Generation, 
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "LIBTPU_INIT_ARGS": " ".join(flags),
-        "TPU_LOG_DIR": str(folder),
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # what this process can import
     }
     keywords = json.dumps(dict(kwargs))

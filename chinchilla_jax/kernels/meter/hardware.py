@@ -17,8 +17,8 @@ class Generation:
 
     Peak and HBM bandwidth are the published ones (the page of each generation in the Cloud TPU documentation). The
     cycles of an instruction are the compiler's own: what its `hlo-static-bundle-profile` says that the instruction
-    holds its unit for. Delay slots and granules are read off the schedules, where they can be told from blocks of known
-    size; the self-test asserts them.
+    holds its unit for. Delay slots and granules are read off the schedules; the self-test asserts the bytes and
+    multiply-adds that follow.
 
     peak: dense bfloat16 FLOP/s of the device.
     hbm_bandwidth: bytes/s of the device.
@@ -54,20 +54,26 @@ class Generation:
         return self.hbm_bandwidth / self.cores / self.clock
 
 
-_ROWS_OF_128 = types.MappingProxyType({"f32": 8, "bf16": 16, "x8": 16})
-_TWO_ROWS_OF_256 = types.MappingProxyType({"f32": 4, "bf16": 8, "x8": 8})
+# Matrix units of 128 x 128 take one row a cycle; those of 256 x 256 two, each of two rows.
+_MXU_128 = {"mxus": 4, "macs": 128 * 128, "matmul_cycles": types.MappingProxyType({"f32": 8, "bf16": 16, "x8": 16})}
+_MXU_256 = {"mxus": 2, "macs": 2 * 256 * 256, "matmul_cycles": types.MappingProxyType({"f32": 4, "bf16": 8, "x8": 8})}
 
 GENERATIONS = {
     generation.name: generation
     for generation in (
-        Generation("v4", "v4:1x1x1", CHIPS["v4"].peak, 1.2288e12, 2, 4, 128 * 128, _ROWS_OF_128, 8, 1, 512),
-        Generation("v5e", "v5e:1x1", CHIPS["v5e"].peak, 0.819e12, 1, 4, 128 * 128, _ROWS_OF_128, 9, 4, 32),
-        Generation("v5p", "v5p:1x1x1", CHIPS["v5p"].peak, 2.765e12, 2, 4, 128 * 128, _ROWS_OF_128, 9, 4, 32),
-        Generation("v6e", "v6e:1x1", CHIPS["v6e"].peak, 1.64e12, 1, 2, 2 * 256 * 256, _TWO_ROWS_OF_256, 4, 4, 32),
-        # One of a chip's two cores: on this generation each is a device.
-        Generation("v7x", "tpu7x:1x1x1", 1153.5e12, 3.69e12, 1, 2, 2 * 256 * 256, _TWO_ROWS_OF_256, 4, 6, 32),
+        Generation("v4", "v4:1x1x1", peak=CHIPS["v4"].peak, hbm_bandwidth=1.2288e12, cores=2, **_MXU_128,
+                   cross_lane_cycles=8, delay_slots=1, granule=512),
+        Generation("v5e", "v5e:1x1", peak=CHIPS["v5e"].peak, hbm_bandwidth=0.819e12, cores=1, **_MXU_128,
+                   cross_lane_cycles=9, delay_slots=4, granule=32),
+        Generation("v5p", "v5p:1x1x1", peak=CHIPS["v5p"].peak, hbm_bandwidth=2.765e12, cores=2, **_MXU_128,
+                   cross_lane_cycles=9, delay_slots=4, granule=32),
+        Generation("v6e", "v6e:1x1", peak=CHIPS["v6e"].peak, hbm_bandwidth=1.64e12, cores=1, **_MXU_256,
+                   cross_lane_cycles=4, delay_slots=4, granule=32),
+        # One of a chip's two cores: here each is a device. The clock that its published peak implies is not confirmed.
+        Generation("v7x", "tpu7x:1x1x1", peak=1153.5e12, hbm_bandwidth=3.69e12, cores=1, **_MXU_256,
+                   cross_lane_cycles=4, delay_slots=6, granule=32),
     )
-}
+}  # fmt: skip
 
 
 def generation(name: str) -> Generation:

@@ -173,9 +173,9 @@ def _store(core: Core, arguments: str) -> Action | None:
     memory = core.memory
 
     def store() -> None:
-        where, condition = address(), True if predicate is None else predicate()
-        if where is not None and condition is not False:
-            memory[where] = select(condition, value(), memory.get(where))
+        where = address()
+        if where is not None:
+            memory[where] = select(True if predicate is None else predicate(), value(), memory.get(where))
 
     return store
 
