@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chinchilla_jax.kernels.meter import __main__ as command
@@ -60,6 +60,7 @@ def loop(trips, *body):
 # ---- control flow
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40))
 def test_a_loop_counts_its_body_and_the_delay_slot_of_its_branch_once_a_trip(trips):
     done = execute(loop(trips, "%v1 = vadd.f32 %v0, %v0"), CHIP)
@@ -70,6 +71,7 @@ def test_a_loop_counts_its_body_and_the_delay_slot_of_its_branch_once_a_trip(tri
     assert not done.unresolved and not done.unmodelled
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20), st.integers(0, 25))
 def test_a_predicated_region_counts_only_in_the_trips_in_which_it_runs(trips, threshold):
     done = execute(loop(
@@ -81,6 +83,7 @@ def test_a_predicated_region_counts_only_in_the_trips_in_which_it_runs(trips, th
     assert done.branches[3].reached - done.branches[3].jumped == runs
 
 
+@settings(deadline=None)
 @given(st.integers(1, 8), st.integers(1, 8))
 def test_a_triangle_of_blocks_is_counted_exactly(rows, most):
     """An inner loop as long as the outer counter says: what causal attention does with its blocks of keys."""
@@ -191,6 +194,7 @@ def test_a_choice_between_equal_values_is_known():
 # ---- arithmetic
 
 
+@settings(deadline=None)
 @given(WORDS, WORDS, st.integers(0, 31))
 def test_words_wrap_and_shift_as_32_bits_do(a, b, shift):
     x, y = np.uint32(a), np.uint32(b)
@@ -205,6 +209,7 @@ def test_words_wrap_and_shift_as_32_bits_do(a, b, shift):
     assert scalar_function("sshra.s32", 2)(a, shift) == int(x.view(np.int32) >> np.int32(shift)) % 2**32
 
 
+@settings(deadline=None)
 @given(WORDS, WORDS)
 def test_comparisons_and_extremes_read_words_as_their_type_says(a, b):
     for kind, dtype in (("s32", np.int32), ("u32", np.uint32)):
