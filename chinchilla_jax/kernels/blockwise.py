@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from chinchilla_jax.kernels.arguments import AttentionError, check
 from chinchilla_jax.kernels.plain import NEGATIVE, biased, shift_to_keys
 
-BLOCK = 256
+BLOCK = 64  # scores of a few heads stay in a core's cache; python -m tests.benchmarks.attention_cpu
 
 
 def blockwise_attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *,
@@ -82,8 +82,8 @@ class _Sizes:
 
     @property
     def W(self) -> int:
-        """How many distances there are between a block of queries and one of keys."""
-        return self.Q + self.C - 1
+        """How many distances there are between a block of queries and one of keys, and one for the shift."""
+        return self.Q + self.C
 
 
 class _Inputs(NamedTuple):
@@ -213,8 +213,9 @@ def _shift_to_distances(by_key: jax.Array, columns: int) -> jax.Array:
     """The transpose of `plain.shift_to_keys`: `[..., queries, keys]` to `[..., queries, columns]`, zero elsewhere."""
     *batch, queries, keys = by_key.shape
     leading = [(0, 0)] * len(batch)
-    flat = jnp.pad(by_key, [*leading, (0, 0), (0, columns - keys)]).reshape(*batch, queries * columns)
-    return jnp.pad(flat, [*leading, (queries, 0)]).reshape(*batch, queries, columns + 1)[..., 1:]
+    rows = jnp.pad(by_key, [*leading, (0, 0), (0, columns - 1 - keys)])
+    line = jnp.pad(rows.reshape(*batch, queries * (columns - 1)), [*leading, (queries - 1, 1)])
+    return line.reshape(*batch, queries, columns)
 
 
 def _product(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:

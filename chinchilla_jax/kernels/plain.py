@@ -27,10 +27,7 @@ def plain_attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.A
                  softcap=softcap, scale=scale, float64=True)  # fmt: skip
     dtype = q_BxSxHxK.dtype
     wide = jnp.promote_types(dtype, jnp.float32)
-    if call.shape.G != call.shape.H:
-        k_BxTxGxK, v_BxTxGxK = (jnp.repeat(x, call.shape.heads_per_group, axis=2) for x in (k_BxTxGxK, v_BxTxGxK))
-    content_BxSxHxK = biased(q_BxSxHxK, u_HxK, call.scale)
-    scores_BxHxSxT = jnp.einsum("bshk,bthk->bhst", content_BxSxHxK, k_BxTxGxK, preferred_element_type=wide)
+    scores_BxHxSxT = _scores(biased(q_BxSxHxK, u_HxK, call.scale), k_BxTxGxK, wide)
     if r_NxHxK is not None:
         scores_BxHxSxT = scores_BxHxSxT + _relative_scores(biased(q_BxSxHxK, w_HxK, call.scale), r_NxHxK, call, wide)
     if softcap is not None:
@@ -44,7 +41,7 @@ def plain_attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.A
         weights_BxHxSxT = jax.nn.softmax(scores_BxHxSxT, axis=-1)
     if not call.every_query_sees_a_key:
         weights_BxHxSxT = jnp.where(visible, weights_BxHxSxT, 0.0)
-    out_BxSxHxK = jnp.einsum("bhst,bthk->bshk", weights_BxHxSxT.astype(dtype), v_BxTxGxK)
+    out_BxSxHxK = _mix(weights_BxHxSxT.astype(dtype), v_BxTxGxK)
     if not return_lse:
         return out_BxSxHxK
     return out_BxSxHxK, jnp.where(jnp.any(visible, axis=-1), lse_BxHxS, -jnp.inf)
@@ -55,6 +52,35 @@ def biased(q_BxSxHxK: jax.Array, bias_HxK: jax.Array | None, scale: float) -> ja
     wide = jnp.promote_types(q_BxSxHxK.dtype, jnp.float32)
     q = q_BxSxHxK.astype(wide)
     return ((q if bias_HxK is None else q + bias_HxK.astype(wide)) * scale).astype(q_BxSxHxK.dtype)
+
+
+def _few(queries: int, head_size: int) -> bool:
+    """Whether the scores are fewer than the numbers in a copy of the keys, as in decoding: then copies cost most."""
+    return queries < head_size
+
+
+def _scores(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, wide) -> jax.Array:
+    """`q . k`, `[B, H, S, T]`."""
+    (b, s, h, size), (t, g) = q_BxSxHxK.shape, k_BxTxGxK.shape[1:3]
+    if g == h or not _few(s, size):
+        k_BxTxHxK = _for_each_head(k_BxTxGxK, h)
+        return jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide)
+    q_BxGxMxK = q_BxSxHxK.swapaxes(1, 2).reshape(b, g, -1, size)  # the heads of a group as further queries
+    return jnp.einsum("bgmk,btgk->bgmt", q_BxGxMxK, k_BxTxGxK, preferred_element_type=wide).reshape(b, h, s, t)
+
+
+def _mix(weights_BxHxSxT: jax.Array, v_BxTxGxK: jax.Array) -> jax.Array:
+    """`weights . v`, `[B, S, H, K]`."""
+    (b, h, s, t), (g, size) = weights_BxHxSxT.shape, v_BxTxGxK.shape[2:]
+    if g == h or not _few(s, size):
+        return jnp.einsum("bhst,bthk->bshk", weights_BxHxSxT, _for_each_head(v_BxTxGxK, h))
+    out_BxGxMxK = jnp.einsum("bgmt,btgk->bgmk", weights_BxHxSxT.reshape(b, g, -1, t), v_BxTxGxK)
+    return out_BxGxMxK.reshape(b, h, s, size).swapaxes(1, 2)
+
+
+def _for_each_head(x_BxTxGxK: jax.Array, heads: int) -> jax.Array:
+    groups = x_BxTxGxK.shape[2]
+    return x_BxTxGxK if groups == heads else jnp.repeat(x_BxTxGxK, heads // groups, axis=2)
 
 
 def rows_of_distances(r_NxHxK: jax.Array, farthest: int | jax.Array, count: int) -> jax.Array:
@@ -70,28 +96,32 @@ def rows_of_distances(r_NxHxK: jax.Array, farthest: int | jax.Array, count: int)
 def shift_to_keys(by_distance: jax.Array, keys: int) -> jax.Array:
     """Turns columns that stand for distances into columns that stand for keys, without a gather.
 
-    Column c of row i is for the key `c - (queries - 1 - i)`: each row one further left than the row below (Dai et al.
-    2019, appendix B). Where no column is, which can only be on the right, other rows' values are left: mask them.
+    Column c of row i is for the key `c - (queries - 1 - i)`: each row one further left than the row below. Read as one
+    long line that starts at the first row's key 0, the next row's key 0 is `columns - 1` further on (compare appendix B
+    of Dai et al. 2019, which pads instead). Keys without a column, which can only be on the right, get other rows'
+    values: mask them.
 
     Args:
-      by_distance: `[..., queries, columns]` with columns >= keys.
+      by_distance: `[..., queries, columns]` with columns > keys.
 
     Returns:
       `[..., queries, keys]`.
     """
     *batch, queries, columns = by_distance.shape
-    padded = jnp.pad(by_distance, [(0, 0)] * (by_distance.ndim - 1) + [(1, 0)])
-    shifted = padded.reshape(*batch, columns + 1, queries)[..., 1:, :].reshape(*batch, queries, columns)
-    return shifted[..., :keys]
+    line = by_distance.reshape(*batch, queries * columns)[..., queries - 1 : queries - 1 + queries * (columns - 1)]
+    return line.reshape(*batch, queries, columns - 1)[..., :keys]
 
 
 def _relative_scores(position_BxSxHxK: jax.Array, r_NxHxK: jax.Array, call: Arguments, wide) -> jax.Array:
     """`position_i . r_{distance of i and j}`, `[B, H, S, T]`; arbitrary for keys in the future."""
     b, s, t = call.shape.B, call.shape.S, call.shape.T
-    columns = s + t - 1
+    columns = s + t
     if call.offset_is_static:  # columns for negative distances are left out, as far as the shift allows
-        columns = max(t, min(columns, call.q_offset + s))
+        columns = max(t + 1, min(columns, call.q_offset + s))
     r_MxHxK = rows_of_distances(r_NxHxK, call.q_offset + s - 1, columns)
+    if _few(s, call.shape.K):
+        by_distance = jnp.einsum("bshk,mhk->bhsm", position_BxSxHxK, r_MxHxK, preferred_element_type=wide)
+        return shift_to_keys(by_distance, t)
     # One product per row, as for the keys: its gradient then is one too, and a sum over rows at the end.
     r_BxMxHxK = jnp.broadcast_to(r_MxHxK, (b, *r_MxHxK.shape))
     by_distance = jnp.einsum("bshk,bmhk->bhsm", position_BxSxHxK, r_BxMxHxK, preferred_element_type=wide)
