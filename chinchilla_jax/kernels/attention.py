@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax
 from absl import logging
 
+from chinchilla_jax.kernels import target
 from chinchilla_jax.kernels.arguments import AttentionError
 from chinchilla_jax.kernels.plain import plain_attention
 
@@ -50,7 +51,7 @@ def attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, 
       scale: default K ** -0.5.
       return_lse: whether to return the log-sum-exp of each query's scores too; it is differentiable.
       implementation: "fused" (Pallas, TPU), "plain" (all scores in memory), "blockwise" (memory does not grow with
-        S x T), or "auto": fused on a TPU, else `xla_form`.
+        S x T), or "auto": fused if compiled for a TPU (`target.generation`), else `xla_form`.
 
     Returns:
       `[B, S, H, K]` in the type of the queries; with `return_lse` also float32 `[B, H, S]`, natural logarithm.
@@ -59,8 +60,9 @@ def attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, 
       AttentionError: names the argument that is wrong or that the implementation cannot serve.
     """
     if implementation == "auto":
-        implementation = "fused" if jax.default_backend() == "tpu" else xla_form(q_BxSxHxK.shape[1], k_BxTxGxK.shape[1])
-        _log_choice(implementation, jax.default_backend())
+        tpu = target.generation()
+        implementation = "fused" if tpu is not None else xla_form(q_BxSxHxK.shape[1], k_BxTxGxK.shape[1])
+        _log_choice(implementation, tpu or jax.default_backend())
     return _function(implementation)(
         q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, r_NxHxK=r_NxHxK, u_HxK=u_HxK, w_HxK=w_HxK, segment_ids_BxT=segment_ids_BxT,
         q_segment_ids_BxS=q_segment_ids_BxS, q_offset=q_offset, window=window, softcap=softcap, scale=scale,
@@ -90,5 +92,5 @@ def _function(implementation: str) -> Callable:
 
 
 @functools.cache
-def _log_choice(implementation: str, backend: str) -> None:
-    logging.info("attention: implementation %s, chosen for %s", implementation, backend)
+def _log_choice(implementation: str, device: str) -> None:
+    logging.info("attention: implementation %s, chosen for %s", implementation, device)
