@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from typing import Any
 
 POSITIONS = ("relative", "rope", "learned", "none")
+ATTENTIONS = ("auto", "fused", "plain", "blockwise")
 FEED_FORWARDS = ("gelu", "swiglu")
 NORMS = ("rmsnorm", "layernorm")
 BIASES = ("none", "gopher", "all")
 REMAT_POLICIES = ("none", "full", "dots")
-OPTIMIZERS = ("adam", "adamw")
 COOLDOWNS = ("cooldown", "cooldown_sqrt")
 SCHEDULES = ("cosine", "constant", *COOLDOWNS)
 DTYPES = ("float32", "bfloat16")
@@ -82,7 +82,8 @@ class ModelConfig:
     """The shape of a decoder. Gopher, Chinchilla, GPT-3 and LLaMA differ only in these values.
 
     `biases`: `none`; `gopher` (feed-forward, attention output and logits, as the published counts imply); `all`
-    (GPT-3: every projection and every norm). `n_heads * head_dim` need not equal `d_model`.
+    (GPT-3: every projection and every norm). `n_heads * head_dim` need not equal `d_model`. `attention` says how it is
+    computed, not what: `kernels/attention.py`.
     """
 
     n_layers: int = 2
@@ -100,6 +101,7 @@ class ModelConfig:
     tie_embeddings: bool = True
     max_position: int = 2048
     rope_theta: float = 10000.0
+    attention: str = "auto"
     scan_layers: bool = True
 
     def __post_init__(self):
@@ -109,6 +111,7 @@ class ModelConfig:
         _one_of(self, "feed_forward", FEED_FORWARDS)
         _one_of(self, "norm", NORMS)
         _one_of(self, "biases", BIASES)
+        _one_of(self, "attention", ATTENTIONS)
         if self.n_heads % self.n_kv_heads:
             raise ConfigError("n_kv_heads", f"must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
         if self.position == "rope" and self.head_dim % 2:
@@ -126,14 +129,13 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam or AdamW, and the learning rate over the run.
+    """AdamW, which without weight decay is Adam, and the learning rate over the run.
 
     `schedule`: `cosine` (warm-up, then a cosine that reaches `final_lr_fraction * peak_lr` at the last step; Hoffmann
     et al. 2022, appendix B), `cooldown` (constant, then linear to that value over the last `cooldown_fraction` of the
     tokens), `cooldown_sqrt` (the same with the shape 1 - sqrt; Haegele et al. 2024) or `constant`.
     """
 
-    name: str = "adamw"
     peak_lr: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 0
@@ -147,14 +149,11 @@ class OptimizerConfig:
     z_loss: float = 0.0
 
     def __post_init__(self):
-        _one_of(self, "name", OPTIMIZERS)
         _one_of(self, "schedule", SCHEDULES)
         _positive(self, "peak_lr", "eps", "clip_norm")
         _non_negative(self, "warmup_steps", "weight_decay", "z_loss")
         _fraction(self, "final_lr_fraction", "cooldown_fraction")
         _below_one(self, "b1", "b2")
-        if self.name == "adam" and self.weight_decay:
-            raise ConfigError("weight_decay", "adam has no decoupled weight decay: set it to 0 or use name=adamw")
 
 
 @dataclasses.dataclass(frozen=True)

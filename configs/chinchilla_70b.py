@@ -23,8 +23,8 @@ def get_config() -> ConfigDict:
     """The run as published."""
     return ConfigDict(dataclasses.asdict(RunConfig(
         model=preset("chinchilla-70b").model,
-        optimizer=OptimizerConfig(name="adamw", peak_lr=1e-4, warmup_steps=1500, final_lr_fraction=0.1,
-                                  weight_decay=0.1, clip_norm=1.0),
+        optimizer=OptimizerConfig(peak_lr=1e-4, warmup_steps=1500, final_lr_fraction=0.1, weight_decay=0.1,
+                                  clip_norm=1.0),
         data=DataConfig(source="text:massivetext", mixture="massivetext-chinchilla", vocab_size=32000, seq_len=2048),
         mesh=MeshConfig(data=1, fsdp=256, tensor=1),
         train=TrainConfig(train_tokens=1_400_000_000_000, batch_size=768, double_batch_at=0.5,

@@ -45,8 +45,8 @@ def get_config(name: str = "417m") -> ConfigDict:
     peak_lr, sequences, doubles, clip_norm, (fsdp, tensor) = PUBLISHED[name]
     return ConfigDict(dataclasses.asdict(RunConfig(
         model=preset(f"gopher-{name}").model,
-        optimizer=OptimizerConfig(name="adam", peak_lr=peak_lr, warmup_steps=1500, final_lr_fraction=0.1,
-                                  weight_decay=0.0, clip_norm=clip_norm),
+        optimizer=OptimizerConfig(peak_lr=peak_lr, warmup_steps=1500, final_lr_fraction=0.1, weight_decay=0.0,
+                                  clip_norm=clip_norm),
         data=DataConfig(source="text:massivetext", mixture="massivetext-gopher", vocab_size=32000, seq_len=2048),
         mesh=MeshConfig(data=1, fsdp=fsdp, tensor=tensor),
         train=TrainConfig(train_tokens=300_000_000_000, batch_size=sequences, double_batch_at=0.5 if doubles else 0.0,

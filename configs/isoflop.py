@@ -46,7 +46,7 @@ def cpu(factor: float = 1.0, batch_size: int = 4) -> RunConfig:
     return RunConfig(
         model=ModelConfig(n_layers=2, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512,
                           scan_layers=False),
-        optimizer=OptimizerConfig(name="adamw", weight_decay=0.1, b2=0.95, final_lr_fraction=0.1),
+        optimizer=OptimizerConfig(weight_decay=0.1, b2=0.95, final_lr_fraction=0.1),
         data=DataConfig(source="auto", vocab_size=512, seq_len=128),
         train=TrainConfig(batch_size=batch_size, microbatches=batch_size // 4, log_every=50, checkpoint_every=4000,
                           eval_sequences=1024),
@@ -78,7 +78,7 @@ def chinchilla() -> RunConfig:
     return RunConfig(
         model=ModelConfig(n_layers=12, d_model=1024, n_heads=16, n_kv_heads=16, head_dim=64, d_ff=4096,
                           vocab_size=32000),
-        optimizer=OptimizerConfig(name="adamw", weight_decay=0.1, final_lr_fraction=0.1),
+        optimizer=OptimizerConfig(weight_decay=0.1, final_lr_fraction=0.1),
         data=DataConfig(source="text:massivetext", mixture="massivetext-chinchilla", vocab_size=32000, seq_len=2048),
         train=TrainConfig(batch_size=256, microbatches=1, compute_dtype="bfloat16", remat="full", log_every=100,
                           eval_every=5000, eval_sequences=2048, checkpoint_every=1000),

@@ -42,8 +42,8 @@ def get_config(name: str = "7b") -> ConfigDict:
     peak_lr, tokens, devices = PUBLISHED[name]
     return ConfigDict(dataclasses.asdict(RunConfig(
         model=preset(f"llama-{name}").model,
-        optimizer=OptimizerConfig(name="adamw", peak_lr=peak_lr, warmup_steps=2000, final_lr_fraction=0.1, b1=0.9,
-                                  b2=0.95, weight_decay=0.1, clip_norm=1.0),
+        optimizer=OptimizerConfig(peak_lr=peak_lr, warmup_steps=2000, final_lr_fraction=0.1, b1=0.9, b2=0.95,
+                                  weight_decay=0.1, clip_norm=1.0),
         data=DataConfig(source="text:llama_data", mixture="llama", vocab_size=32000, seq_len=2048),
         mesh=MeshConfig(data=1, fsdp=devices, tensor=1),
         train=TrainConfig(train_tokens=tokens, batch_size=2048, compute_dtype="bfloat16", remat="full", log_every=100,

@@ -17,21 +17,6 @@ def sinusoids(distances: jax.Array, d_model: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def relative_shift(scores: jax.Array) -> jax.Array:
-    """Turns columns that stand for distances into columns that stand for keys, without a gather.
-
-    Column c of the input is the distance `keys - 1 - c` (the farthest first); entry (i, j) of the output is the score
-    of query i for key j, at distance `i + keys - queries - j`. Entries for future keys hold other rows' values: mask
-    them afterwards, they are not zero.
-
-    Args:
-      scores: `[..., queries, keys]` with keys >= queries.
-    """
-    *batch, queries, keys = scores.shape
-    padded = jnp.pad(scores, [(0, 0)] * (scores.ndim - 1) + [(1, 0)])
-    return padded.reshape(*batch, keys + 1, queries)[..., 1:, :].reshape(*batch, queries, keys)
-
-
 def rotate(x_BxSxHxK: jax.Array, positions_S: jax.Array, theta: float) -> jax.Array:
     """Rotary positions (Su et al. 2021): rotates the pair (i, i + K/2) of every head by `position * theta^(-2i/K)`.
 

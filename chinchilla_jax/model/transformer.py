@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from chinchilla_jax.config import ModelConfig
+from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.model.attention import Attention
 from chinchilla_jax.model.layers import FeedForward, Norm, dense, dense_transposed, matrix, vector
 
@@ -23,11 +26,13 @@ class Block(nn.Module):
 
     config: ModelConfig
     dtype: jnp.dtype
+    attend: Callable = attention
 
     @nn.compact
     def __call__(self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None) -> tuple[jax.Array, None]:
         args = (self.config, self.dtype)
-        x_BxSxD += Attention(*args, name="attention")(Norm(*args, name="attention_norm")(x_BxSxD), segment_ids_BxS)
+        normed_BxSxD = Norm(*args, name="attention_norm")(x_BxSxD)
+        x_BxSxD += Attention(*args, self.attend, name="attention")(normed_BxSxD, segment_ids_BxS)
         x_BxSxD = nn.with_logical_constraint(x_BxSxD, ("batch", "length", "activation_embed"))
         x_BxSxD += FeedForward(*args, name="feed_forward")(Norm(*args, name="feed_forward_norm")(x_BxSxD))
         return nn.with_logical_constraint(x_BxSxD, ("batch", "length", "activation_embed")), None
@@ -41,11 +46,13 @@ class Transformer(nn.Module):
       dtype: compute type; weights, softmax, norms' statistics and logits are float32.
       remat: what the backward pass recomputes: `none`, `full` (keep only block inputs) or `dots` (keep the products
         with weights).
+      attend: a function with the arguments of `kernels.attention.attention`.
     """
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
+    attend: Callable = attention
 
     @nn.compact
     def __call__(self, tokens_BxS: jax.Array, segment_ids_BxS: jax.Array | None = None) -> jax.Array:
@@ -71,10 +78,10 @@ class Transformer(nn.Module):
         if c.scan_layers:
             layers = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
                              length=c.n_layers, metadata_params={nn.PARTITION_NAME: "layers"})  # fmt: skip
-            x_BxSxD, _ = layers(c, dtype, name="layers")(x_BxSxD, segment_ids_BxS)
+            x_BxSxD, _ = layers(c, dtype, self.attend, name="layers")(x_BxSxD, segment_ids_BxS)
         else:
             for layer in range(c.n_layers):
-                x_BxSxD, _ = block(c, dtype, name=f"layer_{layer}")(x_BxSxD, segment_ids_BxS)
+                x_BxSxD, _ = block(c, dtype, self.attend, name=f"layer_{layer}")(x_BxSxD, segment_ids_BxS)
 
         x_BxSxD = Norm(c, dtype, name="final_norm")(x_BxSxD)
         if c.tie_embeddings:

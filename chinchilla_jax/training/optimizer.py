@@ -1,4 +1,4 @@
-"""Adam and AdamW through optax, without the learning rate, which each step receives."""
+"""AdamW through optax, without the learning rate, which each step receives."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from chinchilla_jax.config import OptimizerConfig
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Clip by the global norm, Adam moments, decoupled decay of matrices; updates still to be scaled by -lr.
 
-    Biases, gains and the relative-position vectors u and v are not decayed.
+    Biases, gains and the relative-position vectors u and v are not decayed. A decay of zero makes it Adam.
     """
     parts = [optax.clip_by_global_norm(config.clip_norm), optax.scale_by_adam(config.b1, config.b2, config.eps)]
-    if config.name == "adamw" and config.weight_decay:
+    if config.weight_decay:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=_is_matrix))
     return optax.chain(*parts)
 

@@ -14,7 +14,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from chinchilla_jax.config import RunConfig
+from chinchilla_jax.kernels.target import compile_for
 from chinchilla_jax.model.transformer import Transformer
+from chinchilla_jax.parallel.attention import sharded_attention
 from chinchilla_jax.parallel.rules import flax_rules, partition_spec, shardings
 from chinchilla_jax.training.loss import weighted_sums
 from chinchilla_jax.training.optimizer import make_optimizer
@@ -45,8 +47,9 @@ class Program(NamedTuple):
 
 
 def model_of(config: RunConfig) -> Transformer:
-    """The module of a run."""
-    return Transformer(config.model, jnp.dtype(config.train.compute_dtype), config.train.remat)
+    """The module of a run, its attention laid out on the mesh in force, if there is one."""
+    attend = sharded_attention(jax.sharding.get_abstract_mesh())
+    return Transformer(config.model, jnp.dtype(config.train.compute_dtype), config.train.remat, attend)
 
 
 def init_state(config: RunConfig, key: jax.Array) -> TrainState:
@@ -122,20 +125,23 @@ def _make_program(config: RunConfig, mesh: Mesh) -> Program:
     placed = shardings(boxed, mesh)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), placed)
     replicated = NamedSharding(mesh, partition_spec(()))
+    device_kind = mesh.abstract_mesh.abstract_device.device_kind
     batch_sharding = NamedSharding(mesh, partition_spec(("microbatch", "batch", "length")))
 
     def on_mesh(function):
-        """Traces with the mesh and the rules in force, so that constraints in the model know them."""
+        """Traces with the mesh and the rules in force, so that constraints in the model know them, and for its kind of
+        device, which need not be one of this machine."""
 
         @functools.wraps(function)
         def wrapped(*args):
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(flax_rules()):
+            with (jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(flax_rules()),
+                  compile_for(device_kind)):  # fmt: skip
                 return function(*args)
 
         return wrapped
 
     # Runs once, and its random numbers take a CPU longer to compile well than to draw slowly.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    options = {"xla_backend_optimization_level": 0} if device_kind == "cpu" else None
     init = jax.jit(on_mesh(lambda key: nn.unbox(init_state(config, key))), out_shardings=placed,
                    compiler_options=options)  # fmt: skip
     step = jax.jit(on_mesh(lambda state, batch, lr: train_step(config, state, batch, lr)), donate_argnums=0,

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.config import ModelConfig
-from chinchilla_jax.model.attention import Attention, attend
+from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.model.attention import Attention
 from chinchilla_jax.model.positions import sinusoids
 from chinchilla_jax.model.transformer import Transformer
 
@@ -57,9 +58,9 @@ def test_attention_over_a_memory_is_that_of_transformer_xl(xl):
     def project(x, w):
         return jnp.einsum("...d,dhk->...hk", x, arrays[w])
 
-    heads = attend(
+    heads = attention(
         project(arrays["x"], "w_q"), project(past, "w_k"), project(past, "w_v"), u_HxK=arrays["u"], w_HxK=arrays["v"],
-        r_TxHxK=project(sinusoids(distances, sizes["d_model"]), "w_r"),
+        r_NxHxK=project(sinusoids(distances, sizes["d_model"]), "w_r"),
     )  # fmt: skip
     out = jnp.einsum("bshk,hkd->bsd", heads, arrays["w_o"])
     np.testing.assert_allclose(out, arrays["out"], atol=5e-6)

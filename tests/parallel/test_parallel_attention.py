@@ -1,0 +1,122 @@
+"""Attention on a mesh is attention: outputs and gradients do not depend on how rows and heads are split."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from chinchilla_jax.config import MeshConfig
+from chinchilla_jax.kernels.arguments import AttentionError
+from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.parallel.attention import sharded_attention
+from chinchilla_jax.parallel.mesh import make_mesh
+from chinchilla_jax.parallel.rules import RULES, ShardingError
+
+NAMES = {"q": "q_BxSxHxK", "k": "k_BxTxGxK", "v": "v_BxTxGxK", "r": "r_NxHxK", "u": "u_HxK", "w": "w_HxK"}
+MESHES = [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 2, 4)]
+
+
+def draw(rows=8, s=12, t=12, heads=4, groups=4, size=8, relative=True):
+    """Arguments of one call, and a cotangent for its output and log-sum-exp."""
+    rng = np.random.default_rng(0)
+    shapes = {"q": (rows, s, heads, size), "k": (rows, t, groups, size), "v": (rows, t, groups, size)}
+    if relative:
+        shapes |= {"r": (t, heads, size), "u": (heads, size), "w": (heads, size)}
+    arrays = {NAMES[name]: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    d_out = rng.standard_normal((rows, s, heads, size), np.float32)
+    return arrays, (d_out, rng.standard_normal((rows, heads, s), np.float32))
+
+
+def value_and_gradients(attend, arrays, cotangents, **keywords):
+    """Output, log-sum-exp and the gradients of every array, in one compiled function."""
+
+    @jax.jit
+    def run(arrays, cotangents):
+        results, pull_back = jax.vjp(lambda x: attend(**x, **keywords, return_lse=True), arrays)
+        return results, pull_back(cotangents)[0]
+
+    return run(arrays, cotangents)
+
+
+def near(found, expected):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6), found, expected)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("call", ["relative", "grouped, packed", "behind a memory"])
+def test_outputs_and_gradients_are_those_of_one_device(mesh, call):
+    shape, keywords = {}, {"implementation": "plain"}
+    if call == "grouped, packed":
+        shape = {"heads": 8, "relative": False}
+        keywords["segment_ids_BxT"] = np.repeat([[0] * 5 + [1] * 7, [3] * 9 + [4] * 3], 4, axis=0).astype(np.int32)
+    if call == "behind a memory":
+        shape = {"t": 20}
+        keywords |= {"q_offset": jnp.int32(8), "window": 11, "softcap": 3.0, "implementation": "blockwise"}
+    arrays, cotangents = draw(**shape)
+    expected = value_and_gradients(attention, arrays, cotangents, **keywords)
+    found = value_and_gradients(sharded_attention(make_mesh(MeshConfig(*mesh))), arrays, cotangents, **keywords)
+    near(found, expected)
+    assert max(np.abs(gradient).max() for gradient in expected[1].values()) > 0.1
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_rows_that_do_not_divide_are_computed_by_every_device(rows):
+    arrays, cotangents = draw(rows=rows)
+    expected = value_and_gradients(attention, arrays, cotangents)
+    near(value_and_gradients(sharded_attention(make_mesh(MeshConfig(2, 2, 2))), arrays, cotangents), expected)
+
+
+def test_each_device_computes_its_rows_and_heads_and_none_of_them_communicates():
+    seen = []
+
+    def op(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, **keywords):
+        seen.append((q_BxSxHxK.shape, k_BxTxGxK.shape, keywords["r_NxHxK"].shape, keywords["u_HxK"].shape))
+        return attention(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, **keywords)
+
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    arrays, _ = draw(heads=4, groups=4)
+    placed = {name: jax.device_put(x, NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor", None)
+                                   if x.ndim == 4 else PartitionSpec(*[None] * (x.ndim - 2), "tensor", None)))
+              for name, x in arrays.items()}  # fmt: skip
+    compiled = jax.jit(lambda x: sharded_attention(mesh, op)(**x)).lower(placed).compile()
+    assert seen == [((2, 12, 2, 8), (2, 12, 2, 8), (12, 2, 8), (2, 8))]
+    assert compiled.output_shardings.shard_shape((8, 12, 4, 8)) == (2, 12, 2, 8)
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert collective not in compiled.as_text()
+
+
+def test_one_device_or_none_takes_the_op_itself():
+    assert sharded_attention(make_mesh(MeshConfig(1, 1, 1))) is attention
+    assert sharded_attention(jax.sharding.get_abstract_mesh()) is attention
+
+
+@pytest.mark.parametrize(("mesh", "shape", "words"), [
+    ((1, 2, 4), {"heads": 6, "groups": 6}, "6 heads do not divide over the 4 devices of mesh axis 'tensor'"),
+    ((1, 2, 4), {"heads": 4, "groups": 2, "relative": False}, "2 groups of keys do not divide over the 4 devices"),
+])  # fmt: skip
+def test_heads_and_groups_that_do_not_divide_are_refused(mesh, shape, words):
+    arrays, _ = draw(**shape)
+    with pytest.raises(ShardingError, match=words):
+        jax.eval_shape(sharded_attention(make_mesh(MeshConfig(*mesh))), **arrays)
+
+
+def test_rules_that_split_the_length_are_refused(monkeypatch):
+    monkeypatch.setitem(RULES, "length", "data")
+    monkeypatch.setitem(RULES, "batch", "fsdp")
+    with pytest.raises(ShardingError, match="'length' and 'head_dim' must not be split"):
+        jax.eval_shape(sharded_attention(make_mesh(MeshConfig(2, 2, 2))), **draw()[0])
+
+
+def test_a_call_that_is_wrong_is_refused_as_on_one_device():
+    arrays, _ = draw()
+    attend = sharded_attention(make_mesh(MeshConfig(2, 2, 2)))
+    for change in ({"u_HxK": None}, {"k_BxTxGxK": arrays["k_BxTxGxK"][:, :, :3]}, {"window": 0},
+                   {"implementation": "flash"}, {"q_offset": np.float32(1)}):  # fmt: skip
+        with pytest.raises(AttentionError) as expected:
+            attention(**(arrays | change))
+        with pytest.raises(AttentionError) as found:
+            attend(**(arrays | change))
+        assert str(found.value) == str(expected.value)
