@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from chinchilla_jax.kernels.arguments import AttentionError, check
 from chinchilla_jax.kernels.plain import NEGATIVE, biased, shift_to_keys
@@ -125,6 +126,7 @@ def _attend(sizes: _Sizes, inputs: _Inputs, segments, q_offset: jax.Array) -> tu
 
 def _attend_forward(sizes, inputs, segments, q_offset):
     out, lse = _attend(sizes, inputs, segments, q_offset)
+    out, lse = checkpoint_name(out, "attention_output"), checkpoint_name(lse, "attention_lse")  # as the fused kernel
     return (out, lse), (inputs, segments, q_offset, out, lse)
 
 

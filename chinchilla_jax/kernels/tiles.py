@@ -1,0 +1,96 @@
+"""How large are the tiles of the fused kernel?
+
+The measured orders of `tables/attention_tiles.json` say: per TPU generation, direction, with or without a relative term
+and head size, the fastest first. The first that fits the memory of the chip and the sequence is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+
+from chinchilla_jax.kernels.arguments import AttentionError
+
+LANES = 128
+MIB = 2**20
+# Vector memory of a core, and how much of it the kernels may plan with: the compiler needs some of it for itself.
+VMEM = {"v4": 16 * MIB, "v5e": 128 * MIB, "v5p": 64 * MIB, "v6e": 128 * MIB, "v7x": 64 * MIB}
+DEFAULT_LIMIT = 16 * MIB
+TEMPORARIES = 3  # float32 tiles alive at once, at most; seen: 1.5 (1024 x 1024) to 2.8 (512 x 512)
+ROLLING = ("v5e", "v5p", "v6e", "v7x")  # the strided rotate does not exist before
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """Sides of a tile in queries and keys, and the queries of a strip on the diagonal; multiples of 128."""
+
+    block_q: int
+    block_kv: int
+    strip: int = 128
+
+    def shrunk(self, queries: int, keys: int) -> Tiles:
+        """Tiles that waste less on short sequences: padding stays under an eighth where 128 allows it."""
+        block_q, block_kv = _shrink(self.block_q, queries), _shrink(self.block_kv, keys)
+        return Tiles(block_q, block_kv, min(self.strip, block_q))
+
+
+def _shrink(block: int, length: int) -> int:
+    while block > LANES and -(-length // block) * block > max(1.125 * length, -(-length // LANES) * LANES):
+        block //= 2
+    return block
+
+
+SMALLEST = Tiles(LANES, LANES)
+
+
+def vmem_bytes(tiles: Tiles, *, backward: bool, keys: int, size: int, distances: int, itemsize: int) -> int:
+    """Estimated vector memory of a kernel, bytes: blocks twice (one is fetched while the other is used), sums, tiles.
+
+    Args:
+      keys: of the call, padded.
+      size: head size, padded to 128.
+      distances: rows of e, 0 without a relative term.
+      itemsize: bytes of an element, 2 for bfloat16.
+    """
+    block, relative = tiles.block_q * size, distances > 0
+    rows = tiles.block_q * LANES * 4
+    temporaries = TEMPORARIES * tiles.block_q * tiles.block_kv * 4
+    whole = 2 * itemsize * size * (2 * keys + distances)  # k, v and e
+    if not backward:
+        return whole + (2 * 2 + 1 + relative) * itemsize * block + 4 * block + 2 * rows + temporaries
+    sums = 4 * size * (2 * keys + 2 * distances) + 2 * itemsize * size * 2 * keys  # dk, dv; de is its own result
+    kept = (3 + 2 * relative) * itemsize * block + (1 + relative) * 4 * block + 2 * rows
+    return whole + sums + kept + 2 * 4 * itemsize * block + temporaries
+
+
+def limit(generation: str) -> int:
+    """Bytes of vector memory that a kernel may plan with.
+
+    Raises:
+      AttentionError: the generation is not known here.
+    """
+    if generation not in VMEM:
+        raise AttentionError("implementation", f'the fused kernel has no tiles for {generation!r}; known: '
+                             f'{", ".join(VMEM)}; use "blockwise"')  # fmt: skip
+    return int(0.92 * VMEM[generation])
+
+
+def compiler_limit(generation: str | None, estimate: int) -> int | None:
+    """What the compiler may use for a kernel of this estimate: no more than needed, the rest is for its neighbours."""
+    if generation is None:
+        return None
+    return min(VMEM[generation], max(DEFAULT_LIMIT, int(1.3 * estimate)))
+
+
+def ranked(generation: str, *, backward: bool, relative: bool, size: int) -> list[Tiles]:
+    """All measured tiles, the fastest first, and the smallest at the end."""
+    key = f"{generation} {'relative' if relative else 'plain'} {'backward' if backward else 'forward'} {size}"
+    return [*_table().get(key, []), Tiles(512, 512), Tiles(256, 256), SMALLEST]
+
+
+@functools.cache
+def _table() -> dict[str, list[Tiles]]:
+    text = (importlib.resources.files("chinchilla_jax") / "tables" / "attention_tiles.json").read_text()
+    return {key: [Tiles(*row[:3]) for row in rows] for key, rows in json.loads(text)["tiles"].items()}
