@@ -18,12 +18,12 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-POSITIONS = ("relative", "rope", "learned", "none")
+POSITIONS = ("relative", "rope", "xpos", "learned", "none")
 ATTENTIONS = ("auto", "fused", "plain", "blockwise")
 FEED_FORWARDS = ("gelu", "swiglu")
 NORMS = ("rmsnorm", "layernorm")
 BIASES = ("none", "gopher", "all")
-REMAT_POLICIES = ("none", "full", "dots")
+REMAT_POLICIES = ("none", "full", "attention", "dots")
 COOLDOWNS = ("cooldown", "cooldown_sqrt")
 SCHEDULES = ("cosine", "constant", *COOLDOWNS)
 DTYPES = ("float32", "bfloat16")
@@ -114,7 +114,7 @@ class ModelConfig:
         _one_of(self, "attention", ATTENTIONS)
         if self.n_heads % self.n_kv_heads:
             raise ConfigError("n_kv_heads", f"must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
-        if self.position == "rope" and self.head_dim % 2:
+        if self.position in ("rope", "xpos") and self.head_dim % 2:
             raise ConfigError("head_dim", f"rotary positions rotate pairs: must be even, got {self.head_dim}")
         if self.position == "relative" and self.d_model % 2:
             raise ConfigError("d_model", f"sinusoids come in pairs: must be even, got {self.d_model}")

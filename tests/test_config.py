@@ -80,7 +80,7 @@ REFUSALS = [
     ("study.tokens_per_param", 20.0, r"unknown key; known: name, budgets"),
     ("optimizer.schedule", "cooldown_root", r"one of cosine, constant, cooldown, cooldown_sqrt"),
     ("study.convention", "6dn", r"unknown value '6dn' \(did you mean '6nd'\?\); one of table_a4, appendix_f, 6nd"),
-    ("model.position", "rotary", r"unknown value 'rotary'.*; one of relative, rope, learned, none"),
+    ("model.position", "rotary", r"unknown value 'rotary'.*; one of relative, rope, xpos, learned, none"),
     ("model.attention", "flash", r"unknown value 'flash'.*; one of auto, fused, plain, blockwise"),
     ("model.feed_forward", "gleu", r"did you mean 'gelu'\?"),
     ("model.n_layers", 0, r"must be positive and finite, got 0"),

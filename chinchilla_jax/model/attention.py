@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.model.layers import dense, matrix, residual_scale, vector
-from chinchilla_jax.model.positions import rotate, sinusoids
+from chinchilla_jax.model.positions import rotate, sinusoids, xpos
 
 
 class Attention(nn.Module):
@@ -51,6 +51,8 @@ class Attention(nn.Module):
             }
         elif c.position == "rope":
             q, k = rotate(q, jnp.arange(s), c.rope_theta), rotate(k, jnp.arange(s), c.rope_theta)
+        elif c.position == "xpos":
+            q, k = xpos(q, k, jnp.arange(s) - s // 2, c.rope_theta)
         q = nn.with_logical_constraint(q, ("batch", "length", "heads", "head_dim"))
         out_BxSxHxK = self.attend(q, k, v, segment_ids_BxT=segment_ids_BxS, implementation=c.attention, **relative)
         kernel = matrix(self, "output", (c.n_heads, c.head_dim, d), ("heads", "head_dim", "embed"), c.d_attn,

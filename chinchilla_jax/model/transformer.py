@@ -14,10 +14,13 @@ from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.model.attention import Attention
 from chinchilla_jax.model.layers import FeedForward, Norm, dense, dense_transposed, matrix, vector
 
+_POLICIES = jax.checkpoint_policies
+# Names that the kernels give to what their backward pass needs of the forward pass.
+_ATTENTION = _POLICIES.save_only_these_names("attention_output", "attention_lse")
 _REMAT = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": _POLICIES.nothing_saveable,
+    "attention": _ATTENTION,
+    "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_with_no_batch_dims_saveable, _ATTENTION),
 }
 
 
@@ -44,8 +47,9 @@ class Transformer(nn.Module):
     Attributes:
       config: the shape.
       dtype: compute type; weights, softmax, norms' statistics and logits are float32.
-      remat: what the backward pass recomputes: `none`, `full` (keep only block inputs) or `dots` (keep the products
-        with weights).
+      remat: what the backward pass recomputes: `none`; `full` (keep only block inputs); `attention` (keep besides the
+        output and log-sum-exp of attention, so that its forward pass runs once, unless it is the plain one); `dots`
+        (keep besides the products with weights).
       attend: a function with the arguments of `kernels.attention.attention`.
     """
 

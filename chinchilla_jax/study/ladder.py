@@ -38,7 +38,7 @@ def shape(template: ModelConfig, n_layers: int, d_model: int) -> ModelConfig:
     Heads: as many as make their width nearest to the template's head_dim with n_heads * head_dim == d_model. Widths
     that are no multiple of head_dim, as small models have, get heads a little wider or narrower.
     """
-    heads = _heads(d_model, template.head_dim, even=template.position == "rope")
+    heads = _heads(d_model, template.head_dim, even=template.position in ("rope", "xpos"))
     group = template.n_heads // template.n_kv_heads
     kv_heads = next(k for k in range(max(heads // group, 1), 0, -1) if heads % k == 0)
     d_ff = max(8, 8 * round(d_model * template.d_ff / template.d_model / 8))

@@ -3,15 +3,17 @@
 import dataclasses
 
 import flax
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from chinchilla_jax.config import ATTENTIONS, ModelConfig
 from chinchilla_jax.kernels.attention import IMPLEMENTATIONS, attention
 from chinchilla_jax.model.attention import Attention
-from chinchilla_jax.model.positions import rotate, sinusoids
+from chinchilla_jax.model.positions import rotate, sinusoids, xpos
 
 
 def normal(rng, *shape):
@@ -54,7 +56,7 @@ def test_the_config_knows_the_implementations_that_there_are():
     assert ATTENTIONS == IMPLEMENTATIONS
 
 
-@pytest.mark.parametrize("position", ["relative", "rope", "none"])
+@pytest.mark.parametrize("position", ["relative", "rope", "xpos", "none"])
 def test_heads_need_not_add_up_to_the_width(position):
     shape = dataclasses.replace(SHAPE, position=position)
     x = normal(np.random.default_rng(0), 2, 5, 24)
@@ -93,3 +95,38 @@ def test_a_rotation_turns_the_pair_i_and_half_plus_i_by_its_own_frequency():
     expected = np.zeros(8)
     expected[[2, 6]] = np.cos(angle), np.sin(angle)
     np.testing.assert_allclose(rotate(x, jnp.array([5]), 100.0)[0, 0, 0], expected, atol=1e-6)
+
+
+@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.given(seed=st.integers(0, 99), position=st.integers(-300, 300), distance=st.integers(0, 400))
+def test_xpos_is_the_rotation_with_a_decay_that_depends_on_the_distance_alone(seed, position, distance):
+    """Pair i of a product fades by zeta_i^(distance / 512), zeta_i = (2i / K + 0.4) / 1.4, wherever it is taken."""
+    q, k = normal(np.random.default_rng(seed), 2, 1, 1, 2, 8)
+    here, there = jnp.array([position]), jnp.array([position - distance])
+
+    def pairs(q, k):
+        products = np.asarray(q, np.float64) * np.asarray(k, np.float64)
+        return products.reshape(-1, 2, 4).sum(1)
+
+    turned = xpos(q, k, here, 100.0)[0], xpos(q, k, there, 100.0)[1]
+    decay = ((np.arange(4) / 4 + 0.4) / 1.4) ** (distance / 512)
+    expected = decay * pairs(rotate(q, here, 100.0), rotate(k, there, 100.0))
+    np.testing.assert_allclose(pairs(*turned), expected, atol=2e-4)
+
+
+def test_scores_of_xpos_do_not_depend_on_where_positions_are_counted_from():
+    q, k = normal(np.random.default_rng(0), 2, 2, 700, 1, 8)
+    scores = [jnp.einsum("bshk,bthk->bst", *xpos(q, k, jnp.arange(700) - start, 1e4)) for start in (0, 350)]
+    np.testing.assert_allclose(*scores, atol=1e-4)
+
+
+def test_scores_of_random_vectors_fade_with_the_distance_in_xpos_and_not_under_rotation_alone():
+    """Their variance is a sum over pairs: 2 zeta_i^(2 distance / 512) each, and 2 each without zeta."""
+    q, k = normal(np.random.default_rng(0), 2, 1, 1, 4000, 16)
+    zeta = (np.arange(8) / 8 + 0.4) / 1.4
+    for distance in (0, 512, 2048):
+        here, there = jnp.array([distance // 2]), jnp.array([-distance // 2])
+        faded = jnp.sum(xpos(q, k, here, 1e4)[0] * xpos(q, k, there, 1e4)[1], -1)
+        plain = jnp.sum(rotate(q, here, 1e4) * rotate(k, there, 1e4), -1)
+        assert np.mean(faded**2) == pytest.approx(np.sum(2 * zeta ** (2 * distance / 512)), rel=0.1)
+        assert np.mean(plain**2) == pytest.approx(16, rel=0.1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.model.transformer import Transformer
@@ -55,7 +56,7 @@ def test_another_first_document_changes_later_ones_only_without_their_ids(kind, 
     assert crossing.min() > 1e-3
 
 
-@pytest.mark.parametrize("position", ["relative", "rope", "none"])
+@pytest.mark.parametrize("position", ["relative", "rope", "xpos", "none"])
 def test_with_relative_positions_a_packed_document_reads_as_it_would_alone(position, weights):
     model = ModelConfig(n_layers=2, d_model=24, n_heads=3, n_kv_heads=3, head_dim=6, d_ff=40, vocab_size=48,
                         position=position)  # fmt: skip
@@ -94,7 +95,7 @@ def loss_and_gradient(model, **options):
 REMAT = ModelConfig(n_layers=2, d_model=24, n_heads=3, n_kv_heads=3, head_dim=6, d_ff=40, vocab_size=48)
 
 
-@pytest.mark.parametrize(("remat", "scan"), [("full", True), ("dots", False)], ids=["full-scanned", "dots-separate"])
+@pytest.mark.parametrize(("remat", "scan"), [("full", True), ("dots", False), ("attention", True)])
 def test_recomputing_activations_changes_neither_loss_nor_gradients(remat, scan, weights):
     model = dataclasses.replace(REMAT, scan_layers=scan, n_layers=2 if scan else 1)
     params = weights(model)
@@ -117,6 +118,39 @@ def test_full_recomputation_costs_more_than_that_of_all_but_the_products_with_we
     assert none < dots < full < none * 4 / 3
 
 
+def count(jaxpr, what):
+    """How many operations for which `what(operation)` there are in a program, a loop's once."""
+    found = 0
+    for operation in jaxpr.eqns:
+        found += what(operation)
+        for value in jax.tree.leaves(list(operation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
+            if isinstance(value, ClosedJaxpr | Jaxpr) and operation.primitive.name != "pallas_call":
+                found += count(getattr(value, "jaxpr", value), what)
+    return found
+
+
+def is_forward_kernel(operation):
+    return operation.primitive.name == "pallas_call" and "attention_forward" in str(operation.params)
+
+
+def is_loop_over_keys(operation):
+    return operation.primitive.name == "while"
+
+
+# What is counted, and how often it is in forward and backward pass together if nothing is recomputed.
+COUNTED = {"fused": (is_forward_kernel, 1), "blockwise": (is_loop_over_keys, 2)}
+
+
+@pytest.mark.parametrize(("remat", "more"), [("none", 0), ("full", 1), ("attention", 0), ("dots", 0)])
+@pytest.mark.parametrize("implementation", COUNTED)
+def test_attention_is_computed_again_only_where_nothing_but_block_inputs_is_kept(implementation, remat, more):
+    what, expected = COUNTED[implementation]
+    model = dataclasses.replace(REMAT, attention=implementation)
+    params = jax.eval_shape(Transformer(model).init, jax.random.key(0), TOKENS)
+    program = jax.make_jaxpr(loss_and_gradient(model, remat=remat))(params, TOKENS)
+    assert count(program.jaxpr, what) == expected + more
+
+
 def test_computing_in_bfloat16_keeps_float32_weights_and_logits_and_stays_close(kind, weights):
     half = Transformer(kind, dtype=jnp.bfloat16)
     fresh = jax.eval_shape(half.init, jax.random.key(0), TOKENS)
@@ -136,6 +170,7 @@ COMBINATIONS = [
     ("relative", "swiglu", "layernorm", "all", False),
     ("rope", "gelu", "layernorm", "gopher", True),
     ("learned", "swiglu", "rmsnorm", "none", True),
+    ("xpos", "gelu", "layernorm", "all", True),
     ("none", "gelu", "rmsnorm", "all", False),
 ]
 
