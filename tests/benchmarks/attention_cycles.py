@@ -30,7 +30,7 @@ import argparse
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from chinchilla_jax.files import write_json
@@ -42,7 +42,6 @@ from tests.benchmarks.measured import KERNELS, Bench, Cycles, Program, fusions, 
 HEADS = 8
 CASES = ("plain", "relative", "packed")
 WHICH = ("forward", "backward", "both")
-BLOCKS = (128, 256, 512, 1024)
 
 # Most cycles of ours, forward and backward, over those of the best public kernel.
 BARS = {
@@ -99,7 +98,8 @@ def public_program(kernel: str, shape: Shape, blocks: public_attention.Blocks, g
 def our_program(case: str, shape: Shape, gradients: bool) -> Program:
     """Ours, of `CASES`."""
     arguments = dict(seq=shape.seq, head_dim=shape.head_dim, heads=HEADS, gradients=gradients)
-    source = sources(Path(our_attention.__file__), *sorted(KERNELS.glob("*.py")))
+    tables = KERNELS.parent.glob("tables/attention*.json")
+    source = sources(Path(our_attention.__file__), *sorted(KERNELS.glob("*.py")), *sorted(tables))
     return Program(f"{our_attention.__name__}:{case}", json.dumps(arguments), shape.gen, source)
 
 
@@ -147,11 +147,13 @@ def search(bench: Bench, kernel: str, shape: Shape) -> public_attention.Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All rows of a shape: public kernels, then ours by case."""
+    """All rows of a shape: public kernels, then ours by case; tiles visited and unmasked by pass where documents are
+    packed."""
 
     shape: Shape
     public: tuple[Row, ...]
     ours: tuple[Row, ...]
+    packed_tiles: Mapping[str, tuple[int, int]]
 
     @property
     def best(self) -> Row | None:
@@ -183,17 +185,6 @@ class Table:
         chip = GENERATIONS[self.shape.gen]
         return forward * done * chip.clock / cycles.cycles / chip.peak
 
-    def visits(self, name: str) -> dict[int, float] | None:
-        """Visited over unmasked blocks of the packed case, by size of square blocks, if the plain case visits no block
-        in vain: what the matrix units do for packed over plain, by how many blocks that hold a visible pair both have.
-        """
-        rows = {row.name: getattr(row, name) for row in self.ours}
-        if not rows.get("packed") or not rows.get("plain"):
-            return None
-        work, seq = rows["packed"].matmul_flops / rows["plain"].matmul_flops, self.shape.seq
-        visible = our_attention.visible_blocks
-        return {size: work * visible(seq, seq, size) / visible(seq, our_attention.DOCUMENT, size) for size in BLOCKS}
-
 
 def render(table: Table) -> str:
     """The table as text."""
@@ -211,10 +202,9 @@ def render(table: Table) -> str:
         parts = "  ".join(_cells(getattr(row, which), table.peak(row, which)) for which in WHICH)
         ratio, bar = (f"{number:.2f}" if number else "" for number in (table.ratio(row), table.bar(row)))
         lines.append(f"{name:15}  {parts}  {ratio:>5}  {bar}".rstrip())
-    for which in WHICH[:2]:
-        if visits := table.visits(which):
-            sizes = ", ".join(f"{share:.2f} of {size}" for size, share in visits.items())
-            lines.append(f"packed, visited over unmasked blocks, {which}: {sizes}")
+    for which, (visited, unmasked) in table.packed_tiles.items():
+        lines.append(f"packed, {which}: visits {visited} tiles of a head, {unmasked} are unmasked: "
+                     f"{visited / unmasked:.2f}")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -229,8 +219,7 @@ NOTE = """
 Kcycles: thousands of bundles of the compiler's schedule, slower core, Pallas kernels only ("<": at most, a branch was
 not decided). HBM: cycles of the kernel's HBM copies at the published bandwidth; bound: of each step the larger of both.
 peak: causal-useful FLOPs over the matrix units' peak. ratio: to the public kernel of fewest cycles, forward and
-backward together; of packed, to our own plain one; bar: the most it may be. Visited over unmasked blocks: for square
-blocks, from what the matrix units do for packed over plain; the size that counts is the kernel's own.
+backward together; of packed, to our own plain one; bar: the most it may be.
 No number here is a wall time, or measured on a TPU."""
 
 
@@ -243,7 +232,8 @@ def as_json(table: Table) -> dict:
         rows.append({"name": row.name, "ours": row in table.ours, "blocks": row.blocks, "absent": row.absent,
                      "passes": passes, "ratio": table.ratio(row), "bar": table.bar(row)})  # fmt: skip
     return {**dataclasses.asdict(table.shape), "heads": HEADS, "rows": rows,
-            "visited_over_unmasked_blocks": {which: table.visits(which) for which in WHICH[:2]}}  # fmt: skip
+            "packed_tiles": {which: {"visited": visited, "unmasked": unmasked}
+                             for which, (visited, unmasked) in table.packed_tiles.items()}}  # fmt: skip
 
 
 def make_table(bench: Bench, shape: Shape, kernels: Sequence[str], cases: Sequence[str], gradients: bool,
@@ -257,7 +247,10 @@ def make_table(bench: Bench, shape: Shape, kernels: Sequence[str], cases: Sequen
     absent = "" if our_attention.available() else "there is no chinchilla_jax.kernels.fused"
     ours = [Row(case, absent=absent) if absent else
             _row(bench, case, our_program(case, shape, gradients), _our_backward) for case in cases]  # fmt: skip
-    return Table(shape, tuple(public), tuple(ours))
+    tiles = {}
+    if any(row.name == "packed" and row.both for row in ours):
+        tiles = our_attention.visited_and_unmasked(shape.gen, shape.seq, shape.head_dim, HEADS)
+    return Table(shape, tuple(public), tuple(ours), tiles)
 
 
 def main() -> None:

@@ -5,12 +5,15 @@ kernels are told apart by their names, `attention_forward...` and `attention_bac
 """
 
 import importlib.util
+from contextlib import AbstractContextManager
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.kernels.target import compile_for
 from tests.benchmarks.public_attention import program, useful_flops
 
 DOCUMENT = 512  # tokens: four documents in a row of 2048
@@ -21,12 +24,8 @@ def available() -> bool:
     return importlib.util.find_spec("chinchilla_jax.kernels.fused") is not None
 
 
-def visible_blocks(seq: int, document: int, size: int) -> int:
-    """How many blocks of `size` x `size` scores hold a visible pair, in a row of documents of `document` tokens."""
-    position = np.arange(seq)
-    same = position[:, None] // document == position // document
-    visible = (position[:, None] >= position) & same
-    return int(visible.reshape(seq // size, size, seq // size, size).any(axis=(1, 3)).sum())
+def _segment_ids(seq: int) -> np.ndarray:
+    return (np.arange(seq, dtype=np.int32) // DOCUMENT)[None]
 
 
 def _fused(q, k, v, r=None, u=None, w=None, segment_ids=None):
@@ -53,10 +52,49 @@ def relative(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dic
 
 def packed(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dict:
     """Queries, keys and values of documents of `DOCUMENT` tokens, known when compiling: so is what can be skipped."""
-    segment_ids = np.repeat(np.arange(seq // DOCUMENT, dtype=np.int32), DOCUMENT)[None]
+    segment_ids = _segment_ids(seq)
 
     def attend(q, k, v):
         return _fused(q, k, v, segment_ids=segment_ids)
 
     flops = useful_flops(DOCUMENT, head_dim, heads, gradients) * (seq // DOCUMENT)
     return program(attend, (_tokens(seq, head_dim, heads),) * 3, flops, gradients)
+
+
+def visited_and_unmasked(gen: str, seq: int, head_dim: int, heads: int) -> dict[str, tuple[int, int]]:
+    """Tiles of a head that "forward" and "backward" of `packed` visit, and those that hold a visible pair.
+
+    The first are counted in the schedule for the tiles that the op chooses, the second pair by pair.
+    """
+    from chinchilla_jax.kernels import fused
+
+    grids: dict[str, list] = {"forward": [], "backward": []}
+
+    def noting(name: str) -> AbstractContextManager:
+        call = getattr(fused, f"{name}_call")
+
+        def noted(plan, *args):
+            grids[name].append(plan.grid)
+            return call(plan, *args)
+
+        return mock.patch.object(fused, f"{name}_call", noted)
+
+    built = packed(seq, head_dim, heads)
+    with compile_for(gen), noting("forward"), noting("backward"):
+        jax.eval_shape(built["fn"], *built["args"])
+    return {name: tuple(map(sum, zip(*map(_tiles, parts), strict=True))) for name, parts in grids.items()}
+
+
+def _tiles(grid) -> tuple[int, int]:
+    """Visited and unmasked tiles of a `schedule.Grid`; where keys are taken in parts, the first is key -q_offset."""
+    from chinchilla_jax.kernels.schedule import schedule, tile_kinds
+
+    q_ids, ids = _segment_ids(grid.queries), _segment_ids(grid.queries)[:, -grid.q_offset :][:, : grid.keys]
+    visited = schedule(grid, tile_kinds(grid), grid.q_offset, q_ids, ids)[1]
+    visible = grid.q_offset + np.arange(grid.queries)[:, None] >= np.arange(grid.keys)
+    visible &= q_ids[0][:, None] == ids[0]
+    corners = [np.arange(0, length, block) for length, block in
+               ((grid.queries, grid.block_q), (grid.keys, grid.block_kv))]  # fmt: skip
+    for axis, starts in enumerate(corners):
+        visible = np.logical_or.reduceat(visible, starts, axis=axis)
+    return int(visited.sum()), int(visible.sum())
