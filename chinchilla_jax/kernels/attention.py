@@ -15,10 +15,13 @@ from absl import logging
 
 from chinchilla_jax.kernels import target
 from chinchilla_jax.kernels.arguments import AttentionError
+from chinchilla_jax.kernels.blockwise import BLOCK, blockwise_attention
 from chinchilla_jax.kernels.plain import plain_attention
 
 IMPLEMENTATIONS = ("auto", "fused", "plain", "blockwise")
-PLAIN_UP_TO = 2**17  # scores a head; python -m tests.benchmarks.attention_cpu
+# Scores a head up to which the plain form is faster on a CPU core, without and with the relative term. At 512 tokens
+# blockwise takes 0.24 and 0.80 of its time, at 2048 0.14 and 0.30: python -m tests.benchmarks.attention_cpu long
+PLAIN_UP_TO, RELATIVE_PLAIN_UP_TO = 128 * 128, 256 * 256
 
 
 def attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *, r_NxHxK: jax.Array | None = None,
@@ -61,7 +64,8 @@ def attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, 
     """
     if implementation == "auto":
         tpu = target.generation()
-        implementation = "fused" if tpu is not None else xla_form(q_BxSxHxK.shape[1], k_BxTxGxK.shape[1])
+        queries, keys = (x.shape[1] if x.ndim == 4 else 0 for x in (q_BxSxHxK, k_BxTxGxK))  # others are refused below
+        implementation = "fused" if tpu is not None else xla_form(queries, keys, relative=r_NxHxK is not None)
         _log_choice(implementation, tpu or jax.default_backend())
     return _function(implementation)(
         q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, r_NxHxK=r_NxHxK, u_HxK=u_HxK, w_HxK=w_HxK, segment_ids_BxT=segment_ids_BxT,
@@ -69,24 +73,20 @@ def attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, 
         return_lse=return_lse)  # fmt: skip
 
 
-def xla_form(queries: int, keys: int) -> str:
-    """The faster of the two forms that run everywhere."""
-    return "plain" if queries * keys <= PLAIN_UP_TO else "blockwise"
+def xla_form(queries: int, keys: int, relative: bool) -> str:
+    """The faster of the two forms that run everywhere. A few queries, as in decoding, are not worth cutting up."""
+    limit = RELATIVE_PLAIN_UP_TO if relative else PLAIN_UP_TO
+    return "plain" if queries < BLOCK or queries * keys <= limit else "blockwise"
 
 
 def _function(implementation: str) -> Callable:
     if implementation == "plain":
         return plain_attention
     if implementation == "blockwise":
-        from chinchilla_jax.kernels.blockwise import blockwise_attention
-
         return blockwise_attention
     if implementation == "fused":
-        try:
-            from chinchilla_jax.kernels import fused
-        except ImportError as error:
-            raise AttentionError("implementation", 'the kernels of "fused" cannot be loaded here: use "blockwise"'
-                                 ) from error  # fmt: skip
+        from chinchilla_jax.kernels import fused  # only here: elsewhere Pallas need not be loaded
+
         return fused.fused_attention
     raise AttentionError("implementation", f"{implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
 

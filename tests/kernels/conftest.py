@@ -1,7 +1,6 @@
 """Which implementations there are to test, and how each is called."""
 
 import functools
-import importlib.util
 
 import jax
 import pytest
@@ -29,8 +28,6 @@ def unoptimised():
 @pytest.fixture(params=CALLS, scope="module")
 def implementation(request):
     """The name of each implementation in turn; off a TPU the kernels run in Pallas's interpreter."""
-    if request.param == "fused" and importlib.util.find_spec("chinchilla_jax.kernels.fused") is None:
-        pytest.skip("there is no kernel")
     return request.param
 
 

@@ -55,7 +55,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("implementation", ["plain", "blockwise"])
+@pytest.mark.parametrize("implementation", ["plain", "blockwise", "auto"])
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_refused_is_refused_by_name(name, implementation):
     argument, value = BAD[name]
@@ -92,10 +92,10 @@ def test_float64_is_for_the_plain_form():
         assert attention(*qkv, implementation="plain").dtype == jnp.float64
 
 
-def test_short_rows_and_single_queries_are_plain_and_long_rows_blockwise():
-    assert xla_form(128, 128) == "plain"
-    assert xla_form(1, 32768) == "plain"
-    assert xla_form(2048, 2048) == "blockwise"
+def test_short_rows_and_few_queries_are_plain_and_long_rows_blockwise():
+    assert xla_form(128, 128, relative=False) == xla_form(128, 128, relative=True) == "plain"
+    assert xla_form(1, 2**20, relative=False) == xla_form(8, 2**20, relative=True) == "plain"
+    assert xla_form(512, 512, relative=False) == xla_form(512, 512, relative=True) == "blockwise"
 
 
 def test_auto_says_once_what_it_chose(monkeypatch):

@@ -62,15 +62,15 @@ def test_keys_in_the_future_and_outside_the_window_are_not_even_read(traced):
     q, k, v = (rng.standard_normal((1, n, 1, 8), np.float32) for n in (20, 160, 160))
     offset = jnp.int32(64) if traced else 64
     call = functools.partial(blockwise_attention, q_offset=offset, window=20, block=16)
-    expected = call(q, k, v)
+    outputs = jax.jit(lambda *qkv: [x(jnp.ones_like(qkv[0])) if callable(x) else x for x in jax.vjp(call, *qkv)])
+    expected = outputs(q, k, v)
     for x in (k, v):
         x[:, :32], x[:, 96:] = np.nan, np.nan  # queries 64 to 83 see keys 45 to 83: blocks 2 to 5
-    found, gradients = jax.value_and_grad(lambda q, k, v: call(q, k, v).sum(), argnums=(0, 1, 2))(q, k, v)
-    np.testing.assert_array_equal(call(q, k, v), expected)
-    assert np.isfinite(found) and all(np.isfinite(g).all() for g in gradients)
+    for found, exact in zip(jax.tree.leaves(outputs(q, k, v)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(found, exact)
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+@pytest.mark.parametrize("block", [1, 1000])
 def test_the_size_of_a_block_changes_rounding_alone(block):
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, 40, 2, 8), np.float32) for _ in range(3))
