@@ -1,5 +1,6 @@
 """Attention on a mesh is attention: outputs and gradients do not depend on how rows and heads are split."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,6 +15,7 @@ from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.parallel.attention import sharded_attention
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.rules import RULES, ShardingError
+from chinchilla_jax.training.step import make_program
 
 NAMES = {"q": "q_BxSxHxK", "k": "k_BxTxGxK", "v": "v_BxTxGxK", "r": "r_NxHxK", "u": "u_HxK", "w": "w_HxK"}
 MESHES = [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 2, 4)]
@@ -60,6 +62,35 @@ def test_outputs_and_gradients_are_those_of_one_device(mesh, call):
     found = value_and_gradients(sharded_attention(make_mesh(MeshConfig(*mesh))), arrays, cotangents, **keywords)
     near(found, expected)
     assert max(np.abs(gradient).max() for gradient in expected[1].values()) > 0.1
+
+
+@pytest.mark.parametrize(("mesh", "groups"), [((1, 4, 2), 2), ((2, 2, 2), 4)])
+def test_the_kernels_on_a_mesh_are_the_plain_form_on_one_device(mesh, groups):
+    arrays, cotangents = draw(groups=groups, relative=groups == 4)
+    ids = {"segment_ids_BxT": np.tile(np.arange(12, dtype=np.int32) // 7, (8, 1))}
+    expected = value_and_gradients(attention, arrays, cotangents, implementation="plain", **ids)
+    attend = sharded_attention(make_mesh(MeshConfig(*mesh)))
+    near(value_and_gradients(attend, arrays, cotangents, implementation="fused", **ids), expected)
+
+
+@pytest.mark.parametrize("architecture", ["chinchilla", "llama"])
+def test_a_train_step_with_kernels_on_a_mesh_is_the_plain_one_on_one_device(sharded_config, architecture):
+    tokens = np.random.default_rng(0).integers(0, 320, (2, 8, 17), dtype=np.int32)
+    batch = {"inputs": tokens[..., :-1], "targets": tokens[..., 1:], "weights": np.ones((2, 8, 16), np.float32)}
+
+    def loss_and_gradient(implementation, remat, *mesh):
+        config = sharded_config(architecture, *mesh)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention=implementation),
+                                     train=dataclasses.replace(config.train, remat=remat))  # fmt: skip
+        program = make_program(config, make_mesh(config.mesh))
+        state = program.init(jax.random.key(0))
+        state, metrics = program.step(state, jax.device_put(batch, program.batch_sharding), np.float32(1e-3))
+        return jax.tree.map(np.asarray, (metrics, state.opt_state[1].mu))
+
+    expected = loss_and_gradient("plain", "none", 1, 1, 1)
+    found = loss_and_gradient("fused", "attention", 2, 2, 2)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), found, expected)
+    assert min(np.abs(moment).max() for moment in jax.tree.leaves(expected[1])) > 1e-5
 
 
 @pytest.mark.parametrize("rows", [1, 6])
