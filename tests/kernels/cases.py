@@ -50,8 +50,8 @@ CASES = {
     "queries of which some have no key": Case(B=2, segments="disjoint", distances=140),
     "all keys in the future": Case(S=20, T=30, q_offset=-20, distances=1),
     "decoding with a cache, relative": Case(S=1, T=200, q_offset=77, traced=True, distances=200),
-    "a traced offset beyond the keys, relative, packed":
-        Case(S=60, T=100, q_offset=70, traced=True, distances=100, segments="disjoint"),
+    "a traced offset far beyond the keys, relative, packed":
+        Case(S=60, T=150, q_offset=290, traced=True, distances=150, segments="disjoint"),
     "large scores": Case(spread=60.0),
     "bfloat16": Case(S=200, T=200, dtype="bfloat16"),
     "bfloat16, relative, grouped, packed":

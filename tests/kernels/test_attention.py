@@ -49,7 +49,7 @@ def test_attention_and_its_gradients_are_those_of_the_pairs(call, name):
 
 @pytest.mark.parametrize(
     "name", ["queries of which some have no key", "queries before the keys, relative", "all keys in the future",
-             "queries beyond the keys and partly the window", "a traced offset beyond the keys, relative, packed"]
+             "queries beyond the keys and partly the window", "a traced offset far beyond the keys, relative, packed"]
 )  # fmt: skip
 def test_a_query_without_keys_gives_zero_and_minus_infinity_and_has_no_gradient(call, name):
     case = CASES[name]
