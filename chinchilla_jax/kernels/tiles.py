@@ -85,9 +85,9 @@ def compiler_limit(generation: str | None, estimate: int) -> int | None:
 
 
 def ranked(generation: str, *, backward: bool, relative: bool, size: int) -> list[Tiles]:
-    """All measured tiles, the fastest first, and the smallest at the end."""
+    """All measured tiles, the fastest first, and smaller ones at the end."""
     key = f"{generation} {'relative' if relative else 'plain'} {'backward' if backward else 'forward'} {size}"
-    return [*_table().get(key, []), Tiles(512, 512), Tiles(256, 256), SMALLEST]
+    return [*_table().get(key, []), Tiles(512, 512), Tiles(256, 256)]
 
 
 @functools.cache
