@@ -81,7 +81,8 @@ def merge(parts: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Arra
     total = jnp.sum(shares, axis=0)
     seen = total > 0.0
     weights = jnp.where(seen, shares / jnp.where(seen, total, 1.0), 0.0)
-    out = sum(jnp.swapaxes(w, 1, 2)[..., None] * o.astype(jnp.float32) for w, (o, _) in zip(weights, parts, strict=True))
+    outs = [o.astype(jnp.float32) for o, _ in parts]
+    out = sum(jnp.swapaxes(weight, 1, 2)[..., None] * o for weight, o in zip(weights, outs, strict=True))
     lse = jnp.where(seen, highest + jnp.log(jnp.where(seen, total, 1.0)), -jnp.inf)
     return out.astype(parts[0][0].dtype), lse
 

@@ -36,9 +36,9 @@ THE TILING
     before the next stage starts, so that the     ####
     compiler finds independent work to overlap.
 
-In the backward pass the same tiles are visited in the same order. dq is summed over the tiles of a block, dk and dv over
-the blocks of queries, in VMEM, whole heads of them; transposed, as dk' = q' ds, for then the tile ds is the operand at
-rest in the matrix unit in all three products and no tile is ever transposed.
+In the backward pass the same tiles are visited in the same order. dq is summed over the tiles of a block, dk and dv
+over the blocks of queries, in VMEM, whole heads of them; transposed, as dk' = q' ds, so that the tile ds is used as it
+lies in all its products and never transposed.
 
 THE RELATIVE TERM
 
@@ -64,7 +64,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from chinchilla_jax.kernels.schedule import KINDS, MASKED, WHOLE, Grid, Kind
+from chinchilla_jax.kernels.schedule import KIND_BITS, KINDS, MASKED, WHOLE, Grid, Kind
 
 LANES = 128  # of a vector register, and rows of the band of one product with r
 LOG2E = math.log2(math.e)
@@ -335,7 +335,7 @@ def _visit(plan: Plan, ref, b, i, tile) -> None:
     def step(n, _):
         entry = ref.entries[block * blocks_kv + n]
         for number, kind in enumerate(plan.kinds):
-            pl.when(entry % KINDS == number)(functools.partial(tile, entry // KINDS, kind))
+            pl.when(entry & (KINDS - 1) == number)(functools.partial(tile, entry >> KIND_BITS, kind))
         return 0
 
     jax.lax.fori_loop(0, ref.counts[block], step, 0)

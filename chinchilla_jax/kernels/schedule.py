@@ -24,7 +24,8 @@ import numpy as np
 
 WHOLE, MASKED = "whole", "masked"
 Kind = str | int  # WHOLE, MASKED, or the delta of a tile
-KINDS = 8  # an entry is block * KINDS + index of its kind
+KIND_BITS = 3
+KINDS = 1 << KIND_BITS  # an entry is block * KINDS + index of its kind
 MAX_DELTAS = 4  # each is code of its own in the kernels; what is rarer is masked
 
 

@@ -74,7 +74,7 @@ def limit(generation: str) -> int:
     if generation not in VMEM:
         raise AttentionError("implementation", f'the fused kernel has no tiles for {generation!r}; known: '
                              f'{", ".join(VMEM)}; use "blockwise"')  # fmt: skip
-    return int(0.92 * VMEM[generation])
+    return int(0.95 * VMEM[generation])
 
 
 def compiler_limit(generation: str | None, estimate: int) -> int | None:
@@ -85,9 +85,14 @@ def compiler_limit(generation: str | None, estimate: int) -> int | None:
 
 
 def ranked(generation: str, *, backward: bool, relative: bool, size: int) -> list[Tiles]:
-    """All measured tiles, the fastest first, and smaller ones at the end."""
-    key = f"{generation} {'relative' if relative else 'plain'} {'backward' if backward else 'forward'} {size}"
+    """The best measured tiles in their order, and at the end smaller ones for what they do not fit."""
+    key = table_key(generation, backward=backward, relative=relative, size=size)
     return [*_table().get(key, []), Tiles(512, 512), Tiles(256, 256)]
+
+
+def table_key(generation: str, *, backward: bool, relative: bool, size: int) -> str:
+    """The name of an order in the table; size is that of a head, padded to 128."""
+    return f"{generation} {'relative' if relative else 'plain'} {'backward' if backward else 'forward'} {size}"
 
 
 @functools.cache
