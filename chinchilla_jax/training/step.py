@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.kernels.target import compile_for
@@ -110,8 +110,10 @@ def _shape_key(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, optimizer=blank_optimizer, train=train, data=data, study=None)
 
 
-def make_program(config: RunConfig, mesh: Mesh) -> Program:
+def make_program(config: RunConfig, mesh: Mesh | AbstractMesh) -> Program:
     """Jitted init, step and evaluation for a config on a mesh; cached, so that equal shapes share compilations.
+
+    On devices that are not there, as those of `topology_mesh` or `ahead.abstract_mesh`, they can be lowered, not run.
 
     Raises:
       ShardingError: a weight's axes collide on the mesh.
@@ -120,7 +122,7 @@ def make_program(config: RunConfig, mesh: Mesh) -> Program:
 
 
 @functools.lru_cache(maxsize=64)
-def _make_program(config: RunConfig, mesh: Mesh) -> Program:
+def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh) -> Program:
     boxed = jax.eval_shape(functools.partial(init_state, config), jax.random.key(0))
     placed = shardings(boxed, mesh)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), placed)

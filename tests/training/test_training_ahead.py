@@ -128,7 +128,7 @@ class TestWithTheCompiler:
 
     @pytest.mark.long
     @pytest.mark.parametrize(("name", "slice_", "mesh"), [
-        ("chinchilla-70b", "v5p:4x4x4", (1, 16, 4)), ("llama-65b", "v5p:4x4x4", (1, 16, 4)),
+        ("chinchilla-70b", "v5p:4x4x4", (1, 8, 8)), ("llama-65b", "v5p:4x4x4", (1, 8, 8)),
         ("llama-7b", "v5e:4x4", (1, 16, 1)),
     ])  # fmt: skip
     def test_two_layers_of_the_published_width_compile(self, name, slice_, mesh):
