@@ -63,7 +63,8 @@ class Arguments:
 
 
 def check(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *, r_NxHxK: jax.Array | None = None,
-          u_HxK: jax.Array | None = None, w_HxK: jax.Array | None = None, segment_ids_BxT: jax.Array | None = None,
+          u_HxK: jax.Array | None = None, w_HxK: jax.Array | None = None, q_turn_2xSxK: jax.Array | None = None,
+          k_turn_2xTxK: jax.Array | None = None, segment_ids_BxT: jax.Array | None = None,
           q_segment_ids_BxS: jax.Array | None = None, q_offset: int | jax.Array | None = None,
           window: int | None = None, softcap: float | None = None, scale: float | None = None,
           float64: bool = False) -> Arguments:  # fmt: skip
@@ -82,6 +83,7 @@ def check(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *, r
     _positive("softcap", softcap)
     _positive("scale", scale)
     shape = dataclasses.replace(shape, N=_distances(r_NxHxK, u_HxK, w_HxK, q_BxSxHxK, shape, offset, window))
+    _turns(q_turn_2xSxK, k_turn_2xTxK, shape)
     q_segments = _segments(segment_ids_BxT, q_segment_ids_BxS, shape, offset)
     return Arguments(
         shape=shape, q_offset=offset, scale=shape.K**-0.5 if scale is None else float(scale),
@@ -148,6 +150,21 @@ def _distances(r, u, w, q, shape: Shape, offset, window) -> int | None:
         raise AttentionError("r_NxHxK", f"has {r.shape[0]} rows, but keys up to distance {needed - 1} may be visible: "
                              f"give at least {needed}, the farthest first")  # fmt: skip
     return r.shape[0]
+
+
+def _turns(q_turn, k_turn, shape: Shape) -> None:
+    given = {"q_turn_2xSxK": (q_turn, shape.S), "k_turn_2xTxK": (k_turn, shape.T)}
+    missing = [name for name, (x, _) in given.items() if x is None]
+    if len(missing) == 2:
+        return
+    if missing:
+        raise AttentionError(missing[0], "is missing: queries and keys are rotated together")
+    if shape.N is not None:
+        raise AttentionError("q_turn_2xSxK", "rotations and a relative term exclude each other: give one of them")
+    for name, (x, length) in given.items():
+        if x.shape != (2, length, shape.K) or not jnp.issubdtype(x.dtype, jnp.floating) or shape.K % 2:
+            raise AttentionError(name, f"must be floats [2, {length}, {shape.K}]: factors of a number and of its "
+                                 f"partner half a head away, so K has to be even; got {_text(x)}")  # fmt: skip
 
 
 def _segments(segments, q_segments, shape: Shape, offset) -> jax.Array | None:

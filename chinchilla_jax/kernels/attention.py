@@ -11,10 +11,11 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 
 from chinchilla_jax.kernels import target
-from chinchilla_jax.kernels.arguments import AttentionError
+from chinchilla_jax.kernels.arguments import AttentionError, check
 from chinchilla_jax.kernels.blockwise import BLOCK, blockwise_attention
 from chinchilla_jax.kernels.plain import plain_attention
 
@@ -25,7 +26,8 @@ PLAIN_UP_TO, RELATIVE_PLAIN_UP_TO = 128 * 128, 256 * 256
 
 
 def attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *, r_NxHxK: jax.Array | None = None,
-              u_HxK: jax.Array | None = None, w_HxK: jax.Array | None = None, segment_ids_BxT: jax.Array | None = None,
+              u_HxK: jax.Array | None = None, w_HxK: jax.Array | None = None, q_turn_2xSxK: jax.Array | None = None,
+              k_turn_2xTxK: jax.Array | None = None, segment_ids_BxT: jax.Array | None = None,
               q_segment_ids_BxS: jax.Array | None = None, q_offset: int | jax.Array | None = None,
               window: int | None = None, softcap: float | None = None, scale: float | None = None,
               return_lse: bool = False, implementation: str = "auto"):  # fmt: skip
@@ -46,6 +48,8 @@ def attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, 
       r_NxHxK: projected sinusoids of the same type, row c for the distance N - 1 - c: the farthest first. N is at least
         `min(q_offset + S, window)`, or `min(T, window)` if q_offset is traced; distances beyond count as r = 0.
       u_HxK, w_HxK: content and position biases; with r, or not at all.
+      q_turn_2xSxK, k_turn_2xTxK: rotate queries and keys first, `turn`; both or neither, and not with r. They get no
+        gradients. (The fused kernel does it on the chip.)
       segment_ids_BxT: int32; attention stays inside equal ids.
       q_segment_ids_BxS: those of the queries; default the ids at the queries' positions.
       q_offset: int, or an int32 scalar array for decoding with a cache; default T - S. May be negative, or T and more.
@@ -67,10 +71,31 @@ def attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, 
         queries, keys = (x.shape[1] if x.ndim == 4 else 0 for x in (q_BxSxHxK, k_BxTxGxK))  # others are refused below
         implementation = "fused" if tpu is not None else xla_form(queries, keys, relative=r_NxHxK is not None)
         _log_choice(implementation, tpu or jax.default_backend())
+    turns = {}
+    if q_turn_2xSxK is not None or k_turn_2xTxK is not None:
+        turns = {"q_turn_2xSxK": q_turn_2xSxK, "k_turn_2xTxK": k_turn_2xTxK}
+        if implementation != "fused":
+            check(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, r_NxHxK=r_NxHxK, u_HxK=u_HxK, w_HxK=w_HxK, **turns, float64=True,
+                  segment_ids_BxT=segment_ids_BxT, q_segment_ids_BxS=q_segment_ids_BxS, q_offset=q_offset,
+                  window=window, softcap=softcap, scale=scale)  # fmt: skip
+            q_BxSxHxK, k_BxTxGxK = turn(q_BxSxHxK, q_turn_2xSxK), turn(k_BxTxGxK, k_turn_2xTxK)
+            turns = {}
     return _function(implementation)(
         q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, r_NxHxK=r_NxHxK, u_HxK=u_HxK, w_HxK=w_HxK, segment_ids_BxT=segment_ids_BxT,
         q_segment_ids_BxS=q_segment_ids_BxS, q_offset=q_offset, window=window, softcap=softcap, scale=scale,
-        return_lse=return_lse)  # fmt: skip
+        return_lse=return_lse, **turns)  # fmt: skip
+
+
+def turn(x_BxSxHxK: jax.Array, turn_2xSxK: jax.Array) -> jax.Array:
+    """`x * turn[0] + partner * turn[1]`, where the partner of number i of a head is number i + K/2 (mod K).
+
+    Rotary positions (Su et al. 2021) are cosines in `turn[0]` and sines in `turn[1]`, those of the first half negated.
+    """
+    cos_SxHxK, sin_SxHxK = jax.lax.stop_gradient(turn_2xSxK)[:, :, None]
+    x = x_BxSxHxK.astype(jnp.promote_types(x_BxSxHxK.dtype, jnp.float32))
+    first, second = jnp.split(x, 2, axis=-1)
+    partner = jnp.concatenate([second, first], axis=-1)
+    return (x * cos_SxHxK + partner * sin_SxHxK).astype(x_BxSxHxK.dtype)
 
 
 def xla_form(queries: int, keys: int, relative: bool) -> str:

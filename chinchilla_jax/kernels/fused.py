@@ -16,10 +16,10 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from chinchilla_jax.kernels import target
-from chinchilla_jax.kernels.arguments import Arguments, AttentionError, check
+from chinchilla_jax.kernels.arguments import Arguments, AttentionError, Shape, check
 from chinchilla_jax.kernels.fused_kernel import LANES, Plan, backward_call, forward_call
 from chinchilla_jax.kernels.plain import rows_of_distances
-from chinchilla_jax.kernels.schedule import MASKED, Grid, schedule, tile_kinds
+from chinchilla_jax.kernels.schedule import MASKED, Grid, Kind, schedule, tile_kinds
 from chinchilla_jax.kernels.tiles import ROLLING, SMALLEST, Tiles, compiler_limit, limit, ranked, vmem_bytes
 
 LARGEST_HEAD = 256
@@ -29,6 +29,7 @@ OUTPUT, LSE = "attention_output", "attention_lse"
 
 def fused_attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *,
                     r_NxHxK: jax.Array | None = None, u_HxK: jax.Array | None = None, w_HxK: jax.Array | None = None,
+                    q_turn_2xSxK: jax.Array | None = None, k_turn_2xTxK: jax.Array | None = None,
                     segment_ids_BxT: jax.Array | None = None, q_segment_ids_BxS: jax.Array | None = None,
                     q_offset: int | jax.Array | None = None, window: int | None = None, softcap: float | None = None,
                     scale: float | None = None, return_lse: bool = False, tiles: Tiles | None = None,
@@ -45,24 +46,77 @@ def fused_attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.A
         smallest tiles do not fit the chip's memory.
     """
     call = check(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, r_NxHxK=r_NxHxK, u_HxK=u_HxK, w_HxK=w_HxK,
-                 segment_ids_BxT=segment_ids_BxT, q_segment_ids_BxS=q_segment_ids_BxS, q_offset=q_offset, window=window,
-                 softcap=softcap, scale=scale)  # fmt: skip
+                 q_turn_2xSxK=q_turn_2xSxK, k_turn_2xTxK=k_turn_2xTxK, segment_ids_BxT=segment_ids_BxT,
+                 q_segment_ids_BxS=q_segment_ids_BxS, q_offset=q_offset, window=window, softcap=softcap,
+                 scale=scale)  # fmt: skip
     if call.shape.K > LARGEST_HEAD:
         raise AttentionError("q_BxSxHxK", f"heads of {call.shape.K} are larger than {LARGEST_HEAD}, the largest of the "
                              'fused kernel: use "blockwise"')  # fmt: skip
     q_ids, kv_ids = _segments(call, segment_ids_BxT, q_segment_ids_BxS)
-    forward, keys = _fit(call, q_BxSxHxK.dtype.itemsize, window, tiles, backward=False)
+    given = {"q": q_BxSxHxK, "k": k_BxTxGxK, "v": v_BxTxGxK, "r": r_NxHxK, "u": u_HxK, "w": w_HxK,
+             "q_turn": q_turn_2xSxK, "k_turn": k_turn_2xTxK, "q_ids": q_ids, "kv_ids": kv_ids}  # fmt: skip
+    given = {name: x for name, x in given.items() if x is not None}
+    problem = _Problem(call.shape, call.q_offset, call.scale, window, softcap, q_BxSxHxK.dtype.itemsize,
+                       relative="r" in given, turned="q_turn" in given, segments="kv_ids" in given)  # fmt: skip
+    forward, keys = _fit(problem, tiles, backward=False)
     parts = []
     for first in range(0, call.shape.T, keys):
         here = slice(first, min(first + keys, call.shape.T))
-        part = _keys_from(call, first, here.stop - first)
-        parts.append(_one_call(part, q_BxSxHxK, k_BxTxGxK[:, here], v_BxTxGxK[:, here], r_NxHxK, u_HxK, w_HxK, q_ids,
-                               None if kv_ids is None else kv_ids[:, here], window, softcap,
-                               return_lse or keys < call.shape.T, forward, backward_tiles))  # fmt: skip
+        cut = {name: x[:, here] if name in ("k", "v", "k_turn", "kv_ids") else x for name, x in given.items()}
+        parts.append(_one_call(problem.with_keys(first, here.stop - first), cut, forward, backward_tiles,
+                               return_lse or keys < call.shape.T))  # fmt: skip
     if len(parts) == 1:
         return parts[0]
     out, lse = merge(parts)
     return (out, lse) if return_lse else out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """What there is to compute, without its arrays; the names are those of the arguments."""
+
+    shape: Shape
+    q_offset: int | jax.Array
+    scale: float
+    window: int | None
+    softcap: float | None
+    itemsize: int
+    relative: bool
+    turned: bool
+    segments: bool
+
+    @property
+    def size(self) -> int:
+        """Numbers a head has when padded."""
+        return _up(self.shape.K)
+
+    def with_keys(self, first: int, count: int) -> _Problem:
+        """The same queries, and only keys `first : first + count`."""
+        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, T=count),
+                                   q_offset=self.q_offset - first)  # fmt: skip
+
+    def grid(self, tiles: Tiles, queries_of: int = 1) -> Grid:
+        """Args: queries_of: what the padded queries have to be a multiple of, besides the block."""
+        s, t, multiple = self.shape.S, self.shape.T, math.lcm(tiles.block_q, queries_of)
+        return Grid(queries=s, keys=t, padded_queries=-(-s // multiple) * multiple,
+                    padded_keys=-(-t // tiles.block_kv) * tiles.block_kv, block_q=tiles.block_q,
+                    block_kv=tiles.block_kv, q_offset=self.q_offset if isinstance(self.q_offset, int) else None,
+                    window=self.window, segments=self.segments)  # fmt: skip
+
+    def distances(self, grid: Grid, kinds: tuple[Kind, ...]) -> int:
+        """Rows of e that tiles of these kinds can touch."""
+        if not self.relative:
+            return 0
+        rows = grid.padded_queries + grid.padded_keys
+        if grid.q_offset is None:
+            return rows
+        future = grid.block_q + grid.block_kv if MASKED in kinds else LANES  # in the tiles on the diagonal
+        return max(min(rows, _up(grid.padded_queries + grid.q_offset) + future), grid.block_kv + LANES)
+
+    def vmem_bytes(self, tiles: Tiles, grid: Grid, distances: int, backward: bool) -> int:
+        """Estimated memory of a kernel."""
+        return vmem_bytes(tiles, backward=backward, keys=grid.padded_keys, size=self.size, distances=distances,
+                          itemsize=self.itemsize, turned=self.turned)  # fmt: skip
 
 
 def merge(parts: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Array]:
@@ -96,30 +150,23 @@ def _segments(call: Arguments, segment_ids, q_segment_ids) -> tuple:
     return call.q_segment_ids_BxS if q_segment_ids is None else q_segment_ids, segment_ids
 
 
-def _keys_from(call: Arguments, first: int, count: int) -> Arguments:
-    """The same queries, and only keys `first : first + count`."""
-    return dataclasses.replace(call, shape=dataclasses.replace(call.shape, T=count), q_offset=call.q_offset - first)
-
-
-def _fit(call: Arguments, itemsize: int, window: int | None, given: Tiles | None, *,
-         backward: bool) -> tuple[Tiles, int]:  # fmt: skip
+def _fit(problem: _Problem, given: Tiles | None, *, backward: bool) -> tuple[Tiles, int]:
     """Tiles of a pass, and how many keys at once may take part for it to fit the chip.
 
     The keys of a head stay in vector memory while its queries pass by. If they are too many, the pass takes halves,
     quarters and so on of them, one after the other.
     """
-    generation, shape = target.generation(), call.shape
+    generation, shape = target.generation(), problem.shape
     if generation is None:
         return given or SMALLEST, shape.T
-    measured = ranked(generation, backward=backward, relative=shape.N is not None, size=_up(shape.K))
+    measured = ranked(generation, backward=backward, relative=problem.relative, size=problem.size)
     keys = shape.T
     while True:
         for tiles in [given] if given else measured if keys > LANES else [SMALLEST]:
             tiles = tiles.shrunk(shape.S, keys)
-            grid = _grid(_keys_from(call, 0, keys), tiles, window, False)
-            distances = 0 if shape.N is None else _distances(grid, (MASKED,))
-            if vmem_bytes(tiles, backward=backward, keys=grid.padded_keys, size=_up(shape.K), distances=distances,
-                          itemsize=itemsize) <= limit(generation):  # fmt: skip
+            grid = problem.with_keys(0, keys).grid(tiles)
+            kinds = (MASKED,) if problem.segments else tile_kinds(grid)
+            if problem.vmem_bytes(tiles, grid, problem.distances(grid, kinds), backward) <= limit(generation):
                 return tiles, keys
         if keys <= LANES:
             raise AttentionError("q_BxSxHxK", f"not even one tile of heads of {shape.K} and {shape.S} queries fits the "
@@ -127,50 +174,32 @@ def _fit(call: Arguments, itemsize: int, window: int | None, given: Tiles | None
         keys = _up(-(-keys // 2))
 
 
-def _grid(call: Arguments, tiles: Tiles, window: int | None, segments: bool, queries_of: int = 1) -> Grid:
-    """Args: queries_of: what the padded queries have to be a multiple of, besides the block."""
-    multiple = math.lcm(tiles.block_q, queries_of)
-    return Grid(queries=call.shape.S, keys=call.shape.T, padded_queries=-(-call.shape.S // multiple) * multiple,
-                padded_keys=-(-call.shape.T // tiles.block_kv) * tiles.block_kv, block_q=tiles.block_q,
-                block_kv=tiles.block_kv, q_offset=call.q_offset if call.offset_is_static else None, window=window,
-                segments=segments)  # fmt: skip
-
-
-def _distances(grid: Grid, kinds: tuple) -> int:
-    """Rows of e that the tiles of a call can touch."""
-    rows = grid.padded_queries + grid.padded_keys
-    if grid.q_offset is None:
-        return rows
-    future = grid.block_q + grid.block_kv if MASKED in kinds else LANES  # in the tiles on the diagonal
-    return max(min(rows, _up(grid.padded_queries + grid.q_offset) + future), grid.block_kv + LANES)
-
-
-def _one_call(call: Arguments, q, k, v, r, u, w, q_ids, kv_ids, window, softcap, return_lse: bool, forward: Tiles,
-              backward: Tiles | None):  # fmt: skip
+def _one_call(problem: _Problem, given: dict, forward: Tiles, backward: Tiles | None, return_lse: bool):
     """Lays out and pads, runs, undoes both."""
-    shape, size = call.shape, _up(call.shape.K)
-    backward, at_once = _fit(call, q.dtype.itemsize, window, backward, backward=True)
-    pieces = [(forward, False, 0, shape.T)]
-    pieces += [(backward, True, first, min(at_once, shape.T - first)) for first in range(0, shape.T, at_once)]
-    passes = tuple(
-        _pass(_keys_from(call, first, count), tiles, is_backward, first, softcap, window, r is not None,
-              math.lcm(forward.block_q, backward.block_q), q.dtype.itemsize,
-              q_ids, None if kv_ids is None else kv_ids[:, first : first + count])
-        for tiles, is_backward, first, count in pieces
-    )  # fmt: skip
-    plans, tables = zip(*passes, strict=True)
-    queries = plans[0].plan.grid.padded_queries
-    keys = max(p.first + p.plan.grid.padded_keys for p in plans)
-    arrays = {"q": _lay_out(q, queries, size), "k": _lay_out(k, keys, size), "v": _lay_out(v, keys, size)}
-    if r is not None:
-        rows = max(p.first + p.plan.distances for p in plans)
-        arrays["e"] = _lay_out(rows_of_distances(r, call.q_offset + queries - 1, rows)[None], rows, size)[0]
-        arrays |= {name: _lay_out(bias[None, None], 1, size)[0] for name, bias in (("u", u), ("w", w))}
-    ids = {}
-    if kv_ids is not None:
-        ids["q_segments"] = jnp.pad(q_ids, [(0, 0), (0, queries - shape.S)])[:, None]
-        ids["kv_ids"] = jnp.pad(kv_ids, [(0, 0), (0, keys - shape.T)])[:, None]
-    out, lse = _run(plans, return_lse, arrays, (tables, ids))
+    shape, size = problem.shape, problem.size
+    backward, at_once = _fit(problem, backward, backward=True)
+    queries_of = math.lcm(forward.block_q, backward.block_q)
+    pieces = [(0, shape.T, forward, False)]
+    pieces += [(first, min(at_once, shape.T - first), backward, True) for first in range(0, shape.T, at_once)]
+    passes, tables = zip(*(_pass(problem, given, queries_of, *piece) for piece in pieces), strict=True)
+    queries = passes[0].plan.grid.padded_queries
+    keys = max(p.first + p.plan.grid.padded_keys for p in passes)
+    halves = 2 if problem.turned else 1
+    arrays = {"q": _lay_out(given["q"], queries, size, halves), "k": _lay_out(given["k"], keys, size, halves),
+              "v": _lay_out(given["v"], keys, size)}  # fmt: skip
+    constants = {}
+    if problem.relative:
+        rows = max(p.first + p.plan.distances for p in passes)
+        e = rows_of_distances(given["r"], problem.q_offset + queries - 1, rows)
+        arrays["e"] = _lay_out(e[None], rows, size)[0]
+        arrays |= {name: _lay_out(given[name][None, None], 1, size)[0] for name in ("u", "w")}
+    if problem.turned:
+        constants["q_turn"] = _lay_out(given["q_turn"][:, :, None].astype(jnp.float32), queries, size, halves)
+        constants["k_turn"] = _lay_out(given["k_turn"][:, :, None].astype(jnp.float32), keys, size, halves)
+    if problem.segments:
+        constants["q_segments"] = jnp.pad(given["q_ids"], [(0, 0), (0, queries - shape.S)])[:, None]
+        constants["kv_ids"] = jnp.pad(given["kv_ids"], [(0, 0), (0, keys - shape.T)])[:, None]
+    out, lse = _run(passes, return_lse, arrays, (tables, constants))
     out = out.reshape(shape.B, queries, shape.H, size)[:, : shape.S, :, : shape.K]
     return (out, lse[:, :, 0, : shape.S]) if return_lse else out
 
@@ -186,51 +215,54 @@ class _Pass:
         """The arrays, of keys only those that take part."""
         keys = slice(self.first, self.first + self.plan.grid.padded_keys)
         distances = slice(self.first, self.first + self.plan.distances)
-        cuts = {"k": (slice(None), keys), "v": (slice(None), keys), "kv_ids": (..., keys), "e": (distances,)}
+        cuts = {"k": (slice(None), keys), "v": (slice(None), keys), "k_turn": (slice(None), keys),
+                "kv_ids": (..., keys), "e": (distances,)}  # fmt: skip
         return {name: x[cuts[name]] if name in cuts else x for name, x in arrays.items()}
 
 
-def _pass(call: Arguments, tiles: Tiles, backward: bool, first: int, softcap, window, relative: bool, queries_of: int,
-          itemsize: int, q_ids, kv_ids) -> tuple[_Pass, tuple]:  # fmt: skip
-    """The plan of one kernel call and its tables."""
-    generation, size = target.generation(), _up(call.shape.K)
-    grid = _grid(call, tiles, window, kv_ids is not None, queries_of)
+def _pass(problem: _Problem, given: dict, queries_of: int, first: int, count: int, tiles: Tiles,
+          backward: bool) -> tuple[_Pass, tuple]:  # fmt: skip
+    """The plan of the kernel call on `count` keys from `first` on, and its tables."""
+    generation, part = target.generation(), problem.with_keys(first, count)
+    grid = part.grid(tiles, queries_of)
     kinds = tile_kinds(grid)
-    distances = _distances(grid, kinds) if relative else 0
-    estimate = vmem_bytes(tiles, backward=backward, keys=grid.padded_keys, size=size, distances=distances,
-                          itemsize=itemsize)  # fmt: skip
-    plan = Plan(grid=grid, kinds=kinds, heads=call.shape.H, groups=call.shape.G, head_dim=size, strip=tiles.strip,
-                scale=call.scale, softcap=softcap, relative=relative, distances=distances,
-                rolls=generation in ROLLING, vmem_limit=compiler_limit(generation, estimate),
-                interpret=generation is None)  # fmt: skip
-    tables = schedule(grid, kinds, call.q_offset, q_ids, kv_ids)
-    offset = jnp.reshape(jnp.asarray(call.q_offset, jnp.int32), 1)
+    distances = part.distances(grid, kinds)
+    plan = Plan(grid=grid, kinds=kinds, heads=part.shape.H, groups=part.shape.G, head_dim=part.size, strip=tiles.strip,
+                scale=part.scale, softcap=part.softcap, relative=part.relative, turned=part.turned,
+                distances=distances, rolls=generation in ROLLING, interpret=generation is None,
+                vmem_limit=compiler_limit(generation, part.vmem_bytes(tiles, grid, distances, backward))
+                )  # fmt: skip
+    kv_ids = given["kv_ids"][:, first : first + count] if problem.segments else None
+    tables = schedule(grid, kinds, part.q_offset, given.get("q_ids"), kv_ids)
+    offset = jnp.reshape(jnp.asarray(part.q_offset, jnp.int32), 1)
     return _Pass(plan, first), (*map(jnp.ravel, tables), offset)
 
 
-def _lay_out(x_BxSxHxK: jax.Array, length: int, size: int) -> jax.Array:
-    """`[B, length, H * size]`, padded with zeros."""
+def _lay_out(x_BxSxHxK: jax.Array, length: int, size: int, halves: int = 1) -> jax.Array:
+    """`[B, length, H * size]`, padded with zeros: the heads at their end, or at the end of each half."""
     b, s, h, k = x_BxSxHxK.shape
-    return jnp.pad(x_BxSxHxK, [(0, 0), (0, length - s), (0, 0), (0, size - k)]).reshape(b, length, h * size)
+    cut = x_BxSxHxK.reshape(b, s, h, halves, k // halves)
+    widths = [(0, 0), (0, length - s), (0, 0), (0, 0), (0, (size - k) // halves)]
+    return jnp.pad(cut, widths).reshape(b, length, h * size)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(passes: tuple[_Pass, ...], lse_is_used: bool, arrays: dict, integers: tuple) -> tuple[jax.Array, jax.Array]:
-    """The forward kernel, the first of the passes; `integers` are the tables of all passes and segment ids."""
-    tables, ids = integers
-    return forward_call(passes[0].plan, tables[0], passes[0].of(arrays | ids))
+def _run(passes: tuple[_Pass, ...], lse_is_used: bool, arrays: dict, constants: tuple) -> tuple[jax.Array, jax.Array]:
+    """The forward kernel, the first of the passes. `constants`: tables of all passes, and arrays without gradients."""
+    tables, fixed = constants
+    return forward_call(passes[0].plan, tables[0], passes[0].of(arrays | fixed))
 
 
-def _run_forward(passes, lse_is_used, arrays, integers):
-    out, lse = _run(passes, lse_is_used, arrays, integers)
+def _run_forward(passes, lse_is_used, arrays, constants):
+    out, lse = _run(passes, lse_is_used, arrays, constants)
     out, lse = checkpoint_name(out, OUTPUT), checkpoint_name(lse, LSE)
-    return (out, lse), (arrays, integers, out, lse)
+    return (out, lse), (arrays, constants, out, lse)
 
 
 def _run_backward(passes, lse_is_used, residuals, gradients):
     """The backward kernel, once for each set of keys: lse is of all of them, so that their gradients add up."""
-    arrays, (tables, ids), out, lse = residuals
-    given = arrays | ids | {"o": out, "lse": lse, "do": gradients[0]}
+    arrays, (tables, fixed), out, lse = residuals
+    given = arrays | fixed | {"o": out, "lse": lse, "do": gradients[0]}
     if lse_is_used:
         given["dlse"] = gradients[1]
     parts = [

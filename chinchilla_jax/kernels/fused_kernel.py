@@ -40,6 +40,12 @@ In the backward pass the same tiles are visited in the same order. dq is summed 
 over the blocks of queries, in VMEM, whole heads of them; transposed, as dk' = q' ds, so that the tile ds is used as it
 lies in all its products and never transposed.
 
+ROTATIONS
+
+Rotary positions turn pairs of numbers of queries and keys: x becomes x cos + swap(x) sin, swap exchanging the halves of
+a head. Queries are turned when their block comes, keys once a head, into VMEM; their gradients are turned back. Outside
+the kernels XLA would move each of these arrays through HBM several times.
+
 THE RELATIVE TERM
 
 The scores q . r are a band: query a of a strip needs, for key c, the distance that is a - c away. One product gives
@@ -86,6 +92,7 @@ class Plan:
       strip: queries of a strip in tiles on an edge of the mask.
       scale, softcap: see the equations.
       relative: whether there is a relative term; `distances` is the number of rows of e.
+      turned: whether queries and keys are to be rotated; halves of a head then are padded each for itself.
       rolls: whether the chip rotates each row by its own distance.
       vmem_limit: bytes the compiler may use, None for its default.
       interpret: run step by step in JAX, on any platform.
@@ -100,6 +107,7 @@ class Plan:
     scale: float
     softcap: float | None
     relative: bool
+    turned: bool
     distances: int
     rolls: bool
     vmem_limit: int | None
@@ -185,9 +193,15 @@ def _keys(plan: Plan, j, strip: Strip):
     return pl.ds(pl.multiple_of(j * plan.grid.block_kv + strip.first, LANES), strip.width)
 
 
+def _key_rows(plan: Plan, ref, j, strip: Strip):
+    """The keys of a strip, `[width, K]`."""
+    rows = _keys(plan, j, strip)
+    return ref.k_turned[rows, :] if plan.turned else ref.k[0, rows, :]
+
+
 def _scores(plan: Plan, ref, i, j, kind: Kind, cut: list[Strip]) -> list:
     """Scores before soft cap and mask: float32, base 2 (or units of the soft cap), `[rows, width]` a strip."""
-    content = [_dot(ref.qu[s.queries, :], ref.k[0, _keys(plan, j, s), :], _ROWS_BY_ROWS) for s in cut]
+    content = [_dot(ref.qu[s.queries, :], _key_rows(plan, ref, j, s), _ROWS_BY_ROWS) for s in cut]
     if not plan.relative:
         return content
     position = []
@@ -321,10 +335,35 @@ def _cap(plan: Plan, s):
     return t * (plan.softcap * LOG2E), t
 
 
-def _biased(q_ref, bias_ref, factor: float):
-    """(q + bias) * factor in the type of q, rounded once."""
-    q = q_ref[0].astype(jnp.float32)
-    return ((q if bias_ref is None else q + bias_ref[...].astype(jnp.float32)) * factor).astype(q_ref.dtype)
+def _scaled_queries(plan: Plan, ref, bias_ref=None):
+    """Queries turned, biased and multiplied by `before_mask`, in their own type, rounded once."""
+    q = ref.q[0].astype(jnp.float32)
+    if plan.turned:
+        q = _turn(q, ref.q_turn[0], ref.q_turn[1])
+    if bias_ref is not None:
+        q = q + bias_ref[...].astype(jnp.float32)
+    return (q * plan.before_mask).astype(ref.q.dtype)
+
+
+def _turn(x, cos, sin):
+    return x * cos + pltpu.roll(x, x.shape[1] // 2, 1) * sin
+
+
+def _turn_back(y, cos, sin):
+    """The transpose of `_turn`; halves swapped twice are in their places."""
+    return y * cos + pltpu.roll(y * sin, y.shape[1] // 2, 1)
+
+
+def _turn_keys(plan: Plan, ref) -> None:
+    """Keeps all keys of the head, turned."""
+
+    def block(j, _):
+        rows = pl.ds(pl.multiple_of(j * plan.grid.block_kv, LANES), plan.grid.block_kv)
+        turned = _turn(ref.k[0, rows, :].astype(jnp.float32), ref.k_turn[0, rows, :], ref.k_turn[1, rows, :])
+        ref.k_turned[rows, :] = turned.astype(ref.k.dtype)
+        return 0
+
+    jax.lax.fori_loop(0, plan.grid.blocks_kv, block, 0)
 
 
 def _visit(plan: Plan, ref, b, i, tile) -> None:
@@ -350,9 +389,11 @@ def _forward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
     """One block of queries: `ref.o [1, block_q, K]`, `ref.lse [1, 1, 1, block_q]`."""
     ref = SimpleNamespace(**dict(zip(names, refs, strict=True)))
     b, i = pl.program_id(1), pl.program_id(2)
-    ref.qu[...] = _biased(ref.q, ref.u if plan.relative else None, plan.before_mask)
+    if plan.turned:
+        pl.when(i == 0)(lambda: _turn_keys(plan, ref))
+    ref.qu[...] = _scaled_queries(plan, ref, ref.u if plan.relative else None)
     if plan.relative:
-        ref.qw[...] = _biased(ref.q, ref.w, plan.before_mask)
+        ref.qw[...] = _scaled_queries(plan, ref, ref.w)
     if plan.grid.segments:
         ref.q_ids[...] = _column(ref.q_segments[0])
     ref.m[...] = jnp.full_like(ref.m, HIDDEN)
@@ -400,6 +441,8 @@ def _backward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
     def _():
         ref.dk_sum[...] = jnp.zeros_like(ref.dk_sum)
         ref.dv_sum[...] = jnp.zeros_like(ref.dv_sum)
+        if plan.turned:
+            _turn_keys(plan, ref)
 
     if plan.relative:
 
@@ -409,11 +452,11 @@ def _backward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
             ref.du[...] = jnp.zeros_like(ref.du)
             ref.dw[...] = jnp.zeros_like(ref.dw)
 
-    qu = _biased(ref.q, ref.u if plan.relative else None, plan.before_mask)
+    qu = _scaled_queries(plan, ref, ref.u if plan.relative else None)
     ref.qu[...], ref.qu_t[...], ref.do_t[...] = qu, qu.T, ref.do[0].T
     ref.dqu[...] = jnp.zeros_like(ref.dqu)
     if plan.relative:
-        qw = _biased(ref.q, ref.w, plan.before_mask)
+        qw = _scaled_queries(plan, ref, ref.w)
         ref.qw[...], ref.qw_t[...] = qw, qw.T
         ref.dqw[...] = jnp.zeros_like(ref.dqw)
     if plan.grid.segments:
@@ -446,7 +489,7 @@ def _backward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
             ref.dv_sum[:, keys] += _dot(ref.do_t[:, rows], part(p))
             ref.dk_sum[:, keys] += _dot(ref.qu_t[:, rows], part(low))
         for strip, x in zip(cut, low, strict=True):
-            ref.dqu[strip.queries, :] += _dot(x, ref.k[0, _keys(plan, j, strip), :])
+            ref.dqu[strip.queries, :] += _dot(x, _key_rows(plan, ref, j, strip))
         if not plan.relative:
             return
         for strip, x in zip(cut, ds, strict=True):
@@ -462,13 +505,18 @@ def _backward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
         dq += ref.dqw[...]
         ref.du[0] += jnp.sum(ref.dqu[...], axis=0, keepdims=True) * plan.scale
         ref.dw[0] += jnp.sum(ref.dqw[...], axis=0, keepdims=True) * plan.scale
+    if plan.turned:
+        dq = _turn_back(dq, ref.q_turn[0], ref.q_turn[1])
     ref.dq[0] = (dq * plan.scale).astype(dtype)
 
     @pl.when((c == pl.num_programs(2) - 1) & (i == pl.num_programs(3) - 1))
     def _():
         def block(j, _):
             keys = pl.ds(pl.multiple_of(j * plan.grid.block_kv, LANES), plan.grid.block_kv)
-            ref.dk[0, keys, :] = (ref.dk_sum[:, keys] * plan.after_sum).T.astype(ref.dk.dtype)
+            dk = (ref.dk_sum[:, keys] * plan.after_sum).T
+            if plan.turned:
+                dk = _turn_back(dk, ref.k_turn[0, keys, :], ref.k_turn[1, keys, :])
+            ref.dk[0, keys, :] = dk.astype(ref.dk.dtype)
             ref.dv[0, keys, :] = ref.dv_sum[:, keys].T.astype(ref.dv.dtype)
             return 0
 
@@ -489,8 +537,9 @@ class _Call:
     outputs: list = dataclasses.field(default_factory=list)
     scratch: list = dataclasses.field(default_factory=list)
 
-    def read(self, name: str, array, block: tuple[int, ...], index) -> None:
-        self.inputs.append((name, array, pl.BlockSpec(block, index)))
+    def read(self, name: str, array, block: tuple[int, ...], index, buffers: int = 2) -> None:
+        mode = None if buffers == 2 else pl.Buffered(buffers)
+        self.inputs.append((name, array, pl.BlockSpec(block, index, pipeline_mode=mode)))
 
     def write(self, name: str, shape: tuple[int, ...], dtype, block: tuple[int, ...], index) -> None:
         self.outputs.append((name, jax.ShapeDtypeStruct(shape, dtype), pl.BlockSpec(block, index)))
@@ -518,7 +567,8 @@ def forward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> tup
     Args:
       tables: entries and counts of `schedule`, flat, and the offset `[1]`; int32.
       arrays: q `[B, S, H*K]`, k and v `[B, T, G*K]`; if relative e `[distances, H*K]`, u and w `[1, H*K]`; with
-        segments q_segments `[B, 1, S]` and kv_ids `[B, 1, T]`. S, T and K are padded.
+        segments q_segments `[B, 1, S]` and kv_ids `[B, 1, T]`; if turned q_turn `[2, S, K]` and k_turn `[2, T, K]`.
+        S, T and K are padded.
 
     Returns:
       o `[B, S, H*K]` and lse `[B, H, 1, S]`.
@@ -599,6 +649,11 @@ def _operands(call: _Call, arrays: dict, by_block: tuple[str, ...], where) -> No
         call.read("e", arrays["e"], (plan.distances, size), at(lambda h, g, b, i: (0, h)))
         for name in ("u", "w"):
             call.read(name, arrays[name], (1, size), at(lambda h, g, b, i: (0, h)))
+    if plan.turned:
+        call.read("q_turn", arrays["q_turn"], (2, plan.grid.block_q, size), at(lambda h, g, b, i: (0, i, 0)))
+        call.read("k_turn", arrays["k_turn"], (2, plan.grid.padded_keys, size), at(lambda h, g, b, i: (0, 0, 0)),
+                  buffers=1)  # never another block
+        call.keep("k_turned", (plan.grid.padded_keys, size), arrays["k"].dtype)
     if plan.grid.segments:
         call.read("q_segments", arrays["q_segments"], (1, 1, plan.grid.block_q), at(lambda h, g, b, i: (b, 0, i)))
         call.read("kv_ids", arrays["kv_ids"], (1, 1, plan.grid.padded_keys), at(lambda h, g, b, i: (b, 0, 0)))

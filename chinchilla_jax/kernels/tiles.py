@@ -45,7 +45,8 @@ def _shrink(block: int, length: int) -> int:
 SMALLEST = Tiles(LANES, LANES)
 
 
-def vmem_bytes(tiles: Tiles, *, backward: bool, keys: int, size: int, distances: int, itemsize: int) -> int:
+def vmem_bytes(tiles: Tiles, *, backward: bool, keys: int, size: int, distances: int, itemsize: int,
+               turned: bool = False) -> int:  # fmt: skip
     """Estimated vector memory of a kernel, bytes: blocks twice (one is fetched while the other is used), sums, tiles.
 
     Args:
@@ -53,11 +54,14 @@ def vmem_bytes(tiles: Tiles, *, backward: bool, keys: int, size: int, distances:
       size: head size, padded to 128.
       distances: rows of e, 0 without a relative term.
       itemsize: bytes of an element, 2 for bfloat16.
+      turned: whether keys are kept rotated, and the tables for it.
     """
     block, relative = tiles.block_q * size, distances > 0
     rows = tiles.block_q * LANES * 4
     temporaries = TEMPORARIES * tiles.block_q * tiles.block_kv * 4
     whole = 2 * itemsize * size * (2 * keys + distances)  # k, v and e
+    if turned:
+        whole += size * (keys * (itemsize + 2 * 4) + 2 * 2 * 4 * tiles.block_q)
     if not backward:
         return whole + (2 * 2 + 1 + relative) * itemsize * block + 4 * block + 2 * rows + temporaries
     sums = 4 * size * (2 * keys + 2 * distances) + 2 * itemsize * size * 2 * keys  # dk, dv; de is its own result
