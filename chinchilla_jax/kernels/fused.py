@@ -103,14 +103,14 @@ class _Problem:
                     block_kv=tiles.block_kv, q_offset=self.q_offset if isinstance(self.q_offset, int) else None,
                     window=self.window, segments=self.segments)  # fmt: skip
 
-    def distances(self, grid: Grid, kinds: tuple[Kind, ...]) -> int:
-        """Rows of e that tiles of these kinds can touch."""
+    def distances(self, grid: Grid, kinds: tuple[Kind, ...], strip: int) -> int:
+        """Rows of e that tiles of these kinds, in strips of so many queries, can touch."""
         if not self.relative:
             return 0
         rows = grid.padded_queries + grid.padded_keys
         if grid.q_offset is None:
             return rows
-        future = grid.block_q + grid.block_kv if MASKED in kinds else LANES  # in the tiles on the diagonal
+        future = grid.block_q + grid.block_kv if MASKED in kinds else strip  # of the tiles on the diagonal
         return max(min(rows, _up(grid.padded_queries + grid.q_offset) + future), grid.block_kv + LANES)
 
     def vmem_bytes(self, tiles: Tiles, grid: Grid, distances: int, backward: bool) -> int:
@@ -166,7 +166,7 @@ def _fit(problem: _Problem, given: Tiles | None, *, backward: bool) -> tuple[Til
             tiles = tiles.shrunk(shape.S, keys)
             grid = problem.with_keys(0, keys).grid(tiles)
             kinds = (MASKED,) if problem.segments else tile_kinds(grid)
-            if problem.vmem_bytes(tiles, grid, problem.distances(grid, kinds), backward) <= limit(generation):
+            if problem.vmem_bytes(tiles, grid, problem.distances(grid, kinds, tiles.strip), backward) <= limit(generation):
                 return tiles, keys
         if keys <= LANES:
             raise AttentionError("q_BxSxHxK", f"not even one tile of heads of {shape.K} and {shape.S} queries fits the "
@@ -226,7 +226,7 @@ def _pass(problem: _Problem, given: dict, queries_of: int, first: int, count: in
     generation, part = target.generation(), problem.with_keys(first, count)
     grid = part.grid(tiles, queries_of)
     kinds = tile_kinds(grid)
-    distances = part.distances(grid, kinds)
+    distances = part.distances(grid, kinds, tiles.strip)
     plan = Plan(grid=grid, kinds=kinds, heads=part.shape.H, groups=part.shape.G, head_dim=part.size, strip=tiles.strip,
                 scale=part.scale, softcap=part.softcap, relative=part.relative, turned=part.turned,
                 distances=distances, rolls=generation in ROLLING, interpret=generation is None,

@@ -576,7 +576,7 @@ def forward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> tup
     block_q, size, dtype = plan.grid.block_q, plan.head_dim, arrays["q"].dtype
     rows = len(arrays["q"])
     call = _Call(plan)
-    _operands(call, arrays, ("q",), lambda h, b, i, *_: (h, h * plan.groups // plan.heads, b, i))
+    _operands(call, arrays, ("q",), lambda h, b, i, *_: (h, _group(h, plan.heads // plan.groups), b, i))
     call.write("o", arrays["q"].shape, dtype, (1, block_q, size), lambda h, b, i, *_: (b, i, h))
     call.write("lse", (rows, plan.heads, 1, plan.grid.padded_queries), jnp.float32, (1, 1, 1, block_q),
                lambda h, b, i, *_: (b, h, 0, i))  # fmt: skip
@@ -607,7 +607,7 @@ def backward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> di
     inner = plan.heads // outer
     call = _Call(plan)
     _operands(call, arrays, ("q", "do", "o"),
-              lambda a, b, c, i, *_: (a * inner + c, a * plan.groups // outer, b, i))  # fmt: skip
+              lambda a, b, c, i, *_: (a * inner + c, _group(a, outer // plan.groups), b, i))  # fmt: skip
     for name in ("lse", "dlse"):
         if name in arrays:
             call.read(name, arrays[name], (1, 1, 1, block_q), lambda a, b, c, i, *_: (b, a * inner + c, 0, i))
@@ -632,6 +632,11 @@ def backward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> di
     results = call.run(_backward, "attention_backward", (outer, rows, inner, plan.grid.blocks_q),
                        1 if plan.relative else 2, tables)  # fmt: skip
     return dict(zip((x[0] for x in call.outputs), results, strict=True))
+
+
+def _group(head, heads_per_group: int):
+    """Which group a head reads. (`//` would round towards minus infinity, which costs what it is not worth here.)"""
+    return head if heads_per_group == 1 else jax.lax.div(head, jnp.int32(heads_per_group))
 
 
 def _operands(call: _Call, arrays: dict, by_block: tuple[str, ...], where) -> None:

@@ -7,7 +7,6 @@ devices say so. Where a program is compiled ahead of time, on a machine without 
 from __future__ import annotations
 
 import contextlib
-import contextvars
 from collections.abc import Iterator
 
 import jax
@@ -23,7 +22,8 @@ DEVICE_KINDS = {
     "TPU v6e": "v6e",
     "TPU7x": "v7x",
 }
-_compile_for: contextvars.ContextVar[str | None] = contextvars.ContextVar("compile_for", default=None)
+# Part of the key of JAX's caches: what was traced for one generation is not used for another.
+_compile_for = jax.make_user_context(default_value=None)
 
 
 @contextlib.contextmanager
@@ -33,11 +33,8 @@ def compile_for(device_kind: str) -> Iterator[None]:
     Args:
       device_kind: as devices name it, `device.device_kind`, or the short name of a generation, `v5e`.
     """
-    token = _compile_for.set(device_kind)
-    try:
+    with _compile_for(device_kind):
         yield
-    finally:
-        _compile_for.reset(token)
 
 
 def generation() -> str | None:
@@ -46,7 +43,7 @@ def generation() -> str | None:
     Asks `compile_for` first, then the mesh in use, then the default device. A kind of TPU that is not in the table
     keeps the name its devices have, so that whoever looks up its block sizes can say what is missing.
     """
-    kind = _compile_for.get()
+    kind = _compile_for.value
     if kind is None:
         device = jax.sharding.get_abstract_mesh().abstract_device
         kind = device.device_kind if device is not None else jax.devices()[0].device_kind
