@@ -91,12 +91,12 @@ class Bench:
         self.cache = cache
         self.refused: dict[Program, str] = {}
         self._surroundings = {"meter": sources(*sorted(KERNELS.glob("meter/*.py"))), "versions": versions()}
-        self._waiting: set[Program] = set()
+        self._waiting: set[str] = set()  # by name: the source of one may change meanwhile
         self._seconds: list[float] = []
 
     def plan(self, programs: Iterable[Program]) -> None:
         """Announces programs, so that the time left counts them."""
-        self._waiting |= {program for program in programs if not self._file(program).exists()}
+        self._waiting |= {str(program) for program in programs if not self._file(program).exists()}
 
     def kernels(self, program: Program) -> dict[str, Cycles]:
         """The kernels of a program by name, none if it does not compile."""
@@ -117,7 +117,7 @@ class Bench:
 
     def _tell(self, program: Program, seconds: float) -> None:
         self._seconds.append(seconds)
-        self._waiting.discard(program)
+        self._waiting.discard(str(program))
         left = len(self._waiting) * sum(self._seconds) / len(self._seconds)
         refused = f" (refused: {self.refused[program]})" if program in self.refused else ""
         print(f"{seconds:3.0f} s, {len(self._waiting)} to go in {left / 60:.1f} min: {program}{refused}", flush=True)
