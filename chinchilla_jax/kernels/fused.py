@@ -166,7 +166,8 @@ def _fit(problem: _Problem, given: Tiles | None, *, backward: bool) -> tuple[Til
             tiles = tiles.shrunk(shape.S, keys)
             grid = problem.with_keys(0, keys).grid(tiles)
             kinds = (MASKED,) if problem.segments else tile_kinds(grid)
-            if problem.vmem_bytes(tiles, grid, problem.distances(grid, kinds, tiles.strip), backward) <= limit(generation):
+            distances = problem.distances(grid, kinds, tiles.strip)
+            if problem.vmem_bytes(tiles, grid, distances, backward) <= limit(generation):
                 return tiles, keys
         if keys <= LANES:
             raise AttentionError("q_BxSxHxK", f"not even one tile of heads of {shape.K} and {shape.S} queries fits the "

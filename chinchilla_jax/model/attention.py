@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.model.layers import dense, matrix, residual_scale, vector
-from chinchilla_jax.model.positions import rotate, sinusoids, xpos
+from chinchilla_jax.model.positions import rotary, sinusoids, xpos
 
 
 class Attention(nn.Module):
@@ -40,21 +40,23 @@ class Attention(nn.Module):
         q = project("query", c.n_heads, x_BxSxD)
         k = project("key", c.n_kv_heads, x_BxSxD)
         v = project("value", c.n_kv_heads, x_BxSxD)
-        relative = {}
+        positions = {}
         if c.position == "relative":
             w_r = matrix(self, "relative", (d, c.n_heads, c.head_dim), ("embed", "heads", "head_dim"), d)
             r_SxD = sinusoids(jnp.arange(s - 1, -1, -1), d).astype(dtype)
-            relative = {
+            positions = {
                 "r_NxHxK": jnp.einsum("sd,dhk->shk", r_SxD, w_r.astype(dtype)),
                 "u_HxK": vector(self, "u", (c.n_heads, c.head_dim), ("heads", "head_dim")),
                 "w_HxK": vector(self, "v", (c.n_heads, c.head_dim), ("heads", "head_dim")),
             }
-        elif c.position == "rope":
-            q, k = rotate(q, jnp.arange(s), c.rope_theta), rotate(k, jnp.arange(s), c.rope_theta)
-        elif c.position == "xpos":
-            q, k = xpos(q, k, jnp.arange(s) - s // 2, c.rope_theta)
+        elif c.position in ("rope", "xpos"):
+            if c.position == "rope":
+                q_turn = k_turn = rotary(jnp.arange(s), c.head_dim, c.rope_theta)
+            else:
+                q_turn, k_turn = xpos(jnp.arange(s) - s // 2, c.head_dim, c.rope_theta)
+            positions = {"q_turn_2xSxK": q_turn, "k_turn_2xTxK": k_turn}
         q = nn.with_logical_constraint(q, ("batch", "length", "heads", "head_dim"))
-        out_BxSxHxK = self.attend(q, k, v, segment_ids_BxT=segment_ids_BxS, implementation=c.attention, **relative)
+        out_BxSxHxK = self.attend(q, k, v, segment_ids_BxT=segment_ids_BxS, implementation=c.attention, **positions)
         kernel = matrix(self, "output", (c.n_heads, c.head_dim, d), ("heads", "head_dim", "embed"), c.d_attn,
                         residual_scale(c))  # fmt: skip
         y_BxSxD = dense(out_BxSxHxK.reshape(*x_BxSxD.shape[:2], -1), kernel.reshape(-1, d).astype(dtype))

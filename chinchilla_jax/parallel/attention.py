@@ -25,6 +25,8 @@ _AXES = {
     "r_NxHxK": ("length", "heads", "head_dim"),
     "u_HxK": ("heads", "head_dim"),
     "w_HxK": ("heads", "head_dim"),
+    "q_turn_2xSxK": (None, "length", "head_dim"),
+    "k_turn_2xTxK": (None, "length", "head_dim"),
     "segment_ids_BxT": ("batch", "length"),
     "q_segment_ids_BxS": ("batch", "length"),
     "q_offset": (),

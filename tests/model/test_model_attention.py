@@ -11,13 +11,23 @@ import pytest
 from hypothesis import strategies as st
 
 from chinchilla_jax.config import ATTENTIONS, ModelConfig
-from chinchilla_jax.kernels.attention import IMPLEMENTATIONS, attention
+from chinchilla_jax.kernels.attention import IMPLEMENTATIONS, attention, turn
+from chinchilla_jax.model import positions
 from chinchilla_jax.model.attention import Attention
-from chinchilla_jax.model.positions import rotate, sinusoids, xpos
+from chinchilla_jax.model.positions import sinusoids
 
 
 def normal(rng, *shape):
     return rng.standard_normal(shape).astype(np.float32)
+
+
+def rotate(x, where, theta):
+    return turn(x, positions.rotary(where, x.shape[-1], theta))
+
+
+def xpos(q, k, where, theta):
+    q_turn, k_turn = positions.xpos(where, q.shape[-1], theta)
+    return turn(q, q_turn), turn(k, k_turn)
 
 
 SHAPE = ModelConfig(n_layers=1, d_model=24, n_heads=3, n_kv_heads=3, head_dim=10, d_ff=8)
