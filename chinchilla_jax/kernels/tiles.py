@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib.resources
 import json
+import math
 
 from chinchilla_jax.kernels.arguments import AttentionError
 
@@ -33,12 +34,12 @@ class Tiles:
     def shrunk(self, queries: int, keys: int) -> Tiles:
         """Tiles that waste less on short sequences: padding stays under an eighth where 128 allows it."""
         block_q, block_kv = _shrink(self.block_q, queries), _shrink(self.block_kv, keys)
-        return Tiles(block_q, block_kv, min(self.strip, block_q))
+        return Tiles(block_q, block_kv, math.gcd(self.strip, block_q))
 
 
 def _shrink(block: int, length: int) -> int:
     while block > LANES and -(-length // block) * block > max(1.125 * length, -(-length // LANES) * LANES):
-        block //= 2
+        block = max(LANES, block // 2 // LANES * LANES)
     return block
 
 
