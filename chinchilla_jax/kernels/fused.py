@@ -263,6 +263,8 @@ def _run_forward(passes, lse_is_used, arrays, constants):
 def _run_backward(passes, lse_is_used, residuals, gradients):
     """The backward kernel, once for each set of keys: lse is of all of them, so that their gradients add up."""
     arrays, (tables, fixed), out, lse = residuals
+    real = jnp.arange(lse.shape[-1]) < passes[0].plan.grid.queries
+    lse = jnp.where(real, lse, -jnp.inf)  # padded queries saw no key: tiles of this pass may show them others
     given = arrays | fixed | {"o": out, "lse": lse, "do": gradients[0]}
     if lse_is_used:
         given["dlse"] = gradients[1]
