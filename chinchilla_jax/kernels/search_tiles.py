@@ -44,7 +44,7 @@ SIZES = (128, 256)
 
 SEQUENCE = 2048
 HEADS = {128: 8, 256: 4}
-SIDES = (512, 1024, 2048)
+SIDES = (512, 1024)  # 2048, on v5e: up to 5% fewer cycles by the meter, for programs 1.4 times as large
 SMALL = 256  # tried only if few tiles of the others fit; where they fit, it costs 20% and more
 STRIPS = (128, 256)
 KEPT = 4
