@@ -307,6 +307,15 @@ def test_constants_are_found_through_copies_and_loop_invariants():
     assert program.vmem_bytes("other.3") == 2**20
 
 
+def test_a_table_of_one_value_may_be_a_scalar_made_wider():
+    program = parse_program("%one = s32[]{:T(512)} constant(1)\n"
+                            "%table = s32[3]{0:T(128)} broadcast(%one), dimensions={}\n"
+                            "%row = s32[3]{0:T(128)} constant({1, 2, 3})\n"
+                            "%square = s32[3,3]{1,0:T(4,128)} broadcast(%row), dimensions={1}\n")  # fmt: skip
+    assert program.constant("table") == {0: 1, 1: 1, 2: 1}
+    assert program.constant("square") is None, "only single values are made wider"
+
+
 def table_kernel(trips=8):
     """A loop that runs 16 bundles where a prefetched table is not 0."""
     text = (

@@ -21,6 +21,7 @@ _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)")
 _WHILE = re.compile(r" while\(%([\w.\-]+)\).*body=%([\w.\-]+)")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CONSTANT = re.compile(r"(\w+)\[([\d,]*)\](\{[^ ]*\})? constant\((.*)")
+_BROADCAST = re.compile(r"(\w+)\[([\d,]*)\](\{[^ ]*\})? broadcast\(%([\w.\-]+)\)")
 _ELEMENT = re.compile(r" get-tuple-element\(%([\w.\-]+)\), index=(\d+)")
 _SAME_WORDS = re.compile(r" (?:copy|copy-done|copy-start|bitcast|reshape)\(%([\w.\-]+)")
 _VMEM = re.compile(r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"')
@@ -58,13 +59,18 @@ class Program:
     def constant(self, name: str, depth: int = 12) -> Words | None:
         """The words of an integer array in the layout it has in memory; None if it is no constant.
 
-        Follows copies, and the invariants that a while loop carries, over at most `depth` instructions.
+        Follows copies, tables of one value, and the invariants that a while loop carries, over at most `depth`
+        instructions.
         """
         text = self.instructions.get(name)
         if text is None or depth == 0:
             return None
         if match := _CONSTANT.match(text):
             return _constant_words(*match.groups())
+        if match := _BROADCAST.match(text):  # of one number, which stands for all
+            dtype, dims, layout, source = match.groups()
+            scalar = _CONSTANT.match(self.instructions.get(source, ""))
+            return _constant_words(dtype, dims, layout, scalar[4]) if scalar and not scalar[2] else None
         if match := _SAME_WORDS.search(text):
             return self.constant(match[1], depth - 1)
         if match := _ELEMENT.search(text):
