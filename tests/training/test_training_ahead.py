@@ -128,10 +128,10 @@ class TestWithTheCompiler:
 
     @pytest.mark.long
     @pytest.mark.parametrize(("name", "slice_", "mesh"), [
-        ("chinchilla-70b", "v5p:4x4x4", (1, 8, 8)), ("llama-65b", "v5p:4x4x4", (1, 8, 8)),
+        ("chinchilla-70b", "v5p:8x8x8", (1, 64, 8)), ("llama-65b", "v5p:8x8x8", (1, 64, 8)),
         ("llama-7b", "v5e:4x4", (1, 16, 1)),
     ])  # fmt: skip
     def test_two_layers_of_the_published_width_compile(self, name, slice_, mesh):
         model = dataclasses.replace(preset(name).model, n_layers=2)
-        text = self.compiled(run_of(model, *mesh, seq_len=2048, batch_size=32), slice_)
+        text = self.compiled(run_of(model, *mesh, seq_len=2048, batch_size=128), slice_)
         assert kernels(text) == KERNELS and not scores(text, 2048)
