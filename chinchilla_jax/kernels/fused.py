@@ -23,6 +23,7 @@ from chinchilla_jax.kernels.schedule import MASKED, Grid, Kind, schedule, tile_k
 from chinchilla_jax.kernels.tiles import ROLLING, SMALLEST, Tiles, compiler_limit, limit, ranked, vmem_bytes
 
 LARGEST_HEAD = 256
+FEWEST = 1024  # queries or keys that are worth a call of their own
 # Names of what the backward pass needs of the forward pass, for rematerialisation policies.
 OUTPUT, LSE = "attention_output", "attention_lse"
 
@@ -58,13 +59,33 @@ def fused_attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.A
     given = {name: x for name, x in given.items() if x is not None}
     problem = _Problem(call.shape, call.q_offset, call.scale, window, softcap, q_BxSxHxK.dtype.itemsize,
                        relative="r" in given, turned="q_turn" in given, segments="kv_ids" in given)  # fmt: skip
-    forward, keys = _fit(problem, tiles, backward=False)
+    at_once = _queries_at_once(problem, tiles, backward_tiles)
     parts = []
-    for first in range(0, call.shape.T, keys):
-        here = slice(first, min(first + keys, call.shape.T))
+    for first in range(0, call.shape.S, at_once):
+        here = slice(first, min(first + at_once, call.shape.S))
+        cut = {name: x[:, here] if name in ("q", "q_turn", "q_ids") else x for name, x in given.items()}
+        parts.append(_some_queries(problem.with_queries(first, here.stop - first), cut, return_lse, tiles,
+                                   backward_tiles))  # fmt: skip
+    if len(parts) == 1:
+        return parts[0]
+    if return_lse:
+        return jnp.concatenate([out for out, _ in parts], axis=1), jnp.concatenate([lse for _, lse in parts], axis=2)
+    return jnp.concatenate(parts, axis=1)
+
+
+def _some_queries(problem: _Problem, given: dict, return_lse: bool, tiles: Tiles | None, backward_tiles: Tiles | None):
+    """Queries that fit the chip, and of the keys that they may see as many at a time as fit."""
+    if isinstance(problem.q_offset, int):
+        past = max(1, min(problem.shape.T, problem.q_offset + problem.shape.S))
+        problem = problem.with_keys(0, past)
+        given = {name: x[:, :past] if name in ("k", "v", "k_turn", "kv_ids") else x for name, x in given.items()}
+    forward, keys, _ = _fit(problem, tiles, backward=False)
+    parts = []
+    for first in range(0, problem.shape.T, keys):
+        here = slice(first, min(first + keys, problem.shape.T))
         cut = {name: x[:, here] if name in ("k", "v", "k_turn", "kv_ids") else x for name, x in given.items()}
         parts.append(_one_call(problem.with_keys(first, here.stop - first), cut, forward, backward_tiles,
-                               return_lse or keys < call.shape.T))  # fmt: skip
+                               return_lse or keys < problem.shape.T))  # fmt: skip
     if len(parts) == 1:
         return parts[0]
     out, lse = merge(parts)
@@ -94,6 +115,11 @@ class _Problem:
         """The same queries, and only keys `first : first + count`."""
         return dataclasses.replace(self, shape=dataclasses.replace(self.shape, T=count),
                                    q_offset=self.q_offset - first)  # fmt: skip
+
+    def with_queries(self, first: int, count: int) -> _Problem:
+        """The same keys, and only queries `first : first + count`."""
+        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, S=count),
+                                   q_offset=self.q_offset + first)  # fmt: skip
 
     def grid(self, tiles: Tiles, queries_of: int = 1) -> Grid:
         """Args: queries_of: what the padded queries have to be a multiple of, besides the block."""
@@ -150,35 +176,48 @@ def _segments(call: Arguments, segment_ids, q_segment_ids) -> tuple:
     return call.q_segment_ids_BxS if q_segment_ids is None else q_segment_ids, segment_ids
 
 
-def _fit(problem: _Problem, given: Tiles | None, *, backward: bool) -> tuple[Tiles, int]:
-    """Tiles of a pass, and how many keys at once may take part for it to fit the chip.
+def _queries_at_once(problem: _Problem, *given: Tiles | None) -> int:
+    """How many queries may go at once for both passes to have tiles of a good size: all, or a half, a quarter, ..."""
+    queries = problem.shape.S
+    while queries > FEWEST:
+        part = problem.with_queries(problem.shape.S - queries, queries)  # the last: the farthest from keys
+        if all(_fit(part, tiles, backward=backward)[2] for tiles, backward in zip(given, (False, True), strict=True)):
+            return queries
+        queries = _up(-(-queries // 2))
+    return problem.shape.S
+
+
+def _fit(problem: _Problem, given: Tiles | None, *, backward: bool) -> tuple[Tiles, int, bool]:
+    """Tiles of a pass, how many keys at once may take part for it to fit the chip, and whether the tiles are good ones.
 
     The keys of a head stay in vector memory while its queries pass by. If they are too many, the pass takes halves,
-    quarters and so on of them, one after the other.
+    quarters and so on of them, one after the other: sooner than small tiles, which cost more.
     """
     generation, shape = target.generation(), problem.shape
     if generation is None:
-        return given or SMALLEST, shape.T
-    measured = ranked(generation, backward=backward, relative=problem.relative, size=problem.size)
-    keys = shape.T
-    while True:
-        for tiles in [given] if given else measured if keys > LANES else [SMALLEST]:
-            tiles = tiles.shrunk(shape.S, keys)
-            grid = problem.with_keys(0, keys).grid(tiles)
-            kinds = (MASKED,) if problem.segments else tile_kinds(grid)
-            distances = problem.distances(grid, kinds, tiles.strip)
-            if problem.vmem_bytes(tiles, grid, distances, backward) <= limit(generation):
-                return tiles, keys
-        if keys <= LANES:
-            raise AttentionError("q_BxSxHxK", f"not even one tile of heads of {shape.K} and {shape.S} queries fits the "
-                                 f'memory of {generation}: use "blockwise"')  # fmt: skip
-        keys = _up(-(-keys // 2))
+        return given or SMALLEST, shape.T, True
+    good = [given] if given else ranked(generation, backward=backward, relative=problem.relative, size=problem.size)
+    for candidates, fewest in ((good, FEWEST), ([given] if given else [Tiles(256, 256), SMALLEST], LANES)):
+        keys = shape.T
+        while True:
+            for tiles in candidates:
+                tiles = tiles.shrunk(shape.S, keys)
+                grid = problem.with_keys(0, keys).grid(tiles)
+                kinds = (MASKED,) if problem.segments else tile_kinds(grid)
+                distances = problem.distances(grid, kinds, tiles.strip)
+                if problem.vmem_bytes(tiles, grid, distances, backward) <= limit(generation):
+                    return tiles, keys, candidates is good
+            if keys <= fewest:
+                break
+            keys = _up(-(-keys // 2))
+    raise AttentionError("q_BxSxHxK", f"not even one tile of heads of {shape.K} and {shape.S} queries fits the memory "
+                         f'of {generation}: use "blockwise"')  # fmt: skip
 
 
 def _one_call(problem: _Problem, given: dict, forward: Tiles, backward: Tiles | None, return_lse: bool):
     """Lays out and pads, runs, undoes both."""
     shape, size = problem.shape, problem.size
-    backward, at_once = _fit(problem, backward, backward=True)
+    backward, at_once, _ = _fit(problem, backward, backward=True)
     queries_of = math.lcm(forward.block_q, backward.block_q)
     pieces = [(0, shape.T, forward, False)]
     pieces += [(first, min(at_once, shape.T - first), backward, True) for first in range(0, shape.T, at_once)]

@@ -92,7 +92,7 @@ def compiler_limit(generation: str | None, estimate: int) -> int | None:
 def ranked(generation: str, *, backward: bool, relative: bool, size: int) -> list[Tiles]:
     """The best measured tiles in their order, and at the end smaller ones for what they do not fit."""
     key = table_key(generation, backward=backward, relative=relative, size=size)
-    return [*_table().get(key, []), Tiles(512, 512), Tiles(256, 256)]
+    return [*_table().get(key, []), Tiles(512, 512)]
 
 
 def table_key(generation: str, *, backward: bool, relative: bool, size: int) -> str:
