@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
         data=DataConfig(source="text:massivetext", mixture="massivetext-chinchilla", vocab_size=32000, seq_len=2048),
         mesh=MeshConfig(data=1, fsdp=256, tensor=1),
         train=TrainConfig(train_tokens=1_400_000_000_000, batch_size=768, double_batch_at=0.5,
-                          compute_dtype="bfloat16", remat="full", log_every=100, eval_every=5000, eval_sequences=3072,
+                          compute_dtype="bfloat16", remat="attention", log_every=100, eval_every=5000,
+                          eval_sequences=3072,
                           checkpoint_every=500),
     )))  # fmt: skip

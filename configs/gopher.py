@@ -50,6 +50,6 @@ def get_config(name: str = "417m") -> ConfigDict:
         data=DataConfig(source="text:massivetext", mixture="massivetext-gopher", vocab_size=32000, seq_len=2048),
         mesh=MeshConfig(data=1, fsdp=fsdp, tensor=tensor),
         train=TrainConfig(train_tokens=300_000_000_000, batch_size=sequences, double_batch_at=0.5 if doubles else 0.0,
-                          compute_dtype="bfloat16", remat="full", log_every=100, eval_every=5000,
+                          compute_dtype="bfloat16", remat="attention", log_every=100, eval_every=5000,
                           eval_sequences=2 * sequences, checkpoint_every=500),
     )))  # fmt: skip

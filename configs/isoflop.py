@@ -80,7 +80,7 @@ def chinchilla() -> RunConfig:
                           vocab_size=32000),
         optimizer=OptimizerConfig(weight_decay=0.1, final_lr_fraction=0.1),
         data=DataConfig(source="text:massivetext", mixture="massivetext-chinchilla", vocab_size=32000, seq_len=2048),
-        train=TrainConfig(batch_size=256, microbatches=1, compute_dtype="bfloat16", remat="full", log_every=100,
+        train=TrainConfig(batch_size=256, microbatches=1, compute_dtype="bfloat16", remat="attention", log_every=100,
                           eval_every=5000, eval_sequences=2048, checkpoint_every=1000),
         study=StudyConfig(name="chinchilla",
                           budgets=(6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21), convention="table_a4",
