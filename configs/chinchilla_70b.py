@@ -29,6 +29,5 @@ def get_config() -> ConfigDict:
         mesh=MeshConfig(data=1, fsdp=256, tensor=1),
         train=TrainConfig(train_tokens=1_400_000_000_000, batch_size=768, double_batch_at=0.5,
                           compute_dtype="bfloat16", remat="attention", log_every=100, eval_every=5000,
-                          eval_sequences=3072,
-                          checkpoint_every=500),
+                          eval_sequences=3072, checkpoint_every=500),
     )))  # fmt: skip
