@@ -147,13 +147,12 @@ def search(bench: Bench, kernel: str, shape: Shape) -> public_attention.Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All rows of a shape: public kernels, then ours by case; tiles visited and unmasked by pass where documents are
-    packed."""
+    """All rows of a shape: public kernels, then ours by case; by pass the tiles visited where documents are packed."""
 
     shape: Shape
     public: tuple[Row, ...]
     ours: tuple[Row, ...]
-    packed_tiles: Mapping[str, tuple[int, int]]
+    packed_tiles: Mapping[str, our_attention.VisitedTiles]
 
     @property
     def best(self) -> Row | None:
@@ -202,9 +201,10 @@ def render(table: Table) -> str:
         parts = "  ".join(_cells(getattr(row, which), table.peak(row, which)) for which in WHICH)
         ratio, bar = (f"{number:.2f}" if number else "" for number in (table.ratio(row), table.bar(row)))
         lines.append(f"{name:15}  {parts}  {ratio:>5}  {bar}".rstrip())
-    for which, (visited, unmasked) in table.packed_tiles.items():
-        lines.append(f"packed, {which}: visits {visited} tiles of a head, {unmasked} are unmasked: "
-                     f"{visited / unmasked:.2f}")  # fmt: skip
+    for which, tiles in table.packed_tiles.items():
+        lines.append(f"packed, {which}: visits {tiles.visited} tiles of {tiles.block_q} x {tiles.block_kv}, "
+                     f"{tiles.visited / tiles.unmasked:.2f} of those unmasked; {tiles.scores_per_pair:.1f} scores in "
+                     "them a visible pair")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -232,8 +232,7 @@ def as_json(table: Table) -> dict:
         rows.append({"name": row.name, "ours": row in table.ours, "blocks": row.blocks, "absent": row.absent,
                      "passes": passes, "ratio": table.ratio(row), "bar": table.bar(row)})  # fmt: skip
     return {**dataclasses.asdict(table.shape), "heads": HEADS, "rows": rows,
-            "packed_tiles": {which: {"visited": visited, "unmasked": unmasked}
-                             for which, (visited, unmasked) in table.packed_tiles.items()}}  # fmt: skip
+            "packed_tiles": {which: dataclasses.asdict(tiles) for which, tiles in table.packed_tiles.items()}}
 
 
 def make_table(bench: Bench, shape: Shape, kernels: Sequence[str], cases: Sequence[str], gradients: bool,
@@ -249,7 +248,7 @@ def make_table(bench: Bench, shape: Shape, kernels: Sequence[str], cases: Sequen
             _row(bench, case, our_program(case, shape, gradients), _our_backward) for case in cases]  # fmt: skip
     tiles = {}
     if any(row.name == "packed" and row.both for row in ours):
-        tiles = our_attention.visited_and_unmasked(shape.gen, shape.seq, shape.head_dim, HEADS)
+        tiles = our_attention.visited_tiles(shape.gen, shape.seq, shape.head_dim, HEADS)
     return Table(shape, tuple(public), tuple(ours), tiles)
 
 

@@ -4,6 +4,7 @@ As in `public_attention`: bf16, batch 1, causal, FLOPs of the unmasked half; que
 kernels are told apart by their names, `attention_forward...` and `attention_backward...`.
 """
 
+import dataclasses
 import importlib.util
 from contextlib import AbstractContextManager
 from unittest import mock
@@ -61,10 +62,21 @@ def packed(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dict:
     return program(attend, (_tokens(seq, head_dim, heads),) * 3, flops, gradients)
 
 
-def visited_and_unmasked(gen: str, seq: int, head_dim: int, heads: int) -> dict[str, tuple[int, int]]:
-    """Tiles of a head that "forward" and "backward" of `packed` visit, and those that hold a visible pair.
+@dataclasses.dataclass(frozen=True)
+class VisitedTiles:
+    """Of a head: tiles that a kernel visits, tiles that hold a visible pair, scores in the former over such pairs."""
 
-    The first are counted in the schedule for the tiles that the op chooses, the second pair by pair.
+    block_q: int
+    block_kv: int
+    visited: int
+    unmasked: int
+    scores_per_pair: float
+
+
+def visited_tiles(gen: str, seq: int, head_dim: int, heads: int) -> dict[str, VisitedTiles]:
+    """Of the kernels "forward" and "backward" of `packed`, for the tiles that the op chooses.
+
+    What is visited is counted in the kernel's schedule, what is visible pair by pair.
     """
     from chinchilla_jax.kernels import fused
 
@@ -82,19 +94,22 @@ def visited_and_unmasked(gen: str, seq: int, head_dim: int, heads: int) -> dict[
     built = packed(seq, head_dim, heads)
     with compile_for(gen), noting("forward"), noting("backward"):
         jax.eval_shape(built["fn"], *built["args"])
-    return {name: tuple(map(sum, zip(*map(_tiles, parts), strict=True))) for name, parts in grids.items()}
+    return {name: _count(parts) for name, parts in grids.items()}
 
 
-def _tiles(grid) -> tuple[int, int]:
-    """Visited and unmasked tiles of a `schedule.Grid`; where keys are taken in parts, the first is key -q_offset."""
+def _count(grids: list) -> VisitedTiles:
+    """Over `schedule.Grid`s; where keys are taken in parts, the first of a part is key -q_offset."""
     from chinchilla_jax.kernels.schedule import schedule, tile_kinds
 
-    q_ids, ids = _segment_ids(grid.queries), _segment_ids(grid.queries)[:, -grid.q_offset :][:, : grid.keys]
-    visited = schedule(grid, tile_kinds(grid), grid.q_offset, q_ids, ids)[1]
-    visible = grid.q_offset + np.arange(grid.queries)[:, None] >= np.arange(grid.keys)
-    visible &= q_ids[0][:, None] == ids[0]
-    corners = [np.arange(0, length, block) for length, block in
-               ((grid.queries, grid.block_q), (grid.keys, grid.block_kv))]  # fmt: skip
-    for axis, starts in enumerate(corners):
-        visible = np.logical_or.reduceat(visible, starts, axis=axis)
-    return int(visited.sum()), int(visible.sum())
+    visited = unmasked = pairs = 0
+    for grid in grids:
+        q_ids, ids = _segment_ids(grid.queries), _segment_ids(grid.queries)[:, -grid.q_offset :][:, : grid.keys]
+        visited += int(schedule(grid, tile_kinds(grid), grid.q_offset, q_ids, ids)[1].sum())
+        visible = grid.q_offset + np.arange(grid.queries)[:, None] >= np.arange(grid.keys)
+        visible &= q_ids[0][:, None] == ids[0]
+        pairs += int(visible.sum())
+        for axis, block in enumerate((grid.block_q, grid.block_kv)):
+            visible = np.logical_or.reduceat(visible, np.arange(0, visible.shape[axis], block), axis=axis)
+        unmasked += int(visible.sum())
+    tile = grids[0].block_q * grids[0].block_kv
+    return VisitedTiles(grids[0].block_q, grids[0].block_kv, visited, unmasked, visited * tile / pairs)
