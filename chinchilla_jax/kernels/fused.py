@@ -177,26 +177,35 @@ def _segments(call: Arguments, segment_ids, q_segment_ids) -> tuple:
 
 
 def _queries_at_once(problem: _Problem, *given: Tiles | None) -> int:
-    """How many queries may go at once for both passes to have tiles of a good size: all, or a half, a quarter, ..."""
-    queries = problem.shape.S
-    while queries > FEWEST:
-        part = problem.with_queries(problem.shape.S - queries, queries)  # the last: the farthest from keys
-        if all(_fit(part, tiles, backward=backward)[2] for tiles, backward in zip(given, (False, True), strict=True)):
-            return queries
-        queries = _up(-(-queries // 2))
-    return problem.shape.S
+    """How many queries may go at once: as many as have tiles of a good size in both passes, or else any tiles.
+
+    Raises:
+      AttentionError: not even one tile fits the chip.
+    """
+    shape, counts = problem.shape, [problem.shape.S]
+    while counts[-1] > LANES:
+        counts.append(_up(-(-counts[-1] // 2)))
+    for good in (True, False):
+        for count in counts:
+            part = problem.with_queries(shape.S - count, count)  # the last: the farthest from keys
+            fits = [_fit(part, tiles, backward=backward) for tiles, backward in zip(given, (False, True), strict=True)]
+            if all(fit and (fit[2] or not good) for fit in fits) and (count >= FEWEST or not good or count == shape.S):
+                return count
+    raise AttentionError("q_BxSxHxK", f"not even one tile of heads of {shape.K} fits the memory of "
+                         f'{target.generation()} with {shape.T} keys: use "blockwise"')  # fmt: skip
 
 
-def _fit(problem: _Problem, given: Tiles | None, *, backward: bool) -> tuple[Tiles, int, bool]:
+def _fit(problem: _Problem, given: Tiles | None, *, backward: bool) -> tuple[Tiles, int, bool] | None:
     """Tiles of a pass, how many keys at once may take part for it to fit the chip, and whether the tiles are good ones.
 
     The keys of a head stay in vector memory while its queries pass by. If they are too many, the pass takes halves,
-    quarters and so on of them, one after the other: sooner than small tiles, which cost more.
+    quarters and so on of them, one after the other: sooner than small tiles, which cost more. None: nothing fits.
     """
     generation, shape = target.generation(), problem.shape
     if generation is None:
         return given or SMALLEST, shape.T, True
-    good = [given] if given else ranked(generation, backward=backward, relative=problem.relative, size=problem.size)
+    good = [given] if given else ranked(generation, backward=backward, relative=problem.relative, size=problem.size,
+                                        documents=problem.segments)  # fmt: skip
     for candidates, fewest in ((good, FEWEST), ([given] if given else [Tiles(256, 256), SMALLEST], LANES)):
         keys = shape.T
         while True:
@@ -210,8 +219,7 @@ def _fit(problem: _Problem, given: Tiles | None, *, backward: bool) -> tuple[Til
             if keys <= fewest:
                 break
             keys = _up(-(-keys // 2))
-    raise AttentionError("q_BxSxHxK", f"not even one tile of heads of {shape.K} and {shape.S} queries fits the memory "
-                         f'of {generation}: use "blockwise"')  # fmt: skip
+    return None
 
 
 def _one_call(problem: _Problem, given: dict, forward: Tiles, backward: Tiles | None, return_lse: bool):

@@ -258,30 +258,30 @@ def _move_rows_at_once(x, first: int, step: int, width: int):
 
 
 def move_rows(x, first: int, step: int, width: int):
-    """out[a, c] = x[a, c + first + step * a], zero outside x; step is 1 or -1.
+    """out[a, c] = x[a, c + first + step * a], zero outside x.
 
-    Eight rows are one register high: each of its rows takes its lanes from two neighbouring registers.
+    Eight rows are one register high: each of its rows takes its lanes from two neighbouring registers, and from no
+    third one if (first, step) is (1, 1) or (7, -1) modulo 8, as it must be.
     """
+    assert (first % 8, step) in ((1, 1), (7, -1))
     lane = jax.lax.broadcasted_iota(jnp.int32, (8, LANES), 1)
     row = jax.lax.broadcasted_iota(jnp.int32, (8, LANES), 0)
     registers = x.shape[1] // LANES
     moved = []
     for top in range(0, x.shape[0], 8):
         whole, rest = divmod(first + step * top, LANES)
-        source = lane + rest + step * row  # -7 to 261
-        index, right, left = source & (LANES - 1), source >= LANES, source < 0
+        source = lane + rest + step * row  # 0 to 255
+        index, right = source & (LANES - 1), source >= LANES
         gathered = {
             n: jnp.take_along_axis(x[top : top + 8, LANES * n : LANES * (n + 1)], index, axis=1,
                                    mode="promise_in_bounds")
-            for n in range(max(0, whole - 1), min(registers, whole + width // LANES + 1))
+            for n in range(max(0, whole), min(registers, whole + width // LANES + 1))
         }  # fmt: skip
         zero = jnp.zeros((8, LANES), x.dtype)
-        out = []
-        for c in range(whole, whole + width // LANES):
-            y = jnp.where(right, gathered.get(c + 1, zero), gathered.get(c, zero))
-            if rest + 7 * step < 0:
-                y = jnp.where(left, gathered.get(c - 1, zero), y)
-            out.append(y)
+        out = [
+            jnp.where(right, gathered.get(c + 1, zero), gathered.get(c, zero))
+            for c in range(whole, whole + width // LANES)
+        ]
         moved.append(jnp.concatenate(out, axis=1))
     return jnp.concatenate(moved, axis=0)
 
