@@ -283,7 +283,7 @@ def _pass(problem: _Problem, given: dict, queries_of: int, first: int, count: in
     kv_ids = given["kv_ids"][:, first : first + count] if problem.segments else None
     tables = schedule(grid, kinds, part.q_offset, given.get("q_ids"), kv_ids)
     offset = jnp.reshape(jnp.asarray(part.q_offset, jnp.int32), 1)
-    return _Pass(plan, first), (*map(jnp.ravel, tables), offset)
+    return _Pass(plan, first), (*(table.reshape(-1) for table in tables), offset)  # flat: scalar memory pads rows
 
 
 def _lay_out(x_BxSxHxK: jax.Array, length: int, size: int, halves: int = 1) -> jax.Array:

@@ -17,7 +17,7 @@ from chinchilla_jax.model.layers import FeedForward, Norm, dense, dense_transpos
 _POLICIES = jax.checkpoint_policies
 # Names that the kernels give to what their backward pass needs of the forward pass.
 _ATTENTION = _POLICIES.save_only_these_names("attention_output", "attention_lse")
-_REMAT = {
+REMAT = {
     "full": _POLICIES.nothing_saveable,
     "attention": _ATTENTION,
     "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_with_no_batch_dims_saveable, _ATTENTION),
@@ -78,7 +78,7 @@ class Transformer(nn.Module):
 
         block = Block
         if self.remat != "none":
-            block = nn.remat(Block, policy=_REMAT[self.remat], prevent_cse=not c.scan_layers)
+            block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not c.scan_layers)
         if c.scan_layers:
             layers = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
                              length=c.n_layers, metadata_params={nn.PARTITION_NAME: "layers"})  # fmt: skip

@@ -19,6 +19,8 @@ cycles in the same run; the bar is what ours has to meet. Cases:
     plain     ours against the best public kernel
     relative  ours with Transformer-XL's q.r against the best public kernel, which has no such term
     packed    ours with four documents in a row of 2048, against our own without documents
+    kept, recomputed    ours where the backward pass recomputes the layer, with train.remat=attention and =full, against
+              our own without; on request
 
 The public kernels run at their best blocks (`public_attention.BEST`); `--search` tries `public_attention.CANDIDATES`
 and prints the best. Results are kept in `--cache`, so that a second run compiles only what has changed.
@@ -40,7 +42,9 @@ from tests.benchmarks import our_attention, public_attention
 from tests.benchmarks.measured import KERNELS, Bench, Cycles, Program, fusions, sha256, sources, total, versions
 
 HEADS = 8
-CASES = ("plain", "relative", "packed")
+CASES = ("plain", "relative", "packed", "kept", "recomputed")
+USUAL = CASES[:3]
+AGAINST_OUR_PLAIN = CASES[2:]
 WHICH = ("forward", "backward", "both")
 
 # Most cycles of ours, forward and backward, over those of the best public kernel.
@@ -161,8 +165,9 @@ class Table:
         return min(compiled, key=lambda row: row.both.cycles) if compiled else None
 
     def ratio(self, row: Row) -> float | None:
-        """Cycles over those it is compared with: our plain kernel for packed documents, else the best public one."""
-        other = self.best if row.name != "packed" else next((r for r in self.ours if r.name == "plain"), None)
+        """Cycles over those it is compared with: our plain kernel or the best public one."""
+        own = next((r for r in self.ours if r.name == "plain"), None)
+        other = own if row.name in AGAINST_OUR_PLAIN else self.best
         return row.both.cycles / other.both.cycles if row.both and other and other.both else None
 
     def bar(self, row: Row) -> float | None:
@@ -219,7 +224,7 @@ NOTE = """
 Kcycles: thousands of bundles of the compiler's schedule, slower core, Pallas kernels only ("<": at most, a branch was
 not decided). HBM: cycles of the kernel's HBM copies at the published bandwidth; bound: of each step the larger of both.
 peak: causal-useful FLOPs over the matrix units' peak. ratio: to the public kernel of fewest cycles, forward and
-backward together; of packed, to our own plain one; bar: the most it may be.
+backward together; of packed, kept and recomputed, to our own plain one; bar: the most it may be.
 No number here is a wall time, or measured on a TPU."""
 
 
@@ -258,7 +263,7 @@ def main() -> None:
     parser.add_argument("--gen", nargs="+", default=["v4", "v5e", "v5p", "v6e"], choices=sorted(GENERATIONS))
     parser.add_argument("--seq", nargs="+", type=int, default=[2048, 8192])
     parser.add_argument("--head_dim", nargs="+", type=int, default=[128])
-    parser.add_argument("--case", nargs="+", default=list(CASES), choices=CASES, help="of ours")
+    parser.add_argument("--case", nargs="+", default=list(USUAL), choices=CASES, help="of ours")
     parser.add_argument("--public", nargs="*", default=list(public_attention.CANDIDATES), help="kernels beside ours",
                         choices=list(public_attention.CANDIDATES))  # fmt: skip
     parser.add_argument("--passes", default="both", choices=("both", "forward"))
@@ -280,7 +285,8 @@ def run(options: argparse.Namespace) -> None:
     blocks = {(kernel, shape): search(bench, kernel, shape) if options.search else
               public_attention.best_blocks(kernel, shape.gen, shape.seq, shape.head_dim)
               for shape in shapes for kernel in options.public}  # fmt: skip
-    cases = [case for case in CASES if case in options.case or case == "plain" and "packed" in options.case]
+    cases = [case for case in CASES if case in options.case or
+             case == "plain" and set(AGAINST_OUR_PLAIN) & set(options.case)]  # fmt: skip
     programs = [public_program(kernel, shape, chosen, gradients) for (kernel, shape), chosen in blocks.items()]
     if our_attention.available():
         programs += [our_program(case, shape, gradients) for shape in shapes for case in cases]

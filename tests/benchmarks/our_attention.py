@@ -15,6 +15,7 @@ import numpy as np
 
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.kernels.target import compile_for
+from chinchilla_jax.model.transformer import REMAT
 from tests.benchmarks.public_attention import program, useful_flops
 
 DOCUMENT = 512  # tokens: four documents in a row of 2048
@@ -49,6 +50,22 @@ def relative(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dic
     bias = jax.ShapeDtypeStruct((heads, head_dim), jnp.bfloat16)
     shapes = (*(_tokens(seq, head_dim, heads),) * 3, r, bias, bias)
     return program(_fused, shapes, useful_flops(seq, head_dim, heads, gradients), gradients)
+
+
+def recomputed(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dict:
+    """`plain` in a layer of which only the input is kept: `train.remat=full`."""
+    return _rematerialised("full", seq, head_dim, heads, gradients)
+
+
+def kept(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dict:
+    """`plain` in a layer of which attention's output and log-sum-exp are kept too: `train.remat=attention`."""
+    return _rematerialised("attention", seq, head_dim, heads, gradients)
+
+
+def _rematerialised(policy: str, seq: int, head_dim: int, heads: int, gradients: bool) -> dict:
+    attend = jax.checkpoint(_fused, policy=REMAT[policy])
+    shapes = (_tokens(seq, head_dim, heads),) * 3
+    return program(attend, shapes, useful_flops(seq, head_dim, heads, gradients), gradients)
 
 
 def packed(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dict:
