@@ -1,7 +1,7 @@
 """The kernels compile for every TPU generation, whatever the call, and no array of all scores is left.
 
 Ordinary runs lower one call with everything in it for every generation, and compile it where there is the TPU compiler.
-The grid of features, and long sequences, take a quarter of an hour:
+The grid of features, and long sequences, take a quarter of an hour and more:
 
     bash tests/run.sh -m "long and compiler" tests/kernels/test_fused_compiles.py
 """

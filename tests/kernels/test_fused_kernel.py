@@ -251,11 +251,26 @@ def interpreted(call):
     return lambda plan, *arguments: call(dataclasses.replace(plan, interpret=True), *arguments)
 
 
-@pytest.mark.parametrize(("memory", "cut"), [(3.6e6, "keys"), (4.2e6, "queries")])
-def test_what_does_not_fit_at_once_gives_the_same_in_parts(monkeypatch, memory, cut):
-    """On a chip of so many bytes, its kernels interpreted: parts of the keys are merged, parts of queries joined."""
+def test_parts_of_the_keys_merge_to_what_all_give_at_once(monkeypatch):
+    case = Case(S=150, T=300, H=2, G=1, K=64, distances=270, segments="packed", q_offset=120, softcap=4.0)
+    fit = fused._fit
+
+    def fit_fewer(*arguments, backward):
+        tiles, keys, *more = fit(*arguments, backward=backward)
+        return tiles, min(keys, 128 if backward else 256), *more
+
+    monkeypatch.setattr(fused, "_fit", fit_fewer)
+    plans = plans_of(150, 300, relative=True, q_offset=120)
+    assert [plan.grid.keys for plan in plans["forward"]] == [256, 14]
+    assert sorted(plan.grid.keys for plan in plans["backward"]) == [14, 128, 128]
+    errors = errors_of(case, lambda *x, **named: fused_attention(*x, **named))
+    assert all(error < FLOAT32 for error in errors.values()), errors
+
+
+def test_parts_of_the_queries_join_to_what_all_give_at_once(monkeypatch):
+    """On a chip with so little memory that tiles of 256 take fewer queries at a time."""
     case = Case(S=400, T=512, H=1, G=1, K=64, distances=512, segments="packed")
-    monkeypatch.setattr(fused, "limit", lambda generation: memory)
+    monkeypatch.setattr(fused, "limit", lambda generation: 4.2e6)
     monkeypatch.setattr(fused, "ranked", lambda *_, **__: [Tiles(256, 256)])
     monkeypatch.setattr(fused, "FEWEST", 128)
     for name in ("forward_call", "backward_call"):
@@ -263,7 +278,7 @@ def test_what_does_not_fit_at_once_gives_the_same_in_parts(monkeypatch, memory, 
     with compile_for("v4"):
         plans = plans_of(400, 512, relative=True, size=64, documents=True)
         errors = errors_of(case, lambda *x, **named: fused_attention(*x, **named))
-    assert max(getattr(plan.grid, cut) for plan in plans["forward"]) < getattr(case, {"keys": "T", "queries": "S"}[cut])
+    assert {plan.grid.queries for plan in plans["forward"]} == {256, 144}
     assert max(plan.grid.keys for plan in plans["backward"]) < case.T
     assert all(error < FLOAT32 for error in errors.values()), errors
 
@@ -283,7 +298,7 @@ def test_on_a_v4_long_sequences_are_cut_into_parts_that_fit_and_have_every_pair_
 
 def test_a_head_of_which_nothing_fits_is_refused_with_the_way_out(monkeypatch):
     monkeypatch.setattr(fused, "limit", lambda generation: 10**5)
-    with compile_for("v4"), pytest.raises(AttentionError, match='heads of 128 .* v4: use "blockwise"'):
+    with compile_for("v4"), pytest.raises(AttentionError, match='heads of 128 .* v4 .*use "blockwise"'):
         plans_of(512, 512)
 
 
