@@ -123,7 +123,7 @@ def build(generation: str, relative: bool, backward: bool, size: int, tiles: Seq
 
 def estimate(key: Key, tiles: Tiles) -> int:
     """Bytes of vector memory by `tiles.vmem_bytes`, as the kernel itself asks for it."""
-    distances = min(2 * SEQUENCE, SEQUENCE + tiles.block_q + tiles.block_kv) if key.relative else 0
+    distances = SEQUENCE + tiles.strip if key.relative else 0  # causal: no tile needs a mask that is computed
     return vmem_bytes(tiles, backward=key.backward, keys=SEQUENCE, size=key.size, distances=distances, itemsize=2)
 
 
@@ -264,7 +264,7 @@ class Progress:
 
 def run(table: Table, keys: Sequence[Key]) -> int:
     """Measures the keys and enters them. 0, or 1 if there is one of which no tiles could be measured."""
-    counts = {key: len(table.seeds(key)) or len(candidates(key)) + 2 * (len(STRIPS) - 1) for key in keys}
+    counts = {key: len(table.seeds(key)) or len(candidates(key)) + 2 * (len(STRIPS) - 1) for key in keys}  # at most
     progress, failed = Progress(sum(counts.values())), 0
     for key in keys:
         now = versions()  # the kernels may be edited meanwhile
@@ -279,12 +279,14 @@ def run(table: Table, keys: Sequence[Key]) -> int:
             return result
 
         rows, refused = search(key, table.seeds(key), try_tiles)
-        if rows:
+        if rows or not refused:
             table.enter(key, rows, refused, now)
-        else:
+        if not rows and refused:
             failed += 1
-            why = refused[-1].reason if refused else "none fit"
-            print(f"error: {key}: no tiles could be measured, its entry is left as it was: {why}", file=sys.stderr)
+            print(f"error: {key}: no tiles could be measured, its entry is left as it was: {refused[-1].reason}",
+                  file=sys.stderr)  # fmt: skip
+        elif not rows:
+            print(f"{key}: no tiles fit with {SEQUENCE} keys at once, so there is nothing to rank", flush=True)
     return 1 if failed else 0
 
 
