@@ -142,7 +142,8 @@ class _Problem:
     def vmem_bytes(self, tiles: Tiles, grid: Grid, distances: int, backward: bool) -> int:
         """Estimated memory of a kernel."""
         return vmem_bytes(tiles, backward=backward, keys=grid.padded_keys, size=self.size, distances=distances,
-                          itemsize=self.itemsize, turned=self.turned)  # fmt: skip
+                          itemsize=self.itemsize, turned=self.turned, shared=self.shape.G < self.shape.H,
+                          masked=MASKED in tile_kinds(grid), capped=self.softcap is not None)  # fmt: skip
 
 
 def merge(parts: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Array]:

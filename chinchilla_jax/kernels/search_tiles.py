@@ -124,7 +124,8 @@ def build(generation: str, relative: bool, backward: bool, size: int, tiles: Seq
 def estimate(key: Key, tiles: Tiles) -> int:
     """Bytes of vector memory by `tiles.vmem_bytes`, as the kernel itself asks for it."""
     distances = SEQUENCE + tiles.strip if key.relative else 0  # causal: no tile needs a mask that is computed
-    return vmem_bytes(tiles, backward=key.backward, keys=SEQUENCE, size=key.size, distances=distances, itemsize=2)
+    return vmem_bytes(tiles, backward=key.backward, keys=SEQUENCE, size=key.size, distances=distances, itemsize=2,
+                      shared=False, masked=False, capped=False)  # fmt: skip
 
 
 def candidates(key: Key) -> list[Tiles]:

@@ -19,7 +19,7 @@ MIB = 2**20
 # Vector memory of a core, and how much of it the kernels may plan with: the compiler needs some of it for itself.
 VMEM = {"v4": 16 * MIB, "v5e": 128 * MIB, "v5p": 64 * MIB, "v6e": 128 * MIB, "v7x": 64 * MIB}
 DEFAULT_LIMIT = 16 * MIB
-TEMPORARIES = 3  # float32 tiles alive at once, at most; seen: 1.5 (1024 x 1024) to 2.8 (512 x 512)
+OTHER = 3 * MIB // 8  # of a kernel, besides tiles, blocks and sums, at most
 ROLLING = ("v5e", "v5p", "v6e", "v7x")  # the strided rotate does not exist before
 
 
@@ -47,8 +47,10 @@ SMALLEST = Tiles(LANES, LANES)
 
 
 def vmem_bytes(tiles: Tiles, *, backward: bool, keys: int, size: int, distances: int, itemsize: int,
-               turned: bool = False) -> int:  # fmt: skip
-    """Estimated vector memory of a kernel, bytes: blocks twice (one is fetched while the other is used), sums, tiles.
+               turned: bool = False, shared: bool = True, masked: bool = True, capped: bool = True) -> int:  # fmt: skip
+    """Vector memory of a kernel, bytes: blocks twice (one is fetched while the other is used), sums, tiles.
+
+    An upper bound: of 200 kernels compiled for all generations, with and without each feature, none used more.
 
     Args:
       keys: of the call, padded.
@@ -56,17 +58,26 @@ def vmem_bytes(tiles: Tiles, *, backward: bool, keys: int, size: int, distances:
       distances: rows of e, 0 without a relative term.
       itemsize: bytes of an element, 2 for bfloat16.
       turned: whether keys are kept rotated, and the tables for it.
+      shared: whether several heads read the same keys.
+      masked: whether there are tiles whose mask is computed, `schedule.MASKED`.
+      capped: whether there is a soft cap.
     """
     block, relative = tiles.block_q * size, distances > 0
-    rows = tiles.block_q * LANES * 4
-    temporaries = TEMPORARIES * tiles.block_q * tiles.block_kv * 4
+    rows = (2 + masked) * tiles.block_q * LANES * 4
+    alive = 2 + relative  # float32 tiles at a time, at most
+    if itemsize == 4:  # products of full precision take several passes
+        alive += 4 if backward else 1
+    elif backward:
+        alive += masked + capped
+    temporaries = OTHER + alive * tiles.block_q * tiles.block_kv * 4
     whole = 2 * itemsize * size * (2 * keys + distances)  # k, v and e
     if turned:
         whole += size * (keys * (itemsize + 2 * 4) + 2 * 2 * 4 * tiles.block_q)
     if not backward:
-        return whole + (2 * 2 + 1 + relative) * itemsize * block + 4 * block + 2 * rows + temporaries
-    sums = 4 * size * (2 * keys + 2 * distances) + 2 * itemsize * size * 2 * keys  # dk, dv; de is its own result
-    kept = (3 + 2 * relative) * itemsize * block + (1 + relative) * 4 * block + 2 * rows
+        return whole + (2 * 2 + 1 + relative) * itemsize * block + 4 * block + rows + temporaries
+    written = 4 if relative and shared else itemsize  # a part of dk and dv from each head, to be summed outside
+    sums = 4 * size * (2 * keys + 2 * distances) + 2 * written * size * 2 * keys  # dk, dv; de is its own result
+    kept = (3 + 2 * relative) * itemsize * block + (1 + relative) * 4 * block + rows
     return whole + sums + kept + 2 * 4 * itemsize * block + temporaries
 
 
@@ -79,7 +90,7 @@ def limit(generation: str) -> int:
     if generation not in VMEM:
         raise AttentionError("implementation", f'the fused kernel has no tiles for {generation!r}; known: '
                              f'{", ".join(VMEM)}; use "blockwise"')  # fmt: skip
-    return int(0.95 * VMEM[generation])
+    return int(0.98 * VMEM[generation])
 
 
 def compiler_limit(generation: str | None, estimate: int) -> int | None:

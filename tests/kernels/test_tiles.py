@@ -72,6 +72,8 @@ def test_the_memory_estimate_grows_with_everything(tiles, backward, keys, size, 
     assert estimate(distances=distances + more) > estimate()
     assert estimate(itemsize=4) > estimate()
     assert estimate(backward=True) > estimate(backward=False)
+    for feature in ("turned", "shared", "masked", "capped"):
+        assert estimate(**{feature: True}) >= estimate(**{feature: False})
 
 
 def test_every_tpu_whose_name_is_known_has_a_memory():
