@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+NO_DOCUMENT = -(2**31)  # the id of queries that do not stand among the keys: equal to no id
+
 
 class AttentionError(ValueError):
     """A call that attention cannot serve: `argument` is the name of what to change, the message says to what."""
@@ -177,7 +179,9 @@ def _segments(segments, q_segments, shape: Shape, offset) -> jax.Array | None:
         _check_ids("q_segment_ids_BxS", q_segments, (shape.B, shape.S))
         return jnp.asarray(q_segments)
     if not isinstance(offset, int):
-        return jax.lax.dynamic_slice_in_dim(jnp.asarray(segments), offset, shape.S, axis=1)
+        position = offset + jnp.arange(shape.S)
+        own = jnp.take(jnp.asarray(segments), position.clip(0, shape.T - 1), axis=1)
+        return jnp.where((position >= 0) & (position < shape.T), own, NO_DOCUMENT)
     if not 0 <= offset <= shape.T - shape.S:
         raise AttentionError("q_segment_ids_BxS", f"is missing: with q_offset={offset} the {shape.S} queries are not "
                              f"all among the {shape.T} keys, whose ids are in segment_ids_BxT")  # fmt: skip

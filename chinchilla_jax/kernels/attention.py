@@ -57,8 +57,9 @@ def attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, 
       softcap: bound on the size of a score (Gemma 2, Gemma Team 2024, section 2).
       scale: default K ** -0.5.
       return_lse: whether to return the log-sum-exp of each query's scores too; it is differentiable.
-      implementation: "fused" (Pallas, TPU), "plain" (all scores in memory), "blockwise" (memory does not grow with
-        S x T), or "auto": fused if compiled for a TPU (`target.generation`), else `xla_form`.
+      implementation: "fused" (Pallas, TPU; elsewhere interpreted, slowly, for tests), "plain" (all scores in memory),
+        "blockwise" (memory does not grow with S x T), or "auto": fused if compiled for a TPU (`target.generation`),
+        else `xla_form`.
 
     Returns:
       `[B, S, H, K]` in the type of the queries; with `return_lse` also float32 `[B, H, S]`, natural logarithm.
@@ -71,6 +72,8 @@ def attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, 
         queries, keys = (x.shape[1] if x.ndim == 4 else 0 for x in (q_BxSxHxK, k_BxTxGxK))  # others are refused below
         implementation = "fused" if tpu is not None else xla_form(queries, keys, relative=r_NxHxK is not None)
         _log_choice(implementation, tpu or jax.default_backend())
+    if implementation == "fused" and target.generation() is None:
+        _log_interpreted()
     turns = {}
     if q_turn_2xSxK is not None or k_turn_2xTxK is not None:
         turns = {"q_turn_2xSxK": q_turn_2xSxK, "k_turn_2xTxK": k_turn_2xTxK}
@@ -114,6 +117,11 @@ def _function(implementation: str) -> Callable:
 
         return fused.fused_attention
     raise AttentionError("implementation", f"{implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
+
+
+@functools.cache
+def _log_interpreted() -> None:
+    logging.warning("attention: no TPU is compiled for, so the fused kernels are interpreted, which is for tests: slow")
 
 
 @functools.cache

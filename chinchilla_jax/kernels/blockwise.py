@@ -135,6 +135,7 @@ def _attend_backward(sizes, saved, cotangents):
     d_out, d_lse = cotangents
     dtype = out.dtype
     # A query without keys has a log-sum-exp of -inf; any finite number will do, none of its pairs is visible.
+    d_lse = jnp.where(jnp.isfinite(lse), d_lse, 0.0)
     lse = jnp.where(jnp.isfinite(lse), lse, 0.0)
     # d_score = weight * (d_weight - sum of weight * d_weight + d_lse); the sum is out . d_out (Dao et al. 2022).
     offset = d_lse - jnp.einsum("ngbmqk,ngbmqk->ngbmq", out, d_out, preferred_element_type=jnp.float32)

@@ -20,7 +20,16 @@ from chinchilla_jax.kernels.arguments import Arguments, AttentionError, Shape, c
 from chinchilla_jax.kernels.fused_kernel import LANES, Plan, backward_call, forward_call
 from chinchilla_jax.kernels.plain import rows_of_distances
 from chinchilla_jax.kernels.schedule import MASKED, Grid, Kind, schedule, tile_kinds
-from chinchilla_jax.kernels.tiles import ROLLING, SMALLEST, Tiles, compiler_limit, limit, ranked, vmem_bytes
+from chinchilla_jax.kernels.tiles import (
+    ROLLING,
+    SCALAR_LIMIT,
+    SMALLEST,
+    Tiles,
+    compiler_limit,
+    limit,
+    ranked,
+    vmem_bytes,
+)
 
 LARGEST_HEAD = 256
 FEWEST = 1024  # queries or keys that are worth a call of their own
@@ -283,6 +292,9 @@ def _pass(problem: _Problem, given: dict, queries_of: int, first: int, count: in
                 )  # fmt: skip
     kv_ids = given["kv_ids"][:, first : first + count] if problem.segments else None
     tables = schedule(grid, kinds, part.q_offset, given.get("q_ids"), kv_ids)
+    if generation is not None and 4 * sum(table.size for table in tables) > SCALAR_LIMIT:
+        raise AttentionError("segment_ids_BxT", f"the list of tiles of {part.shape.B} rows of {part.shape.S} queries "
+                             f"and {count} keys does not fit the scalar memory of {generation}: fewer rows on a device")
     offset = jnp.reshape(jnp.asarray(part.q_offset, jnp.int32), 1)
     return _Pass(plan, first), (*(table.reshape(-1) for table in tables), offset)  # flat: scalar memory pads rows
 
@@ -315,7 +327,7 @@ def _run_backward(passes, lse_is_used, residuals, gradients):
     lse = jnp.where(real, lse, -jnp.inf)  # padded queries saw no key: tiles of this pass may show them others
     given = arrays | fixed | {"o": out, "lse": lse, "do": gradients[0]}
     if lse_is_used:
-        given["dlse"] = gradients[1]
+        given["dlse"] = jnp.where(lse == -jnp.inf, 0.0, gradients[1])  # nothing there to have a gradient
     parts = [
         (one.first, _gradients(one.plan, backward_call(one.plan, table, one.of(given))))
         for one, table in zip(passes[1:], tables[1:], strict=True)

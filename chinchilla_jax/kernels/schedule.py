@@ -1,7 +1,7 @@
 """Which tiles of the score matrix have to be visited, and how is each of them masked?
 
 The S x T scores are cut into tiles, `block_q` queries by `block_kv` keys. A tile no query of which sees a key is never
-visited: not loaded, not multiplied. The rest are listed, for each block of queries its blocks of keys, and every entry
+visited: nothing of it is multiplied. The rest are listed, for each block of queries its blocks of keys, and every entry
 says what kind of tile it is:
 
     whole      every query sees every key: no mask

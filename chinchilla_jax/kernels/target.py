@@ -7,9 +7,12 @@ devices say so. Where a program is compiled ahead of time, on a machine without 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import jax
+
+from chinchilla_jax.kernels.arguments import AttentionError
 
 # Names of `device.device_kind`.
 DEVICE_KINDS = {
@@ -32,7 +35,13 @@ def compile_for(device_kind: str) -> Iterator[None]:
 
     Args:
       device_kind: as devices name it, `device.device_kind`, or the short name of a generation, `v5e`.
+
+    Raises:
+      AttentionError: a short name that is not in the table.
     """
+    if re.fullmatch(r"v\d\w*", device_kind) and device_kind not in DEVICE_KINDS.values():
+        raise AttentionError("device_kind", f"{device_kind!r} is no TPU generation known here; one of "
+                             f"{', '.join(sorted(set(DEVICE_KINDS.values())))}")  # fmt: skip
     with _compile_for(device_kind):
         yield
 

@@ -1,7 +1,8 @@
 """How large are the tiles of the fused kernel?
 
 The measured orders of `tables/attention_tiles.json` say: per TPU generation, direction, with or without a relative term
-and head size, the fastest first. The first that fits the memory of the chip and the sequence is taken.
+and head size, the fastest first. The first that fits the memory of the chip and the sequence is taken. What was not
+measured, as heads of more than 128, has tiles of 512.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ MIB = 2**20
 # Vector memory of a core, and how much of it the kernels may plan with: the compiler needs some of it for itself.
 VMEM = {"v4": 16 * MIB, "v5e": 128 * MIB, "v5p": 64 * MIB, "v6e": 128 * MIB, "v7x": 64 * MIB}
 DEFAULT_LIMIT = 16 * MIB
+SCALAR_LIMIT = int(0.9 * MIB)  # bytes that the tables of tiles may take of scalar memory, 1 MiB on every generation
 OTHER = 3 * MIB // 8  # of a kernel, besides tiles, blocks and sums, at most
 ROLLING = ("v5e", "v5p", "v6e", "v7x")  # the strided rotate does not exist before
 

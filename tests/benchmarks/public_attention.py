@@ -172,5 +172,7 @@ def pass_of(kernel: str, name: str) -> str:
 def best_blocks(kernel: str, gen: str, seq: int, head_dim: int) -> Blocks:
     """The best blocks found; for a shape that was not searched those of the nearest one, cut to `seq`."""
     searched = [key for key in BEST if key[:2] == (kernel, gen)]
+    if not searched:
+        raise SystemExit(f"no blocks of {kernel} were searched on {gen}: add --search, or --public for ours alone")
     nearest = min(searched, key=lambda key: (abs(key[3] - head_dim), abs(key[2] - seq)))
     return {name: tuple(min(block, seq) for block in blocks) for name, blocks in BEST[nearest].items()}

@@ -311,9 +311,11 @@ def test_a_table_of_one_value_may_be_a_scalar_made_wider():
     program = parse_program("%one = s32[]{:T(512)} constant(1)\n"
                             "%table = s32[3]{0:T(128)} broadcast(%one), dimensions={}\n"
                             "%row = s32[3]{0:T(128)} constant({1, 2, 3})\n"
+                            "%column = s32[3,1]{1,0:T(4,128)} broadcast(%row), dimensions={0}\n"
                             "%square = s32[3,3]{1,0:T(4,128)} broadcast(%row), dimensions={1}\n")  # fmt: skip
     assert program.constant("table") == {0: 1, 1: 1, 2: 1}
     assert program.constant("square") is None, "only single values are made wider"
+    assert program.constant("column") is None, "nor turned"
 
 
 def table_kernel(trips=8):

@@ -119,6 +119,12 @@ def test_the_kernels_try_the_tiles_of_the_table_first():
     assert ranked("v5e", backward=False, relative=False, size=128)[: len(rows)] == [Tiles(*row[:3]) for row in rows]
 
 
+def test_rows_of_several_documents_have_tiles_that_lose_little_where_one_ends():
+    usual = ranked("v5e", backward=False, relative=False, size=128)
+    assert ranked("v5e", backward=False, relative=False, size=128, documents=True) == [Tiles(512, 512)]
+    assert max(usual[0].block_q, usual[0].block_kv) > 512
+
+
 def test_what_was_not_measured_has_tiles_too():
     assert ranked("v5e", backward=False, relative=False, size=640) == [Tiles(512, 512)]
 
@@ -289,12 +295,12 @@ def test_what_is_unknown_is_refused_before_anything_is_measured(flag, compiler, 
 
 
 def test_the_same_core_with_less_memory_tries_what_won_on_the_larger(tmp_path):
-    table = Table(tmp_path / "table.json", {str(KEY): [[512, 1024, 256, 1, 1], [2048, 2048, 128, 2, 2]]})
-    assert table.seeds(dataclasses.replace(KEY, generation="v5p")) == [Tiles(512, 1024, 256), Tiles(2048, 2048)]
+    table = Table(tmp_path / "table.json", {str(KEY): [[512, 1024, 256, 1, 1], [4096, 2048, 128, 2, 2]]})
+    assert table.seeds(dataclasses.replace(KEY, generation="v5p")) == [Tiles(512, 1024, 256), Tiles(4096, 2048)]
     assert table.seeds(KEY) == []
     twice = dataclasses.replace(KEY, generation="v5p", size=256)
     table.tiles[str(dataclasses.replace(twice, generation="v5e"))] = table.tiles[str(KEY)]
-    assert table.seeds(twice) == [Tiles(512, 1024, 256)], "2048 x 2048 of heads of 256 do not fit 64 MiB"
+    assert table.seeds(twice) == [Tiles(512, 1024, 256)], "4096 x 2048 of heads of 256 do not fit 64 MiB"
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
