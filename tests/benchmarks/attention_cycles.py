@@ -19,6 +19,7 @@ cycles in the same run; the bar is what ours has to meet. Cases:
     plain     ours against the best public kernel
     relative  ours with Transformer-XL's q.r against the best public kernel, which has no such term
     packed    ours with four documents in a row of 2048, against our own without documents
+    unaligned    the same, but no document ends where a tile does; on request
     kept, recomputed    ours where the backward pass recomputes the layer, with train.remat=attention and =full, against
               our own without; on request
 
@@ -42,7 +43,7 @@ from tests.benchmarks import our_attention, public_attention
 from tests.benchmarks.measured import KERNELS, Bench, Cycles, Program, fusions, sha256, sources, total, versions
 
 HEADS = 8
-CASES = ("plain", "relative", "packed", "kept", "recomputed")
+CASES = ("plain", "relative", "packed", "unaligned", "kept", "recomputed")
 USUAL = CASES[:3]
 AGAINST_OUR_PLAIN = CASES[2:]
 WHICH = ("forward", "backward", "both")
@@ -182,7 +183,7 @@ class Table:
         if cycles is None:
             return None
         forward = public_attention.useful_flops(self.shape.seq, self.shape.head_dim, HEADS, False)
-        if row.name == "packed":
+        if row.name in ("packed", "unaligned"):
             forward *= our_attention.DOCUMENT / self.shape.seq
         parts = {"forward": 1.0, "backward": public_attention.BACKWARD_COST}
         done = sum(cost for part, cost in parts.items() if getattr(row, part) and name in (part, "both"))
@@ -224,7 +225,7 @@ NOTE = """
 Kcycles: thousands of bundles of the compiler's schedule, slower core, Pallas kernels only ("<": at most, a branch was
 not decided). HBM: cycles of the kernel's HBM copies at the published bandwidth; bound: of each step the larger of both.
 peak: causal-useful FLOPs over the matrix units' peak. ratio: to the public kernel of fewest cycles, forward and
-backward together; of packed, kept and recomputed, to our own plain one; bar: the most it may be.
+backward together; of packed, unaligned, kept and recomputed, to our own plain one; bar: the most it may be.
 No number here is a wall time, or measured on a TPU."""
 
 

@@ -52,6 +52,17 @@ def relative(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dic
     return program(_fused, shapes, useful_flops(seq, head_dim, heads, gradients), gradients)
 
 
+def unaligned(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dict:
+    """`packed`, but documents end 200 tokens after the borders of tiles: many tiles hold the end of one."""
+    segment_ids = np.pad(_segment_ids(seq), [(0, 0), (200, 0)], mode="edge")[:, :seq]
+
+    def attend(q, k, v):
+        return _fused(q, k, v, segment_ids=segment_ids)
+
+    flops = useful_flops(DOCUMENT, head_dim, heads, gradients) * (seq // DOCUMENT)
+    return program(attend, (_tokens(seq, head_dim, heads),) * 3, flops, gradients)
+
+
 def recomputed(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dict:
     """`plain` in a layer of which only the input is kept: `train.remat=full`."""
     return _rematerialised("full", seq, head_dim, heads, gradients)
