@@ -70,7 +70,7 @@ def vmem_bytes(tiles: Tiles, *, backward: bool, keys: int, size: int, distances:
     if itemsize == 4:  # products of full precision take several passes
         alive += 4 if backward else 1
     elif backward:
-        alive += masked + capped
+        alive += min(masked + capped, 2 - relative)
     temporaries = OTHER + alive * tiles.block_q * tiles.block_kv * 4
     whole = 2 * itemsize * size * (2 * keys + distances)  # k, v and e
     if turned:
