@@ -1,6 +1,6 @@
 """Which tiles of the fused kernel are fastest on each TPU generation?
 
-    python -m chinchilla_jax.kernels.search_tiles                       what is missing, about three hours on one core
+    python -m chinchilla_jax.kernels.search_tiles                       what is missing; all: 45 minutes
     python -m chinchilla_jax.kernels.search_tiles --generations=v5e --sizes=128 --again
     python -m chinchilla_jax.kernels.search_tiles --check               what was measured with other versions
 
