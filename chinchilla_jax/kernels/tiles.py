@@ -2,7 +2,7 @@
 
 The measured orders of `tables/attention_tiles.json` say: per TPU generation, direction, with or without a relative term
 and head size, the fastest first. The first that fits the memory of the chip and the sequence is taken. What was not
-measured, as heads of more than 128, has tiles of 512.
+measured, as rows of several documents, has tiles of 512.
 """
 
 from __future__ import annotations
