@@ -201,9 +201,17 @@ class MeshConfig:
         _positive(self, "data", "fsdp", "tensor")
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Devices along `data`, `fsdp` and `tensor`."""
+        return self.data, self.fsdp, self.tensor
+
+    @property
     def size(self) -> int:
         """Devices in the mesh."""
-        return self.data * self.fsdp * self.tensor
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return " x ".join(map(str, self.shape))
 
 
 @dataclasses.dataclass(frozen=True)

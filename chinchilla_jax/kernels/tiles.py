@@ -52,7 +52,8 @@ def vmem_bytes(tiles: Tiles, *, backward: bool, keys: int, size: int, distances:
                turned: bool = False, shared: bool = True, masked: bool = True, capped: bool = True) -> int:  # fmt: skip
     """Vector memory of a kernel, bytes: blocks twice (one is fetched while the other is used), sums, tiles.
 
-    An upper bound: of 200 kernels compiled for all generations, with and without each feature, none used more.
+    Meant as an upper bound; its constants are from what the compiler used for some 200 kernels, with and without each
+    feature.
 
     Args:
       keys: of the call, padded.
@@ -107,7 +108,7 @@ def ranked(generation: str, *, backward: bool, relative: bool, size: int, docume
 
     Args:
       documents: whether rows hold several. A tile where one ends is computed whole, so that large tiles lose more than
-        they gain: four documents in a row of 2048 cost twice as much in tiles of 1024 as in tiles of 512 (v5e).
+        they gain.
     """
     if documents:
         return [Tiles(512, 512)]

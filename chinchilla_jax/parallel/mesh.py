@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import jax
 from jax.sharding import AxisType, Mesh
 
@@ -17,11 +15,10 @@ def make_mesh(config: MeshConfig) -> Mesh:
     Raises:
       ConfigError: the machine has fewer devices than the mesh needs.
     """
-    shape = (config.data, config.fsdp, config.tensor)
     available = jax.device_count()
-    if math.prod(shape) > available:
-        raise ConfigError("mesh", f"{' x '.join(map(str, shape))} needs {math.prod(shape)} devices, {available} "
+    if config.size > available:
+        raise ConfigError("mesh", f"{config} needs {config.size} devices, {available} "
                           f"{jax.default_backend()} device(s) found; lower mesh.data, mesh.fsdp or "
                           "mesh.tensor")  # fmt: skip
-    devices = jax.devices()[: math.prod(shape)]
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    devices = jax.devices()[: config.size]
+    return jax.make_mesh(config.shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)

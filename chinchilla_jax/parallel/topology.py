@@ -66,15 +66,14 @@ def topology_mesh(name: str, config: MeshConfig) -> Mesh:
       ConfigError: see `topology`; or the mesh has not as many devices as the slice, or cannot be laid out on it.
     """
     devices = topology(name).devices
-    shape = (config.data, config.fsdp, config.tensor)
     if config.size != len(devices):
-        raise ConfigError("mesh", f"{' x '.join(map(str, shape))} has {config.size} devices, {name} has "
+        raise ConfigError("mesh", f"{config} has {config.size} devices, {name} has "
                           f"{len(devices)}; the product of mesh.data, mesh.fsdp and mesh.tensor must be "
                           f"{len(devices)}")  # fmt: skip
     try:
-        return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+        return jax.make_mesh(config.shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
     except NotImplementedError as error:
-        raise ConfigError("mesh", f"{' x '.join(map(str, shape))} does not fit the grid of {name}: {error}") from error
+        raise ConfigError("mesh", f"{config} does not fit the grid of {name}: {error}") from error
 
 
 def _prepare() -> None:

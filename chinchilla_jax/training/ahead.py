@@ -21,7 +21,7 @@ from chinchilla_jax.training.step import make_program
 def abstract_mesh(config: MeshConfig, device_kind: str) -> AbstractMesh:
     """A `data x fsdp x tensor` mesh of devices of a kind, as `device.device_kind` names it: `TPU v5 lite`, `cpu`."""
     platform = "tpu" if device_kind.startswith("TPU") else device_kind
-    return AbstractMesh((config.data, config.fsdp, config.tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3,
+    return AbstractMesh(config.shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3,
                         abstract_device=AbstractDevice(device_kind, 1, platform))  # fmt: skip
 
 

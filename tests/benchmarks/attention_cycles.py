@@ -20,6 +20,7 @@ cycles in the same run; the bar is what ours has to meet. Cases:
     relative  ours with Transformer-XL's q.r against the best public kernel, which has no such term
     packed    ours with four documents in a row of 2048, against our own without documents
     unaligned    the same, but no document ends where a tile does; on request
+    rotated, rotated_before    ours with RoPE in the kernels, and before them (see `--fusions`), against our own without
     kept, recomputed    ours where the backward pass recomputes the layer, with train.remat=attention and =full, against
               our own without; on request
 
@@ -43,7 +44,7 @@ from tests.benchmarks import our_attention, public_attention
 from tests.benchmarks.measured import KERNELS, Bench, Cycles, Program, fusions, sha256, sources, total, versions
 
 HEADS = 8
-CASES = ("plain", "relative", "packed", "unaligned", "kept", "recomputed")
+CASES = ("plain", "relative", "packed", "unaligned", "kept", "recomputed", "rotated", "rotated_before")
 USUAL = CASES[:3]
 AGAINST_OUR_PLAIN = CASES[2:]
 WHICH = ("forward", "backward", "both")
@@ -249,9 +250,7 @@ def make_table(bench: Bench, shape: Shape, kernels: Sequence[str], cases: Sequen
              lambda name, kernel=kernel: public_attention.pass_of(kernel, name) != "forward", blocks[kernel, shape])
         for kernel in kernels
     ]  # fmt: skip
-    absent = "" if our_attention.available() else "there is no chinchilla_jax.kernels.fused"
-    ours = [Row(case, absent=absent) if absent else
-            _row(bench, case, our_program(case, shape, gradients), _our_backward) for case in cases]  # fmt: skip
+    ours = [_row(bench, case, our_program(case, shape, gradients), _our_backward) for case in cases]
     tiles = {}
     if any(row.name == "packed" and row.both for row in ours):
         tiles = our_attention.visited_tiles(shape.gen, shape.seq, shape.head_dim, HEADS)
@@ -289,17 +288,18 @@ def run(options: argparse.Namespace) -> None:
     cases = [case for case in CASES if case in options.case or
              case == "plain" and set(AGAINST_OUR_PLAIN) & set(options.case)]  # fmt: skip
     programs = [public_program(kernel, shape, chosen, gradients) for (kernel, shape), chosen in blocks.items()]
-    if our_attention.available():
-        programs += [our_program(case, shape, gradients) for shape in shapes for case in cases]
+    programs += [our_program(case, shape, gradients) for shape in shapes for case in cases]
     bench.plan(programs)
     tables = [make_table(bench, shape, options.public, cases, gradients, blocks) for shape in shapes]
     print(f"\nbfloat16, {HEADS} heads, batch 1, causal; " + ", ".join(f"{k} {v}" for k, v in versions().items()))
     print("\n".join(render(table) for table in tables) + "\n" + NOTE)
     if options.fusions:
         for program in programs:
-            print(f"\nXLA's fusions, cycles: {program}")
-            for name, cycles in fusions(program).items():
-                print(f"{cycles:>12,} {name}")
+            print(f"\nXLA's fusions, cycles and bound: {program}")
+            found = fusions(program)
+            for name, (cycles, bound) in found.items():
+                print(f"{cycles:>12,} {bound:>12,} {name}")
+            print(f"{sum(c for c, _ in found.values()):>12,} {sum(b for _, b in found.values()):>12,} in all")
     if options.json:
         write_json(options.json, {"versions": versions(), "unit": "cycles of the schedule",
                                   "tables": [as_json(table) for table in tables]})  # fmt: skip

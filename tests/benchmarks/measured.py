@@ -141,13 +141,15 @@ def _reason(message: str) -> str:
     return next((line for line in reversed(lines) if "Error: " in line), lines[-1])[:200]
 
 
-def fusions(program: Program) -> dict[str, int]:
-    """Cycles of what XLA wrote around the Pallas kernels of a program: one call each, costliest first. Not cached."""
+def fusions(program: Program) -> dict[str, tuple[int, int]]:
+    """Cycles, and their bound with HBM copies, of what XLA wrote around the Pallas kernels of a program: one call each,
+    costliest first. Not cached."""
     with tempfile.TemporaryDirectory() as folder:
         measure(program.builder, program.gen, json.loads(program.arguments), keep=Path(folder))
         dumps = read_dumps(Path(folder))
         texts = {name: path.read_text(encoding="utf-8") for (label, name), path in dumps.files.items()
                  if label == SCHEDULE and name not in (*dumps.program.kernels, "TLP") and name[0] != "<"}  # fmt: skip
     chip = GENERATIONS[program.gen]
-    found = {name: kernel_report(name, parse_schedule(text, name), chip, {}).cycles for name, text in texts.items()}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    reports = {name: kernel_report(name, parse_schedule(text, name), chip, {}) for name, text in texts.items()}
+    found = {name: (report.cycles, report.bound_cycles) for name, report in reports.items()}
+    return dict(sorted(found.items(), key=lambda item: -item[1][1]))

@@ -5,7 +5,6 @@ kernels are told apart by their names, `attention_forward...` and `attention_bac
 """
 
 import dataclasses
-import importlib.util
 from contextlib import AbstractContextManager
 from unittest import mock
 
@@ -13,17 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.kernels.attention import attention, turn
 from chinchilla_jax.kernels.target import compile_for
+from chinchilla_jax.model.positions import rotary
 from chinchilla_jax.model.transformer import REMAT
 from tests.benchmarks.public_attention import program, useful_flops
 
 DOCUMENT = 512  # tokens: four documents in a row of 2048
-
-
-def available() -> bool:
-    """Whether there is a fused kernel to measure."""
-    return importlib.util.find_spec("chinchilla_jax.kernels.fused") is not None
 
 
 def _segment_ids(seq: int) -> np.ndarray:
@@ -75,6 +70,28 @@ def kept(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dict:
 
 def _rematerialised(policy: str, seq: int, head_dim: int, heads: int, gradients: bool) -> dict:
     attend = jax.checkpoint(_fused, policy=REMAT[policy])
+    shapes = (_tokens(seq, head_dim, heads),) * 3
+    return program(attend, shapes, useful_flops(seq, head_dim, heads, gradients), gradients)
+
+
+def rotated(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dict:
+    """`plain` with RoPE inside the kernels."""
+
+    def attend(q, k, v):
+        table = rotary(jnp.arange(seq), head_dim, 10000.0)
+        return attention(q, k, v, q_turn_2xSxK=table, k_turn_2xTxK=table, implementation="fused")
+
+    shapes = (_tokens(seq, head_dim, heads),) * 3
+    return program(attend, shapes, useful_flops(seq, head_dim, heads, gradients), gradients)
+
+
+def rotated_before(seq: int, head_dim: int, heads: int, gradients: bool = True) -> dict:
+    """`plain` with RoPE before the kernels, as XLA does it: look at its fusions."""
+
+    def attend(q, k, v):
+        table = rotary(jnp.arange(seq), head_dim, 10000.0)
+        return _fused(turn(q, table), turn(k, table), v)
+
     shapes = (_tokens(seq, head_dim, heads),) * 3
     return program(attend, shapes, useful_flops(seq, head_dim, heads, gradients), gradients)
 

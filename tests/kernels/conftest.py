@@ -2,11 +2,11 @@
 
 import functools
 
-import jax
 import pytest
 
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.kernels.blockwise import blockwise_attention
+from tests.compiling import quick_compilation  # noqa: F401
 
 # Blocks so small that even the short rows of the tests have several, the last one not full.
 CALLS = {
@@ -14,15 +14,6 @@ CALLS = {
     "blockwise": functools.partial(blockwise_attention, block=48),
     "fused": functools.partial(attention, implementation="fused"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unoptimised():
-    """Compiling is most of the time here, and rows this short gain nothing from optimised machine code."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
 
 
 @pytest.fixture(params=CALLS, scope="module")

@@ -44,7 +44,8 @@ def queries(x, start, offset=None):
 
 
 def near(found, expected):
-    np.testing.assert_allclose(found, expected, atol=5e-6)
+    """The assertion of most tests here: equal up to rounding, and no NaN on either side."""
+    np.testing.assert_allclose(found, expected, atol=5e-6, equal_nan=False)
 
 
 @SETTINGS
@@ -125,4 +126,4 @@ def test_keys_that_move_on_by_whole_rows_merge_as_in_a_ring(attend, seed, cut):
     late |= {"segments": np.roll(ids, -cut, axis=1), "q_segments": np.ones((B, S), np.int32)}
     there = queries(x | {"segments": ids}, start) | {"q_segments": np.ones((B, S), np.int32)}
     for moved, unmoved in zip(attend(late), attend(there), strict=True):
-        np.testing.assert_allclose(moved, unmoved, atol=5e-6)
+        near(moved, unmoved)

@@ -7,6 +7,7 @@ import pytest
 
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.model.transformer import Transformer
+from tests.compiling import quick_compilation  # noqa: F401
 
 _COMMON = {"n_layers": 2, "d_model": 24, "head_dim": 6, "d_ff": 40, "vocab_size": 48, "max_position": 16}
 FAMILIES = {
@@ -18,15 +19,6 @@ FAMILIES = {
         **_COMMON, n_heads=4, n_kv_heads=2, position="rope", feed_forward="swiglu", biases="none", tie_embeddings=False
     ),  # fmt: skip
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unoptimised():
-    """Compiling is most of the time here, and models this small gain nothing from optimised machine code."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
 
 
 @pytest.fixture(params=FAMILIES)

@@ -1,23 +1,14 @@
 """Small runs of two architectures on any mesh of the emulated devices."""
 
-import jax
 import pytest
 
 from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig
+from tests.compiling import quick_compilation  # noqa: F401
 
 CHINCHILLA = ModelConfig(n_layers=2, d_model=32, n_heads=4, n_kv_heads=4, head_dim=8, d_ff=64, vocab_size=320,
                          position="relative", feed_forward="gelu", biases="gopher", tie_embeddings=True)  # fmt: skip
 LLAMA = ModelConfig(n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64, vocab_size=320,
                     position="rope", feed_forward="swiglu", biases="none", tie_embeddings=False)  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Half the time: what is compared here was all compiled the same way."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")
