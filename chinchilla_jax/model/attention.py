@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.kernels.attention import attention
-from chinchilla_jax.model.layers import dense, matrix, residual_scale, vector
+from chinchilla_jax.model.layers import RESIDUAL, WHOLE_ROWS, dense, matrix, reshard, residual_scale, vector
 from chinchilla_jax.model.positions import rotary, sinusoids, xpos
 
 
@@ -29,10 +29,11 @@ class Attention(nn.Module):
     def __call__(self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None = None) -> jax.Array:
         c, dtype = self.config, self.dtype
         s, d = x_BxSxD.shape[1:]
+        x_BxSxD = reshard(x_BxSxD, WHOLE_ROWS, RESIDUAL)
 
         def project(name: str, heads: int, x: jax.Array) -> jax.Array:
-            kernel = matrix(self, name, (d, heads, c.head_dim), ("embed", "heads", "head_dim"), d)
-            y = dense(x, kernel.reshape(d, -1).astype(dtype)).reshape(*x.shape[:-1], heads, c.head_dim)
+            kernel = matrix(self, name, (d, heads, c.head_dim), ("embed", "heads", "head_dim"), d, dtype)
+            y = dense(x, kernel.reshape(d, -1)).reshape(*x.shape[:-1], heads, c.head_dim)
             if c.biases == "all":
                 y += vector(self, f"{name}_bias", (heads, c.head_dim), ("heads", "head_dim")).astype(dtype)
             return y
@@ -42,10 +43,10 @@ class Attention(nn.Module):
         v = project("value", c.n_kv_heads, x_BxSxD)
         positions = {}
         if c.position == "relative":
-            w_r = matrix(self, "relative", (d, c.n_heads, c.head_dim), ("embed", "heads", "head_dim"), d)
+            w_r = matrix(self, "relative", (d, c.n_heads, c.head_dim), ("embed", "heads", "head_dim"), d, dtype)
             r_SxD = sinusoids(jnp.arange(s - 1, -1, -1), d).astype(dtype)
             positions = {
-                "r_NxHxK": jnp.einsum("sd,dhk->shk", r_SxD, w_r.astype(dtype)),
+                "r_NxHxK": jnp.einsum("sd,dhk->shk", r_SxD, w_r),
                 "u_HxK": vector(self, "u", (c.n_heads, c.head_dim), ("heads", "head_dim")),
                 "w_HxK": vector(self, "v", (c.n_heads, c.head_dim), ("heads", "head_dim")),
             }
@@ -58,8 +59,9 @@ class Attention(nn.Module):
         q = nn.with_logical_constraint(q, ("batch", "length", "heads", "head_dim"))
         out_BxSxHxK = self.attend(q, k, v, segment_ids_BxT=segment_ids_BxS, implementation=c.attention, **positions)
         kernel = matrix(self, "output", (c.n_heads, c.head_dim, d), ("heads", "head_dim", "embed"), c.d_attn,
-                        residual_scale(c))  # fmt: skip
-        y_BxSxD = dense(out_BxSxHxK.reshape(*x_BxSxD.shape[:2], -1), kernel.reshape(-1, d).astype(dtype))
+                        dtype, residual_scale(c))  # fmt: skip
+        y_BxSxD = dense(out_BxSxHxK.reshape(*x_BxSxD.shape[:2], -1), kernel.reshape(-1, d))
+        y_BxSxD = reshard(y_BxSxD, RESIDUAL, WHOLE_ROWS)
         if c.biases != "none":
             y_BxSxD += vector(self, "output_bias", (d,), ("norm",)).astype(dtype)
         return y_BxSxD

@@ -1,11 +1,12 @@
 """The parts of a block that know nothing of attention: weights, norms, feed-forward.
 
-Weights are float32 and are cast to the compute type where they are used. Each weight names its logical axes; which
-mesh axes those map to is decided elsewhere (`parallel/rules.py`).
+Each weight and each activation names its logical axes; which mesh axes those map to, if any, is decided elsewhere
+(`parallel/rules.py`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
 import flax.linen as nn
@@ -14,12 +15,44 @@ import jax.numpy as jnp
 
 from chinchilla_jax.config import ModelConfig
 
+Axes = tuple[str | None, ...]
+# Logical axes of the residual stream, and of what a layer reads of it and adds to it.
+RESIDUAL = ("batch", "residual_length", "activation_embed")
+WHOLE_ROWS = ("batch", "length", "activation_embed")
 
-def matrix(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], fan_in: int,
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def reshard(x: jax.Array, axes: Axes, gradient_axes: Axes) -> jax.Array:
+    """x itself, laid out as `axes` say; its gradient is laid out as `gradient_axes` say.
+
+    A constraint alone would lay out the gradient as it does the value. What is gathered going forward has to be
+    reduced and scattered going back, and the other way round, else both directions move whole arrays.
+    """
+    return nn.with_logical_constraint(x, axes)
+
+
+def _reshard_forward(x, axes, gradient_axes):
+    return reshard(x, axes, gradient_axes), None
+
+
+def _reshard_backward(axes, gradient_axes, _, dx):
+    return (nn.with_logical_constraint(dx, gradient_axes),)
+
+
+reshard.defvjp(_reshard_forward, _reshard_backward)
+
+
+def matrix(module: nn.Module, name: str, shape: tuple[int, ...], axes: Axes, fan_in: int, dtype: jnp.dtype,
            scale: float = 1.0) -> jax.Array:  # fmt: skip
-    """A float32 weight, normal with standard deviation `scale / sqrt(fan_in)`."""
+    """A weight to compute with: in the compute type, whole along the model width `embed`, which is split for storage.
+
+    The weight itself is float32, normal with standard deviation `scale / sqrt(fan_in)`. It is cast before it is
+    gathered, and its gradient scattered before it is cast back, so that half the bytes move.
+    """
     init = nn.initializers.normal(scale / math.sqrt(fan_in))
-    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+    weight = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+    whole = tuple("activation_embed" if axis == "embed" else axis for axis in axes)
+    return reshard(weight.astype(dtype), whole, axes)
 
 
 def vector(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...],
@@ -111,21 +144,22 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
         c, dtype = self.config, self.dtype
-        up_DxF = matrix(self, "up", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model)
-        down_FxD = matrix(self, "down", (c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff, residual_scale(c))
-        h_BxSxF = dense(x_BxSxD, up_DxF.astype(dtype))
+        up_DxF = matrix(self, "up", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model, dtype)
+        down_FxD = matrix(self, "down", (c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff, dtype, residual_scale(c))
+        x_BxSxD = reshard(x_BxSxD, WHOLE_ROWS, RESIDUAL)
+        h_BxSxF = dense(x_BxSxD, up_DxF)
         if c.biases != "none":
             h_BxSxF += vector(self, "up_bias", (c.d_ff,), ("mlp",)).astype(dtype)
         if c.feed_forward == "swiglu":
-            gate_DxF = matrix(self, "gate", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model)
-            g_BxSxF = dense(x_BxSxD, gate_DxF.astype(dtype))
+            gate_DxF = matrix(self, "gate", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model, dtype)
+            g_BxSxF = dense(x_BxSxD, gate_DxF)
             if c.biases != "none":
                 g_BxSxF += vector(self, "gate_bias", (c.d_ff,), ("mlp",)).astype(dtype)
             h_BxSxF = nn.silu(g_BxSxF) * h_BxSxF
         else:
             h_BxSxF = nn.gelu(h_BxSxF, approximate=True)
         h_BxSxF = nn.with_logical_constraint(h_BxSxF, ("batch", "length", "mlp"))
-        y_BxSxD = dense(h_BxSxF, down_FxD.astype(dtype))
+        y_BxSxD = reshard(dense(h_BxSxF, down_FxD), RESIDUAL, WHOLE_ROWS)
         if c.biases != "none":
             y_BxSxD += vector(self, "down_bias", (c.d_model,), ("norm",)).astype(dtype)
         return y_BxSxD

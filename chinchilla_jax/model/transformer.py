@@ -12,7 +12,17 @@ import jax.numpy as jnp
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.model.attention import Attention
-from chinchilla_jax.model.layers import FeedForward, Norm, dense, dense_transposed, matrix, vector
+from chinchilla_jax.model.layers import (
+    RESIDUAL,
+    WHOLE_ROWS,
+    FeedForward,
+    Norm,
+    dense,
+    dense_transposed,
+    matrix,
+    reshard,
+    vector,
+)
 
 _POLICIES = jax.checkpoint_policies
 # Names that the kernels give to what their backward pass needs of the forward pass.
@@ -36,9 +46,9 @@ class Block(nn.Module):
         args = (self.config, self.dtype)
         normed_BxSxD = Norm(*args, name="attention_norm")(x_BxSxD)
         x_BxSxD += Attention(*args, self.attend, name="attention")(normed_BxSxD, segment_ids_BxS)
-        x_BxSxD = nn.with_logical_constraint(x_BxSxD, ("batch", "length", "activation_embed"))
+        x_BxSxD = nn.with_logical_constraint(x_BxSxD, RESIDUAL)
         x_BxSxD += FeedForward(*args, name="feed_forward")(Norm(*args, name="feed_forward_norm")(x_BxSxD))
-        return nn.with_logical_constraint(x_BxSxD, ("batch", "length", "activation_embed")), None
+        return nn.with_logical_constraint(x_BxSxD, RESIDUAL), None
 
 
 class Transformer(nn.Module):
@@ -67,14 +77,13 @@ class Transformer(nn.Module):
           segment_ids_BxS: documents of a packed row; None lets attention cross documents.
         """
         c, dtype = self.config, self.dtype
-        embedding_VxD = matrix(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), c.d_model)
         # Looked up in a table whole in the model axis: else the partitioner gathers the batch on every device.
-        table_VxD = nn.with_logical_constraint(embedding_VxD.astype(dtype), ("vocab", "activation_embed"))
-        x_BxSxD = jnp.take(table_VxD, tokens_BxS, axis=0)
+        embedding_VxD = matrix(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), c.d_model, dtype)
+        x_BxSxD = reshard(jnp.take(embedding_VxD, tokens_BxS, axis=0), RESIDUAL, WHOLE_ROWS)
         if c.position == "learned":
-            table = matrix(self, "position", (c.max_position, c.d_model), (None, "embed"), c.d_model)
-            x_BxSxD += table[: tokens_BxS.shape[1]].astype(dtype)
-        x_BxSxD = nn.with_logical_constraint(x_BxSxD, ("batch", "length", "activation_embed"))
+            table = matrix(self, "position", (c.max_position, c.d_model), (None, "embed"), c.d_model, dtype)
+            x_BxSxD += table[: tokens_BxS.shape[1]]
+        x_BxSxD = nn.with_logical_constraint(x_BxSxD, RESIDUAL)
 
         block = Block
         if self.remat != "none":
@@ -87,12 +96,12 @@ class Transformer(nn.Module):
             for layer in range(c.n_layers):
                 x_BxSxD, _ = block(c, dtype, self.attend, name=f"layer_{layer}")(x_BxSxD, segment_ids_BxS)
 
-        x_BxSxD = Norm(c, dtype, name="final_norm")(x_BxSxD)
+        x_BxSxD = reshard(Norm(c, dtype, name="final_norm")(x_BxSxD), WHOLE_ROWS, RESIDUAL)
         if c.tie_embeddings:
-            logits_BxSxV = dense_transposed(x_BxSxD, embedding_VxD.astype(dtype)).astype(jnp.float32)
+            logits_BxSxV = dense_transposed(x_BxSxD, embedding_VxD).astype(jnp.float32)
         else:
-            output_DxV = matrix(self, "output", (c.d_model, c.vocab_size), ("embed", "vocab"), c.d_model)
-            logits_BxSxV = dense(x_BxSxD, output_DxV.astype(dtype)).astype(jnp.float32)
+            output_DxV = matrix(self, "output", (c.d_model, c.vocab_size), ("embed", "vocab"), c.d_model, dtype)
+            logits_BxSxV = dense(x_BxSxD, output_DxV).astype(jnp.float32)
         if c.biases == "gopher":
             logits_BxSxV += vector(self, "output_bias", (c.vocab_size,), ("vocab",))
         return nn.with_logical_constraint(logits_BxSxV, ("batch", "length", "vocab"))

@@ -17,6 +17,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "microbatch": None,
     "batch": ("data", "fsdp"),
     "length": None,
+    "residual_length": "tensor",
     "activation_embed": None,
     # weights: the model width is split for storage (gathered per layer), the inner widths for tensor parallelism
     "embed": "fsdp",
