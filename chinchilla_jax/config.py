@@ -191,19 +191,24 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; their product is the number of devices a run uses."""
+    """Devices along each mesh axis; their product is the number of devices a run uses.
+
+    `data` and `fsdp` split the rows of a batch, `context` the tokens of a row, `tensor` heads and inner widths; weights
+    are stored in parts over `fsdp`, `context` and `tensor`.
+    """
 
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
+    context: int = 1
 
     def __post_init__(self):
-        _positive(self, "data", "fsdp", "tensor")
+        _positive(self, "data", "fsdp", "tensor", "context")
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Devices along `data`, `fsdp` and `tensor`."""
-        return self.data, self.fsdp, self.tensor
+    def shape(self) -> tuple[int, int, int, int]:
+        """Devices along `data`, `fsdp`, `context` and `tensor`: the order of the mesh's axes."""
+        return self.data, self.fsdp, self.context, self.tensor
 
     @property
     def size(self) -> int:
@@ -320,8 +325,12 @@ class RunConfig:
                             ("d_ff", self.model.d_ff), ("vocab_size", self.model.vocab_size)):  # fmt: skip
             if value % self.mesh.tensor:
                 raise ConfigError(f"model.{name}", f"{value} does not divide over mesh.tensor={self.mesh.tensor}")
-        if self.model.d_model % self.mesh.fsdp:
-            raise ConfigError("model.d_model", f"{self.model.d_model} does not divide over mesh.fsdp={self.mesh.fsdp}")
+        for name, value, axes in (("model.d_model", self.model.d_model, ("fsdp", "context")),
+                                  ("data.seq_len", self.data.seq_len, ("context", "tensor"))):  # fmt: skip
+            used = {axis: getattr(self.mesh, axis) for axis in axes if getattr(self.mesh, axis) > 1}
+            if value % math.prod(used.values()):
+                over = " * ".join(f"mesh.{axis}={devices}" for axis, devices in used.items())
+                raise ConfigError(name, f"{value} does not divide over {over}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:

@@ -42,15 +42,18 @@ def _reshard_backward(axes, gradient_axes, _, dx):
 reshard.defvjp(_reshard_forward, _reshard_backward)
 
 
-def matrix(module: nn.Module, name: str, shape: tuple[int, ...], axes: Axes, fan_in: int, dtype: jnp.dtype,
-           scale: float = 1.0) -> jax.Array:  # fmt: skip
-    """A weight to compute with: in the compute type, whole along the model width `embed`, which is split for storage.
-
-    The weight itself is float32, normal with standard deviation `scale / sqrt(fan_in)`. It is cast before it is
-    gathered, and its gradient scattered before it is cast back, so that half the bytes move.
-    """
+def parameter(module: nn.Module, name: str, shape: tuple[int, ...], axes: Axes, fan_in: int,
+              scale: float = 1.0) -> jax.Array:  # fmt: skip
+    """A float32 weight as it is stored, normal with standard deviation `scale / sqrt(fan_in)`."""
     init = nn.initializers.normal(scale / math.sqrt(fan_in))
-    weight = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+
+
+def gathered(weight: jax.Array, axes: Axes, dtype: jnp.dtype) -> jax.Array:
+    """A weight to compute with: in the compute type, and whole along the model width, which is split for storage.
+
+    It is cast before it is gathered, and its gradient is scattered before it is cast back: half the bytes move.
+    """
     whole = tuple("activation_embed" if axis == "embed" else axis for axis in axes)
     return reshard(weight.astype(dtype), whole, axes)
 
@@ -63,22 +66,23 @@ def vector(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str
 
 @jax.custom_vjp
 def dense(x: jax.Array, w_DxF: jax.Array) -> jax.Array:
-    """`x @ w` over the last axis of x, `[..., D] -> [..., F]`.
+    """`x @ w` over the last axis of x, `[..., D] -> [..., F]`. F may stand for several axes.
 
     The backward products are spelled out. Left to transposition rules, the CPU backend first copies every activation
     into a transposed buffer, which costs more than the product. A product over tokens has to transpose one operand in
     any case: here it is the narrower one, and the barrier keeps the compiler from swapping them back.
     """
-    return x @ w_DxF
+    return jax.lax.dot_general(x, w_DxF, (((x.ndim - 1,), (0,)), ((), ())))
 
 
 def _dense_forward(x, w_DxF):
-    return x @ w_DxF, (x, w_DxF)
+    return dense(x, w_DxF), (x, w_DxF)
 
 
 def _dense_backward(saved, dy):
     x, w_DxF = saved
-    dx = jax.lax.dot_general(dy, w_DxF, (((dy.ndim - 1,), (1,)), ((), ())))
+    outputs = tuple(range(1, w_DxF.ndim))
+    dx = jax.lax.dot_general(dy, w_DxF, ((tuple(x.ndim - 2 + axis for axis in outputs), outputs), ((), ())))
     return dx, sum_of_outer_products(x, dy)
 
 
@@ -86,9 +90,10 @@ dense.defvjp(_dense_forward, _dense_backward)
 
 
 def sum_of_outer_products(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x^T y over all leading axes: `[..., D], [..., F] -> [D, F]`."""
+    """x^T y over the leading axes of x: `[..., D], [..., F] -> [D, F]`. F may stand for several axes."""
     tokens = tuple(range(x.ndim - 1))
-    if x.shape[-1] <= y.shape[-1]:
+    outputs = y.shape[len(tokens) :]
+    if len(outputs) > 1 or x.shape[-1] <= outputs[0]:
         return jax.lax.dot_general(x, y, ((tokens, tokens), ((), ())))
     return jax.lax.optimization_barrier(jax.lax.dot_general(y, x, ((tokens, tokens), ((), ())))).T
 
@@ -144,22 +149,26 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
         c, dtype = self.config, self.dtype
-        up_DxF = matrix(self, "up", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model, dtype)
-        down_FxD = matrix(self, "down", (c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff, dtype, residual_scale(c))
+        up = parameter(self, "up", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model)
+        down = parameter(self, "down", (c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff, residual_scale(c))
+        up_bias = c.biases != "none" and vector(self, "up_bias", (c.d_ff,), ("mlp",)).astype(dtype)
         x_BxSxD = reshard(x_BxSxD, WHOLE_ROWS, RESIDUAL)
-        h_BxSxF = dense(x_BxSxD, up_DxF)
-        if c.biases != "none":
-            h_BxSxF += vector(self, "up_bias", (c.d_ff,), ("mlp",)).astype(dtype)
         if c.feed_forward == "swiglu":
-            gate_DxF = matrix(self, "gate", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model, dtype)
-            g_BxSxF = dense(x_BxSxD, gate_DxF)
+            gate = parameter(self, "gate", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model)
+            # One product with both, so that what it takes from its input is added up over devices once.
+            both_Dx2xF = gathered(jnp.stack([gate, up], axis=1), ("embed", None, "mlp"), dtype)
+            h_BxSx2xF = dense(x_BxSxD, both_Dx2xF)
             if c.biases != "none":
-                g_BxSxF += vector(self, "gate_bias", (c.d_ff,), ("mlp",)).astype(dtype)
-            h_BxSxF = nn.silu(g_BxSxF) * h_BxSxF
+                h_BxSx2xF += jnp.stack([vector(self, "gate_bias", (c.d_ff,), ("mlp",)).astype(dtype), up_bias])
+            h_BxSxF = nn.silu(h_BxSx2xF[..., 0, :]) * h_BxSx2xF[..., 1, :]
         else:
+            h_BxSxF = dense(x_BxSxD, gathered(up, ("embed", "mlp"), dtype))
+            if c.biases != "none":
+                h_BxSxF += up_bias
             h_BxSxF = nn.gelu(h_BxSxF, approximate=True)
         h_BxSxF = nn.with_logical_constraint(h_BxSxF, ("batch", "length", "mlp"))
-        y_BxSxD = reshard(dense(h_BxSxF, down_FxD), RESIDUAL, WHOLE_ROWS)
+        y_BxSxD = dense(h_BxSxF, gathered(down, ("mlp", "embed"), dtype))
+        y_BxSxD = reshard(y_BxSxD, RESIDUAL, WHOLE_ROWS)
         if c.biases != "none":
             y_BxSxD += vector(self, "down_bias", (c.d_model,), ("norm",)).astype(dtype)
         return y_BxSxD

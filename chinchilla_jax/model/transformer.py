@@ -19,7 +19,8 @@ from chinchilla_jax.model.layers import (
     Norm,
     dense,
     dense_transposed,
-    matrix,
+    gathered,
+    parameter,
     reshard,
     vector,
 )
@@ -78,11 +79,13 @@ class Transformer(nn.Module):
         """
         c, dtype = self.config, self.dtype
         # Looked up in a table whole in the model axis: else the partitioner gathers the batch on every device.
-        embedding_VxD = matrix(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), c.d_model, dtype)
+        axes = ("vocab", "embed")
+        embedding = parameter(self, "embedding", (c.vocab_size, c.d_model), axes, c.d_model)
+        embedding_VxD = gathered(embedding, axes, dtype)
         x_BxSxD = reshard(jnp.take(embedding_VxD, tokens_BxS, axis=0), RESIDUAL, WHOLE_ROWS)
         if c.position == "learned":
-            table = matrix(self, "position", (c.max_position, c.d_model), (None, "embed"), c.d_model, dtype)
-            x_BxSxD += table[: tokens_BxS.shape[1]]
+            table = parameter(self, "position", (c.max_position, c.d_model), (None, "embed"), c.d_model)
+            x_BxSxD += gathered(table, (None, "embed"), dtype)[: tokens_BxS.shape[1]]
         x_BxSxD = nn.with_logical_constraint(x_BxSxD, RESIDUAL)
 
         block = Block
@@ -100,8 +103,8 @@ class Transformer(nn.Module):
         if c.tie_embeddings:
             logits_BxSxV = dense_transposed(x_BxSxD, embedding_VxD).astype(jnp.float32)
         else:
-            output_DxV = matrix(self, "output", (c.d_model, c.vocab_size), ("embed", "vocab"), c.d_model, dtype)
-            logits_BxSxV = dense(x_BxSxD, output_DxV).astype(jnp.float32)
+            output = parameter(self, "output", (c.d_model, c.vocab_size), ("embed", "vocab"), c.d_model)
+            logits_BxSxV = dense(x_BxSxD, gathered(output, ("embed", "vocab"), dtype)).astype(jnp.float32)
         if c.biases == "gopher":
             logits_BxSxV += vector(self, "output_bias", (c.vocab_size,), ("vocab",))
         return nn.with_logical_constraint(logits_BxSxV, ("batch", "length", "vocab"))

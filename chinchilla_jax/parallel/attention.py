@@ -19,18 +19,18 @@ from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.parallel.rules import ShardingError, partition_spec
 
 _AXES = {
-    "q_BxSxHxK": ("batch", "length", "heads", "head_dim"),
-    "k_BxTxGxK": ("batch", "length", "heads", "head_dim"),
-    "v_BxTxGxK": ("batch", "length", "heads", "head_dim"),
-    "r_NxHxK": ("length", "heads", "head_dim"),
+    "q_BxSxHxK": ("batch", None, "heads", "head_dim"),
+    "k_BxTxGxK": ("batch", None, "heads", "head_dim"),
+    "v_BxTxGxK": ("batch", None, "heads", "head_dim"),
+    "r_NxHxK": (None, "heads", "head_dim"),
     "u_HxK": ("heads", "head_dim"),
     "w_HxK": ("heads", "head_dim"),
-    "q_turn_2xSxK": (None, "length", "head_dim"),
-    "k_turn_2xTxK": (None, "length", "head_dim"),
-    "segment_ids_BxT": ("batch", "length"),
-    "q_segment_ids_BxS": ("batch", "length"),
+    "q_turn_2xSxK": (None, None, "head_dim"),
+    "k_turn_2xTxK": (None, None, "head_dim"),
+    "segment_ids_BxT": ("batch", None),
+    "q_segment_ids_BxS": ("batch", None),
     "q_offset": (),
-    "lse_BxHxS": ("batch", "heads", "length"),
+    "lse_BxHxS": ("batch", "heads", None),
 }
 
 
@@ -76,9 +76,9 @@ def sharded_attention(mesh: Mesh | AbstractMesh, op: Callable = attention) -> Ca
 
 def _specs(mesh: Mesh | AbstractMesh, arrays: dict, rows: int, heads: int, groups: int) -> dict[str, PartitionSpec]:
     """The mesh axes of every argument and result."""
-    row_axes, head_axes, *whole = (partition_spec((name,))[0] for name in ("batch", "heads", "length", "head_dim"))
-    if any(whole):
-        raise ShardingError("logical axes 'length' and 'head_dim' must not be split: attention needs whole rows")
+    row_axes, head_axes, whole = (partition_spec((name,))[0] for name in ("batch", "heads", "head_dim"))
+    if whole:
+        raise ShardingError("logical axis 'head_dim' must not be split: a score is a product of whole heads")
     devices = _devices(mesh, head_axes)
     for what, count in (("heads", heads), ("groups of keys", groups)):
         if count % devices:

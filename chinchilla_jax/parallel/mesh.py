@@ -10,7 +10,7 @@ from chinchilla_jax.parallel.rules import MESH_AXES
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """A `data x fsdp x tensor` mesh over the first `config.size` devices.
+    """A `data x fsdp x context x tensor` mesh over the first `config.size` devices.
 
     Raises:
       ConfigError: the machine has fewer devices than the mesh needs.
@@ -18,7 +18,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     available = jax.device_count()
     if config.size > available:
         raise ConfigError("mesh", f"{config} needs {config.size} devices, {available} "
-                          f"{jax.default_backend()} device(s) found; lower mesh.data, mesh.fsdp or "
-                          "mesh.tensor")  # fmt: skip
+                          f"{jax.default_backend()} device(s) found; lower mesh.data, mesh.fsdp, "
+                          "mesh.context or mesh.tensor")  # fmt: skip
     devices = jax.devices()[: config.size]
-    return jax.make_mesh(config.shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(config.shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)

@@ -1,7 +1,7 @@
 """The one table that says which mesh axis each logical array axis is split over.
 
-Model code names logical axes; meshes have `data`, `fsdp` and `tensor`. Changing how a model is sharded means changing
-this table and nothing else.
+Model code names logical axes; meshes have `data`, `fsdp`, `context` and `tensor`. Changing how a model is sharded means
+changing this table and nothing else.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "context", "tensor")
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
     # activations
     "microbatch": None,
     "batch": ("data", "fsdp"),
-    "length": None,
-    "residual_length": "tensor",
+    "length": "context",
+    "residual_length": ("context", "tensor"),  # between the blocks nothing needs whole rows
     "activation_embed": None,
     # weights: the model width is split for storage (gathered per layer), the inner widths for tensor parallelism
-    "embed": "fsdp",
+    "embed": ("fsdp", "context"),
     "heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",

@@ -60,7 +60,7 @@ def topology(name: str) -> topologies.TopologyDescription:
 
 
 def topology_mesh(name: str, config: MeshConfig) -> Mesh:
-    """A `data x fsdp x tensor` mesh over all devices of a slice that is not there.
+    """A `data x fsdp x context x tensor` mesh over all devices of a slice that is not there.
 
     Raises:
       ConfigError: see `topology`; or the mesh has not as many devices as the slice, or cannot be laid out on it.
@@ -68,10 +68,10 @@ def topology_mesh(name: str, config: MeshConfig) -> Mesh:
     devices = topology(name).devices
     if config.size != len(devices):
         raise ConfigError("mesh", f"{config} has {config.size} devices, {name} has "
-                          f"{len(devices)}; the product of mesh.data, mesh.fsdp and mesh.tensor must be "
-                          f"{len(devices)}")  # fmt: skip
+                          f"{len(devices)}; the product of mesh.data, mesh.fsdp, mesh.context and mesh.tensor "
+                          f"must be {len(devices)}")  # fmt: skip
     try:
-        return jax.make_mesh(config.shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+        return jax.make_mesh(config.shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
     except NotImplementedError as error:
         raise ConfigError("mesh", f"{config} does not fit the grid of {name}: {error}") from error
 

@@ -18,7 +18,7 @@ from chinchilla_jax.parallel.rules import RULES, ShardingError
 from chinchilla_jax.training.step import make_program
 
 NAMES = {"q": "q_BxSxHxK", "k": "k_BxTxGxK", "v": "v_BxTxGxK", "r": "r_NxHxK", "u": "u_HxK", "w": "w_HxK"}
-MESHES = [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 2, 4)]
+MESHES = [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 2, 4), (1, 2, 2, 2)]
 
 
 def draw(rows=8, s=12, t=12, heads=4, groups=4, size=8, relative=True):
@@ -134,10 +134,9 @@ def test_heads_and_groups_that_do_not_divide_are_refused(mesh, shape, words):
         jax.eval_shape(sharded_attention(make_mesh(MeshConfig(*mesh))), **arrays)
 
 
-def test_rules_that_split_the_length_are_refused(monkeypatch):
-    monkeypatch.setitem(RULES, "length", "data")
-    monkeypatch.setitem(RULES, "batch", "fsdp")
-    with pytest.raises(ShardingError, match="'length' and 'head_dim' must not be split"):
+def test_rules_that_split_heads_themselves_are_refused(monkeypatch):
+    monkeypatch.setitem(RULES, "head_dim", "context")
+    with pytest.raises(ShardingError, match="'head_dim' must not be split"):
         jax.eval_shape(sharded_attention(make_mesh(MeshConfig(2, 2, 2))), **draw()[0])
 
 

@@ -11,25 +11,26 @@ from chinchilla_jax.parallel.mesh import MESH_AXES, make_mesh
 from chinchilla_jax.parallel.rules import RULES, ShardingError, flax_rules, partition_spec
 from chinchilla_jax.training.step import make_program
 
-ATTENTION = {"query": P(None, "fsdp", "tensor", None), "key": P(None, "fsdp", "tensor", None),
-             "value": P(None, "fsdp", "tensor", None), "output": P(None, "tensor", None, "fsdp")}  # fmt: skip
+WIDTH = ("fsdp", "context")
+ATTENTION = {"query": P(None, WIDTH, "tensor", None), "key": P(None, WIDTH, "tensor", None),
+             "value": P(None, WIDTH, "tensor", None), "output": P(None, "tensor", None, WIDTH)}  # fmt: skip
 NORMS = {"attention_norm": {"gain": P(None, None)}, "feed_forward_norm": {"gain": P(None, None)}}
 EXPECTED = {
     "chinchilla": {
-        "embedding": P("tensor", "fsdp"), "output_bias": P("tensor"), "final_norm": {"gain": P(None)},
+        "embedding": P("tensor", WIDTH), "output_bias": P("tensor"), "final_norm": {"gain": P(None)},
         "layers": {
-            "attention": ATTENTION | {"relative": P(None, "fsdp", "tensor", None), "u": P(None, "tensor", None),
+            "attention": ATTENTION | {"relative": P(None, WIDTH, "tensor", None), "u": P(None, "tensor", None),
                                       "v": P(None, "tensor", None), "output_bias": P(None, None)},
-            "feed_forward": {"up": P(None, "fsdp", "tensor"), "down": P(None, "tensor", "fsdp"),
+            "feed_forward": {"up": P(None, WIDTH, "tensor"), "down": P(None, "tensor", WIDTH),
                              "up_bias": P(None, "tensor"), "down_bias": P(None, None)},
         } | NORMS,
     },
     "llama": {
-        "embedding": P("tensor", "fsdp"), "output": P("fsdp", "tensor"), "final_norm": {"gain": P(None)},
+        "embedding": P("tensor", WIDTH), "output": P(WIDTH, "tensor"), "final_norm": {"gain": P(None)},
         "layers": {
             "attention": ATTENTION,
-            "feed_forward": {"up": P(None, "fsdp", "tensor"), "gate": P(None, "fsdp", "tensor"),
-                             "down": P(None, "tensor", "fsdp")},
+            "feed_forward": {"up": P(None, WIDTH, "tensor"), "gate": P(None, WIDTH, "tensor"),
+                             "down": P(None, "tensor", WIDTH)},
         } | NORMS,
     },
 }  # fmt: skip
@@ -47,7 +48,7 @@ def test_every_weight_and_its_moments_lie_as_the_table_says(sharded_config, arch
 
 
 @pytest.mark.parametrize("architecture", ["chinchilla", "llama"])
-@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2), (1, 4, 2)])
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2), (1, 4, 2), (1, 2, 2, 2)])
 def test_no_matrix_is_replicated(sharded_config, architecture, mesh):
     config = sharded_config(architecture, *mesh)
     abstract = make_program(config, make_mesh(config.mesh)).abstract
@@ -57,7 +58,7 @@ def test_no_matrix_is_replicated(sharded_config, architecture, mesh):
         if name not in VECTORS and name != "count" and not name.endswith("_bias"):
             matrices += 1
             held = math.prod(leaf.sharding.shard_shape(leaf.shape))
-            assert held * mesh[1] * mesh[2] == leaf.size, f"{jax.tree_util.keystr(path)}: {held} of {leaf.size}"
+            assert held * math.prod(mesh[1:]) == leaf.size, f"{jax.tree_util.keystr(path)}: {held} of {leaf.size}"
     assert matrices == 3 * {"chinchilla": 8, "llama": 9}[architecture]
 
 
@@ -65,6 +66,12 @@ def test_batches_are_split_over_data_and_fsdp(sharded_config):
     config = sharded_config("llama", 2, 2, 2)
     sharding = make_program(config, make_mesh(config.mesh)).batch_sharding
     assert sharding.shard_shape((2, 8, 16)) == (2, 2, 16)
+
+
+def test_rows_are_split_over_the_context_axis(sharded_config):
+    config = sharded_config("llama", 1, 2, 1, 4)
+    sharding = make_program(config, make_mesh(config.mesh)).batch_sharding
+    assert sharding.shard_shape((2, 8, 16)) == (2, 4, 4)
 
 
 def test_axes_that_want_the_same_mesh_axis():
@@ -82,7 +89,7 @@ def test_an_axis_without_a_rule():
 
 
 def test_axes_without_a_name_are_not_split():
-    assert partition_spec((None, "embed", None)) == P(None, "fsdp", None)
+    assert partition_spec((None, "embed", None)) == P(None, WIDTH, None)
     assert partition_spec(()) == P()
 
 
@@ -94,11 +101,12 @@ def test_the_table_names_mesh_axes_only():
 
 def test_a_mesh_has_its_axes_in_order():
     mesh = make_mesh(MeshConfig(2, 1, 4))
-    assert mesh.axis_names == ("data", "fsdp", "tensor") and dict(mesh.shape) == {"data": 2, "fsdp": 1, "tensor": 4}
+    assert mesh.axis_names == ("data", "fsdp", "context", "tensor")
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 1, "context": 1, "tensor": 4}
     assert list(mesh.devices.ravel()) == jax.devices()[:8]
 
 
 def test_a_mesh_larger_than_the_machine():
-    with pytest.raises(ConfigError, match="4 x 8 x 2 needs 64 devices, 8 cpu") as raised:
+    with pytest.raises(ConfigError, match="4 x 8 x 1 x 2 needs 64 devices, 8 cpu") as raised:
         make_mesh(MeshConfig(4, 8, 2))
     assert raised.value.key == "mesh"

@@ -56,7 +56,7 @@ class TestWithTheCompiler:
 
     def test_a_mesh_covers_the_slice_and_is_compiled_for(self):
         mesh = topology_mesh("v5e:2x2", MeshConfig(1, 2, 2))
-        assert mesh.axis_names == MESH_AXES and mesh.devices.shape == (1, 2, 2)
+        assert mesh.axis_names == MESH_AXES and mesh.devices.shape == (1, 2, 1, 2)
         split = NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))
         x = jax.ShapeDtypeStruct((256, 256), jnp.bfloat16, sharding=split)
         text = jax.jit(lambda a: (a @ a.T).sum()).lower(x).compile().as_text()
@@ -69,7 +69,8 @@ class TestWithTheCompiler:
         assert np.asarray(jnp.arange(8.0) @ jnp.arange(8.0)) == before
 
     @pytest.mark.parametrize(("mesh", "words"), [
-        ((1, 2, 1), "1 x 2 x 1 has 2 devices, v5p:4x4x4 has 64"), ((4, 8, 2), "4 x 8 x 2 does not fit the grid"),
+        ((1, 2, 1), "1 x 2 x 1 x 1 has 2 devices, v5p:4x4x4 has 64"),
+        ((4, 8, 2), "4 x 8 x 1 x 2 does not fit the grid"),
     ])  # fmt: skip
     def test_a_mesh_that_is_not_the_slice_is_refused(self, mesh, words):
         with pytest.raises(ConfigError, match=words):
