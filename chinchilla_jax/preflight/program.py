@@ -1,0 +1,293 @@
+"""What does a compiled step do? Its collectives, kernels, products and memory traffic, each as often as it runs.
+
+    compiled = compile_train_step(config, mesh)
+    program = read_program(compiled.as_text(), dict(mesh.shape))
+
+It is read from the final scheduled HLO, where every collective stands that the partitioner put in, in the loop where
+it runs. The compiler's own totals (`cost_analysis`) count the body of a loop once and a kernel not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from chinchilla_jax.preflight.device_groups import Group, device_group
+from chinchilla_jax.preflight.hlo import Computation, HloError, Instruction, Module, parse_module, trip_count
+from chinchilla_jax.preflight.operations import hbm_bytes, matmul_flops, written_arrays
+
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+LARGEST = 24
+
+_COLLECTIVE = re.compile(r"(?:(all-gather|reduce-scatter|all-reduce|all-to-all|collective-permute)|"
+                         r"[a-z\-]*(?:all-to-all|collective|all-gather|all-reduce)[a-z\-]*|send|recv)(-start)?$")  # fmt: skip
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_CHAIN = re.compile(r'chain_id="(\d+)"')
+_SUFFIX = re.compile(r"(?:\.(?:\d+|clone))+$")
+_ASYNC_START, _ASYNC_DONE = "AsyncCollectiveStart", "AsyncCollectiveDone"
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """A collective of the compiled program; bytes are of one run.
+
+    Attributes:
+      name: of the instruction.
+      kind: one of `KINDS`. An all-reduce of which every device keeps only its slice is a reduce-scatter.
+      axes: the mesh axes it spans.
+      group: how many devices take part in one; of a permute, those of the axes it spans.
+      bytes: of the whole array, per group: the result of an all-gather, else the operand. Padding that the partitioner
+        added is in it, that of tiles is not.
+      wire_bytes: what each device sends when the algorithm is bandwidth-optimal, as a ring: (g-1)/g of the bytes, twice
+        that for an all-reduce, all of them for a permute (Chan et al. 2007, table 1).
+      trips: how often it runs in a step.
+      asynchronous: whether it can overlap with what is scheduled between its start and its end.
+      dtype, shape: of the whole array; of the largest, if it carries several.
+      op_name: the part of the model that caused it.
+      unknown_loop: a loop around it whose trips could not be found and were taken to be 1; None if there is none.
+    """
+
+    name: str
+    kind: str
+    axes: tuple[str, ...]
+    group: int
+    bytes: int
+    wire_bytes: int
+    trips: int
+    asynchronous: bool
+    dtype: str
+    shape: tuple[int, ...]
+    op_name: str
+    unknown_loop: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A Pallas kernel and how often it runs in a step."""
+
+    name: str
+    trips: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Temporary:
+    """An array in HBM that an instruction makes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    op_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StepProgram:
+    """What one device does in one step.
+
+    Attributes:
+      collectives: in the order of the schedule. A loop that is run from two places is there twice.
+      kernels: calls of Pallas kernels.
+      cycles: the compiler's own estimates of everything but kernels and collectives, which have none: a ranking, within
+        30% at best.
+      matmul_flops: of every dot and convolution, exact; those in kernels not included.
+      hbm_bytes: what instructions read from HBM and write to it, collectives not included, VMEM not, and of arrays
+        that are only sliced or updated in place the slice.
+      largest: the largest arrays in HBM that instructions make, arguments and outputs in their place left out.
+      unknown_loops: loops whose trips could not be found, with what the compiler says of them. They count once, so that
+        all figures are too low when they hold anything.
+    """
+
+    collectives: tuple[Collective, ...]
+    kernels: tuple[Kernel, ...]
+    cycles: int
+    matmul_flops: int
+    hbm_bytes: int
+    largest: tuple[Temporary, ...]
+    unknown_loops: tuple[str, ...]
+
+
+def read_program(text: str, mesh_shape: Mapping[str, int]) -> StepProgram:
+    """The program in the text of a compiled step.
+
+    Args:
+      text: `compiled.as_text()`.
+      mesh_shape: devices along each mesh axis, slowest first: `dict(mesh.shape)`.
+
+    Raises:
+      HloError: a collective of a form that is not known, a mesh of another size than the program's, a text cut short.
+    """
+    module = parse_module(text)
+    size = 1
+    for extent in mesh_shape.values():
+        size *= extent
+    if size != module.devices:
+        raise HloError(f"a program for {module.devices} devices on a mesh {dict(mesh_shape)} of {size}")
+    reader = _Reader(module, mesh_shape)
+    reader.walk(module.entry, 1, {}, None)
+    return reader.program()
+
+
+class _Reader:
+    """Walks the schedule from the entry, into loops as often as they run."""
+
+    def __init__(self, module: Module, mesh_shape: Mapping[str, int]):
+        self.module = module
+        self.mesh_shape = mesh_shape
+        self.collectives: list[Collective] = []
+        self.kernels: list[Kernel] = []
+        self.cycles = self.flops = self.hbm = 0
+        self.temporaries: dict[str, Temporary] = {}
+        self.unknown: dict[str, str] = {}
+        self.started: set[tuple] = set()
+        self.continued: dict[tuple, str] = {}
+        self.outputs = _aliased_outputs(module)
+
+    def program(self) -> StepProgram:
+        """The sums, once everything was walked."""
+        for chain, name in self.continued.items():
+            if chain not in self.started:
+                raise HloError(f"{name}: a part of an asynchronous collective that starts nowhere")
+        largest = sorted(self.temporaries.values(), key=lambda t: (-t.bytes, t.name))[:LARGEST]
+        return StepProgram(tuple(self.collectives), tuple(self.kernels), self.cycles, self.flops, self.hbm,
+                           tuple(largest), tuple(self.unknown.values()))  # fmt: skip
+
+    def walk(self, computation: Computation, trips: int, known: Mapping[int, int], unknown: str | None) -> None:
+        """Adds what a scheduled computation does in `trips` runs."""
+        for instruction in computation.instructions.values():
+            opcode = instruction.opcode
+            if opcode == "while":
+                self._loop(computation, instruction, trips, known, unknown)
+            elif opcode == "call":
+                self.walk(self.module.computation(instruction.called("to_apply"), instruction.name), trips, {}, unknown)
+            elif opcode == "conditional":
+                self._conditional(instruction, trips, unknown)
+            elif opcode in _FREE or opcode.endswith(("-done", "-update")):
+                continue
+            else:
+                self._operation(computation, instruction, trips, unknown)
+
+    def _loop(self, computation, instruction, trips, known, unknown) -> None:
+        count, constant = trip_count(self.module, computation, instruction, known)
+        if count is None:
+            unknown = instruction.name
+            self.unknown[unknown] = f"{unknown} {instruction.op_name}".strip()
+        body = self.module.computation(instruction.called("body"), instruction.name)
+        self.walk(body, trips * (1 if count is None else count), constant, unknown)
+
+    def _conditional(self, instruction, trips, unknown) -> None:
+        """All branches are counted; where that would matter, there is no right number."""
+        before = len(self.collectives), len(self.kernels), self.flops
+        for name in instruction.branches:
+            self.walk(self.module.computation(name, instruction.name), trips, {}, unknown)
+        if before != (len(self.collectives), len(self.kernels), self.flops):
+            raise HloError(f"{instruction.name}: a conditional with collectives, kernels or products in its branches; "
+                           "how often they run depends on data")  # fmt: skip
+
+    def _operation(self, computation, instruction, trips, unknown) -> None:
+        target = _TARGET.search(instruction.attributes) if instruction.opcode == "custom-call" else None
+        if target and target[1] == "tpu_custom_call":
+            self.kernels.append(Kernel(_SUFFIX.sub("", instruction.name), trips))
+        elif target and target[1] in _FREE_TARGETS:
+            return
+        if found := _COLLECTIVE.match(instruction.opcode):
+            self._collective(computation, instruction, found[1], trips, found[2] is not None, unknown)
+        else:
+            called = self._called(instruction)
+            if called is not None:
+                self._fused(called, trips, unknown)
+            self.flops += trips * matmul_flops(self.module, computation, instruction)
+            self.hbm += trips * hbm_bytes(self.module, computation, instruction)
+        cycles = _CYCLES.search(instruction.attributes)
+        self.cycles += trips * int(cycles[1]) if cycles else 0
+        self._temporary(computation, instruction)
+
+    def _called(self, instruction: Instruction) -> Computation | None:
+        if instruction.opcode not in ("fusion", "async-start"):
+            return None
+        return self.module.computation(instruction.called("calls"), instruction.name)
+
+    def _fused(self, computation: Computation, trips: int, unknown: str | None) -> None:
+        """Collectives in a fused computation. An asynchronous one is there in every fusion from its start to its end,
+        but only the start runs it once."""
+        for instruction in computation.instructions.values():
+            if instruction.opcode == "fusion":
+                self._fused(self._called(instruction), trips, unknown)
+            if not (found := _COLLECTIVE.match(instruction.opcode)):
+                continue
+            chain = _CHAIN.search(instruction.attributes)
+            channel = _CHANNEL.search(instruction.attributes)
+            key = found[1], channel and channel[1], chain and chain[1]
+            users = {target[1] for user in computation.users.get(instruction.name, ())
+                     if (target := _TARGET.search(user.attributes))}  # fmt: skip
+            if _ASYNC_START in users:
+                self.started.add(key)
+                self._collective(computation, instruction, found[1], trips, True, unknown)
+            elif _ASYNC_DONE in users or chain:
+                self.continued[key] = instruction.name
+            else:
+                self._collective(computation, instruction, found[1], trips, found[2] is not None, unknown)
+
+    def _collective(self, computation, instruction, kind, trips, asynchronous, unknown) -> None:
+        if kind is None:
+            raise HloError(f"{instruction.name}: a collective of a kind that is not known, {instruction.opcode}")
+        if kind == "all-reduce" and _only_sliced(computation, instruction):
+            kind = "reduce-scatter"
+        group = device_group(instruction, self.mesh_shape)
+        arrays = [array for name in instruction.operands for array in computation.instructions[name].arrays]
+        largest = max(arrays, key=lambda array: array.bytes)
+        whole, shape = sum(array.bytes for array in arrays), largest.shape
+        if kind == "all-gather":
+            whole *= group.size
+            shape = max(instruction.arrays, key=lambda array: array.bytes).shape
+        self.collectives.append(Collective(instruction.name, kind, group.axes, group.size, whole,
+                                           _wire_bytes(kind, whole, group), trips, asynchronous, largest.dtype, shape,
+                                           instruction.op_name, unknown))  # fmt: skip
+
+    def _temporary(self, computation: Computation, instruction: Instruction) -> None:
+        made = written_arrays(self.module, computation, instruction)
+        taken = self.outputs if computation is self.module.entry else ()
+        for index, array in made:
+            if array.space == 0 and (instruction.name, index) not in taken:
+                if (before := self.temporaries.get(instruction.name)) is None or before.bytes < array.bytes:
+                    self.temporaries[instruction.name] = Temporary(instruction.name, array.dtype, array.shape,
+                                                                   array.bytes, instruction.op_name)  # fmt: skip
+
+
+_FREE = frozenset(("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
+                   "replica-id", "optimization-barrier", "add-dependency"))  # fmt: skip
+_FREE_TARGETS = frozenset(("ConcatBitcast", "AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding"))
+
+
+def _wire_bytes(kind: str, whole: int, group: Group) -> int:
+    if kind == "collective-permute":
+        return whole if group.axes else 0
+    return (2 if kind == "all-reduce" else 1) * whole * (group.size - 1) // group.size
+
+
+def _only_sliced(computation: Computation, instruction: Instruction) -> bool:
+    """Whether nothing but slices of a result is used."""
+    users = computation.users.get(instruction.name, ())
+    passing = ("get-tuple-element", "bitcast")
+    return bool(users) and all(user.opcode == "dynamic-slice" or
+                               (user.opcode in passing and _only_sliced(computation, user))
+                               for user in users)  # fmt: skip
+
+
+def _aliased_outputs(module: Module) -> frozenset[tuple[str, int]]:
+    """The instructions, with the element of their result, that write outputs into donated arguments."""
+    found = set()
+    root = module.entry.instructions[module.entry.root]
+    names = enumerate(root.operands) if root.opcode == "tuple" else ((0, root.name),)
+    for output, name in names:
+        if output not in module.aliased:
+            continue
+        instruction, index = module.entry.instructions[name], 0
+        while instruction.opcode in ("get-tuple-element", "bitcast", "copy-done"):
+            if instruction.opcode == "get-tuple-element":
+                index = instruction.index
+            instruction = module.entry.instructions[instruction.operands[0]]
+        found.add((instruction.name, index))
+    return frozenset(found)
