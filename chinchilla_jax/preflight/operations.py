@@ -50,7 +50,8 @@ def _convolution_flops(computation: Computation, instruction: Instruction) -> in
     window = _WINDOW.search(instruction.attributes)
     settings = dict(part.split("=") for part in window[1].split()) if window else {}
     groups = _BATCH_GROUPS.search(instruction.attributes)
-    flops = 2 * rhs[right.index("i")] * result[out.index("f")] * lhs[left.index("b")] // (int(groups[1]) if groups else 1)
+    rows = lhs[left.index("b")] // (int(groups[1]) if groups else 1)
+    flops = 2 * rows * result[out.index("f")] * rhs[right.index("i")]
     for spatial in range(len(left) - 2):
         axis = str(spatial)
         parts = {key: value.split("x")[spatial] for key, value in settings.items()}

@@ -20,8 +20,8 @@ from chinchilla_jax.preflight.operations import hbm_bytes, matmul_flops, written
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 LARGEST = 24
 
-_COLLECTIVE = re.compile(r"(?:(all-gather|reduce-scatter|all-reduce|all-to-all|collective-permute)|"
-                         r"[a-z\-]*(?:all-to-all|collective|all-gather|all-reduce)[a-z\-]*|send|recv)(-start)?$")  # fmt: skip
+_ANY = "|".join(KINDS)
+_COLLECTIVE = re.compile(rf"(?:({_ANY})|[a-z\-]*(?:{_ANY}|collective)[a-z\-]*|send|recv)(-start)?$")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
@@ -193,11 +193,10 @@ class _Reader:
         elif target and target[1] in _FREE_TARGETS:
             return
         if found := _COLLECTIVE.match(instruction.opcode):
-            self._collective(computation, instruction, found[1], trips, found[2] is not None, unknown)
+            self._collective(computation, instruction, found[1], trips, bool(found[2]), unknown)
         else:
-            called = self._called(instruction)
-            if called is not None:
-                self._fused(called, trips, unknown)
+            if (called := self._called(instruction)) is not None:
+                self._fused(called, trips, instruction.opcode == "async-start", unknown)
             self.flops += trips * matmul_flops(self.module, computation, instruction)
             self.hbm += trips * hbm_bytes(self.module, computation, instruction)
         cycles = _CYCLES.search(instruction.attributes)
@@ -209,26 +208,25 @@ class _Reader:
             return None
         return self.module.computation(instruction.called("calls"), instruction.name)
 
-    def _fused(self, computation: Computation, trips: int, unknown: str | None) -> None:
-        """Collectives in a fused computation. An asynchronous one is there in every fusion from its start to its end,
-        but only the start runs it once."""
+    def _fused(self, computation: Computation, trips: int, asynchronous: bool, unknown: str | None) -> None:
+        """Collectives in a fused computation. An asynchronous one may stand in every fusion from its start to its end;
+        it is counted at its start."""
         for instruction in computation.instructions.values():
             if instruction.opcode == "fusion":
-                self._fused(self._called(instruction), trips, unknown)
+                self._fused(self._called(instruction), trips, asynchronous, unknown)
             if not (found := _COLLECTIVE.match(instruction.opcode)):
                 continue
             chain = _CHAIN.search(instruction.attributes)
             channel = _CHANNEL.search(instruction.attributes)
             key = found[1], channel and channel[1], chain and chain[1]
-            users = {target[1] for user in computation.users.get(instruction.name, ())
-                     if (target := _TARGET.search(user.attributes))}  # fmt: skip
-            if _ASYNC_START in users:
+            targets = _targets(computation, instruction)
+            if _ASYNC_START in targets:
                 self.started.add(key)
                 self._collective(computation, instruction, found[1], trips, True, unknown)
-            elif _ASYNC_DONE in users or chain:
+            elif _ASYNC_DONE in targets or chain:
                 self.continued[key] = instruction.name
             else:
-                self._collective(computation, instruction, found[1], trips, found[2] is not None, unknown)
+                self._collective(computation, instruction, found[1], trips, asynchronous or bool(found[2]), unknown)
 
     def _collective(self, computation, instruction, kind, trips, asynchronous, unknown) -> None:
         if kind is None:
@@ -265,6 +263,17 @@ def _wire_bytes(kind: str, whole: int, group: Group) -> int:
     if kind == "collective-permute":
         return whole if group.axes else 0
     return (2 if kind == "all-reduce" else 1) * whole * (group.size - 1) // group.size
+
+
+def _targets(computation: Computation, instruction: Instruction) -> set[str]:
+    """What custom calls take the result of a collective, or slices of it."""
+    found = set()
+    for user in computation.users.get(instruction.name, ()):
+        if user.opcode == "custom-call":
+            found.update(_TARGET.findall(user.attributes))
+        elif user.opcode in ("get-tuple-element", "bitcast", "dynamic-slice", "tuple"):
+            found |= _targets(computation, user)
+    return found
 
 
 def _only_sliced(computation: Computation, instruction: Instruction) -> bool:
