@@ -29,6 +29,30 @@ class Group:
     size: int
 
 
+def slices_of(mesh_shape: Mapping[str, int], devices: int) -> tuple[dict[str, int], Group]:
+    """What one slice holds of a mesh, and which axes run across slices, with their number.
+
+    The program of a job of several slices is that of one of them, with its `devices`; the slices are the slowest part
+    of the mesh.
+
+    Raises:
+      HloError: the mesh is not made of such slices.
+    """
+    count, rest = divmod(math.prod(mesh_shape.values()), devices)
+    inside, axes, left = dict(mesh_shape), [], count
+    for axis, extent in mesh_shape.items():
+        if left > 1 and extent > 1:
+            shared = math.gcd(extent, left)
+            inside[axis], left = extent // shared, left // shared
+            axes.append(axis)
+            if shared < extent:
+                break
+    if rest or left != 1:
+        raise HloError(f"a program for {devices} devices on a mesh {dict(mesh_shape)}, which is no number of slices of "
+                       "that size along its first axes")  # fmt: skip
+    return inside, Group(tuple(axes), count)
+
+
 def device_group(instruction: Instruction, mesh_shape: Mapping[str, int]) -> Group:
     """Of a collective, on a mesh whose axes are given slowest first.
 

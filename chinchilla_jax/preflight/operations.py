@@ -93,6 +93,8 @@ def _written(module: Module, computation: Computation, instruction: Instruction)
     """What is written of each array of a result. An in-place update is an array of its size, in the memory of the
     whole."""
     results = instruction.arrays
+    if instruction.opcode == "send":
+        return []
     if instruction.opcode.endswith("-start") and instruction.opcode != "async-start":
         return _started(computation, instruction)
     if instruction.opcode not in ("fusion", "dynamic-update-slice"):

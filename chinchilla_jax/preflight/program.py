@@ -13,7 +13,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
-from chinchilla_jax.preflight.device_groups import Group, device_group
+from chinchilla_jax.preflight.device_groups import Group, device_group, slices_of
 from chinchilla_jax.preflight.hlo import Computation, HloError, Instruction, Module, parse_module, trip_count
 from chinchilla_jax.preflight.operations import hbm_bytes, matmul_flops, written_arrays
 
@@ -22,11 +22,14 @@ LARGEST = 24
 
 _ANY = "|".join(KINDS)
 _COLLECTIVE = re.compile(rf"(?:({_ANY})|[a-z\-]*(?:{_ANY}|collective)[a-z\-]*|send|recv)(-start)?$")
+_BETWEEN_SLICES = {"ALL_GATHER": "all-gather", "REDUCE_SCATTER": "reduce-scatter", "ALL_REDUCE": "all-reduce",
+                   "ALL_TO_ALL": "all-to-all", "ONE_TO_ONE": "collective-permute"}  # fmt: skip
+_TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _CHAIN = re.compile(r'chain_id="(\d+)"')
-_SUFFIX = re.compile(r"(?:\.(?:\d+|clone))+$")
+_NUMBERED = re.compile(r"(?:\.(?:\d+|clone))+$")
 _ASYNC_START, _ASYNC_DONE = "AsyncCollectiveStart", "AsyncCollectiveDone"
 
 
@@ -44,6 +47,7 @@ class Collective:
       wire_bytes: what each device sends when the algorithm is bandwidth-optimal, as a ring: (g-1)/g of the bytes, twice
         that for an all-reduce, all of them for a permute (Chan et al. 2007, table 1).
       trips: how often it runs in a step.
+      network: `ici` within a slice, `dcn` between slices.
       asynchronous: whether it can overlap with what is scheduled between its start and its end.
       dtype, shape: of the whole array; of the largest, if it carries several.
       op_name: the part of the model that caused it.
@@ -57,6 +61,7 @@ class Collective:
     bytes: int
     wire_bytes: int
     trips: int
+    network: str
     asynchronous: bool
     dtype: str
     shape: tuple[int, ...]
@@ -120,11 +125,6 @@ def read_program(text: str, mesh_shape: Mapping[str, int]) -> StepProgram:
       HloError: a collective of a form that is not known, a mesh of another size than the program's, a text cut short.
     """
     module = parse_module(text)
-    size = 1
-    for extent in mesh_shape.values():
-        size *= extent
-    if size != module.devices:
-        raise HloError(f"a program for {module.devices} devices on a mesh {dict(mesh_shape)} of {size}")
     reader = _Reader(module, mesh_shape)
     reader.walk(module.entry, 1, {}, None)
     return reader.program()
@@ -135,7 +135,7 @@ class _Reader:
 
     def __init__(self, module: Module, mesh_shape: Mapping[str, int]):
         self.module = module
-        self.mesh_shape = mesh_shape
+        self.mesh_shape, self.slices = slices_of(mesh_shape, module.devices)
         self.collectives: list[Collective] = []
         self.kernels: list[Kernel] = []
         self.cycles = self.flops = self.hbm = 0
@@ -189,7 +189,7 @@ class _Reader:
     def _operation(self, computation, instruction, trips, unknown) -> None:
         target = _TARGET.search(instruction.attributes) if instruction.opcode == "custom-call" else None
         if target and target[1] == "tpu_custom_call":
-            self.kernels.append(Kernel(_SUFFIX.sub("", instruction.name), trips))
+            self.kernels.append(Kernel(_NUMBERED.sub("", instruction.name), trips))
         elif target and target[1] in _FREE_TARGETS:
             return
         if found := _COLLECTIVE.match(instruction.opcode):
@@ -229,20 +229,27 @@ class _Reader:
                 self._collective(computation, instruction, found[1], trips, asynchronous or bool(found[2]), unknown)
 
     def _collective(self, computation, instruction, kind, trips, asynchronous, unknown) -> None:
+        network, group = "ici", None
         if kind is None:
-            raise HloError(f"{instruction.name}: a collective of a kind that is not known, {instruction.opcode}")
+            transfer = _TRANSFER.search(instruction.attributes)
+            if transfer and transfer[1] in _BETWEEN_SLICES and instruction.opcode == "recv":
+                return  # the other half of a send
+            if not transfer or transfer[1] not in _BETWEEN_SLICES or instruction.opcode != "send":
+                raise HloError(f"{instruction.name}: a collective of a kind that is not known, {instruction.opcode}")
+            kind, group, network, asynchronous = _BETWEEN_SLICES[transfer[1]], self.slices, "dcn", True
         if kind == "all-reduce" and _only_sliced(computation, instruction):
             kind = "reduce-scatter"
-        group = device_group(instruction, self.mesh_shape)
+        group = group or device_group(instruction, self.mesh_shape)
         arrays = [array for name in instruction.operands for array in computation.instructions[name].arrays]
         largest = max(arrays, key=lambda array: array.bytes)
         whole, shape = sum(array.bytes for array in arrays), largest.shape
         if kind == "all-gather":
             whole *= group.size
-            shape = max(instruction.arrays, key=lambda array: array.bytes).shape
-        self.collectives.append(Collective(instruction.name, kind, group.axes, group.size, whole,
-                                           _wire_bytes(kind, whole, group), trips, asynchronous, largest.dtype, shape,
-                                           instruction.op_name, unknown))  # fmt: skip
+            gathered = (array for array in instruction.arrays if array.bytes == largest.bytes * group.size)
+            shape = next((array.shape for array in gathered), shape)
+        self.collectives.append(Collective(
+            instruction.name, kind, group.axes, group.size, whole, _wire_bytes(kind, whole, group), trips, network,
+            asynchronous, largest.dtype, shape, instruction.op_name, unknown))  # fmt: skip
 
     def _temporary(self, computation: Computation, instruction: Instruction) -> None:
         made = written_arrays(self.module, computation, instruction)
