@@ -93,7 +93,7 @@ def sum_of_outer_products(x: jax.Array, y: jax.Array) -> jax.Array:
     """x^T y over the leading axes of x: `[..., D], [..., F] -> [D, F]`. F may stand for several axes."""
     tokens = tuple(range(x.ndim - 1))
     outputs = y.shape[len(tokens) :]
-    if len(outputs) > 1 or x.shape[-1] <= outputs[0]:
+    if len(outputs) > 1 or x.shape[-1] < outputs[0]:
         return jax.lax.dot_general(x, y, ((tokens, tokens), ((), ())))
     return jax.lax.optimization_barrier(jax.lax.dot_general(y, x, ((tokens, tokens), ((), ())))).T
 

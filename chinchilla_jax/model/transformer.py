@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,7 +19,6 @@ from chinchilla_jax.model.layers import (
     WHOLE_ROWS,
     FeedForward,
     Norm,
-    dense,
     dense_transposed,
     gathered,
     parameter,
@@ -33,6 +34,14 @@ REMAT = {
     "attention": _ATTENTION,
     "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_with_no_batch_dims_saveable, _ATTENTION),
 }
+
+
+def logits(x_BxSxD: jax.Array, output_VxD: jax.Array, bias_V: jax.Array | None) -> jax.Array:
+    """Float32 logits `[B, S, V]`."""
+    logits_BxSxV = dense_transposed(x_BxSxD, output_VxD).astype(jnp.float32)
+    if bias_V is not None:
+        logits_BxSxV += bias_V
+    return nn.with_logical_constraint(logits_BxSxV, ("batch", "length", "vocab"))
 
 
 class Block(nn.Module):
@@ -62,27 +71,30 @@ class Transformer(nn.Module):
         output and log-sum-exp of attention, so that its forward pass runs once, unless it is the plain one); `dots`
         (keep besides the products with weights).
       attend: a function with the arguments of `kernels.attention.attention`.
+      lookup: rows of a table `[V, D]` for tokens `[B, S]`.
     """
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     attend: Callable = attention
+    lookup: Callable = functools.partial(jnp.take, axis=0)
 
     @nn.compact
-    def __call__(self, tokens_BxS: jax.Array, segment_ids_BxS: jax.Array | None = None) -> jax.Array:
-        """Float32 logits `[B, S, V]` of the next token.
+    def __call__(self, tokens_BxS: jax.Array, segment_ids_BxS: jax.Array | None = None,
+                 read_out: Callable = logits) -> Any:  # fmt: skip
+        """Float32 logits `[B, S, V]` of the next token, or what `read_out` makes of the last layer's output.
 
         Args:
           tokens_BxS: integer tokens.
           segment_ids_BxS: documents of a packed row; None lets attention cross documents.
+          read_out: a function of that output `[B, S, D]`, the output matrix `[V, D]` and the bias `[V]` or None. One
+            that knows what logits are wanted for need not make them all at once.
         """
         c, dtype = self.config, self.dtype
-        # Looked up in a table whole in the model axis: else the partitioner gathers the batch on every device.
         axes = ("vocab", "embed")
-        embedding = parameter(self, "embedding", (c.vocab_size, c.d_model), axes, c.d_model)
-        embedding_VxD = gathered(embedding, axes, dtype)
-        x_BxSxD = reshard(jnp.take(embedding_VxD, tokens_BxS, axis=0), RESIDUAL, WHOLE_ROWS)
+        embedding_VxD = gathered(parameter(self, "embedding", (c.vocab_size, c.d_model), axes, c.d_model), axes, dtype)
+        x_BxSxD = self.lookup(embedding_VxD, tokens_BxS)
         if c.position == "learned":
             table = parameter(self, "position", (c.max_position, c.d_model), (None, "embed"), c.d_model)
             x_BxSxD += gathered(table, (None, "embed"), dtype)[: tokens_BxS.shape[1]]
@@ -101,10 +113,9 @@ class Transformer(nn.Module):
 
         x_BxSxD = reshard(Norm(c, dtype, name="final_norm")(x_BxSxD), WHOLE_ROWS, RESIDUAL)
         if c.tie_embeddings:
-            logits_BxSxV = dense_transposed(x_BxSxD, embedding_VxD).astype(jnp.float32)
+            output_VxD = embedding_VxD
         else:
-            output = parameter(self, "output", (c.d_model, c.vocab_size), ("embed", "vocab"), c.d_model)
-            logits_BxSxV = dense(x_BxSxD, gathered(output, ("embed", "vocab"), dtype)).astype(jnp.float32)
-        if c.biases == "gopher":
-            logits_BxSxV += vector(self, "output_bias", (c.vocab_size,), ("vocab",))
-        return nn.with_logical_constraint(logits_BxSxV, ("batch", "length", "vocab"))
+            axes = ("embed", "vocab")
+            output_VxD = gathered(parameter(self, "output", (c.d_model, c.vocab_size), axes, c.d_model), axes, dtype).T
+        bias_V = vector(self, "output_bias", (c.vocab_size,), ("vocab",)) if c.biases == "gopher" else None
+        return read_out(x_BxSxD, output_VxD, bias_V)

@@ -55,6 +55,12 @@ def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
     return PartitionSpec(*spec)
 
 
+def mesh_axes(*names: str) -> tuple[str, ...]:
+    """The mesh axes over which any of these logical axes is split, in the order of the mesh."""
+    entries = [entry if isinstance(entry, tuple) else (entry,) for entry in partition_spec(names)]
+    return tuple(axis for axis in MESH_AXES if any(axis in entry for entry in entries))
+
+
 def flax_rules() -> list[tuple[str, str | tuple[str, ...] | None]]:
     """The table in the form `flax.linen.logical_axis_rules` takes."""
     return list(RULES.items())

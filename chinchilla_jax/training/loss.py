@@ -1,50 +1,144 @@
-"""Cross-entropy over the vocabulary, in float32."""
+"""Cross-entropy over the vocabulary, in float32, without ever holding all logits.
+
+A row of the last layer's output becomes a row of logits 4 V / 2 D times its size (8 times in Chinchilla 70B). So
+logits are made chunk by chunk of the tokens, and as the loss is a sum, what a chunk contributes to the gradients is
+known as soon as its logits are: nothing of it is kept for a backward pass, or computed twice.
+"""
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
+from chinchilla_jax.parallel.rules import partition_spec
+from chinchilla_jax.parallel.vocabulary import (
+    RESIDUAL,
+    ROWS,
+    TABLE,
+    TABLE_GRADIENT,
+    TOKENS,
+    Axes,
+    added,
+    first_row,
+    on_each_device,
+    scattered,
+    table_gradient,
+)
 
-@jax.custom_vjp
-def cross_entropy(logits_BxSxV: jax.Array, targets_BxS: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Negative log-likelihood in nats and log Z of every position, `[B, S]` float32 each.
-
-    The backward pass is one fused sweep over the logits, softmax less one-hot: the scatter that indexing would
-    transpose to is slow everywhere.
-    """
-    return _forward(logits_BxSxV, targets_BxS)[0]
-
-
-def _forward(logits_BxSxV, targets_BxS):
-    logits_BxSxV = logits_BxSxV.astype(jnp.float32)
-    log_z_BxS = jax.nn.logsumexp(logits_BxSxV, axis=-1)
-    label_BxS = jnp.take_along_axis(logits_BxSxV, targets_BxS[..., None], axis=-1)[..., 0]
-    return (log_z_BxS - label_BxS, log_z_BxS), (logits_BxSxV, targets_BxS, log_z_BxS)
-
-
-def _backward(saved, cotangents):
-    logits_BxSxV, targets_BxS, log_z_BxS = saved
-    d_nll_BxS, d_log_z_BxS = cotangents
-    softmax_BxSxV = jnp.exp(logits_BxSxV - log_z_BxS[..., None])
-    is_target = jnp.arange(logits_BxSxV.shape[-1]) == targets_BxS[..., None]
-    d_logits = softmax_BxSxV * (d_nll_BxS + d_log_z_BxS)[..., None] - jnp.where(is_target, d_nll_BxS[..., None], 0.0)
-    return d_logits, None
+# Logits of one chunk on one device. Smaller ones are passed over once more often: the gradient of the output matrix is
+# added up over the chunks.
+CHUNK_BYTES = 128 * 2**20
+_BIAS, _SCALAR = partition_spec(("vocab",)), partition_spec(())
 
 
-cross_entropy.defvjp(_forward, _backward)
-
-
-def weighted_sums(logits_BxSxV: jax.Array, targets_BxS: jax.Array, weights_BxS: jax.Array,
-                  z_loss: float) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def output_loss(x_BxSxD: jax.Array, w_VxD: jax.Array, bias_V: jax.Array | None, targets_BxS: jax.Array,
+                weights_BxS: jax.Array, z_loss: float) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
     """What to minimise, summed over tokens and not yet divided by their number, and the sums to report.
 
     Sums and not means, so that microbatches and hosts with unequal numbers of real tokens add up to the token-weighted
-    mean of the global batch. `z_loss` multiplies log(Z)^2 (Chowdhery et al. 2022, section 5).
+    mean of the global batch.
+
+    Args:
+      x_BxSxD: the last layer's output.
+      w_VxD: the output matrix, whole in the model width.
+      z_loss: factor of log(Z)^2 (Chowdhery et al. 2022, section 5), which is minimised but not reported.
+
+    Returns:
+      Nats, and a dictionary of `nll` (nats without the z-loss) and `weight` (tokens).
     """
-    nll_BxS, log_z_BxS = cross_entropy(logits_BxSxV, targets_BxS)
-    nll = jnp.sum(nll_BxS * weights_BxS)
-    objective = nll
-    if z_loss:
-        objective = objective + z_loss * jnp.sum(jnp.square(log_z_BxS) * weights_BxS)
-    return objective, {"nll": nll, "weight": jnp.sum(weights_BxS)}
+
+    def all_chunks(axes, x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS):
+        def chunk(sums, part):
+            x_NxD, targets_N, weights_N = part
+            *_, nll_N, log_z_N = _scores(axes, x_NxD, w_VxD, bias_V, targets_N)
+            return jax.tree.map(jnp.add, sums, _sums(nll_N, log_z_N, weights_N, z_loss)), None
+
+        sums, _ = _over_chunks(chunk, _zeros(), w_VxD, x_BxSxD, targets_BxS, weights_BxS)
+        return added(sums, axes.tokens)
+
+    in_specs = (ROWS, TABLE, _BIAS, TOKENS, TOKENS)
+    run = on_each_device(all_chunks, in_specs, _SCALAR)
+    return run(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS)
+
+
+def _forward(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS, z_loss):
+    """Sums and, for a cotangent of one, the gradients."""
+
+    def all_chunks(axes, x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS):
+        def chunk(carry, part):
+            sums, dw_VxD, dbias_V = carry
+            x_NxD, targets_N, weights_N = part
+            logits_NxV, is_target_NxV, nll_N, log_z_N = _scores(axes, x_NxD, w_VxD, bias_V, targets_N)
+            sums = jax.tree.map(jnp.add, sums, _sums(nll_N, log_z_N, weights_N, z_loss))
+            softmax_NxV = jnp.exp(logits_NxV - log_z_N[:, None])
+            scale_N = weights_N * (1.0 + 2.0 * z_loss * log_z_N)
+            dlogits_NxV = softmax_NxV * scale_N[:, None] - jnp.where(is_target_NxV, weights_N[:, None], 0.0)
+            if bias_V is not None:
+                dbias_V += jnp.sum(dlogits_NxV, axis=0)
+            dlogits_NxV = dlogits_NxV.astype(x_NxD.dtype)
+            dw_VxD += jax.lax.dot_general(dlogits_NxV, x_NxD, (((0,), (0,)), ((), ())),
+                                          preferred_element_type=jnp.float32)  # fmt: skip
+            return (sums, dw_VxD, dbias_V), jax.lax.dot(dlogits_NxV, w_VxD)
+
+        dbias_V = None if bias_V is None else jnp.zeros(bias_V.shape, jnp.float32)
+        zeros = _zeros(), jnp.zeros(w_VxD.shape, jnp.float32), dbias_V
+        (sums, dw_VxD, dbias_V), dx_CxNxD = _over_chunks(chunk, zeros, w_VxD, x_BxSxD, targets_BxS, weights_BxS)
+        return (added(sums, axes.tokens), scattered(dx_CxNxD.reshape(x_BxSxD.shape), axes.vocab, 1),
+                table_gradient(axes, dw_VxD, w_VxD.dtype), added(dbias_V, axes.tokens))  # fmt: skip
+
+    in_specs, out_specs = (ROWS, TABLE, _BIAS, TOKENS, TOKENS), (_SCALAR, RESIDUAL, TABLE_GRADIENT, _BIAS)
+    run = on_each_device(all_chunks, in_specs, out_specs)
+    sums, *gradients = run(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS)
+    return sums, gradients
+
+
+def _backward(z_loss, gradients, cotangents):
+    by_objective, _ = cotangents
+    dx_BxSxD, dw_VxD, dbias_V = jax.tree.map(lambda g: (by_objective * g).astype(g.dtype), gradients)
+    return dx_BxSxD, dw_VxD, dbias_V, None, None
+
+
+output_loss.defvjp(_forward, _backward)
+
+
+def _zeros() -> tuple[jax.Array, dict[str, jax.Array]]:
+    zero = jnp.zeros((), jnp.float32)
+    return zero, {"nll": zero, "weight": zero}
+
+
+def _over_chunks(chunk, carry, w_VxD, x_BxSxD, targets_BxS, weights_BxS):
+    """Scans over chunks of the tokens of this device; what each returns besides the carry is stacked."""
+    tokens = targets_BxS.size
+    wanted = 4 * tokens * w_VxD.shape[0] / CHUNK_BYTES
+    chunks = next(n for n in range(1, tokens + 1) if n >= wanted and tokens % n == 0)
+    parts = (x_BxSxD.reshape(chunks, tokens // chunks, -1), targets_BxS.reshape(chunks, -1),
+             weights_BxS.reshape(chunks, -1))  # fmt: skip
+    if chunks == 1:
+        carry, stacked = chunk(carry, jax.tree.map(lambda part: part[0], parts))
+        return carry, stacked
+    return jax.lax.scan(chunk, carry, parts)
+
+
+def _scores(axes: Axes, x_NxD, w_VxD, bias_V, targets_N):
+    """Logits of this device's part of the vocabulary, which of them are targets, and of all the nats and log Z."""
+    logits_NxV = jax.lax.dot_general(x_NxD, w_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    if bias_V is not None:
+        logits_NxV += bias_V
+    top_N = jnp.max(logits_NxV, axis=-1)
+    if axes.vocab:
+        top_N = jax.lax.pmax(top_N, axes.vocab)
+    z_N = added(jnp.sum(jnp.exp(logits_NxV - top_N[:, None]), axis=-1), axes.vocab)
+    rows = w_VxD.shape[0]
+    is_target_NxV = jnp.arange(rows) == (targets_N - first_row(axes, rows))[:, None]
+    label_N = added(jnp.sum(jnp.where(is_target_NxV, logits_NxV, 0.0), axis=-1), axes.vocab)
+    log_z_N = top_N + jnp.log(z_N)
+    return logits_NxV, is_target_NxV, log_z_N - label_N, log_z_N
+
+
+def _sums(nll_N, log_z_N, weights_N, z_loss):
+    nll = jnp.sum(nll_N * weights_N)
+    objective = nll + z_loss * jnp.sum(jnp.square(log_z_N) * weights_N) if z_loss else nll
+    return objective, {"nll": nll, "weight": jnp.sum(weights_N)}

@@ -18,7 +18,8 @@ from chinchilla_jax.kernels.target import compile_for
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.attention import sharded_attention
 from chinchilla_jax.parallel.rules import flax_rules, partition_spec, shardings
-from chinchilla_jax.training.loss import weighted_sums
+from chinchilla_jax.parallel.vocabulary import lookup
+from chinchilla_jax.training.loss import output_loss
 from chinchilla_jax.training.optimizer import make_optimizer
 
 
@@ -49,20 +50,23 @@ class Program(NamedTuple):
 def model_of(config: RunConfig) -> Transformer:
     """The module of a run, its attention laid out on the mesh in force, if there is one."""
     attend = sharded_attention(jax.sharding.get_abstract_mesh())
-    return Transformer(config.model, jnp.dtype(config.train.compute_dtype), config.train.remat, attend)
+    return Transformer(config.model, jnp.dtype(config.train.compute_dtype), config.train.remat, attend, lookup)
 
 
 def init_state(config: RunConfig, key: jax.Array) -> TrainState:
     """A fresh state; weights still carry their logical axes."""
-    tokens = jnp.zeros((1, config.data.seq_len), jnp.int32)
+    rows = config.mesh.data * config.mesh.fsdp  # a mesh has no use for less than a row for each of them
+    tokens = jnp.zeros((rows, config.data.seq_len), jnp.int32)
     params = model_of(config).init(key, tokens)["params"]
     opt_state = make_optimizer(config.optimizer).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
 
 def _batch_sums(config: RunConfig, params: dict, batch: dict, z_loss: float):
-    logits = model_of(config).apply({"params": params}, batch["inputs"], batch.get("segment_ids"))
-    return weighted_sums(logits, batch["targets"], batch["weights"], z_loss)
+    def score(x_BxSxD, output_VxD, bias_V):
+        return output_loss(x_BxSxD, output_VxD, bias_V, batch["targets"], batch["weights"], z_loss)
+
+    return model_of(config).apply({"params": params}, batch["inputs"], batch.get("segment_ids"), score)
 
 
 def train_step(config: RunConfig, state: TrainState, batch: dict, lr: jax.Array) -> tuple[TrainState, dict]:

@@ -1,0 +1,105 @@
+"""How is the vocabulary split? Each device has some rows of the embedding, and looks up those of them that are wanted.
+
+Left to the partitioner a look-up gathers the table on every device, and adds its gradient up over all of them. Here
+every device works on its part of the table, and what has to move is written out. `training/loss.py` does so at the
+other end of the model, with the same helpers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from chinchilla_jax.parallel.rules import mesh_axes, partition_spec
+
+TABLE = partition_spec(("vocab", "activation_embed"))
+TABLE_GRADIENT = partition_spec(("vocab", "embed"))
+TOKENS = partition_spec(("batch", "length"))
+ROWS = partition_spec(("batch", "length", "activation_embed"))
+RESIDUAL = partition_spec(("batch", "residual_length", "activation_embed"))
+
+
+class Axes(NamedTuple):
+    """Mesh axes over which tokens, the rows of the table and its width are split; none where there is no mesh."""
+
+    tokens: tuple[str, ...] = ()
+    vocab: tuple[str, ...] = ()
+    embed: tuple[str, ...] = ()
+
+
+def on_each_device(function: Callable, in_specs: tuple, out_specs) -> Callable:
+    """`function(axes, ...)` on each device of the mesh in force, with its parts; as it is where there is no mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1:
+        return lambda *parts: function(Axes(), *parts)
+    axes = Axes(mesh_axes("batch", "length"), mesh_axes("vocab"), mesh_axes("embed"))
+    return jax.shard_map(lambda *parts: function(axes, *parts), mesh=mesh, in_specs=in_specs, out_specs=out_specs,
+                         check_vma=False)  # fmt: skip
+
+
+def added(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The sum over these mesh axes, on every device of them."""
+    return jax.lax.psum(x, axes) if axes else x
+
+
+def scattered(x: jax.Array, axes: tuple[str, ...], dimension: int) -> jax.Array:
+    """The sum over these mesh axes, each device with its part of a dimension."""
+    return jax.lax.psum_scatter(x, axes, scatter_dimension=dimension, tiled=True) if axes else x
+
+
+def first_row(axes: Axes, rows: int) -> jax.Array | int:
+    """The token of this device's first row of the table, where every device has `rows` of them."""
+    return rows * jax.lax.axis_index(axes.vocab) if axes.vocab else 0
+
+
+def table_gradient(axes: Axes, gradient_VxD: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """What all devices found for these rows, added up in the compute type and left where the weight is stored."""
+    others = tuple(axis for axis in axes.tokens if axis not in axes.embed)
+    return added(scattered(gradient_VxD.astype(dtype), axes.embed, 1), others)
+
+
+@jax.custom_vjp
+def lookup(table_VxD: jax.Array, tokens_BxS: jax.Array) -> jax.Array:
+    """Rows of a table that is whole in the model width, `[B, S, D]`, laid out as the residual stream.
+
+    The gradient is added up in float32: a frequent token gets thousands of terms.
+    """
+    return _lookup_forward(table_VxD, tokens_BxS)[0]
+
+
+def _lookup_forward(table_VxD, tokens_BxS):
+    def look_up(axes, table_VxD, tokens_BxS):
+        rows_BxS, mine_BxS = _my_rows(axes, table_VxD.shape[0], tokens_BxS)
+        x_BxSxD = jnp.where(mine_BxS[..., None], jnp.take(table_VxD, rows_BxS, axis=0), 0)
+        return scattered(x_BxSxD, axes.vocab, 1)
+
+    x_BxSxD = on_each_device(look_up, (TABLE, TOKENS), RESIDUAL)(table_VxD, tokens_BxS)
+    return x_BxSxD, (jnp.zeros((0, *table_VxD.shape), table_VxD.dtype), tokens_BxS)  # no more than shape and type
+
+
+def _lookup_backward(saved, dx_BxSxD):
+    like_VxD, tokens_BxS = saved
+    vocab_size, dtype = like_VxD.shape[1], like_VxD.dtype
+
+    def add_up(axes, tokens_BxS, dx_BxSxD):
+        rows = vocab_size // (jax.lax.axis_size(axes.vocab) if axes.vocab else 1)
+        if axes.vocab:
+            dx_BxSxD = jax.lax.all_gather(dx_BxSxD, axes.vocab, axis=1, tiled=True)
+        rows_BxS, mine_BxS = _my_rows(axes, rows, tokens_BxS)
+        dx_BxSxD = jnp.where(mine_BxS[..., None], dx_BxSxD, 0).astype(jnp.float32)
+        zeros_VxD = jnp.zeros((rows, dx_BxSxD.shape[-1]), jnp.float32)
+        return table_gradient(axes, zeros_VxD.at[rows_BxS].add(dx_BxSxD), dtype)
+
+    return on_each_device(add_up, (TOKENS, RESIDUAL), TABLE_GRADIENT)(tokens_BxS, dx_BxSxD), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+def _my_rows(axes: Axes, rows: int, tokens_BxS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rows of this device's part of the table, and whether they are those of the tokens."""
+    rows_BxS = tokens_BxS - first_row(axes, rows)
+    return jnp.clip(rows_BxS, 0, rows - 1), (rows_BxS >= 0) & (rows_BxS < rows)
