@@ -29,7 +29,14 @@ from chinchilla_jax.model.layers import (
 _POLICIES = jax.checkpoint_policies
 # Names that the kernels give to what their backward pass needs of the forward pass.
 _ATTENTION = _POLICIES.save_only_these_names("attention_output", "attention_lse")
+
+
+def _all_but_gathered(primitive, *_, **__) -> bool:
+    return primitive.name != "sharding_constraint"
+
+
 REMAT = {
+    "gathered": _all_but_gathered,
     "full": _POLICIES.nothing_saveable,
     "attention": _ATTENTION,
     "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_with_no_batch_dims_saveable, _ATTENTION),
@@ -67,9 +74,10 @@ class Transformer(nn.Module):
     Attributes:
       config: the shape.
       dtype: compute type; weights, softmax, norms' statistics and logits are float32.
-      remat: what the backward pass recomputes: `none`; `full` (keep only block inputs); `attention` (keep besides the
-        output and log-sum-exp of attention, so that its forward pass runs once, unless it is the plain one); `dots`
-        (keep besides the products with weights).
+      remat: what the backward pass recomputes: `none`; `gathered` (only what was gathered from other devices: whole
+        weights and rows are not kept); `full` (keep only block inputs); `attention` (keep besides the output and
+        log-sum-exp of attention, so that its forward pass runs once, unless it is the plain one); `dots` (keep besides
+        the products with weights).
       attend: a function with the arguments of `kernels.attention.attention`.
       lookup: rows of a table `[V, D]` for tokens `[B, S]`.
     """

@@ -6,9 +6,11 @@ changing this table and nothing else.
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "context", "tensor")
 
@@ -80,3 +82,24 @@ def shardings(abstract_state, mesh: Mesh):
 
     logical = nn.get_partition_spec(abstract_state)
     return jax.tree.map(leaf, logical, is_leaf=lambda x: isinstance(x, PartitionSpec))
+
+
+def check_split(abstract_state, mesh: Mesh | AbstractMesh) -> None:
+    """Refuses a state of which a large array is held more than once within the axes that weights are split over.
+
+    Args:
+      abstract_state: `ShapeDtypeStruct`s with shardings.
+
+    Raises:
+      ShardingError: a leaf of over 1% of all bytes, and a MiB, is not split over all of `fsdp`, `context` and `tensor`.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_state)
+    total = sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves)
+    devices = math.prod(mesh.shape[axis] for axis in mesh_axes("embed", "heads"))
+    for path, leaf in leaves:
+        size, held = leaf.size * leaf.dtype.itemsize, math.prod(leaf.sharding.shard_shape(leaf.shape))
+        copies = devices * held // max(leaf.size, 1)
+        if copies > 1 and size > max(total / 100, 2**20):
+            name = jax.tree_util.keystr(path)
+            raise ShardingError(f"{name}: {size / 2**20:.0f} MiB, {size / total:.0%} of the state, would be held by "
+                                f"{copies} devices each; name its axes so that they are split (parallel/rules.py)")

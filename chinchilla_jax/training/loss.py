@@ -112,7 +112,7 @@ def _zeros() -> tuple[jax.Array, dict[str, jax.Array]]:
 def _over_chunks(chunk, carry, w_VxD, x_BxSxD, targets_BxS, weights_BxS):
     """Scans over chunks of the tokens of this device; what each returns besides the carry is stacked."""
     tokens = targets_BxS.size
-    wanted = 4 * tokens * w_VxD.shape[0] / CHUNK_BYTES
+    wanted = min(tokens, 4 * tokens * w_VxD.shape[0] / CHUNK_BYTES)
     chunks = next(n for n in range(1, tokens + 1) if n >= wanted and tokens % n == 0)
     parts = (x_BxSxD.reshape(chunks, tokens // chunks, -1), targets_BxS.reshape(chunks, -1),
              weights_BxS.reshape(chunks, -1))  # fmt: skip

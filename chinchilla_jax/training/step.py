@@ -17,7 +17,7 @@ from chinchilla_jax.config import RunConfig
 from chinchilla_jax.kernels.target import compile_for
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.attention import sharded_attention
-from chinchilla_jax.parallel.rules import flax_rules, partition_spec, shardings
+from chinchilla_jax.parallel.rules import check_split, flax_rules, partition_spec, shardings
 from chinchilla_jax.parallel.vocabulary import lookup
 from chinchilla_jax.training.loss import output_loss
 from chinchilla_jax.training.optimizer import make_optimizer
@@ -49,8 +49,10 @@ class Program(NamedTuple):
 
 def model_of(config: RunConfig) -> Transformer:
     """The module of a run, its attention laid out on the mesh in force, if there is one."""
-    attend = sharded_attention(jax.sharding.get_abstract_mesh())
-    return Transformer(config.model, jnp.dtype(config.train.compute_dtype), config.train.remat, attend, lookup)
+    mesh, remat = jax.sharding.get_abstract_mesh(), config.train.remat
+    if remat == "none" and mesh.size > 1:
+        remat = "gathered"
+    return Transformer(config.model, jnp.dtype(config.train.compute_dtype), remat, sharded_attention(mesh), lookup)
 
 
 def init_state(config: RunConfig, key: jax.Array) -> TrainState:
@@ -130,6 +132,7 @@ def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh) -> Program:
     boxed = jax.eval_shape(functools.partial(init_state, config), jax.random.key(0))
     placed = shardings(boxed, mesh)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), placed)
+    check_split(abstract, mesh)
     replicated = NamedSharding(mesh, partition_spec(()))
     device_kind = mesh.abstract_mesh.abstract_device.device_kind
     batch_sharding = NamedSharding(mesh, partition_spec(("microbatch", "batch", "length")))

@@ -4,11 +4,12 @@ import math
 
 import jax
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from chinchilla_jax.config import ConfigError, MeshConfig
 from chinchilla_jax.parallel.mesh import MESH_AXES, make_mesh
-from chinchilla_jax.parallel.rules import RULES, ShardingError, flax_rules, partition_spec
+from chinchilla_jax.parallel.rules import RULES, ShardingError, check_split, flax_rules, partition_spec
 from chinchilla_jax.training.step import make_program
 
 WIDTH = ("fsdp", "context")
@@ -110,3 +111,19 @@ def test_a_mesh_larger_than_the_machine():
     with pytest.raises(ConfigError, match="4 x 8 x 1 x 2 needs 64 devices, 8 cpu") as raised:
         make_mesh(MeshConfig(4, 8, 2))
     assert raised.value.key == "mesh"
+
+
+def test_a_large_array_that_is_held_twice_is_an_error():
+    mesh = make_mesh(MeshConfig(1, 2, 2))
+
+    def state(**axes):
+        return {name: jax.ShapeDtypeStruct((1024, 1024), "float32", sharding=NamedSharding(mesh, partition_spec(names)))
+                for name, names in axes.items()}  # fmt: skip
+
+    check_split(state(up=("embed", "mlp"), down=("mlp", "embed")), mesh)
+    with pytest.raises(ShardingError, match=r"'position'.*4 MiB, 50% of the state, would be held by 2 devices"):
+        check_split(state(up=("embed", "mlp"), position=(None, "embed")), mesh)
+    with pytest.raises(ShardingError, match="held by 4 devices"):
+        check_split(state(up=("embed", "mlp"), gain=(None, "norm")), mesh)
+    small = jax.ShapeDtypeStruct((8,), "float32", sharding=NamedSharding(mesh, P()))
+    check_split({"gain": small}, mesh)
