@@ -52,6 +52,7 @@ class Collective:
       dtype, shape: of the whole array; of the largest, if it carries several.
       op_name: the part of the model that caused it.
       unknown_loop: a loop around it whose trips could not be found and were taken to be 1; None if there is none.
+      loops: names of the loops around it, outermost first.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Collective:
     shape: tuple[int, ...]
     op_name: str
     unknown_loop: str | None = None
+    loops: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +143,7 @@ class _Reader:
         self.cycles = self.flops = self.hbm = 0
         self.temporaries: dict[str, Temporary] = {}
         self.unknown: dict[str, str] = {}
+        self.loops: list[str] = []
         self.started: set[tuple] = set()
         self.continued: dict[tuple, str] = {}
         self.outputs = _aliased_outputs(module)
@@ -175,7 +178,9 @@ class _Reader:
             unknown = instruction.name
             self.unknown[unknown] = f"{unknown} {instruction.op_name}".strip()
         body = self.module.computation(instruction.called("body"), instruction.name)
+        self.loops.append(instruction.name)
         self.walk(body, trips * (1 if count is None else count), constant, unknown)
+        self.loops.pop()
 
     def _conditional(self, instruction, trips, unknown) -> None:
         """All branches are counted; where that would matter, there is no right number."""
@@ -249,7 +254,7 @@ class _Reader:
             shape = next((array.shape for array in gathered), shape)
         self.collectives.append(Collective(
             instruction.name, kind, group.axes, group.size, whole, _wire_bytes(kind, whole, group), trips, network,
-            asynchronous, largest.dtype, shape, instruction.op_name, unknown))  # fmt: skip
+            asynchronous, largest.dtype, shape, instruction.op_name, unknown, tuple(self.loops)))  # fmt: skip
 
     def _temporary(self, computation: Computation, instruction: Instruction) -> None:
         made = written_arrays(self.module, computation, instruction)
