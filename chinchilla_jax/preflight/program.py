@@ -50,8 +50,9 @@ class Collective:
       network: `ici` within a slice, `dcn` between slices.
       asynchronous: whether it can overlap with what is scheduled between its start and its end.
       dtype, shape: of the whole array; of the largest, if it carries several.
-      op_name: the part of the model that caused it.
+      op_name: the part of the model that caused it, or what it is computed from where the compiler does not say.
       unknown_loop: a loop around it whose trips could not be found and were taken to be 1; None if there is none.
+      loops: names of the loops around it, outermost first.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Collective:
     shape: tuple[int, ...]
     op_name: str
     unknown_loop: str | None = None
+    loops: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +143,7 @@ class _Reader:
         self.cycles = self.flops = self.hbm = 0
         self.temporaries: dict[str, Temporary] = {}
         self.unknown: dict[str, str] = {}
+        self.loops: list[str] = []
         self.started: set[tuple] = set()
         self.continued: dict[tuple, str] = {}
         self.outputs = _aliased_outputs(module)
@@ -175,7 +178,9 @@ class _Reader:
             unknown = instruction.name
             self.unknown[unknown] = f"{unknown} {instruction.op_name}".strip()
         body = self.module.computation(instruction.called("body"), instruction.name)
+        self.loops.append(instruction.name)
         self.walk(body, trips * (1 if count is None else count), constant, unknown)
+        self.loops.pop()
 
     def _conditional(self, instruction, trips, unknown) -> None:
         """All branches are counted; where that would matter, there is no right number."""
@@ -193,10 +198,12 @@ class _Reader:
         elif target and target[1] in _FREE_TARGETS:
             return
         if found := _COLLECTIVE.match(instruction.opcode):
-            self._collective(computation, instruction, found[1], trips, bool(found[2]), unknown)
+            self._collective(computation, instruction, found[1], trips, bool(found[2]), unknown,
+                             _origin(computation, instruction))  # fmt: skip
         else:
             if (called := self._called(instruction)) is not None:
-                self._fused(called, trips, instruction.opcode == "async-start", unknown)
+                self._fused(called, trips, instruction.opcode == "async-start", unknown,
+                            _origin(computation, instruction))  # fmt: skip
             self.flops += trips * matmul_flops(self.module, computation, instruction)
             self.hbm += trips * hbm_bytes(self.module, computation, instruction)
         cycles = _CYCLES.search(instruction.attributes)
@@ -208,12 +215,13 @@ class _Reader:
             return None
         return self.module.computation(instruction.called("calls"), instruction.name)
 
-    def _fused(self, computation: Computation, trips: int, asynchronous: bool, unknown: str | None) -> None:
+    def _fused(self, computation: Computation, trips: int, asynchronous: bool, unknown: str | None,
+               origin: str) -> None:  # fmt: skip
         """Collectives in a fused computation. An asynchronous one may stand in every fusion from its start to its end;
         it is counted at its start."""
         for instruction in computation.instructions.values():
             if instruction.opcode == "fusion":
-                self._fused(self._called(instruction), trips, asynchronous, unknown)
+                self._fused(self._called(instruction), trips, asynchronous, unknown, origin)
             if not (found := _COLLECTIVE.match(instruction.opcode)):
                 continue
             chain = _CHAIN.search(instruction.attributes)
@@ -222,13 +230,14 @@ class _Reader:
             targets = _targets(computation, instruction)
             if _ASYNC_START in targets:
                 self.started.add(key)
-                self._collective(computation, instruction, found[1], trips, True, unknown)
+                self._collective(computation, instruction, found[1], trips, True, unknown, origin)
             elif _ASYNC_DONE in targets or chain:
                 self.continued[key] = instruction.name
             else:
-                self._collective(computation, instruction, found[1], trips, asynchronous or bool(found[2]), unknown)
+                self._collective(computation, instruction, found[1], trips, asynchronous or bool(found[2]), unknown,
+                                 origin)  # fmt: skip
 
-    def _collective(self, computation, instruction, kind, trips, asynchronous, unknown) -> None:
+    def _collective(self, computation, instruction, kind, trips, asynchronous, unknown, origin) -> None:
         network, group = "ici", None
         if kind is None:
             transfer = _TRANSFER.search(instruction.attributes)
@@ -249,7 +258,7 @@ class _Reader:
             shape = next((array.shape for array in gathered), shape)
         self.collectives.append(Collective(
             instruction.name, kind, group.axes, group.size, whole, _wire_bytes(kind, whole, group), trips, network,
-            asynchronous, largest.dtype, shape, instruction.op_name, unknown))  # fmt: skip
+            asynchronous, largest.dtype, shape, instruction.op_name or origin, unknown, tuple(self.loops)))  # fmt: skip
 
     def _temporary(self, computation: Computation, instruction: Instruction) -> None:
         made = written_arrays(self.module, computation, instruction)
@@ -270,6 +279,14 @@ def _wire_bytes(kind: str, whole: int, group: Group) -> int:
     if kind == "collective-permute":
         return whole if group.axes else 0
     return (2 if kind == "all-reduce" else 1) * whole * (group.size - 1) // group.size
+
+
+def _origin(computation: Computation, instruction: Instruction, depth: int = 8) -> str:
+    """The name of an instruction, or of the nearest that it takes its operands from."""
+    if instruction.op_name or not depth:
+        return instruction.op_name
+    sources = (computation.instructions[name] for name in instruction.operands)
+    return next(filter(None, (_origin(computation, source, depth - 1) for source in sources)), "")
 
 
 def _targets(computation: Computation, instruction: Instruction) -> set[str]:

@@ -153,7 +153,7 @@ def loop(start, body, condition):
 def test_a_loop_that_counts_has_its_trips(start, step, condition, trips):
     text = loop(start, f"%d = s32[] constant({step})\n%next = s32[] add(%i, %d)", condition)
     program = read_program(text, SHAPE)
-    assert [c.trips for c in program.collectives] == [trips] and program.unknown_loops == ()
+    assert [(c.trips, c.loops) for c in program.collectives] == [(trips, ("while",))] and program.unknown_loops == ()
 
 
 @pytest.mark.parametrize(("body", "condition"), [
@@ -357,6 +357,7 @@ class TestWithTheCompiler:
         ]
         assert program.matmul_flops == 7 * (5 * 2 * 256 * 512 * 512 + 2 * 256 * 512 * 1024)
         assert program.unknown_loops == () and program.cycles > 0
+        assert sorted(len(c.loops) for c in program.collectives) == [1, 1, 1, 2]
         assert "all_gather" in next(c.op_name for c in program.collectives if c.kind == "all-gather")
 
     def test_a_product_that_is_taken_apart_into_permutes_has_all_its_flops(self):

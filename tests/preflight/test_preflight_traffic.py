@@ -1,0 +1,172 @@
+"""The least traffic of a layer is what a hand counts, and what the compiler's collectives add up to."""
+
+import dataclasses
+import importlib.util
+import math
+
+import pytest
+
+from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
+from chinchilla_jax.parallel.topology import topology_mesh
+from chinchilla_jax.preflight.hlo import HloError
+from chinchilla_jax.preflight.program import Collective, StepProgram, read_program
+from chinchilla_jax.preflight.traffic import Need, compare, minimum
+from chinchilla_jax.training.ahead import compile_train_step
+
+needs_compiler = [pytest.mark.compiler,
+                  pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
+                                     reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
+# Matrices of a layer: 8 (8 + 2 * 8) + 8 * 8 + 3 * 8 * 16 = 640 weights.
+SMALL = ModelConfig(n_layers=2, d_model=8, n_heads=2, n_kv_heads=2, head_dim=4, d_ff=16, vocab_size=512,
+                    position="rope", feed_forward="swiglu", biases="none")  # fmt: skip
+
+
+def run_of(model=SMALL, batch_size=4, microbatches=1, remat="attention", compute_dtype="bfloat16", seq_len=8, **mesh):
+    return RunConfig(model, data=DataConfig(vocab_size=512, seq_len=seq_len), mesh=MeshConfig(**mesh),
+                     train=TrainConfig(batch_size=batch_size, microbatches=microbatches, remat=remat,
+                                       compute_dtype=compute_dtype, train_tokens=10**6))  # fmt: skip
+
+
+def sums(needs):
+    """`{(kind, axes joined by +): bytes}`."""
+    found = {}
+    for need in needs:
+        key = need.kind, "+".join(need.axes)
+        found[key] = found.get(key, 0) + need.wire_bytes
+    return found
+
+
+def test_a_layer_on_two_axes_is_as_counted_by_hand():
+    traffic = minimum(run_of(fsdp=2, tensor=2))
+    # On a device: 320 weights of 2 bytes; 2 rows of 8 tokens of width 8, 256 bytes; 16 gains. Half of each is sent.
+    assert sums(traffic.layer) == {
+        ("all-gather", "fsdp"): 2 * 320, ("reduce-scatter", "fsdp"): 320,
+        ("all-gather", "tensor"): 6 * 128, ("reduce-scatter", "tensor"): 5 * 128,
+        ("all-reduce", "fsdp+tensor"): 2 * 32 * 3 // 4,
+    }  # fmt: skip
+    assert traffic.layer_per_step == ()
+    # 256 rows of the vocabulary of 8 times 2 bytes; 3 float32 numbers for 16 tokens.
+    assert sums(traffic.embedding_and_loss) == {
+        ("all-gather", "tensor"): 2 * 128, ("reduce-scatter", "tensor"): 2 * 128,
+        ("all-reduce", "tensor"): 3 * 4 * 16, ("reduce-scatter", "fsdp"): 2048,
+    }  # fmt: skip
+    assert sums(traffic.embedding_and_loss_per_step) == {("all-gather", "fsdp"): 2048}
+
+
+def test_one_device_sends_nothing():
+    assert minimum(run_of()) == type(minimum(run_of()))((), (), (), ())
+
+
+@pytest.mark.parametrize(("remat", "gathers", "scatters"), [("none", 4, 4), ("dots", 6, 4), ("attention", 6, 5),
+                                                            ("full", 6, 5)])  # fmt: skip
+def test_what_is_recomputed_is_sent_again(remat, gathers, scatters):
+    found = sums(minimum(run_of(remat=remat, tensor=2, batch_size=2)).layer)
+    assert (found["all-gather", "tensor"], found["reduce-scatter", "tensor"]) == (gathers * 128, scatters * 128)
+
+
+def test_gradients_cross_the_data_axis_once_a_step_in_the_type_they_are_added_up_in():
+    def over_data(**settings):
+        traffic = minimum(run_of(data=2, fsdp=2, batch_size=8, **settings))
+        assert not any("data" in need.axes for need in traffic.layer + traffic.embedding_and_loss)
+        return sums(traffic.layer_per_step), sums(traffic.embedding_and_loss_per_step)["all-reduce", "data"]
+
+    assert over_data() == ({("all-reduce", "data"): 2 * (640 // 2 + 16)}, 2 * 512 * 8 // 2)
+    assert over_data(microbatches=2) == ({("all-reduce", "data"): 4 * (640 // 2 + 16)}, 4 * 512 * 8 // 2)
+    assert over_data(compute_dtype="float32")[0] == {("all-reduce", "data"): 4 * (640 // 2 + 16)}
+
+
+def test_keys_of_distances_come_the_cheaper_way():
+    def extra(**shape):
+        relative = dataclasses.replace(SMALL, position="relative", **shape)
+        with_it, without = (sums(minimum(run_of(model, fsdp=2)).layer)
+                            for model in (relative, dataclasses.replace(relative, position="none")))  # fmt: skip
+        return {kind: sent - without.get((kind, axes), 0) for (kind, axes), sent in with_it.items()}
+
+    uv = 2 * 2 * 8 * 1 // 2 * 2  # u and v, 16 numbers of 2 bytes: half of them, twice
+    # The weight of 8 x 8 is smaller than two sums of 8 distances x 8 in float32.
+    assert extra() == {"all-gather": 2 * 64, "reduce-scatter": 64, "all-reduce": uv}
+    # The weight of 64 x 8 is larger.
+    assert extra(d_model=64) == {"all-gather": 0, "reduce-scatter": 0, "all-reduce": 2 * 4 * 64 + 2 * 64 + uv}
+
+
+def test_rows_that_are_split_gather_their_keys_and_weights_over_both_axes():
+    found = sums(minimum(run_of(fsdp=2, context=2)).layer)
+    # 2 rows of 8 keys and values of 8 numbers; weights are in 4 parts.
+    assert found["all-gather", "context"] == 2 * (2 * 2 * 8 * 8 * 2) // 2
+    assert found["reduce-scatter", "context"] == 2 * 2 * 8 * 8 * 2 // 2
+    assert found["all-gather", "fsdp+context"] == 2 * 2 * 640 * 3 // 4
+
+
+def test_biases_and_tables_are_counted():
+    model = dataclasses.replace(SMALL, biases="all", norm="layernorm", tie_embeddings=False, position="learned",
+                                max_position=64)  # fmt: skip
+    traffic = minimum(run_of(model, fsdp=2, tensor=2))
+    found = sums(traffic.layer)
+    assert found["all-reduce", "fsdp+tensor"] == 2 * 2 * (4 * 8 + 2 * 8) * 3 // 4
+    assert found["all-reduce", "fsdp"] == 2 * 2 * (2 * 16 + 8 + 2 * 8) // 2 // 2
+    assert sums(traffic.embedding_and_loss_per_step)["all-gather", "fsdp"] == 2 * (2 * 256 * 8 + 64 * 8) // 2
+
+
+def sent(kind, axes, wire, trips, loops, op_name=""):
+    return Collective("c", kind, axes, 2, 2 * wire, wire, trips, "ici", False, "bf16", (wire,), op_name, None, loops)
+
+
+def program(*collectives):
+    return StepProgram(collectives, (), 0, 0, 0, (), ())
+
+
+LAYER, FSDP = "jit(step)/while/body/jvp(Transformer)/while/body/layers/attention/dot_general", ("fsdp",)
+
+
+def test_what_is_measured_is_shared_out_over_layers_and_microbatches():
+    config = run_of(fsdp=2, microbatches=2, batch_size=8)
+    found = compare(program(
+        sent("all-gather", FSDP, 600, 4, ("batch", "forward"), LAYER),
+        sent("all-gather", FSDP, 680, 4, ("batch", "backward"), LAYER),
+        sent("reduce-scatter", FSDP, 100, 4, ("batch", "backward")),
+        sent("collective-permute", FSDP, 10, 8, ("batch", "backward", "window")),
+        sent("all-reduce", FSDP, 32, 2, ("batch",), LAYER.replace("layers", "layer_1")),
+        sent("reduce-scatter", FSDP, 5000, 2, ("batch",)),
+        sent("all-gather", FSDP, 4096, 1, ()),
+    ), config)  # fmt: skip
+    assert [(row.kind, row.axes, row.measured, row.minimum) for row in found.layer] == [
+        ("all-gather", FSDP, 1280, 1280), ("all-reduce", FSDP, 16, 32), ("collective-permute", FSDP, 20, 0),
+        ("reduce-scatter", FSDP, 100, 640), ("all", FSDP, 1416, 1952), ("all", (), 1416, 1952)]  # fmt: skip
+    assert [row.ratio for row in found.layer[:3]] == [1.0, 0.5, math.inf]
+    assert [(row.kind, row.axes, row.measured, row.minimum) for row in found.embedding_and_loss] == [
+        ("all-gather", FSDP, 2048, 2048), ("reduce-scatter", FSDP, 5000, 4096), ("all", FSDP, 7048, 6144),
+        ("all", (), 7048, 6144)]  # fmt: skip
+
+
+def test_without_microbatches_the_loop_over_layers_is_the_outer_one():
+    found = compare(program(sent("all-gather", FSDP, 640, 2, ("layers",), LAYER),
+                            sent("reduce-scatter", FSDP, 640, 2, ("layers",)),
+                            sent("all-gather", FSDP, 99, 2, ("chunks",))), run_of(fsdp=2))  # fmt: skip
+    assert [row.measured for row in found.layer if row.kind != "all"] == [640, 0, 640]
+    assert found.embedding_and_loss[0].measured == 198
+
+
+def test_a_loop_of_unknown_length_is_not_compared():
+    unknown = dataclasses.replace(sent("all-gather", FSDP, 1, 1, ("while.3",), LAYER), unknown_loop="while.3")
+    with pytest.raises(HloError, match="while.3"):
+        compare(program(unknown), run_of(fsdp=2))
+
+
+def test_a_need_says_what_it_is_for():
+    need = minimum(run_of(fsdp=2)).layer[0]
+    assert need == Need("all-gather", ("fsdp",), 2 * 640, "weights")
+
+
+class TestWithTheCompiler:
+    pytestmark = needs_compiler
+
+    def test_a_compiled_layer_gathers_the_least_and_sends_at_most_a_fifth_more_in_all(self):
+        model = dataclasses.replace(SMALL, d_model=256, n_heads=4, n_kv_heads=4, head_dim=64, d_ff=1024,
+                                    attention="plain")  # fmt: skip
+        config = run_of(model, batch_size=16, microbatches=2, seq_len=256, fsdp=2, tensor=2)
+        mesh = topology_mesh("v5e:2x2", config.mesh)
+        compiled = read_program(compile_train_step(config, mesh).as_text(), dict(mesh.shape))
+        rows = {(row.kind, row.axes): row for row in compare(compiled, config).layer}
+        for kind, axis in (("all-gather", "fsdp"), ("all-gather", "tensor"), ("reduce-scatter", "tensor")):
+            assert rows[kind, (axis,)].ratio == 1.0, rows[kind, (axis,)]
+        assert 1.0 <= rows["all", ("fsdp",)].ratio <= 1.2 and 1.0 <= rows["all", ()].ratio <= 1.2
