@@ -89,9 +89,15 @@ def _lookup_backward(saved, dx_BxSxD):
         if axes.vocab:
             dx_BxSxD = jax.lax.all_gather(dx_BxSxD, axes.vocab, axis=1, tiled=True)
         rows_BxS, mine_BxS = _my_rows(axes, rows, tokens_BxS)
-        dx_BxSxD = jnp.where(mine_BxS[..., None], dx_BxSxD, 0).astype(jnp.float32)
+        dx_BxSxD = jnp.where(mine_BxS[..., None], dx_BxSxD, 0)
+
+        def add_row(gradient_VxD, row):  # row by row: float32 copies of all rows would be the largest array of a step
+            rows_S, dx_SxD = row
+            return gradient_VxD.at[rows_S].add(dx_SxD.astype(jnp.float32)), None
+
         zeros_VxD = jnp.zeros((rows, dx_BxSxD.shape[-1]), jnp.float32)
-        return table_gradient(axes, zeros_VxD.at[rows_BxS].add(dx_BxSxD), dtype)
+        gradient_VxD, _ = jax.lax.scan(add_row, zeros_VxD, (rows_BxS, dx_BxSxD))
+        return table_gradient(axes, gradient_VxD, dtype)
 
     return on_each_device(add_up, (TOKENS, RESIDUAL), TABLE_GRADIENT)(tokens_BxS, dx_BxSxD), None
 
