@@ -206,9 +206,14 @@ class MeshConfig:
         _positive(self, "data", "fsdp", "tensor", "context")
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Devices along `data`, `fsdp`, `context` and `tensor`: the order of the mesh's axes."""
-        return self.data, self.fsdp, self.context, self.tensor
+    def axes(self) -> dict[str, int]:
+        """Devices along each axis, in the order of the mesh: neighbours in the last axis are the closest."""
+        return {axis: getattr(self, axis) for axis in ("data", "fsdp", "context", "tensor")}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Devices along `data`, `fsdp`, `context` and `tensor`."""
+        return tuple(self.axes.values())
 
     @property
     def size(self) -> int:
