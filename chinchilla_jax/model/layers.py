@@ -89,13 +89,14 @@ def _dense_backward(saved, dy):
 dense.defvjp(_dense_forward, _dense_backward)
 
 
-def sum_of_outer_products(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x^T y over the leading axes of x: `[..., D], [..., F] -> [D, F]`. F may stand for several axes."""
+def sum_of_outer_products(x: jax.Array, y: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+    """x^T y over the leading axes of x: `[..., D], [..., F] -> [D, F]`, as `dtype`. F may stand for several axes."""
     tokens = tuple(range(x.ndim - 1))
     outputs = y.shape[len(tokens) :]
     if len(outputs) > 1 or x.shape[-1] < outputs[0]:
-        return jax.lax.dot_general(x, y, ((tokens, tokens), ((), ())))
-    return jax.lax.optimization_barrier(jax.lax.dot_general(y, x, ((tokens, tokens), ((), ())))).T
+        return jax.lax.dot_general(x, y, ((tokens, tokens), ((), ())), preferred_element_type=dtype)
+    product = jax.lax.dot_general(y, x, ((tokens, tokens), ((), ())), preferred_element_type=dtype)
+    return jax.lax.optimization_barrier(product).T
 
 
 @jax.custom_vjp

@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from chinchilla_jax.model.layers import sum_of_outer_products
 from chinchilla_jax.parallel.rules import partition_spec
 from chinchilla_jax.parallel.vocabulary import (
     RESIDUAL,
@@ -79,8 +80,7 @@ def _forward(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS, z_loss):
             if bias_V is not None:
                 dbias_V += jnp.sum(dlogits_NxV, axis=0)
             dlogits_NxV = dlogits_NxV.astype(x_NxD.dtype)
-            dw_VxD += jax.lax.dot_general(dlogits_NxV, x_NxD, (((0,), (0,)), ((), ())),
-                                          preferred_element_type=jnp.float32)  # fmt: skip
+            dw_VxD += sum_of_outer_products(dlogits_NxV, x_NxD, jnp.float32)
             return (sums, dw_VxD, dbias_V), jax.lax.dot(dlogits_NxV, w_VxD)
 
         dbias_V = None if bias_V is None else jnp.zeros(bias_V.shape, jnp.float32)
