@@ -15,8 +15,10 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
+from chinchilla_jax.kernels import target
 from chinchilla_jax.kernels.arguments import Shape, check
 from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.kernels.meter.hardware import GENERATIONS
 from chinchilla_jax.parallel.context import exchange_heads, gather_keys
 from chinchilla_jax.parallel.rules import ShardingError, partition_spec
 
@@ -93,7 +95,11 @@ def _context(mesh: Mesh | AbstractMesh) -> str | None:
 
 
 def _way(mesh: Mesh | AbstractMesh, context: str | None, shape: Shape) -> Callable | None:
-    """Of `parallel/context.py`: heads are exchanged wherever they divide, which is the cheaper way."""
+    """Of `parallel/context.py`: heads are exchanged, the cheaper way, unless a device or a core of it would have none.
+
+    Raises:
+      ShardingError: heads, groups or tokens do not divide.
+    """
     head_axes = partition_spec(("heads",))[0]
     devices, parts = _devices(mesh, head_axes), _devices(mesh, context)
     for what, count in (("heads", shape.H), ("groups of keys", shape.G)):
@@ -102,12 +108,15 @@ def _way(mesh: Mesh | AbstractMesh, context: str | None, shape: Shape) -> Callab
                                 "choose a divisor")  # fmt: skip
     if context is None:
         return None
-    way = exchange_heads if shape.H % (devices * parts) == shape.G % (devices * parts) == 0 else gather_keys
+    divide = shape.H % (devices * parts) == shape.G % (devices * parts) == 0
+    chip = GENERATIONS.get(target.generation())
+    heads = -(-shape.B // _devices(mesh, partition_spec(("batch",))[0])) * (shape.H // (devices * parts))  # of all rows
+    way = exchange_heads if divide and (chip is None or heads >= chip.cores) else gather_keys
     multiple = parts if way is exchange_heads else 2 * parts
     if shape.S % multiple:
-        why = "" if way is exchange_heads else f", two parts on each, as {shape.G} groups of keys do not divide either"
+        pieces = "" if way is exchange_heads else ", two pieces on each"
         raise ShardingError(f"rows of {shape.S} tokens do not divide over the {parts} devices of mesh axis {context!r}"
-                            f"{why}: choose a multiple of {multiple}")  # fmt: skip
+                            f"{pieces}: choose a multiple of {multiple}")  # fmt: skip
     return way
 
 

@@ -2,8 +2,8 @@
 
 Device i of c holds tokens `i * S/c` to `(i + 1) * S/c`. Two ways, both exact:
 
-    heads  Tokens are exchanged for heads (DeepSpeed-Ulysses, Jacobs et al. 2023): each device gets whole rows of every
-           c-th part of the heads, computes them as if there was no such axis, and gives the tokens back. All devices
+    heads  Tokens are exchanged for heads (DeepSpeed-Ulysses, Jacobs et al. 2023): each device gets whole rows of one
+           part in c of the heads, computes them as if there was no such axis, and gives the tokens back. All devices
            have the same work. Heads and groups of keys must divide over the devices.
     keys   Keys and values are gathered; a device keeps its number of queries. Since the last queries see most keys, the
            row is cut into 2c pieces and device i takes pieces i and 2c - 1 - i (compare Brandon et al. 2023, section
@@ -37,14 +37,31 @@ def exchange_heads(op: Callable, arrays: Mapping[str, jax.Array], axis: str, ret
       Outputs for this device's tokens and all heads it was given; with `return_lse` also the log-sum-exps
       `[B, H/c, S]` of its part of the heads for whole rows.
     """
-    tokens_for_heads = functools.partial(jax.lax.all_to_all, axis_name=axis, split_axis=2, concat_axis=1, tiled=True)
-    heads_for_tokens = functools.partial(jax.lax.all_to_all, axis_name=axis, split_axis=1, concat_axis=2, tiled=True)
-    whole = {name: tokens_for_heads(arrays[name]) for name in ("q_BxSxHxK", "k_BxTxGxK", "v_BxTxGxK")}
+    whole = {name: _tokens_for_heads(arrays[name], axis) for name in ("q_BxSxHxK", "k_BxTxGxK", "v_BxTxGxK")}
     found = op(**{**arrays, **whole}, return_lse=return_lse)
     if return_lse:
         out_BxSxHxK, lse_BxHxS = found
-        return heads_for_tokens(out_BxSxHxK), lse_BxHxS
-    return heads_for_tokens(found)
+        return _heads_for_tokens(out_BxSxHxK, axis), lse_BxHxS
+    return _heads_for_tokens(found, axis)
+
+
+def _tokens_for_heads(x_BxSxHxK: jax.Array, axis: str) -> jax.Array:
+    """`[B, S/c, H, K]` to `[B, S, H/c, K]`.
+
+    Cut and stacked by hand: left to `all_to_all`, or written as a transpose, the TPU compiler copies everything twice.
+    """
+    (b, s, h, k), c = x_BxSxHxK.shape, jax.lax.axis_size(axis)
+    sent = jnp.stack(jnp.split(x_BxSxHxK.reshape(b, s, h * k), c, axis=2))
+    received = jax.lax.all_to_all(sent, axis, split_axis=0, concat_axis=0)
+    return received.swapaxes(0, 1).reshape(b, c * s, h // c, k)
+
+
+def _heads_for_tokens(x_BxSxHxK: jax.Array, axis: str) -> jax.Array:
+    """`[B, S, H/c, K]` to `[B, S/c, H, K]`."""
+    (b, s, h, k), c = x_BxSxHxK.shape, jax.lax.axis_size(axis)
+    sent = x_BxSxHxK.reshape(b, c, s // c, h * k).swapaxes(0, 1)
+    received = jax.lax.all_to_all(sent, axis, split_axis=0, concat_axis=0)
+    return jnp.concatenate(list(received), axis=2).reshape(b, s // c, c * h, k)
 
 
 def gather_keys(op: Callable, arrays: Mapping[str, jax.Array], axis: str, return_lse: bool):
