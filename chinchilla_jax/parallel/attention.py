@@ -1,7 +1,8 @@
-"""How does attention run on a mesh? Every device takes its own rows and heads, and knows nothing of the others.
+"""How does attention run on a mesh? Every device takes its own rows, heads and tokens.
 
-Attention never mixes rows or heads, so `shard_map` needs no communication in it: each device calls the op on its part.
-Left to the partitioner a kernel would run whole on every device, since the compiler cannot see inside it.
+Attention never mixes rows or heads, so that `shard_map` needs no communication for these: each device calls the op on
+its part. Tokens of a row that are split over a mesh axis see each other by `parallel/context.py`. Left to the
+partitioner a kernel would run whole on every device, since the compiler cannot see inside it.
 """
 
 from __future__ import annotations
@@ -14,39 +15,46 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from chinchilla_jax.kernels.arguments import check
+from chinchilla_jax.kernels import target
+from chinchilla_jax.kernels.arguments import Shape, check
 from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.kernels.meter.hardware import GENERATIONS
+from chinchilla_jax.parallel.context import exchange_heads, gather_keys
 from chinchilla_jax.parallel.rules import ShardingError, partition_spec
 
+# What the axes of arguments and results are split over, as `_specs` fills it in. `own_heads` are those that a device
+# computes, `own_tokens` those that it computes outputs of.
 _AXES = {
-    "q_BxSxHxK": ("batch", None, "heads", "head_dim"),
-    "k_BxTxGxK": ("batch", None, "heads", "head_dim"),
-    "v_BxTxGxK": ("batch", None, "heads", "head_dim"),
-    "r_NxHxK": (None, "heads", "head_dim"),
-    "u_HxK": ("heads", "head_dim"),
-    "w_HxK": ("heads", "head_dim"),
-    "q_turn_2xSxK": (None, None, "head_dim"),
-    "k_turn_2xTxK": (None, None, "head_dim"),
-    "segment_ids_BxT": ("batch", None),
-    "q_segment_ids_BxS": ("batch", None),
+    "q_BxSxHxK": ("rows", "tokens", "heads", None),
+    "k_BxTxGxK": ("rows", "tokens", "heads", None),
+    "v_BxTxGxK": ("rows", "tokens", "heads", None),
+    "r_NxHxK": ("own_tokens", "own_heads", None),
+    "u_HxK": ("own_heads", None),
+    "w_HxK": ("own_heads", None),
+    "q_turn_2xSxK": (None, None, None),
+    "k_turn_2xTxK": (None, None, None),
+    "segment_ids_BxT": ("rows", None),
+    "q_segment_ids_BxS": ("rows", None),
     "q_offset": (),
-    "lse_BxHxS": ("batch", "heads", None),
+    "out_BxSxHxK": ("rows", "tokens", "heads", None),
+    "lse_BxHxS": ("rows", "own_heads", "own_tokens"),
 }
 
 
 def sharded_attention(mesh: Mesh | AbstractMesh, op: Callable = attention) -> Callable:
-    """`op` with rows split over the mesh axes of `batch` and heads over those of `heads`, as the rules say.
+    """`op` with rows, tokens and heads split over the mesh axes of `batch`, `length` and `heads`, as the rules say.
 
     Groups of keys are split as heads are. Rows that do not divide over the devices are not split: every device then
-    computes all of them, which is right, and meant for the single row a model is initialised with.
+    computes all of them, which is right, and meant for the single row a model is initialised with. The same is done
+    with tokens where queries and keys are not the same tokens, as in decoding.
 
     Args:
       mesh: where it will run. One device, or none, as of a mesh that is not set: `op` itself is returned.
       op: a function with the arguments of `kernels.attention.attention`.
 
     Returns:
-      A function with the same arguments and results, on whole arrays. It raises `ShardingError` where heads or groups
-      do not divide over their devices, and `AttentionError` as `op` does.
+      A function with the same arguments and results, on whole arrays. It raises `ShardingError` where heads, groups or
+      tokens do not divide over their devices, and `AttentionError` as `op` does.
     """
     if mesh.size <= 1:
         return op
@@ -57,37 +65,75 @@ def sharded_attention(mesh: Mesh | AbstractMesh, op: Callable = attention) -> Ca
         arrays = {name: x for name, x in named.items() if isinstance(x, jax.Array | np.ndarray)}
         settings = {name: x for name, x in keywords.items() if name not in arrays}
         tested = {name: x for name, x in settings.items() if name != "implementation"}
-        check(**arrays, **tested, float64=True)
-        specs = _specs(mesh, arrays, rows=q_BxSxHxK.shape[0], heads=q_BxSxHxK.shape[2], groups=k_BxTxGxK.shape[2])
-        out = specs["q_BxSxHxK"]
+        shape = check(**arrays, **tested, float64=True).shape
+        same_tokens = shape.S == shape.T and named.get("q_offset") is None
+        context = _context(mesh) if same_tokens else None
+        way = _way(mesh, context, shape)
+        if way is gather_keys and shape.N is not None:
+            arrays["r_NxHxK"] = arrays["r_NxHxK"][-shape.S :]  # no token is farther away
+        specs = _specs(mesh, context, way, shape)
 
         def on_each_device(arrays):
-            return op(**arrays, **settings, return_lse=return_lse)
+            here = functools.partial(op, **settings)
+            return way(here, arrays, context, return_lse) if way else here(**arrays, return_lse=return_lse)
 
         # Replication is not tracked (check_vma): kernels do not say what varies over the mesh. What is split over no
         # axis, as r is over rows, has its gradients added up over that axis all the same.
+        out, lse = specs["out_BxSxHxK"], specs["lse_BxHxS"]
         mapped = jax.shard_map(on_each_device, mesh=mesh, check_vma=False,
                                in_specs=({name: specs[name] for name in arrays},),
-                               out_specs=(out, specs["lse_BxHxS"]) if return_lse else out)  # fmt: skip
+                               out_specs=(out, lse) if return_lse else out)  # fmt: skip
         return mapped(arrays)
 
     return attend
 
 
-def _specs(mesh: Mesh | AbstractMesh, arrays: dict, rows: int, heads: int, groups: int) -> dict[str, PartitionSpec]:
-    """The mesh axes of every argument and result."""
-    row_axes, head_axes, whole = (partition_spec((name,))[0] for name in ("batch", "heads", "head_dim"))
-    if whole:
-        raise ShardingError("logical axis 'head_dim' must not be split: a score is a product of whole heads")
-    devices = _devices(mesh, head_axes)
-    for what, count in (("heads", heads), ("groups of keys", groups)):
+def _context(mesh: Mesh | AbstractMesh) -> str | None:
+    """The mesh axis that the tokens of a row are split over, if there is more than one device along it."""
+    axis = partition_spec(("length",))[0]
+    return axis if _devices(mesh, axis) > 1 else None
+
+
+def _way(mesh: Mesh | AbstractMesh, context: str | None, shape: Shape) -> Callable | None:
+    """Of `parallel/context.py`: heads are exchanged, the cheaper way, unless a device or a core of it would have none.
+
+    Raises:
+      ShardingError: heads, groups or tokens do not divide.
+    """
+    head_axes = partition_spec(("heads",))[0]
+    devices, parts = _devices(mesh, head_axes), _devices(mesh, context)
+    for what, count in (("heads", shape.H), ("groups of keys", shape.G)):
         if count % devices:
             raise ShardingError(f"{count} {what} do not divide over the {devices} devices of mesh axis {head_axes!r}: "
                                 "choose a divisor")  # fmt: skip
-    split_rows = rows % _devices(mesh, row_axes) == 0
-    return {name: partition_spec(tuple(None if axis == "batch" and not split_rows else axis for axis in axes))
-            for name, axes in _AXES.items()}  # fmt: skip
+    if context is None:
+        return None
+    divide = shape.H % (devices * parts) == shape.G % (devices * parts) == 0
+    chip = GENERATIONS.get(target.generation())
+    heads = -(-shape.B // _devices(mesh, partition_spec(("batch",))[0])) * (shape.H // (devices * parts))  # of all rows
+    way = exchange_heads if divide and (chip is None or heads >= chip.cores) else gather_keys
+    multiple = parts if way is exchange_heads else 2 * parts
+    if shape.S % multiple:
+        pieces = "" if way is exchange_heads else ", two pieces on each"
+        raise ShardingError(f"rows of {shape.S} tokens do not divide over the {parts} devices of mesh axis {context!r}"
+                            f"{pieces}: choose a multiple of {multiple}")  # fmt: skip
+    return way
+
+
+def _specs(mesh: Mesh | AbstractMesh, context: str | None, way: Callable | None, shape: Shape):
+    """The mesh axes of every argument and result."""
+    rows, heads, whole = (partition_spec((name,))[0] for name in ("batch", "heads", "head_dim"))
+    if whole:
+        raise ShardingError("logical axis 'head_dim' must not be split: a score is a product of whole heads")
+    split = {"rows": None if shape.B % _devices(mesh, rows) else rows, "heads": heads, "tokens": context,
+             "own_tokens": context if way is gather_keys else None,
+             "own_heads": (*_axes(heads), *_axes(context)) if way is exchange_heads else heads}  # fmt: skip
+    return {name: PartitionSpec(*(split.get(axis) for axis in axes)) for name, axes in _AXES.items()}
+
+
+def _axes(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else axes or ()
 
 
 def _devices(mesh: Mesh | AbstractMesh, axes: str | tuple[str, ...] | None) -> int:
-    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+    return math.prod(mesh.shape[axis] for axis in _axes(axes))

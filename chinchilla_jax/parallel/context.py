@@ -1,0 +1,134 @@
+"""How does a query see keys that other devices hold, when the tokens of a row are split over a mesh axis?
+
+Device i of c holds tokens `i * S/c` to `(i + 1) * S/c`. Two ways, both exact:
+
+    heads  Tokens are exchanged for heads (DeepSpeed-Ulysses, Jacobs et al. 2023): each device gets whole rows of one
+           part in c of the heads, computes them as if there was no such axis, and gives the tokens back. All devices
+           have the same work. Heads and groups of keys must divide over the devices.
+    keys   Keys and values are gathered; a device keeps its number of queries. Since the last queries see most keys, the
+           row is cut into 2c pieces and device i takes pieces i and 2c - 1 - i (compare Brandon et al. 2023, section
+           3.2; Grattafiori et al. 2024, section 3.3.2): all have the same work again.
+
+Which is cheaper was measured: `python -m tests.benchmarks.context_attention`. These functions run inside `shard_map`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+# Names of what the backward pass keeps of attention: not the gathered keys.
+_KEEP = jax.checkpoint_policies.save_only_these_names("attention_output", "attention_lse")
+
+
+def exchange_heads(op: Callable, arrays: Mapping[str, jax.Array], axis: str, return_lse: bool):
+    """Attention of rows split over `axis`, each device with whole rows of its part of the heads meanwhile.
+
+    Args:
+      op: takes arguments of `kernels.attention.attention` by name, and `return_lse`.
+      arrays: queries, keys and values of this device's tokens, `[B, S/c, ...]`; of everything else what belongs to its
+        part of the heads, for whole rows.
+      axis: of the mesh.
+
+    Returns:
+      Outputs for this device's tokens and all heads it was given; with `return_lse` also the log-sum-exps
+      `[B, H/c, S]` of its part of the heads for whole rows.
+    """
+    whole = {name: _tokens_for_heads(arrays[name], axis) for name in ("q_BxSxHxK", "k_BxTxGxK", "v_BxTxGxK")}
+    found = op(**{**arrays, **whole}, return_lse=return_lse)
+    if return_lse:
+        out_BxSxHxK, lse_BxHxS = found
+        return _heads_for_tokens(out_BxSxHxK, axis), lse_BxHxS
+    return _heads_for_tokens(found, axis)
+
+
+def _tokens_for_heads(x_BxSxHxK: jax.Array, axis: str) -> jax.Array:
+    """`[B, S/c, H, K]` to `[B, S, H/c, K]`.
+
+    Cut and stacked by hand: left to `all_to_all`, or written as a transpose, the TPU compiler copies everything twice.
+    """
+    (b, s, h, k), c = x_BxSxHxK.shape, jax.lax.axis_size(axis)
+    sent = jnp.stack(jnp.split(x_BxSxHxK.reshape(b, s, h * k), c, axis=2))
+    received = jax.lax.all_to_all(sent, axis, split_axis=0, concat_axis=0)
+    return received.swapaxes(0, 1).reshape(b, c * s, h // c, k)
+
+
+def _heads_for_tokens(x_BxSxHxK: jax.Array, axis: str) -> jax.Array:
+    """`[B, S, H/c, K]` to `[B, S/c, H, K]`."""
+    (b, s, h, k), c = x_BxSxHxK.shape, jax.lax.axis_size(axis)
+    sent = x_BxSxHxK.reshape(b, c, s // c, h * k).swapaxes(0, 1)
+    received = jax.lax.all_to_all(sent, axis, split_axis=0, concat_axis=0)
+    return jnp.concatenate(list(received), axis=2).reshape(b, s // c, c * h, k)
+
+
+def gather_keys(op: Callable, arrays: Mapping[str, jax.Array], axis: str, return_lse: bool):
+    """Attention of rows split over `axis`, each device with all keys and a fair share of the queries.
+
+    Keys are gathered again in the backward pass, so that what is kept for it is in proportion to the device's tokens.
+
+    Args:
+      op, axis: see `exchange_heads`.
+      arrays: queries, keys, values and r of this device's tokens, `[B, S/c, ...]` and `[N/c, ...]`, with S/c even;
+        everything else for whole rows.
+
+    Returns:
+      Outputs for this device's tokens; with `return_lse` also their log-sum-exps `[B, H, S/c]`.
+    """
+    return jax.checkpoint(functools.partial(_gather_keys, op, axis, return_lse), policy=_KEEP)(dict(arrays))
+
+
+def _gather_keys(op: Callable, axis: str, return_lse: bool, arrays: dict[str, jax.Array]):
+    devices, here = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+    q_BxSxHxK, size = arrays["q_BxSxHxK"], arrays["q_BxSxHxK"].shape[1] // 2
+    whole = dict(arrays)
+    for name, along in (("k_BxTxGxK", 1), ("v_BxTxGxK", 1), ("r_NxHxK", 0)):
+        if name in arrays:
+            whole[name] = jax.lax.all_gather(arrays[name], axis, axis=along, tiled=True)
+
+    def attend(q_BxPxHxK: jax.Array, piece: jax.Array, pieces: int):
+        """Queries of the piece with this number, one of the first `pieces`: they see no keys of the others."""
+        start, stop = piece * size, pieces * size
+        call = whole | {"q_BxSxHxK": q_BxPxHxK, "q_offset": start}
+        call |= {name: whole[name][:, :stop] for name in ("k_BxTxGxK", "v_BxTxGxK")}
+        if "segment_ids_BxT" in call:
+            ids = whole.get("q_segment_ids_BxS", whole["segment_ids_BxT"])
+            call["q_segment_ids_BxS"] = jax.lax.dynamic_slice_in_dim(ids, start, size, axis=1)
+            call["segment_ids_BxT"] = whole["segment_ids_BxT"][:, :stop]
+        if "q_turn_2xSxK" in call:
+            call["q_turn_2xSxK"] = jax.lax.dynamic_slice_in_dim(whole["q_turn_2xSxK"], start, size, axis=1)
+            call["k_turn_2xTxK"] = whole["k_turn_2xTxK"][:, :stop]
+        return op(**call, return_lse=True)
+
+    early, late = _to_fair_shares(q_BxSxHxK, axis, along=1)
+    early, early_lse = attend(early, here, devices)
+    late, late_lse = attend(late, 2 * devices - 1 - here, 2 * devices)
+    out_BxSxHxK = _to_tokens(early, late, axis, along=1)
+    return (out_BxSxHxK, _to_tokens(early_lse, late_lse, axis, along=2)) if return_lse else out_BxSxHxK
+
+
+def _to_fair_shares(x: jax.Array, axis: str, along: int) -> tuple[jax.Array, jax.Array]:
+    """Piece i and piece 2c - 1 - i of a row for device i, which holds pieces 2i and 2i + 1."""
+    swapped = jax.lax.axis_index(axis) % 2 == 1
+    even, odd = (jax.lax.ppermute(half, axis, moves)
+                 for half, moves in zip(jnp.split(x, 2, axis=along), _moves(jax.lax.axis_size(axis)), strict=True))
+    return jnp.where(swapped, odd, even), jnp.where(swapped, even, odd)
+
+
+def _to_tokens(early: jax.Array, late: jax.Array, axis: str, along: int) -> jax.Array:
+    """Undoes `_to_fair_shares`."""
+    swapped = jax.lax.axis_index(axis) % 2 == 1
+    halves = jnp.where(swapped, late, early), jnp.where(swapped, early, late)
+    return jnp.concatenate([jax.lax.ppermute(half, axis, [(there, here) for here, there in moves]) for half, moves in
+                            zip(halves, _moves(jax.lax.axis_size(axis)), strict=True)], axis=along)
+
+
+def _moves(devices: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """From which device to which the even pieces go, and the odd ones: each is a permutation of the devices.
+
+    Even pieces below c are early ones and go to devices of even number, the others are late and go to odd ones.
+    """
+    return tuple([(piece // 2, min(piece, 2 * devices - 1 - piece)) for piece in range(first, 2 * devices, 2)]
+                 for first in (0, 1))
