@@ -51,9 +51,10 @@ class StepEnd:
         return self._ended[0] if self._ended else None
 
     def close(self) -> None:
-        """Lets the thread end."""
+        """Waits for the newest step, then ends the thread: one that waits inside JAX when Python exits aborts it."""
         if self._thread is not None:
             self._steps.put((None, None))
+            self._thread.join()
             self._thread = None
 
     def _wait(self) -> None:

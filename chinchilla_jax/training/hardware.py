@@ -25,10 +25,15 @@ def peak_flops(mesh: Mesh) -> tuple[float, str]:
     published = device_peak(kind)
     if published is not None:
         return published * mesh.devices.size, f"{kind} bfloat16, published"
-    return matmul_flops() * len({device.process_index for device in mesh.devices.flat}), "float32 product, measured"
+    processes = {device.process_index for device in mesh.devices.flat}
+    return _measured_peak() * len(processes), "float32 matrix product, measured"
 
 
 @functools.cache
+def _measured_peak() -> float:
+    return matmul_flops(seconds=0.25)  # other programs may run for a part of it
+
+
 def matmul_flops(size: int = 1024, seconds: float = 0.05) -> float:
     """Best FLOP/s of a `size` x `size` float32 product on the default device within about `seconds`."""
     a = jnp.ones((size, size), jnp.float32)

@@ -136,11 +136,9 @@ def test_a_thread_notes_when_a_step_ended():
         end = StepEnd(lambda: 3.0)
         end.follow(output)
         assert end.time() is None
-        thread = end._thread
-        output.done.set()
+        threading.Timer(0.01, output.done.set).start()
         end.close()
-        thread.join(60)
-        assert end.time() == 3.0 and not thread.is_alive()
+        assert end.time() == 3.0 and not any(thread.name == "step end" for thread in threading.enumerate())
 
 
 # --- Compilation ---
@@ -269,16 +267,17 @@ def test_goodput_and_utilisation_by_hand():
     assert time_line({}) == "time: nothing booked yet" and goodput({}) == 0.0
 
 
-def test_the_peak_is_that_of_all_devices_of_the_mesh_whichever_process_they_belong_to():
+def test_the_peak_is_that_of_all_devices_of_the_mesh_whichever_process_they_belong_to(monkeypatch):
     def mesh(kind, devices, per_process):
         members = [types.SimpleNamespace(device_kind=kind, process_index=i // per_process) for i in range(devices)]
         return types.SimpleNamespace(devices=np.array(members, object).reshape(2, -1))
 
     peak, what = hardware.peak_flops(mesh("TPU v4", 16, 4))
     assert peak == 16 * 275e12 and "published" in what
+    monkeypatch.setattr(hardware, "_measured_peak", lambda: 3e10)
     peak, what = hardware.peak_flops(mesh("cpu", 8, 8))
-    assert peak == hardware.matmul_flops() and "measured" in what
-    assert hardware.peak_flops(mesh("cpu", 8, 4))[0] == 2 * peak
+    assert peak == 3e10 and "measured" in what
+    assert hardware.peak_flops(mesh("cpu", 8, 4))[0] == 2 * 3e10
 
 
 # --- Runs ---
@@ -321,7 +320,7 @@ def test_steps_that_a_killed_process_must_do_again_are_lost(small, saved, compil
     position, stamp = saved(small, tmp_path / "run")[1], last_stamp(tmp_path / "run")
     assert position.step in (5, 10) and stamp["step"] == 12
     newer = {part: stamp["time"][part] - position.parts[part] for part in ("step", "input_wait", "evaluation")}
-    assert newer["step"] > 0 and newer["evaluation"] > 0
+    assert newer["step"] > 0 and newer["evaluation"] > 0 and position.parts["compile"] > 0
     result = train(small, tmp_path / "run", echo=said)
     assert result["time"]["lost"] == pytest.approx(sum(newer.values()), abs=1e-5)
     assert result["seconds"] > stamp["seconds"] and f"steps {position.step + 1} to 12 are done again" in said.text
