@@ -136,9 +136,10 @@ def test_a_thread_notes_when_a_step_ended():
         end = StepEnd(lambda: 3.0)
         end.follow(output)
         assert end.time() is None
+        thread = end._thread
         threading.Timer(0.01, output.done.set).start()
         end.close()
-        assert end.time() == 3.0 and not any(thread.name == "step end" for thread in threading.enumerate())
+        assert end.time() == 3.0 and not thread.is_alive()
 
 
 # --- Compilation ---
