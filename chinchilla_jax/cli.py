@@ -71,13 +71,14 @@ def _plan(values: flags.FlagValues) -> int:
 
 
 def _train(values: flags.FlagValues) -> int:
-    """Trains the run of a config in --workdir, or goes on with it."""
+    """Trains the run of a config in --workdir, or goes on with it. --profile=START:STOP traces some of its steps."""
     config = dataclasses.replace(_config(values), study=None)
     workdir = _folder(values, "workdir")
-    from chinchilla_jax.training import loop
+    from chinchilla_jax.training import loop, profiler
 
+    window = profiler.parse_window(values.profile) if values.profile else None
     try:
-        loop.train(config, workdir, echo=_echo)
+        loop.train(config, workdir, profile=window, echo=_echo)
     except loop.Preempted as stopped:
         return _say(f"stopped: {stopped}; start again to go on", PREEMPTED)
     except loop.Diverged as error:
@@ -237,7 +238,7 @@ _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 VERBS = {
     "data": _Verb(_data, ("config",)),
     "plan": _Verb(_plan, ("config", "study", "workers", "dry_run")),
-    "train": _Verb(_train, ("config", "workdir")),
+    "train": _Verb(_train, ("config", "workdir", "profile")),
     "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent")),
     "status": _Verb(_status, ("study",)),
     "fit": _Verb(_fit, (*_INPUT, *_FIT, "variants")),

@@ -13,6 +13,8 @@ def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
     known = {
         "study": lambda: flags.DEFINE_string("study", None, "Folder of the study.", **one_of),
         "workdir": lambda: flags.DEFINE_string("workdir", None, "Folder of the run.", **one_of),
+        "profile": lambda: flags.DEFINE_string("profile", None, "Steps to trace into WORKDIR/profile, as START:STOP: "
+                                               "100:105 are steps 100 to 104.", **one_of),
         "runs": lambda: flags.DEFINE_string("runs", None, "Table of runs (CSV or JSON lines), run directory or folder "
                                             "of run directories, instead of a study.", **one_of),
         "columns": lambda: flags.DEFINE_string(

@@ -90,7 +90,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
     assert {name: verb.flags for name, verb in cli.VERBS.items()} == {
         "data": ("config",),
         "plan": ("config", "study", "workers", "dry_run"),
-        "train": ("config", "workdir"),
+        "train": ("config", "workdir", "profile"),
         "work": ("study", "manifest", "workers", "worker", "parent"),
         "status": ("study",),
         "fit": (*source, *fits, "variants"),

@@ -127,8 +127,8 @@ class _Stages:
 def where_the_time_went(study: pathlib.Path, workers: int) -> list[str]:
     """A table, as lines: the study's wall time by stage, its workers' time by part, the share spent training.
 
-    The share is the seconds of training summed over runs, over workers * wall time: what is missing is set-up,
-    compilation, evaluation, checkpoints, and workers that waited for each other at the end.
+    The share is the seconds of steps summed over runs, over workers * wall time: what is missing is the other parts of
+    `training.goodput`, and workers that waited for each other at the end.
     """
     stages = read_json_or(study / "stages.json", {})
     wall = sum(stages.values())
@@ -139,7 +139,7 @@ def where_the_time_went(study: pathlib.Path, workers: int) -> list[str]:
     for manifest in manifests(study):
         for run in manifest.runs:
             result = read_result(study, run.name) or {}
-            spent = dict(result.get("seconds_by_part") or {})
+            spent = dict(result.get("time") or {})
             spent["other"] = max(0.0, (result.get("seconds") or 0.0) - sum(spent.values()))
             for part, seconds in spent.items():
                 parts[part] = parts.get(part, 0.0) + seconds
@@ -148,6 +148,6 @@ def where_the_time_went(study: pathlib.Path, workers: int) -> list[str]:
         parts["outside runs, waiting"] = max(0.0, capacity - sum(parts.values()))
         lines.append(f"  {f'part, over {workers} workers':24} {'seconds':>9} {'share':>7}")
         lines += [f"  {name:24} {s:9.0f} {s / capacity:7.1%}" for name, s in sorted(parts.items(), key=lambda p: -p[1])]
-        lines.append(f"training took {parts.get('training', 0.0) / capacity:.1%} of {workers} workers x "
+        lines.append(f"training took {parts.get('step', 0.0) / capacity:.1%} of {workers} workers x "
                      f"{duration(wall)}")  # fmt: skip
     return lines

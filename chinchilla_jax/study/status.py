@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 from chinchilla_jax.study import lease
 from chinchilla_jax.study.folder import (
@@ -18,6 +19,7 @@ from chinchilla_jax.study.folder import (
     run_folder,
 )
 from chinchilla_jax.study.plan import duration
+from chinchilla_jax.training.goodput import last_stamp, time_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,28 @@ def run_status(study: pathlib.Path, run: PlannedRun) -> RunStatus:
     return RunStatus(run.name, run.role, "running", share, loss, seconds, left)
 
 
+def time_spent(study: pathlib.Path, runs: Iterable[PlannedRun]) -> tuple[dict[str, float], dict | None]:
+    """Seconds by part summed over runs, finished or not, and the finished ones' utilisation averaged over their time.
+
+    Returns:
+      As `training.goodput.time_line` takes them; no utilisation before a run is finished.
+    """
+    parts: Counter[str] = Counter()
+    steps, used = 0.0, Counter()
+    for run in runs:
+        try:
+            result = read_result(study, run.name) or {}
+        except StudyError:
+            continue
+        spent = result.get("time") or (last_stamp(run_folder(study, run.name)) or {}).get("time") or {}
+        parts.update(spent)
+        if isinstance(result.get("utilisation"), dict):
+            seconds = spent.get("step", 0.0)
+            steps += seconds
+            used.update({name: share * seconds for name, share in result["utilisation"]["step"].items()})
+    return dict(parts), {"step": {name: total / steps for name, total in used.items()}} if steps else None
+
+
 def status(study: str | pathlib.Path, echo: Callable[[str], None] = print) -> list[RunStatus]:
     """Prints the table of a study's runs and a summary line.
 
@@ -74,6 +98,9 @@ def status(study: str | pathlib.Path, echo: Callable[[str], None] = print) -> li
             loss = "" if row.loss is None else f"{row.loss:.4f}"
             spent, left = ("" if s is None else duration(s) for s in (row.seconds, row.seconds_left))
             echo(f"{row.name:24} {row.role:9} {row.state:8} {row.progress:8.1%} {loss:>8} {spent:>8} {left:>8}")
+    parts, used = time_spent(study, (run for manifest in planned for run in manifest.runs))
+    if parts:
+        echo(time_line(parts, used))
     states = ("done", "running", "failed", "waiting", "damaged")
     counts = {state: sum(row.state == state for row in rows) for state in states}
     echo(f"{time.strftime('%H:%M:%S')} {', '.join(f'{n} {state}' for state, n in counts.items())}; "

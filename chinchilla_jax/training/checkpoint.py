@@ -43,6 +43,8 @@ class Position:
       evaluation_owed: an evaluation was due at this step and has not been made.
       losses: losses of the steps since the last logged line, still to be averaged.
       seconds: time spent on this run so far, over restarts.
+      parts: the same by part, see `goodput`; empty in checkpoints from before it was kept.
+      timed_tokens: tokens of the steps whose time is in `parts`; a branch's begin at its fork.
     """
 
     step: int = 0
@@ -50,6 +52,8 @@ class Position:
     evaluation_owed: bool = False
     losses: list[float] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
+    timed_tokens: int = 0
 
 
 class Checkpoints:

@@ -9,21 +9,29 @@ import time
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from chinchilla_jax.chips import device_peak
 
 
-@functools.cache
-def peak_flops() -> tuple[float, str]:
-    """Peak FLOP/s of this process's devices together, and what that is.
+def peak_flops(mesh: Mesh) -> tuple[float, str]:
+    """Peak FLOP/s of a mesh's devices together, those of other processes included, and what that is.
 
-    A CPU has no agreed peak: there it is the best of a few float32 matrix products, measured once.
+    A CPU has no agreed peak: there it is the best of a few float32 matrix products, measured once, for each process in
+    the mesh, since a process's CPU devices share its cores. Processes on one machine share them too, and are counted
+    as if they did not.
     """
-    device = jax.local_devices()[0]
-    published = device_peak(device.device_kind)
+    kind = mesh.devices.flat[0].device_kind
+    published = device_peak(kind)
     if published is not None:
-        return published * jax.local_device_count(), f"{device.device_kind} bfloat16, published"
-    return matmul_flops(), "float32 matrix product, measured"
+        return published * mesh.devices.size, f"{kind} bfloat16, published"
+    processes = {device.process_index for device in mesh.devices.flat}
+    return _measured_peak() * len(processes), "float32 matrix product, measured"
+
+
+@functools.cache
+def _measured_peak() -> float:
+    return matmul_flops(seconds=0.25)  # other programs may run for a part of it
 
 
 def matmul_flops(size: int = 1024, seconds: float = 0.05) -> float:

@@ -25,9 +25,11 @@ from chinchilla_jax.ledger import count_run
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training import hardware
 from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_from
-from chinchilla_jax.training.clock import Clock
+from chinchilla_jax.training.clock import STAMP_SECONDS, Clock
 from chinchilla_jax.training.evaluate import evaluate
+from chinchilla_jax.training.goodput import goodput, last_stamp, time_line, utilisation
 from chinchilla_jax.training.metrics import MetricWriter, adopt_metrics
+from chinchilla_jax.training.profiler import Profiler, Window
 from chinchilla_jax.training.schedule import BatchSchedule, learning_rate, steps_of
 from chinchilla_jax.training.step import Program, make_program
 
@@ -49,7 +51,8 @@ class Fork:
 
 
 def train(config: RunConfig, workdir: Path, *, facts: dict | None = None, fork: Fork | None = None,
-          keep: Collection[int] = (), echo: Callable[[str], None] = print) -> dict:  # fmt: skip
+          keep: Collection[int] = (), profile: Window | None = None,
+          echo: Callable[[str], None] = print) -> dict:  # fmt: skip
     """Trains, or goes on training, the run of `workdir`; returns what is in its `result.json`.
 
     Args:
@@ -57,25 +60,26 @@ def train(config: RunConfig, workdir: Path, *, facts: dict | None = None, fork: 
       fork: another run that is this one up to some step. Nothing that is computed depends on it, only how much: of the
         trunk's checkpoints up to there the newest readable one is where this run starts, and without one at step 0.
       keep: steps whose checkpoints branches will need; they are saved, and in the end no others are left.
+      profile: steps to trace into the directory's `profile/`.
       echo: told what a person watching would like to know.
 
     Raises:
       ConfigError: the directory belongs to another config, the tokenizer does not match the model, too few devices, the
-        trunk is not this run up to the fork.
+        trunk is not this run up to the fork, the run has no such steps to profile.
       Preempted, Diverged: see there.
     """
     sigterm = _Sigterm()  # before the data is opened and programs are compiled, which may take minutes
     try:
-        return _train(config, Path(workdir), facts or {}, fork, frozenset(keep), echo, sigterm)
+        return _train(config, Path(workdir), facts or {}, fork, frozenset(keep), profile, echo, sigterm)
     finally:
         sigterm.restore()
 
 
 def _train(
     config: RunConfig, workdir: Path, facts: dict, fork: Fork | None, keep: frozenset[int],
-    echo: Callable[[str], None], sigterm: _Sigterm,
+    profile: Window | None, echo: Callable[[str], None], sigterm: _Sigterm,
 ) -> dict:  # fmt: skip
-    started = time.perf_counter()
+    clock = Clock()
 
     # --- What is there already: a finished run is returned as it is, another config's directory is refused ---
     _check_directory(config, workdir, echo)
@@ -93,13 +97,14 @@ def _train(
     steps = steps_of(config)
     if fork:
         _check_trunk(config, steps, fork)
+    profiler = Profiler(profile, workdir / "profile", steps.total_steps, echo)
     if not (workdir / "config.json").exists():
         config_record = {"hash": config.content_hash(), "code": code_revision(), "config": config.to_dict()}
         write_json(workdir / "config.json", config_record)
     tokens_total = steps.tokens(steps.total_steps)
     ledger = count_run(config, tokens_total)
     write_json(workdir / "ledger.json", ledger.to_dict())
-    flops_per_token = ledger.flops["executed"] / tokens_total
+    flops_per_token = {convention: flops / tokens_total for convention, flops in ledger.flops.items()}
     echo(f"{ledger.parameters.total:,} parameters, {tokens_total:,} tokens in {steps.total_steps:,} steps, "
          f"{ledger.flops['executed']:.3g} FLOPs executed, {ledger.flops['6nd']:.3g} as 6ND; "
          f"mixture {', '.join(f'{d} {w:.3f}' for d, w in batches.weights.items())}")  # fmt: skip
@@ -114,20 +119,30 @@ def _train(
     elif fork:
         restored = _branch_off(config, workdir, fork, program, echo)
     state, position = restored or (program.init(jax.random.key(config.train.seed)), Position())
-    clock = Clock(started, position.seconds, flops_per_token)
-    log = _Log(config, steps, MetricWriter(workdir, position), position, clock, echo)
-    clock.lap("startup")
+    peak, peak_is = hardware.peak_flops(mesh)
+    stamp = last_stamp(workdir)
+    lost = clock.resume(position, stamp)
+    if stamp and stamp["step"] > position.step:
+        echo(f"steps {position.step + 1} to {stamp['step']} are done again, {lost:.1f} s were lost")
+    log = _Log(config, steps, MetricWriter(workdir, position), position, clock, flops_per_token["executed"], echo)
+    clock.book("startup")
+    log.stamp(position.step)
 
     # --- The loop. Metrics of step n - 1 are handled while step n runs ---
     validation: dict[str, float] = {}
     try:
         while True:
             last = position.step == steps.total_steps
+            if profiler.ends(position.step + 1):
+                log.catch_up(keep=0)
+                with clock.spent("startup"):
+                    profiler.stop()
             if sigterm.received:
                 log.catch_up(keep=0)
-                position.seconds = clock.seconds()
-                checkpoints.save(state, position)
-                checkpoints.wait()
+                with clock.spent("checkpoint"):
+                    clock.store(position)
+                    checkpoints.save(state, position)
+                    checkpoints.wait()
                 raise Preempted(f"saved step {position.step} of {steps.total_steps} in {workdir}")
             if position.evaluation_owed or (last and not validation):
                 log.catch_up(keep=0)
@@ -138,48 +153,57 @@ def _train(
             if position.step and (last or position.step in keep
                                   or _every(config.train.checkpoint_every, position.step)):  # fmt: skip
                 log.catch_up(keep=0)
-                position.seconds = clock.seconds()
                 with clock.spent("checkpoint"):
+                    clock.store(position)
                     checkpoints.save(state, position, validation.get("validation_loss"))
             if last:
                 if keep:
-                    checkpoints.prune()
+                    with clock.spent("checkpoint"):
+                        checkpoints.prune()
                 break
+            if profiler.begins(position.step + 1):
+                log.catch_up(keep=0)
+                with clock.spent("startup"):
+                    profiler.start()
 
             n = steps.sequences(position.step)
             lr = np.float32(learning_rate(config.optimizer, steps, position.step))
-            batch = batches.batch(position.next_sequence, n)
-            first = not log.dispatched_any
-            state, metrics = program.step(state, _place(batch, config, program), lr)
+            with clock.preparing():
+                batch = _place(batches.batch(position.next_sequence, n), config, program)
+            with profiler.step(position.step + 1):
+                state, metrics = program.step(state, batch, lr)
+            clock.dispatched(metrics["loss"])
             position.step += 1
             position.next_sequence += n
             position.evaluation_owed = (_every(config.train.eval_every, position.step)
                                         or position.step == steps.total_steps)  # fmt: skip
             log.dispatched(float(lr), metrics, n)
             validation = {}
-            if first:
-                jax.block_until_ready(metrics)
-                clock.lap("first_step")
             log.catch_up(keep=1)
     finally:
-        checkpoints.close()
+        with clock.spent("checkpoint"):
+            checkpoints.close()
+        with clock.spent("startup"):
+            profiler.stop()
+        clock.close()
         log.close()
 
     # --- The result, last and atomic ---
-    peak, peak_is = hardware.peak_flops()
+    used = utilisation(clock.parts, clock.tokens, flops_per_token, peak)
     result = {
         **facts, "loss": validation["validation_loss"], "bits_per_byte": validation["bits_per_byte"],
         "validation": validation, "diverged": False, "params": ledger.parameters.total, "tokens": tokens_total,
         "flops_by_convention": ledger.flops, "steps": steps.total_steps, "seconds": clock.seconds(),
-        "seconds_by_part": clock.parts(), "device_hours": clock.seconds() * config.mesh.size / 3600,
-        "tokens_per_second": clock.tokens_per_second(), "flops_per_second": clock.flops_per_second(),
-        "utilisation": clock.flops_per_second() / (peak * config.mesh.size / jax.local_device_count()),
+        "time": clock.parts, "goodput": goodput(clock.parts), "utilisation": used,
+        "device_hours": clock.seconds() * config.mesh.size / 3600, "tokens_per_second": clock.tokens_per_second(),
+        "flops_per_second": clock.tokens_per_second() * flops_per_token["executed"],
         "peak_flops": peak, "peak_is": peak_is, "devices": config.mesh.size, "platform": jax.default_backend(),
         "config_hash": config.content_hash(), "code": code_revision(),
     }  # fmt: skip
     write_json(result_path, result)
     echo(f"done: loss {result['loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte, "
          f"{result['seconds']:.1f} s, {result['flops_per_second'] / 1e9:.1f} GFLOP/s")  # fmt: skip
+    echo(time_line(clock.parts, used))
     return result
 
 
@@ -210,7 +234,7 @@ def _branch_off(config: RunConfig, workdir: Path, fork: Fork, program: Program, 
         echo(f"{fork.trunk} has no readable checkpoint up to step {fork.step}: starting at step 0")
         return None
     state, position = found
-    position.seconds = 0.0  # they were the trunk's
+    position.seconds, position.parts, position.timed_tokens = 0.0, {}, 0  # they were the trunk's
     # A trunk evaluates at its end as well, which is not the end of this run.
     position.evaluation_owed = position.evaluation_owed and _every(config.train.eval_every, position.step)
     adopt_metrics(fork.trunk, workdir, config.train.eval_every)
@@ -239,25 +263,24 @@ def _evaluate_batch(config: RunConfig, program: Program, params: dict, batch: di
 class _Log:
     """Per-step metrics, one step late: device scalars wait here until a later step has been dispatched."""
 
-    def __init__(self, config, steps, writer: MetricWriter, position: Position, clock: Clock, echo):
+    def __init__(self, config, steps, writer: MetricWriter, position: Position, clock: Clock,
+                 flops_per_token: float, echo):  # fmt: skip
         self._config, self._steps, self._writer = config, steps, writer
         self._position, self._clock, self._echo = position, clock, echo
+        self._flops_per_token = flops_per_token
         self._waiting: collections.deque = collections.deque()
-        self._said = time.perf_counter()
-        self.dispatched_any = False
+        self._said = self._stamped = time.perf_counter()
 
     def dispatched(self, lr: float, metrics: dict, sequences: int) -> None:
         """A step was sent to the devices."""
-        timed = sequences if self.dispatched_any else 0  # the first step's time is booked apart, and so are its tokens
-        self._waiting.append((self._position.step, lr, metrics, timed))
-        self.dispatched_any = True
+        self._waiting.append((self._position.step, lr, metrics, sequences))
 
     def catch_up(self, keep: int) -> None:
         """Handles all but the `keep` newest steps; raises `Diverged` at the first that is not finite."""
         while len(self._waiting) > keep:
             step, lr, metrics, sequences = self._waiting.popleft()
             loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
-            self._clock.lap("training", sequences * self._steps.seq_len)
+            self._clock.book("step", sequences * self._steps.seq_len)
             if not math.isfinite(loss + grad_norm):  # a loss may be finite and what its gradient did to the weights not
                 raise Diverged(f"loss is {loss}, gradient norm {grad_norm} at step {step}; checkpoints from "
                                f"before (every {self._config.train.checkpoint_every} steps, 0 for none) are kept. "
@@ -270,18 +293,28 @@ class _Log:
                     "step": step, "tokens": self._steps.tokens(step), "loss": sum(losses) / len(losses), "lr": lr,
                     "grad_norm": grad_norm})  # fmt: skip
                 losses.clear()
-                self._timing(step)
+                self._speed(step)
+            elif time.perf_counter() - self._stamped > STAMP_SECONDS:
+                self.stamp(step)
 
-    def _timing(self, step: int) -> None:
-        seconds, window = self._clock.seconds(), self._clock.window()
-        self._writer.write("timing", {"step": step, "seconds": seconds, **window})
-        now = time.perf_counter()
-        if window and now - self._said > 5.0:
-            self._said = now
-            tokens = self._steps.tokens(self._steps.total_steps) - self._steps.tokens(step)
-            left = tokens / window["tokens_per_second"]
-            self._echo(f"step {step}/{self._steps.total_steps} {window['tokens_per_second'] / 1e3:.1f}k tokens/s "
-                       f"{window['flops_per_second'] / 1e9:.1f} GFLOP/s, {left:.0f} s left")  # fmt: skip
+    def _speed(self, step: int) -> None:
+        speed = self._clock.window()
+        if speed is None:
+            return
+        flops_per_second = speed * self._flops_per_token
+        self.stamp(step, tokens_per_second=speed, flops_per_second=flops_per_second)
+        if self._stamped - self._said > 5.0:
+            self._said = self._stamped
+            left = (self._steps.tokens(self._steps.total_steps) - self._steps.tokens(step)) / speed
+            self._echo(f"step {step}/{self._steps.total_steps} {speed / 1e3:.1f}k tokens/s "
+                       f"{flops_per_second / 1e9:.1f} GFLOP/s, {left:.0f} s left")  # fmt: skip
+
+    def stamp(self, step: int, **speed: float) -> None:
+        """Writes where the time went so far, for whoever goes on should this process be killed."""
+        parts = {part: round(seconds, 6) for part, seconds in self._clock.parts.items()}
+        self._writer.write("timing", {"step": step, "seconds": self._clock.seconds(), **speed,
+                                      "goodput": goodput(parts), "time": parts})  # fmt: skip
+        self._stamped = time.perf_counter()
 
     def evaluation(self, validation: dict[str, float]) -> None:
         """Writes an evaluation that was owed."""
@@ -291,8 +324,11 @@ class _Log:
             step = self._position.step
             self._writer.write("metrics", {"step": step, "tokens": self._steps.tokens(step), **validation})
             self._position.evaluation_owed = False
+        self.stamp(self._position.step)
 
     def close(self) -> None:
+        """The last stamp: a run that stops, or fails, loses no account of its time."""
+        self.stamp(self._position.step)
         self._writer.close()
 
 

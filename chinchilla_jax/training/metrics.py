@@ -1,7 +1,9 @@
 """What a run writes while it runs.
 
     metrics.jsonl   one line per logged step or evaluation: only values that a rerun reproduces to the bit
-    timing.jsonl    seconds, tokens/s, FLOP/s and utilisation of the same steps
+    timing.jsonl    what the clock had booked by then, by part, over restarts; at logged steps tokens/s and FLOP/s too.
+                    It is never cut: steps that a restart does again are there twice, and the last line before it says
+                    what the process that was killed had spent
     tensorboard/    both, as events
 """
 
@@ -17,12 +19,12 @@ from chinchilla_jax.training.checkpoint import Position
 
 
 class MetricWriter:
-    """Appends lines to a run's metric files, after cutting off whatever lies past the position it resumes from."""
+    """Appends lines to a run's files, after cutting off the metrics that lie past the position it resumes from."""
 
     def __init__(self, directory: Path, position: Position):
         self._paths = {name: Path(directory) / f"{name}.jsonl" for name in ("metrics", "timing")}
-        for path in self._paths.values():
-            _truncate(path, position)
+        _truncate(self._paths["metrics"], position)
+        _end_line(self._paths["timing"])
         self._files = {name: path.open("a", encoding="utf-8") for name, path in self._paths.items()}
         self._events = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=position.step + 1)
 
@@ -58,6 +60,15 @@ def _truncate(path: Path, position: Position) -> None:
         except (ValueError, KeyError, TypeError):
             break  # the line the run was killed in
     write_text(path, "".join(line + "\n" for line in kept))
+
+
+def _end_line(path: Path) -> None:
+    """What a killed run was writing becomes a line of its own, which readers pass over."""
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as file:
+            file.seek(-1, 2)
+            if file.read() != b"\n":
+                file.write(b"\n")
 
 
 def adopt_metrics(trunk: Path, directory: Path, eval_every: int) -> None:

@@ -32,7 +32,7 @@ def finish():
     def write(config, folder, facts, echo=print, **more):
         folder.mkdir(parents=True, exist_ok=True)
         result = facts | {"loss": 3.0, "bits_per_byte": 1.5, "seconds": 2.0, "diverged": False,
-                          "seconds_by_part": {"training": 1.5, "compilation": 0.25}} | more  # fmt: skip
+                          "time": {"step": 1.5, "compile": 0.25}} | more  # fmt: skip
         (folder / "result.json").write_text(json.dumps(result))
         return result
 

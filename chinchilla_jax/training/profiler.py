@@ -1,0 +1,91 @@
+"""What do the devices do during a few steps? `train --profile=START:STOP` traces them into WORKDIR/profile.
+
+Steps are numbered as in metrics.jsonl, from 1; STOP is left out, as in a Python range. The host waits for the devices
+at the two edges and nowhere else. Only process 0 traces: all of them run the same program, and a trace is large. A run
+that is resumed inside the window traces what is left of it, one resumed beyond it nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from chinchilla_jax.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Steps `start` .. `stop - 1`, counted from 1.
+
+    Raises:
+      ConfigError: there is no such step.
+    """
+
+    start: int
+    stop: int
+
+    def __post_init__(self):
+        if not 1 <= self.start < self.stop:
+            raise ConfigError("--profile", f"{self.start}:{self.stop} holds no step; the first step is 1 and STOP is "
+                              "left out, so that 100:105 are the five from 100 on")  # fmt: skip
+
+
+def parse_window(text: str) -> Window:
+    """`100:105` as a window.
+
+    Raises:
+      ConfigError: it does not read START:STOP, or holds no step.
+    """
+    found = re.fullmatch(r"(\d+):(\d+)", text.strip())
+    if not found:
+        raise ConfigError("--profile", f"{text!r} should read START:STOP, e.g. 100:105 for the five steps from 100 on")
+    return Window(int(found[1]), int(found[2]))
+
+
+class Profiler:
+    """Traces a window of a run's steps; without one, or in other processes than the first, it does nothing.
+
+    Raises:
+      ConfigError: the run has fewer steps.
+    """
+
+    def __init__(self, window: Window | None, directory: Path, total_steps: int, echo: Callable[[str], None]):
+        if window is not None and window.stop > total_steps + 1:
+            raise ConfigError("--profile", f"{window.start}:{window.stop} goes beyond the run's {total_steps} steps; "
+                              f"STOP is at most {total_steps + 1}")  # fmt: skip
+        self._window = window if jax.process_index() == 0 else None
+        self._directory, self._echo = directory, echo
+        self._running = False
+
+    def begins(self, step: int) -> bool:
+        """Whether to `start` before `step`."""
+        return self._window is not None and not self._running and self._window.start <= step < self._window.stop
+
+    def ends(self, step: int) -> bool:
+        """Whether to `stop` before `step`."""
+        return self._running and step >= self._window.stop
+
+    def start(self) -> None:
+        """Begins to trace. What the devices were given before must have ended."""
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # the host's Python calls would fill the file and slow down what is measured
+        jax.profiler.start_trace(self._directory, profiler_options=options)
+        self._running = True
+
+    def step(self, step: int) -> contextlib.AbstractContextManager:
+        """Names what is dispatched in a block, for the trace."""
+        return jax.profiler.StepTraceAnnotation("train", step_num=step) if self._running else contextlib.nullcontext()
+
+    def stop(self) -> None:
+        """Writes the trace, if one is being made, and says how to look at it. The steps must have ended."""
+        if not self._running:
+            return
+        self._running, self._window = False, None
+        jax.profiler.stop_trace()
+        self._echo(f"profile: written to {self._directory}; look at it with `pip install xprof` and `xprof --logdir "
+                   f"{self._directory}`, or drop its .trace.json.gz on https://ui.perfetto.dev")  # fmt: skip
