@@ -90,6 +90,8 @@ def test_flags_of_each_verb_do_not_change_by_accident():
     assert {name: verb.flags for name, verb in cli.VERBS.items()} == {
         "data": ("config",),
         "plan": ("config", "study", "workers", "dry_run"),
+        "preflight": ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch", "price", "output",
+                      "cache", "keep_hlo"),
         "train": ("config", "workdir"),
         "work": ("study", "manifest", "workers", "worker", "parent"),
         "status": ("study",),
