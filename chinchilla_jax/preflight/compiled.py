@@ -67,11 +67,10 @@ def compile_step(config: RunConfig, slice_: Slice, sequences: int) -> tuple[Comp
 
 
 def _memory(found: Any, state: Mapping[str, int], usable: int) -> Memory:
-    outputs = max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
-    parts = (found.argument_size_in_bytes, outputs, found.temp_size_in_bytes, found.generated_code_size_in_bytes)
-    return Memory(**state, batch=max(0, found.argument_size_in_bytes - sum(state.values())), outputs=outputs,
+    return Memory(**state, batch=max(0, found.argument_size_in_bytes - sum(state.values())),
+                  outputs=max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
                   temporary=found.temp_size_in_bytes, code=found.generated_code_size_in_bytes,
-                  peak=max(found.peak_memory_in_bytes, sum(parts)), usable=usable)  # fmt: skip
+                  peak=found.peak_memory_in_bytes, usable=usable)  # fmt: skip
 
 
 def shard_bytes(tree: Any) -> int:
