@@ -14,6 +14,7 @@ from chinchilla_jax.ledger import count_run
 from chinchilla_jax.preflight.attention import KernelCycles, kernel_cycles
 from chinchilla_jax.preflight.cache import Cache, versions
 from chinchilla_jax.preflight.predict import ASSUMPTIONS, BASIS, RunCost, StepTime, batches, run_cost, step_time
+from chinchilla_jax.preflight.search import activation_bytes, chip_tokens, mesh_flags, nearest_mesh
 from chinchilla_jax.preflight.slices import Slice, lays_out
 from chinchilla_jax.preflight.step import CompiledStep
 from chinchilla_jax.training.shape import shape_key
@@ -61,6 +62,10 @@ class Verdict:
         """The step of the largest batch."""
         return self.checked[max(self.checked)]
 
+    def kept_activations(self, sequences: int) -> float:
+        """Bytes that a chip keeps for the backward pass, by arithmetic: the compiler does not tell them apart."""
+        return activation_bytes(self.config, chip_tokens(self.config, sequences))
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for JSON."""
         ledger = count_run(self.config)
@@ -71,6 +76,7 @@ class Verdict:
             "config": self.config.to_dict(), "config_hash": self.config.content_hash(), "ledger": ledger.to_dict(),
             "steps": {str(sequences): {
                 "program": checked.step.to_dict(), "cached": checked.cached,
+                "kept_activations": self.kept_activations(sequences),
                 "attention": checked.kernels and dataclasses.asdict(checked.kernels),
                 "seconds": checked.time and checked.time.to_dict(),
             } for sequences, checked in self.checked.items()},
@@ -151,8 +157,6 @@ def check_mesh(config: RunConfig, slice_: Slice) -> None:
     """Raises a ConfigError that names a mesh that would do, if the config's does not cover the slice."""
     if lays_out(slice_, config.mesh):
         return
-    from chinchilla_jax.preflight.search import mesh_flags, nearest_mesh
-
     near = nearest_mesh(config, slice_)
     fix = (f"use {mesh_flags(near)}, or let --choose find the fastest" if near else
            "no mesh of this model and batch covers it: choose another slice, batch or microbatches")  # fmt: skip

@@ -59,7 +59,7 @@ def compile_step(config: RunConfig, slice_: Slice, sequences: int) -> tuple[Comp
     program = read_program(text, dict(mesh.shape))
     step = CompiledStep(**empty, memory=_memory(compiled.memory_analysis(), state, usable),
                         matmul_flops=program.matmul_flops, cycles=program.cycles, hbm_bytes=program.hbm_bytes,
-                        kernels=_kernels(program), traffic=traffic(program.collectives, config, slice_.count),
+                        kernels=_kernels(program), traffic=traffic(program.collectives),
                         largest=tuple(dataclasses.asdict(array) | {"shape": list(array.shape)}
                                       for array in program.largest[:4]),
                         unknown_loops=program.unknown_loops, seconds=time.perf_counter() - started)  # fmt: skip
@@ -67,10 +67,12 @@ def compile_step(config: RunConfig, slice_: Slice, sequences: int) -> tuple[Comp
 
 
 def _memory(found: Any, state: Mapping[str, int], usable: int) -> Memory:
-    return Memory(**state, batch=max(0, found.argument_size_in_bytes - sum(state.values())),
-                  outputs=max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
-                  temporary=found.temp_size_in_bytes, code=found.generated_code_size_in_bytes,
-                  peak=found.peak_memory_in_bytes, usable=usable)  # fmt: skip
+    outputs = max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
+    arguments, peak = found.argument_size_in_bytes, found.peak_memory_in_bytes
+    # Not temp_size_in_bytes: that adds up buffers which are not all needed at once, and may exceed the peak.
+    temporary = max(0, peak - arguments - outputs - found.generated_code_size_in_bytes)
+    return Memory(**state, batch=max(0, arguments - sum(state.values())), outputs=outputs, temporary=temporary,
+                  code=found.generated_code_size_in_bytes, peak=peak, usable=usable)  # fmt: skip
 
 
 def shard_bytes(tree: Any) -> int:
@@ -137,27 +139,20 @@ def axis_links(mesh: Mesh, slice_: Slice) -> dict[str, int]:
     return found
 
 
-def traffic(collectives: Sequence[Collective], config: RunConfig, slices: int) -> tuple[Traffic, ...]:
-    """Collectives of a step by kind, axes, whether they are in the loop over the layers and whether asynchronous.
-
-    Those along `data` cross the network between slices: first each slice for itself, then between them what is left
-    (a hierarchical algorithm: of an array over i chips in each of n slices, a chip sends 1/i of (n-1)/n across).
-    """
-    looped = config.model.n_layers * config.train.microbatches
+def traffic(collectives: Sequence[Collective]) -> tuple[Traffic, ...]:
+    """Collectives of a step by kind, axes, whether they are in the loop over the layers and whether asynchronous."""
     groups: dict[tuple, list[int]] = {}
     for c in collectives:
-        in_loop = config.model.scan_layers and looped > 1 and c.trips >= looped
-        across = slices if "data" in c.axes else 1
-        inner = c.group // across
-        factor = 2 if c.kind == "all-reduce" else 1
-        dcn = factor * c.bytes * (across - 1) // (across * inner)
-        wire = c.wire_bytes if across == 1 else factor * c.bytes * (inner - 1) // inner
-        if c.kind == "all-to-all" and across == 1:
-            wire = max(wire, c.bytes * c.group // 4)  # a ring's links carry what is only passing through
-        entry = groups.setdefault((c.kind, c.axes, in_loop, c.asynchronous), [0, 0, 0, 0, 0])
-        for i, value in enumerate((1, c.trips, c.trips * c.bytes, c.trips * wire, c.trips * dcn)):
+        sent = c.wire_bytes
+        if c.kind == "all-to-all":
+            sent = max(sent, c.bytes * c.group // 4)  # a ring's links carry what is only passing through
+        within, across = (0, sent) if c.network == "dcn" else (sent, 0)
+        in_layers = "/layer" in c.op_name and bool(c.loops)
+        entry = groups.setdefault((c.kind, c.axes, in_layers, c.asynchronous), [0, 0, 0, 0, 0])
+        for i, value in enumerate((1, c.trips, c.trips * c.bytes, c.trips * within, c.trips * across)):
             entry[i] += value
-    return tuple(Traffic(*key, *values) for key, values in sorted(groups.items(), key=lambda item: -item[1][3]))
+    order = sorted(groups.items(), key=lambda item: -item[1][3] - item[1][4])
+    return tuple(Traffic(*key, *values) for key, values in order)
 
 
 def compiler_words(error: Exception) -> str:

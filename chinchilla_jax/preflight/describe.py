@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from chinchilla_jax.chips import GIB
+from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.preflight.check import Checked, Echo, Verdict
 from chinchilla_jax.preflight.predict import ASSUMPTIONS, BASIS, RunCost, StepTime
@@ -18,7 +19,7 @@ def describe(verdict: Verdict, echo: Echo) -> None:
     """Prints a preflight: memory, collectives and time of each step, then the run."""
     config = verdict.config
     ledger = count_run(config)
-    echo(f"{verdict.slice}; mesh {config.mesh} ({mesh_words(config.mesh)}), {config.train.microbatches} microbatches, "
+    echo(f"{verdict.slice}; mesh {mesh_words(config.mesh)}; {config.train.microbatches} microbatches, "
          f"remat {config.train.remat}, N = {ledger.parameters.total:.4g}, D = {ledger.tokens:.4g}")  # fmt: skip
     for sequences, checked in sorted(verdict.checked.items()):
         tokens = sequences * config.data.seq_len
@@ -35,14 +36,14 @@ def describe(verdict: Verdict, echo: Echo) -> None:
             echo(f"  - {line}")
 
 
-def mesh_words(mesh: object) -> str:
-    """`data x fsdp x tensor`, the names of its axes."""
-    return " x ".join(vars(mesh))
+def mesh_words(mesh: MeshConfig) -> str:
+    """`data 1, fsdp 64, tensor 8`: every axis, and its devices."""
+    return ", ".join(f"{axis} {devices}" for axis, devices in vars(mesh).items())
 
 
 def _step(verdict: Verdict, checked: Checked) -> Iterator[str]:
     step = checked.step
-    yield from _memory(step, verdict.slice)
+    yield from _memory(step, verdict)
     if checked.time is None:
         return
     yield ""
@@ -51,16 +52,19 @@ def _step(verdict: Verdict, checked: Checked) -> Iterator[str]:
     yield from _time(checked, checked.time)
 
 
-def _memory(step: CompiledStep, slice_: Slice) -> Iterator[str]:
+def _memory(step: CompiledStep, verdict: Verdict) -> Iterator[str]:
     memory = step.memory
+    kept = verdict.kept_activations(step.sequences)
     rows = [("parameters", memory.parameters), ("optimizer state", memory.optimizer), ("batch", memory.batch)]
     if step.fits:
         rows += [("activations and temporary", memory.temporary), ("other outputs", memory.outputs),
                  ("program", memory.code), ("peak", memory.peak)]  # fmt: skip
     yield "memory of a chip, GiB"
     for name, count in rows:
-        yield f"  {name:26} {count / GIB:9.3f}"
-    usable = f"  {'usable':26} {memory.usable / GIB:9.3f}  of {slice_.chip.network.hbm:g}"
+        note = (f"  of which {kept / GIB:.3f} kept for the backward pass, by arithmetic"
+                if name.startswith("activations") else "")  # fmt: skip
+        yield f"  {name:26} {count / GIB:9.3f}{note}"
+    usable = f"  {'usable':26} {memory.usable / GIB:9.3f}  of {verdict.slice.chip.network.hbm:g}"
     if step.refusal is not None:
         yield usable
         yield f"does not fit: {refusal_words(step)}"

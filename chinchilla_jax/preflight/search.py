@@ -117,42 +117,44 @@ def _divisors(n: int) -> list[int]:
 
 def estimate(config: RunConfig, setting: Setting, slice_: Slice) -> Estimate:
     """Bytes and seconds of a setting, for the larger batch of the run."""
-    c, chip = setting.apply(config), slice_.chip
-    mesh, s = c.mesh, c.data.seq_len
-    sequences = batches(c)[-1]
-    rows = sequences / c.train.microbatches / (mesh.data * mesh.fsdp)
-    tokens = rows * s / _context(mesh)
-    return Estimate(setting, _memory(c, tokens), _seconds(c, slice_, sequences, tokens, chip))
+    c, sequences = setting.apply(config), batches(config)[-1]
+    tokens = chip_tokens(c, sequences)
+    return Estimate(setting, _memory(c, tokens), _seconds(c, slice_, sequences, tokens))
 
 
-def _context(mesh: MeshConfig) -> int:
-    return mesh.size // (mesh.data * mesh.fsdp * mesh.tensor)
+def chip_tokens(config: RunConfig, sequences: int) -> float:
+    """Tokens that pass through the layers of a chip at a time; those of a `tensor` group share them."""
+    return sequences * config.data.seq_len / config.train.microbatches * config.mesh.tensor / config.mesh.size
 
 
 def activation_bytes(config: RunConfig, tokens: float) -> float:
-    """That all layers keep of `tokens` of a chip for the backward pass, by remat policy."""
-    m, t = config.model, config.mesh.tensor
+    """That all layers keep of `tokens` of a chip for the backward pass, by remat policy.
+
+    The stream between the blocks is split over `tensor` by tokens, what is within them by heads and inner width.
+    """
+    m = config.model
     width = 2 if config.train.compute_dtype == "bfloat16" else 4
     matrices = 2 if m.feed_forward == "swiglu" else 1
-    attention = m.d_attn / t + 2 * m.n_heads / t  # the output, and the log-sum-exp in float32
-    products = (m.d_attn + 2 * m.n_kv_heads * m.head_dim + matrices * m.d_ff) / t + 2 * m.d_model
+    attention = m.d_attn + 2 * m.n_heads  # the output, and the log-sum-exp in float32
+    products = m.d_attn + 2 * m.n_kv_heads * m.head_dim + matrices * m.d_ff + 2 * m.d_model
     kept = {"full": 0.0, "attention": attention, "dots": attention + products,
             "none": attention + 2 * products + 4 * m.d_model}  # fmt: skip
-    return m.n_layers * tokens * width * (m.d_model + kept[config.train.remat])
+    return m.n_layers * tokens * width * (m.d_model + kept[config.train.remat]) / config.mesh.tensor
 
 
 def _memory(config: RunConfig, tokens: float) -> float:
     m, mesh = config.model, config.mesh
-    shards = mesh.fsdp * mesh.tensor
     parameters = count_parameters(m)
     layer = parameters.non_embedding / m.n_layers
-    within_a_layer = 2 * 2 * layer / mesh.tensor + tokens * 4 * (6 * m.d_model + 3 * m.d_ff / mesh.tensor)
-    logits = 2 * 4 * tokens * m.vocab_size / mesh.tensor
-    return STATE_BYTES * parameters.total / shards + activation_bytes(config, tokens) + max(within_a_layer, logits)
+    # Weights of two layers and of the tables, gathered; the values of one layer, forward and backward.
+    weights = 2 * 2 * (layer + 2 * m.vocab_size * m.d_model / 2) / mesh.tensor
+    values = 4 * tokens * (4 * m.d_model + (4 * m.d_attn + 3 * m.d_ff) / mesh.tensor)
+    state = STATE_BYTES * parameters.total / (mesh.size // mesh.data)
+    return state + activation_bytes(config, tokens) + weights + values
 
 
-def _seconds(config: RunConfig, slice_: Slice, sequences: int, tokens: float, chip) -> float:
-    m, mesh, network = config.model, config.mesh, chip.network
+def _seconds(config: RunConfig, slice_: Slice, sequences: int, tokens: float) -> float:
+    m, mesh, chip, network = config.model, config.mesh, slice_.chip, slice_.chip.network
     terms = forward_flops_per_sequence(m, config.data.seq_len, "executed")
     names = ("scores", "values", "softmax", "relative_scores")
     attention = sum(terms.get(name, 0.0) for name in names) / 2  # causal
@@ -227,22 +229,26 @@ def choose(order: Sequence[Estimate], compiles: int,
            attempt: Callable[[Setting], tuple[float, float | None]]) -> list[Tried]:  # fmt: skip
     """Compiles settings in order until `compiles` of them fit, and at most three times as many; the fastest first.
 
-    What is estimated to need as much as one that did not fit is skipped.
+    Skipped are: what is estimated to need as much as one that did not fit; more microbatches where fewer fit.
 
     Args:
       attempt: compiles a setting; bytes at its peak (or that it would need) and seconds, None if it does not fit.
     """
     tried: list[Tried] = []
+    settled: set[tuple[MeshConfig, str]] = set()
     too_much = math.inf
     for candidate in order:
         fitting = sum(t.seconds is not None for t in tried)
         if fitting >= compiles or len(tried) >= 3 * compiles:
             break
-        if candidate.memory >= too_much:
+        here = candidate.setting
+        if candidate.memory >= too_much or (here.mesh, here.remat) in settled:
             continue
-        peak, seconds = attempt(candidate.setting)
+        peak, seconds = attempt(here)
         tried.append(Tried(candidate, peak, seconds))
-        if seconds is None:
+        if seconds is not None:
+            settled.add((here.mesh, here.remat))
+        else:
             too_much = min(too_much, candidate.memory)
     return sorted(tried, key=lambda t: (t.seconds is None, t.seconds or 0.0))
 
@@ -251,5 +257,6 @@ def rest_words(order: Sequence[Estimate], ruled_out: Sequence[Estimate], tried: 
     """Why the others were not compiled."""
     slower = len(order) - len(tried)
     least = f", the least of them {ruled_out[0].memory / GIB:.1f} GiB" if ruled_out else ""
-    return (f"not compiled: {slower} settings estimated slower or as large as one that did not fit; {len(ruled_out)} "
-            f"estimated not to fit {usable / GIB:.2f} GiB{least}")  # fmt: skip
+    return (f"not compiled: {slower} settings estimated slower, or as large as one that did not fit, or with more "
+            f"microbatches than needed; {len(ruled_out)} estimated not to fit {usable / GIB:.2f} GiB{least}"
+            )  # fmt: skip

@@ -14,7 +14,8 @@ class Memory:
     Attributes:
       parameters: float32 master weights. optimizer: its moments and counters. batch: tokens and weights.
       outputs: that do not take an argument's place.
-      temporary: activations kept for the backward pass, gradients, and whatever else lives within the step.
+      temporary: at the fullest moment: activations kept for the backward pass, gradients, and whatever else lives
+        within the step.
       code: the program.
       peak: at the fullest moment, all together.
       usable: that the compiler gives a program.

@@ -15,7 +15,7 @@ from chinchilla_jax.files import write_json
 from chinchilla_jax.preflight import search
 from chinchilla_jax.preflight.cache import open_cache
 from chinchilla_jax.preflight.check import Echo, Options, Verdict, check, check_step
-from chinchilla_jax.preflight.describe import describe, headroom, refusal_words, table
+from chinchilla_jax.preflight.describe import describe, headroom, mesh_words, refusal_words, table
 from chinchilla_jax.preflight.predict import BASIS, batches
 from chinchilla_jax.preflight.search import Estimate, Setting, Tried
 from chinchilla_jax.preflight.slices import Slice, parse_slice
@@ -102,7 +102,7 @@ class _Attempts:
         self.log.append({"flags": setting.flags, "mesh": list(setting.mesh.shape), "peak": peak, "seconds": seconds,
                          "microbatches": setting.microbatches, "remat": setting.remat, "words": words})  # fmt: skip
         figures = "" if peak is None else f"{peak / GIB:.2f} GiB, {seconds:.4f} s a step: "
-        self.echo(f"  mesh {setting.mesh}, {setting.microbatches} microbatches, remat {setting.remat}: {figures}"
+        self.echo(f"  {mesh_words(setting.mesh)}, {setting.microbatches} microbatches, remat {setting.remat}: {figures}"
                   f"{words} ({time.perf_counter() - started:.0f} s)")  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def _nearest(verdict: Verdict, task: Task, echo: Echo) -> dict[str, Any] | None:
                    if not checked.step.fits)  # fmt: skip
     assert isinstance(refused.refusal, Refusal)
     order = search.nearest(verdict.config, task.slice, refused.refusal.needed, refused.memory.usable)
-    echo(f"\nlooking for the nearest setting that fits: {len(order)} may, by arithmetic")
+    echo(f"\ncompiling its neighbours until one fits; by arithmetic {len(order)} settings may")
     attempts = _Attempts(verdict.config, task, echo)
     for candidate in order[: 3 * task.compiles]:
         _, seconds = attempts(candidate.setting)
@@ -129,8 +129,8 @@ def _choose(config: RunConfig, task: Task, echo: Echo) -> bool:
 
     usable = usable_hbm(task.slice.generation)
     order, ruled_out = search.ranked(config, task.slice, usable)
-    echo(f"{task.slice}: {len(order) + len(ruled_out)} settings of mesh ({' x '.join(vars(config.mesh))}), "
-         f"microbatches and remat; compiling the best by arithmetic until {task.compiles} fit, minutes each for a "
+    echo(f"{task.slice}: {len(order) + len(ruled_out)} settings of mesh, microbatches and remat; "
+         f"compiling the best by arithmetic until {task.compiles} fit, minutes each for a "
          "large model")  # fmt: skip
     attempts = _Attempts(config, task, echo)
     tried = search.choose(order, task.compiles, attempts)
@@ -154,6 +154,7 @@ def _not_compiled(order: Sequence[Estimate], ruled_out: Sequence[Estimate], trie
     """Every other candidate, with the reason."""
     done = {t.estimate.setting for t in tried}
     smallest = min((t.estimate.memory for t in tried if t.seconds is None), default=float("inf"))
+    settled = {(s.mesh, s.remat) for t in tried if t.seconds is not None for s in (t.estimate.setting,)}
     rows = []
     for e in (*order, *ruled_out):
         if e.setting in done:
@@ -163,6 +164,8 @@ def _not_compiled(order: Sequence[Estimate], ruled_out: Sequence[Estimate], trie
             why = "estimated not to fit"
         elif e.memory >= smallest:
             why = "estimated to need as much as one that did not fit"
+        elif (e.setting.mesh, e.setting.remat) in settled:
+            why = "more microbatches than one that fits"
         rows.append({"flags": e.setting.flags, "estimated_bytes": e.memory, "estimated_seconds": e.seconds, "why": why})
     return rows
 
