@@ -25,7 +25,7 @@ from chinchilla_jax.training.shape import shape_key
 if TYPE_CHECKING:
     from absl import flags
 
-    from chinchilla_jax.study.folder import PlannedRun
+    from chinchilla_jax.study.folder import Manifest, PlannedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,12 @@ def read_options(values: flags.FlagValues) -> Task:
     """
     if not values.slice:
         raise UsageError("--slice=NAME is missing: the TPU slice to compile for, e.g. v5e-16 or v5p-512")
-    options = Options(open_cache(values.cache), values.price, values.every_batch, values.keep_hlo)
+    slice_, cache = parse_slice(values.slice), open_cache(values.cache)
+    if "choose" not in values:  # of `plan`, which takes no more
+        return Task(slice_, Options(cache))
+    options = Options(cache, values.price, values.every_batch, values.keep_hlo)
     output = Path(values.output) if values.output else None
-    return Task(parse_slice(values.slice), options, values.choose, values.compiles, output)
+    return Task(slice_, options, values.choose, values.compiles, output)
 
 
 def preflight_run(config: RunConfig, task: Task, echo: Echo) -> bool:
@@ -210,3 +213,28 @@ def check_runs(runs: Sequence[PlannedRun], task: Task, echo: Echo) -> dict[str, 
     echo(f"{len(done)} of {len(verdicts)} runs fit; {sum(cost.chip_hours for cost in done):,.1f} chip-hours{dollars} "
          f"one after the other ({BASIS})")  # fmt: skip
     return verdicts
+
+
+def plan_checked(manifest: Manifest, values: flags.FlagValues, echo: Echo) -> Manifest:
+    """A plan whose runs all fit the slice of the command line, with the memory and time of each in its line.
+
+    Raises:
+      ConfigError: runs that do not fit, by name.
+    """
+    task = read_options(values)
+    verdicts = check_runs(manifest.runs, task, echo)
+    if refused := [name for name, verdict in verdicts.items() if not verdict.fits]:
+        raise ConfigError("--slice", f"{len(refused)} of {len(verdicts)} runs do not fit {task.slice.name}: "
+                          f"{', '.join(refused)}; no manifest is written. More train.microbatches, a stronger "
+                          "train.remat, or more chips; `preflight --choose` finds settings for a run")  # fmt: skip
+    runs = [dataclasses.replace(run, preflight=summary(verdicts[run.name])) for run in manifest.runs]
+    return dataclasses.replace(manifest, runs=tuple(runs))
+
+
+def summary(verdict: Verdict) -> dict[str, Any]:
+    """What a manifest keeps of a verdict that fits: bytes of a chip, seconds of a step, days, chip-hours."""
+    assert verdict.cost is not None and verdict.largest.time is not None
+    memory = verdict.largest.step.memory
+    return {"slice": verdict.slice.name, "chips": verdict.slice.chips, "peak_bytes": memory.peak,
+            "usable_bytes": memory.usable, "step_seconds": verdict.largest.time.total, "days": verdict.cost.days,
+            "chip_hours": verdict.cost.chip_hours, "basis": BASIS}  # fmt: skip

@@ -183,6 +183,18 @@ def test_every_distinct_step_of_a_study_is_compiled_once(capsys, compiler, tmp_p
     assert all(run["name"] in out for run in runs)
 
 
+def test_a_plan_for_a_slice_is_written_with_its_predictions_or_refused(capsys, compiler, tmp_path):
+    argv = ["plan", "--config=configs/isoflop.py:tiny", f"--cache={tmp_path}/cache", "--slice=v5e-1"]
+    assert cli.main([*argv, f"--study={tmp_path}/a"]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1 and "runs do not fit v5e-1: c5.0e9-n" in err and not (tmp_path / "a").exists()
+    assert cli.main([*argv, f"--study={tmp_path}/b", "--config.train.microbatches=2"]) == 0
+    runs = [json.loads(line) for line in (tmp_path / "b" / "manifest.jsonl").read_text().splitlines()[1:]]
+    assert all(run["preflight"]["peak_bytes"] == 10 * GIB and run["preflight"]["chip_hours"] > 0 for run in runs)
+    again = ["plan", "--config=configs/isoflop.py:tiny", f"--study={tmp_path}/b", "--config.train.microbatches=2"]
+    assert cli.main(again) == 0, "what was predicted is no part of the plan"
+
+
 # What libtpu 0.0.42.1 says, before it assigns buffers and while it does.
 @pytest.mark.parametrize(("message", "needed", "available"), [
     ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (46.47G) exceeds "
