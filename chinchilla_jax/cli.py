@@ -2,6 +2,7 @@
 
     data      --config=FILE[:NAME]                     fetch, clean, tokenise
     plan      --config=FILE[:NAME] --study=DIR         write a study's manifest (or only show it: --dry_run)
+    preflight --config=FILE[:NAME] --slice=NAME        does it fit a TPU slice, how fast would it be: without a TPU
     train     --config=FILE[:NAME] --workdir=DIR       one run, new or resumed
     work      --study=DIR                              train the runs of a manifest
     status    --study=DIR                              how far they are
@@ -28,6 +29,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -56,7 +58,11 @@ def _data(values: flags.FlagValues) -> int:
 
 
 def _plan(values: flags.FlagValues) -> int:
-    """Writes the manifest of a study and prints its runs and their cost. --dry_run only prints."""
+    """Writes the manifest of a study and prints its runs and their cost. --dry_run only prints.
+
+    With --slice every distinct step is first compiled for that TPU slice, as `preflight` does: a plan with a run that
+    does not fit is refused, and the manifest's lines say what memory and time each run needs.
+    """
     from chinchilla_jax.study.folder import MANIFEST, write_manifest
     from chinchilla_jax.study.plan import describe, plan
 
@@ -64,10 +70,40 @@ def _plan(values: flags.FlagValues) -> int:
     study = None if values.dry_run else _folder(values, "study")
     manifest = plan(config)
     describe(manifest, values.workers, _echo)
+    if values.slice:
+        manifest = _preflight_verb().plan_checked(manifest, values, _echo)
     if study is not None:
         written = write_manifest(study / MANIFEST, manifest)
         _echo(f"{study / MANIFEST}: {'written' if written else 'unchanged, it holds this plan already'}")
     return DONE
+
+
+def _preflight(values: flags.FlagValues) -> int:
+    """Compiles the train step of --config, or every distinct one of --study, for a TPU slice; needs no TPU.
+
+    Prints memory, collectives and predicted time of a step, and what the run takes. Compiling takes minutes for a large
+    model, and is done once: results are cached. A step that does not fit gives exit code 2 and the nearest setting that
+    does. --choose searches mesh, microbatches and remat policy instead, for the best predicted time.
+
+    --slice is named as Google Cloud does: v5e-16 and v6e-64 are chips, v4-1024 and v5p-512 TensorCores, two to a chip;
+    2xv5e-256 is two slices, joined by the data centre network; v5p:8x8x12 names the grid of chips.
+    """
+    verb = _preflight_verb()
+    what = verb.read_options(values)
+    if values.study and "config" in values:
+        raise UsageError("give either --config=FILE or --study=DIR")
+    if values.study:
+        return DONE if verb.preflight_study(_folder(values, "study"), values.manifest, what, _echo) else USAGE
+    return DONE if verb.preflight_run(_config(values), what, _echo) else USAGE
+
+
+def _preflight_verb() -> ModuleType:
+    """The module, imported so that JAX stays on the CPU: chips are only described, a TPU of this machine left alone."""
+    if "jax" not in sys.modules:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    from chinchilla_jax.preflight import verb
+
+    return verb
 
 
 def _train(values: flags.FlagValues) -> int:
@@ -237,7 +273,9 @@ _FIT = ("preset", "replicates", "seed", "output")
 _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 VERBS = {
     "data": _Verb(_data, ("config",)),
-    "plan": _Verb(_plan, ("config", "study", "workers", "dry_run")),
+    "plan": _Verb(_plan, ("config", "study", "workers", "dry_run", "slice", "cache")),
+    "preflight": _Verb(_preflight, ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch",
+                                    "price", "output", "cache", "keep_hlo")),
     "train": _Verb(_train, ("config", "workdir", "profile")),
     "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent")),
     "status": _Verb(_status, ("study",)),

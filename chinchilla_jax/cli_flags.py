@@ -59,6 +59,20 @@ def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
                                               "of a report.", **one_of),
         "verify": lambda: flags.DEFINE_boolean("verify", False, "Also plan the runs that check the prediction.",
                                                **one_of),
+        "slice": lambda: flags.DEFINE_string("slice", None, "TPU slice: v5e-16, v5p-512, 2xv5e-256, v5p:8x8x8.",
+                                             **one_of),
+        "choose": lambda: flags.DEFINE_boolean("choose", False, "Search mesh, microbatches and remat policy for the "
+                                               "best predicted time that fits.", **one_of),
+        "compiles": lambda: flags.DEFINE_integer("compiles", 3, "Settings that fit to compile before choosing; also "
+                                                 "how often to try when looking for one that fits.", lower_bound=1,
+                                                 **one_of),
+        "every_batch": lambda: flags.DEFINE_boolean("every_batch", False, "Of a run whose batch doubles look at both "
+                                                    "steps, not the larger only.", **one_of),
+        "price": lambda: flags.DEFINE_float("price", None, "Dollars per chip-hour.", lower_bound=0.0, **one_of),
+        "cache": lambda: flags.DEFINE_string("cache", None, "Folder of compiled results; otherwise of "
+                                             "CHINCHILLA_JAX_CACHE, or ~/.cache/chinchilla_jax/preflight.", **one_of),
+        "keep_hlo": lambda: flags.DEFINE_boolean("keep_hlo", False, "Also keep the text of compiled programs there.",
+                                                 **one_of),
         "dry_run": lambda: flags.DEFINE_boolean("dry_run", False, "Print, write nothing.", **one_of),
     }  # fmt: skip
     for name in names:

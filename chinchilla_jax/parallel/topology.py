@@ -7,7 +7,7 @@ import os
 import re
 
 import jax
-from jax.experimental import topologies
+from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
 
 from chinchilla_jax.config import ConfigError, MeshConfig, did_you_mean
@@ -27,8 +27,10 @@ _ENVIRONMENT = {
 }
 
 
-def topology(name: str) -> topologies.TopologyDescription:
+def topology(name: str, num_slices: int = 1) -> topologies.TopologyDescription:
     """The slice of this name: `v5e:2x2`, `v5p:4x4x4`, `v4:2x2x1`, `tpu7x:2x2x1`; generation and grid of chips.
+
+    `num_slices` of them are joined by the data centre network; then a device has a `slice_index`.
 
     A device is a chip (on v4 both cores as one, a megacore), except on v2, v3 and tpu7x, where each core is one.
     `.devices` lists them; their `device_kind` is that of a real slice. Arrays and eager computations stay on the CPU.
@@ -53,25 +55,41 @@ def topology(name: str) -> topologies.TopologyDescription:
     options = {"chips_per_host_bounds": (1, 1, 1)} if single else {}
     if generation == "v4":
         options["chip_config_name"] = "megacore"
+    if num_slices > 1:
+        options["num_slices"] = num_slices
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError("topology", f"{name!r}: libtpu refuses it: {error}") from error
 
 
-def topology_mesh(name: str, config: MeshConfig) -> Mesh:
-    """A `data x fsdp x context x tensor` mesh over all devices of a slice that is not there.
+def topology_mesh(name: str, config: MeshConfig, num_slices: int = 1) -> Mesh:
+    """A mesh of `MESH_AXES` over all devices of a slice that is not there, or of `num_slices` equal ones.
+
+    Between slices the network is slow, so that the `data` axis, along which only gradients are added up, crosses it:
+    it is split over the slices first, and what is left of it lies within each.
 
     Raises:
       ConfigError: see `topology`; or the mesh has not as many devices as the slice, or cannot be laid out on it.
     """
-    devices = topology(name).devices
+    devices = topology(name, num_slices).devices
+    where = f"{num_slices} slices of {name} have" if num_slices > 1 else f"{name} has"
     if config.size != len(devices):
-        raise ConfigError("mesh", f"{config} has {config.size} devices, {name} has "
-                          f"{len(devices)}; the product of mesh.data, mesh.fsdp, mesh.context and mesh.tensor "
-                          f"must be {len(devices)}")  # fmt: skip
+        raise ConfigError("mesh", f"{config} has {config.size} devices, {where} {len(devices)}; the product of "
+                          f"{', '.join(f'mesh.{axis}' for axis in MESH_AXES)} must be {len(devices)}")  # fmt: skip
+    if config.data % num_slices:
+        raise ConfigError("mesh.data", f"{config.data} does not divide over {num_slices} slices; use a multiple of "
+                          f"{num_slices}: the data axis crosses the network between slices")  # fmt: skip
+    types = (AxisType.Auto,) * len(MESH_AXES)
     try:
-        return jax.make_mesh(config.shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+        if num_slices == 1:
+            return jax.make_mesh(config.shape, MESH_AXES, axis_types=types, devices=devices)
+        within = (config.data // num_slices, *config.shape[1:])
+        across = (num_slices, *(1 for _ in config.shape[1:]))
+        # As jax.make_mesh does: only there may a side of the grid be split between axes.
+        split = name.startswith("v5e:")
+        grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=split)
+        return Mesh(grid, MESH_AXES, axis_types=types)
     except NotImplementedError as error:
         raise ConfigError("mesh", f"{config} does not fit the grid of {name}: {error}") from error
 

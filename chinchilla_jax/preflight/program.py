@@ -217,9 +217,11 @@ class _Reader:
 
     def _fused(self, computation: Computation, trips: int, asynchronous: bool, unknown: str | None,
                origin: str) -> None:  # fmt: skip
-        """Collectives in a fused computation. An asynchronous one may stand in every fusion from its start to its end;
-        it is counted at its start."""
+        """Collectives and kernels in a fused computation. An asynchronous collective may stand in every fusion from its
+        start to its end; it is counted at its start."""
         for instruction in computation.instructions.values():
+            if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes:
+                self.kernels.append(Kernel(_NUMBERED.sub("", instruction.name), trips))
             if instruction.opcode == "fusion":
                 self._fused(self._called(instruction), trips, asynchronous, unknown, origin)
             if not (found := _COLLECTIVE.match(instruction.opcode)):

@@ -39,7 +39,8 @@ class PlannedRun:
     `params` total N and `params_non_embedding`; `tokens` D; `flops` C by convention; `config` the resolved RunConfig as
     plain values, `config_hash` its content hash; `estimated_seconds` on one worker; `recipe` where the hyper-parameters
     come from. A branch names its `trunk`, which it leaves after `fork_step` steps: N, D, C and config are those of the
-    whole way. A trunk (role `trunk`, no part in fits) has the steps of all its forks in `keep_steps`.
+    whole way. A trunk (role `trunk`, no part in fits) has the steps of all its forks in `keep_steps`. `preflight` has
+    the memory and time that were predicted for a slice, if the plan was made for one; it is no part of what a run is.
     """
 
     name: str
@@ -57,6 +58,7 @@ class PlannedRun:
     trunk: str | None = None
     fork_step: int = 0
     keep_steps: tuple[int, ...] = ()
+    preflight: dict[str, Any] | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, "keep_steps", tuple(self.keep_steps))  # JSON has only lists

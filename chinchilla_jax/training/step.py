@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from chinchilla_jax.parallel.rules import check_split, flax_rules, partition_spe
 from chinchilla_jax.parallel.vocabulary import lookup
 from chinchilla_jax.training.loss import output_loss
 from chinchilla_jax.training.optimizer import make_optimizer
+from chinchilla_jax.training.shape import shape_key
 
 
 @flax.struct.dataclass
@@ -105,17 +105,6 @@ def evaluate_step(config: RunConfig, params: dict, batch: dict) -> dict:
     return jax.lax.map(lambda rows: _batch_sums(config, params, rows, 0.0)[1], batch)
 
 
-def _shape_key(config: RunConfig) -> RunConfig:
-    """The part of a config that the compiled programs depend on: equal keys share compilations."""
-    blank_optimizer = dataclasses.replace(config.optimizer, peak_lr=1.0, schedule="cosine", warmup_steps=0,
-                                          final_lr_fraction=0.0, cooldown_fraction=0.0)  # fmt: skip
-    train = dataclasses.replace(config.train, train_tokens=config.train.batch_size * config.data.seq_len, seed=0,
-                                double_batch_at=0.0, log_every=1, eval_every=0, eval_sequences=1,
-                                checkpoint_every=0)  # fmt: skip
-    data = dataclasses.replace(config.data, source="auto", data_dir="", mixture="", tokenizer="", text_field="")
-    return dataclasses.replace(config, optimizer=blank_optimizer, train=train, data=data, study=None)
-
-
 def make_program(config: RunConfig, mesh: Mesh | AbstractMesh) -> Program:
     """Jitted init, step and evaluation for a config on a mesh; cached, so that equal shapes share compilations.
 
@@ -124,7 +113,7 @@ def make_program(config: RunConfig, mesh: Mesh | AbstractMesh) -> Program:
     Raises:
       ShardingError: a weight's axes collide on the mesh.
     """
-    return _make_program(_shape_key(config), mesh)
+    return _make_program(shape_key(config), mesh)
 
 
 @functools.lru_cache(maxsize=64)

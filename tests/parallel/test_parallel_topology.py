@@ -62,6 +62,20 @@ class TestWithTheCompiler:
         text = jax.jit(lambda a: (a @ a.T).sum()).lower(x).compile().as_text()
         assert "all-reduce" in text
 
+    def test_the_data_axis_crosses_the_slices_before_it_lies_within_them(self):
+        mesh = topology_mesh("v5e:2x2", MeshConfig(data=4, fsdp=2), num_slices=2)
+        assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "context": 1, "tensor": 1}
+        slices = [{device.slice_index for device in part.flat} for part in mesh.devices]
+        assert slices == [{0}, {0}, {1}, {1}], "each index of data lies in one slice"
+
+    @pytest.mark.parametrize(("mesh", "words"), [
+        (MeshConfig(data=1, fsdp=8), "mesh.data: 1 does not divide over 2 slices"),
+        (MeshConfig(data=2, fsdp=2), "2 slices of v5e:2x2 have 8"),
+    ])  # fmt: skip
+    def test_a_mesh_that_does_not_divide_over_the_slices_is_refused(self, mesh, words):
+        with pytest.raises(ConfigError, match=words):
+            topology_mesh("v5e:2x2", mesh, num_slices=2)
+
     def test_the_cpu_computes_as_before(self):
         before = np.asarray(jnp.arange(8.0) @ jnp.arange(8.0))
         topology("v5e:2x2")

@@ -398,3 +398,11 @@ class TestWithTheCompiler:
         assert [(c.kind, c.network, c.axes, c.wire_bytes) for c in program.collectives] == [
             ("reduce-scatter", "ici", ("fsdp",), MIB // 4), ("all-reduce", "dcn", ("data",), MIB // 4),
             ("all-gather", "ici", ("fsdp",), MIB // 4)]  # fmt: skip
+
+
+def test_a_kernel_that_is_fused_with_its_copies_is_counted():
+    fused = """%p = f32[256]{0} parameter(0)
+               %attention_backward.3 = f32[256]{0} custom-call(%p), custom_call_target="tpu_custom_call", x=1"""
+    entry = """%p = f32[256]{0} parameter(0)
+               %attention_backward.2 = f32[256]{0} fusion(%p), kind=kCustom, calls=%fused"""
+    assert read_program(module(entry, ("fused", fused)), SHAPE).kernels == (Kernel("attention_backward", 1),)

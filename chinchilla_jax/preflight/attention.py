@@ -1,0 +1,100 @@
+"""How many cycles do the attention kernels of a step take? Counted by the meter, for one row of a few heads.
+
+A chip's rows and heads are turns of the kernels' grid, one like the other, so that the cycles of all are those of one
+row and a few heads times as many: exact but for the start of the first turn, which is counted each time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+from chinchilla_jax.config import RunConfig
+from chinchilla_jax.preflight.cache import Cache
+from chinchilla_jax.preflight.slices import Slice
+
+BUILD = "chinchilla_jax.preflight.attention:build"
+FEW = 4  # heads that are measured; two TensorCores share them
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelCycles:
+    """`calls[name]` cycles of one call for all rows and heads of a chip.
+
+    `measured` says what was measured, `factor` times which it is; `error` why nothing was.
+    """
+
+    calls: dict[str, float]
+    measured: dict[str, Any]
+    factor: float
+    error: str | None = None
+
+
+def shape_of(config: RunConfig, slice_: Slice, sequences: int) -> tuple[dict[str, Any], float]:
+    """What to measure, and how many times that a chip does in each call of a kernel."""
+    m, mesh = config.model, config.mesh
+    rows = max(1, sequences // config.train.microbatches // (mesh.data * mesh.fsdp))
+    heads, groups = m.n_heads // mesh.tensor, m.n_kv_heads // mesh.tensor
+    shared = heads // groups
+    few = max(n for n in range(1, max(FEW // shared, 1) + 1) if groups % n == 0)
+    position = "rope" if m.position in ("rope", "xpos") else m.position if m.position == "relative" else "none"
+    shape = {"generation": slice_.generation, "heads": few * shared, "groups": few, "head_dim": m.head_dim,
+             "seq": config.data.seq_len, "position": position, "packed": config.data.mask_documents,
+             "dtype": config.train.compute_dtype}  # fmt: skip
+    context = math.prod(mesh.shape) // (mesh.data * mesh.fsdp * mesh.tensor)
+    return shape, rows * groups / few / context
+
+
+def kernel_cycles(config: RunConfig, slice_: Slice, sequences: int, cache: Cache) -> KernelCycles:
+    """Cycles of a call of the forward and of the backward kernel; 5 to 30 seconds the first time for a shape."""
+    shape, factor = shape_of(config, slice_, sequences)
+    key = cache.key({"attention": shape})
+    found = cache.read(key)
+    if found is None:
+        from chinchilla_jax.kernels.meter.errors import MeterError
+        from chinchilla_jax.kernels.meter.measure import measure
+
+        try:
+            report = measure(BUILD, slice_.generation, {k: v for k, v in shape.items() if k != "generation"})
+        except MeterError as error:
+            return KernelCycles({}, shape, factor, str(error).strip().split("\n")[-1][:200])
+        found = {}
+        for kernel in report.kernels:
+            found.setdefault(plain_name(kernel.name), []).append(kernel.bound_cycles)
+        cache.write(key, found)
+    # A long sequence takes several calls of a kernel: the program counts each, so that here is the mean.
+    calls = {name: factor * sum(cycles) / len(cycles) for name, cycles in found.items()}
+    return KernelCycles(calls, shape, factor)
+
+
+def plain_name(name: str) -> str:
+    """`transpose_jvp_attention_backward__.3` -> `attention_backward`: without the transformations around the call."""
+    return re.sub(r"^(?:transpose_|jvp_|checkpoint_|rematted_computation_)+", "", name.split(".")[0]).rstrip("_")
+
+
+def build(heads: int, groups: int, head_dim: int, seq: int, position: str, packed: bool, dtype: str) -> dict:
+    """One row of causal attention and its gradients, for the meter."""
+    import jax
+    import jax.numpy as jnp
+
+    from chinchilla_jax.kernels.attention import attention
+    from chinchilla_jax.model.positions import rotary
+
+    q, kv = (jax.ShapeDtypeStruct((1, seq, n, head_dim), dtype) for n in (heads, groups))
+    arrays = {"q_BxSxHxK": q, "k_BxTxGxK": kv, "v_BxTxGxK": kv}
+    if position == "relative":
+        bias = jax.ShapeDtypeStruct((heads, head_dim), jnp.float32)
+        arrays |= {"r_NxHxK": jax.ShapeDtypeStruct((seq, heads, head_dim), dtype), "u_HxK": bias, "w_HxK": bias}
+    documents = jax.ShapeDtypeStruct((1, seq), jnp.int32)
+
+    def gradients(arrays, dout, documents):
+        fixed = {"segment_ids_BxT": documents} if packed else {}
+        if position == "rope":
+            turn = rotary(jnp.arange(seq), head_dim, 10000.0)
+            fixed |= {"q_turn_2xSxK": turn, "k_turn_2xTxK": turn}
+        out, back = jax.vjp(lambda x: attention(**x, **fixed, implementation="fused"), arrays)
+        return out, back(dout)
+
+    return {"fn": gradients, "args": (arrays, q, documents)}

@@ -1,0 +1,146 @@
+"""What is a slice called `v5p-512`? Names as Google Cloud writes them, and the grid of chips behind each.
+
+    v5e-16, v5litepod-16, v6e-64    16, 16, 64 chips
+    v4-1024, v5p-512                512 and 256 chips: these generations are named by TensorCores, two to a chip
+    2xv5e-256                       two slices of 256 chips, joined by the data centre network (DCN)
+    v5p:8x8x12, 2xv5p:4x4x8         the grid itself, as the compiler names it; for grids that no count above means
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+
+from chinchilla_jax.chips import CHIPS, Chip
+from chinchilla_jax.config import ConfigError, MeshConfig, did_you_mean
+
+# Chips: their grid, as Cloud offers it.
+_SMALL_2D = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+_SMALL_3D = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
+_CUBE = 4  # from 64 chips on, grids are of cubes of 4 x 4 x 4 chips
+# Chips of the largest slice of a generation, and TensorCores that its name counts for each chip.
+_LARGEST = {"v4": 4096, "v5e": 256, "v5p": 6144, "v6e": 256}
+_CORES = {"v4": 2, "v5e": 1, "v5p": 2, "v6e": 1}
+_ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6": "v6e"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """`count` equal slices, each a `grid` of chips of one generation. A chip is one JAX device in all of them."""
+
+    generation: str
+    grid: tuple[int, ...]
+    count: int = 1
+
+    @property
+    def chips(self) -> int:
+        """In all slices together."""
+        return self.count * math.prod(self.grid)
+
+    @property
+    def topology(self) -> str:
+        """The compiler's name of one of them, `v5p:4x8x8`."""
+        return f"{self.generation}:{'x'.join(map(str, self.grid))}"
+
+    @property
+    def chip(self) -> Chip:
+        """What one chip can do."""
+        return CHIPS[self.generation]
+
+    @property
+    def name(self) -> str:
+        """As Cloud names it where it does, otherwise as the compiler does."""
+        one = math.prod(self.grid)
+        usual = one in offered(self.generation) and offered(self.generation)[one] == self.grid
+        name = f"{self.generation}-{one * _CORES[self.generation]}" if usual else self.topology
+        return f"{self.count}x{name}" if self.count > 1 else name
+
+    def __str__(self) -> str:
+        """`v5p-512: 256 chips, 4x8x8`."""
+        grid = "x".join(map(str, self.grid))
+        return f"{self.name}: {self.chips} chips, {f'{self.count} slices of ' if self.count > 1 else ''}{grid}"
+
+    def wraps(self, axis: int) -> bool:
+        """Whether the chips along an axis of the grid form a ring.
+
+        2D slices have it along sides of 16, 3D ones where every side is a multiple of 4 (Cloud TPU documentation).
+        """
+        if len(self.grid) == 2:
+            return self.grid[axis] == 16
+        return all(side % _CUBE == 0 for side in self.grid)
+
+
+@functools.cache
+def offered(generation: str) -> dict[int, tuple[int, ...]]:
+    """`{chips: grid}` of the slices of a generation that have a usual grid: beyond a cube, the most cubic one."""
+    if _CORES[generation] == 1:
+        return {math.prod(grid): grid for grid in _SMALL_2D}
+    found = {math.prod(grid): grid for grid in _SMALL_3D}
+    side = _LARGEST[generation] // _CUBE**3
+    cubes = [(a, b, c) for a in range(1, side + 1) for b in range(a, side // a + 1)
+             for c in range(b, min(side // (a * b), 4 * a) + 1)]  # fmt: skip
+    for shape in sorted(cubes, key=lambda shape: -shape[2] / shape[0]):  # the last of equal size is the most cubic
+        found[_CUBE**3 * math.prod(shape)] = tuple(_CUBE * side for side in shape)
+    return dict(sorted(found.items()))
+
+
+def parse_slice(text: str) -> Slice:
+    """The slice of a name.
+
+    Raises:
+      ConfigError: an unknown generation, a size that is not offered (names the nearest), or no name of a slice.
+    """
+    match = re.fullmatch(r"(?:([1-9]\d*)x)?(v\d\w*?)(?:-(\d+)|:(\d+(?:x\d+)+))", text.strip().lower())
+    if not match:
+        raise ConfigError("--slice", f"{text!r} is no slice: write v5e-16, v5p-512, 2xv5e-256, or v5p:8x8x8")
+    count, generation = int(match[1] or 1), _ALIASES.get(match[2], match[2])
+    if generation not in _CORES:
+        raise ConfigError("--slice", f"unknown TPU generation {match[2]!r}{did_you_mean(match[2], _CORES)}; one of "
+                          f"{', '.join(_CORES)}")  # fmt: skip
+    if match[4]:
+        return Slice(generation, _grid(generation, match[4]), count)
+    size, cores = int(match[3]), _CORES[generation]
+    if size % cores == 0 and size // cores in offered(generation):
+        return Slice(generation, offered(generation)[size // cores], count)
+    near = sorted(sorted(offered(generation), key=lambda chips: abs(chips * cores - size))[:2])
+    names = " or ".join(f"{generation}-{chips * cores}" for chips in near)
+    counted = " (the name counts TensorCores, two to a chip)" if cores == 2 else ""
+    raise ConfigError("--slice", f"no slice {text!r}{counted}; nearest: {names}; other grids of chips can be named as "
+                      f"{Slice(generation, offered(generation)[near[0]]).topology}")  # fmt: skip
+
+
+def _grid(generation: str, text: str) -> tuple[int, ...]:
+    grid, axes = tuple(map(int, text.split("x"))), len(next(iter(offered(generation).values())))
+    if len(grid) != axes:
+        near = next(iter(offered(generation).values()))
+        raise ConfigError("--slice", f"{generation}:{text}: its grids have {axes} sides, as in "
+                          f"{generation}:{'x'.join(map(str, near if max(near) > 1 else (2, 2)))}")  # fmt: skip
+    odd = set(grid) != {1} and any(side % 2 for side in grid[:2])
+    if odd or math.prod(grid) > _LARGEST[generation] or 0 in grid:
+        near = min(offered(generation).values(), key=lambda other: abs(math.prod(other) - math.prod(grid)))
+        why = "the first two sides must be even" if odd else f"at most {_LARGEST[generation]} chips"
+        raise ConfigError("--slice", f"{generation}:{text}: {why}; nearest: {generation}:{'x'.join(map(str, near))}")
+    return grid
+
+
+def lays_out(slice_: Slice, mesh: MeshConfig) -> bool:
+    """Whether the mesh is as large as the slice and each of its axes is made of whole sides of the grid.
+
+    Slices of v5e have no such limit: JAX splits their sides. Across slices the `data` axis is split first.
+    """
+    if mesh.size != slice_.chips or mesh.shape[0] % slice_.count:
+        return False
+    return slice_.generation == "v5e" or _assignable((mesh.shape[0] // slice_.count, *mesh.shape[1:]), slice_.grid)
+
+
+def _assignable(shape: tuple[int, ...], sides: tuple[int, ...]) -> bool:
+    """Whether the sides can be dealt out so that each entry of `shape` is the product of those it gets."""
+    if not sides:
+        return all(size == 1 for size in shape)
+    if sides[0] == 1:
+        return _assignable(shape, sides[1:])
+    return any(size % sides[0] == 0
+               and _assignable((*shape[:i], size // sides[0], *shape[i + 1 :]), sides[1:])
+               for i, size in enumerate(shape))  # fmt: skip

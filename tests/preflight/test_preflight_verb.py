@@ -1,0 +1,308 @@
+"""`preflight` from the command line: compiles once, says what fits, and names the nearest setting where it does not."""
+
+import dataclasses
+import importlib.util
+import json
+import re
+import textwrap
+
+import pytest
+
+from chinchilla_jax import cli
+from chinchilla_jax.config import RunConfig
+from chinchilla_jax.preflight import cache as caches
+from chinchilla_jax.preflight import check as checks
+from chinchilla_jax.preflight import compiled
+from chinchilla_jax.preflight.attention import KernelCycles, plain_name, shape_of
+from chinchilla_jax.preflight.cache import Cache
+from chinchilla_jax.preflight.program import Collective
+from chinchilla_jax.preflight.slices import parse_slice
+from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Traffic
+
+needs_compiler = [pytest.mark.compiler,
+                  pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
+                                     reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
+GIB = 2**30
+CONFIG = """
+    import dataclasses
+    from ml_collections import ConfigDict
+    from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
+
+    def get_config():
+        model = ModelConfig(n_layers=2, d_model=256, n_heads=2, n_kv_heads=2, head_dim=128, d_ff=512, vocab_size=1280)
+        return ConfigDict(dataclasses.asdict(RunConfig(
+            model, data=DataConfig(vocab_size=1280, seq_len=512), mesh=MeshConfig(fsdp=4),
+            train=TrainConfig(batch_size=16, train_tokens=10**9, compute_dtype="bfloat16", remat="none"))))
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(textwrap.dedent(CONFIG))
+    return path
+
+
+@pytest.fixture
+def run(capsys, config_file, tmp_path):
+    """(exit code, stdout, stderr) of `preflight` of the config on four chips, with a cache of its own."""
+
+    def preflight(*argv, slice_="v5e-4"):
+        where = [f"--config={config_file}", f"--slice={slice_}", f"--cache={tmp_path}/cache"]
+        code = cli.main(["preflight", *where, *argv])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return preflight
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A compiler of one line, under which a step needs 20 GiB divided by its microbatches; lists what it was asked."""
+    asked = []
+
+    def compile_step(config, slice_, sequences):
+        asked.append((config.train.microbatches, config.train.remat, sequences))
+        needs, usable = 20 * GIB // config.train.microbatches, 16 * GIB
+        memory = Memory(GIB, 2 * GIB, 0, 0, needs - 3 * GIB, 0, needs, usable)
+        links = {"data": 0, "fsdp": 2, "context": 0, "tensor": 0}
+        if needs > usable:
+            return CompiledStep(sequences, memory, links, 3.0, Refusal(needs, usable, "too large")), ""
+        traffic = (Traffic("all-gather", ("fsdp",), True, True, 3, 6, GIB, GIB // 2, 0),)
+        return CompiledStep(sequences, memory, links, 60.0, None, 10**12, 10**7, 10**9,
+                            {"attention_forward": 2 * config.train.microbatches}, traffic), "text"  # fmt: skip
+
+    def kernel_cycles(config, slice_, sequences, cache):
+        return KernelCycles({"attention_forward": 1000.0}, *shape_of(config, slice_, sequences))
+
+    monkeypatch.setattr(compiled, "compile_step", compile_step)
+    monkeypatch.setattr(compiled, "usable_hbm", lambda generation: 16 * GIB)
+    monkeypatch.setattr(checks, "kernel_cycles", kernel_cycles)
+    return asked
+
+
+FITS = "--config.train.microbatches=2"
+
+
+def test_a_step_that_fits_is_told_with_memory_traffic_time_and_cost(run, compiler):
+    code, out, err = run(FITS, "--price=2")
+    assert (code, err) == (0, "")
+    for words in ("v5e-4: 4 chips, 2x2", "peak                          10.000", "headroom 6.000 (38%)",
+                  "all-gather", "1.00 GiB", "512.0 MiB", "4 x attention_forward", "chip-hours, $", "(6nd)",
+                  "(executed)"):  # fmt: skip
+        assert words in out
+    times = [line for line in out.splitlines() if re.match(r"(time|run|assumed) .*\(", line.strip())]
+    assert len(times) == 3 and all("predicted, no hardware" in line for line in times)
+
+
+def test_a_second_time_it_is_not_compiled_unless_something_changed(run, compiler):
+    first, second = run(FITS), run(FITS, "--config.optimizer.peak_lr=0.5", "--config.train.seed=3")
+    assert len(compiler) == 1 and "compiled in 60 s" in first[1] and "from the cache" in second[1]
+    run(FITS, "--config.model.d_ff=1024")
+    assert len(compiler) == 2
+
+
+def test_what_does_not_fit_gives_2_the_compilers_figure_and_flags_that_do(run, compiler):
+    code, out, err = run()
+    assert (code, err) == (2, "")
+    assert "does not fit: the compiler needs 20.00 GiB and has 16.00 (too large)" in out
+    assert compiler[0] == (1, "none", 16)
+    flags = re.search(r"nearest setting that fits: (.*)", out)[1].split()
+    assert run(*flags)[0] == 0 and compiler[-1][0] >= 2
+
+
+def test_nothing_that_fits_is_said_so(run, compiler, monkeypatch):
+    monkeypatch.setattr(compiled, "compile_step", lambda config, slice_, sequences: (
+        CompiledStep(sequences, Memory(1, 2, 0, 0, 0, 0, 0, 16), {}, 1.0, Refusal(10**15, 16, "far too large")), ""))
+    code, out, _ = run()
+    assert code == 2 and "none found: more chips, or a smaller batch, are needed" in out
+
+
+def test_choosing_tells_every_setting_it_compiled_and_flags_to_paste(run, compiler, tmp_path):
+    code, out, _ = run("--choose", "--compiles=2", f"--output={tmp_path}/out.json")
+    assert code == 0
+    facts = json.loads((tmp_path / "out.json").read_text())
+    assert [row["words"] for row in facts["tried"] if row["seconds"]] == 2 * ["fits with 38% to spare"]
+    assert len(facts["tried"]) == len(set(compiler)) and all(row["why"] for row in facts["not_compiled"])
+    assert f"chosen: {facts['chosen']}" in out and run(*facts["chosen"].split())[0] == 0
+    assert facts["fits"] and facts["steps"]["16"]["cached"], "the one chosen was compiled while choosing"
+
+
+def test_everything_printed_is_in_the_file(run, compiler, tmp_path):
+    _, out, _ = run(FITS, "--price=2", f"--output={tmp_path}/out.json")
+    facts = json.loads((tmp_path / "out.json").read_text())
+    step = facts["steps"]["16"]
+    assert step["program"]["memory"]["peak"] == 10 * GIB and step["program"]["traffic"][0]["wire_bytes"] == GIB // 2
+    assert f"{step['seconds']['total']:9.4f}" in out and f"{facts['run']['days']:,.2f} days" in out
+    assert facts["fits"] and facts["slice"]["chips"] == 4 and facts["basis"] == "predicted, no hardware"
+    assert facts["ledger"]["params"] > 10**6 and facts["run"]["dollars"] == 2 * facts["run"]["chip_hours"]
+
+
+def test_of_a_batch_that_doubles_the_larger_step_is_compiled_or_both(run, compiler):
+    doubles = (FITS, "--config.train.double_batch_at=0.5")
+    _, out, _ = run(*doubles)
+    assert [sequences for *_, sequences in compiler] == [32] and "as many tokens/s are assumed" in out
+    _, out, _ = run(*doubles, "--every_batch")
+    assert [sequences for *_, sequences in compiler] == [32, 16] and "assumed; --every_batch" not in out
+    run("--config.train.batch_size=32", FITS)
+    assert len(compiler) == 2, "a run twice as wide has the same step"
+
+
+@pytest.mark.parametrize(("argv", "slice_", "words"), [
+    ([], "v5e-16", "the slice is v5e-16: 16 chips, 4x4; 1 x 4 x 1 x 1 has 4 devices: use --config.mesh.data=1 "
+                   "--config.mesh.fsdp=16"),
+    ([], "2xv5e-4", "data a multiple of the slices|use --config.mesh.data=2"),
+    ([], "v5e-5", "nearest: v5e-4 or v5e-8"),
+    (["--study=x"], "v5e-4", "give either --config=FILE or --study=DIR"),
+])  # fmt: skip
+def test_mistakes_are_one_line_with_the_fix(run, compiler, argv, slice_, words):
+    code, _, err = run(*argv, slice_=slice_)
+    assert code == 2 and len(err.splitlines()) == 1 and re.search(words, err) and not compiler
+
+
+def test_without_a_slice_or_a_compiler_the_fix_is_named(run, monkeypatch, config_file, capsys, tmp_path):
+    assert cli.main(["preflight", f"--config={config_file}"]) == 2
+    assert "--slice=NAME is missing" in capsys.readouterr().err
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else find_spec(name))
+    code, _, err = run()
+    assert code == 2 and "pip install 'chinchilla_jax[compiler]'" in err
+
+
+def test_every_distinct_step_of_a_study_is_compiled_once(capsys, compiler, tmp_path):
+    study = tmp_path / "study"
+    tiny = ["--config=configs/isoflop.py:tiny", "--config.train.microbatches=2"]
+    assert cli.main(["plan", *tiny, f"--study={study}"]) == 0
+    argv = ["preflight", f"--study={study}", "--slice=v5e-1", f"--cache={tmp_path}/cache"]
+    capsys.readouterr()
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    runs = [json.loads(line) for line in (study / "manifest.jsonl").read_text().splitlines()[1:]]
+    shapes = {json.dumps([run["config"]["model"], run["config"]["train"]["batch_size"]]) for run in runs}
+    assert len(compiler) == len(shapes) < len(runs) and f"{len(runs)} of {len(runs)} runs fit" in out
+    assert all(run["name"] in out for run in runs)
+
+
+def test_a_plan_for_a_slice_is_written_with_its_predictions_or_refused(capsys, compiler, tmp_path):
+    argv = ["plan", "--config=configs/isoflop.py:tiny", f"--cache={tmp_path}/cache", "--slice=v5e-1"]
+    assert cli.main([*argv, f"--study={tmp_path}/a"]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1 and "runs do not fit v5e-1: c5.0e9-n" in err and not (tmp_path / "a").exists()
+    assert cli.main([*argv, f"--study={tmp_path}/b", "--config.train.microbatches=2"]) == 0
+    runs = [json.loads(line) for line in (tmp_path / "b" / "manifest.jsonl").read_text().splitlines()[1:]]
+    assert all(run["preflight"]["peak_bytes"] == 10 * GIB and run["preflight"]["chip_hours"] > 0 for run in runs)
+    again = ["plan", "--config=configs/isoflop.py:tiny", f"--study={tmp_path}/b", "--config.train.microbatches=2"]
+    assert cli.main(again) == 0, "what was predicted is no part of the plan"
+
+
+# What libtpu 0.0.42.1 says, before it assigns buffers and while it does.
+@pytest.mark.parametrize(("message", "needed", "available"), [
+    ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (46.47G) exceeds "
+     "available HBM (15.75G).", 46.47, 15.75),
+    ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 17.34G of "
+     "15.75G hbm. Exceeded hbm capacity by 1.59G.\n\nTotal hbm usage >= 17.59G:", 17.34, 15.75),
+    ("RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (1.5T) exceeds available HBM (95.74G).",
+     1536, 95.74),
+])  # fmt: skip
+def test_the_compilers_refusals_are_read(message, needed, available):
+    found = compiled.read_refusal(message)
+    assert found.needed / GIB == pytest.approx(needed) and found.available / GIB == pytest.approx(available)
+    assert len(found.message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("message", [
+    "INVALID_ARGUMENT: the total memory required for HLO temporaries (1G) exceeds available HBM (1G)",
+    "RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom: Used 20.1M of 16.0M scoped vmem",
+])  # fmt: skip
+def test_other_errors_are_no_refusals(message):
+    assert compiled.read_refusal(message) is None
+
+
+def test_collectives_are_added_up_by_kind_axes_loop_and_whether_they_overlap():
+    def collective(kind, axes, group, size, wire, trips, network="ici", asynchronous=False, loops=("w",)):
+        return Collective("c", kind, axes, group, size, wire, trips, network, asynchronous, "bf16", (), "x/layers/y",
+                          None, loops)  # fmt: skip
+
+    found = compiled.traffic([
+        collective("all-gather", ("fsdp",), 4, 400, 300, 10), collective("all-gather", ("fsdp",), 4, 800, 600, 10),
+        collective("all-gather", ("fsdp",), 4, 400, 300, 1, loops=()),
+        collective("all-reduce", ("data",), 2, 50, 50, 1, network="dcn", asynchronous=True),
+        collective("all-to-all", ("fsdp",), 16, 100, 93, 1),
+    ])  # fmt: skip
+    assert found == (
+        Traffic("all-gather", ("fsdp",), True, False, 2, 20, 12000, 9000, 0),
+        Traffic("all-to-all", ("fsdp",), True, False, 1, 1, 100, 400, 0),
+        Traffic("all-gather", ("fsdp",), False, False, 1, 1, 400, 300, 0),
+        Traffic("all-reduce", ("data",), True, True, 1, 1, 50, 0, 50),
+    )
+
+
+def test_a_cache_misses_what_is_absent_damaged_or_made_otherwise(tmp_path, monkeypatch):
+    cache = Cache(tmp_path)
+    key = cache.key({"slice": "v5e:2x2"})
+    assert cache.read(key) is None
+    cache.write(key, {"x": 1})
+    assert cache.read(key) == {"x": 1} and cache.key({"slice": "v5e:2x4"}) != key == cache.key({"slice": "v5e:2x2"})
+    (tmp_path / f"{key}.json").write_text('{"x": ')
+    assert cache.read(key) is None
+    monkeypatch.setattr(caches, "versions", lambda: {"libtpu": "another"})
+    assert cache.key({"slice": "v5e:2x2"}) != key
+    monkeypatch.undo()
+    monkeypatch.setattr(caches, "sources", lambda: "changed")
+    assert cache.key({"slice": "v5e:2x2"}) != key
+
+
+def test_a_cached_step_of_another_form_is_compiled_anew(run, compiler, tmp_path):
+    run(FITS)
+    for path in (tmp_path / "cache").glob("*.json"):
+        path.write_text('{"sequences": 16}')
+    assert run(FITS)[0] == 0 and len(compiler) == 2
+
+
+def test_the_folder_of_the_cache_is_the_flags_or_the_environments(tmp_path, monkeypatch):
+    monkeypatch.setenv(caches.VARIABLE, str(tmp_path / "there"))
+    assert caches.open_cache(str(tmp_path)).folder == tmp_path
+    assert caches.open_cache(None).folder == tmp_path / "there"
+    monkeypatch.delenv(caches.VARIABLE)
+    assert caches.open_cache(None).folder.parts[-3:] == (".cache", "chinchilla_jax", "preflight")
+
+
+def test_attention_is_measured_for_a_few_heads_of_a_row_of_a_chip():
+    values = {"model": {"n_layers": 2, "d_model": 1024, "n_heads": 24, "n_kv_heads": 12, "head_dim": 128,
+                        "position": "rope"}, "mesh": {"fsdp": 4, "tensor": 2},
+              "train": {"batch_size": 64, "microbatches": 2, "compute_dtype": "bfloat16"},
+              "data": {"seq_len": 512}}  # fmt: skip
+    config = RunConfig.from_dict(values)
+    shape, factor = shape_of(config, parse_slice("v5p-16"), 64)
+    assert (shape["heads"], shape["groups"], shape["position"], shape["seq"]) == (4, 2, "rope", 512)
+    assert factor == 8 * 3, "8 rows of 12 heads"
+    split = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=2, context=2))
+    assert shape_of(split, parse_slice("v5p-16"), 64)[1] == 16 * 3 / 2
+
+
+def test_kernels_have_the_same_name_in_a_step_and_alone():
+    assert plain_name("transpose_jvp_attention_backward__.3") == plain_name("attention_backward")
+    assert plain_name("jvp_attention_forward_") == "attention_forward"
+
+
+class TestWithTheCompiler:
+    pytestmark = needs_compiler
+
+    def test_a_small_step_is_compiled_measured_and_cached(self, run, tmp_path):
+        code, out, err = run(f"--output={tmp_path}/out.json")
+        assert code == 0, err
+        step = json.loads((tmp_path / "out.json").read_text())["steps"]["16"]
+        memory, parameters = step["program"]["memory"], 1280 * 256 + 2 * (4 * 256**2 + 2 * 256 * 512)
+        assert parameters < memory["parameters"] < 2 * parameters, "float32 over 4 chips, and r's weights, and biases"
+        assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=1e-3)
+        assert memory["usable"] == 15.75 * GIB and 0 < memory["peak"] < GIB
+        assert set(step["program"]["kernels"]) == {"attention_forward", "attention_backward"} == set(
+            step["attention"]["calls"])  # fmt: skip
+        assert step["seconds"]["total"] > step["seconds"]["attention"] > 0 and not step["seconds"]["unmeasured"]
+        assert {tuple(group["axes"]) for group in step["program"]["traffic"]} >= {("fsdp",)}
+        assert "from the cache" in run()[1]
+
+    def test_a_step_that_is_too_large_gets_exit_2_and_the_compilers_figure(self, run):
+        code, out, err = run("--config.model.d_model=16384", "--config.model.d_ff=65536", "--compiles=1")
+        assert code == 2, err
+        assert re.search(r"the compiler needs \d+\.\d+ GiB and has 15\.75", out) and "none " in out
