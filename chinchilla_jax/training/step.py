@@ -18,6 +18,7 @@ from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.attention import sharded_attention
 from chinchilla_jax.parallel.rules import check_split, flax_rules, partition_spec, shardings
 from chinchilla_jax.parallel.vocabulary import lookup
+from chinchilla_jax.training.compiler import step_options
 from chinchilla_jax.training.loss import output_loss
 from chinchilla_jax.training.optimizer import make_optimizer
 from chinchilla_jax.training.shape import shape_key
@@ -143,7 +144,8 @@ def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh) -> Program:
     init = jax.jit(on_mesh(lambda key: nn.unbox(init_state(config, key))), out_shardings=placed,
                    compiler_options=options)  # fmt: skip
     step = jax.jit(on_mesh(lambda state, batch, lr: train_step(config, state, batch, lr)), donate_argnums=0,
-                   in_shardings=(placed, batch_sharding, replicated), out_shardings=(placed, replicated))  # fmt: skip
+                   in_shardings=(placed, batch_sharding, replicated), out_shardings=(placed, replicated),
+                   compiler_options=step_options(device_kind))  # fmt: skip
     evaluate = jax.jit(on_mesh(lambda params, batch: evaluate_step(config, params, batch)),
                        in_shardings=(placed.params, batch_sharding), out_shardings=replicated)  # fmt: skip
     return Program(init, step, evaluate, abstract, batch_sharding)

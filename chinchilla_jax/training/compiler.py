@@ -1,0 +1,18 @@
+"""What is the compiler told about a train step, besides the program?"""
+
+from __future__ import annotations
+
+# XLA gathers the next weights, and rows split over the tensor axis, while it computes; by default it waits for most of
+# them. What this changes in a program: `preflight` counts asynchronous collectives apart.
+_TPU = {
+    "xla_enable_async_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
+    "xla_tpu_overlap_compute_collective_tc": "true",
+}
+
+
+def step_options(device_kind: str) -> dict[str, str] | None:
+    """Options for `jax.jit` of a train step for a kind of device, as `device.device_kind` names it."""
+    return dict(_TPU) if device_kind.startswith("TPU") else None
