@@ -46,10 +46,10 @@ class Chip:
 # ICI is printed there for all links and both directions, 400 (v5e), 1200 (v5p) and 800 GB/s (v6e); older pages print
 # one direction, 1600 and 4800 Gbit/s, which is the same. v4: six links of 50 GB/s (Jouppi et al. 2023, arXiv
 # 2304.01433, table 4). Data centre network: v5p 50 Gbit/s per chip; per pod of 256, v5e 6.4 and v6e 25.6 Tbit/s; v4's
-# is not printed, and assumed to be as v5p's.
+# is not printed, and assumed to be as v5p's. Of v5p's 96 GiB the page counts 95, what is left to programs.
 _V4 = Network(hbm=32, hbm_bandwidth=1.2288e12, links=6, link_bandwidth=50e9, dcn_bandwidth=6.25e9)
 _V5E = Network(hbm=16, hbm_bandwidth=0.819e12, links=4, link_bandwidth=50e9, dcn_bandwidth=3.125e9)
-_V5P = Network(hbm=95, hbm_bandwidth=2.765e12, links=6, link_bandwidth=100e9, dcn_bandwidth=6.25e9)
+_V5P = Network(hbm=96, hbm_bandwidth=2.765e12, links=6, link_bandwidth=100e9, dcn_bandwidth=6.25e9)
 _V6E = Network(hbm=32, hbm_bandwidth=1.638e12, links=4, link_bandwidth=100e9, dcn_bandwidth=12.5e9)
 
 

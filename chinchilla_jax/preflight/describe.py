@@ -107,6 +107,9 @@ def _time(checked: Checked, time: StepTime) -> Iterator[str]:
     yield f"  {'compute: longest of these':26} {time.compute:9.4f}"
     calls = ", ".join(f"{runs} x {name}" for name, runs in step.kernels.items())
     yield f"  {'attention kernels':26} {time.attention:9.4f}  {calls or 'none in the program'}"
+    if kernels and kernels.calls:
+        m = kernels.measured
+        yield f"    a call is {kernels.factor:g} x a row of {m['heads']} heads of {m['head_dim']}, {m['seq']} tokens"
     if time.unmeasured:
         why = f": {kernels.error}" if kernels and kernels.error else ""
         yield f"    not measured and counted as nothing: {', '.join(time.unmeasured)}{why}"

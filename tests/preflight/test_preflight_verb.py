@@ -183,6 +183,14 @@ def test_every_distinct_step_of_a_study_is_compiled_once(capsys, compiler, tmp_p
     assert all(run["name"] in out for run in runs)
 
 
+def test_a_study_with_a_run_that_does_not_fit_gives_2(capsys, compiler, tmp_path):
+    study = tmp_path / "study"
+    assert cli.main(["plan", "--config=configs/isoflop.py:tiny", f"--study={study}"]) == 0
+    assert cli.main(["preflight", f"--study={study}", "--slice=v5e-1", f"--cache={tmp_path}/cache"]) == 2
+    out = capsys.readouterr().out
+    assert "0 of 24 runs fit" in out and out.count("no: the compiler needs 20.00 GiB and has 16.00") == 24
+
+
 def test_a_plan_for_a_slice_is_written_with_its_predictions_or_refused(capsys, compiler, tmp_path):
     argv = ["plan", "--config=configs/isoflop.py:tiny", f"--cache={tmp_path}/cache", "--slice=v5e-1"]
     assert cli.main([*argv, f"--study={tmp_path}/a"]) == 2
