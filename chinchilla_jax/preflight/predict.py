@@ -24,8 +24,8 @@ ASSUMPTIONS = (
     "matrix products at the published bfloat16 peak",
     "fusions as long as the compiler estimates, a ranking within 30% at best; compute is the longest of products, "
     "fusions and HBM traffic at published bandwidth",
-    "attention kernels by the cycles of their schedules, counted for a row of a few heads, linear in rows and heads, up "
-    "to 6% too much; of packed documents no tile is skipped",
+    "attention kernels by the cycles of their schedules, counted for a row of a few heads, linear in rows and heads, "
+    "up to 6% too much; of packed documents no tile is skipped",
     "collectives bandwidth-optimal on the links that their mesh axes have, without latency; synchronous ones hide "
     "behind nothing, asynchronous ones behind compute and attention as far as those last",
     "between slices at a chip's share of its host's network; hidden behind nothing",
