@@ -25,7 +25,7 @@ VERSIONED = ("jax", "jaxlib", "libtpu", "flax", "optax")
 SOURCES = ("config.py", "model", "kernels", "parallel", "tables/attention_tiles.json",
            *(f"training/{name}.py" for name in ("ahead", "loss", "optimizer", "shape", "step")),
            *(f"preflight/{name}.py" for name in ("attention", "compiled", "device_groups", "hlo", "operations",
-                                                 "program", "step")))  # fmt: skip
+                                                 "program", "step", "traffic")))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

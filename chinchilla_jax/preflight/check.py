@@ -35,7 +35,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """A step of one batch size: what it became, where from, and how long it takes (None if it does not fit)."""
+    """A step of one batch size: what it became, where from, and how long it takes; None if that is not known."""
 
     step: CompiledStep
     cached: bool
@@ -45,7 +45,7 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A preflight: a step by each batch size that was looked at, and the cost of the run where all fit."""
+    """A preflight: a step by each batch size that was looked at, and the cost of the run where all were timed."""
 
     config: RunConfig
     slice: Slice
@@ -100,8 +100,8 @@ def check(config: RunConfig, slice_: Slice, options: Options, echo: Echo) -> Ver
     for sequences in reversed(wanted):
         checked[sequences] = check_step(config, slice_, sequences, options, echo)
     times = {sequences: found.time for sequences, found in checked.items() if found.time is not None}
-    fits = len(times) == len(checked)
-    return Verdict(config, slice_, checked, run_cost(config, times, slice_, options.price) if fits else None)
+    cost = run_cost(config, times, slice_, options.price) if len(times) == len(checked) else None
+    return Verdict(config, slice_, checked, cost)
 
 
 def check_step(config: RunConfig, slice_: Slice, sequences: int, options: Options, echo: Echo) -> Checked:
@@ -121,7 +121,7 @@ def check_step(config: RunConfig, slice_: Slice, sequences: int, options: Option
         echo(f"compiled in {step.seconds:.0f} s")
         if options.keep_hlo and text:
             echo(f"its text: {options.cache.keep_text(key, text)}")
-    if not step.fits:
+    if not step.fits or step.unread:
         return Checked(step, cached)
     kernels = None
     if step.kernels:

@@ -19,9 +19,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from chinchilla_jax.chips import GIB
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.parallel.topology import topology, topology_mesh
+from chinchilla_jax.preflight.hlo import HloError
 from chinchilla_jax.preflight.program import Collective, StepProgram, read_program
 from chinchilla_jax.preflight.slices import Slice
-from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Traffic
+from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Sent, Traffic
+from chinchilla_jax.preflight.traffic import Comparison, compare
 from chinchilla_jax.training.ahead import lower_train_step, train_step_arguments
 
 _UNITS = {"B": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
@@ -56,10 +58,15 @@ def compile_step(config: RunConfig, slice_: Slice, sequences: int) -> tuple[Comp
         memory = Memory(**state, batch=shard_bytes(arguments[1]), outputs=0, temporary=0, code=0, peak=0, usable=usable)
         return CompiledStep(**empty, memory=memory, refusal=refusal, seconds=time.perf_counter() - started), ""
     text = compiled.as_text()
-    program = read_program(text, dict(mesh.shape))
-    step = CompiledStep(**empty, memory=_memory(compiled.memory_analysis(), state, usable),
-                        matmul_flops=program.matmul_flops, cycles=program.cycles, hbm_bytes=program.hbm_bytes,
-                        kernels=_kernels(program), traffic=traffic(program.collectives),
+    memory = _memory(compiled.memory_analysis(), state, usable)
+    try:
+        program = read_program(text, dict(mesh.shape))
+        sent = _sent(compare(program, config))
+    except HloError as error:  # whether it fits is known all the same
+        return CompiledStep(**empty, memory=memory, unread=str(error), seconds=time.perf_counter() - started), text
+    step = CompiledStep(**empty, memory=memory, matmul_flops=program.matmul_flops, cycles=program.cycles,
+                        hbm_bytes=program.hbm_bytes, kernels=_kernels(program),
+                        traffic=traffic(program.collectives), sent=sent,
                         largest=tuple(dataclasses.asdict(array) | {"shape": list(array.shape)}
                                       for array in program.largest[:4]),
                         unknown_loops=program.unknown_loops, seconds=time.perf_counter() - started)  # fmt: skip
@@ -120,6 +127,11 @@ def _kernels(program: StepProgram) -> dict[str, int]:
     for kernel in program.kernels:
         found[kernel.name] = found.get(kernel.name, 0) + kernel.trips
     return found
+
+
+def _sent(comparison: Comparison) -> tuple[Sent, ...]:
+    rows = [(True, row) for row in comparison.layer] + [(False, row) for row in comparison.embedding_and_loss]
+    return tuple(Sent(in_layers, row.kind, row.axes, row.measured, row.minimum) for in_layers, row in rows)
 
 
 def axis_links(mesh: Mesh, slice_: Slice) -> dict[str, int]:

@@ -45,6 +45,8 @@ def _step(verdict: Verdict, checked: Checked) -> Iterator[str]:
     step = checked.step
     yield from _memory(step, verdict)
     if checked.time is None:
+        if step.unread:
+            yield f"not timed, since the compiled program was not understood: {step.unread}"
         return
     yield ""
     yield from _collectives(step)
@@ -96,6 +98,12 @@ def _collectives(step: CompiledStep) -> Iterator[str]:
                f"{size(g.wire_bytes):>10} {size(g.dcn_bytes):>10}")  # fmt: skip
     if rest := step.traffic[SHOWN:]:
         yield f"  {len(rest)} more kinds, {size(sum(g.wire_bytes + g.dcn_bytes for g in rest))} sent"
+    for row in step.sent:
+        if row.axes:
+            continue  # only the sums over all axes
+        where = "a layer sends" if row.in_layers else "embedding and loss send"
+        times = f", {row.measured / row.minimum:.2f} times the least" if row.minimum else ""
+        yield f"  {where} {size(row.measured)} a microbatch{times} by arithmetic for this mesh"
 
 
 def _time(checked: Checked, time: StepTime) -> Iterator[str]:

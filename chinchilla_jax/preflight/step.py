@@ -67,12 +67,27 @@ class Traffic:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sent:
+    """Bytes that a chip sends in collectives per layer and microbatch, and the least it could (`traffic.minimum`).
+
+    `kind` and `axes` as in `traffic.Row`; `in_layers` False for what the embedding and the loss send per microbatch.
+    """
+
+    in_layers: bool
+    kind: str
+    axes: tuple[str, ...]
+    measured: float
+    minimum: float
+
+
+@dataclasses.dataclass(frozen=True)
 class CompiledStep:
     """A step for a batch of `sequences`, on one chip.
 
     Attributes:
       memory: if the step was refused, only the state and the batch.
       refusal: why it does not fit; None if it does.
+      unread: what in the program was not understood; then nothing but the memory is known.
       links: of a chip that serve each mesh axis, one way.
       matmul_flops, cycles, hbm_bytes: as in `program.StepProgram`; `kernels` the calls of each in a step.
       largest: the largest arrays in HBM that it makes: name, dtype, shape, bytes, op_name.
@@ -85,11 +100,13 @@ class CompiledStep:
     links: Mapping[str, int]
     seconds: float
     refusal: Refusal | None = None
+    unread: str | None = None
     matmul_flops: int = 0
     cycles: int = 0
     hbm_bytes: int = 0
     kernels: Mapping[str, int] = dataclasses.field(default_factory=dict)
     traffic: tuple[Traffic, ...] = ()
+    sent: tuple[Sent, ...] = ()
     largest: tuple[dict[str, Any], ...] = ()
     unknown_loops: tuple[str, ...] = ()
 
@@ -111,6 +128,8 @@ class CompiledStep:
         """
         refusal = values["refusal"] and Refusal(**values["refusal"])
         traffic = tuple(Traffic(**group | {"axes": tuple(group["axes"])}) for group in values["traffic"])
+        sent = tuple(Sent(**row | {"axes": tuple(row["axes"])}) for row in values["sent"])
         return cls(**dict(values) | {"memory": Memory(**values["memory"]), "refusal": refusal, "traffic": traffic,
+                                     "sent": sent,
                                      "largest": tuple(values["largest"]),
                                      "unknown_loops": tuple(values["unknown_loops"])})  # fmt: skip

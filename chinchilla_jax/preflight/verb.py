@@ -97,6 +97,9 @@ class _Attempts:
         if not found.step.fits:
             self._tell(setting, None, None, refusal_words(found.step), started)
             return float(found.step.refusal.needed), None
+        if found.time is None:
+            self._tell(setting, found.step.memory.peak, None, f"fits, but is not timed: {found.step.unread}", started)
+            return float(found.step.memory.peak), None
         peak, seconds = found.step.memory.peak, found.time.total
         self._tell(setting, peak, seconds, f"fits with {headroom(found.step.memory):.0%} to spare", started)
         return float(peak), seconds
@@ -104,7 +107,7 @@ class _Attempts:
     def _tell(self, setting: Setting, peak: int | None, seconds: float | None, words: str, started: float) -> None:
         self.log.append({"flags": setting.flags, "mesh": list(setting.mesh.shape), "peak": peak, "seconds": seconds,
                          "microbatches": setting.microbatches, "remat": setting.remat, "words": words})  # fmt: skip
-        figures = "" if peak is None else f"{peak / GIB:.2f} GiB, {seconds:.4f} s a step: "
+        figures = "" if seconds is None else f"{peak / GIB:.2f} GiB, {seconds:.4f} s a step: "
         self.echo(f"  {mesh_words(setting.mesh)}, {setting.microbatches} microbatches, remat {setting.remat}: {figures}"
                   f"{words} ({time.perf_counter() - started:.0f} s)")  # fmt: skip
 
@@ -199,19 +202,20 @@ def check_runs(runs: Sequence[PlannedRun], task: Task, echo: Echo) -> dict[str, 
     rows = [("run", "peak GiB", "headroom", "step s", "days", "chip-hours", "fits")]
     for name, config in configs.items():
         verdict = verdicts[name] = check(config, task.slice, task.options, echo)
-        largest = verdict.largest
-        if verdict.cost is None:
-            rows.append((name, "", "", "", "", "", f"no: {refusal_words(largest.step)}"))
+        step, time, cost = verdict.largest.step, verdict.largest.time, verdict.cost
+        memory = (f"{step.memory.peak / GIB:.2f}", f"{headroom(step.memory):.0%}")
+        if not verdict.fits:
+            rows.append((name, "", "", "", "", "", f"no: {refusal_words(step)}"))
+        elif cost is None or time is None:
+            rows.append((name, *memory, "", "", "", f"yes; not timed: {step.unread}"))
         else:
-            memory, cost = largest.step.memory, verdict.cost
-            rows.append((name, f"{memory.peak / GIB:.2f}", f"{headroom(memory):.0%}", f"{largest.time.total:.4f}",
-                         f"{cost.days:.3f}", f"{cost.chip_hours:,.1f}", "yes"))  # fmt: skip
+            rows.append((name, *memory, f"{time.total:.4f}", f"{cost.days:.3f}", f"{cost.chip_hours:,.1f}", "yes"))
     for line in table(rows):
         echo(line)
     done = [verdict.cost for verdict in verdicts.values() if verdict.cost is not None]
     dollars = "" if task.options.price is None else f", ${sum(cost.dollars or 0.0 for cost in done):,.0f}"
-    echo(f"{len(done)} of {len(verdicts)} runs fit; {sum(cost.chip_hours for cost in done):,.1f} chip-hours{dollars} "
-         f"one after the other ({BASIS})")  # fmt: skip
+    fitting, hours = sum(verdict.fits for verdict in verdicts.values()), sum(cost.chip_hours for cost in done)
+    echo(f"{fitting} of {len(verdicts)} runs fit; {hours:,.1f} chip-hours{dollars} one after the other ({BASIS})")
     return verdicts
 
 
@@ -233,8 +237,7 @@ def plan_checked(manifest: Manifest, values: flags.FlagValues, echo: Echo) -> Ma
 
 def summary(verdict: Verdict) -> dict[str, Any]:
     """What a manifest keeps of a verdict that fits: bytes of a chip, seconds of a step, days, chip-hours."""
-    assert verdict.cost is not None and verdict.largest.time is not None
-    memory = verdict.largest.step.memory
+    memory, time, cost = verdict.largest.step.memory, verdict.largest.time, verdict.cost
     return {"slice": verdict.slice.name, "chips": verdict.slice.chips, "peak_bytes": memory.peak,
-            "usable_bytes": memory.usable, "step_seconds": verdict.largest.time.total, "days": verdict.cost.days,
-            "chip_hours": verdict.cost.chip_hours, "basis": BASIS}  # fmt: skip
+            "usable_bytes": memory.usable, "step_seconds": time and time.total, "days": cost and cost.days,
+            "chip_hours": cost and cost.chip_hours, "basis": BASIS}  # fmt: skip

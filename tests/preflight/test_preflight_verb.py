@@ -17,7 +17,7 @@ from chinchilla_jax.preflight.attention import KernelCycles, plain_name, shape_o
 from chinchilla_jax.preflight.cache import Cache
 from chinchilla_jax.preflight.program import Collective
 from chinchilla_jax.preflight.slices import parse_slice
-from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Traffic
+from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Sent, Traffic
 
 needs_compiler = [pytest.mark.compiler,
                   pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
@@ -69,8 +69,10 @@ def compiler(monkeypatch):
         if needs > usable:
             return CompiledStep(sequences, memory, links, 3.0, Refusal(needs, usable, "too large")), ""
         traffic = (Traffic("all-gather", ("fsdp",), True, True, 3, 6, GIB, GIB // 2, 0),)
-        return CompiledStep(sequences, memory, links, 60.0, None, 10**12, 10**7, 10**9,
-                            {"attention_forward": 2 * config.train.microbatches}, traffic), "text"  # fmt: skip
+        sent = (Sent(True, "all-gather", ("fsdp",), 110.0, 100.0), Sent(True, "all", (), 110.0, 100.0))
+        return CompiledStep(sequences, memory, links, 60.0, matmul_flops=10**12, cycles=10**7, hbm_bytes=10**9,
+                            kernels={"attention_forward": 2 * config.train.microbatches}, traffic=traffic,
+                            sent=sent), "text"  # fmt: skip
 
     def kernel_cycles(config, slice_, sequences, cache):
         return KernelCycles({"attention_forward": 1000.0}, *shape_of(config, slice_, sequences))
@@ -89,7 +91,7 @@ def test_a_step_that_fits_is_told_with_memory_traffic_time_and_cost(run, compile
     assert (code, err) == (0, "")
     for words in ("v5e-4: 4 chips, 2x2", "peak                          10.000", "headroom 6.000 (38%)",
                   "all-gather", "1.00 GiB", "512.0 MiB", "4 x attention_forward", "chip-hours, $", "(6nd)",
-                  "(executed)"):  # fmt: skip
+                  "(executed)", "a layer sends 110 B a microbatch, 1.10 times the least"):  # fmt: skip
         assert words in out
     times = [line for line in out.splitlines() if re.match(r"(time|run|assumed) .*\(", line.strip())]
     assert len(times) == 3 and all("predicted, no hardware" in line for line in times)
@@ -109,6 +111,14 @@ def test_what_does_not_fit_gives_2_the_compilers_figure_and_flags_that_do(run, c
     assert compiler[0] == (1, "none", 16)
     flags = re.search(r"nearest setting that fits: (.*)", out)[1].split()
     assert run(*flags)[0] == 0 and compiler[-1][0] >= 2
+
+
+def test_a_program_that_is_not_understood_fits_but_is_not_timed(run, compiler, monkeypatch):
+    monkeypatch.setattr(compiled, "compile_step", lambda config, slice_, sequences: (
+        CompiledStep(sequences, Memory(1, 2, 0, 0, 0, 0, 9, 16), {}, 1.0, unread="a new opcode"), ""))
+    code, out, _ = run()
+    assert code == 0 and "not timed, since the compiled program was not understood: a new opcode" in out
+    assert "tokens/s" not in out
 
 
 def test_nothing_that_fits_is_said_so(run, compiler, monkeypatch):
@@ -308,6 +318,7 @@ class TestWithTheCompiler:
             step["attention"]["calls"])  # fmt: skip
         assert step["seconds"]["total"] > step["seconds"]["attention"] > 0 and not step["seconds"]["unmeasured"]
         assert {tuple(group["axes"]) for group in step["program"]["traffic"]} >= {("fsdp",)}
+        assert all(row["minimum"] for row in step["program"]["sent"] if not row["axes"])
         assert "from the cache" in run()[1]
 
     def test_a_step_that_is_too_large_gets_exit_2_and_the_compilers_figure(self, run):
