@@ -61,7 +61,7 @@ def compile_step(config: RunConfig, slice_: Slice, sequences: int) -> tuple[Comp
     memory = _memory(compiled.memory_analysis(), state, usable)
     try:
         program = read_program(text, dict(mesh.shape))
-        sent = _sent(compare(program, config))
+        sent = _sent(compare(program, with_batch(config, sequences)))
     except HloError as error:  # whether it fits is known all the same
         return CompiledStep(**empty, memory=memory, unread=str(error), seconds=time.perf_counter() - started), text
     step = CompiledStep(**empty, memory=memory, matmul_flops=program.matmul_flops, cycles=program.cycles,
@@ -127,6 +127,13 @@ def _kernels(program: StepProgram) -> dict[str, int]:
     for kernel in program.kernels:
         found[kernel.name] = found.get(kernel.name, 0) + kernel.trips
     return found
+
+
+def with_batch(config: RunConfig, sequences: int) -> RunConfig:
+    """The config with batches of another size, and tokens for one at least."""
+    tokens = max(config.train.train_tokens, sequences * config.data.seq_len)
+    train = dataclasses.replace(config.train, batch_size=sequences, train_tokens=tokens, double_batch_at=0.0)
+    return dataclasses.replace(config, train=train)
 
 
 def _sent(comparison: Comparison) -> tuple[Sent, ...]:

@@ -255,6 +255,12 @@ def test_collectives_are_added_up_by_kind_axes_loop_and_whether_they_overlap():
     )
 
 
+def test_a_doubled_batch_is_compared_with_what_it_must_send():
+    config = RunConfig.from_dict({"train": {"batch_size": 4, "train_tokens": 512, "double_batch_at": 0.5}})
+    wide = compiled.with_batch(config, 8)
+    assert (wide.train.batch_size, wide.train.double_batch_at, wide.train.train_tokens) == (8, 0.0, 1024)
+
+
 def test_a_cache_misses_what_is_absent_damaged_or_made_otherwise(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
     key = cache.key({"slice": "v5e:2x2"})
