@@ -1,4 +1,4 @@
-"""How many cycles do the attention kernels of a step take? Counted by the meter, for one row of a few heads.
+"""How many cycles do the attention kernels of a step take? Counted by the meter, for a row of a few heads.
 
 A chip's rows and heads are turns of the kernels' grid, one like the other, so that the cycles of all are those of one
 row and a few heads times as many. Only the start of the pipeline is then counted too often: 2 to 6% too much, at 2048
@@ -17,7 +17,7 @@ from chinchilla_jax.preflight.cache import Cache
 from chinchilla_jax.preflight.slices import Slice
 
 BUILD = "chinchilla_jax.preflight.attention:build"
-FEW = 4  # heads that are measured; two TensorCores share them
+FEW = 4  # heads that are measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,14 @@ def shape_of(config: RunConfig, slice_: Slice, sequences: int) -> tuple[dict[str
     heads, groups = m.n_heads // mesh.tensor, m.n_kv_heads // mesh.tensor
     shared = heads // groups
     few = max(n for n in range(1, max(FEW // shared, 1) + 1) if groups % n == 0)
+    # Two TensorCores share rows and heads evenly, if there is an even number of them.
+    twice = 2 if few * shared % 2 and rows % 2 == 0 else 1
     position = "rope" if m.position in ("rope", "xpos") else m.position if m.position == "relative" else "none"
-    shape = {"generation": slice_.generation, "heads": few * shared, "groups": few, "head_dim": m.head_dim,
-             "seq": config.data.seq_len, "position": position, "packed": config.data.mask_documents,
-             "dtype": config.train.compute_dtype}  # fmt: skip
+    shape = {"generation": slice_.generation, "rows": twice, "heads": few * shared, "groups": few,
+             "head_dim": m.head_dim, "seq": config.data.seq_len, "position": position,
+             "packed": config.data.mask_documents, "dtype": config.train.compute_dtype}  # fmt: skip
     context = math.prod(mesh.shape) // (mesh.data * mesh.fsdp * mesh.tensor)
-    return shape, rows * groups / few / context
+    return shape, rows / twice * groups / few / context
 
 
 def kernel_cycles(config: RunConfig, slice_: Slice, sequences: int, cache: Cache) -> KernelCycles:
@@ -75,20 +77,20 @@ def plain_name(name: str) -> str:
     return re.sub(r"^(?:transpose_|jvp_|checkpoint_|rematted_computation_)+", "", name.split(".")[0]).rstrip("_")
 
 
-def build(heads: int, groups: int, head_dim: int, seq: int, position: str, packed: bool, dtype: str) -> dict:
-    """One row of causal attention and its gradients, for the meter."""
+def build(rows: int, heads: int, groups: int, head_dim: int, seq: int, position: str, packed: bool, dtype: str) -> dict:
+    """A row or two of causal attention and its gradients, for the meter."""
     import jax
     import jax.numpy as jnp
 
     from chinchilla_jax.kernels.attention import attention
     from chinchilla_jax.model.positions import rotary
 
-    q, kv = (jax.ShapeDtypeStruct((1, seq, n, head_dim), dtype) for n in (heads, groups))
+    q, kv = (jax.ShapeDtypeStruct((rows, seq, n, head_dim), dtype) for n in (heads, groups))
     arrays = {"q_BxSxHxK": q, "k_BxTxGxK": kv, "v_BxTxGxK": kv}
     if position == "relative":
         bias = jax.ShapeDtypeStruct((heads, head_dim), jnp.float32)
         arrays |= {"r_NxHxK": jax.ShapeDtypeStruct((seq, heads, head_dim), dtype), "u_HxK": bias, "w_HxK": bias}
-    documents = jax.ShapeDtypeStruct((1, seq), jnp.int32)
+    documents = jax.ShapeDtypeStruct((rows, seq), jnp.int32)
 
     def gradients(arrays, dout, documents):
         fixed = {"segment_ids_BxT": documents} if packed else {}

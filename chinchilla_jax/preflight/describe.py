@@ -117,7 +117,8 @@ def _time(checked: Checked, time: StepTime) -> Iterator[str]:
     yield f"  {'attention kernels':26} {time.attention:9.4f}  {calls or 'none in the program'}"
     if kernels and kernels.calls:
         m = kernels.measured
-        yield f"    a call is {kernels.factor:g} x a row of {m['heads']} heads of {m['head_dim']}, {m['seq']} tokens"
+        yield (f"    a call is {kernels.factor:g} times rows x heads = {m['rows']} x {m['heads']}, of {m['head_dim']}, "
+               f"{m['seq']} tokens")  # fmt: skip
     if time.unmeasured:
         why = f": {kernels.error}" if kernels and kernels.error else ""
         yield f"    not measured and counted as nothing: {', '.join(time.unmeasured)}{why}"

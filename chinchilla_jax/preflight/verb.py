@@ -194,14 +194,22 @@ def preflight_study(study: Path, manifest: str, task: Task, echo: Echo) -> bool:
 
 
 def check_runs(runs: Sequence[PlannedRun], task: Task, echo: Echo) -> dict[str, Verdict]:
-    """Verdicts on the runs of a plan by name, printed as a table; runs with the same step share its compilation."""
+    """Verdicts on the runs of a plan by name, printed as a table; runs with the same step share its compilation.
+
+    Raises:
+      ConfigError: see `check`; names the run.
+    """
     configs = {run.name: run.run_config() for run in runs}
     shapes = {name: shape_key(config) for name, config in configs.items()}
     echo(f"{task.slice}: {len(runs)} runs, {len(set(shapes.values()))} distinct steps")
     verdicts: dict[str, Verdict] = {}
     rows = [("run", "peak GiB", "headroom", "step s", "days", "chip-hours", "fits")]
     for name, config in configs.items():
-        verdict = verdicts[name] = check(config, task.slice, task.options, echo)
+        try:
+            verdict = check(config, task.slice, task.options, lambda line, n=name: echo(f"{n}: {line}"))
+        except ConfigError as error:
+            raise ConfigError(error.key, f"run {name}: {error.message}") from error
+        verdicts[name] = verdict
         step, time, cost = verdict.largest.step, verdict.largest.time, verdict.cost
         memory = (f"{step.memory.peak / GIB:.2f}", f"{headroom(step.memory):.0%}")
         if not verdict.fits:

@@ -197,7 +197,9 @@ def test_a_study_with_a_run_that_does_not_fit_gives_2(capsys, compiler, tmp_path
     study = tmp_path / "study"
     assert cli.main(["plan", "--config=configs/isoflop.py:tiny", f"--study={study}"]) == 0
     assert cli.main(["preflight", f"--study={study}", "--slice=v5e-1", f"--cache={tmp_path}/cache"]) == 2
-    out = capsys.readouterr().out
+    assert cli.main(["preflight", f"--study={study}", "--slice=v5e-4", f"--cache={tmp_path}/cache"]) == 2
+    out, err = capsys.readouterr()
+    assert "mesh: run c5.0e9-n20.6k: the slice is v5e-4: 4 chips" in err and len(err.splitlines()) == 1
     assert "0 of 24 runs fit" in out and out.count("no: the compiler needs 20.00 GiB and has 16.00") == 24
 
 
@@ -299,7 +301,10 @@ def test_attention_is_measured_for_a_few_heads_of_a_row_of_a_chip():
     config = RunConfig.from_dict(values)
     shape, factor = shape_of(config, parse_slice("v5p-16"), 64)
     assert (shape["heads"], shape["groups"], shape["position"], shape["seq"]) == (4, 2, "rope", 512)
-    assert factor == 8 * 3, "8 rows of 12 heads"
+    assert factor == 8 * 3 and shape["rows"] == 1, "8 rows of 12 heads"
+    narrow = dataclasses.replace(config, model=dataclasses.replace(config.model, n_heads=2, n_kv_heads=2))
+    shape, factor = shape_of(narrow, parse_slice("v5p-16"), 64)
+    assert (shape["rows"], shape["heads"], factor) == (2, 1, 4), "two TensorCores get a row each"
     split = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=2, context=2))
     assert shape_of(split, parse_slice("v5p-16"), 64)[1] == 16 * 3 / 2
 
