@@ -14,14 +14,10 @@ Which is cheaper was measured: `python -m tests.benchmarks.context_attention`. T
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-
-# Names of what the backward pass keeps of attention: not the gathered keys.
-_KEEP = jax.checkpoint_policies.save_only_these_names("attention_output", "attention_lse")
 
 
 def exchange_heads(op: Callable, arrays: Mapping[str, jax.Array], axis: str, return_lse: bool):
@@ -67,8 +63,6 @@ def _heads_for_tokens(x_BxSxHxK: jax.Array, axis: str) -> jax.Array:
 def gather_keys(op: Callable, arrays: Mapping[str, jax.Array], axis: str, return_lse: bool):
     """Attention of rows split over `axis`, each device with all keys and a fair share of the queries.
 
-    Keys are gathered again in the backward pass, so that what is kept for it is in proportion to the device's tokens.
-
     Args:
       op, axis: see `exchange_heads`.
       arrays: queries, keys, values and r of this device's tokens, `[B, S/c, ...]` and `[N/c, ...]`, with S/c even;
@@ -77,10 +71,6 @@ def gather_keys(op: Callable, arrays: Mapping[str, jax.Array], axis: str, return
     Returns:
       Outputs for this device's tokens; with `return_lse` also their log-sum-exps `[B, H, S/c]`.
     """
-    return jax.checkpoint(functools.partial(_gather_keys, op, axis, return_lse), policy=_KEEP)(dict(arrays))
-
-
-def _gather_keys(op: Callable, axis: str, return_lse: bool, arrays: dict[str, jax.Array]):
     devices, here = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
     q_BxSxHxK, size = arrays["q_BxSxHxK"], arrays["q_BxSxHxK"].shape[1] // 2
     whole = dict(arrays)
