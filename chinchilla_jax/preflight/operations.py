@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import re
@@ -97,14 +98,14 @@ def _written(module: Module, computation: Computation, instruction: Instruction)
         return []
     if instruction.opcode.endswith("-start") and instruction.opcode != "async-start":
         return _started(computation, instruction)
-    if instruction.opcode not in ("fusion", "dynamic-update-slice"):
+    if instruction.opcode == "dynamic-update-slice":
+        update = _array(computation, instruction.operands[1])
+        return [(0, dataclasses.replace(update, space=results[0].space))]
+    if instruction.opcode != "fusion":
         return list(enumerate(results))
-    names: tuple[str, ...] = (instruction.name,)
-    inner = computation
-    if instruction.opcode == "fusion":
-        inner = module.computation(instruction.called("calls"), instruction.name)
-        root = inner.instructions[inner.root]
-        names = root.operands if root.opcode == "tuple" else (root.name,)
+    inner = module.computation(instruction.called("calls"), instruction.name)
+    root = inner.instructions[inner.root]
+    names = root.operands if root.opcode == "tuple" else (root.name,)
     if len(names) != len(results):  # the context of an asynchronous collective
         return []
     found = []
@@ -150,7 +151,7 @@ def _is_passed(computation: Computation, name: str) -> bool:
     instruction = computation.instructions[name]
     while instruction.opcode == "bitcast":
         instruction = computation.instructions[instruction.operands[0]]
-    return instruction.opcode in ("parameter", "get-tuple-element")
+    return instruction.opcode == "parameter"
 
 
 def _read(module: Module, computation: Computation, instruction: Instruction, index: int) -> int:

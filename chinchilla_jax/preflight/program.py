@@ -29,6 +29,9 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _CHAIN = re.compile(r'chain_id="(\d+)"')
+_SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x')
+_KERNEL = "tpu_custom_call"
+_KERNEL_NAME = re.compile(r"(\w+)\)*/pallas_call$")
 _NUMBERED = re.compile(r"(?:\.(?:\d+|clone))+$")
 _ASYNC_START, _ASYNC_DONE = "AsyncCollectiveStart", "AsyncCollectiveDone"
 
@@ -193,8 +196,8 @@ class _Reader:
 
     def _operation(self, computation, instruction, trips, unknown) -> None:
         target = _TARGET.search(instruction.attributes) if instruction.opcode == "custom-call" else None
-        if target and target[1] == "tpu_custom_call":
-            self.kernels.append(Kernel(_NUMBERED.sub("", instruction.name), trips))
+        if target and target[1] == _KERNEL:
+            self.kernels.append(Kernel(_kernel_name(instruction), trips))
         elif target and target[1] in _FREE_TARGETS:
             return
         if found := _COLLECTIVE.match(instruction.opcode):
@@ -217,13 +220,13 @@ class _Reader:
 
     def _fused(self, computation: Computation, trips: int, asynchronous: bool, unknown: str | None,
                origin: str) -> None:  # fmt: skip
-        """Collectives and kernels in a fused computation. An asynchronous collective may stand in every fusion from its
-        start to its end; it is counted at its start."""
+        """Collectives and kernels in a fused computation. A collective that is asynchronous may stand in every fusion
+        from its start to its end; it is counted at its start."""
         for instruction in computation.instructions.values():
-            if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes:
-                self.kernels.append(Kernel(_NUMBERED.sub("", instruction.name), trips))
             if instruction.opcode == "fusion":
                 self._fused(self._called(instruction), trips, asynchronous, unknown, origin)
+            elif instruction.opcode == "custom-call" and _KERNEL in _TARGET.findall(instruction.attributes):
+                self.kernels.append(Kernel(_kernel_name(instruction), trips))
             if not (found := _COLLECTIVE.match(instruction.opcode)):
                 continue
             chain = _CHAIN.search(instruction.attributes)
@@ -248,6 +251,10 @@ class _Reader:
             if not transfer or transfer[1] not in _BETWEEN_SLICES or instruction.opcode != "send":
                 raise HloError(f"{instruction.name}: a collective of a kind that is not known, {instruction.opcode}")
             kind, group, network, asynchronous = _BETWEEN_SLICES[transfer[1]], self.slices, "dcn", True
+            taking_part = _SLICES.search(instruction.attributes)
+            if group.size == 1 or (taking_part and taking_part[1].count(",") + 1 != group.size):
+                raise HloError(f"{instruction.name}: a transfer among other slices than the {group.size} of the mesh; "
+                               "it must be that of all slices")  # fmt: skip
         if kind == "all-reduce" and _only_sliced(computation, instruction):
             kind = "reduce-scatter"
         group = group or device_group(instruction, self.mesh_shape)
@@ -281,6 +288,12 @@ def _wire_bytes(kind: str, whole: int, group: Group) -> int:
     if kind == "collective-permute":
         return whole if group.axes else 0
     return (2 if kind == "all-reduce" else 1) * whole * (group.size - 1) // group.size
+
+
+def _kernel_name(instruction: Instruction) -> str:
+    """As `pallas_call` was given it, without the transformations around it."""
+    named = _KERNEL_NAME.search(instruction.op_name)
+    return named[1] if named else _NUMBERED.sub("", instruction.name)
 
 
 def _origin(computation: Computation, instruction: Instruction, depth: int = 8) -> str:

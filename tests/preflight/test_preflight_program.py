@@ -133,6 +133,7 @@ def loop(start, body, condition):
     inner = f"""{parts}
                 %x = f32[256]{{0}} get-tuple-element(%s), index=2
                 %y = f32[256]{{0}} all-reduce(%x), replica_groups={{}}, to_apply=%add
+                %z = f32[256]{{0}} negate(%y), backend_config={{"estimated_cycles":"11"}}
                 {body}
                 %out = {state} tuple(%next, %n, %y)"""
     add = "%a = f32[] parameter(0)\n%b = f32[] parameter(1)\n%c = f32[] add(%a, %b)"
@@ -145,6 +146,7 @@ def loop(start, body, condition):
     (3, 2, "%c = pred[] compare(%i, %n), direction=LT", 4),
     (3, 2, "%c = pred[] compare(%n, %i), direction=GE", 4),
     (4, 3, "%c = pred[] compare(%i, %n), direction=NE", 2),
+    (4, 3, "%c = pred[] compare(%i, %n), direction=LE", 3),
     (12, -1, "%c = pred[] compare(%i, %n), direction=GT", 2),
     (12, 1, "%c = pred[] compare(%i, %n), direction=LT", 0),
     (0, 1, "%one = s32[] constant(1)\n%m = s32[] subtract(%n, %one)\n"
@@ -154,6 +156,7 @@ def test_a_loop_that_counts_has_its_trips(start, step, condition, trips):
     text = loop(start, f"%d = s32[] constant({step})\n%next = s32[] add(%i, %d)", condition)
     program = read_program(text, SHAPE)
     assert [(c.trips, c.loops) for c in program.collectives] == [(trips, ("while",))] and program.unknown_loops == ()
+    assert program.cycles == 11 * trips
 
 
 @pytest.mark.parametrize(("body", "condition"), [
@@ -183,8 +186,11 @@ def test_an_all_reduce_of_which_a_slice_is_kept_is_a_reduce_scatter():
               %s = f32[64]{0} dynamic-slice(%x, %i), dynamic_slice_sizes={64}
               %t = f32[64]{0} dynamic-slice(%y, %i), dynamic_slice_sizes={64}
               %z = (f32[64]{0}, f32[64]{0}) tuple(%s, %t)"""
-    program = read_program(fusion(body, result="(f32[64]{0}, f32[64]{0})"), SHAPE)
+    text = fusion(body, result="(f32[64]{0}, f32[64]{0})").replace(
+        "parameter(0)\n  ROOT %f", 'parameter(0), metadata={op_name="jit(f)/x"}\n  ROOT %f')  # fmt: skip
+    program = read_program(text, SHAPE)
     assert brief(program) == [("reduce-scatter", ("tensor",), 4, 2048, 1536, 1)]
+    assert program.collectives[0].op_name == "jit(f)/x", "the compiler names it not: its operand's name"
     whole = body.replace("tuple(%s, %t)", "tuple(%s, %y)")
     assert brief(read_program(fusion(whole, result="(f32[64]{0}, f32[256]{0})"), SHAPE))[0][0] == "all-reduce"
 
@@ -261,6 +267,7 @@ def test_bytes_moved_are_those_of_hbm_and_of_slices():
     assert moved(p + "%c = f32[4,256]{1,0} copy(%p)") == 2 * 4096
     assert moved(p + "%c = f32[4,256]{1,0:S(1)} copy(%p)") == 4096, "VMEM is not counted"
     assert moved(p + "%b = f32[1024]{0} bitcast(%p)\n%t = (f32[1024]{0}) tuple(%b)") == 0
+    assert moved(p + v + "%u = f32[4,256]{1,0} dynamic-update-slice(%p, %v, %i, %i)") == 1024 + 8
     assert moved(p + "%s = f32[1,256]{1,0} dynamic-slice(%p, %i, %i), dynamic_slice_sizes={1,256}") == 2 * 1024 + 8
     started = """%s = (f32[4,256]{1,0:S(1)}, f32[4,256]{1,0}, u32[]{:S(2)}) copy-start(%p)
                  %d = f32[4,256]{1,0:S(1)} copy-done(%s)"""
@@ -278,18 +285,23 @@ def test_bytes_moved_are_those_of_hbm_and_of_slices():
     assert moved(p + "%f = f32[1,256]{1,0:S(1)} fusion(%p), kind=kLoop, calls=%inner", ("inner", read)) == 1024
 
 
-def test_cycles_kernels_and_temporaries_are_listed_with_their_runs():
+def test_cycles_kernels_and_temporaries_in_hbm_are_listed():
     entry = """%p = f32[4,256]{1,0} parameter(0)
                %f = f32[4,256]{1,0} fusion(%p), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"120"}
                %k.1 = (bf16[2,256]{1,0}, f32[2]{0}) custom-call(%f), custom_call_target="tpu_custom_call"
+               %v = f32[8,256]{1,0:T(8,128)S(1)} broadcast(%p), dimensions={0,1}
                %g = bf16[2,256]{1,0} get-tuple-element(%k.1), index=0
                %h = f32[4,256]{1,0} fusion(%f), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"7"}
+               %j = f32[4,256]{1,0:S(1)} fusion(%f), kind=kCustom, calls=%fused
                %t = (f32[4,256]{1,0}, bf16[2,256]{1,0}) tuple(%h, %g)"""
     inner = "%a = f32[4,256]{1,0} parameter(0)\n%n = f32[4,256]{1,0} negate(%a)"
-    text = module(entry, ("inner", inner),
+    fused = """%a = f32[4,256]{1,0} parameter(0)
+               %r = f32[4,256]{1,0:S(1)} custom-call(%a), custom_call_target="tpu_custom_call",\
+ metadata={op_name="f/transpose(jvp(b))/pallas_call"}"""
+    text = module(entry, ("inner", inner), ("fused", fused),
                   head="input_output_alias={ {0}: (0, {}, may-alias) }, entry_computation_layout={}, ")  # fmt: skip
     program = read_program(text, SHAPE)
-    assert (program.cycles, program.kernels) == (127, (Kernel("k", 1),))
+    assert (program.cycles, program.kernels) == (127, (Kernel("k", 1), Kernel("b", 1)))
     assert [(t.name, t.shape, t.bytes) for t in program.largest] == [("f", (4, 256), 4096), ("k.1", (2, 256), 1024)]
 
 
@@ -303,6 +315,18 @@ def test_a_mesh_lies_over_slices_along_its_first_axes_or_not_at_all():
     for devices, shape in ((6, {"data": 3, "fsdp": 4}), (3, {"data": 8, "fsdp": 2}), (8, {"fsdp": 4})):
         with pytest.raises(HloError, match="slices"):
             read_program(text(devices), shape)
+
+
+def test_a_transfer_between_slices_needs_the_mesh_of_all_of_them():
+    sent = """%p = f32[256]{0} parameter(0)
+              %t = token[] after-all()
+              %s = (f32[256]{0}, u32[], token[]) send(%p, %t), frontend_attributes={\
+_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}"""
+    [found] = read_program(module(sent, devices=4), {"data": 2, "fsdp": 4}).collectives
+    assert (found.network, found.axes, found.wire_bytes) == ("dcn", ("data",), 1024)
+    for shape in ({"fsdp": 4}, {"data": 3, "fsdp": 4}):
+        with pytest.raises(HloError, match="among other slices"):
+            read_program(module(sent, devices=4), shape)
 
 
 class TestWithTheCompiler:

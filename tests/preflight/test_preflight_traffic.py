@@ -51,6 +51,7 @@ def test_a_layer_on_two_axes_is_as_counted_by_hand():
         ("all-reduce", "tensor"): 3 * 4 * 16, ("reduce-scatter", "fsdp"): 2048,
     }  # fmt: skip
     assert sums(traffic.embedding_and_loss_per_step) == {("all-gather", "fsdp"): 2048}
+    assert minimum(run_of(fsdp=2, tensor=2, batch_size=8, microbatches=2)).layer == traffic.layer
 
 
 def test_one_device_sends_nothing():
