@@ -22,7 +22,7 @@ def matmul_flops(module: Module, computation: Computation, instruction: Instruct
     Raises:
       HloError: a product without the attributes that say what it sums over.
     """
-    if instruction.opcode in ("fusion", "async-start"):
+    if instruction.opcode == "fusion":
         return _products_within(module, instruction.called("calls"), instruction.name)
     if instruction.opcode == "dot":
         contracted = _CONTRACTED.search(instruction.attributes)
@@ -96,7 +96,7 @@ def _written(module: Module, computation: Computation, instruction: Instruction)
     results = instruction.arrays
     if instruction.opcode == "send":
         return []
-    if instruction.opcode.endswith("-start") and instruction.opcode != "async-start":
+    if instruction.opcode.endswith("-start"):
         return _started(computation, instruction)
     if instruction.opcode == "dynamic-update-slice":
         update = _array(computation, instruction.operands[1])
@@ -161,7 +161,7 @@ def _read(module: Module, computation: Computation, instruction: Instruction, in
         return min(array.bytes for array in _sliced(computation, instruction))
     if opcode == "dynamic-update-slice" and index == 0:
         return 0
-    if instruction.opcode in ("fusion", "async-start"):
+    if instruction.opcode == "fusion":
         inner = module.computation(instruction.called("calls"), instruction.name)
         return _read_within(module, inner, inner.parameters[index])
     if opcode in (*_COLLECTIVES, "tuple") or "AsyncCollective" in instruction.attributes:

@@ -219,11 +219,22 @@ def test_collectives_that_are_started_and_awaited_are_asynchronous_and_counted_o
                %s = (f32[256]{0}, f32[1024]{0}) all-gather-start(%p), replica_groups=[2,4]<=[8]
                %d = f32[1024]{0} all-gather-done(%s)
                %w = ((f32[256]{0}), f32[256]{0}, u32[]) async-start(%p), calls=%wrapped
-               %e = f32[256]{0} async-done(%w)"""
+               %e = f32[256]{0} async-done(%w)
+               %b = s32[]{:S(2)} custom-call(), custom_call_target="PrepareAsyncCallStart"
+               %u = token[] custom-call(%b), custom_call_target="PrepareAsyncCallDone"
+               %v = ((f32[256]{0}, token[]), f32[256]{0}) call-start(%p, %u), to_apply=%wrapped
+               %f = f32[256]{0} call-done(%v)"""
     wrapped = "%a = f32[256]{0} parameter(0)\n%r = f32[256]{0} all-reduce(%a), replica_groups={}, to_apply=%add"
     found = read_program(module(entry, ("wrapped", wrapped)), SHAPE).collectives
-    assert [(c.kind, c.bytes, c.trips, c.asynchronous) for c in found] == [("all-gather", 4096, 1, True),
-                                                                          ("all-reduce", 1024, 1, True)]  # fmt: skip
+    assert [(c.kind, c.bytes, c.trips, c.asynchronous) for c in found] == [
+        ("all-gather", 4096, 1, True), ("all-reduce", 1024, 1, True), ("all-reduce", 1024, 1, True)]  # fmt: skip
+
+
+def test_a_collective_that_is_called_in_an_unknown_way_is_an_error():
+    hidden = "%a = f32[256]{0} parameter(0)\n%r = f32[256]{0} all-reduce(%a), replica_groups={}, to_apply=%add"
+    entry = "%p = f32[256]{0} parameter(0)\n%c = f32[256]{0} custom-call(%p), called_computations={%hidden}"
+    with pytest.raises(HloError, match="r: all-reduce in hidden"):
+        read_program(module(entry, ("hidden", hidden)), SHAPE)
 
 
 def test_collectives_in_branches_are_an_error():
@@ -362,7 +373,9 @@ class TestWithTheCompiler:
         program = self.read(function, mesh, ((ROWS, COLUMNS), spec), mapped=out)
         assert brief(program) == [(*expected, 1)] and program.collectives[0].dtype == "bf16"
 
-    def test_runs_in_loops_multiply_and_so_do_flops(self):
+    @pytest.mark.parametrize(("slice_", "data"), [("v5e:2x2", 1), ("v4:2x2x1", 1), ("v6e:2x2", 1), ("v5p:2x2x1", 1),
+                                                  ("tpu7x:2x2x1", 2)])  # fmt: skip
+    def test_runs_in_loops_multiply_and_so_do_flops_on_every_generation(self, slice_, data):
         def layer(x, w):
             x, _ = lax.scan(lambda x, _: (lax.psum(jnp.tanh(x @ w), "tensor"), None), x, None, length=5)
             whole = lax.all_gather(w, "fsdp", axis=0, tiled=True)
@@ -370,7 +383,7 @@ class TestWithTheCompiler:
             y = lax.psum_scatter(y, "fsdp", scatter_dimension=1, tiled=True)
             return lax.ppermute(y, "tensor", [(0, 1), (1, 0)]), None
 
-        mesh = topology_mesh("v5e:2x2", MeshConfig(1, 2, 2))
+        mesh = topology_mesh(slice_, MeshConfig(data, 2, 2))
         program = self.read(lambda ws, x: lax.scan(layer, x, ws)[0], mesh, ((7, 512, 512), P()), ((256, 512), P()),
                             mapped=P())  # fmt: skip
         assert sorted(brief(program)) == [
