@@ -105,7 +105,8 @@ class StepProgram:
       matmul_flops: of every dot and convolution, exact; those in kernels not included.
       hbm_bytes: what instructions read from HBM and write to it, collectives not included, VMEM not, and of arrays
         that are only sliced or updated in place the slice.
-      largest: the largest arrays in HBM that instructions make, arguments and outputs in their place left out.
+      largest: the largest arrays in HBM that instructions make or allocate; arguments, and outputs that take their
+        place, left out.
       unknown_loops: loops whose trips could not be found, with what the compiler says of them. They count once, so that
         all figures are too low when they hold anything.
     """
@@ -216,6 +217,8 @@ class _Reader:
     def _operation(self, computation: Computation, instruction: Instruction, runs: _Runs) -> None:
         targets = _targets_of(instruction)
         if not _FREE_TARGETS.isdisjoint(targets):
+            if _ALLOCATION in targets:
+                self._temporary(computation, instruction)
             return
         runs = dataclasses.replace(runs, origin=_origin(computation, instruction) or runs.origin)
         self._kernel(instruction, runs)
@@ -295,13 +298,15 @@ class _Reader:
         for index, array in made:
             if array.space == 0 and (instruction.name, index) not in taken:
                 if (before := self.temporaries.get(instruction.name)) is None or before.bytes < array.bytes:
+                    name = instruction.op_name or _purpose(computation, instruction)
                     self.temporaries[instruction.name] = Temporary(instruction.name, array.dtype, array.shape,
-                                                                   array.bytes, instruction.op_name)  # fmt: skip
+                                                                   array.bytes, name)  # fmt: skip
 
 
 _FREE = frozenset(("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
                    "replica-id", "optimization-barrier", "add-dependency"))  # fmt: skip
-_FREE_TARGETS = frozenset(("ConcatBitcast", "AllocateBuffer", "AssumeGatherIndicesInBound", "PrepareAsyncCallStart",
+_ALLOCATION = "AllocateBuffer"
+_FREE_TARGETS = frozenset((_ALLOCATION, "ConcatBitcast", "AssumeGatherIndicesInBound", "PrepareAsyncCallStart",
                            "PrepareAsyncCallDone"))  # fmt: skip
 
 
@@ -331,6 +336,14 @@ def _origin(computation: Computation, instruction: Instruction, depth: int = 8) 
         return instruction.op_name
     sources = (computation.instructions[name] for name in instruction.operands)
     return next(filter(None, (_origin(computation, source, depth - 1) for source in sources)), "")
+
+
+def _purpose(computation: Computation, instruction: Instruction) -> str:
+    """The name of what takes the result, as of a loop that fills a buffer."""
+    for user in computation.users.get(instruction.name, ()):
+        if name := user.op_name or (user.opcode == "tuple" and _purpose(computation, user)):
+            return name
+    return ""
 
 
 def _targets_of(instruction: Instruction) -> list[str]:

@@ -304,6 +304,8 @@ def test_cycles_kernels_and_temporaries_in_hbm_are_listed():
                %g = bf16[2,256]{1,0} get-tuple-element(%k.1), index=0
                %h = f32[4,256]{1,0} fusion(%f), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"7"}
                %j = f32[4,256]{1,0:S(1)} fusion(%f), kind=kCustom, calls=%fused
+               %b = f32[9,256]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+               %i = f32[4,256]{1,0:S(1)} fusion(%b), kind=kLoop, calls=%fused, metadata={op_name="loop"}
                %t = (f32[4,256]{1,0}, bf16[2,256]{1,0}) tuple(%h, %g)"""
     inner = "%a = f32[4,256]{1,0} parameter(0)\n%n = f32[4,256]{1,0} negate(%a)"
     fused = """%a = f32[4,256]{1,0} parameter(0)
@@ -312,8 +314,9 @@ def test_cycles_kernels_and_temporaries_in_hbm_are_listed():
     text = module(entry, ("inner", inner), ("fused", fused),
                   head="input_output_alias={ {0}: (0, {}, may-alias) }, entry_computation_layout={}, ")  # fmt: skip
     program = read_program(text, SHAPE)
-    assert (program.cycles, program.kernels) == (127, (Kernel("k", 1), Kernel("b", 1)))
-    assert [(t.name, t.shape, t.bytes) for t in program.largest] == [("f", (4, 256), 4096), ("k.1", (2, 256), 1024)]
+    assert (program.cycles, program.kernels) == (127, (Kernel("k", 1), Kernel("b", 1), Kernel("b", 1)))
+    assert [(t.name, t.shape, t.bytes, t.op_name) for t in program.largest] == [
+        ("b", (9, 256), 9216, "loop"), ("f", (4, 256), 4096, ""), ("k.1", (2, 256), 1024, "")]  # fmt: skip
 
 
 def test_a_mesh_lies_over_slices_along_its_first_axes_or_not_at_all():
