@@ -159,6 +159,30 @@ def test_a_loop_that_counts_has_its_trips(start, step, condition, trips):
     assert program.cycles == 11 * trips
 
 
+def test_a_limit_that_an_outer_loop_carries_is_found():
+    inner = loop(0, "%d = s32[] constant(1)\n%next = s32[] add(%i, %d)",
+                 "%c = pred[] compare(%i, %n), direction=LT").partition("ENTRY")[0]  # fmt: skip
+    state = "(s32[], s32[], f32[256])"
+    inner = inner.replace("%body", "%inner").replace("%condition", "%inner_condition")
+    body = f"""%s = {state} parameter(0)
+               %i = s32[] get-tuple-element(%s), index=0
+               %n = s32[] get-tuple-element(%s), index=1
+               %x = f32[256]{{0}} get-tuple-element(%s), index=2
+               %zero = s32[] constant(0)
+               %t = {state} tuple(%zero, %n, %x)
+               %w = {state} while(%t), condition=%inner_condition, body=%inner
+               %y = f32[256]{{0}} get-tuple-element(%w), index=2
+               %one = s32[] constant(1)
+               %j = s32[] add(%i, %one)
+               %out = {state} tuple(%j, %n, %y)"""
+    text = loop(0, "%next = s32[] copy(%i)", "%c = pred[] compare(%i, %n), direction=LT")
+    head, entry = inner.split("\n", 1), text[text.index("ENTRY") :]
+    condition = text[text.index("%condition (") : text.index("ENTRY")]
+    outer = module(body).split("\n\n")[1].replace("ENTRY %main", "%body")
+    program = read_program("\n".join([head[0], head[1], outer, condition, entry]), SHAPE)
+    assert [(c.trips, c.loops) for c in program.collectives] == [(100, ("while", "w"))]
+
+
 @pytest.mark.parametrize(("body", "condition"), [
     ("%next = s32[] multiply(%i, %n)", "%c = pred[] compare(%i, %n), direction=LT"),
     ("%d = s32[] constant(4)\n%next = s32[] add(%i, %d)", "%c = pred[] compare(%i, %n), direction=NE"),
@@ -289,6 +313,9 @@ def test_bytes_moved_are_those_of_hbm_and_of_slices():
                %u = f32[4,256]{1,0} dynamic-update-slice(%a, %b, %j, %j)"""
     update = p + v + "%f = f32[4,256]{1,0} fusion(%p, %v), kind=kLoop, calls=%inner"
     assert moved(update, ("inner", inner)) == 1024, "the slice is written, and read from VMEM"
+    fresh = inner.replace("dynamic-update-slice(%a,", "dynamic-update-slice(%z,").replace(
+        "%j =", "%z = f32[4,256]{1,0} broadcast(%b), dimensions={}\n%j =")  # fmt: skip
+    assert moved(update, ("inner", fresh)) == 4096, "what is updated is not in memory yet: it is written whole"
     read = """%a = f32[4,256]{1,0} parameter(0)
               %j = s32[] constant(2)
               %s = f32[1,256]{1,0} dynamic-slice(%a, %j, %j), dynamic_slice_sizes={1,256}
@@ -338,9 +365,10 @@ def test_a_transfer_between_slices_needs_the_mesh_of_all_of_them():
 _xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}"""
     [found] = read_program(module(sent, devices=4), {"data": 2, "fsdp": 4}).collectives
     assert (found.network, found.axes, found.wire_bytes) == ("dcn", ("data",), 1024)
-    for shape in ({"fsdp": 4}, {"data": 3, "fsdp": 4}):
+    pairs = sent.replace('"{1,2}x{0:3}"', "{{100000->200000}}").replace("ALL_REDUCE", "ONE_TO_ONE")
+    for text, shape in ((sent, {"fsdp": 4}), (sent, {"data": 3, "fsdp": 4}), (pairs, {"fsdp": 4})):
         with pytest.raises(HloError, match="among other slices"):
-            read_program(module(sent, devices=4), shape)
+            read_program(module(text, devices=4), shape)
 
 
 class TestWithTheCompiler:
