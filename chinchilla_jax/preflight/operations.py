@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import re
@@ -21,7 +22,7 @@ def matmul_flops(module: Module, computation: Computation, instruction: Instruct
     Raises:
       HloError: a product without the attributes that say what it sums over.
     """
-    if instruction.opcode in ("fusion", "async-start"):
+    if instruction.opcode == "fusion":
         return _products_within(module, instruction.called("calls"), instruction.name)
     if instruction.opcode == "dot":
         contracted = _CONTRACTED.search(instruction.attributes)
@@ -95,16 +96,16 @@ def _written(module: Module, computation: Computation, instruction: Instruction)
     results = instruction.arrays
     if instruction.opcode == "send":
         return []
-    if instruction.opcode.endswith("-start") and instruction.opcode != "async-start":
+    if instruction.opcode.endswith("-start"):
         return _started(computation, instruction)
-    if instruction.opcode not in ("fusion", "dynamic-update-slice"):
+    if instruction.opcode == "dynamic-update-slice":
+        update = _array(computation, instruction.operands[1])
+        return [(0, dataclasses.replace(update, space=results[0].space))]
+    if instruction.opcode != "fusion":
         return list(enumerate(results))
-    names: tuple[str, ...] = (instruction.name,)
-    inner = computation
-    if instruction.opcode == "fusion":
-        inner = module.computation(instruction.called("calls"), instruction.name)
-        root = inner.instructions[inner.root]
-        names = root.operands if root.opcode == "tuple" else (root.name,)
+    inner = module.computation(instruction.called("calls"), instruction.name)
+    root = inner.instructions[inner.root]
+    names = root.operands if root.opcode == "tuple" else (root.name,)
     if len(names) != len(results):  # the context of an asynchronous collective
         return []
     found = []
@@ -150,7 +151,7 @@ def _is_passed(computation: Computation, name: str) -> bool:
     instruction = computation.instructions[name]
     while instruction.opcode == "bitcast":
         instruction = computation.instructions[instruction.operands[0]]
-    return instruction.opcode in ("parameter", "get-tuple-element")
+    return instruction.opcode == "parameter"
 
 
 def _read(module: Module, computation: Computation, instruction: Instruction, index: int) -> int:
@@ -160,7 +161,7 @@ def _read(module: Module, computation: Computation, instruction: Instruction, in
         return min(array.bytes for array in _sliced(computation, instruction))
     if opcode == "dynamic-update-slice" and index == 0:
         return 0
-    if instruction.opcode in ("fusion", "async-start"):
+    if instruction.opcode == "fusion":
         inner = module.computation(instruction.called("calls"), instruction.name)
         return _read_within(module, inner, inner.parameters[index])
     if opcode in (*_COLLECTIVES, "tuple") or "AsyncCollective" in instruction.attributes:

@@ -29,6 +29,9 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _CHAIN = re.compile(r'chain_id="(\d+)"')
+_SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x')
+_KERNEL = "tpu_custom_call"
+_KERNEL_NAME = re.compile(r"(\w+)\)*/pallas_call$")
 _NUMBERED = re.compile(r"(?:\.(?:\d+|clone))+$")
 _ASYNC_START, _ASYNC_DONE = "AsyncCollectiveStart", "AsyncCollectiveDone"
 
@@ -102,7 +105,8 @@ class StepProgram:
       matmul_flops: of every dot and convolution, exact; those in kernels not included.
       hbm_bytes: what instructions read from HBM and write to it, collectives not included, VMEM not, and of arrays
         that are only sliced or updated in place the slice.
-      largest: the largest arrays in HBM that instructions make, arguments and outputs in their place left out.
+      largest: the largest arrays in HBM that instructions make or allocate; arguments, and outputs that take their
+        place, left out.
       unknown_loops: loops whose trips could not be found, with what the compiler says of them. They count once, so that
         all figures are too low when they hold anything.
     """
@@ -124,12 +128,26 @@ def read_program(text: str, mesh_shape: Mapping[str, int]) -> StepProgram:
       mesh_shape: devices along each mesh axis, slowest first: `dict(mesh.shape)`.
 
     Raises:
-      HloError: a collective of a form that is not known, a mesh of another size than the program's, a text cut short.
+      HloError: a collective of a form that is not known or in a place that is not, a mesh of another size than the
+        program's, a text cut short.
     """
     module = parse_module(text)
     reader = _Reader(module, mesh_shape)
-    reader.walk(module.entry, 1, {}, None)
+    reader.walk(module.entry, _Runs())
     return reader.program()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Runs:
+    """How often a computation runs, and where. `known` are the elements of its state of known value, if it is a loop's
+    body; `origin` names what it is for."""
+
+    trips: int = 1
+    loops: tuple[str, ...] = ()
+    unknown_loop: str | None = None
+    known: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    asynchronous: bool = False
+    origin: str = ""
 
 
 class _Reader:
@@ -143,9 +161,9 @@ class _Reader:
         self.cycles = self.flops = self.hbm = 0
         self.temporaries: dict[str, Temporary] = {}
         self.unknown: dict[str, str] = {}
-        self.loops: list[str] = []
         self.started: set[tuple] = set()
         self.continued: dict[tuple, str] = {}
+        self.visited: set[str] = set()
         self.outputs = _aliased_outputs(module)
 
     def program(self) -> StepProgram:
@@ -153,101 +171,101 @@ class _Reader:
         for chain, name in self.continued.items():
             if chain not in self.started:
                 raise HloError(f"{name}: a part of an asynchronous collective that starts nowhere")
+        for computation in self.module.computations.values():
+            if computation.name not in self.visited:
+                _refuse_unvisited(computation)
         largest = sorted(self.temporaries.values(), key=lambda t: (-t.bytes, t.name))[:LARGEST]
         return StepProgram(tuple(self.collectives), tuple(self.kernels), self.cycles, self.flops, self.hbm,
                            tuple(largest), tuple(self.unknown.values()))  # fmt: skip
 
-    def walk(self, computation: Computation, trips: int, known: Mapping[int, int], unknown: str | None) -> None:
-        """Adds what a scheduled computation does in `trips` runs."""
+    def walk(self, computation: Computation, runs: _Runs) -> None:
+        """Adds what a scheduled computation does."""
+        self.visited.add(computation.name)
         for instruction in computation.instructions.values():
             opcode = instruction.opcode
             if opcode == "while":
-                self._loop(computation, instruction, trips, known, unknown)
-            elif opcode == "call":
-                self.walk(self.module.computation(instruction.called("to_apply"), instruction.name), trips, {}, unknown)
+                self._loop(computation, instruction, runs)
+            elif opcode in ("call", "call-start", "async-start"):
+                called = instruction.called("to_apply") or instruction.called("calls")
+                self.walk(self.module.computation(called, instruction.name), dataclasses.replace(
+                    runs, known={}, origin=_origin(computation, instruction),
+                    asynchronous=runs.asynchronous or opcode != "call"))  # fmt: skip
             elif opcode == "conditional":
-                self._conditional(instruction, trips, unknown)
-            elif opcode in _FREE or opcode.endswith(("-done", "-update")):
-                continue
-            else:
-                self._operation(computation, instruction, trips, unknown)
+                self._conditional(instruction, runs)
+            elif opcode not in _FREE and not opcode.endswith(("-done", "-update")):
+                self._operation(computation, instruction, runs)
 
-    def _loop(self, computation, instruction, trips, known, unknown) -> None:
-        count, constant = trip_count(self.module, computation, instruction, known)
+    def _loop(self, computation: Computation, instruction: Instruction, runs: _Runs) -> None:
+        count, constant = trip_count(self.module, computation, instruction, runs.known)
+        unknown = runs.unknown_loop
         if count is None:
-            unknown = instruction.name
+            count, unknown = 1, instruction.name
             self.unknown[unknown] = f"{unknown} {instruction.op_name}".strip()
         body = self.module.computation(instruction.called("body"), instruction.name)
-        self.loops.append(instruction.name)
-        self.walk(body, trips * (1 if count is None else count), constant, unknown)
-        self.loops.pop()
+        self.walk(body, dataclasses.replace(runs, trips=runs.trips * count, loops=(*runs.loops, instruction.name),
+                                            unknown_loop=unknown, known=constant))  # fmt: skip
 
-    def _conditional(self, instruction, trips, unknown) -> None:
+    def _conditional(self, instruction: Instruction, runs: _Runs) -> None:
         """All branches are counted; where that would matter, there is no right number."""
         before = len(self.collectives), len(self.kernels), self.flops
         for name in instruction.branches:
-            self.walk(self.module.computation(name, instruction.name), trips, {}, unknown)
+            self.walk(self.module.computation(name, instruction.name), dataclasses.replace(runs, known={}))
         if before != (len(self.collectives), len(self.kernels), self.flops):
             raise HloError(f"{instruction.name}: a conditional with collectives, kernels or products in its branches; "
                            "how often they run depends on data")  # fmt: skip
 
-    def _operation(self, computation, instruction, trips, unknown) -> None:
-        target = _TARGET.search(instruction.attributes) if instruction.opcode == "custom-call" else None
-        if target and target[1] == "tpu_custom_call":
-            self.kernels.append(Kernel(_NUMBERED.sub("", instruction.name), trips))
-        elif target and target[1] in _FREE_TARGETS:
+    def _operation(self, computation: Computation, instruction: Instruction, runs: _Runs) -> None:
+        targets = _targets_of(instruction)
+        if not _FREE_TARGETS.isdisjoint(targets):
+            if _ALLOCATION in targets:
+                self._temporary(computation, instruction)
             return
+        runs = dataclasses.replace(runs, origin=_origin(computation, instruction) or runs.origin)
+        self._kernel(instruction, runs)
         if found := _COLLECTIVE.match(instruction.opcode):
-            self._collective(computation, instruction, found[1], trips, bool(found[2]), unknown,
-                             _origin(computation, instruction))  # fmt: skip
+            self._collective(computation, instruction, found, runs)
         else:
-            if (called := self._called(instruction)) is not None:
-                self._fused(called, trips, instruction.opcode == "async-start", unknown,
-                            _origin(computation, instruction))  # fmt: skip
-            self.flops += trips * matmul_flops(self.module, computation, instruction)
-            self.hbm += trips * hbm_bytes(self.module, computation, instruction)
+            if instruction.opcode == "fusion":
+                self._fused(instruction, runs)
+            self.flops += runs.trips * matmul_flops(self.module, computation, instruction)
+            self.hbm += runs.trips * hbm_bytes(self.module, computation, instruction)
         cycles = _CYCLES.search(instruction.attributes)
-        self.cycles += trips * int(cycles[1]) if cycles else 0
+        self.cycles += runs.trips * int(cycles[1]) if cycles else 0
         self._temporary(computation, instruction)
 
-    def _called(self, instruction: Instruction) -> Computation | None:
-        if instruction.opcode not in ("fusion", "async-start"):
-            return None
-        return self.module.computation(instruction.called("calls"), instruction.name)
-
-    def _fused(self, computation: Computation, trips: int, asynchronous: bool, unknown: str | None,
-               origin: str) -> None:  # fmt: skip
-        """Collectives and kernels in a fused computation. An asynchronous collective may stand in every fusion from its
+    def _fused(self, fusion: Instruction, runs: _Runs) -> None:
+        """Collectives and kernels in a fusion. A collective that is asynchronous may stand in every fusion from its
         start to its end; it is counted at its start."""
+        computation = self.module.computation(fusion.called("calls"), fusion.name)
+        self.visited.add(computation.name)
         for instruction in computation.instructions.values():
-            if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes:
-                self.kernels.append(Kernel(_NUMBERED.sub("", instruction.name), trips))
             if instruction.opcode == "fusion":
-                self._fused(self._called(instruction), trips, asynchronous, unknown, origin)
+                self._fused(instruction, runs)
+            self._kernel(instruction, runs)
             if not (found := _COLLECTIVE.match(instruction.opcode)):
                 continue
             chain = _CHAIN.search(instruction.attributes)
             channel = _CHANNEL.search(instruction.attributes)
             key = found[1], channel and channel[1], chain and chain[1]
-            targets = _targets(computation, instruction)
+            targets = _targets_after(computation, instruction)
             if _ASYNC_START in targets:
                 self.started.add(key)
-                self._collective(computation, instruction, found[1], trips, True, unknown, origin)
+                self._collective(computation, instruction, found, dataclasses.replace(runs, asynchronous=True))
             elif _ASYNC_DONE in targets or chain:
                 self.continued[key] = instruction.name
             else:
-                self._collective(computation, instruction, found[1], trips, asynchronous or bool(found[2]), unknown,
-                                 origin)  # fmt: skip
+                self._collective(computation, instruction, found, runs)
 
-    def _collective(self, computation, instruction, kind, trips, asynchronous, unknown, origin) -> None:
-        network, group = "ici", None
+    def _kernel(self, instruction: Instruction, runs: _Runs) -> None:
+        if _KERNEL in _targets_of(instruction):
+            self.kernels.append(Kernel(_kernel_name(instruction), runs.trips))
+
+    def _collective(self, computation: Computation, instruction: Instruction, found: re.Match, runs: _Runs) -> None:
+        kind, network, group, asynchronous = found[1], "ici", None, runs.asynchronous or bool(found[2])
         if kind is None:
-            transfer = _TRANSFER.search(instruction.attributes)
-            if transfer and transfer[1] in _BETWEEN_SLICES and instruction.opcode == "recv":
-                return  # the other half of a send
-            if not transfer or transfer[1] not in _BETWEEN_SLICES or instruction.opcode != "send":
-                raise HloError(f"{instruction.name}: a collective of a kind that is not known, {instruction.opcode}")
-            kind, group, network, asynchronous = _BETWEEN_SLICES[transfer[1]], self.slices, "dcn", True
+            kind, network, group, asynchronous = self._transfer(instruction), "dcn", self.slices, True
+            if instruction.opcode == "recv":  # the other half of a send
+                return
         if kind == "all-reduce" and _only_sliced(computation, instruction):
             kind = "reduce-scatter"
         group = group or device_group(instruction, self.mesh_shape)
@@ -259,8 +277,20 @@ class _Reader:
             gathered = (array for array in instruction.arrays if array.bytes == largest.bytes * group.size)
             shape = next((array.shape for array in gathered), shape)
         self.collectives.append(Collective(
-            instruction.name, kind, group.axes, group.size, whole, _wire_bytes(kind, whole, group), trips, network,
-            asynchronous, largest.dtype, shape, instruction.op_name or origin, unknown, tuple(self.loops)))  # fmt: skip
+            instruction.name, kind, group.axes, group.size, whole, _wire_bytes(kind, whole, group), runs.trips, network,
+            asynchronous, largest.dtype, shape, instruction.op_name or runs.origin, runs.unknown_loop,
+            runs.loops))  # fmt: skip
+
+    def _transfer(self, instruction: Instruction) -> str:
+        """The kind of a collective between slices."""
+        transfer = _TRANSFER.search(instruction.attributes)
+        if not transfer or transfer[1] not in _BETWEEN_SLICES or instruction.opcode not in ("send", "recv"):
+            raise HloError(f"{instruction.name}: a collective of a kind that is not known, {instruction.opcode}")
+        taking_part = _SLICES.search(instruction.attributes)
+        if self.slices.size == 1 or (taking_part and taking_part[1].count(",") + 1 != self.slices.size):
+            raise HloError(f"{instruction.name}: a transfer among other slices than the {self.slices.size} of the "
+                           "mesh; it must be that of all slices")  # fmt: skip
+        return _BETWEEN_SLICES[transfer[1]]
 
     def _temporary(self, computation: Computation, instruction: Instruction) -> None:
         made = written_arrays(self.module, computation, instruction)
@@ -268,19 +298,36 @@ class _Reader:
         for index, array in made:
             if array.space == 0 and (instruction.name, index) not in taken:
                 if (before := self.temporaries.get(instruction.name)) is None or before.bytes < array.bytes:
+                    name = instruction.op_name or _purpose(computation, instruction)
                     self.temporaries[instruction.name] = Temporary(instruction.name, array.dtype, array.shape,
-                                                                   array.bytes, instruction.op_name)  # fmt: skip
+                                                                   array.bytes, name)  # fmt: skip
 
 
 _FREE = frozenset(("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
                    "replica-id", "optimization-barrier", "add-dependency"))  # fmt: skip
-_FREE_TARGETS = frozenset(("ConcatBitcast", "AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding"))
+_ALLOCATION = "AllocateBuffer"
+_FREE_TARGETS = frozenset((_ALLOCATION, "ConcatBitcast", "AssumeGatherIndicesInBound", "PrepareAsyncCallStart",
+                           "PrepareAsyncCallDone"))  # fmt: skip
+
+
+def _refuse_unvisited(computation: Computation) -> None:
+    for instruction in computation.instructions.values():
+        collective = _COLLECTIVE.match(instruction.opcode) and not instruction.opcode.endswith("-done")
+        if collective or _KERNEL in _targets_of(instruction):
+            raise HloError(f"{instruction.name}: {instruction.opcode} in {computation.name}, which is called in a way "
+                           "that is not understood")  # fmt: skip
 
 
 def _wire_bytes(kind: str, whole: int, group: Group) -> int:
     if kind == "collective-permute":
         return whole if group.axes else 0
     return (2 if kind == "all-reduce" else 1) * whole * (group.size - 1) // group.size
+
+
+def _kernel_name(instruction: Instruction) -> str:
+    """As `pallas_call` was given it, without the transformations around it."""
+    named = _KERNEL_NAME.search(instruction.op_name)
+    return named[1] if named else _NUMBERED.sub("", instruction.name)
 
 
 def _origin(computation: Computation, instruction: Instruction, depth: int = 8) -> str:
@@ -291,14 +338,25 @@ def _origin(computation: Computation, instruction: Instruction, depth: int = 8) 
     return next(filter(None, (_origin(computation, source, depth - 1) for source in sources)), "")
 
 
-def _targets(computation: Computation, instruction: Instruction) -> set[str]:
+def _purpose(computation: Computation, instruction: Instruction) -> str:
+    """The name of what takes the result, as of a loop that fills a buffer."""
+    for user in computation.users.get(instruction.name, ()):
+        if name := user.op_name or (user.opcode == "tuple" and _purpose(computation, user)):
+            return name
+    return ""
+
+
+def _targets_of(instruction: Instruction) -> list[str]:
+    return _TARGET.findall(instruction.attributes) if instruction.opcode == "custom-call" else []
+
+
+def _targets_after(computation: Computation, instruction: Instruction) -> set[str]:
     """What custom calls take the result of a collective, or slices of it."""
     found = set()
     for user in computation.users.get(instruction.name, ()):
-        if user.opcode == "custom-call":
-            found.update(_TARGET.findall(user.attributes))
-        elif user.opcode in ("get-tuple-element", "bitcast", "dynamic-slice", "tuple"):
-            found |= _targets(computation, user)
+        found.update(_targets_of(user))
+        if user.opcode in ("get-tuple-element", "bitcast", "dynamic-slice", "tuple"):
+            found |= _targets_after(computation, user)
     return found
 
 

@@ -23,9 +23,14 @@ t = mesh.tensor, and X = e d x the tokens of one device's rows:
     weight of d a/t; r is 1, or 2 with remat `attention` and `full`
       all-gather r e d a/t and reduce-scatter e d a/t   the weight is gathered as others are
       all-reduce r 4 S a/t + e S a/t                    products of parts of the width are added up, in float32
-    keys and values of whole rows, over context (n = 2 e S k/t x rows)
-      all-gather      1 n forward, 1 n backward unless nothing is recomputed
-      reduce-scatter  1 n       their gradients
+    tokens of a row that see each other, over context: the cheaper of two ways (parallel/context.py). With P = e / t x
+    the tokens of one device's rows and c = mesh.context
+      all-to-all      P (2 a + 2 k) forward: queries, keys, values and the output, exchanged for heads, if they divide
+                    + P (2 a + 2 k) backward: gradients of these
+                    + P (2 a + 2 k) if anything is recomputed
+      all-gather      P c 2 k forward: keys and values
+                    + P c 2 k if anything is recomputed
+      reduce-scatter  P c 2 k backward: their gradients
     gains and biases: their gradients, over fsdp, context and, where tokens are split over it, tensor
       all-reduce
     gradients over data, once a step and not once a microbatch: of what a device stores of the layer
@@ -147,9 +152,7 @@ def minimum(config: RunConfig) -> Traffic:
     if m.position == "relative":
         layer.found += _relative(config, size, 1 + blocks_again)
         weights += m.d_model * m.d_attn // mesh.tensor
-    keys = 2 * size * config.data.seq_len * kv // mesh.tensor * rows
-    layer.add("all-gather", ("context",), keys, "keys and values", 1 + recomputed)
-    layer.add("reduce-scatter", ("context",), keys, "gradients of keys and values")
+    layer.found += _context(config, size * tokens // mesh.tensor, 1 + recomputed)
     whole, split = _vectors(config)
     layer.add("all-reduce", (*STORED, "tensor"), size * whole, "gradients of gains and biases of the stream")
     layer.add("all-reduce", STORED, size * split, "gradients of biases of heads and inner width")
@@ -182,6 +185,18 @@ def _relative(config: RunConfig, size: int, passes: int) -> list[Need]:
     added.add("all-reduce", STORED, 4 * config.data.seq_len * width, "relative keys", passes)
     added.add("all-reduce", STORED, size * config.data.seq_len * width, "gradient of relative keys")
     return min(gathered, added, key=lambda needs: needs.sent).found
+
+
+def _context(config: RunConfig, size: int, passes: int) -> list[Need]:
+    """Attention of split rows, the cheaper way. `size` is that of one channel of a device's tokens and heads."""
+    m, context = config.model, config.mesh.context
+    kv = m.n_kv_heads * m.head_dim
+    exchanged, gathered = _Needs(config), _Needs(config)
+    exchanged.add("all-to-all", ("context",), size * (2 * m.d_attn + 2 * kv), "tokens for heads", 1 + passes)
+    gathered.add("all-gather", ("context",), size * context * 2 * kv, "keys and values", passes)
+    gathered.add("reduce-scatter", ("context",), size * context * 2 * kv, "gradients of keys and values")
+    ways = [gathered] if m.n_kv_heads % (config.mesh.tensor * context) else [exchanged, gathered]
+    return min(ways, key=lambda needs: needs.sent).found
 
 
 def _vectors(config: RunConfig) -> tuple[int, int]:

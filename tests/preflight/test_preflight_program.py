@@ -133,6 +133,7 @@ def loop(start, body, condition):
     inner = f"""{parts}
                 %x = f32[256]{{0}} get-tuple-element(%s), index=2
                 %y = f32[256]{{0}} all-reduce(%x), replica_groups={{}}, to_apply=%add
+                %z = f32[256]{{0}} negate(%y), backend_config={{"estimated_cycles":"11"}}
                 {body}
                 %out = {state} tuple(%next, %n, %y)"""
     add = "%a = f32[] parameter(0)\n%b = f32[] parameter(1)\n%c = f32[] add(%a, %b)"
@@ -145,6 +146,7 @@ def loop(start, body, condition):
     (3, 2, "%c = pred[] compare(%i, %n), direction=LT", 4),
     (3, 2, "%c = pred[] compare(%n, %i), direction=GE", 4),
     (4, 3, "%c = pred[] compare(%i, %n), direction=NE", 2),
+    (4, 3, "%c = pred[] compare(%i, %n), direction=LE", 3),
     (12, -1, "%c = pred[] compare(%i, %n), direction=GT", 2),
     (12, 1, "%c = pred[] compare(%i, %n), direction=LT", 0),
     (0, 1, "%one = s32[] constant(1)\n%m = s32[] subtract(%n, %one)\n"
@@ -154,6 +156,31 @@ def test_a_loop_that_counts_has_its_trips(start, step, condition, trips):
     text = loop(start, f"%d = s32[] constant({step})\n%next = s32[] add(%i, %d)", condition)
     program = read_program(text, SHAPE)
     assert [(c.trips, c.loops) for c in program.collectives] == [(trips, ("while",))] and program.unknown_loops == ()
+    assert program.cycles == 11 * trips
+
+
+def test_a_limit_that_an_outer_loop_carries_is_found():
+    inner = loop(0, "%d = s32[] constant(1)\n%next = s32[] add(%i, %d)",
+                 "%c = pred[] compare(%i, %n), direction=LT").partition("ENTRY")[0]  # fmt: skip
+    state = "(s32[], s32[], f32[256])"
+    inner = inner.replace("%body", "%inner").replace("%condition", "%inner_condition")
+    body = f"""%s = {state} parameter(0)
+               %i = s32[] get-tuple-element(%s), index=0
+               %n = s32[] get-tuple-element(%s), index=1
+               %x = f32[256]{{0}} get-tuple-element(%s), index=2
+               %zero = s32[] constant(0)
+               %t = {state} tuple(%zero, %n, %x)
+               %w = {state} while(%t), condition=%inner_condition, body=%inner
+               %y = f32[256]{{0}} get-tuple-element(%w), index=2
+               %one = s32[] constant(1)
+               %j = s32[] add(%i, %one)
+               %out = {state} tuple(%j, %n, %y)"""
+    text = loop(0, "%next = s32[] copy(%i)", "%c = pred[] compare(%i, %n), direction=LT")
+    head, entry = inner.split("\n", 1), text[text.index("ENTRY") :]
+    condition = text[text.index("%condition (") : text.index("ENTRY")]
+    outer = module(body).split("\n\n")[1].replace("ENTRY %main", "%body")
+    program = read_program("\n".join([head[0], head[1], outer, condition, entry]), SHAPE)
+    assert [(c.trips, c.loops) for c in program.collectives] == [(100, ("while", "w"))]
 
 
 @pytest.mark.parametrize(("body", "condition"), [
@@ -183,8 +210,11 @@ def test_an_all_reduce_of_which_a_slice_is_kept_is_a_reduce_scatter():
               %s = f32[64]{0} dynamic-slice(%x, %i), dynamic_slice_sizes={64}
               %t = f32[64]{0} dynamic-slice(%y, %i), dynamic_slice_sizes={64}
               %z = (f32[64]{0}, f32[64]{0}) tuple(%s, %t)"""
-    program = read_program(fusion(body, result="(f32[64]{0}, f32[64]{0})"), SHAPE)
+    text = fusion(body, result="(f32[64]{0}, f32[64]{0})").replace(
+        "parameter(0)\n  ROOT %f", 'parameter(0), metadata={op_name="jit(f)/x"}\n  ROOT %f')  # fmt: skip
+    program = read_program(text, SHAPE)
     assert brief(program) == [("reduce-scatter", ("tensor",), 4, 2048, 1536, 1)]
+    assert program.collectives[0].op_name == "jit(f)/x", "the compiler names it not: its operand's name"
     whole = body.replace("tuple(%s, %t)", "tuple(%s, %y)")
     assert brief(read_program(fusion(whole, result="(f32[64]{0}, f32[256]{0})"), SHAPE))[0][0] == "all-reduce"
 
@@ -213,11 +243,22 @@ def test_collectives_that_are_started_and_awaited_are_asynchronous_and_counted_o
                %s = (f32[256]{0}, f32[1024]{0}) all-gather-start(%p), replica_groups=[2,4]<=[8]
                %d = f32[1024]{0} all-gather-done(%s)
                %w = ((f32[256]{0}), f32[256]{0}, u32[]) async-start(%p), calls=%wrapped
-               %e = f32[256]{0} async-done(%w)"""
+               %e = f32[256]{0} async-done(%w)
+               %b = s32[]{:S(2)} custom-call(), custom_call_target="PrepareAsyncCallStart"
+               %u = token[] custom-call(%b), custom_call_target="PrepareAsyncCallDone"
+               %v = ((f32[256]{0}, token[]), f32[256]{0}) call-start(%p, %u), to_apply=%wrapped
+               %f = f32[256]{0} call-done(%v)"""
     wrapped = "%a = f32[256]{0} parameter(0)\n%r = f32[256]{0} all-reduce(%a), replica_groups={}, to_apply=%add"
     found = read_program(module(entry, ("wrapped", wrapped)), SHAPE).collectives
-    assert [(c.kind, c.bytes, c.trips, c.asynchronous) for c in found] == [("all-gather", 4096, 1, True),
-                                                                          ("all-reduce", 1024, 1, True)]  # fmt: skip
+    assert [(c.kind, c.bytes, c.trips, c.asynchronous) for c in found] == [
+        ("all-gather", 4096, 1, True), ("all-reduce", 1024, 1, True), ("all-reduce", 1024, 1, True)]  # fmt: skip
+
+
+def test_a_collective_that_is_called_in_an_unknown_way_is_an_error():
+    hidden = "%a = f32[256]{0} parameter(0)\n%r = f32[256]{0} all-reduce(%a), replica_groups={}, to_apply=%add"
+    entry = "%p = f32[256]{0} parameter(0)\n%c = f32[256]{0} custom-call(%p), called_computations={%hidden}"
+    with pytest.raises(HloError, match="r: all-reduce in hidden"):
+        read_program(module(entry, ("hidden", hidden)), SHAPE)
 
 
 def test_collectives_in_branches_are_an_error():
@@ -261,6 +302,7 @@ def test_bytes_moved_are_those_of_hbm_and_of_slices():
     assert moved(p + "%c = f32[4,256]{1,0} copy(%p)") == 2 * 4096
     assert moved(p + "%c = f32[4,256]{1,0:S(1)} copy(%p)") == 4096, "VMEM is not counted"
     assert moved(p + "%b = f32[1024]{0} bitcast(%p)\n%t = (f32[1024]{0}) tuple(%b)") == 0
+    assert moved(p + v + "%u = f32[4,256]{1,0} dynamic-update-slice(%p, %v, %i, %i)") == 1024 + 8
     assert moved(p + "%s = f32[1,256]{1,0} dynamic-slice(%p, %i, %i), dynamic_slice_sizes={1,256}") == 2 * 1024 + 8
     started = """%s = (f32[4,256]{1,0:S(1)}, f32[4,256]{1,0}, u32[]{:S(2)}) copy-start(%p)
                  %d = f32[4,256]{1,0:S(1)} copy-done(%s)"""
@@ -271,6 +313,9 @@ def test_bytes_moved_are_those_of_hbm_and_of_slices():
                %u = f32[4,256]{1,0} dynamic-update-slice(%a, %b, %j, %j)"""
     update = p + v + "%f = f32[4,256]{1,0} fusion(%p, %v), kind=kLoop, calls=%inner"
     assert moved(update, ("inner", inner)) == 1024, "the slice is written, and read from VMEM"
+    fresh = inner.replace("dynamic-update-slice(%a,", "dynamic-update-slice(%z,").replace(
+        "%j =", "%z = f32[4,256]{1,0} broadcast(%b), dimensions={}\n%j =")  # fmt: skip
+    assert moved(update, ("inner", fresh)) == 4096, "what is updated is not in memory yet: it is written whole"
     read = """%a = f32[4,256]{1,0} parameter(0)
               %j = s32[] constant(2)
               %s = f32[1,256]{1,0} dynamic-slice(%a, %j, %j), dynamic_slice_sizes={1,256}
@@ -278,19 +323,27 @@ def test_bytes_moved_are_those_of_hbm_and_of_slices():
     assert moved(p + "%f = f32[1,256]{1,0:S(1)} fusion(%p), kind=kLoop, calls=%inner", ("inner", read)) == 1024
 
 
-def test_cycles_kernels_and_temporaries_are_listed_with_their_runs():
+def test_cycles_kernels_and_temporaries_in_hbm_are_listed():
     entry = """%p = f32[4,256]{1,0} parameter(0)
                %f = f32[4,256]{1,0} fusion(%p), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"120"}
                %k.1 = (bf16[2,256]{1,0}, f32[2]{0}) custom-call(%f), custom_call_target="tpu_custom_call"
+               %v = f32[8,256]{1,0:T(8,128)S(1)} broadcast(%p), dimensions={0,1}
                %g = bf16[2,256]{1,0} get-tuple-element(%k.1), index=0
                %h = f32[4,256]{1,0} fusion(%f), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"7"}
+               %j = f32[4,256]{1,0:S(1)} fusion(%f), kind=kCustom, calls=%fused
+               %b = f32[9,256]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+               %i = f32[4,256]{1,0:S(1)} fusion(%b), kind=kLoop, calls=%fused, metadata={op_name="loop"}
                %t = (f32[4,256]{1,0}, bf16[2,256]{1,0}) tuple(%h, %g)"""
     inner = "%a = f32[4,256]{1,0} parameter(0)\n%n = f32[4,256]{1,0} negate(%a)"
-    text = module(entry, ("inner", inner),
+    fused = """%a = f32[4,256]{1,0} parameter(0)
+               %r = f32[4,256]{1,0:S(1)} custom-call(%a), custom_call_target="tpu_custom_call",\
+ metadata={op_name="f/transpose(jvp(b))/pallas_call"}"""
+    text = module(entry, ("inner", inner), ("fused", fused),
                   head="input_output_alias={ {0}: (0, {}, may-alias) }, entry_computation_layout={}, ")  # fmt: skip
     program = read_program(text, SHAPE)
-    assert (program.cycles, program.kernels) == (127, (Kernel("k", 1),))
-    assert [(t.name, t.shape, t.bytes) for t in program.largest] == [("f", (4, 256), 4096), ("k.1", (2, 256), 1024)]
+    assert (program.cycles, program.kernels) == (127, (Kernel("k", 1), Kernel("b", 1), Kernel("b", 1)))
+    assert [(t.name, t.shape, t.bytes, t.op_name) for t in program.largest] == [
+        ("b", (9, 256), 9216, "loop"), ("f", (4, 256), 4096, ""), ("k.1", (2, 256), 1024, "")]  # fmt: skip
 
 
 def test_a_mesh_lies_over_slices_along_its_first_axes_or_not_at_all():
@@ -303,6 +356,19 @@ def test_a_mesh_lies_over_slices_along_its_first_axes_or_not_at_all():
     for devices, shape in ((6, {"data": 3, "fsdp": 4}), (3, {"data": 8, "fsdp": 2}), (8, {"fsdp": 4})):
         with pytest.raises(HloError, match="slices"):
             read_program(text(devices), shape)
+
+
+def test_a_transfer_between_slices_needs_the_mesh_of_all_of_them():
+    sent = """%p = f32[256]{0} parameter(0)
+              %t = token[] after-all()
+              %s = (f32[256]{0}, u32[], token[]) send(%p, %t), frontend_attributes={\
+_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}"""
+    [found] = read_program(module(sent, devices=4), {"data": 2, "fsdp": 4}).collectives
+    assert (found.network, found.axes, found.wire_bytes) == ("dcn", ("data",), 1024)
+    pairs = sent.replace('"{1,2}x{0:3}"', "{{100000->200000}}").replace("ALL_REDUCE", "ONE_TO_ONE")
+    for text, shape in ((sent, {"fsdp": 4}), (sent, {"data": 3, "fsdp": 4}), (pairs, {"fsdp": 4})):
+        with pytest.raises(HloError, match="among other slices"):
+            read_program(module(text, devices=4), shape)
 
 
 class TestWithTheCompiler:
@@ -338,7 +404,9 @@ class TestWithTheCompiler:
         program = self.read(function, mesh, ((ROWS, COLUMNS), spec), mapped=out)
         assert brief(program) == [(*expected, 1)] and program.collectives[0].dtype == "bf16"
 
-    def test_runs_in_loops_multiply_and_so_do_flops(self):
+    @pytest.mark.parametrize(("slice_", "data"), [("v5e:2x2", 1), ("v4:2x2x1", 1), ("v6e:2x2", 1), ("v5p:2x2x1", 1),
+                                                  ("tpu7x:2x2x1", 2)])  # fmt: skip
+    def test_runs_in_loops_multiply_and_so_do_flops_on_every_generation(self, slice_, data):
         def layer(x, w):
             x, _ = lax.scan(lambda x, _: (lax.psum(jnp.tanh(x @ w), "tensor"), None), x, None, length=5)
             whole = lax.all_gather(w, "fsdp", axis=0, tiled=True)
@@ -346,7 +414,7 @@ class TestWithTheCompiler:
             y = lax.psum_scatter(y, "fsdp", scatter_dimension=1, tiled=True)
             return lax.ppermute(y, "tensor", [(0, 1), (1, 0)]), None
 
-        mesh = topology_mesh("v5e:2x2", MeshConfig(1, 2, 2))
+        mesh = topology_mesh(slice_, MeshConfig(data, 2, 2))
         program = self.read(lambda ws, x: lax.scan(layer, x, ws)[0], mesh, ((7, 512, 512), P()), ((256, 512), P()),
                             mapped=P())  # fmt: skip
         assert sorted(brief(program)) == [
