@@ -1,32 +1,56 @@
 """Chinchilla 70B (Hoffmann et al. 2022, table 4 and appendix G): 1.4T tokens of MassiveText.
 
-    python -m chinchilla_jax train --config=configs/chinchilla_70b.py --workdir=runs/chinchilla_70b
+    python -m chinchilla_jax train --config=configs/chinchilla_70b.py:v5p-1024 --workdir=runs/chinchilla_70b
+    python -m chinchilla_jax preflight --config=configs/chinchilla_70b.py:v5p-1024 --slice=v5p-1024 --every_batch
 
 Published: shape, AdamW, peak learning rate 1e-4 with a cosine to a tenth over the whole run, a batch of 1.5M tokens
 that doubles midway, bfloat16 compute with float32 master weights, sequences of 2048. Not published, and taken from
 Gopher or from habit: 1500 warm-up steps, betas 0.9 and 0.95, weight decay 0.1, clipping at 1.
 
-Set data.source to a folder with the domains MassiveWeb, Books, C4, News, GitHub and Wikipedia, and the mesh to your
-slice: data * fsdp has to divide the 768 sequences of a batch. Expected: a loss near 1.94 nats per token by the paper's
-own fit, 1.69 + 406.4 / N^0.34 + 410.7 / D^0.28 on its own text.
+Set data.source to a folder with the domains MassiveWeb, Books, C4, News, GitHub and Wikipedia. Expected: a loss near
+1.94 nats per token by the paper's own fit, 1.69 + 406.4 / N^0.34 + 410.7 / D^0.28 on its own text.
+
+PREFLIGHT_TABLE
 """
 
 import dataclasses
 
 from ml_collections import ConfigDict
 
-from chinchilla_jax.config import DataConfig, MeshConfig, OptimizerConfig, RunConfig, TrainConfig
+from chinchilla_jax.config import (
+    ConfigError,
+    DataConfig,
+    MeshConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    did_you_mean,
+)
 from chinchilla_jax.presets import preset
 
 
-def get_config() -> ConfigDict:
-    """The run as published."""
+# fsdp covers two sides of the grid of chips and tensor the third: a gather over all three becomes an all-reduce.
+MESHES = {
+    "v4-1024": MeshConfig(fsdp=64, tensor=8),
+    "v4-2048": MeshConfig(fsdp=128, tensor=8),
+    "v4-4096": MeshConfig(fsdp=256, tensor=8),
+    "v5p-1024": MeshConfig(fsdp=64, tensor=8),
+    "v5p-2048": MeshConfig(fsdp=128, tensor=8),
+    "v5p-4096": MeshConfig(fsdp=256, tensor=8),
+}
+
+
+def get_config(slice_name: str = "v5p-1024") -> ConfigDict:
+    """The run as published, on a slice; the mesh is ours."""
+    if slice_name not in MESHES:
+        raise ConfigError("--config=configs/chinchilla_70b.py", f"no mesh for a slice {slice_name!r}"
+                          f"{did_you_mean(slice_name, MESHES)}; one of {', '.join(MESHES)}")  # fmt: skip
     return ConfigDict(dataclasses.asdict(RunConfig(
         model=preset("chinchilla-70b").model,
         optimizer=OptimizerConfig(peak_lr=1e-4, warmup_steps=1500, final_lr_fraction=0.1, weight_decay=0.1,
                                   clip_norm=1.0),
         data=DataConfig(source="text:massivetext", mixture="massivetext-chinchilla", vocab_size=32000, seq_len=2048),
-        mesh=MeshConfig(data=1, fsdp=256, tensor=1),
+        mesh=MESHES[slice_name],
         train=TrainConfig(train_tokens=1_400_000_000_000, batch_size=768, double_batch_at=0.5,
                           compute_dtype="bfloat16", remat="attention", log_every=100, eval_every=5000,
                           eval_sequences=3072, checkpoint_every=500),
