@@ -23,6 +23,7 @@ t = mesh.tensor, and X = e d x the tokens of one device's rows:
     weight of d a/t; r is 1, or 2 with remat `attention` and `full`
       all-gather r e d a/t and reduce-scatter e d a/t   the weight is gathered as others are
       all-reduce r 4 S a/t + e S a/t                    products of parts of the width are added up, in float32
+      (counted for all of a/t, though a device that exchanges tokens for heads needs only its own)
     tokens of a row that see each other, over context: the cheaper of two ways (parallel/context.py). With P = e / t x
     the tokens of one device's rows and c = mesh.context
       all-to-all      P (2 a + 2 k) forward: queries, keys, values and the output, exchanged for heads, if they divide
