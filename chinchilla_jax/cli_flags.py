@@ -63,9 +63,8 @@ def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
                                              **one_of),
         "choose": lambda: flags.DEFINE_boolean("choose", False, "Search mesh, microbatches and remat policy for the "
                                                "best predicted time that fits.", **one_of),
-        "compiles": lambda: flags.DEFINE_integer("compiles", 3, "Settings that fit to compile before choosing; also "
-                                                 "how often to try when looking for one that fits.", lower_bound=1,
-                                                 **one_of),
+        "compiles": lambda: flags.DEFINE_integer("compiles", 3, "Settings that must fit before one is chosen; up to "
+                                                 "three times as many are compiled.", lower_bound=1, **one_of),
         "every_batch": lambda: flags.DEFINE_boolean("every_batch", False, "Of a run whose batch doubles look at both "
                                                     "steps, not the larger only.", **one_of),
         "price": lambda: flags.DEFINE_float("price", None, "Dollars per chip-hour.", lower_bound=0.0, **one_of),

@@ -8,7 +8,6 @@ tokens on v5p. Where documents are packed, what a kernel can skip depends on the
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from typing import Any
 
@@ -46,8 +45,9 @@ def shape_of(config: RunConfig, slice_: Slice, sequences: int) -> tuple[dict[str
     shape = {"generation": slice_.generation, "rows": twice, "heads": few * shared, "groups": few,
              "head_dim": m.head_dim, "seq": config.data.seq_len, "position": position,
              "packed": config.data.mask_documents, "dtype": config.train.compute_dtype}  # fmt: skip
-    context = math.prod(mesh.shape) // (mesh.data * mesh.fsdp * mesh.tensor)
-    return shape, rows / twice * groups / few / context
+    # A context axis shares the work out evenly (`parallel/context.py`); where heads do not divide, in two calls.
+    calls = 2 if mesh.context > 1 and (heads % mesh.context or groups % mesh.context) else 1
+    return shape, rows / twice * groups / few / mesh.context / calls
 
 
 def kernel_cycles(config: RunConfig, slice_: Slice, sequences: int, cache: Cache) -> KernelCycles:

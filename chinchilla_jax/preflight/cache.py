@@ -23,7 +23,7 @@ VARIABLE = "CHINCHILLA_JAX_CACHE"
 VERSIONED = ("jax", "jaxlib", "libtpu", "flax", "optax")
 # Modules and packages that decide what is compiled, and what is read from it.
 SOURCES = ("config.py", "model", "kernels", "parallel", "tables/attention_tiles.json",
-           *(f"training/{name}.py" for name in ("ahead", "loss", "optimizer", "shape", "step")),
+           *(f"training/{name}.py" for name in ("ahead", "compiler", "loss", "optimizer", "shape", "step")),
            *(f"preflight/{name}.py" for name in ("attention", "compiled", "device_groups", "hlo", "operations",
                                                  "program", "step", "traffic")))  # fmt: skip
 

@@ -24,7 +24,7 @@ from chinchilla_jax.preflight.program import Collective, StepProgram, read_progr
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Sent, Traffic
 from chinchilla_jax.preflight.traffic import Comparison, compare
-from chinchilla_jax.training.ahead import lower_train_step, train_step_arguments
+from chinchilla_jax.training.ahead import compile_train_step, train_step_arguments
 
 _UNITS = {"B": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 _SIZE = r"([\d.]+)([BKMGT])"
@@ -50,7 +50,7 @@ def compile_step(config: RunConfig, slice_: Slice, sequences: int) -> tuple[Comp
              "optimizer": shard_bytes((arguments[0].opt_state, arguments[0].step))}  # fmt: skip
     empty = {"sequences": sequences, "links": axis_links(mesh, slice_)}
     try:
-        compiled = lower_train_step(config, mesh, sequences).compile()
+        compiled = compile_train_step(config, mesh, sequences)
     except jax.errors.JaxRuntimeError as error:
         refusal = read_refusal(str(error))
         if refusal is None:
@@ -66,7 +66,7 @@ def compile_step(config: RunConfig, slice_: Slice, sequences: int) -> tuple[Comp
         return CompiledStep(**empty, memory=memory, unread=str(error), seconds=time.perf_counter() - started), text
     step = CompiledStep(**empty, memory=memory, matmul_flops=program.matmul_flops, cycles=program.cycles,
                         hbm_bytes=program.hbm_bytes, kernels=_kernels(program),
-                        traffic=traffic(program.collectives), sent=sent,
+                        traffic=traffic(program.collectives, empty["links"]), sent=sent,
                         largest=tuple(dataclasses.asdict(array) | {"shape": list(array.shape)}
                                       for array in program.largest[:4]),
                         unknown_loops=program.unknown_loops, seconds=time.perf_counter() - started)  # fmt: skip
@@ -158,13 +158,19 @@ def axis_links(mesh: Mesh, slice_: Slice) -> dict[str, int]:
     return found
 
 
-def traffic(collectives: Sequence[Collective]) -> tuple[Traffic, ...]:
-    """Collectives of a step by kind, axes, whether they are in the loop over the layers and whether asynchronous."""
+def traffic(collectives: Sequence[Collective], links: Mapping[str, int]) -> tuple[Traffic, ...]:
+    """Collectives of a step by kind, axes, whether they are in the loop over the layers and whether asynchronous.
+
+    Args:
+      links: of each mesh axis; only an all-to-all needs them, to know how often it is passed on.
+    """
     groups: dict[tuple, list[int]] = {}
     for c in collectives:
         sent = c.wire_bytes
         if c.kind == "all-to-all":
-            sent = max(sent, c.bytes * c.group // 4)  # a ring's links carry what is only passing through
+            # On k rings of n chips each a message passes k n/4 links in the mean.
+            rings = max(1, sum(links[axis] for axis in c.axes) // 2)
+            sent = max(sent, round(c.bytes * rings * c.group ** (1 / rings) / 4))
         within, across = (0, sent) if c.network == "dcn" else (sent, 0)
         in_layers = "/layer" in c.op_name and bool(c.loops)
         entry = groups.setdefault((c.kind, c.axes, in_layers, c.asynchronous), [0, 0, 0, 0, 0])

@@ -247,12 +247,13 @@ def test_collectives_are_added_up_by_kind_axes_loop_and_whether_they_overlap():
         collective("all-gather", ("fsdp",), 4, 400, 300, 10), collective("all-gather", ("fsdp",), 4, 800, 600, 10),
         collective("all-gather", ("fsdp",), 4, 400, 300, 1, loops=()),
         collective("all-reduce", ("data",), 2, 50, 50, 1, network="dcn", asynchronous=True),
-        collective("all-to-all", ("fsdp",), 16, 100, 93, 1),
-    ])  # fmt: skip
+        collective("all-to-all", ("fsdp",), 16, 100, 93, 1), collective("all-to-all", ("context",), 16, 99, 92, 1),
+    ], {"data": 0, "fsdp": 2, "context": 4})  # fmt: skip
     assert found == (
         Traffic("all-gather", ("fsdp",), True, False, 2, 20, 12000, 9000, 0),
-        Traffic("all-to-all", ("fsdp",), True, False, 1, 1, 100, 400, 0),
+        Traffic("all-to-all", ("fsdp",), True, False, 1, 1, 100, 400, 0),  # 16 / 4 links on the way
         Traffic("all-gather", ("fsdp",), False, False, 1, 1, 400, 300, 0),
+        Traffic("all-to-all", ("context",), True, False, 1, 1, 99, 198, 0),  # 4 / 4 on either of two rings
         Traffic("all-reduce", ("data",), True, True, 1, 1, 50, 0, 50),
     )
 
@@ -306,7 +307,9 @@ def test_attention_is_measured_for_a_few_heads_of_a_row_of_a_chip():
     shape, factor = shape_of(narrow, parse_slice("v5p-16"), 64)
     assert (shape["rows"], shape["heads"], factor) == (2, 1, 4), "two TensorCores get a row each"
     split = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=2, context=2))
-    assert shape_of(split, parse_slice("v5p-16"), 64)[1] == 16 * 3 / 2
+    assert shape_of(split, parse_slice("v5p-16"), 64)[1] == 16 * 3 / 2, "heads are exchanged"
+    odd = dataclasses.replace(split, model=dataclasses.replace(split.model, n_heads=6, n_kv_heads=6))
+    assert shape_of(odd, parse_slice("v5p-16"), 64)[1] == 16 / 2 / 2 / 2, "3 heads measured twice; keys are gathered"
 
 
 def test_kernels_have_the_same_name_in_a_step_and_alone():
