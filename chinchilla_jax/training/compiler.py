@@ -10,6 +10,7 @@ _TPU = {
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
     "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
     "xla_tpu_overlap_compute_collective_tc": "true",
+    "xla_tpu_enable_async_all_to_all": "true",  # of attention on a context axis
 }
 
 

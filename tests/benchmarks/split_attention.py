@@ -48,6 +48,30 @@ def contiguous(seq: int, head_dim: int, heads: int, devices: int, device: int, r
     return _program(attend, (size, seq, seq), head_dim, heads, devices, seq, relative)
 
 
+def ring_start(seq: int, head_dim: int, heads: int, devices: int, device: int, relative: bool) -> dict:
+    """Keys go round in a ring instead, pieces i and 2c - 1 - i of queries and keys staying together; plain only. These
+    are the device's own: both pieces with themselves, and the late queries with the early keys."""
+    size = seq // (2 * devices)
+
+    def attend(q, k, v):
+        both = our_attention.attention(q, k, v, return_lse=True, implementation="fused")
+        return both, our_attention.attention(q[1:], k[:1], v[:1], q_offset=size, return_lse=True,
+                                             implementation="fused")  # fmt: skip
+
+    return _program(attend, (size, size, size), head_dim, heads, devices, seq, relative, rows=2)
+
+
+def ring_turn(seq: int, head_dim: int, heads: int, devices: int, device: int, relative: bool) -> dict:
+    """One of the `devices - 1` turns that follow: two pairs of pieces that see each other whole. Merging the results of
+    all turns is not in it."""
+    size = seq // (2 * devices)
+
+    def attend(q, k, v):
+        return our_attention.attention(q, k, v, q_offset=size, return_lse=True, implementation="fused")
+
+    return _program(attend, (size, size, size), head_dim, heads, devices, seq, relative, rows=2)
+
+
 def _queries(q, k, v, r, u, w, start: int):
     with _known_at_run_time_only(start):
         return our_attention.attention(q, k, v, r_NxHxK=r, u_HxK=u, w_HxK=w, q_offset=start, implementation="fused")
@@ -69,8 +93,9 @@ def _known_at_run_time_only(start: int) -> Iterator[None]:
         yield
 
 
-def _program(attend, lengths: tuple[int, ...], head_dim: int, heads: int, devices: int, seq: int, relative: bool):
-    shapes = tuple(jax.ShapeDtypeStruct((1, length, heads, head_dim), jnp.bfloat16) for length in lengths)
+def _program(attend, lengths: tuple[int, ...], head_dim: int, heads: int, devices: int, seq: int, relative: bool,
+             rows: int = 1) -> dict:  # fmt: skip
+    shapes = tuple(jax.ShapeDtypeStruct((rows, length, heads, head_dim), jnp.bfloat16) for length in lengths)
     if relative:
         bias = jax.ShapeDtypeStruct((heads, head_dim), jnp.bfloat16)
         shapes += (jax.ShapeDtypeStruct((seq, heads, head_dim), jnp.bfloat16), bias, bias)

@@ -18,6 +18,7 @@ from chinchilla_jax.parallel.context import _to_fair_shares, exchange_heads, gat
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.rules import ShardingError
 from chinchilla_jax.parallel.topology import topology_mesh
+from chinchilla_jax.preflight.program import read_program
 from chinchilla_jax.training.ahead import abstract_mesh, compile_train_step, lower_train_step
 from tests.training.test_training_ahead import CHINCHILLA, LLAMA, kernels, needs_compiler, run_of, scores
 
@@ -134,10 +135,11 @@ def test_rows_that_do_not_divide_are_refused(shape, words):
         jax.eval_shape(sharded_attention(make_mesh(MeshConfig(context=4))), **draw(heads, groups, s=s)[0])
 
 
-def test_queries_that_are_other_tokens_than_the_keys_are_computed_by_every_device():
-    arrays, (d_out, d_lse) = draw(*EXCHANGED)
-    arrays["q_BxSxHxK"], cotangents = arrays["q_BxSxHxK"][:, 20:25], (d_out[:, :5], d_lse[..., :5])
-    keywords = {"q_offset": jnp.int32(20), "implementation": "plain"}
+@pytest.mark.parametrize(("first", "offset"), [(S - 8, None), (0, 3)], ids=["the last", "all, later"])
+def test_queries_that_are_other_tokens_than_the_keys_are_computed_by_every_device(first, offset):
+    arrays, (d_out, d_lse) = draw(*GATHERED)
+    arrays["q_BxSxHxK"], cotangents = arrays["q_BxSxHxK"][:, first:], (d_out[:, first:], d_lse[..., first:])
+    keywords = {"q_offset": None if offset is None else jnp.int32(offset), "implementation": "plain"}
     expected = value_and_gradients(attention, arrays, cotangents, **keywords)
     attend = sharded_attention(make_mesh(MeshConfig(context=4)))
     near(value_and_gradients(attend, arrays, cotangents, **keywords), expected)
@@ -166,8 +168,13 @@ def test_heads_are_not_exchanged_where_a_core_would_get_none(kind, calls):
 class TestWithTheCompiler:
     pytestmark = needs_compiler
 
-    def test_a_step_compiles_and_each_device_has_whole_rows_of_its_heads(self):
+    def test_a_step_compiles_to_kernels_of_whole_rows_and_exchanges_that_nothing_waits_for(self):
         config = run_of(CHINCHILLA, 1, 2, 1, 2)
-        text = compile_train_step(config, topology_mesh("v5e:2x2", config.mesh)).as_text()
-        assert set(kernels(text)) == {"attention_forward", "attention_backward"} and not scores(text)
+        mesh = topology_mesh("v5e:2x2", config.mesh)
+        text = compile_train_step(config, mesh).as_text()
+        assert kernels(text) == {"attention_forward": 1, "attention_backward": 1} and not scores(text)
         assert re.search(r"%attention_forward\S* = \(bf16\[4,512,128\]", text), "4 of 8 rows, 1 of 2 heads"
+        exchanges = [c for c in read_program(text, dict(mesh.shape)).collectives
+                     if c.kind == "all-to-all" and c.axes == ("context",)]  # fmt: skip
+        # Of q, k, v and the output: forward, again in the backward pass, and their gradients.
+        assert [(c.trips, c.bytes, c.asynchronous) for c in exchanges] == 12 * [(2, 4 * 256 * 256 * 2, True)]
