@@ -110,21 +110,40 @@ def _train(values: flags.FlagValues) -> int:
     """Trains the run of a config in --workdir, or goes on with it. --profile=START:STOP traces some of its steps."""
     config = dataclasses.replace(_config(values), study=None)
     workdir = _folder(values, "workdir")
-    from chinchilla_jax.training import loop, profiler
+    from chinchilla_jax.parallel import distributed
 
-    window = profiler.parse_window(values.profile) if values.profile else None
-    try:
-        loop.train(config, workdir, profile=window, echo=_echo)
-    except loop.Preempted as stopped:
-        return _say(f"stopped: {stopped}; start again to go on", PREEMPTED)
-    except loop.Diverged as error:
-        return _say(f"diverged: {error}", FAILED)
+    with distributed.joined(_processes(values), _code_of):
+        from chinchilla_jax.training import loop, profiler
+
+        window = profiler.parse_window(values.profile) if values.profile else None
+        try:
+            loop.train(config, workdir, profile=window, echo=_echo)
+        except loop.Preempted as stopped:
+            return _say(f"{distributed.prefix()}stopped: {stopped}; start again to go on", PREEMPTED)
+        except loop.Diverged as error:
+            return _say(f"{distributed.prefix()}diverged: {error}", FAILED)
     return DONE
 
 
 def _work(values: flags.FlagValues) -> int:
-    """Trains the runs of a study's manifest on this machine. With --worker=I as one worker, in this process."""
+    """Trains the runs of a study's manifest on this machine. With --worker=I as one worker, in this process.
+
+    On a slice of several hosts, each of which runs this command, all hosts together are one worker.
+    """
     study = _folder(values, "study")
+    if found := _processes(values):
+        from chinchilla_jax.parallel import distributed
+
+        with distributed.joined(found, _code_of):
+            from chinchilla_jax.study import worker
+
+            echo = _echo if distributed.first() else lambda line: None
+            worker.use_compilation_cache(study)
+            try:
+                worker.work_alone(study, values.manifest, values.worker or 0, echo)
+            except worker.Stopped as stopped:
+                return _say(f"{distributed.prefix()}{stopped}", PREEMPTED)
+        return DONE
     if values.worker is None:
         from chinchilla_jax.study.pool import work
 
@@ -270,14 +289,14 @@ class _Verb:
 
 _INPUT = ("study", "runs", "columns", "curves")
 _FIT = ("preset", "replicates", "seed", "output")
+_PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
 _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 VERBS = {
     "data": _Verb(_data, ("config",)),
     "plan": _Verb(_plan, ("config", "study", "workers", "dry_run", "slice", "cache")),
     "preflight": _Verb(_preflight, ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch",
                                     "price", "output", "cache", "keep_hlo")),
-    "train": _Verb(_train, ("config", "workdir", "profile")),
-    "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent")),
+    "train": _Verb(_train, ("config", "workdir", "profile", *_PROCESSES)),
     "status": _Verb(_status, ("study",)),
     "fit": _Verb(_fit, (*_INPUT, *_FIT, "variants")),
     "predict": _Verb(_predict, (*_INPUT, "law", *_BUDGET, "params", "tokens", "unique_tokens", "inference_tokens",
@@ -349,6 +368,11 @@ def _exit_code(error: Exception) -> int | None:
     return None
 
 
+def _code_of(error: Exception) -> int:
+    """The exit code that `main` gives an error."""
+    return USAGE if isinstance(error, (UsageError, ConfigError)) else _exit_code(error) or FAILED
+
+
 def _say(message: str, code: int) -> int:
     print(f"chinchilla_jax: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code
@@ -363,6 +387,13 @@ def _help(name: str, verb: _Verb, values: flags.FlagValues) -> None:
         else:
             default = values[flag].default
             _echo(f"  --{flag}  {values[flag].help}{f' Default: {default}.' if default is not None else ''}")
+
+
+def _processes(values: flags.FlagValues):
+    """How to join the other processes of a job, if there are any."""
+    from chinchilla_jax.parallel.hosts import host_settings
+
+    return host_settings(values.coordinator, values.processes, values.process, values.peer_timeout, values.join_timeout)
 
 
 def _config(values: flags.FlagValues) -> RunConfig:

@@ -30,6 +30,17 @@ def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
         "worker": lambda: flags.DEFINE_integer("worker", None, "Be this one worker, counted from 0, instead of "
                                                "starting --workers of them.", lower_bound=0, **one_of),
         "parent": lambda: flags.DEFINE_integer("parent", None, "Process without which to stop.", **one_of),
+        "coordinator": lambda: flags.DEFINE_string(
+            "coordinator", None, "HOST:PORT of process 0, where several processes do one run; on TPU slices it is "
+            "found without. Also JAX_COORDINATOR_ADDRESS.", **one_of),
+        "processes": lambda: flags.DEFINE_integer("processes", None, "How many they are. Also JAX_NUM_PROCESSES.",
+                                                  **one_of),
+        "process": lambda: flags.DEFINE_integer("process", None, "Which of them this is, from 0. Also JAX_PROCESS_ID.",
+                                                **one_of),
+        "peer_timeout": lambda: flags.DEFINE_integer("peer_timeout", 100, "Seconds of silence after which a process is "
+                                                     "given up.", lower_bound=1, **one_of),
+        "join_timeout": lambda: flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for all processes at the "
+                                                     "start.", lower_bound=1, **one_of),
         "chip": lambda: flags.DEFINE_string("chip", None, "Kind of chip the budget is in: v4, v5e, v5p, v6e, ...",
                                             **one_of),
         "chips": lambda: flags.DEFINE_float("chips", None, "Number of chips.", **one_of),

@@ -84,6 +84,9 @@ def test_every_verb_has_help_that_names_its_flags(capsys, verb):
     assert f"    {verb} " in run(capsys, "--help")[1] or f"    {verb}\n" in run(capsys, "--help")[1]
 
 
+PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
+
+
 def test_flags_of_each_verb_do_not_change_by_accident():
     source, fits = ("study", "runs", "columns", "curves"), ("preset", "replicates", "seed", "output")
     budget = ("budget", "chip", "chips", "days", "utilisation")
@@ -92,8 +95,8 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "plan": ("config", "study", "workers", "dry_run", "slice", "cache"),
         "preflight": ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch", "price", "output",
                       "cache", "keep_hlo"),
-        "train": ("config", "workdir", "profile"),
-        "work": ("study", "manifest", "workers", "worker", "parent"),
+        "train": ("config", "workdir", "profile", *PROCESSES),
+        "work": ("study", "manifest", "workers", "worker", "parent", *PROCESSES),
         "status": ("study",),
         "fit": (*source, *fits, "variants"),
         "predict": (*source, "law", *budget, "params", "tokens", "unique_tokens", "inference_tokens", "inputs",

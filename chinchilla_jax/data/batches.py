@@ -34,7 +34,7 @@ class Batches:
         self._last = np.asarray([store.rows(d) - 1 for d in self._domains])
         self._in_last = np.asarray([store.targets_in_last_row(d) for d in self._domains])
 
-    def batch(self, first_sequence: int, n: int, rows: slice | None = None) -> Batch:
+    def batch(self, first_sequence: int, n: int, rows: slice | np.ndarray | None = None) -> Batch:
         """Sequences `first_sequence` .. `first_sequence + n - 1` of training, or this host's `rows` of them.
 
         Returns:

@@ -13,6 +13,8 @@ own segment. The last row is filled up with separators that are no targets.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Iterable
@@ -118,6 +120,7 @@ class TokenStore:
         self.tokenizer_fingerprint: str = description["tokenizer"]
         self.source: dict = description["source"]
         self.byte_lengths = byte_lengths
+        self._description = description
         self._counts: dict = description["domains"]
         self._arrays: dict[tuple[str, str], np.ndarray] = {}
 
@@ -153,6 +156,10 @@ class TokenStore:
             for split in SPLITS:
                 store.array(domain, split)
         return store
+
+    def content_hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of store.json: tokenizer, source and counts."""
+        return hashlib.sha256(json.dumps(self._description, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def domains(self) -> tuple[str, ...]:

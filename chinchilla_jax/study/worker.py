@@ -5,6 +5,7 @@ Trunks come before the branches that leave them; a branch waits until its trunk 
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from chinchilla_jax.files import write_json
+from chinchilla_jax.parallel import distributed
 from chinchilla_jax.study import lease
 from chinchilla_jax.study.folder import PlannedRun, read_manifest, read_result, run_folder, training_order
 
@@ -78,11 +80,11 @@ def work_alone(
     if parent is not None:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     try:
-        while not stop.is_set():
-            claimed = _claim_next(study, runs, str(worker))
-            if claimed is not None:
-                _train_one(study, *claimed, echo, train)
-            elif all(read_result(study, run.name) is not None for run in runs):
+        while not _any_stops(stop):
+            run, held, finished = _next_together(study, runs, str(worker))
+            if run is not None:
+                _train_one(study, run, held, echo, train)
+            elif finished:
                 return
             else:
                 # Others train the rest. Stay: one of them may die, and its run is then for us.
@@ -91,6 +93,28 @@ def work_alone(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _any_stops(stop: threading.Event) -> bool:
+    """Whether one of this worker's processes is to stop."""
+    return "stop" in distributed.exchange("stop", "stop" if stop.is_set() else "")
+
+
+def _next_together(
+    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str
+) -> tuple[PlannedRun | None, lease.Lease | None, bool]:
+    """The next run, its lease (where this is the process that claims), and whether all runs are finished.
+
+    Where the worker is several processes, as on a slice of several hosts, process 0 claims for all of them.
+    """
+    claimed, finished = None, False
+    if distributed.first():
+        claimed = _claim_next(study, runs, worker)
+        finished = claimed is None and all(read_result(study, run.name) is not None for run in runs)
+    told = json.dumps({"run": claimed and claimed[0].name, "finished": finished})
+    told = json.loads(distributed.exchange("next", told)[0])
+    run = next((run for run in runs if run.name == told["run"]), None)
+    return run, claimed and claimed[1], told["finished"]
 
 
 def _claim_next(
@@ -112,13 +136,14 @@ def _claim_next(
 
 
 def _train_one(
-    study: pathlib.Path, run: PlannedRun, held: lease.Lease, echo: Callable[[str], None], train: Train | None
+    study: pathlib.Path, run: PlannedRun, held: lease.Lease | None, echo: Callable[[str], None], train: Train | None
 ) -> None:
     from chinchilla_jax.training import loop
 
     echo(f"{time.strftime('%H:%M:%S')} {run.name}: start")
-    # Without its lease the run is another worker's, which writes the same files: end at once, save nothing.
-    held.keep(lost=lambda: os._exit(1))
+    if held is not None:
+        # Without its lease the run is another worker's, which writes the same files: end at once, save nothing.
+        held.keep(lost=lambda: os._exit(1))
     folder = run_folder(study, run.name)
     branching = {"keep": run.keep_steps} if run.keep_steps else {}
     if run.trunk:
@@ -129,12 +154,13 @@ def _train_one(
         echo(f"{time.strftime('%H:%M:%S')} {run.name}: finished")
     except loop.Diverged as error:
         echo(f"{time.strftime('%H:%M:%S')} {run.name}: diverged: {error}")
-        if read_result(study, run.name) is None:
+        if distributed.first() and read_result(study, run.name) is None:
             write_json(folder / "result.json", run.facts() | {"diverged": True, "loss": None, "error": str(error)})
     except loop.Preempted as error:
         raise Stopped(str(error)) from None
     finally:
-        held.release()
+        if held is not None:
+            held.release()
 
 
 def _check_trunk_reached(study: pathlib.Path, run: PlannedRun) -> None:
@@ -143,7 +169,8 @@ def _check_trunk_reached(study: pathlib.Path, run: PlannedRun) -> None:
 
     trunk = read_result(study, run.trunk) if run.trunk else None
     fork = run_folder(study, run.trunk or "") / "checkpoints" / f"step_{run.fork_step}"
-    if trunk and trunk.get("diverged") and not fork.exists():
+    unreached = bool(trunk and trunk.get("diverged") and not fork.exists())
+    if distributed.exchange("unreached", str(unreached))[0] == "True":
         raise loop.Diverged(f"its trunk {run.trunk} did, before step {run.fork_step}")
 
 

@@ -7,6 +7,7 @@ checkpoints through `restore_from`, which changes nothing there: other branches 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import shutil
@@ -15,8 +16,8 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from chinchilla_jax.parallel import distributed
 from chinchilla_jax.training.step import TrainState
 
 _POLICIES = ocp.checkpoint_managers
@@ -94,14 +95,13 @@ class Checkpoints:
           abstract: shapes, types and shardings to restore into.
           echo: told about every checkpoint that could not be read.
         """
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                return _read(self._manager, step, abstract)
-            except Exception as error:  # damage surfaces as many types: missing files, short reads, bad JSON
-                reason = _reason(error)
-                aside = self._move_aside(step)
-                echo(f"checkpoint of step {step} cannot be read ({reason}), moved to {aside}; "
-                     "falling back to the one before it")  # fmt: skip
+        for step in _steps(self._manager):
+            found, reason = _read_together(self._directory, step, abstract)
+            if found is not None:
+                return found
+            aside = self._move_aside(step)
+            echo(f"checkpoint of step {step} cannot be read ({reason}), moved to {aside}; "
+                 "falling back to the one before it")  # fmt: skip
         return None
 
     def prune(self) -> None:
@@ -112,11 +112,10 @@ class Checkpoints:
 
     def _move_aside(self, step: int) -> str:
         aside = f"unreadable_step_{step}"
-        if jax.process_index() == 0:
+        if distributed.first():
             shutil.rmtree(self._directory / aside, ignore_errors=True)
             os.rename(self._directory / f"step_{step}", self._directory / aside)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(aside)
+        distributed.exchange("moved", "")
         self._manager.reload()
         return aside
 
@@ -139,16 +138,44 @@ def restore_from(
       abstract: shapes, types and shardings to restore into.
       echo: told about every checkpoint that could not be read.
     """
-    if not Path(directory).is_dir():
+    directory = Path(directory).absolute()
+    if not directory.is_dir():
         return None
-    options = ocp.CheckpointManagerOptions(read_only=True, step_prefix="step")
-    with ocp.CheckpointManager(Path(directory).absolute(), options=options) as manager:
-        for there in sorted((s for s in manager.all_steps() if s <= step), reverse=True):
-            try:
-                return _read(manager, there, abstract)
-            except Exception as error:  # as above
-                echo(f"{directory}: checkpoint of step {there} cannot be read ({_reason(error)})")
+    with _reader(directory) as manager:
+        steps = _steps(manager)
+    for there in (s for s in steps if s <= step):
+        found, reason = _read_together(directory, there, abstract)
+        if found is not None:
+            return found
+        echo(f"{directory}: checkpoint of step {there} cannot be read ({reason})")
     return None
+
+
+def _steps(manager: ocp.CheckpointManager) -> list[int]:
+    """The steps there are, newest first; what process 0 sees counts for all."""
+    return sorted(json.loads(distributed.exchange("steps", json.dumps(list(manager.all_steps())))[0]), reverse=True)
+
+
+def _reader(directory: Path) -> ocp.CheckpointManager:
+    """A manager that only reads, and on its own: one that fails leaves no other process waiting for it."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    options = ocp.CheckpointManagerOptions(read_only=True, step_prefix="step", multiprocessing_options=alone)
+    return ocp.CheckpointManager(directory, options=options)
+
+
+def _read_together(
+    directory: Path, step: int, abstract: TrainState
+) -> tuple[tuple[TrainState, Position] | None, str]:
+    """State and position if every process could read its part; else None, and why one could not."""
+    found, reason = None, ""
+    try:
+        with _reader(directory) as manager:
+            found = _read(manager, step, abstract)
+    except Exception as error:  # damage surfaces as many types: missing files, short reads, bad JSON
+        reason = _reason(error)
+    reasons = [reason for reason in distributed.exchange("read", reason) if reason]
+    return (None, reasons[0]) if reasons else (found, "")
 
 
 def _read(manager: ocp.CheckpointManager, step: int, abstract: TrainState) -> tuple[TrainState, Position]:

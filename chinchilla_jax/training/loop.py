@@ -20,15 +20,18 @@ import numpy as np
 import chinchilla_jax
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.data import Batches, TokenStore, store_path
+from chinchilla_jax.data.batches import Batch
 from chinchilla_jax.files import write_json
 from chinchilla_jax.ledger import count_run
+from chinchilla_jax.parallel import distributed
 from chinchilla_jax.parallel.mesh import make_mesh
+from chinchilla_jax.parallel.placement import assemble
 from chinchilla_jax.training import hardware
 from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_from
 from chinchilla_jax.training.clock import STAMP_SECONDS, Clock
 from chinchilla_jax.training.evaluate import evaluate
 from chinchilla_jax.training.goodput import goodput, last_stamp, time_line, utilisation
-from chinchilla_jax.training.metrics import MetricWriter, adopt_metrics
+from chinchilla_jax.training.metrics import MetricWriter, NoWriter, adopt_metrics
 from chinchilla_jax.training.profiler import Profiler, Window
 from chinchilla_jax.training.schedule import BatchSchedule, learning_rate, steps_of
 from chinchilla_jax.training.step import Program, make_program
@@ -63,9 +66,13 @@ def train(config: RunConfig, workdir: Path, *, facts: dict | None = None, fork: 
       profile: steps to trace into the directory's `profile/`.
       echo: told what a person watching would like to know.
 
+    Where several processes do the run together (`parallel/distributed.py`), all of them call this. They share
+    `workdir`; process 0 writes and echoes. A signal to one of them stops all at the same step.
+
     Raises:
       ConfigError: the directory belongs to another config, the tokenizer does not match the model, too few devices, the
-        trunk is not this run up to the fork, the run has no such steps to profile.
+        trunk is not this run up to the fork, the run has no such steps to profile, the processes differ in config, code
+        or data.
       Preempted, Diverged: see there.
     """
     sigterm = _Sigterm()  # before the data is opened and programs are compiled, which may take minutes
@@ -80,11 +87,16 @@ def _train(
     profile: Window | None, echo: Callable[[str], None], sigterm: _Sigterm,
 ) -> dict:  # fmt: skip
     clock = Clock()
+    writes = distributed.first()
+    if not writes:
+        echo = _silent
+    distributed.check_job(config.content_hash(), config.to_dict(), code_revision(), config.mesh.size)
+    distributed.check_shared(workdir)
 
     # --- What is there already: a finished run is returned as it is, another config's directory is refused ---
     _check_directory(config, workdir, echo)
     result_path = workdir / "result.json"
-    if result_path.exists():
+    if distributed.exchange("finished", str(result_path.exists()))[0] == "True":
         result = _read_own(result_path, "loss", float)
         echo(f"finished already: loss {result['loss']:.4f} nats/token; another run needs another directory")
         return result
@@ -92,18 +104,20 @@ def _train(
     # --- Data, mesh, schedule, ledger; only a run that can start takes the directory ---
     store = TokenStore.open(store_path(config.data), check_tokenizer=True)
     _check_store(config, store)
+    distributed.check_same("data", store.content_hash(), "the data directory must hold the same store on every host")
     batches = Batches(store, config.data.mixture, config.train.seed, config.data.mask_documents)
     mesh = make_mesh(config.mesh)
     steps = steps_of(config)
     if fork:
         _check_trunk(config, steps, fork)
     profiler = Profiler(profile, workdir / "profile", steps.total_steps, echo)
-    if not (workdir / "config.json").exists():
+    if writes and not (workdir / "config.json").exists():
         config_record = {"hash": config.content_hash(), "code": code_revision(), "config": config.to_dict()}
         write_json(workdir / "config.json", config_record)
     tokens_total = steps.tokens(steps.total_steps)
     ledger = count_run(config, tokens_total)
-    write_json(workdir / "ledger.json", ledger.to_dict())
+    if writes:
+        write_json(workdir / "ledger.json", ledger.to_dict())
     flops_per_token = {convention: flops / tokens_total for convention, flops in ledger.flops.items()}
     echo(f"{ledger.parameters.total:,} parameters, {tokens_total:,} tokens in {steps.total_steps:,} steps, "
          f"{ledger.flops['executed']:.3g} FLOPs executed, {ledger.flops['6nd']:.3g} as 6ND; "
@@ -124,7 +138,9 @@ def _train(
     lost = clock.resume(position, stamp)
     if stamp and stamp["step"] > position.step:
         echo(f"steps {position.step + 1} to {stamp['step']} are done again, {lost:.1f} s were lost")
-    log = _Log(config, steps, MetricWriter(workdir, position), position, clock, flops_per_token["executed"], echo)
+    writer = MetricWriter(workdir, position) if writes else NoWriter()
+    log = _Log(config, steps, writer, position, clock, flops_per_token["executed"], echo)
+    stop = distributed.stop_together()
     clock.book("startup")
     log.stamp(position.step)
 
@@ -137,7 +153,7 @@ def _train(
                 log.catch_up(keep=0)
                 with clock.spent("startup"):
                     profiler.stop()
-            if sigterm.received:
+            if stop.reached(sigterm.received):
                 log.catch_up(keep=0)
                 with clock.spent("checkpoint"):
                     clock.store(position)
@@ -169,7 +185,7 @@ def _train(
             n = steps.sequences(position.step)
             lr = np.float32(learning_rate(config.optimizer, steps, position.step))
             with clock.preparing():
-                batch = _place(batches.batch(position.next_sequence, n), config, program)
+                batch = _place(functools.partial(batches.batch, position.next_sequence, n), n, config, program)
             with profiler.step(position.step + 1):
                 state, metrics = program.step(state, batch, lr)
             clock.dispatched(metrics["loss"])
@@ -200,7 +216,8 @@ def _train(
         "peak_flops": peak, "peak_is": peak_is, "devices": config.mesh.size, "platform": jax.default_backend(),
         "config_hash": config.content_hash(), "code": code_revision(),
     }  # fmt: skip
-    write_json(result_path, result)
+    if writes:
+        write_json(result_path, result)
     echo(f"done: loss {result['loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte, "
          f"{result['seconds']:.1f} s, {result['flops_per_second'] / 1e9:.1f} GFLOP/s")  # fmt: skip
     echo(time_line(clock.parts, used))
@@ -237,7 +254,8 @@ def _branch_off(config: RunConfig, workdir: Path, fork: Fork, program: Program, 
     position.seconds, position.parts, position.timed_tokens = 0.0, {}, 0  # they were the trunk's
     # A trunk evaluates at its end as well, which is not the end of this run.
     position.evaluation_owed = position.evaluation_owed and _every(config.train.eval_every, position.step)
-    adopt_metrics(fork.trunk, workdir, config.train.eval_every)
+    if distributed.first():
+        adopt_metrics(fork.trunk, workdir, config.train.eval_every)
     echo(f"branching off {fork.trunk.name} at step {position.step}")
     return state, position
 
@@ -246,24 +264,30 @@ def _every(interval: int, step: int) -> bool:
     return bool(interval) and step % interval == 0
 
 
-def _place(batch: dict[str, np.ndarray], config: RunConfig, program: Program) -> dict[str, jax.Array]:
-    """Host rows `[n, S]` as sharded arrays `[M, n/M, S]`. Every process builds the whole batch and keeps its part."""
+def _silent(line: str) -> None:
+    del line
+
+
+def _place(build: Callable[..., Batch], n: int, config: RunConfig, program: Program) -> dict[str, jax.Array]:
+    """Host rows `[n, S]`, of `build()` or the given ones of `build(rows)`, as sharded arrays `[M, n/M, S]`."""
     m = config.train.microbatches
-    batch = {name: rows.reshape(m, -1, rows.shape[-1]) for name, rows in batch.items()}
-    if jax.process_count() == 1:
-        return jax.device_put(batch, program.batch_sharding)
-    make = jax.make_array_from_callback
-    return {name: make(rows.shape, program.batch_sharding, rows.__getitem__) for name, rows in batch.items()}
+    if distributed.several():
+        return assemble(build, (m, n // m, config.data.seq_len), program.batch_sharding)
+    batch = {name: rows.reshape(m, -1, rows.shape[-1]) for name, rows in build().items()}
+    return jax.device_put(batch, program.batch_sharding)
 
 
-def _evaluate_batch(config: RunConfig, program: Program, params: dict, batch: dict[str, np.ndarray]) -> dict:
-    return program.evaluate(params, _place(batch, config, program))
+def _evaluate_batch(config: RunConfig, program: Program, params: dict, batch: Batch) -> dict:
+    def build(rows=slice(None)):
+        return {name: values[rows] for name, values in batch.items()}
+
+    return program.evaluate(params, _place(build, config.train.batch_size, config, program))
 
 
 class _Log:
     """Per-step metrics, one step late: device scalars wait here until a later step has been dispatched."""
 
-    def __init__(self, config, steps, writer: MetricWriter, position: Position, clock: Clock,
+    def __init__(self, config, steps, writer: MetricWriter | NoWriter, position: Position, clock: Clock,
                  flops_per_token: float, echo):  # fmt: skip
         self._config, self._steps, self._writer = config, steps, writer
         self._position, self._clock, self._echo = position, clock, echo

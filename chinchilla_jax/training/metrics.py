@@ -44,6 +44,16 @@ class MetricWriter:
         self._events.close()
 
 
+class NoWriter:
+    """Writes nothing: all but one of several processes."""
+
+    def write(self, kind: str, record: dict) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def _truncate(path: Path, position: Position) -> None:
     """Keeps what was logged up to the position: a killed run may have logged steps that it will do again."""
     if not path.exists():

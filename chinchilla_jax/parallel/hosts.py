@@ -1,0 +1,107 @@
+"""Which processes belong together, and which of them is this? Read from flags and environment; no network, no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import pathlib
+from collections.abc import Mapping
+
+from chinchilla_jax.config import ConfigError
+
+PEER_SECONDS = 100
+JOIN_SECONDS = 300
+_VARIABLES = {"coordinator": "JAX_COORDINATOR_ADDRESS", "processes": "JAX_NUM_PROCESSES", "process": "JAX_PROCESS_ID"}
+# PCI vendor, and devices: v2 and v3, v4, v5p, v5e, v6e, TPU7x; as in jax 0.10.2, `hardware_utils`.
+_GOOGLE, _TPU_CHIPS = "0x1ae0", ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to find the other processes.
+
+    Attributes:
+      coordinator: HOST:PORT where process 0 listens; empty to have JAX find out by `detection`.
+      processes: how many there are in all.
+      process: which of them this is.
+      peer_timeout: seconds without a sign of life after which a process is given up, and with it the job.
+      join_timeout: seconds to wait for all processes at the start.
+      detection: name of JAX's cluster detection (`gketpu`, `gcetpu`, `k8s`), or empty.
+    """
+
+    coordinator: str = ""
+    processes: int | None = None
+    process: int | None = None
+    peer_timeout: int = PEER_SECONDS
+    join_timeout: int = JOIN_SECONDS
+    detection: str = ""
+
+
+def host_settings(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None,
+    peer_timeout: int = PEER_SECONDS, join_timeout: int = JOIN_SECONDS, environment: Mapping[str, str] = os.environ,
+) -> Settings | None:  # fmt: skip
+    """Settings from flags, from `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, or from the
+    variables of a Cloud TPU slice or a Kubernetes job, in this order. None for a process on its own.
+
+    Raises:
+      ConfigError: a part of the settings is missing or impossible; names flag and variable.
+    """
+    flags = {"coordinator": coordinator, "processes": processes, "process": process}
+    values = {name: environment.get(_VARIABLES[name]) if flag is None else flag for name, flag in flags.items()}
+    if str(values["processes"]) == "1":
+        return None
+    missing = [name for name, value in values.items() if value in (None, "")]
+    if len(missing) == len(values):
+        found = _detect(environment)
+        return Settings(peer_timeout=peer_timeout, join_timeout=join_timeout, detection=found) if found else None
+    if missing:
+        given = next(name for name in values if name not in missing)
+        raise ConfigError(flag_name(missing[0]), f"is missing; with {flag_name(given)} all three of "
+                          "--coordinator=HOST:PORT, --processes=N and --process=I are needed")  # fmt: skip
+    counts = {}
+    for name in ("processes", "process"):
+        try:
+            counts[name] = int(values[name])
+        except ValueError:
+            raise ConfigError(flag_name(name), f"expected a whole number, got {values[name]!r}") from None
+    host, _, port = str(values["coordinator"]).rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(flag_name("coordinator"), f"expected HOST:PORT, got {values['coordinator']!r}")
+    if counts["processes"] < 1:
+        raise ConfigError(flag_name("processes"), f"must be positive, got {counts['processes']}")
+    if not 0 <= counts["process"] < counts["processes"]:
+        raise ConfigError(flag_name("process"), f"must lie in 0 .. {counts['processes'] - 1}, got {counts['process']}")
+    return Settings(str(values["coordinator"]), **counts, peer_timeout=peer_timeout, join_timeout=join_timeout)
+
+
+def flag_name(setting: str) -> str:
+    """A setting as messages name it: its flag and its variable."""
+    return f"--{setting} ({_VARIABLES[setting]})"
+
+
+def _detect(environment: Mapping[str, str]) -> str:
+    """The cluster detection of JAX that fits the environment, or empty. Nothing is asked of a network."""
+    platforms = environment.get("JAX_PLATFORMS", "")
+    if not platforms or "tpu" in platforms:
+        hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
+        slices = environment.get("MEGASCALE_NUM_SLICES") or "1"
+        if len(hosts.split(",")) > 1 or (hosts and slices != "1"):
+            return "gketpu"
+        if not hosts and "TPU_SKIP_MDS_QUERY" not in environment and _is_cloud_tpu():
+            return "gcetpu"
+    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
+        if importlib.util.find_spec("kubernetes") is None:
+            raise ConfigError("JAX_COORDINATOR_ADDRESS", "this is a pod of an indexed Kubernetes job, and the package "
+                              "kubernetes, which would find the other pods, is not installed: set "
+                              f"{', '.join(_VARIABLES.values())} in the job's template, or JAX_NUM_PROCESSES=1 for "
+                              "pods that train each on its own")  # fmt: skip
+        return "k8s"
+    return ""
+
+
+def _is_cloud_tpu() -> bool:
+    """Whether this machine has TPU chips, by the PCI bus; without importing JAX, before there is a child."""
+    return any(path.read_text().strip() == _GOOGLE and path.with_name("device").read_text().strip() in _TPU_CHIPS
+               for path in pathlib.Path("/sys/bus/pci/devices").glob("*/vendor"))  # fmt: skip
