@@ -28,7 +28,6 @@ from chinchilla_jax.config import (
 )
 from chinchilla_jax.presets import preset
 
-
 # fsdp covers two sides of the grid of chips and tensor the third: a gather over all three becomes an all-reduce.
 MESHES = {
     "v4-1024": MeshConfig(fsdp=64, tensor=8),

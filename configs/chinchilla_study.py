@@ -33,8 +33,8 @@ MODELS = {name.removeprefix("study-"): p.model for name, p in presets().items() 
 def get_config(name: str = "16183m") -> ConfigDict:
     """The run of the model of `name` million parameters at the largest budget."""
     if name not in MODELS:
-        raise ConfigError("--config=configs/chinchilla_study.py", f"unknown model {name!r}{did_you_mean(name, MODELS)}; "
-                          f"one of {', '.join(MODELS)}")  # fmt: skip
+        raise ConfigError("--config=configs/chinchilla_study.py", f"unknown model {name!r}"
+                          f"{did_you_mean(name, MODELS)}; one of {', '.join(MODELS)}")  # fmt: skip
     tokens = round(BUDGET / train_flops_per_token(MODELS[name], 2048, "table_a4"))
     return ConfigDict(dataclasses.asdict(RunConfig(
         model=MODELS[name],

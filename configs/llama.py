@@ -46,6 +46,7 @@ def get_config(name: str = "7b") -> ConfigDict:
                                   weight_decay=0.1, clip_norm=1.0),
         data=DataConfig(source="text:llama_data", mixture="llama", vocab_size=32000, seq_len=2048),
         mesh=MeshConfig(data=1, fsdp=fsdp, tensor=tensor),
-        train=TrainConfig(train_tokens=tokens, batch_size=2048, microbatches=microbatches, compute_dtype="bfloat16", remat="attention",
-                          log_every=100, eval_every=5000, eval_sequences=2048, checkpoint_every=500),
+        train=TrainConfig(train_tokens=tokens, batch_size=2048, microbatches=microbatches,
+                          compute_dtype="bfloat16", remat="attention", log_every=100, eval_every=5000,
+                          eval_sequences=2048, checkpoint_every=500),
     )))  # fmt: skip
