@@ -5,12 +5,13 @@
 
 The whole study is `configs/isoflop.py:chinchilla`. This is for a single run of it: the largest budget, 3e21 FLOPs, and
 the settings of that study. Set data.source to a folder with the domains MassiveWeb, Books, C4, News, GitHub and
-Wikipedia, and the mesh to your slice; it is that of v5e-256 here.
+Wikipedia, and the mesh to your slice; it is that of v5e-256 here where heads and width divide over it.
 
 PREFLIGHT_TABLE
 """
 
 import dataclasses
+import math
 
 from ml_collections import ConfigDict
 
@@ -35,12 +36,15 @@ def get_config(name: str = "16183m") -> ConfigDict:
     if name not in MODELS:
         raise ConfigError("--config=configs/chinchilla_study.py", f"unknown model {name!r}"
                           f"{did_you_mean(name, MODELS)}; one of {', '.join(MODELS)}")  # fmt: skip
+    # Of a weight each device has 16 rows or a multiple: the compiler scatters no gradient in other parts, but adds it up
+    # whole on every device.
+    fsdp = math.gcd(MODELS[name].d_model // 16, 256)
     tokens = round(BUDGET / train_flops_per_token(MODELS[name], 2048, "table_a4"))
     return ConfigDict(dataclasses.asdict(RunConfig(
         model=MODELS[name],
         optimizer=OptimizerConfig(peak_lr=1.25e-4, warmup_steps=500, final_lr_fraction=0.1, weight_decay=0.1),
         data=DataConfig(source="text:massivetext", mixture="massivetext-chinchilla", vocab_size=32000, seq_len=2048),
-        mesh=MeshConfig(fsdp=256),
+        mesh=MeshConfig(fsdp=fsdp, tensor=math.gcd(256 // fsdp, MODELS[name].n_heads)),
         train=TrainConfig(train_tokens=tokens, batch_size=256, compute_dtype="bfloat16", remat="attention",
                           log_every=100, eval_every=5000, eval_sequences=2048, checkpoint_every=1000),
     )))  # fmt: skip
