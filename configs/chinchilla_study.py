@@ -36,8 +36,8 @@ def get_config(name: str = "16183m") -> ConfigDict:
     if name not in MODELS:
         raise ConfigError("--config=configs/chinchilla_study.py", f"unknown model {name!r}"
                           f"{did_you_mean(name, MODELS)}; one of {', '.join(MODELS)}")  # fmt: skip
-    # Of a weight each device has 16 rows or a multiple: the compiler scatters no gradient in other parts, but adds it up
-    # whole on every device.
+    # Of a weight each device has 16 rows or a multiple: in other parts the compiler does not scatter a gradient, but
+    # adds it up whole on every device.
     fsdp = math.gcd(MODELS[name].d_model // 16, 256)
     tokens = round(BUDGET / train_flops_per_token(MODELS[name], 2048, "table_a4"))
     return ConfigDict(dataclasses.asdict(RunConfig(
