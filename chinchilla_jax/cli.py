@@ -297,6 +297,7 @@ VERBS = {
     "preflight": _Verb(_preflight, ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch",
                                     "price", "output", "cache", "keep_hlo")),
     "train": _Verb(_train, ("config", "workdir", "profile", *_PROCESSES)),
+    "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent", *_PROCESSES)),
     "status": _Verb(_status, ("study",)),
     "fit": _Verb(_fit, (*_INPUT, *_FIT, "variants")),
     "predict": _Verb(_predict, (*_INPUT, "law", *_BUDGET, "params", "tokens", "unique_tokens", "inference_tokens",
