@@ -1,8 +1,11 @@
-"""The device mesh of a run."""
+"""Which device is where in the mesh of a run?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from chinchilla_jax.config import ConfigError, MeshConfig
@@ -13,7 +16,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """A `data x fsdp x context x tensor` mesh over the first `config.size` devices, or all of several processes.
 
     Raises:
-      ConfigError: there are fewer devices than the mesh needs, or several processes have more.
+      ConfigError: there are fewer devices than the mesh needs, or several processes have more; or see `lay_out`.
     """
     available = jax.device_count()
     if config.size > available:
@@ -24,5 +27,31 @@ def make_mesh(config: MeshConfig) -> Mesh:
         raise ConfigError("mesh", f"{config} uses {config.size} of the {available} devices of {jax.process_count()} "
                           "processes; all must take part: raise mesh.data, mesh.fsdp, mesh.context or "
                           "mesh.tensor")  # fmt: skip
-    devices = jax.devices()[: config.size]
-    return jax.make_mesh(config.shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    return lay_out(config, jax.devices()[: config.size])
+
+
+def lay_out(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
+    """These devices as a mesh; on a TPU slice neighbours in it are neighbours in the slice.
+
+    Between slices the network is slow, so that the `data` axis, along which only gradients are added up, crosses it:
+    it is split over the slices first, and what is left of it lies within each.
+
+    Raises:
+      ConfigError: `mesh.data` does not divide over the slices, or an axis is not made of whole sides of their grid.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if config.data % slices:
+        raise ConfigError("mesh.data", f"{config.data} does not divide over {slices} slices; use a multiple of "
+                          f"{slices}: the data axis crosses the network between slices")  # fmt: skip
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    try:
+        if slices == 1:
+            return jax.make_mesh(config.shape, MESH_AXES, axis_types=types, devices=devices)
+        within, across = (config.data // slices, *config.shape[1:]), (slices, *(1 for _ in config.shape[1:]))
+        # As jax.make_mesh does: only there may a side of the grid be split between axes.
+        split = devices[0].device_kind == "TPU v5 lite"
+        grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=split)
+        return Mesh(grid, MESH_AXES, axis_types=types)
+    except NotImplementedError as error:
+        raise ConfigError("mesh", f"{config} does not fit the grid of {slices} x {devices[0].device_kind}: each axis "
+                          f"must be made of whole sides of it ({error})") from error  # fmt: skip

@@ -7,10 +7,11 @@ import os
 import re
 
 import jax
-from jax.experimental import mesh_utils, topologies
-from jax.sharding import AxisType, Mesh
+from jax.experimental import topologies
+from jax.sharding import Mesh
 
 from chinchilla_jax.config import ConfigError, MeshConfig, did_you_mean
+from chinchilla_jax.parallel.mesh import lay_out
 from chinchilla_jax.parallel.rules import MESH_AXES
 
 # Axes of the chip grid of each generation.
@@ -64,10 +65,7 @@ def topology(name: str, num_slices: int = 1) -> topologies.TopologyDescription:
 
 
 def topology_mesh(name: str, config: MeshConfig, num_slices: int = 1) -> Mesh:
-    """A mesh of `MESH_AXES` over all devices of a slice that is not there, or of `num_slices` equal ones.
-
-    Between slices the network is slow, so that the `data` axis, along which only gradients are added up, crosses it:
-    it is split over the slices first, and what is left of it lies within each.
+    """A mesh over all devices of a slice that is not there, or of `num_slices` equal ones: see `mesh.lay_out`.
 
     Raises:
       ConfigError: see `topology`; or the mesh has not as many devices as the slice, or cannot be laid out on it.
@@ -77,21 +75,7 @@ def topology_mesh(name: str, config: MeshConfig, num_slices: int = 1) -> Mesh:
     if config.size != len(devices):
         raise ConfigError("mesh", f"{config} has {config.size} devices, {where} {len(devices)}; the product of "
                           f"{', '.join(f'mesh.{axis}' for axis in MESH_AXES)} must be {len(devices)}")  # fmt: skip
-    if config.data % num_slices:
-        raise ConfigError("mesh.data", f"{config.data} does not divide over {num_slices} slices; use a multiple of "
-                          f"{num_slices}: the data axis crosses the network between slices")  # fmt: skip
-    types = (AxisType.Auto,) * len(MESH_AXES)
-    try:
-        if num_slices == 1:
-            return jax.make_mesh(config.shape, MESH_AXES, axis_types=types, devices=devices)
-        within = (config.data // num_slices, *config.shape[1:])
-        across = (num_slices, *(1 for _ in config.shape[1:]))
-        # As jax.make_mesh does: only there may a side of the grid be split between axes.
-        split = name.startswith("v5e:")
-        grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=split)
-        return Mesh(grid, MESH_AXES, axis_types=types)
-    except NotImplementedError as error:
-        raise ConfigError("mesh", f"{config} does not fit the grid of {name}: {error}") from error
+    return lay_out(config, devices)
 
 
 def _prepare() -> None:
