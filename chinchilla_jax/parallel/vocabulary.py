@@ -58,7 +58,9 @@ def first_row(axes: Axes, rows: int) -> jax.Array | int:
 def table_gradient(axes: Axes, gradient_VxD: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """What all devices found for these rows, added up in the compute type and left where the weight is stored."""
     others = tuple(axis for axis in axes.tokens if axis not in axes.embed)
-    return added(scattered(gradient_VxD.astype(dtype), axes.embed, 1), others)
+    summed_VxD = added(scattered(gradient_VxD.astype(dtype), axes.embed, 1), others)
+    # libtpu 0.0.42 fails on a scatter whose result, cast, is all that a loop over microbatches adds up.
+    return jax.lax.optimization_barrier(summed_VxD) if axes.embed else summed_VxD
 
 
 @jax.custom_vjp
