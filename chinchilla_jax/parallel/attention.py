@@ -28,7 +28,7 @@ _AXES = {
     "q_BxSxHxK": ("rows", "tokens", "heads", None),
     "k_BxTxGxK": ("rows", "tokens", "heads", None),
     "v_BxTxGxK": ("rows", "tokens", "heads", None),
-    "r_NxHxK": ("own_tokens", "own_heads", None),
+    "r_NxHxK": (None, "own_heads", None),
     "u_HxK": ("own_heads", None),
     "w_HxK": ("own_heads", None),
     "q_turn_2xSxK": (None, None, None),
@@ -69,8 +69,6 @@ def sharded_attention(mesh: Mesh | AbstractMesh, op: Callable = attention) -> Ca
         same_tokens = shape.S == shape.T and named.get("q_offset") is None
         context = _context(mesh) if same_tokens else None
         way = _way(mesh, context, shape)
-        if way is gather_keys and shape.N is not None:
-            arrays["r_NxHxK"] = arrays["r_NxHxK"][-shape.S :]  # no token is farther away
         specs = _specs(mesh, context, way, shape)
 
         def on_each_device(arrays):

@@ -66,18 +66,16 @@ def gather_keys(op: Callable, arrays: Mapping[str, jax.Array], axis: str, return
 
     Args:
       op, axis: see `exchange_heads`.
-      arrays: queries, keys, values and r of this device's tokens, `[B, S/c, ...]` and `[N/c, ...]`, with S/c even;
-        everything else for whole rows.
+      arrays: queries, keys and values of this device's tokens, `[B, S/c, ...]`, with S/c even; everything else for
+        whole rows.
 
     Returns:
       Outputs for this device's tokens; with `return_lse` also their log-sum-exps `[B, H, S/c]`.
     """
     devices, here = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
     q_BxSxHxK, size = arrays["q_BxSxHxK"], arrays["q_BxSxHxK"].shape[1] // 2
-    whole = dict(arrays)
-    for name, along in (("k_BxTxGxK", 1), ("v_BxTxGxK", 1), ("r_NxHxK", 0)):
-        if name in arrays:
-            whole[name] = jax.lax.all_gather(arrays[name], axis, axis=along, tiled=True)
+    whole = {**arrays, **{name: jax.lax.all_gather(arrays[name], axis, axis=1, tiled=True)
+                          for name in ("k_BxTxGxK", "v_BxTxGxK")}}  # fmt: skip
 
     def attend(q_BxPxHxK: jax.Array, piece: jax.Array, pieces: int):
         """Queries of the piece with this number, one of the first `pieces`: they see no keys of the others."""

@@ -60,7 +60,7 @@ CALLS = {
     "rotary": {"q_turn_2xSxK": rotary(jnp.arange(S), K, 100.0), "k_turn_2xTxK": rotary(jnp.arange(S), K, 100.0)},
     "xpos": dict(zip(("q_turn_2xSxK", "k_turn_2xTxK"), xpos(jnp.arange(S), K, 100.0), strict=True)),
     "packed": {"segment_ids_BxT": IDS},
-    "window and cap": {"window": 11, "softcap": 3.0, "segment_ids_BxT": IDS},
+    "window and cap": {"window": 11, "softcap": 3.0, "segment_ids_BxT": IDS, "q_segment_ids_BxS": IDS[::-1]},
 }
 
 
