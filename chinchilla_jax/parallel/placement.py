@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
+from chinchilla_jax.data.batches import Batch
+
 
 def local_rows(shape: tuple[int, int, int], sharding: Sharding, devices: set | None = None) -> list[np.ndarray]:
     """Row numbers of a global batch that devices hold, one array a distinct block.
@@ -26,8 +28,19 @@ def local_rows(shape: tuple[int, int, int], sharding: Sharding, devices: set | N
     return sorted(blocks.values(), key=lambda rows: rows[0, 0])
 
 
+def place(build: Callable[..., Batch], shape: tuple[int, int, int], sharding: Sharding) -> dict[str, jax.Array]:
+    """The global arrays `[M, B/M, S]` of a batch on the devices.
+
+    Args:
+      build: host arrays `[n, S]` of the batch's rows with these numbers; without an argument of all rows.
+    """
+    if jax.process_count() > 1:
+        return assemble(build, shape, sharding)
+    return jax.device_put({name: rows.reshape(shape) for name, rows in build().items()}, sharding)
+
+
 def assemble(
-    build: Callable[[np.ndarray], dict[str, np.ndarray]], shape: tuple[int, int, int], sharding: Sharding
+    build: Callable[[np.ndarray], Batch], shape: tuple[int, int, int], sharding: Sharding
 ) -> dict[str, jax.Array]:
     """The global arrays `[M, B/M, S]` of a batch, of which this process builds only what its devices hold.
 

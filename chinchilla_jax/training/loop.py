@@ -25,7 +25,7 @@ from chinchilla_jax.files import write_json
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.parallel import distributed
 from chinchilla_jax.parallel.mesh import make_mesh
-from chinchilla_jax.parallel.placement import assemble
+from chinchilla_jax.parallel.placement import place
 from chinchilla_jax.training import hardware
 from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_from
 from chinchilla_jax.training.clock import STAMP_SECONDS, Clock
@@ -269,12 +269,9 @@ def _silent(line: str) -> None:
 
 
 def _place(build: Callable[..., Batch], n: int, config: RunConfig, program: Program) -> dict[str, jax.Array]:
-    """Host rows `[n, S]`, of `build()` or the given ones of `build(rows)`, as sharded arrays `[M, n/M, S]`."""
+    """Host rows `[n, S]` as sharded arrays `[M, n/M, S]`; of several processes each builds its own."""
     m = config.train.microbatches
-    if distributed.several():
-        return assemble(build, (m, n // m, config.data.seq_len), program.batch_sharding)
-    batch = {name: rows.reshape(m, -1, rows.shape[-1]) for name, rows in build().items()}
-    return jax.device_put(batch, program.batch_sharding)
+    return place(build, (m, n // m, config.data.seq_len), program.batch_sharding)
 
 
 def _evaluate_batch(config: RunConfig, program: Program, params: dict, batch: Batch) -> dict:
