@@ -157,10 +157,13 @@ def _steps(manager: ocp.CheckpointManager) -> list[int]:
 
 
 def _reader(directory: Path) -> ocp.CheckpointManager:
-    """A manager that only reads, and on its own: one that fails leaves no other process waiting for it."""
+    """A manager to read with, on its own: one that fails leaves no other process waiting for it.
+
+    Not `read_only`, which makes Orbax warn about it on stderr; it writes nothing unless asked to.
+    """
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
-    options = ocp.CheckpointManagerOptions(read_only=True, step_prefix="step", multiprocessing_options=alone)
+    options = ocp.CheckpointManagerOptions(create=False, step_prefix="step", multiprocessing_options=alone)
     return ocp.CheckpointManager(directory, options=options)
 
 
