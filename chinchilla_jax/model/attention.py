@@ -28,9 +28,8 @@ from chinchilla_jax.model.positions import rotary, sinusoids, xpos
 def project_distances(sinusoids_NxD: jax.Array, w_DxA: jax.Array) -> jax.Array:
     """The keys of all distances, `[N, A]`, from a weight that is left in parts.
 
-    Distances are few and the same for all rows: each device multiplies its part of the model width, and what is added
-    up over devices, in float32, is smaller than the weight that would have to be gathered. The gradient of the weight
-    then needs no communication.
+    Distances are the same for all rows: each device multiplies its part of the model width, and the products are added
+    up over devices, in float32. The gradient of the weight then needs no communication.
     """
     return _project_distances_forward(sinusoids_NxD, w_DxA)[0]
 
@@ -84,8 +83,13 @@ class Attention(nn.Module):
         if c.position == "relative":
             w_r = parameter(self, "relative", (d, c.n_heads, c.head_dim), axes, d)
             r_NxD = sinusoids(jnp.arange(s - 1, -1, -1), d).astype(dtype)
+            # Where rows are short for the width, their keys are less to send than the weight: 6d against 20s bytes.
+            if 10 * s < 3 * d:
+                r_NxA = project_distances(r_NxD, w_r.reshape(d, -1).astype(dtype))
+            else:
+                r_NxA = dense(r_NxD, gathered(w_r.reshape(d, -1), ("embed", "heads"), dtype))
             positions = {
-                "r_NxHxK": project_distances(r_NxD, w_r.reshape(d, -1).astype(dtype)).reshape(s, c.n_heads, c.head_dim),
+                "r_NxHxK": r_NxA.reshape(s, c.n_heads, c.head_dim),
                 "u_HxK": vector(self, "u", (c.n_heads, c.head_dim), ("heads", "head_dim")),
                 "w_HxK": vector(self, "v", (c.n_heads, c.head_dim), ("heads", "head_dim")),
             }

@@ -164,9 +164,11 @@ def _seconds(config: RunConfig, slice_: Slice, sequences: int, tokens: float) ->
     per_chip = sequences / slice_.chips
     compute = per_chip * ((3 + again) * products + kernels * attention / KERNEL_EFFICIENCY) / chip.peak
     weights = 2.0 * count_parameters(m).total / mesh.tensor
-    gathers = (3 if again else 2) + 1  # forward, backward, perhaps again; gradients are scattered once
-    fsdp = config.train.microbatches * gathers * weights * (mesh.fsdp - 1) / mesh.fsdp
     links = _links(mesh, slice_)
+    # Gathered forward and backward, scattered once. The compiler makes all-reduces, which send twice as much, of a
+    # gather over three sides of the grid and of a scatter over all chips of a slice (libtpu 0.0.42).
+    passes = 2 * (2 if links["fsdp"] > 4 else 1) + (2 if mesh.fsdp == slice_.chips // slice_.count else 1)
+    fsdp = config.train.microbatches * passes * weights * (mesh.fsdp - 1) / mesh.fsdp
     hidden = fsdp / (links["fsdp"] * network.link_bandwidth)
     activations = m.n_layers * config.train.microbatches * tokens * m.d_model * 2.0
     tensor = (4 + 2 * again) * activations * 2 * (mesh.tensor - 1) / mesh.tensor

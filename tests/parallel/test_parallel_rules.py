@@ -1,8 +1,10 @@
 """The table of logical axes, and that a state is laid out as it says."""
 
+import dataclasses
 import math
 
 import jax
+import jax.extend
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -10,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from chinchilla_jax.config import ConfigError, MeshConfig
 from chinchilla_jax.parallel.mesh import MESH_AXES, make_mesh
 from chinchilla_jax.parallel.rules import RULES, ShardingError, check_split, flax_rules, partition_spec
+from chinchilla_jax.training.ahead import train_step_arguments
 from chinchilla_jax.training.step import make_program
 
 WIDTH = ("fsdp", "context")
@@ -127,3 +130,24 @@ def test_a_large_array_that_is_held_twice_is_an_error():
         check_split(state(up=("embed", "mlp"), gain=(None, "norm")), mesh)
     small = jax.ShapeDtypeStruct((8,), "float32", sharding=NamedSharding(mesh, P()))
     check_split({"gain": small}, mesh)
+
+
+@pytest.mark.parametrize("remat", ["none", "attention", "dots", "full"])
+def test_whole_weights_are_not_kept_for_the_backward_pass_but_gathered_again(sharded_config, remat):
+    config = sharded_config("llama", 1, 4, 2)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, remat=remat))
+    mesh = make_mesh(config.mesh)
+    arguments = train_step_arguments(config, mesh)
+    gathers = []
+
+    def look(jaxpr):
+        for operation in jaxpr.eqns:
+            if operation.primitive.name == "sharding_constraint":
+                (x,) = operation.outvars
+                gathers.append((x.aval.shape, operation.params["sharding"].spec))
+            for inner in jax.extend.core.jaxprs_in_params(operation.params):
+                look(inner)
+
+    look(make_program(config, mesh).step.trace(*arguments).jaxpr.jaxpr)
+    m = config.model
+    assert gathers.count(((m.d_ff, m.d_model), P("tensor", None))) == 2
