@@ -25,12 +25,12 @@ from chinchilla_jax.config import (
 )
 from chinchilla_jax.presets import preset
 
-# name: peak learning rate, tokens, mesh (fsdp, tensor), microbatches
+# name: peak learning rate, tokens, mesh (fsdp, tensor)
 PUBLISHED = {
-    "7b": (3e-4, 1_000_000_000_000, (64, 1), 1),
-    "13b": (3e-4, 1_000_000_000_000, (128, 1), 1),
-    "33b": (1.5e-4, 1_400_000_000_000, (256, 1), 1),
-    "65b": (1.5e-4, 1_400_000_000_000, (64, 8), 4),
+    "7b": (3e-4, 1_000_000_000_000, (64, 1)),
+    "13b": (3e-4, 1_000_000_000_000, (128, 1)),
+    "33b": (1.5e-4, 1_400_000_000_000, (256, 1)),
+    "65b": (1.5e-4, 1_400_000_000_000, (64, 8)),
 }
 
 
@@ -39,14 +39,14 @@ def get_config(name: str = "7b") -> ConfigDict:
     if name not in PUBLISHED:
         raise ConfigError("--config=configs/llama.py", f"unknown model {name!r}{did_you_mean(name, PUBLISHED)}; one of "
                           f"{', '.join(PUBLISHED)}")  # fmt: skip
-    peak_lr, tokens, (fsdp, tensor), microbatches = PUBLISHED[name]
+    peak_lr, tokens, (fsdp, tensor) = PUBLISHED[name]
     return ConfigDict(dataclasses.asdict(RunConfig(
         model=preset(f"llama-{name}").model,
         optimizer=OptimizerConfig(peak_lr=peak_lr, warmup_steps=2000, final_lr_fraction=0.1, b1=0.9, b2=0.95,
                                   weight_decay=0.1, clip_norm=1.0),
         data=DataConfig(source="text:llama_data", mixture="llama", vocab_size=32000, seq_len=2048),
         mesh=MeshConfig(data=1, fsdp=fsdp, tensor=tensor),
-        train=TrainConfig(train_tokens=tokens, batch_size=2048, microbatches=microbatches,
+        train=TrainConfig(train_tokens=tokens, batch_size=2048,
                           compute_dtype="bfloat16", remat="attention", log_every=100, eval_every=5000,
                           eval_sequences=2048, checkpoint_every=500),
     )))  # fmt: skip
