@@ -10,7 +10,15 @@ Gopher or from habit: 1500 warm-up steps, betas 0.9 and 0.95, weight decay 0.1, 
 Set data.source to a folder with the domains MassiveWeb, Books, C4, News, GitHub and Wikipedia. Expected: a loss near
 1.94 nats per token by the paper's own fit, 1.69 + 406.4 / N^0.34 + 410.7 / D^0.28 on its own text.
 
-PREFLIGHT_TABLE
+What `preflight` says of each slice, for batches of 1.5M and 3M tokens (predicted by the compiler of libtpu 0.0.42.1, no
+hardware): peak HBM of a chip in GiB, seconds of a step, then days and utilisation (6ND) of the whole run:
+
+    v4-1024   512 chips    12.2, 21.9 of 30.75     8.63, 16.66    87.3 days   56%
+    v4-2048   1024 chips    6.2, 11.1              4.50,  8.66    45.5        54%
+    v4-4096   2048 chips    3.4,  5.6              2.43,  4.50    24.1        52%
+    v5p-1024  512 chips    12.3, 22.0 of 95.74     4.81,  9.49    49.2        59%
+    v5p-2048  1024 chips    6.3, 11.2              2.47,  4.83    25.2        58%
+    v5p-4096  2048 chips    3.4,  5.7              1.34,  2.47    13.3        57%
 """
 
 import dataclasses
