@@ -7,7 +7,8 @@ The whole study is `configs/isoflop.py:chinchilla`. This is for a single run of 
 the settings of that study. Set data.source to a folder with the domains MassiveWeb, Books, C4, News, GitHub and
 Wikipedia, and the mesh to your slice; it is that of v5e-256 here where heads and width divide over it.
 
-PREFLIGHT_TABLE
+What `preflight` says of 16183m on v5e-256 (libtpu 0.0.42.1, no hardware): 3.7 of 15.75 GiB at the peak, 2.3 s a step,
+1.6 days, 44% of the chips' peak (6ND).
 """
 
 import dataclasses

@@ -5,10 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import json
 import math
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -17,7 +15,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-import chinchilla_jax
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.data import Batches, TokenStore, store_path
 from chinchilla_jax.data.batches import Batch
@@ -29,6 +26,7 @@ from chinchilla_jax.parallel.placement import place
 from chinchilla_jax.training import hardware
 from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_from
 from chinchilla_jax.training.clock import STAMP_SECONDS, Clock
+from chinchilla_jax.training.directory import check_directory, code_revision, difference, read_own
 from chinchilla_jax.training.evaluate import evaluate
 from chinchilla_jax.training.goodput import goodput, last_stamp, time_line, utilisation
 from chinchilla_jax.training.metrics import MetricWriter, NoWriter, adopt_metrics
@@ -94,10 +92,10 @@ def _train(
     distributed.check_shared(workdir)
 
     # --- What is there already: a finished run is returned as it is, another config's directory is refused ---
-    _check_directory(config, workdir, echo)
+    check_directory(config, workdir, echo)
     result_path = workdir / "result.json"
     if distributed.exchange("finished", str(result_path.exists()))[0] == "True":
-        result = _read_own(result_path, "loss", float)
+        result = read_own(result_path, "loss", float)
         echo(f"finished already: loss {result['loss']:.4f} nats/token; another run needs another directory")
         return result
 
@@ -229,14 +227,14 @@ def _check_trunk(config: RunConfig, steps: BatchSchedule, fork: Fork) -> None:
     path = fork.trunk / "config.json"
     if not path.exists():
         raise ConfigError("fork", f"{fork.trunk} is no run directory; train the trunk first")
-    trunk = RunConfig.from_dict(_read_own(path, "config", dict)["config"])
+    trunk = RunConfig.from_dict(read_own(path, "config", dict)["config"])
     free = {"optimizer": ("schedule", "final_lr_fraction", "cooldown_fraction"), "train": ("train_tokens",)}
     ours = {section: {n: getattr(getattr(config, section), n) for n in names} for section, names in free.items()}
     same = dataclasses.replace(trunk, mesh=config.mesh, **{
         section: dataclasses.replace(getattr(trunk, section), **values) for section, values in ours.items()
     })  # fmt: skip
     if same != config:
-        raise ConfigError("fork", f"{fork.trunk} is no trunk of this run ({_difference(same.to_dict(), config)})")
+        raise ConfigError("fork", f"{fork.trunk} is no trunk of this run ({difference(same.to_dict(), config)})")
     other = steps_of(trunk)
     for step in range(fork.step):
         if (learning_rate(trunk.optimizer, other, step), other.first_sequence(step)) != (
@@ -373,45 +371,6 @@ class _Sigterm:
             signal.signal(number, previous)
 
 
-def _check_directory(config: RunConfig, workdir: Path, echo: Callable[[str], None]) -> None:
-    """Refuses the directory of another config. Another mesh computes the same, but for rounding."""
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    theirs = _read_own(path, "config", dict)
-    elsewhere = config.to_dict() | {"mesh": theirs["config"].get("mesh")}
-    if theirs["config"] != elsewhere:
-        raise ConfigError("workdir", f"{workdir} belongs to another config ({_difference(theirs['config'], config)}); "
-                          "use another directory, or delete this one")  # fmt: skip
-    if theirs.get("hash") != config.content_hash():
-        echo(f"{_difference(theirs['config'], config)}: the numbers will agree to rounding and not to the bit")
-
-
-def _read_own(path: Path, key: str, kind: type) -> dict:
-    """A JSON file this loop wrote; a file that has no `key` of this `kind` in it is not one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value[key], kind):
-            raise TypeError(f"{key} is {value[key]!r}")
-        return value
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError("workdir", f"{path} is damaged ({type(error).__name__}: {error}); delete that file, or use "
-                          "another directory") from None  # fmt: skip
-
-
-def _difference(theirs: dict, config: RunConfig) -> str:
-    """The first few keys in which a stored config differs."""
-
-    def flat(values: dict, prefix: str = "") -> dict:
-        return {k: v for name, value in values.items()
-                for k, v in (flat(value, f"{prefix}{name}.") if isinstance(value, dict)
-                             else {f"{prefix}{name}": value}).items()}  # fmt: skip
-
-    old, new = flat(theirs), flat(config.to_dict())
-    keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-    return ", ".join(f"{k}: {old.get(k)} there, {new.get(k)} here" for k in keys[:3]) or "same values, other version"
-
-
 def _check_store(config: RunConfig, store: TokenStore) -> None:
     if store.vocab_size > config.model.vocab_size:
         raise ConfigError("model.vocab_size", f"{config.model.vocab_size} is less than the tokenizer's "
@@ -419,15 +378,3 @@ def _check_store(config: RunConfig, store: TokenStore) -> None:
     if store.seq_len != config.data.seq_len:
         raise ConfigError("data.seq_len", f"{config.data.seq_len}, but the token store in {store.path} holds "
                           f"sequences of {store.seq_len}")  # fmt: skip
-
-
-@functools.cache
-def code_revision() -> str:
-    """Package version, and the git revision when the package runs from a checkout."""
-    where = Path(chinchilla_jax.__file__).parent
-    try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=where, text=True,
-                               capture_output=True, timeout=10, check=True).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        found = "no revision"
-    return f"{chinchilla_jax.__version__} ({found})"
