@@ -9,8 +9,8 @@ published: betas and epsilon, here 0.9, 0.95 and 1e-8. The paper's 7.1B and 280B
 rounding; here, as in Chinchilla, float32 master weights (which its authors found at least as good).
 
 Set data.source to a folder with the domains MassiveWeb, Books, C4, News, GitHub and Wikipedia, and the mesh to your
-slice. That of 280B is for v4-4096 (2048 chips), where `preflight` says (libtpu 0.0.42.1, no hardware), for batches of 3M
-and 6M tokens: 13.0 and 22.6 of 30.75 GiB at the peak, 15.3 and 28.8 s a step, 16 days, 65% of the chips' peak (6ND).
+slice. That of 280B is for v4-4096 (2048 chips), where `preflight` says (libtpu 0.0.42.1, no hardware), for batches of
+3M and 6M tokens: 13.0 and 22.6 of 30.75 GiB at the peak, 15.3 and 28.8 s a step, 16 days, 65% of the chips' peak (6ND).
 """
 
 import dataclasses

@@ -79,7 +79,8 @@ def rows(compiled: Compiled) -> dict[str, float]:
     total = sum(sent.values())
     waited = sum(size for name, size in sent.items() if ", synchronous" in name)
     shown = {name: size for name, size in sorted(sent.items(), key=lambda item: -item[1]) if size >= 0.005 * total}
-    return {"peak HBM, GiB": compiled.peak / GIB, "fusions, 10^9 cycles": compiled.program.cycles / 1e9,
+    return {"peak HBM, GiB": compiled.peak / GIB, "largest temporary, GiB": compiled.program.largest[0].bytes / GIB,
+            "fusions, 10^9 cycles": compiled.program.cycles / 1e9,
             "HBM traffic, GiB": compiled.program.hbm_bytes / GIB, "collectives send, GiB": total,
             "of which synchronously, GiB": waited, **shown}  # fmt: skip
 
