@@ -168,7 +168,7 @@ def test_heads_are_not_exchanged_where_a_core_would_get_none(kind, calls):
 class TestWithTheCompiler:
     pytestmark = needs_compiler
 
-    def test_a_step_compiles_to_kernels_of_whole_rows_and_exchanges_that_nothing_waits_for(self):
+    def test_a_step_compiles_to_kernels_of_whole_rows_and_exchanges(self):
         config = run_of(CHINCHILLA, 1, 2, 1, 2)
         mesh = topology_mesh("v5e:2x2", config.mesh)
         text = compile_train_step(config, mesh).as_text()
