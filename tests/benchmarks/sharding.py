@@ -78,11 +78,11 @@ def rows(compiled: Compiled) -> dict[str, float]:
             sent.get(f"{c.kind} over {'+'.join(c.axes)}, {how}, GiB", 0.0) + c.trips * c.wire_bytes / GIB)  # fmt: skip
     total = sum(sent.values())
     waited = sum(size for name, size in sent.items() if ", synchronous" in name)
-    shown = {name: size for name, size in sorted(sent.items(), key=lambda item: -item[1]) if size >= 0.005 * total}
     return {"peak HBM, GiB": compiled.peak / GIB, "largest temporary, GiB": compiled.program.largest[0].bytes / GIB,
             "fusions, 10^9 cycles": compiled.program.cycles / 1e9,
             "HBM traffic, GiB": compiled.program.hbm_bytes / GIB, "collectives send, GiB": total,
-            "of which synchronously, GiB": waited, **shown}  # fmt: skip
+            "of which synchronously, GiB": waited,
+            **dict(sorted(sent.items(), key=lambda item: -item[1]))}  # fmt: skip
 
 
 def main() -> None:
@@ -101,7 +101,8 @@ def main() -> None:
         columns = [rows(compile_at(which, arguments, Path(folder))) for which in (revision, None)]
     print(f"{'a step and chip':56} {revision:>10} {'now':>10}")
     for name in dict.fromkeys(name for column in columns for name in column):
-        print(f"{name:56} " + " ".join(f"{column.get(name, 0.0):10.2f}" for column in columns))
+        if max(column.get(name, 0.0) for column in columns) >= 1.0:
+            print(f"{name:56} " + " ".join(f"{column.get(name, 0.0):10.2f}" for column in columns))
 
 
 if __name__ == "__main__":
