@@ -404,7 +404,10 @@ def _config(values: flags.FlagValues) -> RunConfig:
 def _folder(values: flags.FlagValues, flag: str) -> pathlib.Path:
     if not values[flag].value:
         raise UsageError(f"--{flag}=DIR is missing: the folder of the {'run' if flag == 'workdir' else 'study'}")
-    return pathlib.Path(values[flag].value)
+    folder = pathlib.Path(values[flag].value)
+    if files := [path for path in (folder, *folder.parents) if path.is_file()]:
+        raise UsageError(f"--{flag}={folder}: {files[0]} is a file; name a folder")
+    return folder
 
 
 def _load(values: flags.FlagValues) -> LoadedRuns:

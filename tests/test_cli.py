@@ -34,6 +34,7 @@ def run(capsys, *argv):
     (["plan", f"--config={ROOT}/configs/llama.py:6b"], ["unknown model '6b'", "65b"]),
     (["plan", TINY], ["--study=DIR is missing"]),
     (["train", TINY], ["--workdir=DIR is missing"]),
+    (["train", TINY, f"--workdir={__file__}/run"], ["--workdir=", "test_cli.py is a file; name a folder"]),
     (["plan", "--config.train.seed=1"], ["no --config=FILE[:NAME]"]),
     (["plan", TINY, "--config.optimizer.peak_lrr=1"], ["--config.optimizer.peak_lrr", "did you mean 'peak_lr'"]),
     (["plan", TINY, "--config.optimiser.peak_lr=1"], ["optimiser", "did you mean 'optimizer'"]),

@@ -111,6 +111,8 @@ class _Job:
         self._listener.start()
 
     def _listen(self) -> None:
+        """Until this process leaves. A question that fails is asked again: that peers are lost, the runtime notices."""
+        failing_since = None
         while not self._leaving.wait(_POLL_SECONDS):
             try:
                 notices = dict(self.client.key_value_dir_get(f"{_ROOT}/notice/"))
@@ -118,8 +120,13 @@ class _Job:
                     self._follow(json.loads(failed))
                 elif notices:
                     self.stop.learn()
-            except RuntimeError:
-                return  # peers have left, all turns done; or are lost: then the runtime aborts and the guard explains
+                failing_since = None
+            except RuntimeError as error:
+                failing_since = failing_since or time.monotonic()
+                if self.stop.holding and time.monotonic() - failing_since > 2 * self.peer_timeout:
+                    print(f"chinchilla_jax: process {self.index}: asked to stop, but the processes cannot agree on a "
+                          f"step ({_line(error)}); stopped without saving", file=sys.stderr, flush=True)  # fmt: skip
+                    os._exit(LOST)
 
     def _follow(self, failed: dict) -> None:
         """Ends this process, which may be waiting for the failed one for ever, unless it is failing by itself."""
@@ -168,7 +175,8 @@ class StopTogether:
 
     def __init__(self, job: _Job | None):
         self._job, self._changed = job, threading.Condition()
-        self._turns, self._stop_at, self._holding, self._asked = 0, None, False, False
+        self._turns, self._stop_at, self._asked = 0, None, False
+        self.holding = False
 
     def reached(self, wanted: bool) -> bool:
         """Call once a turn, in all processes. Whether to stop now.
@@ -182,22 +190,22 @@ class StopTogether:
             self._asked = True
             self._job.client.key_value_set(f"{_ROOT}/notice/stop", str(self._job.index), allow_overwrite=True)
         with self._changed:
-            self._changed.wait_for(lambda: not self._holding or self._stop_at is not None)
+            self._changed.wait_for(lambda: not self.holding or self._stop_at is not None)
             self._turns += 1
             return self._turns == self._stop_at
 
     def learn(self) -> None:
         """Some process was asked to stop: agrees with the others on the turn. Called by the listening thread."""
-        if self._holding:
+        if self._stop_at is not None:
             return
         with self._changed:
-            self._holding = True
+            self.holding = True  # from here on no turn begins, so that a second attempt says what the first did
             begun = self._turns
         client, count, ms = self._job.client, self._job.count, 1000 * self._job.peer_timeout
-        client.key_value_set(f"{_ROOT}/turns/{self._job.index}", str(begun))
+        client.key_value_set(f"{_ROOT}/turns/{self._job.index}", str(begun), allow_overwrite=True)
         if self._job.index == 0:
             everybody = [int(client.blocking_key_value_get(f"{_ROOT}/turns/{i}", ms)) for i in range(count)]
-            client.key_value_set(f"{_ROOT}/stop_at", str(max(everybody) + 1))
+            client.key_value_set(f"{_ROOT}/stop_at", str(max(everybody) + 1), allow_overwrite=True)
         agreed = int(client.blocking_key_value_get(f"{_ROOT}/stop_at", ms))
         with self._changed:
             self._stop_at = agreed
@@ -274,7 +282,7 @@ def check_job(config_hash: str, config_values: dict, code: str, devices: int) ->
     if jax.process_count() != _job.count or jax.device_count() != devices:
         raise ConfigError("mesh", f"the mesh needs {devices} devices, the {jax.process_count()} processes have "
                           f"{jax.device_count()} ({jax.local_device_count()} of them process {_job.index}); set "
-                          "mesh.data, mesh.fsdp and mesh.tensor so that their product is that number")  # fmt: skip
+                          "mesh.data, mesh.fsdp, mesh.context and mesh.tensor so that that is their product")
 
 
 def _check_config(config_hash: str, values: dict) -> None:

@@ -23,6 +23,7 @@ LOST, USAGE = 42, 2
 _RUNTIME = re.compile(rb"^[EF]\d{4} .*(coordination_service|coordination/|client\.h:\d+\])")
 _FATAL = b"JAX distributed service detected fatal errors"
 _UNHEALTHY = re.compile(r"stopped sending heartbeats\):\n((?:\d+\n)+)")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 
@@ -53,10 +54,12 @@ def guarded(unreachable: str) -> Guard:
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # one that came now would end the parent alone
     child = os.fork()
     if child:
         os.close(write)
         sys.exit(_watch(child, read, guard, unreachable))
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(read)
     os.dup2(write, 2)
     os.close(write)
@@ -76,14 +79,18 @@ def _watch(child: int, stderr: int, guard: Guard, unreachable: str) -> int:
         received.append(number)
         os.kill(child, number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     withheld = collections.deque(maxlen=200)
+    fatal = False
     for line in _lines(stderr):
-        if withheld or _RUNTIME.match(line):
-            withheld.append(line)  # the runtime's last words; they are told in ours below
+        fatal = fatal or _FATAL in line
+        if fatal or _RUNTIME.match(line):
+            withheld.append(line)  # the runtime's last words, it seems; they are told in ours below
         else:
-            os.write(2, line)
+            os.write(2, b"".join(withheld) + line)
+            withheld.clear()
     _, status = os.waitpid(child, 0)
     code, last = os.waitstatus_to_exitcode(status), b"".join(withheld)
     if code == -signal.SIGABRT and _FATAL in last:
@@ -92,7 +99,7 @@ def _watch(child: int, stderr: int, guard: Guard, unreachable: str) -> int:
         return _say(f"{_lost(last.decode(errors='replace'))}; stopped without saving. Start again to go on from the "
                     "last checkpoint", LOST)  # fmt: skip
     os.write(2, last)
-    if code < 0 and received:
+    if -code in received:
         return _say("stopped before there was anything to save; start again", LOST)
     if code < 0:
         return _say(f"killed by {signal.Signals(-code).name}", 128 - code)

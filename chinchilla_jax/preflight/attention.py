@@ -55,7 +55,7 @@ def kernel_cycles(config: RunConfig, slice_: Slice, sequences: int, cache: Cache
     shape, factor = shape_of(config, slice_, sequences)
     key = cache.key({"attention": shape})
     found = cache.read(key)
-    if found is None:
+    if found is None or not all(isinstance(cycles, list) and cycles for cycles in found.values()):
         from chinchilla_jax.kernels.meter.errors import MeterError
         from chinchilla_jax.kernels.meter.measure import measure
 

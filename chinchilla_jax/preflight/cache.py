@@ -1,7 +1,8 @@
 """What was compiled before? Results as JSON files, each named by the hash of everything it depends on.
 
 What a program depends on: the part of the config that shapes it, the slice, the versions of JAX and of the compiler,
-and the text of this package's modules that it is made by and read with. Change any, and it is compiled anew.
+its flags in the environment, and the text of this package's modules that it is made by and read with. Change any, and
+it is compiled anew.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chinchilla_jax.config import ConfigError
 from chinchilla_jax.files import write_json
 
 VARIABLE = "CHINCHILLA_JAX_CACHE"
 VERSIONED = ("jax", "jaxlib", "libtpu", "flax", "optax")
+ENVIRONMENT = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
 # Modules and packages that decide what is compiled, and what is read from it.
 SOURCES = ("config.py", "model", "kernels", "parallel", "tables/attention_tiles.json",
            *(f"training/{name}.py" for name in ("ahead", "compiler", "loss", "optimizer", "shape", "step")),
            *(f"preflight/{name}.py" for name in ("attention", "compiled", "device_groups", "hlo", "operations",
-                                                 "program", "step", "traffic")))  # fmt: skip
+                                                 "program", "slices", "step", "traffic")))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Cache:
 
     def key(self, facts: Mapping[str, Any]) -> str:
         """The name of the result that follows from `facts`, this package and the versions of its compilers."""
-        whole = {"facts": facts, "versions": versions(), "sources": sources()}
+        environment = {name: os.environ.get(name, "") for name in ENVIRONMENT}
+        whole = {"facts": facts, "versions": versions(), "sources": sources(), "environment": environment}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:24]
 
     def read(self, key: str) -> dict[str, Any] | None:
@@ -70,7 +74,12 @@ class Cache:
 def open_cache(flag: str | None) -> Cache:
     """The cache in the folder of `--cache`, of the environment, or of the user."""
     folder = flag or os.environ.get(VARIABLE) or Path.home() / ".cache" / "chinchilla_jax" / "preflight"
-    return Cache(Path(folder).expanduser())
+    path = Path(folder).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("--cache", f"{path} cannot be made ({error.strerror}); name another folder") from None
+    return Cache(path)
 
 
 def versions() -> dict[str, str]:

@@ -42,6 +42,18 @@ class Checked:
     kernels: KernelCycles | None = None
     time: StepTime | None = None
 
+    @property
+    def untimed(self) -> str:
+        """Why a step that fits has no time that could be compared with others; empty if it has one."""
+        if self.time is None:
+            return self.step.unread or "it does not fit"
+        if self.time.unmeasured:
+            why = f": {self.kernels.error}" if self.kernels and self.kernels.error else ""
+            return f"kernels were not measured ({', '.join(self.time.unmeasured)}{why})"
+        if self.step.unknown_loops:
+            return f"loops of unknown length ({', '.join(self.step.unknown_loops)})"
+        return ""
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
@@ -78,7 +90,7 @@ class Verdict:
                 "program": checked.step.to_dict(), "cached": checked.cached,
                 "kept_activations": self.kept_activations(sequences),
                 "attention": checked.kernels and dataclasses.asdict(checked.kernels),
-                "seconds": checked.time and checked.time.to_dict(),
+                "seconds": checked.time and checked.time.to_dict(), "untimed": checked.untimed,
             } for sequences, checked in self.checked.items()},
             "run": self.cost and self.cost.to_dict(),
         }  # fmt: skip
@@ -99,7 +111,7 @@ def check(config: RunConfig, slice_: Slice, options: Options, echo: Echo) -> Ver
     checked = {}
     for sequences in reversed(wanted):
         checked[sequences] = check_step(config, slice_, sequences, options, echo)
-    times = {sequences: found.time for sequences, found in checked.items() if found.time is not None}
+    times = {sequences: found.time for sequences, found in checked.items() if not found.untimed}
     cost = run_cost(config, times, slice_, options.price) if len(times) == len(checked) else None
     return Verdict(config, slice_, checked, cost)
 
@@ -149,7 +161,7 @@ def _read(cache: Cache, key: str) -> CompiledStep | None:
     found = cache.read(key)
     try:
         return None if found is None else CompiledStep.from_dict(found)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, AttributeError):  # damaged
         return None
 
 

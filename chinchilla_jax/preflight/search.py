@@ -177,7 +177,7 @@ def _seconds(config: RunConfig, slice_: Slice, sequences: int, tokens: float) ->
     exposed = tensor / (links["tensor"] * network.link_bandwidth)
     exposed += gradients * (within - 1) / within / (links["data"] * network.link_bandwidth)
     exposed += gradients * (slice_.count - 1) / slice_.count / within / network.dcn_bandwidth
-    return compute + max(0.0, hidden - compute) + exposed
+    return max(compute, hidden) + exposed
 
 
 def _links(mesh: MeshConfig, slice_: Slice) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +51,12 @@ def read_options(values: flags.FlagValues) -> Task:
     slice_, cache = parse_slice(values.slice), open_cache(values.cache)
     if "choose" not in values:  # of `plan`, which takes no more
         return Task(slice_, Options(cache))
+    if values.price is not None and not 0 <= values.price < math.inf:
+        raise UsageError(f"--price={values.price}: dollars of a chip-hour must be a number, 0 or more")
     options = Options(cache, values.price, values.every_batch, values.keep_hlo)
     output = Path(values.output) if values.output else None
+    if output is not None and (output.is_dir() or any(p.exists() and not p.is_dir() for p in output.parents)):
+        raise UsageError(f"--output={output}: must name a JSON file that can be written")
     return Task(slice_, options, values.choose, values.compiles, output)
 
 
@@ -97,8 +102,8 @@ class _Attempts:
         if not found.step.fits:
             self._tell(setting, None, None, refusal_words(found.step), started)
             return float(found.step.refusal.needed), None
-        if found.time is None:
-            self._tell(setting, found.step.memory.peak, None, f"fits, but is not timed: {found.step.unread}", started)
+        if found.untimed:
+            self._tell(setting, found.step.memory.peak, None, f"fits, but is not timed: {found.untimed}", started)
             return float(found.step.memory.peak), None
         peak, seconds = found.step.memory.peak, found.time.total
         self._tell(setting, peak, seconds, f"fits with {headroom(found.step.memory):.0%} to spare", started)
@@ -214,8 +219,8 @@ def check_runs(runs: Sequence[PlannedRun], task: Task, echo: Echo) -> dict[str, 
         memory = (f"{step.memory.peak / GIB:.2f}", f"{headroom(step.memory):.0%}")
         if not verdict.fits:
             rows.append((name, "", "", "", "", "", f"no: {refusal_words(step)}"))
-        elif cost is None or time is None:
-            rows.append((name, *memory, "", "", "", f"yes; not timed: {step.unread}"))
+        elif cost is None or verdict.largest.untimed:
+            rows.append((name, *memory, "", "", "", f"yes; not timed: {verdict.largest.untimed}"))
         else:
             rows.append((name, *memory, f"{time.total:.4f}", f"{cost.days:.3f}", f"{cost.chip_hours:,.1f}", "yes"))
     for line in table(rows):
@@ -245,7 +250,8 @@ def plan_checked(manifest: Manifest, values: flags.FlagValues, echo: Echo) -> Ma
 
 def summary(verdict: Verdict) -> dict[str, Any]:
     """What a manifest keeps of a verdict that fits: bytes of a chip, seconds of a step, days, chip-hours."""
-    memory, time, cost = verdict.largest.step.memory, verdict.largest.time, verdict.cost
+    memory, cost = verdict.largest.step.memory, verdict.cost
+    time = None if verdict.largest.untimed else verdict.largest.time
     return {"slice": verdict.slice.name, "chips": verdict.slice.chips, "peak_bytes": memory.peak,
             "usable_bytes": memory.usable, "step_seconds": time and time.total, "days": cost and cost.days,
             "chip_hours": cost and cost.chip_hours, "basis": BASIS}  # fmt: skip

@@ -361,9 +361,10 @@ class _Sigterm:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._on_signal)
 
-    def _on_signal(self, *_):
-        if self.received:
+    def _on_signal(self, number, _):
+        if self.received and number == signal.SIGINT:
             self.restore()
+            signal.raise_signal(number)
         self.received = True
 
     def restore(self) -> None:

@@ -153,3 +153,53 @@ def test_pods_of_a_job_do_not_train_the_same_run_each_on_its_own():
 def test_mistakes_name_flag_and_variable(change, message):
     with pytest.raises(ConfigError, match=message):
         host_settings(environment=ADDRESS | change)
+
+
+class Unreliable(Service):
+    """One whose answers fail, each kind of question once."""
+
+    def __init__(self):
+        super().__init__()
+        self._failed = set()
+
+    def _fail_once(self, what):
+        if what not in self._failed:
+            self._failed.add(what)
+            raise RuntimeError("UNAVAILABLE: try again")
+
+    def key_value_dir_get(self, prefix):
+        self._fail_once((threading.get_ident(), "list"))
+        return super().key_value_dir_get(prefix)
+
+    def blocking_key_value_get(self, key, ms):
+        self._fail_once((threading.get_ident(), key))
+        return super().blocking_key_value_get(key, ms)
+
+
+def test_a_question_that_fails_once_is_asked_again(monkeypatch):
+    monkeypatch.setattr(distributed, "_POLL_SECONDS", 0.01)
+    service = Unreliable()
+    jobs = []
+    for index in range(2):
+        job = object.__new__(distributed._Job)
+        job.client, job.index, job.count, job.peer_timeout = service, index, 2, 3
+        job.stop, job._leaving = StopTogether(job), threading.Event()
+        jobs.append(job)
+        threading.Thread(target=job._listen, daemon=True).start()
+    stopped = [None, None]
+
+    def loop(i):
+        for turn in range(1, 2000):
+            if jobs[i].stop.reached(i == 0 and turn > 5):
+                stopped[i] = turn
+                return
+            time.sleep(0.002)
+
+    loops = [threading.Thread(target=loop, args=(i,), daemon=True) for i in range(2)]
+    for thread in loops:
+        thread.start()
+    for thread in loops:
+        thread.join(20)
+    for job in jobs:
+        job._leaving.set()
+    assert stopped[0] is not None and stopped[0] == stopped[1]

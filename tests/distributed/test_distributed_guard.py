@@ -36,6 +36,8 @@ def run(body):
     ("abort(FATAL + 'DEADLINE_EXCEEDED')", 2, "chinchilla_jax: they never came\n"),
     ("guard.joined = True; abort('a defect')", 134, "a defect\nchinchilla_jax: killed by SIGABRT\n"),
     ("os.kill(os.getpid(), signal.SIGKILL)", 137, "chinchilla_jax: killed by SIGKILL\n"),
+    ("print('E0101 00:00:00.0 1 coordination_service.cc:1] hm', *range(300), sep='\\n', file=sys.stderr)", 0,
+     "\n".join(["E0101 00:00:00.0 1 coordination_service.cc:1] hm", *map(str, range(300)), ""])),
     ("print('E0101 00:00:00.0 1 coordination_service.cc:1] hm', file=sys.stderr); sys.exit(3)", 3,
      "E0101 00:00:00.0 1 coordination_service.cc:1] hm\n"),
 ])  # fmt: skip

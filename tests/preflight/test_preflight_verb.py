@@ -164,6 +164,9 @@ def test_of_a_batch_that_doubles_the_larger_step_is_compiled_or_both(run, compil
     ([], "2xv5e-4", "data a multiple of the slices|use --config.mesh.data=2"),
     ([], "v5e-5", "nearest: v5e-4 or v5e-8"),
     (["--study=x"], "v5e-4", "give either --config=FILE or --study=DIR"),
+    (["--price=nan"], "v5e-4", "--price=nan: dollars of a chip-hour must be a number"),
+    (["--output=configs"], "v5e-4", "--output=configs: must name a JSON file"),
+    (["--cache=setup.py"], "v5e-4", "--cache: setup.py cannot be made"),
 ])  # fmt: skip
 def test_mistakes_are_one_line_with_the_fix(run, compiler, argv, slice_, words):
     code, _, err = run(*argv, slice_=slice_)
