@@ -148,7 +148,9 @@ def _choose(config: RunConfig, task: Task, echo: Echo) -> bool:
     echo(search.rest_words(order, ruled_out, tried, usable))
     facts = {"tried": attempts.log, "not_compiled": _not_compiled(order, ruled_out, tried, usable)}
     if not tried or tried[0].seconds is None:
-        echo("no setting fits: more chips, or a smaller batch, are needed")
+        fitting = any(t.peak <= usable for t in tried)
+        echo("of the settings that fit none could be timed" if fitting else
+             "no setting fits: more chips, or a smaller batch, are needed")  # fmt: skip
         _write(task, facts | {"fits": False}, echo)
         return False
     best = tried[0].estimate.setting

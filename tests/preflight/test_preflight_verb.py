@@ -342,3 +342,25 @@ class TestWithTheCompiler:
         code, out, err = run("--config.model.d_model=16384", "--config.model.d_ff=65536", "--compiles=1")
         assert code == 2, err
         assert re.search(r"the compiler needs \d+\.\d+ GiB and has 15\.75", out) and "none " in out
+
+
+def test_a_step_with_a_kernel_that_was_not_measured_is_not_compared_or_priced(run, compiler, monkeypatch):
+    def not_measured(config, slice_, sequences, cache):
+        return KernelCycles({}, *shape_of(config, slice_, sequences), "no dump")
+
+    monkeypatch.setattr(checks, "kernel_cycles", not_measured)
+    code, out, _ = run(FITS, "--price=2")
+    assert code == 0 and "not measured and counted as nothing: attention_forward: no dump" in out
+    assert "chip-hours" not in out and "$" not in out
+    code, out, _ = run("--choose", "--compiles=1")
+    assert "fits, but is not timed: kernels were not measured (attention_forward: no dump)" in out
+    assert "of the settings that fit none could be timed" in out and "chosen" not in out
+
+
+def test_flags_of_the_compiler_in_the_environment_are_part_of_what_is_cached(run, compiler, monkeypatch):
+    run(FITS)
+    run(FITS)
+    assert len(compiler) == 1
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_enable_async_all_gather=false")
+    run(FITS)
+    assert len(compiler) == 2
