@@ -16,6 +16,7 @@ from chinchilla_jax.parallel.attention import sharded_attention
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.rules import RULES, ShardingError
 from chinchilla_jax.training.step import make_program
+from tests.parallel.gradients import near, value_and_gradients
 
 NAMES = {"q": "q_BxSxHxK", "k": "k_BxTxGxK", "v": "v_BxTxGxK", "r": "r_NxHxK", "u": "u_HxK", "w": "w_HxK"}
 MESHES = [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 2, 4), (1, 2, 2, 2)]
@@ -30,21 +31,6 @@ def draw(rows=8, s=12, t=12, heads=4, groups=4, size=8, relative=True):
     arrays = {NAMES[name]: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     d_out = rng.standard_normal((rows, s, heads, size), np.float32)
     return arrays, (d_out, rng.standard_normal((rows, heads, s), np.float32))
-
-
-def value_and_gradients(attend, arrays, cotangents, **keywords):
-    """Output, log-sum-exp and the gradients of every array, in one compiled function."""
-
-    @jax.jit
-    def run(arrays, cotangents):
-        results, pull_back = jax.vjp(lambda x: attend(**x, **keywords, return_lse=True), arrays)
-        return results, pull_back(cotangents)[0]
-
-    return run(arrays, cotangents)
-
-
-def near(found, expected):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6), found, expected)
 
 
 @pytest.mark.parametrize("mesh", MESHES)

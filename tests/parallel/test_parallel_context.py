@@ -20,6 +20,7 @@ from chinchilla_jax.parallel.rules import ShardingError
 from chinchilla_jax.parallel.topology import topology_mesh
 from chinchilla_jax.preflight.program import read_program
 from chinchilla_jax.training.ahead import abstract_mesh, compile_train_step, lower_train_step
+from tests.parallel.gradients import near, value_and_gradients
 from tests.training.test_training_ahead import CHINCHILLA, LLAMA, kernels, needs_compiler, run_of, scores
 
 S, K = 32, 8
@@ -37,21 +38,6 @@ def draw(heads, groups, relative=False, rows=2, s=S):
     arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     d_out = rng.standard_normal((rows, s, heads, K), np.float32)
     return arrays, (d_out, rng.standard_normal((rows, heads, s), np.float32))
-
-
-def value_and_gradients(attend, arrays, cotangents, **keywords):
-    """Output, log-sum-exp and the gradients of every array, in one compiled function."""
-
-    @jax.jit
-    def run(arrays, cotangents):
-        results, pull_back = jax.vjp(lambda x: attend(**x, **keywords, return_lse=True), arrays)
-        return results, pull_back(cotangents)[0]
-
-    return run(arrays, cotangents)
-
-
-def near(found, expected):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6), found, expected)
 
 
 CALLS = {

@@ -120,6 +120,9 @@ class TestWithTheCompiler:
         assert kernels(text) == KERNELS and not scores(text)
         assert re.search(r"%attention_forward\S* = \(bf16\[4,512,128\]", text), "4 of 8 rows, 1 of 2 heads"
 
+    def test_gradients_of_untied_tables_may_be_added_up_over_microbatches(self):
+        assert kernels(self.compiled(run_of(LLAMA, 1, 2, 2, microbatches=2), "v5e:2x2")) == KERNELS
+
     @pytest.mark.long
     @pytest.mark.parametrize(("slice_", "remat"), [("v5e:2x2", "full"), ("v4:2x2x1", "dots"), ("v6e:2x2", "none")])
     def test_a_step_with_rotary_positions_and_grouped_heads_compiles(self, slice_, remat):

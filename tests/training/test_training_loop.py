@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import jax
 import numpy as np
@@ -280,3 +281,15 @@ def test_events_of_the_step_resumed_from_are_not_purged(tmp_path):
         if event.session_log.status == SessionLog.START:
             starts.append(event.step)
     assert starts == [5]
+
+
+def test_a_second_ctrl_c_interrupts_and_a_second_sigterm_does_not():
+    signals = loop._Sigterm()
+    try:
+        for number in (signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert signals.received
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signals.restore()
