@@ -16,13 +16,14 @@
 Every setting of a config can be set after it, as `--config.optimizer.peak_lr=1e-3`.
 `python -m chinchilla_jax VERB --help` lists a verb's flags.
 
---runs takes a table (CSV or JSON lines), a run directory or a folder of them. Exit codes: 0 done; 42 stopped by a
+--runs takes a table (CSV, JSON lines, Parquet, .xlsx), a run directory or a folder of them. Exit codes: 0 done; 42 stopped by a
 signal, start the same command again; 1 it fails the same way every time; 2 a mistake in the command or the config, or
 data that cannot carry what is asked of them, one line on stderr says which.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -30,7 +31,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -171,10 +172,15 @@ def _fit(values: flags.FlagValues) -> int:
     --variants adds how the answer changes with the curve of the profiles, the misfit and tied exponents.
     """
     from chinchilla_jax.scaling import summary
+    from chinchilla_jax.scaling.runs import telling_left_out
 
-    loaded = _load(values)
-    found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed)
-    facts = summary.fit_facts(found)
+    if values.by:
+        facts = _fit_by(values)
+    else:
+        loaded = _load(values)
+        with telling_left_out(loaded):
+            found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed)
+        facts = summary.fit_facts(found)
     if values.variants:
         from chinchilla_jax.scaling.variants import compare_variants
         from chinchilla_jax.scaling.words import table
@@ -191,6 +197,17 @@ def _fit(values: flags.FlagValues) -> int:
     return DONE
 
 
+def _fit_by(values: flags.FlagValues) -> dict[str, Any]:
+    """The fits of each value of the column --by, printed side by side; for JSON."""
+    from chinchilla_jax.scaling.by import facts, fit_by
+
+    if values.variants:
+        raise UsageError(f"--by and --variants: look at the variants of one value, --where={values.by}=VALUE")
+    path, reading = _reading(values)
+    fits = {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
+    return {"by": values.by, "fits": facts(fit_by(path, values.by, **reading, **fits, echo=_echo))}
+
+
 def _predict(values: flags.FlagValues) -> int:
     """Says what to train: from finished runs (--study, --runs), from published laws (--law), or from both.
 
@@ -198,10 +215,12 @@ def _predict(values: flags.FlagValues) -> int:
     study's held-out budget or four times the largest there is. --params or --tokens fixes N or D; asked of laws alone,
     without a budget, they give the one that suits them.
 
+    Of a table that mixes settings, --where=COLUMN=VALUE takes one of them; `fit --by=COLUMN` compares them.
     With --verify it also plans the runs that check the prediction: the predicted size, half and double, at the held-out
     budget. `work --manifest=verification.jsonl` trains them.
     """
     from chinchilla_jax.scaling.ask import Question, ask
+    from chinchilla_jax.scaling.runs import telling_left_out
 
     if values.verify and (values.runs or values.law or _budget(values)):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
@@ -210,7 +229,8 @@ def _predict(values: flags.FlagValues) -> int:
                         values.more_runs, parse_inputs(values.inputs))  # fmt: skip
     names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
     fits = {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
-    prediction = ask(loaded, names, question, fits, values.output, _echo)
+    with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
+        prediction = ask(loaded, names, question, fits, values.output, _echo)
     if values.verify:
         from chinchilla_jax.study.plan import describe, verification
 
@@ -248,7 +268,9 @@ def _report(values: flags.FlagValues) -> int:
     """Writes report.html, report.json and plots of a study, or of a table of runs beside it."""
     from chinchilla_jax.scaling.report import write_report
 
-    words = [f"--{name}={values[name].value}" for name in VERBS["report"].flags if values[name].present]
+    given = {name: values[name].value for name in VERBS["report"].flags if values[name].present}
+    words = [f"--{name}={one}" for name, value in given.items() for one in (
+        value if isinstance(value, list) else [value])]  # fmt: skip
     path = write_report(_load(values), budget=_budget(values), preset=values.preset, output=values.output,
                         replicates=values.replicates, seed=values.seed,
                         command=f"python -m chinchilla_jax report {shlex.join(words)}")  # fmt: skip
@@ -287,7 +309,7 @@ class _Verb:
     flags: tuple[str, ...]
 
 
-_INPUT = ("study", "runs", "columns", "curves")
+_INPUT = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
 _FIT = ("preset", "replicates", "seed", "output")
 _PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
 _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
@@ -411,10 +433,25 @@ def _folder(values: flags.FlagValues, flag: str) -> pathlib.Path:
 
 
 def _load(values: flags.FlagValues) -> LoadedRuns:
-    """The runs of --study or --runs, read as --columns and --curves say."""
-    from chinchilla_jax.scaling.columns import parse_columns
+    """The runs of --study or --runs, read as --columns, --curves, --where and --best_per_cell say."""
     from chinchilla_jax.scaling.runs import load_runs
+
+    if values.by:
+        raise UsageError(f"--by goes with fit; here ask about one value at a time: --where={values.by}=VALUE")
+    path, reading = _reading(values)
+    return load_runs(path, **reading)
+
+
+def _reading(values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
+    """(where the runs are, how `load_runs` is to read them)."""
+    from chinchilla_jax.scaling.columns import parse_columns
+    from chinchilla_jax.scaling.select import parse_where
 
     if bool(values.study) == bool(values.runs):
         raise UsageError("give either --study=DIR or --runs=PATH")
-    return load_runs(values.study or values.runs, parse_columns(values.columns or ""), values.curves)
+    return values.study or values.runs, {
+        "columns": parse_columns(values.columns or ""),
+        "curves": values.curves,
+        "where": parse_where(values.where or ()),
+        "best_per_cell": values.best_per_cell,
+    }

@@ -15,14 +15,21 @@ def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
         "workdir": lambda: flags.DEFINE_string("workdir", None, "Folder of the run.", **one_of),
         "profile": lambda: flags.DEFINE_string("profile", None, "Steps to trace into WORKDIR/profile, as START:STOP: "
                                                "100:105 are steps 100 to 104.", **one_of),
-        "runs": lambda: flags.DEFINE_string("runs", None, "Table of runs (CSV or JSON lines), run directory or folder "
-                                            "of run directories, instead of a study.", **one_of),
+        "runs": lambda: flags.DEFINE_string("runs", None, "Table of runs (CSV, JSON lines, Parquet, .xlsx), run "
+                                            "directory or folder of run directories, instead of a study.", **one_of),
         "columns": lambda: flags.DEFINE_string(
             "columns", None, "Which column holds what, where the guess is wrong: FIELD:COLUMN,... as in "
             "params:N,tokens:D*1e9,loss:val_loss,flops:C. A field may name its count (params_non_embedding, "
-            "flops_6nd), a column its multiplier; curves.FIELD is for --curves.", **one_of),
+            "flops_6nd), a column its multiplier; FIELD:- is no column; curves.FIELD is for --curves.", **one_of),
         "curves": lambda: flags.DEFINE_string("curves", None, "Second table, with a row for each point of the runs' "
                                               "training curves: run, tokens (or step, or flops), loss.", **one_of),
+        "where": lambda: flags.DEFINE_multi_string("where", None, "Only rows with this value: COLUMN=VALUE[,VALUE]; "
+                                                   "may be given again for another column.", **one_of),
+        "by": lambda: flags.DEFINE_string("by", None, "Column: one fit for each of its values, side by side.",
+                                          **one_of),
+        "best_per_cell": lambda: flags.DEFINE_boolean(
+            "best_per_cell", False, "Where runs of one N and D differ in a setting (learning rate, batch), keep those "
+            "of the lowest loss.", **one_of),
         "budget": lambda: flags.DEFINE_float("budget", None, "FLOPs to predict for.", lower_bound=1.0, **one_of),
         "workers": lambda: flags.DEFINE_integer("workers", 2, "Runs that train at the same time, each on its share of "
                                                 "the cores.", lower_bound=1, **one_of),

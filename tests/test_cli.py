@@ -89,7 +89,7 @@ PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeou
 
 
 def test_flags_of_each_verb_do_not_change_by_accident():
-    source, fits = ("study", "runs", "columns", "curves"), ("preset", "replicates", "seed", "output")
+    source, fits = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell"), ("preset", "replicates", "seed", "output")
     budget = ("budget", "chip", "chips", "days", "utilisation")
     assert {name: verb.flags for name, verb in cli.VERBS.items()} == {
         "data": ("config",),

@@ -17,10 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from chinchilla_jax.config import CONVENTIONS
-from chinchilla_jax.scaling.columns import FIELDS, Column, choose_columns
-from chinchilla_jax.scaling.rows import Point, Row, to_curve, to_runs
+from chinchilla_jax.scaling.columns import NONE, RUN_FIELDS, Column, choose_columns, require
+from chinchilla_jax.scaling.formats import Row, json_lines
+from chinchilla_jax.scaling.history import to_runs
+from chinchilla_jax.scaling.rows import Point, to_curve
 from chinchilla_jax.scaling.runs import BadRow, FitRefused, LoadedRuns, Run
-from chinchilla_jax.scaling.tables import json_lines
+from chinchilla_jax.scaling.select import Where, select
+from chinchilla_jax.scaling.settings import best_per_cell
 
 _DEFAULT = "executed"  # of runs that were trained outside a study and so state no convention
 _COUNTED = {
@@ -31,14 +34,18 @@ _TRUNK = "trunk"  # role of a run at a constant rate that others branch off
 _MARKS = ("result.json", "config.json", "metrics.jsonl")
 
 
-def load_directory(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns:
+def load_directory(
+    path: pathlib.Path, columns: Mapping[str, str], where: Where | None = None, best: bool = False
+) -> LoadedRuns:
     """The finished runs of a study directory, of one run directory, or of a folder of run directories.
 
     Args:
       columns: keys of `result.json` by field, see `load_runs`.
+      where: values by key of `result.json`; runs without one of them are passed over.
+      best: whether only the runs of the best setting are kept where several were tried for one N and D.
 
     Raises:
-      FitRefused: `not_found` (none of the three), `manifest`, `conventions` or `columns`.
+      FitRefused: `not_found` (none of the three), `manifest`, `conventions`, `columns` or `where`.
     """
     if (path / "manifest.jsonl").exists():
         planned, header, bad = _read_manifests(path)
@@ -49,13 +56,15 @@ def load_directory(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns
         planned, header, bad = {}, {}, []
         folders = _run_directories(path)
     rows, unread = _read_results(folders, planned)
+    present = tuple(dict.fromkeys(key for row in rows for key in row.values))
+    rows, selected = select(str(path), rows, present, where or {})
     conventions = {str(row.values["convention"]) for row in rows if "convention" in row.values}
     if len(conventions) > 1:
         raise FitRefused("conventions", f"{path}: runs count FLOPs in several ways ({', '.join(sorted(conventions))}); "
                          "fit runs of one convention at a time")  # fmt: skip
     stated = conventions.pop() if conventions else _DEFAULT
     rows = [_with_flops(row, stated) for row in rows]
-    chosen, notes = _columns(path, rows, columns, stated), ()
+    chosen, notes = _columns(path, rows, columns, stated), selected
     convention = chosen["flops"].count
     if convention != stated and "budget" in chosen:
         del chosen["budget"]
@@ -63,7 +72,10 @@ def load_directory(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns
     trunks = [row for row in rows if row.values.get("role") == _TRUNK and not row.values.get("diverged")]
     if trunks:
         notes += (f"trunks are no runs to fit, their branches are: {len(trunks)} passed over",)
-    usable, more = to_runs((row for row in rows if row not in trunks), chosen)
+    usable, more, _ = to_runs((row for row in rows if row not in trunks), chosen)
+    if best:
+        usable, said = best_per_cell(usable, chosen, present)
+        notes += said
     runs, spoilt = _with_curves((run for _, run in usable), folders)
     return LoadedRuns(
         source=str(path),
@@ -164,10 +176,12 @@ def _with_flops(row: Row, convention: str) -> Row:
 def _columns(path: pathlib.Path, rows: Sequence[Row], wanted: Mapping[str, str], stated: str) -> dict[str, Column]:
     """The keys of `result.json` that serve each field: those of this project unless wanted otherwise."""
     present = dict.fromkeys(key for row in rows for key, value in row.values.items() if not isinstance(value, dict))
-    chosen = {field: Column(field) for field in FIELDS if field != "curve"}
+    chosen = {field: Column(field) for field in RUN_FIELDS if field != "curve"}
     if wanted and rows:
         changed, _ = choose_columns(str(path), list(present), wanted, fields=())
         chosen |= changed
+        chosen = {field: column for field, column in chosen.items() if wanted.get(field) != NONE}
+        require(str(path), chosen, ("name", "params", "tokens", "loss", "flops"), list(present))
     count = chosen["flops"].count or (stated if chosen["flops"].name == "flops" else "")
     if count not in CONVENTIONS and chosen["flops"].name != "flops":
         raise FitRefused("conventions", f"{path}: key {chosen['flops'].name} of result.json does not say how FLOPs "

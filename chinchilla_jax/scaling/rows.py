@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from chinchilla_jax.scaling.cells import Unusable, as_number, missing, positive, scaled, text_of
 from chinchilla_jax.scaling.columns import Column
+from chinchilla_jax.scaling.formats import Row
 from chinchilla_jax.scaling.runs import ROLES, BadRow, Curve, Run
 
 SIX_ND = "6 * params * tokens"
-_MISSING = ("", "na", "n/a", "none", "null", "-")
+# States that trackers give to runs that did not reach their end.
+_UNFINISHED = ("crashed", "failed", "running", "killed", "preempting", "preempted", "pending", "queued", "aborted",
+               "cancelled", "canceled")  # fmt: skip
 _YES = ("true", "yes", "1", "1.0")
 _SHOWN = 5  # line numbers spelt out for one curve
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One row of a source: `where` it stands, its `values` by column, and the `problem` that makes it unreadable."""
+class Parsed:
+    """A row with the run it makes by itself, or None and the `problem`; `seed` in words."""
 
-    where: str
-    values: Mapping[str, Any]
+    row: Row
+    name: str
+    label: str
+    seed: str = ""
+    run: Run | None = None
     problem: str = ""
 
 
@@ -40,37 +46,13 @@ class Point:
     loss: Any
 
 
-class Unusable(ValueError):
-    """A value that is no positive finite number; the message says why."""
-
-
-def to_runs(
-    rows: Iterable[Row], columns: Mapping[str, Column]
-) -> tuple[tuple[tuple[Row, Run], ...], tuple[BadRow, ...]]:
-    """The usable rows, each with its run (without curve), and the others with their reasons, in the source's order.
-
-    C is 6 N D unless a column holds it. Two rows with the same N, D, C and loss, or of one name, are one run.
-    """
-    usable, bad = [], []
-    seen: dict[tuple, str] = {}
-    names: dict[str, str] = {}
-    for row in rows:
-        name = row_name(row, columns)
-        label = row_label(row, columns)
-        try:
-            run = _to_run(row, name or row.where, columns)
-        except Unusable as problem:
-            bad.append(BadRow(label, str(problem)))
-            continue
-        key = (run.params, run.tokens, run.flops, run.loss)
-        if run.name in names:
-            bad.append(BadRow(label, f"duplicate name {run.name}, first in {names[run.name]}"))
-        elif key in seen:
-            bad.append(BadRow(label, f"duplicate of {seen[key]}: same N, D, C and loss"))
-        else:
-            seen[key], names[run.name] = label, row.where
-            usable.append((row, run))
-    return tuple(usable), tuple(bad)
+def parse(row: Row, columns: Mapping[str, Column]) -> Parsed:
+    """The row as a run without curve. C is 6 N D unless a column holds it."""
+    name, label, seed = row_name(row, columns), row_label(row, columns), _seed(row, columns)
+    try:
+        return Parsed(row, name, label, seed, _to_run(row, name or row.where, seed, columns))
+    except Unusable as problem:
+        return Parsed(row, name, label, seed, problem=str(problem))
 
 
 def row_name(row: Row, columns: Mapping[str, Column]) -> str:
@@ -85,68 +67,45 @@ def row_label(row: Row, columns: Mapping[str, Column]) -> str:
     return row.where if name in ("", row.where) else f"{row.where} ({name})"
 
 
-def _to_run(row: Row, name: str, columns: Mapping[str, Column]) -> Run:
+def value_of(row: Row, field: str, columns: Mapping[str, Column]) -> float | None:
+    """The number of a field in this row, or None where it is none."""
+    try:
+        return scaled(row.values.get(columns[field].name), field, columns[field].factor) if field in columns else None
+    except Unusable:
+        return None
+
+
+def _seed(row: Row, columns: Mapping[str, Column]) -> str:
+    text = text_of(row.values.get(columns["seed"].name)) if "seed" in columns else ""
+    number = as_number(text) if text else None
+    return f"{number:.0f}" if number is not None and math.isfinite(number) and number == round(number) else text
+
+
+def _to_run(row: Row, name: str, seed: str, columns: Mapping[str, Column]) -> Run:
     if row.problem:
         raise Unusable(row.problem)
     if "diverged" in columns and str(row.values.get(columns["diverged"].name, "")).strip().lower() in _YES:
         raise Unusable("diverged")
+    if "state" in columns and text_of(row.values.get(columns["state"].name)).lower() in _UNFINISHED:
+        raise Unusable(f"{columns['state'].name} is {text_of(row.values[columns['state'].name])}")
     values = {}
     for field in ("params", "tokens", "loss", "flops", "budget"):
         column = columns.get(field)
         raw = row.values.get(column.name) if column else None
-        if field == "budget" and (column is None or _missing(raw)):
+        if field == "budget" and (column is None or missing(raw)):
             values[field] = None
         elif field == "flops" and column is None:
             values[field] = 6.0 * values["params"] * values["tokens"]
         else:
-            values[field] = positive(raw, field) * column.factor
+            values[field] = scaled(raw, field, column.factor)
         if values[field] is not None and not 0 < values[field] < math.inf:
             raise Unusable(f"{field} is beyond what a number holds")
     role = str(row.values.get(columns["role"].name) or "").strip() if "role" in columns else ""
     if role and role not in ROLES:
         raise Unusable(f"role {role!r} is none of {', '.join(ROLES)}")
-    return Run(name, role=role or "isoflop", **values)
-
-
-def positive(raw: Any, field: str) -> float:
-    """A positive finite number from a cell or a JSON value.
-
-    Raises:
-      Unusable: it is missing, no number, of two readings, not finite (a loss: diverged), zero or less.
-    """
-    if _missing(raw):
-        raise Unusable(f"{field} is missing")
-    value = _number(raw, field)
-    if not math.isfinite(value):
-        raise Unusable(f"diverged: loss is {raw}" if field == "loss" else f"{field} is not finite: {raw!r}")
-    if value <= 0:
-        raise Unusable(f"{field} is not above 0: {raw!r}")
-    return value
-
-
-def _missing(raw: Any) -> bool:
-    return raw is None or (isinstance(raw, str) and raw.strip().lower() in _MISSING)
-
-
-def _number(raw: Any, field: str) -> float:
-    if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
-        raise Unusable(f"{field} is not a number: {raw!r}")
-    text = raw.strip() if isinstance(raw, str) else raw
-    if isinstance(text, str) and "," in text:
-        # One group of three may be a thousand or a decimal fraction; two groups, or a point behind, are thousands.
-        if re.fullmatch(r"[+-]?\d{1,3}(,\d{3}){2,}(\.\d*)?|[+-]?\d{1,3}(,\d{3})+\.\d*", text):
-            text = text.replace(",", "")
-        elif re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", text):
-            point, none = text.replace(",", "."), text.replace(",", "")
-            either = f"a comma that may stand for thousands or for a decimal point; write {none} or {point}"
-            three = re.fullmatch(r"[+-]?\d{1,3},\d{3}", text)
-            raise Unusable(f"{field} {text!r} has {either if three else f'a decimal comma; write {point}'}")
-    try:
-        return float(text)
-    except OverflowError:
-        return math.inf
-    except ValueError:
-        raise Unusable(f"{field} is not a number: {raw!r}") from None
+    epochs = value_of(row, "epochs", columns)
+    unique = values["tokens"] / epochs if epochs is not None and epochs > 1.0 else None
+    return Run(name, role=role or "isoflop", seed=seed, unique_tokens=unique, **values)
 
 
 def to_curve(points: Sequence[Point], run: Run, label: str) -> tuple[Curve | None, list[BadRow]]:

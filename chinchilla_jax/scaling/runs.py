@@ -1,15 +1,16 @@
 """Which finished runs is a scaling law fitted to, how were they counted, and which rows were left out and why?
 
-Three sources: a study directory, run directories (`directories.py`), or a table in CSV or JSON lines from anywhere
-(`tables.py`). A row that cannot be used is listed with its reason; nothing is dropped in silence.
+Three sources: a study directory, run directories (`directories.py`), or a table from anywhere (`tables.py`). A row
+that cannot be used is listed with its reason; nothing is dropped in silence.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ ROLES = ("isoflop", "predicted", "half", "double")
 class FitRefused(ValueError):
     """The data cannot carry the fit asked for. `reason` is one word to test for; the message says what to do.
 
-    Words of the loaders: `not_found`, `columns`, `curves`, `manifest`, `conventions`, `no_runs`, and `floor`: every
-    loss is zero or less. A fitter whose irreducible loss is given says `floor` as well when a loss lies below it.
+    Words of the loaders: `not_found`, `columns`, `curves`, `manifest`, `conventions`, `where`, `no_runs`, and `floor`:
+    every loss is zero or less. A fitter whose irreducible loss is given says `floor` as well when a loss lies below it.
     """
 
     def __init__(self, reason: str, message: str):
@@ -44,7 +45,8 @@ class Run:
     `params` N; `tokens` D; `flops` C, both counted as the table or study states; `loss` in nats per token; `budget`
     the nominal FLOPs of its IsoFLOP profile, or None; `role` is `isoflop` for runs that laws are fitted to, otherwise
     the place of a held-out run: `predicted`, `half` or `double` the predicted size. `curve` is there where the source
-    has one; C at a point of it is `flops * curve.tokens / tokens`.
+    has one; C at a point of it is `flops * curve.tokens / tokens`. `seed` in words, where the source has one;
+    `unique_tokens` where D is stated to repeat them, else None.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Run:
     budget: float | None = None
     role: str = "isoflop"
     curve: Curve | None = dataclasses.field(default=None, compare=False, repr=False)
+    seed: str = ""
+    unique_tokens: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,20 +123,24 @@ def load_runs(
     path: str | os.PathLike | LoadedRuns,
     columns: Mapping[str, str] | None = None,
     curves: str | os.PathLike | None = None,
+    where: Mapping[str, Sequence[str]] | None = None,
+    best_per_cell: bool = False,
 ) -> LoadedRuns:
-    """Runs of a study directory, of run directories, of a CSV or of a JSON-lines file.
+    """Runs of a study directory, of run directories, or of a table (CSV, JSON lines, Parquet, .xlsx).
 
     Args:
       path: where they are; what is loaded already is returned as it is.
       columns: overrides the guess, e.g. `{"flops": "flops_table_a4", "tokens": "D*1e9"}`; keys are fields of `Run`, or
-        `params_total`, `params_non_embedding`, `flops_6nd` ... to say what a column counts. For directories the columns
-        are the keys of `result.json`, with its FLOPs by convention as `flops_6nd` ...
+        `params_total`, `params_non_embedding`, `flops_6nd` ... to say what a column counts; `-` is no column. For
+        directories the columns are the keys of `result.json`, with its FLOPs by convention as `flops_6nd` ...
       curves: for tables, a second table with the training curves: run, tokens (or step, or flops), loss.
+      where: rows to take, as values by column (for directories, by key of `result.json`).
+      best_per_cell: keep the best setting alone where several were tried for one N and D.
 
     Raises:
       FitRefused: `not_found`, `columns` (a needed column is missing), `curves` (they cannot be told to runs),
-        `manifest`, `conventions` (FLOPs counted in several ways), `floor` (no loss is positive) or `no_runs` (not one
-        usable row).
+        `manifest`, `conventions` (FLOPs counted in several ways), `where` (no such column or value), `floor` (no loss
+        is positive) or `no_runs` (not one usable row).
     """
     if isinstance(path, LoadedRuns):
         return path
@@ -147,9 +155,9 @@ def load_runs(
         if curves is not None:
             raise FitRefused("curves", f"{path}: run directories have their curves in metrics.jsonl; --curves goes "
                              "with a table")  # fmt: skip
-        loaded = load_directory(path, columns or {})
+        loaded = load_directory(path, columns or {}, where, best_per_cell)
     else:
-        loaded = load_table(path, columns or {}, None if curves is None else pathlib.Path(curves))
+        loaded = load_table(path, columns or {}, None if curves is None else pathlib.Path(curves), where, best_per_cell)
     if not loaded.runs and not any("not finished" in row.reason for row in loaded.bad):
         below = [row for row in loaded.bad if row.reason.startswith("loss is not above 0")]
         if below and len(below) == len(loaded.bad):
@@ -158,3 +166,17 @@ def load_runs(
         first = f"; the first: {loaded.bad[0].where}: {loaded.bad[0].reason}" if loaded.bad else ""
         raise FitRefused("no_runs", f"{path}: no usable run among {len(loaded.bad)} rows{first}")
     return loaded
+
+
+@contextlib.contextmanager
+def telling_left_out(loaded: LoadedRuns) -> Iterator[None]:
+    """Within it a refusal also says how many rows were left out and why the first was: that may be what is missing."""
+    try:
+        yield
+    except FitRefused as refused:
+        if not loaded.bad:
+            raise
+        number, first = len(loaded.bad), loaded.bad[0]
+        raise FitRefused(refused.reason, f"{refused}; {number} row{'s' * (number > 1)} of {loaded.source} "
+                         f"{'were' if number > 1 else 'was'} left out, the first: {first.where}: {first.reason}"
+                         ) from None  # fmt: skip

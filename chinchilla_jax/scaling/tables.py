@@ -1,61 +1,75 @@
-"""Which runs does a table hold: CSV with any separator, or JSON lines, with the training curves beside it or in it?
-
-Every row keeps the number of the line it ends on, counted from 1 with the header, whatever is quoted in it.
-"""
+"""Which runs does a table hold, with the training curves beside it, in it, or in the rows before a run's last?"""
 
 from __future__ import annotations
 
 import collections
-import csv
 import dataclasses
-import io
+import functools
 import json
 import pathlib
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from chinchilla_jax.scaling.columns import CURVE_FIELDS, Column, choose_columns, require
-from chinchilla_jax.scaling.rows import SIX_ND, Point, Row, Unusable, positive, row_label, row_name, to_curve, to_runs
+from chinchilla_jax.scaling.cells import Unusable, positive
+from chinchilla_jax.scaling.chart import find_chart, melt
+from chinchilla_jax.scaling.columns import CURVE_FIELDS, NONE, Column, Values, choose_columns, require
+from chinchilla_jax.scaling.derive import derive_loss, derive_tokens
+from chinchilla_jax.scaling.formats import Row, read_table
+from chinchilla_jax.scaling.history import to_runs
+from chinchilla_jax.scaling.rows import SIX_ND, Point, row_label, row_name, to_curve
 from chinchilla_jax.scaling.runs import BadRow, FitRefused, LoadedRuns, Run
-
-_JSON_LINES = (".jsonl", ".json", ".ndjson")
-_SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
-_NOT_TEXT = {
-    b"\x1f\x8b": "compressed with gzip; unpack it first",
-    b"BZh": "compressed with bzip2; unpack it first",
-    b"\xfd7zXZ": "compressed with xz; unpack it first",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it first",
-    b"PK\x03\x04": "a zip archive or an Excel file; save the table as CSV",
-    b"PAR1": "a Parquet file; save the table as CSV",
-    b"\xff\xfe": "in UTF-16; save it as UTF-8",
-    b"\xfe\xff": "in UTF-16; save it as UTF-8",
-}
+from chinchilla_jax.scaling.select import Where, select
+from chinchilla_jax.scaling.settings import best_per_cell, remarks
 
 
-def load_table(path: pathlib.Path, wanted: Mapping[str, str], curves: pathlib.Path | None = None) -> LoadedRuns:
-    """The runs of a CSV or JSON-lines file, with their curves if there are any.
+def load_table(
+    path: pathlib.Path,
+    wanted: Mapping[str, str],
+    curves: pathlib.Path | None = None,
+    where: Where | None = None,
+    best: bool = False,
+) -> LoadedRuns:
+    """The runs of a table in a file, with their curves if there are any.
 
     Args:
       wanted: columns by field, see `load_runs`; `curves.tokens` ... are those of the second table.
-      curves: a table with a row for each point of each run's training curve.
+      curves: a table with a row for each point of each run's training curve, or with a column for each run.
+      where: values by column; rows without one of them are passed over.
+      best: whether only the runs of the best setting are kept where several were tried for one N and D.
 
     Raises:
-      FitRefused: `columns`, `curves` or `no_runs`.
+      FitRefused: `columns`, `curves`, `where` or `no_runs`.
     """
-    rows, present, notes = _read(path)
-    columns, more = choose_columns(str(path), present, wanted)
-    require(str(path), columns, ("params", "tokens", "loss"), present)
-    if not rows:
+    table = read_table(path)
+    if not table.rows:
         raise FitRefused("no_runs", f"{path}: no rows below the header")
+    rows, selected = select(str(path), table.rows, table.present, where or {})
+    present, values = table.present, _values(rows)
+    columns, guesses = choose_columns(str(path), present, wanted, values=values)
+    without = [field for field, name in wanted.items() if name == NONE]
+    rows, columns, said = derive_tokens(rows, columns, present, values)
+    rows, columns, unit, more = derive_loss(rows, columns, present, values, without)
+    if any(field not in columns for field in ("params", "tokens")) and (chart := find_chart(present, values)):
+        raise FitRefused("columns", f"{path}: the export of a chart: {chart.describe()}; N and D of the runs are "
+                         "missing: give a table with a row for each run (name, params, tokens, loss) as --runs, and "
+                         "this one as --curves")  # fmt: skip
+    require(str(path), columns, ("params", "tokens", "loss"), present, values)
     if curves is None and any(key.startswith("curves.") for key in wanted):
         raise FitRefused("columns", "--columns: curves.FIELD names a column of --curves=TABLE, which is missing")
-    usable, bad = to_runs(rows, columns)
+    histories = wanted["step"] != NONE if "step" in wanted else None
+    usable, bad, decided = to_runs(rows, columns, present, histories)
+    notes = (*table.notes, *selected, *guesses, *said, *more, *decided)
+    if best:
+        usable, said = best_per_cell(usable, columns, present)
+        notes += said
+    notes += remarks(usable, columns, present)
     if curves is not None:
         if "name" not in columns:
             raise FitRefused("curves", f"{path}: --curves needs names to join by; add a column name, or give "
                              "--columns=name:COLUMN")  # fmt: skip
         names = {row_name(row, columns) for row in rows}
-        runs, spoilt, said = _join_curves([run for _, run in usable], names, curves, wanted)
-        more += said
+        usable = [(row_name(row, columns) or run.name, run) for row, run in usable]
+        runs, spoilt, said = _join_curves(usable, names, curves, wanted)
+        notes += said
     else:
         runs, spoilt = _curves_within(usable, columns)
     echoed = {field: str(column) for field, column in columns.items()}
@@ -67,106 +81,28 @@ def load_table(path: pathlib.Path, wanted: Mapping[str, str], curves: pathlib.Pa
         columns={"flops": SIX_ND} | echoed,
         convention=_convention(path, columns, runs),
         params_count=columns["params"].count or unstated,
-        loss_unit="taken as nats per token: the numbers cannot tell it from bits, or from a loss per byte",
-        notes=notes + more,
+        loss_unit=unit,
+        notes=notes,
     )
+
+
+def _values(rows: Sequence[Row]) -> Values:
+    @functools.cache
+    def values(name: str) -> list:
+        return [row.values.get(name) for row in rows]
+
+    return values
 
 
 def _convention(path: pathlib.Path, columns: Mapping[str, Column], runs: tuple[Run, ...]) -> str:
     column = columns.get("flops")
     if column is None:
-        non_embedding = columns["params"].count == "non_embedding"
-        return f"6nd, computed{' with the non-embedding N' if non_embedding else ''}"
+        count = columns["params"].count
+        return f"6nd, computed{f' with the {count} N'.replace('_', '-') if count not in ('', 'total') else ''}"
     if column.count:
         return column.count
     equal = runs and all(abs(run.flops / (6.0 * run.params * run.tokens) - 1.0) < 1e-3 for run in runs)
     return f"not stated by {path.name}{', but equal to 6 N D' if equal else ''}"
-
-
-def _read(path: pathlib.Path) -> tuple[list[Row], list[str], tuple[str, ...]]:
-    """(rows, columns, remarks) of a table."""
-    text = _text(path)
-    if not text.strip():
-        raise FitRefused("no_runs", f"{path}: the file is empty")
-    if text.lstrip().startswith("["):
-        raise FitRefused("columns", f"{path}: a JSON array; write JSON lines, one object a line")
-    if path.suffix.lower() in _JSON_LINES or text.lstrip().startswith("{"):
-        rows = list(_parse_lines(text))
-        if all(row.problem for row in rows):
-            raise FitRefused("no_runs", f"{path}: not one line is a JSON object; {rows[0].where}: {rows[0].problem}")
-        return rows, list(dict.fromkeys(key for row in rows for key in row.values)), ()
-    return _read_csv(path, text)
-
-
-def _text(path: pathlib.Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise FitRefused("not_found", f"{path}: cannot be read: {error.strerror}") from None
-    for start, what in _NOT_TEXT.items():
-        if content.startswith(start):
-            raise FitRefused("columns", f"{path}: {what}")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise FitRefused("columns", f"{path}: not a text file in UTF-8 (byte {content[error.start]:#04x} in line "
-                         f"{line}); give a CSV or JSON-lines table of runs") from None  # fmt: skip
-    if "\0" in text:
-        raise FitRefused("columns", f"{path}: not a text file; give a CSV or JSON-lines table of runs")
-    return text
-
-
-def _read_csv(path: pathlib.Path, text: str) -> tuple[list[Row], list[str], tuple[str, ...]]:
-    first = next(line for line in text.splitlines() if line.strip())
-    separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    header: list[str] = []
-    rows = []
-    while True:
-        start = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            if not header:
-                raise FitRefused("columns", f"{path}: line {start}: the header is not CSV: {error}") from None
-            lines = f"line {start}" + (f" to {reader.line_num}" if reader.line_num > start else "")
-            rows.append(Row(lines, {}, f"not CSV: {error}; is a quote opened and not closed?"))
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue  # a blank line holds no run
-        if not header:
-            header = [cell.strip() for cell in cells]
-            continue
-        problem = ""
-        if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
-            problem = f"{len(cells)} cells, the header has {len(header)}"
-        rows.append(Row(f"line {reader.line_num}", dict(zip(header, cells, strict=False)), problem))
-    notes = () if separator == "," else (f"{path.name} is read as separated by {_SEPARATORS[separator]}",)
-    return rows, header, notes
-
-
-def json_lines(path: pathlib.Path) -> Iterator[Row]:
-    """The objects of a JSON-lines file; a line that is none has a problem.
-
-    Raises:
-      FitRefused: `columns`, not a text file.
-    """
-    return _parse_lines(_text(path))
-
-
-def _parse_lines(text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-            problem = "" if isinstance(values, dict) else "not an object"
-        except (ValueError, RecursionError) as error:
-            values, problem = {}, f"not JSON: {error}"
-        yield Row(f"line {number}", {} if problem else values, problem)
 
 
 def _curves_within(
@@ -185,22 +121,33 @@ def _curves_within(
                 bad += spoilt
             except (ValueError, TypeError):
                 bad.append(BadRow(label, "curve left out: it is not a list of [tokens, loss]"))
-        made.append(dataclasses.replace(run, curve=curve))
+        made.append(dataclasses.replace(run, curve=curve) if "curve" in columns else run)
     return tuple(made), tuple(bad)
 
 
 def _join_curves(
-    runs: Iterable[Run], names: Container[str], curves: pathlib.Path, wanted: Mapping[str, str]
+    named: Sequence[tuple[str, Run]], names: Container[str], curves: pathlib.Path, wanted: Mapping[str, str]
 ) -> tuple[tuple[Run, ...], tuple[BadRow, ...], tuple[str, ...]]:
-    """The runs with the curves of a second table, joined by name; `names` are those of all rows, usable or not."""
+    """The runs with the curves of a second table, joined by name.
+
+    Args:
+      named: the name of a run in its table, which several may share, and the run.
+      names: those of all rows, usable or not.
+    """
     if not curves.is_file():
         raise FitRefused("not_found", f"{curves}: no such table of curves")
-    rows, present, notes = _read(curves)
-    columns, more = choose_columns(str(curves), present, wanted, CURVE_FIELDS, curves=True)
-    require(str(curves), columns, ("name", "loss"), present)
+    table = read_table(curves)
+    chart = find_chart(table.present, _values(table.rows))
+    if chart is not None and not any(key.startswith("curves.") for key in wanted):
+        table = melt(table, chart)
+    rows, present, values = table.rows, table.present, _values(table.rows)
+    columns, more = choose_columns(str(curves), present, wanted, CURVE_FIELDS, curves=True, values=values)
+    rows, columns, _, said = derive_loss(rows, columns, present, values)
+    more += (*table.notes, *said)
+    require(str(curves), columns, ("name", "loss"), present, values)
     axis = next((field for field in ("tokens", "flops", "step") if field in columns), None)
     if axis is None:
-        require(str(curves), columns, ("tokens",), present)
+        require(str(curves), columns, ("tokens",), present, values)
     grouped: dict[str, list[Row]] = collections.defaultdict(list)
     bad = []
     for row in rows:
@@ -210,16 +157,22 @@ def _join_curves(
             grouped[row_name(row, columns)].append(row)
     made = []
     at, loss = columns[axis].name, columns["loss"].name
-    for run in runs:
+    shared = collections.Counter(name for name, _ in named)
+    for name, run in named:
+        if shared[name] > 1:
+            made.append(run)
+            continue
         points = [
             Point(f"{curves.name} {row.where}", row.values.get(at), row.values.get(loss))
-            for row in grouped.pop(run.name, ())
+            for row in grouped.pop(name, ())
         ]
         curve, spoilt = to_curve(_in_tokens(points, axis, columns[axis], run), run, run.name)
         bad += spoilt
         made.append(dataclasses.replace(run, curve=curve))
     for name, left in grouped.items():
         why = "its row was left out" if name in names else "the table of runs has no such run"
+        if shared[name] > 1:
+            why = f"{shared[name]} runs have that name"
         where = f"{curves.name} {left[0].where} ({name or 'no name'})"
         bad.append(BadRow(where, f"curve of {len(left)} point{'s' * (len(left) > 1)} left out: {why}"))
     says = {
@@ -227,7 +180,7 @@ def _join_curves(
         "flops": f"curves are read from {curves.name}; tokens at a point are D times its share of C ({columns[axis]})",
         "step": f"curves are read from {curves.name}; tokens at a step are D times its share of the run's last step",
     }[axis]
-    return tuple(made), tuple(bad), (says, *notes, *more)
+    return tuple(made), tuple(bad), (says, *more)
 
 
 def _in_tokens(points: list[Point], axis: str, column: Column, run: Run) -> list[Point]:

@@ -44,7 +44,7 @@ def test_a_header_is_understood_with_its_multiplier_and_count(field, header, fac
 
 
 @pytest.mark.parametrize("header", ["M", "b", "loss_m", "bits_per_byte", "val_loss_bits", "flops_per_second",
-                                    "active_params", "learning_rate", "params_digitised"])  # fmt: skip
+                                    "active", "learning_rate", "params_digitised"])  # fmt: skip
 def test_a_header_that_may_mean_something_else_is_not_taken(header):
     assert choose_columns("table", [header], {}) == ({}, ())
 

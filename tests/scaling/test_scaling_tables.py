@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chinchilla_jax.scaling.rows import Unusable, positive
+from chinchilla_jax.scaling.cells import Unusable, positive
 from chinchilla_jax.scaling.runs import FitRefused, load_runs
 
 
@@ -57,7 +57,7 @@ def test_bad_rows_are_listed_with_line_name_and_reason(table):
         "\n"
         "n,2e6,2e7,3.2,no,,,\n"
     ))  # fmt: skip
-    assert [run.name for run in loaded.runs] == ["a", "n"]
+    assert [run.name for run in loaded.runs] == ["a", "a #2", "n"]
     assert listed(loaded) == {
         "line 3 (b)": "tokens is missing",
         "line 4 (c)": "diverged: loss is nan",
@@ -66,7 +66,6 @@ def test_bad_rows_are_listed_with_line_name_and_reason(table):
         "line 8 (f)": "tokens is not above 0: '-2e7'",
         "line 9 (g)": "params is not a number: 'many'",
         "line 10 (h)": "duplicate of line 2 (a): same N, D, C and loss",
-        "line 11 (a)": "duplicate name a, first in line 2",
         "line 12 (i)": "diverged",
         "line 13 (j)": "3 cells, the header has 6",
         "line 14 (k)": "8 cells, the header has 6",
@@ -110,6 +109,7 @@ def test_json_lines_with_numbers_as_text_and_wrong_types(table):
 
 @pytest.mark.parametrize(("text", "value"), [
     ("1e9", 1e9), (" 12 ", 12.0), ("1,000,000", 1e6), ("1,234.5", 1234.5), ("12,345,678.9", 12345678.9), (7, 7.0),
+    ("18.2M", 18.2e6), ("6.6B", 6.6e9), ("1.4 T", 1.4e12), ("70B params", 70e9), ("125 million", 125e6), ("500k", 5e5),
 ])  # fmt: skip
 def test_a_number_in_a_form_of_one_reading_is_read(text, value):
     assert positive(text, "params") == value
@@ -118,7 +118,7 @@ def test_a_number_in_a_form_of_one_reading_is_read(text, value):
 @pytest.mark.parametrize(("text", "words"), [
     ("1,234", "may stand for thousands or for a decimal point; write 1234 or 1.234"),
     ("3,21", "has a decimal comma; write 3.21"),
-    ("1,00,000", "is not a number"), ("1.000.000", "is not a number"), ("70B", "is not a number"),
+    ("1,00,000", "is not a number"), ("1.000.000", "is not a number"), ("70 apples", "is not a number"),
     ("", "is missing"), (None, "is missing"), ("N/A", "is missing"), ("-inf", "is not finite"),
 ])  # fmt: skip
 def test_a_number_of_two_readings_or_none_is_told(text, words):
