@@ -16,9 +16,9 @@
 Every setting of a config can be set after it, as `--config.optimizer.peak_lr=1e-3`.
 `python -m chinchilla_jax VERB --help` lists a verb's flags.
 
---runs takes a table (CSV, JSON lines, Parquet, .xlsx), a run directory or a folder of them. Exit codes: 0 done; 42 stopped by a
-signal, start the same command again; 1 it fails the same way every time; 2 a mistake in the command or the config, or
-data that cannot carry what is asked of them, one line on stderr says which.
+--runs takes a table (CSV, JSON lines, Parquet, .xlsx), a run directory or a folder of them. Exit codes: 0
+done; 42 stopped by a signal, start the same command again; 1 it fails the same way every time; 2 a mistake in the
+command or the config, or data that cannot carry what is asked of them, one line on stderr says which.
 """
 
 from __future__ import annotations
@@ -31,16 +31,13 @@ import shlex
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from chinchilla_jax import cli_runs
 from chinchilla_jax.cli_flags import define, parse_inputs
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.config_flag import UsageError, define_config, read_config
-
-if TYPE_CHECKING:
-    from chinchilla_jax.scaling.runs import LoadedRuns
 
 DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 42
 
@@ -175,9 +172,9 @@ def _fit(values: flags.FlagValues) -> int:
     from chinchilla_jax.scaling.runs import telling_left_out
 
     if values.by:
-        facts = _fit_by(values)
+        facts = cli_runs.fit_each(values, _echo)
     else:
-        loaded = _load(values)
+        loaded = cli_runs.load(values)
         with telling_left_out(loaded):
             found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed)
         facts = summary.fit_facts(found)
@@ -197,17 +194,6 @@ def _fit(values: flags.FlagValues) -> int:
     return DONE
 
 
-def _fit_by(values: flags.FlagValues) -> dict[str, Any]:
-    """The fits of each value of the column --by, printed side by side; for JSON."""
-    from chinchilla_jax.scaling.by import facts, fit_by
-
-    if values.variants:
-        raise UsageError(f"--by and --variants: look at the variants of one value, --where={values.by}=VALUE")
-    path, reading = _reading(values)
-    fits = {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
-    return {"by": values.by, "fits": facts(fit_by(path, values.by, **reading, **fits, echo=_echo))}
-
-
 def _predict(values: flags.FlagValues) -> int:
     """Says what to train: from finished runs (--study, --runs), from published laws (--law), or from both.
 
@@ -224,7 +210,7 @@ def _predict(values: flags.FlagValues) -> int:
 
     if values.verify and (values.runs or values.law or _budget(values)):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
-    loaded = _load(values) if values.study or values.runs else None
+    loaded = cli_runs.load(values) if values.study or values.runs else None
     question = Question(_budget(values), values.params, values.tokens, values.unique_tokens, values.inference_tokens,
                         values.more_runs, parse_inputs(values.inputs))  # fmt: skip
     names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
@@ -271,7 +257,7 @@ def _report(values: flags.FlagValues) -> int:
     given = {name: values[name].value for name in VERBS["report"].flags if values[name].present}
     words = [f"--{name}={one}" for name, value in given.items() for one in (
         value if isinstance(value, list) else [value])]  # fmt: skip
-    path = write_report(_load(values), budget=_budget(values), preset=values.preset, output=values.output,
+    path = write_report(cli_runs.load(values), budget=_budget(values), preset=values.preset, output=values.output,
                         replicates=values.replicates, seed=values.seed,
                         command=f"python -m chinchilla_jax report {shlex.join(words)}")  # fmt: skip
     _echo(f"report: {path}")
@@ -430,28 +416,3 @@ def _folder(values: flags.FlagValues, flag: str) -> pathlib.Path:
     if files := [path for path in (folder, *folder.parents) if path.is_file()]:
         raise UsageError(f"--{flag}={folder}: {files[0]} is a file; name a folder")
     return folder
-
-
-def _load(values: flags.FlagValues) -> LoadedRuns:
-    """The runs of --study or --runs, read as --columns, --curves, --where and --best_per_cell say."""
-    from chinchilla_jax.scaling.runs import load_runs
-
-    if values.by:
-        raise UsageError(f"--by goes with fit; here ask about one value at a time: --where={values.by}=VALUE")
-    path, reading = _reading(values)
-    return load_runs(path, **reading)
-
-
-def _reading(values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
-    """(where the runs are, how `load_runs` is to read them)."""
-    from chinchilla_jax.scaling.columns import parse_columns
-    from chinchilla_jax.scaling.select import parse_where
-
-    if bool(values.study) == bool(values.runs):
-        raise UsageError("give either --study=DIR or --runs=PATH")
-    return values.study or values.runs, {
-        "columns": parse_columns(values.columns or ""),
-        "curves": values.curves,
-        "where": parse_where(values.where or ()),
-        "best_per_cell": values.best_per_cell,
-    }

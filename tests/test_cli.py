@@ -89,7 +89,8 @@ PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeou
 
 
 def test_flags_of_each_verb_do_not_change_by_accident():
-    source, fits = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell"), ("preset", "replicates", "seed", "output")
+    source = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
+    fits = ("preset", "replicates", "seed", "output")
     budget = ("budget", "chip", "chips", "days", "utilisation")
     assert {name: verb.flags for name, verb in cli.VERBS.items()} == {
         "data": ("config",),
@@ -183,7 +184,7 @@ def row(params, tokens):
     ([row(1e8, 10.0 * n) for n in SIZES], ["1 distinct N"]),
     ([row(n, 1e9) for n in SIZES], ["1 distinct D"]),
     ([(n, 1e9, -1.0) for n in SIZES], ["no loss is above 0, the floor of a loss"]),
-    ([(n, 1e9, "x") for n in SIZES], ["no usable run among 7 rows", "line 2: loss is not a number"]),
+    ([(n, 1e9, "x") for n in SIZES], ["no column for loss", "loss holds no numbers: 'x'"]),
     ([], ["no rows below the header"]),
 ], ids=["too few runs", "one budget only", "all N equal", "all D equal", "loss below the floor", "text", "no rows"]
 )  # fmt: skip

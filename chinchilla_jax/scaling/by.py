@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from chinchilla_jax.scaling import summary
@@ -63,13 +63,9 @@ def fit_by(
     echo(f"preset {preset}; intervals 95%; one fit for each value of {column}:")
     for line in table([_row(column, value, fit, loaded.get(value)) for value, fit in found.items()]):
         echo(f"  {line}")
-    for value, fit in found.items():
-        if isinstance(fit, FitRefused):
-            echo(f"  {value} refused: {fit}")
-        else:
-            for name, why in fit.refused.items():
-                echo(f"  {value}: {APPROACHES[name]} refused: {why}")
-    echo(f"one of them whole: fit --where={column}={next(iter(found))}")
+    for line in _refusals(found):
+        echo(f"  {line}")
+    echo(f"one of them whole: --where={column}={next(iter(found))} instead of --by={column}")
     return found
 
 
@@ -117,6 +113,19 @@ def _row(column: str, value: str, found: Found, loaded: LoadedRuns | None) -> di
         key = "a (3)" if name == "a" else name
         row[key] = _span(getattr(fit.surface, name), fit.boot, name) if fit else "-"
     return row
+
+
+def _refusals(found: Mapping[str, Found]) -> Iterator[str]:
+    """What could not be fitted and why, once for all values with the same reason."""
+    values: dict[str, list[str]] = {}
+    for value, fit in found.items():
+        if isinstance(fit, FitRefused):
+            values.setdefault(f"refused: {fit}", []).append(value)
+        else:
+            for name, why in fit.refused.items():
+                values.setdefault(f"{APPROACHES[name]} refused: {why}", []).append(value)
+    for line, names in values.items():
+        yield f"{', '.join(names)}: {line}"
 
 
 def _span(value: Any, boot: Any, name: str) -> str:

@@ -49,6 +49,8 @@ def find_chart(present: Sequence[str], values: Values) -> Chart | None:
         if not main:
             return None
         return Chart(axis, at, {match[1]: name for name, match in main.items()}, metrics.pop())
+    if axis != "step" or at != present[0]:  # only then is a table of numbers under unknown headers a chart
+        return None
     fields = [*HEADERS, *INGREDIENTS]
     plain = [name for name in others if not any(is_header(field, name) for field in fields)]
     if len(plain) < 2 or len(plain) != len(others) or not all(holds_numbers(values(name)) for name in plain):

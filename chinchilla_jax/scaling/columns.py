@@ -107,7 +107,7 @@ def choose_columns(
         found = [column for column in _candidates(field, present) if _serves(field, column.name, values)]
         if found:
             chosen[field] = found[0]
-        if len(found) > 1 and field not in ROW_FIELDS:
+        if len(found) > 1 and field not in ("name", *ROW_FIELDS):
             others = ", ".join(column.name for column in found[1:])
             notes.append(f"{field} is read from column {found[0].name}; also there: {others} "
                          f"(--columns={field}:{found[1].name} to change)")  # fmt: skip

@@ -141,8 +141,8 @@ def _says(histories: bool, why: str, rising: Sequence[Sequence[Parsed]]) -> str:
     rows, names = sum(map(len, rising)), len({seq[0].name for seq in rising})
     shared = f"{rows} rows share {names} name{'s' * (names > 1)} while their tokens rise"
     if histories:
-        return (f"{shared}: read as histories ({why}), {len(rising)} run{'s' * (len(rising) > 1)}; the last row "
-                "is the run, those before it are its curve; if every row is a run of its own: --columns=step:-")  # fmt: skip
+        return (f"{shared}: read as histories ({why}) of {len(rising)} run{'s' * (len(rising) > 1)}: the last row is "
+                "the run, those before are its curve; if each row is a run of its own: --columns=step:-")  # fmt: skip
     return (f"{shared}: read as {rows} runs trained for several token counts ({why}); if they are histories, of which "
             "the last row counts: --columns=step:COLUMN names the column of the steps, or of the tokens")  # fmt: skip
 

@@ -55,13 +55,17 @@ class Problem:
     exponent (alpha = beta).
 
     Raises:
-      FitRefused: `same_size` (fewer than 3 distinct N or D), `collinear` (D/N the same function of N throughout).
+      FitRefused: `constant_loss` (all losses equal), `same_size` (fewer than 3 distinct N or D), `collinear` (D/N the
+        same function of N throughout).
     """
 
     def __init__(self, runs: Sequence[Run], tied: bool = False):
         self.params = np.array([run.params for run in runs])
         self.tokens = np.array([run.tokens for run in runs])
         self.loss = np.array([run.loss for run in runs])
+        if len(self.loss) and np.ptp(self.loss) <= 1e-12 * self.loss.max():
+            raise FitRefused("constant_loss", f"approach 3: all {len(self.loss)} losses are {self.loss[0]:g}: nothing "
+                             "falls with N or D; is this the column of the loss?")  # fmt: skip
         for word, values in (("N", self.params), ("D", self.tokens)):
             if len(np.unique(values)) < 3:
                 raise FitRefused("same_size", f"approach 3: {len(np.unique(values))} distinct {word}; needs 3")

@@ -58,6 +58,8 @@ def parse(row: Row, columns: Mapping[str, Column]) -> Parsed:
 def row_name(row: Row, columns: Mapping[str, Column]) -> str:
     """The run's name in this row, on one line; empty when it has none."""
     value = row.values.get(columns["name"].name) if "name" in columns else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a workbook has no whole numbers
     return "" if value is None else " ".join(str(value).split())
 
 

@@ -66,8 +66,9 @@ def remarks(pairs: Sequence[Pair], columns: Mapping[str, Column], present: Seque
     mixed = mixes(pairs, columns, present)
     names, cells = _cells(pairs, columns, present)
     notes = [_mix_note(mixed)] if mixed else []
-    if names:
-        notes.append(_sweep_note(names, cells))
+    swept = [name for name in names if name not in mixed]
+    if swept:
+        notes.append(_sweep_note(swept, cells))
     elif not mixed:
         notes += _replicate_note(run for _, run in pairs)
     notes += _repeat_note([run for _, run in pairs], columns)
