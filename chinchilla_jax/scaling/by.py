@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,8 @@ def fit_by(
         echo(f"  {line}")
     for line in _refusals(found):
         echo(f"  {line}")
-    echo(f"one of them whole: --where={column}={next(iter(found))} instead of --by={column}")
+    one = shlex.quote(f"--where={column}={next(iter(found))}")
+    echo(f"one of them whole: {one} instead of --by={column}")
     return found
 
 

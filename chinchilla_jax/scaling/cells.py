@@ -20,6 +20,10 @@ class Unusable(ValueError):
     """A value that is no positive finite number; the message says why."""
 
 
+class Missing(Unusable):
+    """There is no value at all."""
+
+
 def positive(raw: Any, field: str) -> float:
     """A positive finite number from a cell, a JSON value, or the reason (an `Unusable`) that stands in its place.
 
@@ -31,7 +35,7 @@ def positive(raw: Any, field: str) -> float:
     if isinstance(raw, Unusable):
         raise raw
     if missing(raw):
-        raise Unusable(f"{field} is missing")
+        raise Missing(f"{field} is missing")
     value = _number(raw, field)
     if not math.isfinite(value):
         raise Unusable(f"diverged: loss is {raw}" if field == "loss" else f"{field} is not finite: {raw!r}")
@@ -53,8 +57,8 @@ def scaled(raw: Any, field: str, factor: float) -> float:
 
 
 def missing(raw: Any) -> bool:
-    """Whether a cell is empty or says that there is no value."""
-    return raw is None or (isinstance(raw, str) and raw.strip().lower() in _MISSING)
+    """Whether a cell is empty, says that there is no value, or could not be computed for want of one."""
+    return raw is None or isinstance(raw, Missing) or (isinstance(raw, str) and raw.strip().lower() in _MISSING)
 
 
 def as_number(raw: Any) -> float | None:

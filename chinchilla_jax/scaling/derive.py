@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from chinchilla_jax.scaling.cells import Unusable, holds_numbers, scaled
+from chinchilla_jax.scaling.cells import Unusable, holds_numbers, same_value, scaled
 from chinchilla_jax.scaling.columns import Column, Values
 from chinchilla_jax.scaling.formats import Row
 from chinchilla_jax.scaling.headers import INGREDIENTS, is_header, last_part, understand
@@ -92,10 +92,10 @@ def _tokens(
         name = f"{cost} / (6 x {params})"
         nominal = " (nominal: name the column of C, if there is one, with --columns=flops:COLUMN)" * (
             "flops" not in columns)  # fmt: skip
-        return name, lambda row: _read(row, cost, "flops") / (6.0 * _read(row, params, "params")), (
+        return name, lambda row: _from_zero(row, cost, "flops") / (6.0 * _read(row, params, "params")), (
             f"D is C / 6N, from {cost}{nominal}")  # fmt: skip
     name = " x ".join(str(column) for column in parts)
-    return name, lambda row: math.prod(_read(row, column, word) for column, word in parts.items()), f"D is {name}"
+    return name, lambda row: math.prod(_from_zero(row, column, word) for column, word in parts.items()), f"D is {name}"
 
 
 def _loss_unit(
@@ -154,6 +154,11 @@ def _attempt(compute: Compute, row: Row) -> object:
         return problem
     except OverflowError:
         return math.inf
+
+
+def _from_zero(values: Mapping, column: Column, word: str) -> float:
+    """As `_read`, but a history may begin at step 0, before any token."""
+    return 0.0 if same_value(values.get(column.name)) == 0.0 else _read(values, column, word)
 
 
 def _read(values: Mapping, column: Column, word: str) -> float:

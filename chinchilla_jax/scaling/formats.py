@@ -183,15 +183,16 @@ def _read_parquet(path: pathlib.Path, content: bytes) -> Table:
 def _read_workbook(path: pathlib.Path, content: bytes) -> Table:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if "xl/workbook.xml" not in archive.namelist():
-                raise FitRefused("columns", f"{path}: a zip archive; unpack it first")
-    except zipfile.BadZipFile as error:
+            files = archive.namelist()
+    except Exception as error:  # likewise
         raise _damaged(path, "Excel or zip", error) from None
+    if "xl/workbook.xml" not in files:
+        raise FitRefused("columns", f"{path}: a zip archive; unpack it first")
     openpyxl = _library(path, "openpyxl", "openpyxl", "an Excel file")
     try:
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
         sheets = {sheet.title: list(map(list, sheet.iter_rows(values_only=True))) for sheet in book.worksheets}
-    except Exception as error:  # likewise: XML, zip, key and value errors
+    except Exception as error:  # likewise: errors of XML, keys and values
         raise _damaged(path, "Excel", error) from None
     held = {name: lines for name, lines in sheets.items() if any(_filled(cells) for cells in lines)}
     if not held:

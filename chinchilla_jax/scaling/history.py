@@ -26,7 +26,7 @@ from chinchilla_jax.scaling.runs import BadRow, Run
 _LOGGED = ("step", "global_step", "iteration", "iter")
 _PLANNED = re.compile(r"(^|_)(horizon|schedule|max_steps|total_steps|num_steps|n_steps|train_steps|training_steps|"
                       r"decay_steps|max_tokens|target_tokens|planned_tokens|tokens_planned|max_lr|peak_lr|"
-                      r"batch_size|global_batch_size|chinchilla)(_|$)")  # fmt: skip
+                      r"chinchilla)(_|$)")  # fmt: skip
 _LONG = 12  # rows of one name; nobody trains one size for so many token counts
 _MOSTLY = 0.9
 

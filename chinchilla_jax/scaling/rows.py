@@ -20,7 +20,7 @@ from chinchilla_jax.scaling.runs import ROLES, BadRow, Curve, Run
 SIX_ND = "6 * params * tokens"
 # States that trackers give to runs that did not reach their end.
 _UNFINISHED = ("crashed", "failed", "running", "killed", "preempting", "preempted", "pending", "queued", "aborted",
-               "cancelled", "canceled")  # fmt: skip
+               "cancelled", "canceled", "diverged", "error")  # fmt: skip
 _YES = ("true", "yes", "1", "1.0")
 _SHOWN = 5  # line numbers spelt out for one curve
 

@@ -115,7 +115,8 @@ class LoadedRuns:
             lines.append(f"budget: nominal training FLOPs of an IsoFLOP profile; from {column['budget']}")
         curves = sum(run.curve is not None for run in self.runs)
         if curves:
-            lines.append(f"curves: training loss in nats per token, of {curves} of {len(self.runs)} runs")
+            unit = "bits per byte" if self.loss_unit.startswith("bits per byte") else "nats per token"
+            lines.append(f"curves: training loss in {unit}, of {curves} of {len(self.runs)} runs")
         return lines + list(self.notes)
 
 

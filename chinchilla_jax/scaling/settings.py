@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -167,10 +168,9 @@ def _mix_note(mixed: Mapping[str, collections.Counter]) -> str:
     words = [f"{name} ({', '.join(f'{value} {number}' for value, number in counts.most_common(_SHOWN))}"
              f"{' ...' if len(counts) > _SHOWN else ''})" for name, counts in mixed.items()]  # fmt: skip
     name, counts = next(iter(mixed.items()))
-    value = counts.most_common(1)[0][0]
-    text = f"'{name}={value}'" if " " in f"{name}{value}" else f"{name}={value}"
+    one = shlex.quote(f"--where={name}={counts.most_common(1)[0][0]}")
     return (f"warning: the table mixes runs of several {', '.join(words)} and all are fitted as one kind: "
-            f"--where={text} takes one, fit --by={name} fits each")  # fmt: skip
+            f"{one} takes one, fit {shlex.quote(f'--by={name}')} fits each")  # fmt: skip
 
 
 def _sweep_note(names: Sequence[str], cells: Sequence[Cell]) -> str:

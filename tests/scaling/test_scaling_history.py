@@ -88,6 +88,19 @@ def test_rows_of_a_history_without_a_loss_or_tokens_are_no_points(load):
     assert any("13 rows of histories have no loss, or no tokens yet" in note for note in loaded.notes)
 
 
+def test_a_history_whose_tokens_and_loss_are_computed(load):
+    rows = "".join(f"a,1e6,{step},{size},512,{ppl}\n" for step, size, ppl in
+                   ((0, 8, 900), (10, 8, 90), (20, 8, ""), (30, 8, 50), (40, 8, 40), (50, 8, 30)))  # fmt: skip
+    loaded = load(f"name,N,_step,batch_size,seq_len,val_ppl\n{rows}")
+    (run,) = loaded.runs
+    assert run.tokens == 50 * 8 * 512 and len(run.curve.tokens) == 4 and not loaded.bad
+
+
+def test_a_batch_that_grows_within_a_history_does_not_cut_it(load):
+    rows = "".join(f"a,1e6,{at},{loss},{at / 1e6},{8 if at < 3e8 else 16}\n" for at, loss in EVEN)
+    assert len(load(f"name,N,D,loss,step,batch_size\n{rows}").runs) == 1
+
+
 def test_a_history_that_ends_in_nan_or_crashed_is_left_out_once(load):
     rows = "".join(f"{name},1e6,{at},{loss},{at / 1e6},{state}\n" for name, state in (("a", "crashed"), ("b", "done"))
                    for at, loss in [*EVEN, (7e8, "nan" if name == "b" else 3)])  # fmt: skip
