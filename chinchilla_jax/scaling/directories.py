@@ -64,7 +64,8 @@ def load_directory(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns
     if trunks:
         notes += (f"trunks are no runs to fit, their branches are: {len(trunks)} passed over",)
     usable, more = to_runs((row for row in rows if row not in trunks), chosen)
-    runs, spoilt = _with_curves((run for _, run in usable), folders)
+    seeded = (dataclasses.replace(run, seed=_seed(row, planned, folders[run.name])) for row, run in usable)
+    runs, spoilt = _with_curves(seeded, folders)
     return LoadedRuns(
         source=str(path),
         runs=runs,
@@ -159,6 +160,18 @@ def _with_flops(row: Row, convention: str) -> Row:
     if "flops" not in row.values and convention in by:
         more["flops"] = by[convention]
     return dataclasses.replace(row, values=dict(row.values) | more)
+
+
+def _seed(row: Row, planned: Mapping[str, Any], folder: pathlib.Path) -> int | None:
+    """The run's seed, from its result, its manifest line or its config; None if none of them says."""
+    if isinstance(row.values.get("seed"), int):
+        return row.values["seed"]
+    try:
+        line = planned.get(row.where) or json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        seed = line["config"]["train"]["seed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return seed if isinstance(seed, int) else None
 
 
 def _columns(path: pathlib.Path, rows: Sequence[Row], wanted: Mapping[str, str], stated: str) -> dict[str, Column]:

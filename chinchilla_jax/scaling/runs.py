@@ -44,7 +44,8 @@ class Run:
     `params` N; `tokens` D; `flops` C, both counted as the table or study states; `loss` in nats per token; `budget`
     the nominal FLOPs of its IsoFLOP profile, or None; `role` is `isoflop` for runs that laws are fitted to, otherwise
     the place of a held-out run: `predicted`, `half` or `double` the predicted size. `curve` is there where the source
-    has one; C at a point of it is `flops * curve.tokens / tokens`.
+    has one; C at a point of it is `flops * curve.tokens / tokens`. `seed` tells runs apart that are otherwise
+    the same; None where the source does not say.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Run:
     budget: float | None = None
     role: str = "isoflop"
     curve: Curve | None = dataclasses.field(default=None, compare=False, repr=False)
+    seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

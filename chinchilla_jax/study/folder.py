@@ -85,7 +85,8 @@ class PlannedRun:
         """What goes into the run's `result.json`, so that a fit needs nothing else."""
         facts = {"name": self.name, "role": self.role, "budget": self.budget, "convention": self.convention,
                  "params": self.params, "params_non_embedding": self.params_non_embedding, "tokens": self.tokens,
-                 "flops": self.cost, "flops_by_convention": self.flops}  # fmt: skip
+                 "flops": self.cost, "flops_by_convention": self.flops,
+                 "seed": self.config["train"]["seed"]}  # fmt: skip
         if self.trunk:
             facts |= {"trunk": self.trunk, "fork_step": self.fork_step, "flops_spent": self.spent()}
         return facts

@@ -23,7 +23,7 @@ from chinchilla_jax.study.folder import (
     read_result,
     write_manifest,
 )
-from chinchilla_jax.study.plan import HELD_OUT, describe, duration, estimate, plan, verification
+from chinchilla_jax.study.plan import describe, duration, estimate, holdout_runs, plan, verification
 from chinchilla_jax.study.pool import work
 
 STAGES = ("data", "plan", "isoflop runs", "prediction", "held-out runs", "report")
@@ -117,10 +117,11 @@ class _Stages:
             verify = read_manifest(held_out).runs
             runs += [run for run in verify if read_result(self.study, run.name) is None]
         else:
-            # Three runs at the held-out budget, each as long as the longest planned run is to its own.
+            # The runs at the held-out budget, each as long as the longest planned run is to its own.
             largest = max(self.manifest.runs, key=lambda run: run.budget)
             seconds = self.config.study.holdout_factor * largest.flops["executed"] / speed
-            runs += [dataclasses.replace(largest, trunk=None, fork_step=0, estimated_seconds=seconds)] * len(HELD_OUT)
+            later = dataclasses.replace(largest, trunk=None, fork_step=0, estimated_seconds=seconds)
+            runs += [later] * holdout_runs(self.config)
         return estimate(runs, self.workers) / faster if runs and name != "report" else 0.0
 
 
