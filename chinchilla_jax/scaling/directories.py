@@ -1,6 +1,6 @@
 """Which runs does a directory hold: a study, one run, or a folder of run directories?
 
-    STUDY/manifest.jsonl, verification.jsonl    what was planned
+    STUDY/manifest.jsonl, verification.jsonl    what was planned; noise.jsonl names runs that are none of the study's
     STUDY/runs/NAME/  or  FOLDER/NAME/  or  RUN/
         result.json                             N, D, C by convention and the loss; written last
         metrics.jsonl                           the training curve
@@ -28,6 +28,7 @@ _COUNTED = {
     "params_non_embedding": "non-embedding: without token, position and output matrices",
 }
 _TRUNK = "trunk"  # role of a run at a constant rate that others branch off
+_NOISE = "noise"  # role of a run that measures how far runs of one size differ
 _MARKS = ("result.json", "config.json", "metrics.jsonl")
 
 
@@ -43,7 +44,8 @@ def load_directory(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns
     if (path / "manifest.jsonl").exists():
         planned, header, bad = _read_manifests(path)
         folders = {name: path / "runs" / name for name in planned}
-        strays = sorted(f.name for f in (path / "runs").glob("*") if f.is_dir() and f.name not in planned)
+        known = planned.keys() | {str(row.values.get("name")) for row in _lines(path / "noise.jsonl")}
+        strays = sorted(f.name for f in (path / "runs").glob("*") if f.is_dir() and f.name not in known)
         bad += [BadRow(name, "not in the manifest") for name in strays]
     else:
         planned, header, bad = {}, {}, []
@@ -63,7 +65,10 @@ def load_directory(path: pathlib.Path, columns: Mapping[str, str]) -> LoadedRuns
     trunks = [row for row in rows if row.values.get("role") == _TRUNK and not row.values.get("diverged")]
     if trunks:
         notes += (f"trunks are no runs to fit, their branches are: {len(trunks)} passed over",)
-    usable, more = to_runs((row for row in rows if row not in trunks), chosen)
+    noisy = [row for row in rows if row.values.get("role") == _NOISE]
+    if noisy:
+        notes += (f"runs that measure noise are no runs to fit: {len(noisy)} passed over",)
+    usable, more = to_runs((row for row in rows if row not in trunks and row not in noisy), chosen)
     seeded = (dataclasses.replace(run, seed=_seed(row, planned, folders[run.name])) for row, run in usable)
     runs, spoilt = _with_curves(seeded, folders)
     return LoadedRuns(

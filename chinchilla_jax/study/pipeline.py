@@ -15,6 +15,7 @@ from chinchilla_jax.config import RunConfig
 from chinchilla_jax.files import write_json
 from chinchilla_jax.study.folder import (
     MANIFEST,
+    NOISE,
     VERIFICATION,
     Manifest,
     manifests,
@@ -25,6 +26,7 @@ from chinchilla_jax.study.folder import (
 )
 from chinchilla_jax.study.plan import describe, duration, estimate, holdout_runs, plan, verification
 from chinchilla_jax.study.pool import work
+from chinchilla_jax.study.reuse import reuse
 
 STAGES = ("data", "plan", "isoflop runs", "prediction", "held-out runs", "report")
 
@@ -53,6 +55,8 @@ def run_study(
         describe(manifest, workers, echo)
 
     with stages.stage("isoflop runs"):
+        if (study / NOISE).exists():
+            reuse(study, manifest.runs, read_manifest(study / NOISE).runs, echo)
         work(study, MANIFEST, workers, echo)
 
     with stages.stage("prediction"):
