@@ -65,15 +65,17 @@ def _plan(values: flags.FlagValues) -> int:
     does not fit is refused, and the manifest's lines say what memory and time each run needs.
     """
     from chinchilla_jax.study.folder import MANIFEST, write_manifest
+    from chinchilla_jax.study.foresee import foresee
     from chinchilla_jax.study.plan import describe, plan
 
     config = _config(values)
-    study = None if values.dry_run else _folder(values, "study")
+    study = _folder(values, "study") if values.study or not values.dry_run else None
     manifest = plan(config)
     describe(manifest, values.workers, _echo)
+    foresee(manifest, study, _echo)
     if values.slice:
         manifest = _preflight_verb().plan_checked(manifest, values, _echo)
-    if study is not None:
+    if not values.dry_run:
         written = write_manifest(study / MANIFEST, manifest)
         _echo(f"{study / MANIFEST}: {'written' if written else 'unchanged, it holds this plan already'}")
     return DONE

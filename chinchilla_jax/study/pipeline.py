@@ -24,6 +24,7 @@ from chinchilla_jax.study.folder import (
     read_result,
     write_manifest,
 )
+from chinchilla_jax.study.foresee import foresee
 from chinchilla_jax.study.plan import describe, duration, estimate, holdout_runs, plan, verification
 from chinchilla_jax.study.pool import work
 from chinchilla_jax.study.reuse import reuse
@@ -53,6 +54,7 @@ def run_study(
         written = write_manifest(study / MANIFEST, manifest)
         echo(f"{study / MANIFEST}: {'written' if written else 'as planned'}")
         describe(manifest, workers, echo)
+        foresee(manifest, study, echo)
 
     with stages.stage("isoflop runs"):
         if (study / NOISE).exists():
