@@ -38,8 +38,10 @@ def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Callable[[str]
     config = manifest.template()
     known = known_noise(study, config)
     if known is None:
-        echo("how sure the prediction will be depends on the noise from run to run, which is not known yet; to measure "
-             "it: python -m chinchilla_jax noise with the same --config and --study")  # fmt: skip
+        echo(
+            "how sure the prediction will be depends on the noise from run to run, which is not known yet; to measure "
+            "it: python -m chinchilla_jax noise with the same --config and --study"
+        )
         return
     # The fits are slow to import, and most plans do not get here.
     from chinchilla_jax.scaling.foresight import Cells, expected

@@ -79,8 +79,10 @@ def measure(
     reuse(study, manifest.runs, others, echo)
     work(study, NOISE, workers, echo)
     found = spreads(study, manifest)
-    write_json(study / NOISE_RESULT, {"study": manifest.header["study"], "convention": manifest.header["convention"],
-                                      **spread.facts(found)})  # fmt: skip
+    write_json(
+        study / NOISE_RESULT,
+        {"study": manifest.header["study"], "convention": manifest.header["convention"], **spread.facts(found)},
+    )
     for line in [*spread.table(found), *spread.findings(found), f"written: {study / NOISE_RESULT}"]:
         echo(line)
 
@@ -112,8 +114,10 @@ def chosen(planned: Manifest, cells: str | None) -> list[PlannedRun]:
         elif word in runs:
             run = runs[word]
         else:
-            raise StudyError(f"--cells: the study plans no run {word!r}{did_you_mean(word, runs)}; give names of its "
-                             f"runs or BUDGET{_NEAREST}, as in {budgets[0]:.3g}{_NEAREST}")  # fmt: skip
+            raise StudyError(
+                f"--cells: the study plans no run {word!r}{did_you_mean(word, runs)}; give names of its "
+                f"runs or BUDGET{_NEAREST}, as in {budgets[0]:.3g}{_NEAREST}"
+            )
         if run not in found:
             found.append(run)
     if not found:
@@ -187,8 +191,10 @@ def _write(path: pathlib.Path, manifest: Manifest) -> None:
     """
     if path.exists():
         if read_manifest(path).runs != manifest.runs:
-            raise StudyError(f"{path}: plans other cells, seeds or rates; delete that file to measure these instead: "
-                             "what is trained already stays, and is used where it is asked for again")  # fmt: skip
+            raise StudyError(
+                f"{path}: plans other cells, seeds or rates; delete that file to measure these instead: "
+                "what is trained already stays, and is used where it is asked for again"
+            )
         return
     write_text(path, manifest.text())
 
@@ -206,10 +212,19 @@ def spreads(study: pathlib.Path, manifest: Manifest) -> list[spread.Spread]:
         seconds = [r.get("seconds") or r.get("reused_seconds") for r in results if not r.get("diverged")]
         seconds = [value for value in seconds if value]
         first, (cell, factor) = group[0], _place(manifest, start // per_group)
-        found.append(spread.Spread(
-            cell, first.budget, first.params, first.tokens, factor, first.config["optimizer"]["peak_lr"],
-            tuple(r["loss"] for r in results if not r.get("diverged")), sum(bool(r.get("diverged")) for r in results),
-            sum(seconds) / len(seconds) if seconds else None))  # fmt: skip
+        found.append(
+            spread.Spread(
+                cell,
+                first.budget,
+                first.params,
+                first.tokens,
+                factor,
+                first.config["optimizer"]["peak_lr"],
+                tuple(r["loss"] for r in results if not r.get("diverged")),
+                sum(bool(r.get("diverged")) for r in results),
+                sum(seconds) / len(seconds) if seconds else None,
+            )
+        )
     return found
 
 

@@ -84,8 +84,10 @@ def rates(spreads: Sequence[Spread]) -> list[Rate]:
 
 def _centres(spreads: Sequence[Spread]) -> dict[str, float]:
     """A loss by cell to hold the others against: the mean over its rates."""
-    return {cell: float(np.mean([s.mean for s in spreads if s.cell == cell and s.losses] or [math.nan]))
-            for cell in {s.cell for s in spreads}}  # fmt: skip
+    return {
+        cell: float(np.mean([s.mean for s in spreads if s.cell == cell and s.losses] or [math.nan]))
+        for cell in {s.cell for s in spreads}
+    }
 
 
 def behind(spreads: Sequence[Spread], factor: float, best: float) -> tuple[float, float]:
@@ -108,15 +110,19 @@ def noise_of(spreads: Sequence[Spread]) -> tuple[float, int, float]:
 def table(spreads: Sequence[Spread]) -> list[str]:
     """One line for each cell and rate, below a header; losses in nats per token."""
     width = max([len(s.cell) for s in spreads] + [4])
-    lines = [f"{'cell':{width}} {'rate':>5} {'peak_lr':>8} {'seeds':>5} {'mean':>8} {'sd':>7} {'min':>8} {'max':>8} "
-             f"{'worst':>7} {'time':>7}"]  # fmt: skip
+    lines = [
+        f"{'cell':{width}} {'rate':>5} {'peak_lr':>8} {'seeds':>5} {'mean':>8} {'sd':>7} {'min':>8} {'max':>8} "
+        f"{'worst':>7} {'time':>7}"
+    ]
     for s in spreads:
         time = "" if s.seconds is None else duration(s.seconds)
         head = f"{s.cell:{width}} {s.factor:5g} {s.peak_lr:8.2g} {len(s.losses):5d}"
         if s.losses:
             low, high = min(s.losses), max(s.losses)
-            head += (f" {s.mean:8.4f} {_share(s.deviation):>7} {low:8.4f} {high:8.4f} "
-                     f"{_share(high / s.mean - 1, '+'):>7} {time:>7}")  # fmt: skip
+            head += (
+                f" {s.mean:8.4f} {_share(s.deviation):>7} {low:8.4f} {high:8.4f} "
+                f"{_share(high / s.mean - 1, '+'):>7} {time:>7}"
+            )
         lines.append(head + (f"  {s.diverged} diverged" if s.diverged else ""))
     return lines
 
@@ -128,8 +134,10 @@ def findings(spreads: Sequence[Spread]) -> list[str]:
     lines = []
     if freedom:
         low, high = (noise * math.sqrt(freedom / chi2.ppf(p, freedom)) for p in (0.975, 0.025))
-        lines.append(f"noise from run to run at {where}: {noise:.2%} of the loss (95%: {low:.2%} to {high:.2%}, "
-                     f"{freedom} degrees of freedom)")  # fmt: skip
+        lines.append(
+            f"noise from run to run at {where}: {noise:.2%} of the loss (95%: {low:.2%} to {high:.2%}, "
+            f"{freedom} degrees of freedom)"
+        )
     found = rates(spreads)
     if len(found) < 2:
         return lines
@@ -138,8 +146,10 @@ def findings(spreads: Sequence[Spread]) -> list[str]:
         if rate not in finite:
             lines.append(f"rate {rate.factor:g}: a run diverged")
             continue
-        lines.append(f"rate {rate.factor:g}: {rate.excess:+.2%} of the cells' mean loss, standard error "
-                     f"{_share(rate.error)}, sd of a run {_share(rate.deviation)}")  # fmt: skip
+        lines.append(
+            f"rate {rate.factor:g}: {rate.excess:+.2%} of the cells' mean loss, standard error "
+            f"{_share(rate.error)}, sd of a run {_share(rate.deviation)}"
+        )
     if not finite:
         return lines
     best = min(finite, key=lambda rate: rate.excess)
@@ -173,8 +183,14 @@ def facts(spreads: Sequence[Spread]) -> dict[str, Any]:
     """The same for JSON; figures that are not finite are None."""
     noise, freedom, factor = noise_of(spreads)
     cells = [dataclasses.asdict(s) | {"mean": s.mean, "deviation": s.deviation, "error": s.error} for s in spreads]
-    made = {"noise": noise, "freedom": freedom, "factor": factor, "cells": cells,
-            "rates": [dataclasses.asdict(rate) for rate in rates(spreads)], "findings": findings(spreads)}  # fmt: skip
+    made = {
+        "noise": noise,
+        "freedom": freedom,
+        "factor": factor,
+        "cells": cells,
+        "rates": [dataclasses.asdict(rate) for rate in rates(spreads)],
+        "findings": findings(spreads),
+    }
     return _finite(made)
 
 

@@ -46,8 +46,9 @@ def test_the_half_width_holds_as_often_as_it_says(at):
     half, factor = at[0.004]
     _, _, loss = LAW.optimum(TARGET)
     best, plan = float(LAW.optimum(TARGET)[0]), plan_isoflop(LAW, BUDGETS, 7, ratio=1.5)
-    fits = [fit_isoflop(simulate_isoflop(LAW, BUDGETS, plan, noise=0.004, seed=s), resampling=None)
-            for s in range(100, 300)]  # fmt: skip
+    fits = [
+        fit_isoflop(simulate_isoflop(LAW, BUDGETS, plan, noise=0.004, seed=s), resampling=None) for s in range(100, 300)
+    ]
     errors = np.array([foresight.loss_at(fit, TARGET) / float(loss) - 1 for fit in fits])
     sizes = np.abs(np.log([float(fit.params_law.at(TARGET)) / best for fit in fits]))
     assert 0.85 < np.mean(np.abs(errors) <= half) <= 1.0

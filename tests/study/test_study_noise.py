@@ -60,10 +60,15 @@ def test_cells_are_named_or_the_nearest_of_a_budget(small_plan):
     assert nearest == chosen(small_plan, None)[-1]
 
 
-@pytest.mark.parametrize(("cells", "words"), [
-    ("c2.0e11-n", "plans no run 'c2.0e11-n'"), ("7e11:nearest", "budgets are 2e[+]11, 6e[+]11 FLOPs"),
-    ("x:nearest", "budgets are"), (" ,", "no cell named"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ("c2.0e11-n", "plans no run 'c2.0e11-n'"),
+        ("7e11:nearest", "budgets are 2e[+]11, 6e[+]11 FLOPs"),
+        ("x:nearest", "budgets are"),
+        (" ,", "no cell named"),
+    ],
+)
 def test_a_cell_that_is_not_there_is_refused(small_plan, cells, words):
     with pytest.raises(StudyError, match=words) as refusal:
         chosen(small_plan, cells)
@@ -98,9 +103,13 @@ def test_the_plan_is_every_cell_at_every_rate_with_every_seed(small_plan):
 
 def test_a_branch_is_trained_on_its_own():
     config = tiny()
-    trunks = plan(dataclasses.replace(
-        config, optimizer=dataclasses.replace(config.optimizer, schedule="cooldown_sqrt"),
-        study=dataclasses.replace(config.study, schedule="trunk")))  # fmt: skip
+    trunks = plan(
+        dataclasses.replace(
+            config,
+            optimizer=dataclasses.replace(config.optimizer, schedule="cooldown_sqrt"),
+            study=dataclasses.replace(config.study, schedule="trunk"),
+        )
+    )
     (cell,) = chosen(trunks, "1e10:nearest")
     run, _ = noise_plan(trunks, [cell], 2, [1.0]).runs
     assert cell.trunk and not run.trunk and run.spent() == run.cost and run.config_hash == cell.config_hash
@@ -117,7 +126,7 @@ def measured(study, small_plan, finish, monkeypatch):
 
     def train(config, folder, facts, echo=print):
         order.append(facts["name"])
-        return finish(config, folder, facts, loss=3.0 + 0.01 * config.train.seed * config.optimizer.peak_lr ** 0.5)
+        return finish(config, folder, facts, loss=3.0 + 0.01 * config.train.seed * config.optimizer.peak_lr**0.5)
 
     def work(where, manifest, workers, echo):
         work_alone(where, manifest, 0, quiet, train)
@@ -223,9 +232,11 @@ def test_really_trained_seeds_differ_and_the_studys_own_run_agrees_to_the_bit(tm
 
     config = tiny()
     config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, n_layers=1), data=dataclasses.replace(
-            config.data, data_dir=str(tmp_path / "data"), seq_len=32),
-        study=dataclasses.replace(config.study, budgets=(2e9, 4e9), ladder="width"))  # fmt: skip
+        config,
+        model=dataclasses.replace(config.model, n_layers=1),
+        data=dataclasses.replace(config.data, data_dir=str(tmp_path / "data"), seq_len=32),
+        study=dataclasses.replace(config.study, budgets=(2e9, 4e9), ladder="width"),
+    )
     prepare(config.data, quiet)
     planned = plan(config)
     (cell,) = chosen(planned, "2e9:nearest")
@@ -248,8 +259,11 @@ def group(factor, losses, cell="a", **more):
 
 def test_the_noise_is_pooled_over_cells_and_is_that_of_the_recipes_rate():
     rng = np.random.default_rng(0)
-    found = [group(f, level * (1 + sd * rng.standard_normal(400)), cell)
-             for cell, level in (("a", 3.0), ("b", 2.0)) for f, sd in ((0.5, 0.01), (1.0, 0.005))]  # fmt: skip
+    found = [
+        group(f, level * (1 + sd * rng.standard_normal(400)), cell)
+        for cell, level in (("a", 3.0), ("b", 2.0))
+        for f, sd in ((0.5, 0.01), (1.0, 0.005))
+    ]
     assert noise_of(found) == (pytest.approx(0.005, rel=0.1), 798, 1.0)
     assert pooled(found[:1]) == (pytest.approx(found[0].deviation), 399)
     assert math.isnan(pooled([group(1.0, [3.0])])[0])
