@@ -10,6 +10,7 @@
     predict   --study=DIR | --runs=PATH | --law=NAME   what to train: N, D and loss for --budget=C, and other questions
     report    --study=DIR | --runs=PATH                the same as a page with plots
     study     --config=FILE[:NAME] --study=DIR         all of it, from text to report
+    noise     --config=FILE[:NAME] --study=DIR         how far its runs differ by their seeds, and at other rates
     presets                                            published models and their counts
     paper                                              what Hoffmann et al. 2022 printed, computed again
 
@@ -35,7 +36,7 @@ from types import ModuleType
 from absl import flags
 
 from chinchilla_jax import cli_runs
-from chinchilla_jax.cli_flags import define, parse_inputs
+from chinchilla_jax.cli_flags import budget, define, parse_inputs
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.config_flag import UsageError, define_config, read_config
 
@@ -62,15 +63,17 @@ def _plan(values: flags.FlagValues) -> int:
     does not fit is refused, and the manifest's lines say what memory and time each run needs.
     """
     from chinchilla_jax.study.folder import MANIFEST, write_manifest
+    from chinchilla_jax.study.foresee import foresee
     from chinchilla_jax.study.plan import describe, plan
 
     config = _config(values)
-    study = None if values.dry_run else _folder(values, "study")
+    study = _folder(values, "study") if values.study or not values.dry_run else None
     manifest = plan(config)
     describe(manifest, values.workers, _echo)
+    foresee(manifest, study, _echo)
     if values.slice:
         manifest = _preflight_verb().plan_checked(manifest, values, _echo)
-    if study is not None:
+    if not values.dry_run:
         written = write_manifest(study / MANIFEST, manifest)
         _echo(f"{study / MANIFEST}: {'written' if written else 'unchanged, it holds this plan already'}")
     return DONE
@@ -208,10 +211,10 @@ def _predict(values: flags.FlagValues) -> int:
     from chinchilla_jax.scaling.ask import Question, ask
     from chinchilla_jax.scaling.runs import telling_left_out
 
-    if values.verify and (values.runs or values.law or _budget(values)):
+    if values.verify and (values.runs or values.law or budget(values, _echo)):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
     loaded = cli_runs.load(values) if values.study or values.runs else None
-    question = Question(_budget(values), values.params, values.tokens, values.unique_tokens, values.inference_tokens,
+    question = Question(budget(values, _echo), values.params, values.tokens, values.unique_tokens, values.inference_tokens,
                         values.more_runs, parse_inputs(values.inputs))  # fmt: skip
     names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
     fits = {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
@@ -222,24 +225,6 @@ def _predict(values: flags.FlagValues) -> int:
 
         describe(verification(loaded, prediction.best.params), 2, _echo)
     return DONE
-
-
-def _budget(values: flags.FlagValues) -> float | None:
-    """FLOPs of --budget, or of --chip, --chips, --days and --utilisation."""
-    parts = {name: values[name].value for name in ("chip", "chips", "days")}
-    if not any(parts.values()):
-        return values.budget
-    if values.budget:
-        raise UsageError("give either --budget or --chip, --chips and --days")
-    missing = [f"--{name}" for name, value in parts.items() if not value]
-    if missing:
-        raise UsageError(f"{', '.join(missing)} is missing: a budget in chip-days is --chip=v4 --chips=1024 --days=30")
-    from chinchilla_jax.chips import chip_days
-
-    flops = chip_days(**parts, utilisation=values.utilisation)
-    _echo(f"{parts['chips']:g} {parts['chip']} chips for {parts['days']:g} days at {values.utilisation:.0%} of their "
-          f"peak: C = {flops:.4g} FLOPs")  # fmt: skip
-    return flops
 
 
 def _paper(values: flags.FlagValues) -> int:
@@ -257,7 +242,7 @@ def _report(values: flags.FlagValues) -> int:
     given = {name: values[name].value for name in VERBS["report"].flags if values[name].present}
     words = [f"--{name}={one}" for name, value in given.items() for one in (
         value if isinstance(value, list) else [value])]  # fmt: skip
-    path = write_report(cli_runs.load(values), budget=_budget(values), preset=values.preset, output=values.output,
+    path = write_report(cli_runs.load(values), budget=budget(values, _echo), preset=values.preset, output=values.output,
                         replicates=values.replicates, seed=values.seed,
                         command=f"python -m chinchilla_jax report {shlex.join(words)}")  # fmt: skip
     _echo(f"report: {path}")
@@ -274,16 +259,26 @@ def _study(values: flags.FlagValues) -> int:
     return DONE
 
 
+def _noise(values: flags.FlagValues) -> int:
+    """Trains a few cells of a study with several seeds and learning rates: how far do single runs differ?
+
+    --cells names runs of the plan, or BUDGET:nearest for the size nearest the guessed optimum; by default that of the
+    smallest, middle and largest budget. What the study has trained is used, its plan is left alone, and no fit takes
+    the other runs. Without --config the study is the one planned in --study. --dry_run prints the plan and its cost.
+    """
+    from chinchilla_jax.study.noise import measure
+
+    config = _config(values) if "config" in values else None
+    study = _folder(values, "study") if values.study or config is None or not values.dry_run else None
+    measure(config, study, values.cells, values.seeds, values.rates, values.workers, _echo, values.dry_run)
+    return DONE
+
+
 def _presets(values: flags.FlagValues) -> int:
     """Lists the published models: the size printed in the paper and the one counted from the shape."""
-    from chinchilla_jax.ledger import count_parameters
-    from chinchilla_jax.presets import presets
+    from chinchilla_jax.presets import describe
 
-    _echo(f"{'name':16} {'layers':>6} {'d_model':>7} {'heads':>5} {'printed N':>16} {'counted N':>16}  source")
-    for preset in presets().values():
-        m = preset.model
-        _echo(f"{preset.name:16} {m.n_layers:6d} {m.d_model:7d} {m.n_heads:5d} {preset.params_printed:16,d} "
-              f"{count_parameters(m).total:16,d}  {preset.source}")  # fmt: skip
+    describe(_echo)
     return DONE
 
 
@@ -312,6 +307,7 @@ VERBS = {
                                 "inputs", "more_runs", *_FIT, "verify")),
     "report": _Verb(_report, (*_INPUT, *_BUDGET, *_FIT)),
     "study": _Verb(_study, ("config", "study", "workers")),
+    "noise": _Verb(_noise, ("config", "study", "cells", "seeds", "rates", "workers", "dry_run")),
     "presets": _Verb(_presets, ()),
     "paper": _Verb(_paper, ()),
 }

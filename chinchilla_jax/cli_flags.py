@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from absl import flags
 
 from chinchilla_jax.config_flag import UsageError
@@ -90,11 +92,37 @@ def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
                                              "CHINCHILLA_JAX_CACHE, or ~/.cache/chinchilla_jax/preflight.", **one_of),
         "keep_hlo": lambda: flags.DEFINE_boolean("keep_hlo", False, "Also keep the text of compiled programs there.",
                                                  **one_of),
+        "cells": lambda: flags.DEFINE_string("cells", None, "Which runs: NAME,BUDGET:nearest,...; by default the size "
+                                             "nearest the guessed optimum of three budgets.", **one_of),
+        "seeds": lambda: flags.DEFINE_integer("seeds", 6, "How many seeds each.", lower_bound=2, **one_of),
+        "rates": lambda: flags.DEFINE_string("rates", "0.7,1,1.4", "Factors on the peak learning rate.", **one_of),
         "dry_run": lambda: flags.DEFINE_boolean("dry_run", False, "Print, write nothing.", **one_of),
     }  # fmt: skip
     for name in names:
         if name in known:
             known[name]()
+
+
+def budget(values: flags.FlagValues, echo: Callable[[str], None]) -> float | None:
+    """FLOPs of --budget, or of --chip, --chips, --days and --utilisation; None if none of them is given.
+
+    Raises:
+      UsageError: both are given, or some of the latter are missing.
+    """
+    parts = {name: values[name].value for name in ("chip", "chips", "days")}
+    if not any(parts.values()):
+        return values.budget
+    if values.budget:
+        raise UsageError("give either --budget or --chip, --chips and --days")
+    missing = [f"--{name}" for name, value in parts.items() if not value]
+    if missing:
+        raise UsageError(f"{', '.join(missing)} is missing: a budget in chip-days is --chip=v4 --chips=1024 --days=30")
+    from chinchilla_jax.chips import chip_days
+
+    flops = chip_days(**parts, utilisation=values.utilisation)
+    echo(f"{parts['chips']:g} {parts['chip']} chips for {parts['days']:g} days at {values.utilisation:.0%} of their "
+          f"peak: C = {flops:.4g} FLOPs")  # fmt: skip
+    return flops
 
 
 def parse_inputs(text: str | None) -> dict[str, float]:

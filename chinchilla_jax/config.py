@@ -269,6 +269,8 @@ class StudyConfig:
     `ladder`: `generated` (shapes of the family of `model`, depth and width near `aspect_ratio` = d_model / n_layers),
     `width` (only the width varies: at depths of a few layers each step of depth would show in the profiles) or
     `chinchilla` (the 50 published study models).
+    `seeds` is how many times every run of a budget is trained, with `train.seed` and the seeds after it: one number, or
+    one for each budget in rising order; `holdout_seeds` the same for the held-out run of the predicted size.
     `flops_per_second` is what one worker sustains; only the estimates of time read it.
     """
 
@@ -285,9 +287,11 @@ class StudyConfig:
     schedule: str = "matched"
     warmup_fraction: float = 0.05
     flops_per_second: float = 1e10
+    seeds: tuple[int, ...] = (1,)
+    holdout_seeds: int = 1
 
     def __post_init__(self):
-        _positive(self, "sizes", "size_ratio", "holdout_factor", "aspect_ratio", "flops_per_second")
+        _positive(self, "sizes", "size_ratio", "holdout_factor", "aspect_ratio", "flops_per_second", "holdout_seeds")
         _one_of(self, "convention", CONVENTIONS)
         _one_of(self, "ladder", LADDERS)
         _one_of(self, "schedule", STUDY_SCHEDULES)
@@ -298,6 +302,8 @@ class StudyConfig:
             raise ConfigError("budgets", f"lists a budget twice: {self.budgets}")
         if self.size_ratio <= 1.0:
             raise ConfigError("size_ratio", f"must be above 1, got {self.size_ratio}")
+        if len(self.seeds) not in (1, len(self.budgets)) or min(self.seeds) < 1:
+            raise ConfigError("seeds", f"give one number of runs, 1 or more, or one for each budget, got {self.seeds}")
 
 
 @dataclasses.dataclass(frozen=True)

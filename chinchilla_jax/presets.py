@@ -13,8 +13,10 @@ import csv
 import dataclasses
 import functools
 import importlib.resources
+from collections.abc import Callable
 
 from chinchilla_jax.config import ConfigError, ModelConfig, did_you_mean
+from chinchilla_jax.ledger import count_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,3 +88,12 @@ def preset(name: str) -> Preset:
 def model_dict(name: str) -> dict:
     """The shape of a preset as plain values, for the `model` section of a config file."""
     return dataclasses.asdict(preset(name).model)
+
+
+def describe(echo: Callable[[str], None] = print) -> None:
+    """Prints every preset: the size printed in its paper and the one counted from its shape, in parameters."""
+    echo(f"{'name':16} {'layers':>6} {'d_model':>7} {'heads':>5} {'printed N':>16} {'counted N':>16}  source")
+    for preset in presets().values():
+        m = preset.model
+        echo(f"{preset.name:16} {m.n_layers:6d} {m.d_model:7d} {m.n_heads:5d} {preset.params_printed:16,d} "
+             f"{count_parameters(m).total:16,d}  {preset.source}")  # fmt: skip

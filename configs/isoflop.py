@@ -40,8 +40,10 @@ from chinchilla_jax.config import (
 def cpu(factor: float = 1.0, batch_size: int = 4) -> RunConfig:
     """Small models on Debian's documentation; `factor` multiplies every budget.
 
-    Only the width varies: a step from two layers to three would show in the profiles. Unrolled layers and a microbatch
-    of 4 x 128 tokens are the fastest form on a CPU core, and a batch this small gives the small budgets enough steps.
+    Only the width varies: a step from two layers to three would show in the profiles. The predicted model is trained
+    twice: two workers then have two held-out runs each, and the difference shows how far a single run can be trusted.
+    Unrolled layers and a microbatch of 4 x 128 tokens are the fastest form on a CPU core, and a batch this small gives
+    the small budgets enough steps.
     """
     return RunConfig(
         model=ModelConfig(n_layers=2, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512,
@@ -53,7 +55,7 @@ def cpu(factor: float = 1.0, batch_size: int = 4) -> RunConfig:
         study=StudyConfig(name="cpu" if factor == 1 else "cpu_long",
                           budgets=tuple(factor * c for c in (3.2e11, 6.4e11, 1.28e12, 2.56e12)), sizes=6,
                           size_ratio=1.45, guess="D/N = 10, a = 0.55", ladder="width", recipe="lr = 8.2 N^-0.6",
-                          flops_per_second=6e10),
+                          holdout_seeds=2, flops_per_second=6e10),
     )  # fmt: skip
 
 

@@ -105,6 +105,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
                     "more_runs", *fits, "verify"),
         "report": (*source, *budget, *fits),
         "study": ("config", "study", "workers"),
+        "noise": ("config", "study", "cells", "seeds", "rates", "workers", "dry_run"),
         "presets": (),
         "paper": (),
     }

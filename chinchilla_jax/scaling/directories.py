@@ -1,6 +1,6 @@
 """Which runs does a directory hold: a study, one run, or a folder of run directories?
 
-    STUDY/manifest.jsonl, verification.jsonl    what was planned
+    STUDY/manifest.jsonl, verification.jsonl    what was planned; noise.jsonl names runs that are none of the study's
     STUDY/runs/NAME/  or  FOLDER/NAME/  or  RUN/
         result.json                             N, D, C by convention and the loss; written last
         metrics.jsonl                           the training curve
@@ -31,6 +31,7 @@ _COUNTED = {
     "params_non_embedding": "non-embedding: without token, position and output matrices",
 }
 _TRUNK = "trunk"  # role of a run at a constant rate that others branch off
+_NOISE = "noise"  # role of a run that measures how far runs of one size differ
 _MARKS = ("result.json", "config.json", "metrics.jsonl")
 
 
@@ -50,7 +51,8 @@ def load_directory(
     if (path / "manifest.jsonl").exists():
         planned, header, bad = _read_manifests(path)
         folders = {name: path / "runs" / name for name in planned}
-        strays = sorted(f.name for f in (path / "runs").glob("*") if f.is_dir() and f.name not in planned)
+        known = planned.keys() | {str(row.values.get("name")) for row in _lines(path / "noise.jsonl")}
+        strays = sorted(f.name for f in (path / "runs").glob("*") if f.is_dir() and f.name not in known)
         bad += [BadRow(name, "not in the manifest") for name in strays]
     else:
         planned, header, bad = {}, {}, []
@@ -72,11 +74,15 @@ def load_directory(
     trunks = [row for row in rows if row.values.get("role") == _TRUNK and not row.values.get("diverged")]
     if trunks:
         notes += (f"trunks are no runs to fit, their branches are: {len(trunks)} passed over",)
-    usable, more, _ = to_runs((row for row in rows if row not in trunks), chosen)
+    noisy = [row for row in rows if row.values.get("role") == _NOISE]
+    if noisy:
+        notes += (f"runs that measure noise are no runs to fit: {len(noisy)} passed over",)
+    usable, more, _ = to_runs((row for row in rows if row not in trunks and row not in noisy), chosen)
     if best:
         usable, said = best_per_cell(usable, chosen, present)
         notes += said
-    runs, spoilt = _with_curves((run for _, run in usable), folders)
+    seeded = (dataclasses.replace(run, seed=_seed(row, planned, folders[run.name])) for row, run in usable)
+    runs, spoilt = _with_curves(seeded, folders)
     return LoadedRuns(
         source=str(path),
         runs=runs,
@@ -171,6 +177,18 @@ def _with_flops(row: Row, convention: str) -> Row:
     if "flops" not in row.values and convention in by:
         more["flops"] = by[convention]
     return dataclasses.replace(row, values=dict(row.values) | more)
+
+
+def _seed(row: Row, planned: Mapping[str, Any], folder: pathlib.Path) -> str:
+    """The run's seed in words, from its result, its manifest line or its config; "" if none of them says."""
+    if isinstance(row.values.get("seed"), int):
+        return str(row.values["seed"])
+    try:
+        line = planned.get(row.where) or json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        seed = line["config"]["train"]["seed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return str(seed) if isinstance(seed, int) else ""
 
 
 def _columns(path: pathlib.Path, rows: Sequence[Row], wanted: Mapping[str, str], stated: str) -> dict[str, Column]:

@@ -12,6 +12,7 @@ from chinchilla_jax.scaling.decide import per_token
 from chinchilla_jax.scaling.estimates import Estimate
 from chinchilla_jax.scaling.figures import BLUE, GREEN, GREY, ORANGE, RC, STYLE, log_counts, log_flops, plt, save
 from chinchilla_jax.scaling.frontier import PowerLaw
+from chinchilla_jax.scaling.heldout import held_out
 from chinchilla_jax.scaling.predict import Prediction
 from chinchilla_jax.scaling.runs import Run
 from chinchilla_jax.scaling.surface import FlopsPerToken
@@ -61,8 +62,8 @@ def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: pathlib.Pat
         fit = prediction.isoflop
         budgets = [p.budget for p in fit.profiles] if fit else [run.flops for run in runs if run.role == "isoflop"]
         c = np.geomspace(min(budgets) / 1.5, prediction.budget * 1.5, 120)
-        held = [run for run in runs if run.role != "isoflop"]
-        best = min(held, key=lambda run: run.loss).name if len(held) > 1 else ""
+        held = held_out(runs)
+        best = min(held, key=lambda model: model.loss) if len(held) > 1 else None
         for axes, name, word, letter in ((both[0], "params", "Parameters", "N"), (both[1], "tokens", "Tokens", "D")):
             if fit:
                 law: PowerLaw = getattr(fit, f"{name}_law")
@@ -99,17 +100,17 @@ def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: pathlib.Pat
                     zorder=4,
                     label="approach 3, predicted",
                 )
-            for run in held:
+            for model in held:
                 axes.plot(
                     [prediction.budget],
-                    [getattr(run, name)],
-                    "*" if run.name == best else "x",
+                    [getattr(model, name)],
+                    "*" if model is best else "x",
                     color=GREEN,
-                    ms=13 if run.name == best else 8,
-                    mew=2 if run.name != best else 0.8,
+                    ms=13 if model is best else 8,
+                    mew=2 if model is not best else 0.8,
                     zorder=5,
-                    mec="white" if run.name == best else GREEN,
-                    label="held out, lowest loss" if run.name == best else "_" if best else "held out",
+                    mec="white" if model is best else GREEN,
+                    label="held out, lowest loss" if model is best else "_" if best else "held out",
                 )
             if best:
                 axes.plot([], [], "x", color=GREEN, ms=8, mew=2, label="held out, others")
@@ -128,9 +129,9 @@ def plot_heldout(
     """Loss against N at the held-out budget: the predicted profile and minima, and the runs trained there."""
     with plt.rc_context(RC):
         figure, axes = plt.subplots(figsize=(7.6, 5.0))
-        held = sorted((run for run in runs if run.role != "isoflop"), key=lambda run: run.params)
+        held = sorted(held_out(runs), key=lambda model: model.params)
         centre = prediction.best.params
-        sizes = [centre / 3.0, centre * 3.0] + [run.params * f for run in held for f in (0.8, 1.25)]
+        sizes = [centre / 3.0, centre * 3.0] + [model.params * f for model in held for f in (0.8, 1.25)]
         n = np.geomspace(min(sizes), max(sizes), 160)
         if prediction.parametric:
             tokens = prediction.budget / per_token(n, flops_per)
@@ -152,21 +153,24 @@ def plot_heldout(
             )
         for name, estimate in prediction.estimates.items():
             _cross(axes, estimate, *STYLE[name], recommended=name == prediction.recommended)
-        for run in held:
+        for model in held:
+            if len(model.runs) > 1:  # the star is the mean
+                losses = [run.loss for run in model.runs]
+                axes.plot([model.params] * len(losses), losses, ".", color=GREEN, ms=7, zorder=6)
             axes.plot(
-                run.params,
-                run.loss,
+                model.params,
+                model.loss,
                 "*",
                 color=GREEN,
                 ms=16,
                 mec="white",
                 mew=0.9,
                 zorder=6,
-                label="trained" if run is held[0] else "_",
+                label="trained" if model is held[0] else "_",
             )
             axes.annotate(
-                f"{run.role}\n{run.loss:.4f}",
-                (run.params, run.loss),
+                f"{model.role}\n{model.loss:.4f}" + (f", {len(model.runs)} seeds" if len(model.runs) > 1 else ""),
+                (model.params, model.loss),
                 xytext=(11, -5),
                 ha="left",
                 textcoords="offset points",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from chinchilla_jax.scaling.heldout import HeldOut, held_out
 from chinchilla_jax.scaling.predict import Prediction
 from chinchilla_jax.scaling.runs import Run
 
@@ -31,11 +32,12 @@ def judge(
     """The verdicts on a study, in the order they become known.
 
     Args:
-      runs: all roles; those held out at `budget` are compared with the prediction.
+      runs: all roles; those held out at `budget` are compared with the prediction, a model that was trained with
+        several seeds by its mean loss.
       refusal: why there is no prediction, when there is none.
       unfinished: IsoFLOP runs still to come; while there are any, the profiles are pending.
     """
-    held = {run.role: run for run in runs if run.role != "isoflop" and (budget is None or run.budget in (None, budget))}
+    held = {model.role: model for model in held_out(runs, budget)}
     return _profiles(prediction, refusal, unfinished), _loss(prediction, held), _size(held)
 
 
@@ -54,7 +56,7 @@ def _profiles(prediction: Prediction | None, refusal: str, unfinished: int) -> V
     )
 
 
-def _loss(prediction: Prediction | None, held: dict[str, Run]) -> Verdict:
+def _loss(prediction: Prediction | None, held: dict[str, HeldOut]) -> Verdict:
     question = f"The predicted loss is within {LOSS_TOLERANCE:.1%} of the trained loss"
     if "predicted" not in held:
         return Verdict("loss", question, "pending", "the model of the predicted size is not trained yet")
@@ -72,18 +74,18 @@ def _loss(prediction: Prediction | None, held: dict[str, Run]) -> Verdict:
         "loss",
         question,
         "pass" if error <= LOSS_TOLERANCE else "fail",
-        f"trained {trained:.4f}; {'; '.join(parts)}; judged on {prediction.recommended}",
+        f"trained {held['predicted']}; {'; '.join(parts)}; judged on {prediction.recommended}",
     )
 
 
-def _size(held: dict[str, Run]) -> Verdict:
+def _size(held: dict[str, HeldOut]) -> Verdict:
     question = f"The predicted size is the best of the three trained, or within {SIZE_TOLERANCE:.1%} of it"
     missing = [role for role in ("predicted", "half", "double") if role not in held]
     if missing:
         return Verdict("size", question, "pending", f"not trained yet: {', '.join(missing)}")
-    best = min(held.values(), key=lambda run: run.loss)
+    best = min(held.values(), key=lambda model: model.loss)
     excess = held["predicted"].loss / best.loss - 1.0
-    losses = ", ".join(f"{role} {held[role].loss:.4f}" for role in ("half", "predicted", "double"))
+    losses = ", ".join(f"{role} {held[role]}" for role in ("half", "predicted", "double"))
     return Verdict(
         "size",
         question,

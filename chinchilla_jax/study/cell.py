@@ -77,6 +77,21 @@ def line(config: RunConfig, resolved: RunConfig, role: str, prefix: str, provena
     return dataclasses.replace(run, estimated_seconds=run.spent("executed") / config.study.flops_per_second)
 
 
+def with_seed(config: RunConfig, more: int) -> RunConfig:
+    """The config with the `more`-th seed after its own: another initialisation and another order of the data."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, seed=config.train.seed + more))
+
+
+def replicate(run: PlannedRun, more: int) -> PlannedRun:
+    """`run` once again, with the `more`-th seed after its own; it stands on its own, without a trunk."""
+    config = with_seed(run.run_config(), more)
+    whole = run.estimated_seconds
+    if run.trunk:
+        whole *= run.flops["executed"] / run.spent("executed")
+    return dataclasses.replace(run, config=config.to_dict(), config_hash=config.content_hash(), estimated_seconds=whole,
+                               trunk=None, fork_step=0)  # fmt: skip
+
+
 def matched(config: RunConfig, model: ModelConfig, budget: float, role: str, prefix: str) -> PlannedRun:
     """The run of `model` at `budget` by itself, its schedule matched to its own horizon.
 

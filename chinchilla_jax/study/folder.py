@@ -2,6 +2,7 @@
 
     STUDY/manifest.jsonl       header line, then one line per IsoFLOP run; never changed once written
     STUDY/verification.jsonl   the same for the runs at the held-out budget
+    STUDY/noise.jsonl          the same for runs that measure noise (`noise`), noise.json what they came to
     STUDY/runs/NAME/           one run: config.json, metrics.jsonl, checkpoints, lease.json, result.json (written last)
     STUDY/logs/                output of the workers
     STUDY/compilation_cache/   compiled programs, shared by all workers
@@ -22,6 +23,7 @@ from chinchilla_jax.files import write_text
 
 MANIFEST = "manifest.jsonl"
 VERIFICATION = "verification.jsonl"
+NOISE, NOISE_RESULT = "noise.jsonl", "noise.json"
 
 
 class StudyError(Exception):
@@ -85,7 +87,8 @@ class PlannedRun:
         """What goes into the run's `result.json`, so that a fit needs nothing else."""
         facts = {"name": self.name, "role": self.role, "budget": self.budget, "convention": self.convention,
                  "params": self.params, "params_non_embedding": self.params_non_embedding, "tokens": self.tokens,
-                 "flops": self.cost, "flops_by_convention": self.flops}  # fmt: skip
+                 "flops": self.cost, "flops_by_convention": self.flops,
+                 "seed": self.config["train"]["seed"]}  # fmt: skip
         if self.trunk:
             facts |= {"trunk": self.trunk, "fork_step": self.fork_step, "flops_spent": self.spent()}
         return facts
@@ -159,10 +162,14 @@ def _digest(header: dict[str, Any], lines: list[str]) -> str:
     return hashlib.sha256("\n".join([json.dumps(header), *lines]).encode()).hexdigest()[:16]
 
 
-def manifests(study: pathlib.Path) -> list[Manifest]:
-    """The study's manifests: the plan, and the verification if there is one yet."""
-    paths = [study / MANIFEST] + [study / VERIFICATION] * (study / VERIFICATION).exists()
-    return [read_manifest(path) for path in paths]
+def manifests(study: pathlib.Path, names: Sequence[str] = (MANIFEST, VERIFICATION)) -> list[Manifest]:
+    """Those of the study's manifests that are there: by default the plan and the verification.
+
+    Raises:
+      StudyError: one is damaged, or there is none.
+    """
+    there = [name for name in names if (study / name).exists()]
+    return [read_manifest(study / name) for name in there or [MANIFEST]]
 
 
 def run_folder(study: pathlib.Path, name: str) -> pathlib.Path:

@@ -15,6 +15,7 @@ from chinchilla_jax.config import RunConfig
 from chinchilla_jax.files import write_json
 from chinchilla_jax.study.folder import (
     MANIFEST,
+    NOISE,
     VERIFICATION,
     Manifest,
     manifests,
@@ -23,8 +24,10 @@ from chinchilla_jax.study.folder import (
     read_result,
     write_manifest,
 )
-from chinchilla_jax.study.plan import HELD_OUT, describe, duration, estimate, plan, verification
+from chinchilla_jax.study.foresee import foresee
+from chinchilla_jax.study.plan import describe, duration, estimate, holdout_runs, plan, verification
 from chinchilla_jax.study.pool import work
+from chinchilla_jax.study.reuse import reuse
 
 STAGES = ("data", "plan", "isoflop runs", "prediction", "held-out runs", "report")
 
@@ -51,8 +54,11 @@ def run_study(
         written = write_manifest(study / MANIFEST, manifest)
         echo(f"{study / MANIFEST}: {'written' if written else 'as planned'}")
         describe(manifest, workers, echo)
+        foresee(manifest, study, echo)
 
     with stages.stage("isoflop runs"):
+        if (study / NOISE).exists():
+            reuse(study, manifest.runs, read_manifest(study / NOISE).runs, echo)
         work(study, MANIFEST, workers, echo)
 
     with stages.stage("prediction"):
@@ -117,10 +123,11 @@ class _Stages:
             verify = read_manifest(held_out).runs
             runs += [run for run in verify if read_result(self.study, run.name) is None]
         else:
-            # Three runs at the held-out budget, each as long as the longest planned run is to its own.
+            # The runs at the held-out budget, each as long as the longest planned run is to its own.
             largest = max(self.manifest.runs, key=lambda run: run.budget)
             seconds = self.config.study.holdout_factor * largest.flops["executed"] / speed
-            runs += [dataclasses.replace(largest, trunk=None, fork_step=0, estimated_seconds=seconds)] * len(HELD_OUT)
+            later = dataclasses.replace(largest, trunk=None, fork_step=0, estimated_seconds=seconds)
+            runs += [later] * holdout_runs(self.config)
         return estimate(runs, self.workers) / faster if runs and name != "report" else 0.0
 
 

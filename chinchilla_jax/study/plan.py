@@ -2,7 +2,8 @@
 
 For every budget C the ladder's sizes around the guessed optimum N*(C) (`study.guess`) are trained on D = C / (FLOPs per
 token) tokens, rounded to whole steps, with a schedule whose horizon is exactly D: each run by itself, or as branches of
-one trunk per size (`study.schedule`). FLOPs are counted by the ledger under `study.convention`.
+one trunk per size (`study.schedule`), and with as many seeds as `study.seeds` says. FLOPs are counted by the ledger
+under `study.convention`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 import chinchilla_jax
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.study import ladder as ladders
-from chinchilla_jax.study.cell import OffBudget, matched
+from chinchilla_jax.study.cell import OffBudget, matched, replicate, with_seed
 from chinchilla_jax.study.folder import (
     MANIFEST,
     VERIFICATION,
@@ -47,6 +48,11 @@ def plan(config: RunConfig) -> Manifest:
         raise ConfigError("train.double_batch_at", "the runs of a study keep their batch size: set it to 0")
     if study.schedule == "trunk":
         check_schedule(config)
+        if len(set(study.seeds)) > 1:
+            # A trunk's rate and warm-up follow from the budgets it serves, so a seed less would be another recipe.
+            raise ConfigError("study.seeds", f"{study.seeds}: study.schedule=trunk trains a size for all budgets at "
+                              f"once; give one number, study.seeds=({max(study.seeds)},), or take "
+                              "study.schedule=matched")  # fmt: skip
     guessed = guess(config)
     budgets = sorted(study.budgets)
     optima = {budget: guessed.params(budget) for budget in budgets}
@@ -56,35 +62,39 @@ def plan(config: RunConfig) -> Manifest:
     for budget in budgets:
         made = [run for run in runs if run.budget == budget and run.role == "isoflop"]
         _check_sides(config, budget, optima[budget], made, dropped, rungs)
-    header = _header(config, "isoflop") | {
+    header = manifest_header(config, "isoflop") | {
         "dropped": dropped,
         "guess": {"provenance": guessed.provenance, "params": [[budget, optima[budget]] for budget in budgets]},
     }
-    return Manifest(header, _with_unique_names(runs))
+    return Manifest(header, _with_unique_names(runs, config))
 
 
 def _matched(
     config: RunConfig, cells: Sequence[tuple[float, ladders.Rung]]
 ) -> tuple[list[PlannedRun], list[dict]]:  # fmt: skip
-    """A run for every budget and rung, and what had to be dropped."""
+    """A run for every budget, rung and seed, and what had to be dropped."""
     runs, dropped = [], []
     for budget, rung in cells:
         try:
-            runs.append(matched(config, rung.model, budget, "isoflop", _prefix(budget)))
+            run = matched(config, rung.model, budget, "isoflop", _prefix(budget))
         except OffBudget as error:
             dropped.append({"budget": budget, "params": rung.params, "reason": str(error)})
+            continue
+        runs += [run, *(replicate(run, more) for more in range(1, seeds_at(config, budget)))]
     return runs, dropped
 
 
 def _on_trunks(
     config: RunConfig, cells: Sequence[tuple[float, ladders.Rung]]
 ) -> tuple[list[PlannedRun], list[dict]]:  # fmt: skip
-    """The same as branches: rung after rung, each trunk before its branches."""
+    """The same as branches: rung after rung, seed after seed, each trunk before its branches."""
     runs, dropped = [], []
     for rung in sorted({rung for _, rung in cells}, key=lambda rung: rung.params):
         budgets = [budget for budget, other in cells if other == rung]
-        more, refused = with_branches(config, rung.model, budgets, {budget: _prefix(budget) for budget in budgets})
-        runs += more
+        for seed in range(config.study.seeds[0]):
+            seeded = with_seed(config, seed)
+            more, refused = with_branches(seeded, rung.model, budgets, {b: _prefix(b) for b in budgets})
+            runs += more
         dropped += [{"budget": budget, "params": rung.params, "reason": why} for budget, why in refused.items()]
     return runs, dropped
 
@@ -92,8 +102,9 @@ def _on_trunks(
 def verification(study_dir: pathlib.Path, predicted_params: float) -> Manifest:
     """Writes `verification.jsonl`: the predicted size, half and double of it, at the held-out budget.
 
-    The budget is `study.holdout_factor` times the largest of the study. Shapes are the family's nearest to these sizes,
-    at any fine width and depth, not rungs of the ladder.
+    The predicted size is trained with `study.holdout_seeds` seeds. The budget is `study.holdout_factor` times the
+    largest of the study. Shapes are the family's nearest to these sizes, at any fine width and depth, not rungs of the
+    ladder.
 
     Args:
       predicted_params: total N the study's fit predicts for that budget.
@@ -118,11 +129,18 @@ def verification(study_dir: pathlib.Path, predicted_params: float) -> Manifest:
             raise ConfigError("study.budgets", f"the predicted optimum {_size_name(predicted_params)} for {budget:.3g} "
                               "FLOPs is smaller than the family's shapes can test; the budgets are too small for this "
                               "vocabulary")  # fmt: skip
-        runs.append(run)
-    header = _header(config, "verification") | {"predicted_params": predicted_params, "dropped": []}
-    manifest = Manifest(header, _with_unique_names(runs))
+        seeds = config.study.holdout_seeds if role == "predicted" else 1
+        runs += [run, *(replicate(run, more) for more in range(1, seeds))]
+    header = manifest_header(config, "verification") | {"predicted_params": predicted_params, "dropped": []}
+    manifest = Manifest(header, _with_unique_names(runs, config))
     write_manifest(study_dir / VERIFICATION, manifest)
     return manifest
+
+
+def seeds_at(config: RunConfig, budget: float) -> int:
+    """How many times each run of `budget` FLOPs, one of the study's, is trained."""
+    seeds = config.study.seeds
+    return seeds[0] if len(seeds) == 1 else seeds[sorted(config.study.budgets).index(budget)]
 
 
 def holdout_budget(config: RunConfig) -> float:
@@ -130,11 +148,17 @@ def holdout_budget(config: RunConfig) -> float:
     return config.study.holdout_factor * max(config.study.budgets)
 
 
+def holdout_runs(config: RunConfig) -> int:
+    """How many runs there will be at the held-out budget."""
+    return len(HELD_OUT) - 1 + config.study.holdout_seeds
+
+
 def _check_sides(config: RunConfig, budget: float, optimum: float, made: Sequence[PlannedRun], dropped: Sequence[dict],
                  rungs: tuple[ladders.Rung, ...]) -> None:  # fmt: skip
     """Refuses a budget that has not `SIDE` sizes on each side of its guessed optimum, with the reason."""
-    below = sum(run.params < optimum for run in made)
-    above = len(made) - below
+    sizes = {run.params for run in made}
+    below = sum(params < optimum for params in sizes)
+    above = len(sizes) - below
     if below >= SIDE and above >= SIDE:
         return
     lost = next((d["reason"] for d in dropped if d["budget"] == budget), "")
@@ -150,7 +174,8 @@ def _check_sides(config: RunConfig, budget: float, optimum: float, made: Sequenc
                       f"optimum N*={_size_name(optimum)}, {SIDE} needed on each side: {why}")  # fmt: skip
 
 
-def _header(config: RunConfig, kind: str) -> dict:
+def manifest_header(config: RunConfig, kind: str) -> dict:
+    """What every manifest planned from `config` begins with: study, convention, code and the config itself."""
     return {
         "kind": kind, "study": config.study.name, "study_hash": config.content_hash(),
         "convention": config.study.convention, "package": f"chinchilla_jax {chinchilla_jax.__version__}",
@@ -191,10 +216,14 @@ def _size_name(params: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}" + suffix if value < 1000 else f"{value:.0f}{suffix}"
 
 
-def _with_unique_names(runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
-    """Completes the names with N, in as many digits as tell the runs apart, and tells branches their trunk's."""
+def _with_unique_names(runs: Sequence[PlannedRun], config: RunConfig) -> tuple[PlannedRun, ...]:
+    """Completes the names with N, in as many digits as tell the runs apart, and `-s1` for the first seed after the
+    config's own; tells branches their trunk's.
+    """
+    seeds = [run.config["train"]["seed"] - config.train.seed for run in runs]
+    ends = [f"-s{seed}" if seed else "" for seed in seeds]
     for digits in range(3, 14):
-        names = [run.name + _size_name(run.params, digits) for run in runs]
+        names = [run.name + _size_name(run.params, digits) + end for run, end in zip(runs, ends, strict=True)]
         if len(set(names)) == len(names):
             break
     else:
@@ -238,9 +267,9 @@ def describe(manifest: Manifest, workers: int, echo: Callable[[str], None]) -> N
         echo(f"trunks and branches execute {shared:.3g} FLOPs, separate runs of the same schedule and horizons would "
              f"{apart:.3g}: {apart - shared:.3g} saved ({1 - shared / apart:.0%}; executed)")  # fmt: skip
     if "guess" in manifest.header:
-        held_out = holdout_budget(template)
-        echo(f"later {len(HELD_OUT)} held-out runs of {held_out:.3g} FLOPs: with them "
-             f"{total + len(HELD_OUT) * held_out:.3g} in all ({convention})")  # fmt: skip
+        held_out, number = holdout_budget(template), holdout_runs(template)
+        echo(f"later {number} held-out runs of {held_out:.3g} FLOPs: with them "
+             f"{total + number * held_out:.3g} in all ({convention})")  # fmt: skip
 
 
 def executed(runs: Sequence[PlannedRun]) -> tuple[float, float]:

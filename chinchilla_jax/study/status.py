@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable
 
 from chinchilla_jax.study import lease
 from chinchilla_jax.study.folder import (
+    MANIFEST,
+    NOISE,
+    VERIFICATION,
     PlannedRun,
     StudyError,
     last_metrics,
@@ -86,7 +89,7 @@ def status(study: str | pathlib.Path, echo: Callable[[str], None] = print) -> li
       StudyError: there is no manifest.
     """
     study = pathlib.Path(study)
-    planned = manifests(study)
+    planned = manifests(study, (MANIFEST, VERIFICATION, NOISE))
     rows, done_flops, total_flops = [], 0.0, 0.0
     echo(f"{'run':24} {'role':9} {'state':8} {'progress':>8} {'loss':>8} {'time':>8} {'left':>8}")
     for manifest in planned:

@@ -133,6 +133,25 @@ def test_size_verdict_allows_a_tie_within_its_tolerance():
     assert {v.name: v.status for v in verdicts.judge(None, held[:2], 1.2e14)}["size"] == "pending"
 
 
+def test_a_held_out_model_of_several_seeds_is_judged_by_its_mean_and_shows_all(tmp_path, write_study):
+    write_study(tmp_path)
+    lines = (tmp_path / "manifest.jsonl").read_text().splitlines()
+    planned = next(json.loads(line) for line in lines if '"predicted-28"' in line)
+    result = json.loads((tmp_path / "runs" / "predicted-28" / "result.json").read_text())
+    again = planned | {"name": "predicted-28-s1"}
+    (tmp_path / "manifest.jsonl").write_text("\n".join([*lines, json.dumps(again)]) + "\n")
+    (tmp_path / "runs" / "predicted-28-s1").mkdir()
+    more = result | {"name": "predicted-28-s1", "loss": 1.02 * result["loss"], "seed": 1}
+    (tmp_path / "runs" / "predicted-28-s1" / "result.json").write_text(json.dumps(more))
+    html, facts = read(write_report(tmp_path, replicates=0))
+    mean = 1.01 * result["loss"]
+    said = f"{mean:.4f} (mean of 2 seeds: {result['loss']:.4f}, {more['loss']:.4f})"
+    details = {v["name"]: v["detail"] for v in facts["verdicts"]}
+    assert f"trained {said}; " in details["loss"] and f"predicted {said}, double" in details["size"]
+    assert [run["seed"] for run in facts["runs"] if run["role"] == "predicted"] == ["", "1"]
+    assert html.count("predicted-28") >= 2
+
+
 def test_report_from_a_table(tmp_path, figure_4_path):
     html, facts = read(write_report(figure_4_path, budget=5.76e23, output=tmp_path, replicates=100))
     assert facts["isoflop"]["laws"]["params"]["exponent"] == pytest.approx(0.497, abs=0.02)

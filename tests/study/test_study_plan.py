@@ -12,7 +12,7 @@ from chinchilla_jax.study import ladder
 from chinchilla_jax.study.cell import TOLERANCE
 from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, Manifest, StudyError, read_manifest, write_manifest
 from chinchilla_jax.study.guess import guess
-from chinchilla_jax.study.plan import describe, estimate, plan, verification
+from chinchilla_jax.study.plan import describe, estimate, plan, seeds_at, verification
 
 SHAPE = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
 
@@ -211,3 +211,54 @@ def test_cost_and_time_are_printed_and_every_drop_has_its_line(manifest):
     assert f"3 held-out runs of 3.6e+12 FLOPs: with them {total + 3 * 3.6e12:.3g} in all" in lines[-1]
     one, two = estimate(manifest.runs, 1), estimate(manifest.runs, 2)
     assert one == pytest.approx(sum(run.estimated_seconds for run in manifest.runs)) and one / 2 <= two < one
+
+
+# --- Seeds ---
+
+
+def test_replicates_are_ordinary_runs_with_the_seeds_after_the_configs_own(manifest, config):
+    seeded = dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(3, 1, 2)))
+    made = plan(seeded)
+    first = [run for run in made.runs if not run.name[-3:-1] == "-s"]
+    assert first == list(manifest.runs), "the first seed is the run there would be without"
+    for budget, seeds in zip(sorted(config.study.budgets), (3, 1, 2), strict=True):
+        for run in (run for run in first if run.budget == budget):
+            names = [run.name, *(f"{run.name}-s{i}" for i in range(1, seeds))]
+            own = [other for other in made.runs if other.name in names]
+            assert [other.name for other in own] == names and {other.role for other in own} == {"isoflop"}
+            assert [other.config["train"]["seed"] for other in own] == list(range(seeds))
+            assert [other.facts()["seed"] for other in own] == list(range(seeds))
+            assert len({other.config_hash for other in own}) == seeds
+            for other in own:
+                assert other.run_config().content_hash() == other.config_hash
+                for same in ("params", "tokens", "cost", "recipe", "estimated_seconds"):
+                    assert getattr(other, same) == getattr(run, same)
+    assert len(made.runs) == sum(seeds_at(seeded, run.budget) for run in first)
+
+
+def test_repeated_sizes_do_not_count_as_sizes_beside_the_optimum():
+    """What is refused with one seed is refused with two."""
+    for seeds in ((1,), (2,)):
+        with pytest.raises(ConfigError, match="needed on each side"):
+            plan(study_config(budgets=(1e10, 9e11), seeds=seeds))
+
+
+def test_the_predicted_model_is_trained_with_several_seeds(tmp_path, config):
+    two = dataclasses.replace(config, study=dataclasses.replace(config.study, holdout_seeds=2),
+                              train=dataclasses.replace(config.train, seed=5))  # fmt: skip
+    write_manifest(tmp_path / MANIFEST, plan(two))
+    made = verification(tmp_path, 400_000.0)
+    assert [run.role for run in made.runs] == ["predicted", "predicted", "half", "double"]
+    one, other = made.runs[:2]
+    assert other.name == f"{one.name}-s1" and other.config["train"]["seed"] == 6
+    assert (other.params, other.tokens, other.budget) == (one.params, one.tokens, one.budget)
+
+
+def test_planned_costs_include_the_seeds(config):
+    lines = []
+    seeded = plan(dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2,), holdout_seeds=2)))
+    describe(seeded, 2, lines.append)
+    total = sum(run.cost for run in seeded.runs)
+    assert total == pytest.approx(2 * sum(run.cost for run in plan(config).runs))
+    assert f"{len(seeded.runs)} runs, {total:.3g} FLOPs (executed)" in "\n".join(lines)
+    assert f"4 held-out runs of 3.6e+12 FLOPs: with them {total + 4 * 3.6e12:.3g} in all" in lines[-1]

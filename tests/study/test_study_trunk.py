@@ -163,6 +163,24 @@ def test_a_schedule_without_a_cooldown_is_refused(optimizer, key):
     assert error.value.key == key
 
 
+def test_every_seed_has_its_own_trunks(manifest):
+    config = trunk_config()
+    made = plan(dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2,))))
+    assert [run for run in made.runs if not run.name.endswith("-s1")] == list(manifest.runs)
+    assert len(made.runs) == 2 * len(manifest.runs)
+    for run in branches(made):
+        trunk = trunks(made)[run.trunk]
+        assert trunk.config["train"]["seed"] == run.config["train"]["seed"]
+        assert trunk.name.endswith("-s1") == run.name.endswith("-s1") and run.fork_step in trunk.keep_steps
+
+
+def test_seeds_that_differ_between_budgets_are_refused_on_trunks():
+    config = trunk_config()
+    with pytest.raises(ConfigError, match=r"give one number, study.seeds=\(2,\), or take study.schedule=matched") as no:
+        plan(dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2, 1))))
+    assert no.value.key == "study.seeds"
+
+
 # --- Working through it ---
 
 
