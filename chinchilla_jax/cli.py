@@ -168,12 +168,12 @@ def _status(values: flags.FlagValues) -> int:
 def _fit(values: flags.FlagValues) -> int:
     """Fits all three approaches to finished runs; --preset=paper does it as Hoffmann et al. 2022 did.
 
-    --variants adds how the answer changes with the curve of the profiles, the misfit and tied exponents.
+    --variants adds the answer under other curves, misfits and tied exponents; --explain what the preset does, and why.
     """
     from chinchilla_jax.scaling import summary
 
     loaded = _load(values)
-    found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed)
+    found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed, values.explain)
     facts = summary.fit_facts(found)
     if values.variants:
         from chinchilla_jax.scaling.variants import compare_variants
@@ -299,7 +299,7 @@ VERBS = {
     "train": _Verb(_train, ("config", "workdir", "profile", *_PROCESSES)),
     "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent", *_PROCESSES)),
     "status": _Verb(_status, ("study",)),
-    "fit": _Verb(_fit, (*_INPUT, *_FIT, "variants")),
+    "fit": _Verb(_fit, (*_INPUT, *_FIT, "variants", "explain")),
     "predict": _Verb(_predict, (*_INPUT, "law", *_BUDGET, "params", "tokens", "unique_tokens", "inference_tokens",
                                 "inputs", "more_runs", *_FIT, "verify")),
     "report": _Verb(_report, (*_INPUT, *_BUDGET, *_FIT)),
