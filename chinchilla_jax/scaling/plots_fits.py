@@ -88,7 +88,8 @@ def plot_contours(
         tokens = x[None] / (c(y[:, None]) if callable(c) else c * y[:, None])
         loss = fit.surface.loss(y[:, None], tokens)
         best = fit.surface.optimum(x, c) if not callable(c) else _frontier(fit, x, c)
-        levels = np.linspace(best[2].min() * 1.001, np.quantile([run.loss for run in own], 0.95) * 1.02, 14)
+        low, high = best[2].min() * 1.001, np.quantile([run.loss for run in own], 0.95) * 1.02
+        levels = low + (high - low) * np.linspace(0.0, 1.0, 14) ** 1.5  # closer where the valley is flat
         drawn = axes.contour(x, y, loss, levels=levels, cmap=shades(reverse=True), linewidths=1.1)
         # Read off a bar: labels on the lines end up under runs and across the edges.
         lines = plt.cm.ScalarMappable(drawn.norm, shades(reverse=True))

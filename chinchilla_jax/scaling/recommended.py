@@ -26,6 +26,7 @@ from chinchilla_jax.scaling.answers import SMALLER, Law, Section
 from chinchilla_jax.scaling.decide import per_token
 from chinchilla_jax.scaling.predict import Prediction
 from chinchilla_jax.scaling.surface import FlopsPerToken
+from chinchilla_jax.scaling.words import MOST_PERCENT
 
 _SHAPES = 3  # profiles, the largest, whose shape is taken
 _FURTHEST = 1e3  # the least part of the budget that is looked at for a loss
@@ -134,6 +135,8 @@ def other_sizes(prediction: Prediction) -> tuple[Section, Section]:
         found = _smaller(law, budget), _nearest(law, budget)
     followed = f"follows {law.words}. D is what C = {budget:.4g} FLOPs buy at that N"
     smaller, near = found
+    if any(MOST_PERCENT < row["extra FLOPs"] < np.inf for row in smaller.rows):
+        followed += "; x5 stands for 5 times C"
     return (
         dataclasses.replace(smaller, notes=(followed, *smaller.notes)),
         dataclasses.replace(near, notes=("follows the same law", *near.notes)) if near.rows else near,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_MOST_PERCENT = 3.0
+MOST_PERCENT = 3.0  # a relative change beyond 300% is written as a factor
 
 
 def count(value: float, _position: int | None = None) -> str:
@@ -33,12 +33,12 @@ def percent(value: float) -> str:
     value = 0.0 if abs(value) < 5e-5 else value  # no "-0.00%"
     if not math.isfinite(value):
         return "never"
-    return f"{value:.2%}" if value <= _MOST_PERCENT else f"x{_factor(1.0 + value)}"
+    return f"{value:.2%}" if value <= MOST_PERCENT else f"x{_factor(1.0 + value)}"
 
 
 def change(value: float) -> str:
     """A relative change with its sign: '+1.23%', or 'x5' beyond +300%."""
-    return f"{value:+.2%}" if value <= _MOST_PERCENT else percent(value)
+    return f"{value:+.2%}" if value <= MOST_PERCENT else percent(value)
 
 
 def _factor(value: float) -> str:
