@@ -97,14 +97,24 @@ def log_flops(axes: Axes) -> None:
 def clipped(
     axes: Axes, x: Sequence[float], y: Sequence[float], colour: str | np.ndarray, marker: str = "o", **style
 ) -> None:
-    """Dots, and arrows at the upper or lower edge for those beyond it; call it when the limits of y are set."""
+    """Dots, and arrows at the upper or lower edge for those beyond it; call it when the limits of y are set.
+
+    Args:
+      colour: one for all, as [4] or by name, or [K, 4]; with [K, 4] `style` is that of `scatter`.
+    """
     x, y = np.asarray(x), np.asarray(y)
     low, high = axes.get_ylim()
+    each = np.ndim(colour) == 2
     seen = (y >= low) & (y <= high)
-    axes.plot(x[seen], y[seen], marker, color=colour, ls="none", **style)
+    if each:
+        axes.scatter(x[seen], y[seen], c=colour[seen], marker=marker, **style)
+    else:
+        axes.plot(x[seen], y[seen], marker, color=colour, ls="none", **style)
     for beyond, place, arrow in ((y > high, 1.0 - _MARGIN, "$\\uparrow$"), (y < low, _MARGIN, "$\\downarrow$")):
-        axes.plot(x[beyond], np.full(beyond.sum(), place), ls="none", marker=arrow, ms=9, color=colour,
-                  transform=axes.get_xaxis_transform())  # fmt: skip
+        if beyond.any():
+            axes.plot(x[beyond], np.full(beyond.sum(), 0.5 * (low + high)), ls="none")  # so that x reaches them
+            axes.scatter(x[beyond], np.full(beyond.sum(), place), marker=arrow, s=80, lw=0.8,
+                         color=colour[beyond] if each else colour, transform=axes.get_xaxis_transform())  # fmt: skip
 
 
 def legend_below(axes: Axes, columns: int = 3, **options) -> None:

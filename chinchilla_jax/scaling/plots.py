@@ -92,8 +92,8 @@ def plot_loss_frontier(
             band = isoflop_loss_band(prediction, c)
             if band is not None:
                 axes.fill_between(c, *band, color=BLUE, alpha=0.18, lw=0, label="95% bootstrap band")
-            form = prediction.estimates["isoflop"].loss_law.replace("-g", "{-g}")
-            axes.plot(c, isoflop_loss(prediction, c), color=BLUE, lw=2, label=f"approach 2: $L^* = {form}$")
+            form = prediction.estimates["isoflop"].loss_law
+            axes.plot(c, isoflop_loss(prediction, c), color=BLUE, lw=2, label=f"approach 2: L* = {form}")
             axes.plot([p.budget for p in fit.profiles], [p.params.lowest for p in fit.profiles], "o", **_MINIMA)
         if "parametric" in prediction.estimates:
             axes.plot([prediction.budget], [prediction.estimates["parametric"].loss], "D", **_THIRD)

@@ -115,7 +115,11 @@ def test_the_minima_fill_the_panels_and_runs_beyond_are_arrows(sets, drawn, tmp_
     assert (max(lowest) - min(lowest)) / (high - low) > 0.35 and max(run.loss for run in runs) > high
     assert above.get_ylim()[1] < 12 and above.get_ylim()[0] <= 0
     for axes in (losses, above):
-        assert any(line.get_marker() == "$\\uparrow$" and len(line.get_xdata()) for line in axes.lines)
+        arrows = [dots for dots in axes.collections if dots.get_offset_transform() == axes.get_xaxis_transform()]
+        assert arrows and all(y > 0.9 for dots in arrows for _, y in dots.get_offsets())
+    far = [x for dots in losses.collections for x, y in dots.get_offsets() if 0.9 < y < 1]
+    assert len(far) == sum(run.loss > high for run in runs)
+    assert losses.get_xlim()[0] <= min(far) and max(far) <= losses.get_xlim()[1]
     dots = [line for line in losses.lines if line.get_marker() in figures.MARKERS and len(line.get_xdata()) > 2
             and line.get_linestyle() == "None"]  # fmt: skip
     rings = next(line for line in losses.lines if line.get_label() == "minimum")
