@@ -128,8 +128,10 @@ def _sections(laws: Sequence[Law], question: Question, prediction: Prediction | 
         best = prediction.best
         note = (f"this table needs a loss surface, so it is approach 3's; recommended is {prediction.recommended}: "
                 f"N {count(best.params)}, loss {best.loss:.4f}")  # fmt: skip
-        found = [section if section.key in _OTHER_SIZES else dataclasses.replace(section, notes=(*section.notes, note))
-                 for section in found]  # fmt: skip
+        found = [
+            section if section.key in _OTHER_SIZES else dataclasses.replace(section, notes=(*section.notes, note))
+            for section in found
+        ]
     if prediction is None and question.flops is not None:
         found.insert(1, answers.printed_allocations(question.flops))
     return tuple(found)

@@ -113,8 +113,15 @@ def clipped(
     for beyond, place, arrow in ((y > high, 1.0 - _MARGIN, "$\\uparrow$"), (y < low, _MARGIN, "$\\downarrow$")):
         if beyond.any():
             axes.plot(x[beyond], np.full(beyond.sum(), 0.5 * (low + high)), ls="none")  # so that x reaches them
-            axes.scatter(x[beyond], np.full(beyond.sum(), place), marker=arrow, s=80, lw=0.8,
-                         color=colour[beyond] if each else colour, transform=axes.get_xaxis_transform())  # fmt: skip
+            axes.scatter(
+                x[beyond],
+                np.full(beyond.sum(), place),
+                marker=arrow,
+                s=80,
+                lw=0.8,
+                color=colour[beyond] if each else colour,
+                transform=axes.get_xaxis_transform(),
+            )
 
 
 def legend_below(axes: Axes, columns: int = 3, **options) -> None:

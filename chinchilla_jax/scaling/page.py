@@ -75,11 +75,13 @@ def _approaches(facts: Mapping[str, Any]) -> str:
             (count(r["params"]), span(r.get("params_95"))),
             (count(r["tokens"]), span(r.get("tokens_95"))),
             (count(r["tokens_per_param"]), span(r.get("tokens_per_param_95"))),
-            (loss_text(r["loss"]) + (" (training)" if "training" in r["loss_law"] else ""),
-             span(r.get("loss_95"), loss_text)),
+            (
+                loss_text(r["loss"]) + (" (training)" if "training" in r["loss_law"] else ""),
+                span(r.get("loss_95"), loss_text),
+            ),
         )
         for r in facts["approaches"]
-    ]  # fmt: skip
+    ]
     named = [r["approach"] for r in facts["approaches"]]
     best = [named.index(facts["prediction"]["recommended"])] if facts["prediction"] else []
     return (
@@ -318,10 +320,7 @@ def _runs(facts: Mapping[str, Any]) -> str:
     ]
     listed = table(("Run", "Role", "Budget", "N", "D", "D/N", "C", "Loss", "Bits/byte", "Seconds"), rows, text=(1,))
     reading = "".join(f"<li>{html.escape(line)}</li>" for line in facts["reading"])
-    return (
-        f"<h2>Runs</h2><ul>{reading}</ul>"
-        f"<details open><summary>{len(rows)} runs</summary>{listed}</details>"
-    )
+    return f"<h2>Runs</h2><ul>{reading}</ul><details open><summary>{len(rows)} runs</summary>{listed}</details>"
 
 
 def _redo(facts: Mapping[str, Any]) -> str:

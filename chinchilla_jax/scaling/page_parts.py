@@ -71,9 +71,7 @@ def table(
     def cells(tag: str, row: Iterable[Any]) -> str:
         return "".join(f"<{tag}{' class=text' if i in text else ''}>{_cell(v)}</{tag}>" for i, v in enumerate(row))
 
-    lines = "\n".join(
-        f"<tr{' class=best' if i in best else ''}>{cells('td', row)}</tr>" for i, row in enumerate(rows)
-    )
+    lines = "\n".join(f"<tr{' class=best' if i in best else ''}>{cells('td', row)}</tr>" for i, row in enumerate(rows))
     return f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 

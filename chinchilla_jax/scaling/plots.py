@@ -55,9 +55,17 @@ def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: pathlib.Pat
                 axes.plot([prediction.budget], [getattr(surface, name)], "D", **_THIRD)
             for run in held:
                 first = run.name == best
-                axes.plot([prediction.budget], [getattr(run, name)], "*" if first else "x", color=GREEN, zorder=5,
-                          ms=13 if first else 8, mew=0.8 if first else 2, mec="white" if first else GREEN,
-                          label="held out, lowest loss" if first else "_" if best else "held out")  # fmt: skip
+                axes.plot(
+                    [prediction.budget],
+                    [getattr(run, name)],
+                    "*" if first else "x",
+                    color=GREEN,
+                    zorder=5,
+                    ms=13 if first else 8,
+                    mew=0.8 if first else 2,
+                    mec="white" if first else GREEN,
+                    label="held out, lowest loss" if first else "_" if best else "held out",
+                )
             if best:
                 axes.plot([], [], "x", color=GREEN, ms=8, mew=2, label="held out, others")
             axes.axvline(prediction.budget, color=GREY, lw=1, ls=(0, (4, 3)))
@@ -98,8 +106,16 @@ def plot_loss_frontier(
         if "parametric" in prediction.estimates:
             axes.plot([prediction.budget], [prediction.estimates["parametric"].loss], "D", **_THIRD)
         if held:
-            axes.plot([r.flops for r in held], [r.loss for r in held], "x", color=GREEN, ms=8, mew=2, zorder=5,
-                      label="held out, trained")  # fmt: skip
+            axes.plot(
+                [r.flops for r in held],
+                [r.loss for r in held],
+                "x",
+                color=GREEN,
+                ms=8,
+                mew=2,
+                zorder=5,
+                label="held out, trained",
+            )
         log_flops(axes)
         axes.set(ylabel=loss_label(loss_unit), title="Loss frontier")
         legend_below(axes)

@@ -42,8 +42,10 @@ def plot_profiles(
     members = [run for run in runs if run.role == "isoflop" and run.budget is not None]
     budgets = sorted({run.budget for run in members})
     fitted = {p.budget: p for p in prediction.isoflop.profiles} if prediction.isoflop else {}
-    styles = {budget: (colour, MARKERS[i % len(MARKERS)])
-              for i, (budget, colour) in enumerate(zip(budgets, shades_of(len(budgets)), strict=True))}  # fmt: skip
+    styles = {
+        budget: (colour, MARKERS[i % len(MARKERS)])
+        for i, (budget, colour) in enumerate(zip(budgets, shades_of(len(budgets)), strict=True))
+    }
     groups = {budget: [run for run in members if run.budget == budget] for budget in budgets}
     with plt.rc_context(RC):
         figure, panels = plt.subplots(
@@ -56,8 +58,9 @@ def plot_profiles(
         figure.legend(handles, labels, loc="outside right upper", title="Budget (FLOPs)")
         if fitted:
             _above(panels[1, 0], groups, fitted, styles)
-            panels[1, 0].set(xlabel="N / N* of the profile", ylabel="Loss above the minimum (%)",
-                             title="The same about their minima")  # fmt: skip
+            panels[1, 0].set(
+                xlabel="N / N* of the profile", ylabel="Loss above the minimum (%)", title="The same about their minima"
+            )
         return save(figure, path)
 
 
@@ -79,8 +82,16 @@ def _losses(axes: Axes, groups: dict, fitted: dict, styles: dict) -> None:
             axes.plot(n, curve.at(n), color=colour, lw=1.5, zorder=3)
         filled = colour if budget in fitted else "none"
         clipped(axes, [r.params for r in own], [r.loss for r in own], colour, marker, ms=5.5, mfc=filled, zorder=4)
-        axes.plot([], [], marker, color=colour, mfc=filled, ls="none", ms=6,
-                  label=f"{flops_text(budget)}{note}" if named else "_")  # fmt: skip
+        axes.plot(
+            [],
+            [],
+            marker,
+            color=colour,
+            mfc=filled,
+            ls="none",
+            ms=6,
+            label=f"{flops_text(budget)}{note}" if named else "_",
+        )
     axes.set_xscale("log")
     if fitted:
         minima = np.array([(p.params.best, p.params.lowest) for p in fitted.values()])
@@ -90,9 +101,14 @@ def _losses(axes: Axes, groups: dict, fitted: dict, styles: dict) -> None:
 
 
 def _above(axes: Axes, groups: dict, fitted: dict, styles: dict) -> None:
-    points = {budget: (np.array([r.params for r in own]) / fitted[budget].params.best,
-                       100.0 * (np.array([r.loss for r in own]) / fitted[budget].params.lowest - 1.0))
-              for budget, own in groups.items() if budget in fitted}  # fmt: skip
+    points = {
+        budget: (
+            np.array([r.params for r in own]) / fitted[budget].params.best,
+            100.0 * (np.array([r.loss for r in own]) / fitted[budget].params.lowest - 1.0),
+        )
+        for budget, own in groups.items()
+        if budget in fitted
+    }
     every = np.concatenate([above for _, above in points.values()])
     high, low = min(_HIGHEST, every.max()), max(-_HIGHEST, min(0.0, every.min()))
     axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
@@ -129,18 +145,37 @@ def plot_heldout(
         for approach, estimate in prediction.estimates.items():
             _cross(axes, estimate, *STYLE[approach])
         for run in held:
-            axes.plot(run.params, run.loss, "*", color=GREEN, ms=15, mec="white", mew=0.9, zorder=6,
-                      label="trained" if run is held[0] else "_")  # fmt: skip
+            axes.plot(
+                run.params,
+                run.loss,
+                "*",
+                color=GREEN,
+                ms=15,
+                mec="white",
+                mew=0.9,
+                zorder=6,
+                label="trained" if run is held[0] else "_",
+            )
         low, high = axes.get_ylim()
         axes.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
         for run in held:
-            axes.annotate(f"{run.role} {run.loss:.4f}", (run.params, run.loss), xytext=(10, 6),
-                          textcoords="offset points", fontsize=SIZE, color="#00664B", zorder=7,
-                          ha="left" if run.params < np.sqrt(n[0] * n[-1] * 4) else "right",
-                          bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1.0})  # fmt: skip
+            axes.annotate(
+                f"{run.role} {run.loss:.4f}",
+                (run.params, run.loss),
+                xytext=(10, 6),
+                textcoords="offset points",
+                fontsize=SIZE,
+                color="#00664B",
+                zorder=7,
+                ha="left" if run.params < np.sqrt(n[0] * n[-1] * 4) else "right",
+                bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1.0},
+            )
         log_counts(axes, "x")
-        axes.set(xlabel="Parameters N", ylabel=loss_label(loss_unit),
-                 title=f"{flops_text(budget)} FLOPs: predicted{' and trained' if held else ''}")  # fmt: skip
+        axes.set(
+            xlabel="Parameters N",
+            ylabel=loss_label(loss_unit),
+            title=f"{flops_text(budget)} FLOPs: predicted{' and trained' if held else ''}",
+        )
         legend_below(axes, 2)
         return save(figure, path)
 
@@ -160,5 +195,15 @@ def _cross(axes: Axes, estimate: Estimate, colour: str, marker: str, label: str)
         if quantity in estimate.intervals:
             low, high = estimate.intervals[quantity][0.95]
             spans[axis] = [[max(0.0, value - low)], [max(0.0, high - value)]]
-    axes.errorbar(estimate.params, estimate.loss, fmt=marker, color=colour, ms=7, capsize=4, lw=1.6, zorder=5,
-                  label=f"{label}, minimum with 95%", **spans)  # fmt: skip
+    axes.errorbar(
+        estimate.params,
+        estimate.loss,
+        fmt=marker,
+        color=colour,
+        ms=7,
+        capsize=4,
+        lw=1.6,
+        zorder=5,
+        label=f"{label}, minimum with 95%",
+        **spans,
+    )

@@ -150,10 +150,18 @@ def _smaller(law: SizeLaw, budget: float) -> Section:
         size = factor * best
         loss, tokens = float(law.loss(size, budget)), float(law.tokens(size, budget))
         more = 1.0 if factor == 1.0 else _more_tokens(law, size, loss - lowest, budget)
-        rows.append({
-            "size": f"{factor:g} N*", "N": size, "D": tokens, "D/N": tokens / size, "loss": loss,
-            "above optimum": loss / lowest - 1, "extra FLOPs": more - 1, "D for the loss of N*": more * tokens,
-        })  # fmt: skip
+        rows.append(
+            {
+                "size": f"{factor:g} N*",
+                "N": size,
+                "D": tokens,
+                "D/N": tokens / size,
+                "loss": loss,
+                "above optimum": loss / lowest - 1,
+                "extra FLOPs": more - 1,
+                "D for the loss of N*": more * tokens,
+            }
+        )
     notes = [
         "left: all of C spent on that size. Right: what that size needs to reach the loss of the optimum, if the part "
         f"of the loss that data decide falls as D^-{_BETA:.2f}, as in published laws, and at N* as fast as L*(C)"
@@ -170,9 +178,18 @@ def _nearest(law: SizeLaw, budget: float) -> Section:
         size = float(preset.params_exact)
         tokens, loss = float(law.tokens(size, budget)), float(law.loss(size, budget))
         counted = train_flops_per_token(preset.model, answers.CONTEXT, "executed") * tokens
-        rows.append({"preset": preset.name, "N": size, "D": tokens, "D/N": tokens / size, "loss": loss,
-                     "above optimum": loss / lowest - 1, "FLOPs wasted": _wasted(law, loss, budget),
-                     "C, executed": counted})  # fmt: skip
+        rows.append(
+            {
+                "preset": preset.name,
+                "N": size,
+                "D": tokens,
+                "D/N": tokens / size,
+                "loss": loss,
+                "above optimum": loss / lowest - 1,
+                "FLOPs wasted": _wasted(law, loss, budget),
+                "C, executed": counted,
+            }
+        )
     return answers.presets_section(rows, best)
 
 

@@ -80,8 +80,8 @@ def test_everything_printed_states_units_and_intervals_and_results_come_first(lo
     for words in ("convention 6nd", "nats per token", "approach 1", "approach 2", "approach 3", "profile likelihood",
                   "flat directions", "starts reached this minimum", "bias of the parabola", "--explain"):  # fmt: skip
         assert words in text, words
-    assert "approach 1" in lines[2] and lines.index("notes:") > max(
-        i for i, line in enumerate(lines) if "flat directions" in line or line.startswith("warning"))  # fmt: skip
+    last = max(i for i, line in enumerate(lines) if "flat directions" in line or line.startswith("warning"))
+    assert "approach 1" in lines[2] and lines.index("notes:") > last
     json.dumps(summary.fit_facts(corrected))
 
 

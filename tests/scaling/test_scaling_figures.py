@@ -34,8 +34,10 @@ def sets(tmp_path_factory, write_study, figure_4):
     root = tmp_path_factory.mktemp("figures")
     write_study(root)
     study = load_runs(root).runs
-    return [(runs, predict(runs, target, replicates=20))
-            for runs, target in ((study, 4 * 2.7e12), (figure_4, 5.76e23), (wide_table(), 1e20))]  # fmt: skip
+    return [
+        (runs, predict(runs, target, replicates=20))
+        for runs, target in ((study, 4 * 2.7e12), (figure_4, 5.76e23), (wide_table(), 1e20))
+    ]
 
 
 @pytest.fixture
@@ -120,8 +122,11 @@ def test_the_minima_fill_the_panels_and_runs_beyond_are_arrows(sets, drawn, tmp_
     far = [x for dots in losses.collections for x, y in dots.get_offsets() if 0.9 < y < 1]
     assert len(far) == sum(run.loss > high for run in runs)
     assert losses.get_xlim()[0] <= min(far) and max(far) <= losses.get_xlim()[1]
-    dots = [line for line in losses.lines if line.get_marker() in figures.MARKERS and len(line.get_xdata()) > 2
-            and line.get_linestyle() == "None"]  # fmt: skip
+    dots = [
+        line
+        for line in losses.lines
+        if line.get_marker() in figures.MARKERS and len(line.get_xdata()) > 2 and line.get_linestyle() == "None"
+    ]
     rings = next(line for line in losses.lines if line.get_label() == "minimum")
     assert rings.get_zorder() < min(line.get_zorder() for line in dots) and rings.get_markerfacecolor() == "none"
 
@@ -152,7 +157,13 @@ def test_shades_stand_out_on_white_and_darken_one_way():
 
 def test_what_is_far_beyond_300_percent_is_a_factor():
     assert [percent(v) for v in (0.0123, 2.99, 231.3729, 4.0, 3.2e12, np.inf)] == [
-        "1.23%", "299.00%", "x232", "x5", "x3.2e12", "never"]  # fmt: skip
+        "1.23%",
+        "299.00%",
+        "x232",
+        "x5",
+        "x3.2e12",
+        "never",
+    ]
     assert [change(v) for v in (0.01, -0.5, 9.0)] == ["+1.00%", "-50.00%", "x10"] and count(1e9) == "1B"
 
 

@@ -65,9 +65,12 @@ def test_flops_wasted_is_what_an_optimal_model_would_not_need(prediction):
 
 
 def test_a_size_that_never_gets_there_is_told(prediction):
-    profiles = tuple(dataclasses.replace(p, params=dataclasses.replace(p.params, curvature=20 * p.params.curvature))
-                     for p in prediction.isoflop.profiles)  # fmt: skip
-    analysis = dataclasses.replace(prediction.analysis,
-                                   isoflop=dataclasses.replace(prediction.isoflop, profiles=profiles))  # fmt: skip
+    profiles = tuple(
+        dataclasses.replace(p, params=dataclasses.replace(p.params, curvature=20 * p.params.curvature))
+        for p in prediction.isoflop.profiles
+    )
+    analysis = dataclasses.replace(
+        prediction.analysis, isoflop=dataclasses.replace(prediction.isoflop, profiles=profiles)
+    )
     rows = other_sizes(dataclasses.replace(following(prediction, "isoflop"), analysis=analysis))[0].rows
     assert rows[-1]["extra FLOPs"] == np.inf == rows[-1]["D for the loss of N*"]

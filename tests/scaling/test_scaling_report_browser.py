@@ -59,8 +59,17 @@ def look(page, folder, width):
     copy.write_text(page.read_text().replace("</head>", f"{SCRIPT}</head>"))
     frame = folder / f"frame{width}.html"
     frame.write_text(FRAME % (copy.name, width))
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile{width}",
-               "--window-size=1400,2000", "--virtual-time-budget=5000", "--dump-dom", frame.as_uri()]  # fmt: skip
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder}/profile{width}",
+        "--window-size=1400,2000",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        frame.as_uri(),
+    ]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     return json.loads(html.unescape(re.search(r'<pre id="said">(.*?)</pre>', dom, re.DOTALL).group(1)))
 
@@ -72,8 +81,10 @@ def pages(tmp_path_factory, write_study, figure_4_path):
     study = root / "study"
     study.mkdir()
     write_study(study)
-    return {"study": write_report(study, replicates=50),
-            "table": write_report(figure_4_path, output=root / "table", replicates=50)}  # fmt: skip
+    return {
+        "study": write_report(study, replicates=50),
+        "table": write_report(figure_4_path, output=root / "table", replicates=50),
+    }
 
 
 @pytest.mark.parametrize("width", [1300, 420])
@@ -91,9 +102,11 @@ def test_nothing_is_cut_off_overlaps_or_comes_from_elsewhere(pages, tmp_path, wh
 def test_the_look_finds_what_is_wrong(tmp_path):
     page = tmp_path / "report.html"
     wide = "<div class='scroll' style='overflow-x:auto'><table><tr><td style='min-width:3000px'>d</table></div>"
-    page.write_text("<!doctype html><html><head><style>body{margin:0}</style></head><body><main><h2>b</h2>"
-                    "<p style='width:2000px'>a</p><p style='margin-top:-40px'>c</p>"
-                    f"<img src='https://example.invalid/a.png'>{wide}</main></body></html>")  # fmt: skip
+    page.write_text(
+        "<!doctype html><html><head><style>body{margin:0}</style></head><body><main><h2>b</h2>"
+        "<p style='width:2000px'>a</p><p style='margin-top:-40px'>c</p>"
+        f"<img src='https://example.invalid/a.png'>{wide}</main></body></html>"
+    )
     found = look(page, tmp_path, 1300)
     assert found["page"] > 0 and found["outside"] and found["overlapping"] and found["wide"]
     assert found["fetched"] == ["https://example.invalid/a.png"]
