@@ -169,7 +169,7 @@ def _status(values: flags.FlagValues) -> int:
 def _fit(values: flags.FlagValues) -> int:
     """Fits all three approaches to finished runs; --preset=paper does it as Hoffmann et al. 2022 did.
 
-    --variants adds how the answer changes with the curve of the profiles, the misfit and tied exponents.
+    --variants adds the answer under other curves, misfits and tied exponents; --explain what the preset does, and why.
     """
     from chinchilla_jax.scaling import summary
     from chinchilla_jax.scaling.runs import telling_left_out
@@ -179,7 +179,7 @@ def _fit(values: flags.FlagValues) -> int:
     else:
         loaded = cli_runs.load(values)
         with telling_left_out(loaded):
-            found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed)
+            found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed, values.explain)
         facts = summary.fit_facts(found)
     if values.variants:
         from chinchilla_jax.scaling.variants import compare_variants
@@ -214,8 +214,8 @@ def _predict(values: flags.FlagValues) -> int:
     if values.verify and (values.runs or values.law or budget(values, _echo)):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
     loaded = cli_runs.load(values) if values.study or values.runs else None
-    question = Question(budget(values, _echo), values.params, values.tokens, values.unique_tokens, values.inference_tokens,
-                        values.more_runs, parse_inputs(values.inputs))  # fmt: skip
+    question = Question(budget(values, _echo), values.params, values.tokens, values.unique_tokens,
+                        values.inference_tokens, values.more_runs, parse_inputs(values.inputs))  # fmt: skip
     names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
     fits = {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
     with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
@@ -302,7 +302,7 @@ VERBS = {
     "train": _Verb(_train, ("config", "workdir", "profile", *_PROCESSES)),
     "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent", *_PROCESSES)),
     "status": _Verb(_status, ("study",)),
-    "fit": _Verb(_fit, (*_INPUT, *_FIT, "variants")),
+    "fit": _Verb(_fit, (*_INPUT, *_FIT, "variants", "explain")),
     "predict": _Verb(_predict, (*_INPUT, "law", *_BUDGET, "params", "tokens", "unique_tokens", "inference_tokens",
                                 "inputs", "more_runs", *_FIT, "verify")),
     "report": _Verb(_report, (*_INPUT, *_BUDGET, *_FIT)),

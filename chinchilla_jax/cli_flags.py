@@ -72,6 +72,7 @@ def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
                                             "as the paper did them.", **one_of),
         "variants": lambda: flags.DEFINE_boolean("variants", False, "Also fit every variant of approaches 2 and 3.",
                                                  **one_of),
+        "explain": lambda: flags.DEFINE_boolean("explain", False, "Also say what the preset does, and why.", **one_of),
         "replicates": lambda: flags.DEFINE_integer("replicates", 1000, "Bootstrap replicates; 0: no intervals.",
                                                    lower_bound=0, **one_of),
         "seed": lambda: flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.", **one_of),

@@ -100,7 +100,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "train": ("config", "workdir", "profile", *PROCESSES),
         "work": ("study", "manifest", "workers", "worker", "parent", *PROCESSES),
         "status": ("study",),
-        "fit": (*source, *fits, "variants"),
+        "fit": (*source, *fits, "variants", "explain"),
         "predict": (*source, "law", *budget, "params", "tokens", "unique_tokens", "inference_tokens", "inputs",
                     "more_runs", *fits, "verify"),
         "report": (*source, *budget, *fits),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla_jax.ledger import train_flops_per_token
-from chinchilla_jax.presets import presets
+from chinchilla_jax.presets import Preset, presets
 from chinchilla_jax.scaling import decide
 from chinchilla_jax.scaling.decide import Choice
 from chinchilla_jax.scaling.laws.data_constrained import unique_data_optimum
@@ -31,7 +31,8 @@ SMALLER = (0.75, 0.5, 0.35, 0.25)
 _NEAR = 2.0  # a preset further than this factor from N* is not near
 # Share of all parameters that one token uses: Abnar et al. vary it, Krajewski et al. hold it at 1 in 64.
 _USED = {"sparsity": lambda inputs: 1.0 - inputs["sparsity"], "granularity": lambda inputs: 1.0 / 64.0}
-_CONTEXT = 2048  # tokens, of the presets' papers
+CONTEXT = 2048  # tokens, of the presets' papers
+SMALLER_TITLE = "A smaller model, trained for longer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,24 +164,32 @@ def smaller(law: Law, flops: float) -> Section:
     notes = (
         f"{law.name}. Left: all of C spent on that size. Right: what that size needs to reach the loss of the optimum",
     )
-    return Section("smaller", "A smaller model, trained for longer", tuple(rows), notes)
+    return Section("smaller", SMALLER_TITLE, tuple(rows), notes)
 
 
-def nearest_presets(law: Law, flops: float, most: int = 3) -> Section:
+def nearest_presets(law: Law, flops: float) -> Section:
     """Published shapes near the optimal size, each given the whole budget, and what it loses against the optimum."""
     best = decide.optimal(law.surface, flops, law.flops_per)
-    target = float(best.params)
-    near = sorted(presets().values(), key=lambda p: abs(np.log(p.params_exact / target)))
-    near = [p for p in near if abs(np.log(p.params_exact / target)) <= np.log(_NEAR)][:most]
     rows = []
-    for preset in near:
+    for preset in presets_near(float(best.params)):
         own = decide.given_params(law.surface, preset.params_exact, flops, law.flops_per)
-        counted = train_flops_per_token(preset.model, _CONTEXT, "executed") * float(own.tokens)
+        counted = train_flops_per_token(preset.model, CONTEXT, "executed") * float(own.tokens)
         rows.append({"preset": preset.name, "N": float(preset.params_exact), "D": float(own.tokens),
                      "D/N": float(own.tokens) / preset.params_exact, "loss": float(own.loss),
                      "above optimum": float(own.loss / best.loss - 1), "FLOPs wasted": float(own.wasted),
                      "C, executed": counted})  # fmt: skip
-    notes = (f"{law.name}; N* = {target:.4g}. C, executed: what this code would multiply, context {_CONTEXT}",)
+    return presets_section(rows, float(best.params), f"{law.name}; ")
+
+
+def presets_near(target: float, most: int = 3) -> list[Preset]:
+    """At most `most` published shapes within a factor 2 of `target` parameters, the nearest first."""
+    near = sorted(presets().values(), key=lambda p: abs(np.log(p.params_exact / target)))
+    return [p for p in near if abs(np.log(p.params_exact / target)) <= np.log(_NEAR)][:most]
+
+
+def presets_section(rows: Sequence[Mapping[str, Any]], target: float, law: str = "") -> Section:
+    """The section of the nearest published shapes, which says so when there is none near `target` parameters."""
+    notes = (f"{law}N* = {target:.4g}. C, executed: what this code would multiply, context {CONTEXT}",)
     if not rows:
         notes = (f"no published shape within a factor {_NEAR:g} of N* = {target:.4g}",)
     return Section("presets", "Nearest published shapes", tuple(rows), notes)

@@ -15,12 +15,14 @@ from chinchilla_jax.scaling.laws.published import law
 from chinchilla_jax.scaling.next_runs import describe as describe_next
 from chinchilla_jax.scaling.next_runs import next_runs
 from chinchilla_jax.scaling.predict import Prediction
+from chinchilla_jax.scaling.recommended import other_sizes
 from chinchilla_jax.scaling.runs import FitRefused, LoadedRuns
 from chinchilla_jax.scaling.target import target_budget
 from chinchilla_jax.scaling.words import count
 
 _MOST = 1e40  # of anything asked; far beyond every law
 _ALLOWANCE = 0.1  # of the target budget, for all further runs together
+_OTHER_SIZES = ("smaller", "presets")  # sections that follow the recommended law
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,9 @@ def ask(
     if others:
         sections += (answers.other_laws(others, question.flops, question.inputs),)
     summary.show(sections, echo)
+    if prediction is not None:
+        echo("")
+        summary.remarks(prediction, loaded, echo)
     if question.more_runs is not None:
         if prediction is None or prediction.parametric is None:
             raise FitRefused("question", "--more_runs needs finished runs that approach 3 can be fitted to")
@@ -115,15 +120,18 @@ def ask(
 
 def _sections(laws: Sequence[Law], question: Question, prediction: Prediction | None) -> tuple[Section, ...]:
     if not laws:
-        return ()
+        return other_sizes(prediction) if prediction is not None else ()
     asked = dataclasses.asdict(question)
     asked = {name: value for name, value in asked.items() if name not in ("more_runs", "inputs")}
-    found = list(summary.questions(laws, **asked))
+    found = list(summary.questions(laws, **asked, prediction=prediction))
     if prediction is not None and prediction.recommended != "parametric":
         best = prediction.best
-        note = (f"these tables need a loss surface, so they are approach 3's; recommended is {prediction.recommended}: "
+        note = (f"this table needs a loss surface, so it is approach 3's; recommended is {prediction.recommended}: "
                 f"N {count(best.params)}, loss {best.loss:.4f}")  # fmt: skip
-        found = [dataclasses.replace(section, notes=(*section.notes, note)) for section in found]
+        found = [
+            section if section.key in _OTHER_SIZES else dataclasses.replace(section, notes=(*section.notes, note))
+            for section in found
+        ]
     if prediction is None and question.flops is not None:
         found.insert(1, answers.printed_allocations(question.flops))
     return tuple(found)

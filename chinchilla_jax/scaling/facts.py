@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from chinchilla_jax.scaling import summary
+from chinchilla_jax.scaling.decide import per_token
 from chinchilla_jax.scaling.predict import Prediction
 from chinchilla_jax.scaling.profile_likelihood import profile_likelihood, quantities
+from chinchilla_jax.scaling.recommended import other_sizes
 from chinchilla_jax.scaling.resample import interval
 from chinchilla_jax.scaling.runs import LoadedRuns
 from chinchilla_jax.scaling.verdicts import judge
@@ -28,6 +30,7 @@ def report_facts(
     facts: dict[str, Any] = {
         "source": pathlib.Path(loaded.source).name,
         "convention": loaded.convention,
+        "loss_unit": loaded.loss_unit,
         "reading": loaded.describe(),
         "target_budget": target,
         "extrapolation": prediction.extrapolation if prediction else None,
@@ -60,14 +63,13 @@ def report_facts(
         facts["isoflop"]["bias"] = list(summary.bias_lines(prediction.analysis, prediction.budget))
     if prediction.parametric:
         facts["parametric"] = _parametric(prediction, loaded)
-        law = summary.law_of(prediction, "")
         facts["parametric"]["profiled_prediction"] = summary.as_json(summary.profiled_prediction(prediction, loaded))
-        facts["answers"] = summary.as_json(summary.questions([law], prediction.budget)[1:])
+    facts["answers"] = summary.as_json(other_sizes(prediction))
     facts["prediction"] = {
         "recommended": prediction.recommended,
         "why": prediction.why,
         "tokens_at_budget": prediction.tokens_at_budget,
-        "estimates": {name: _estimate(e) for name, e in prediction.estimates.items()},
+        "estimates": {name: _estimate(e, prediction) for name, e in prediction.estimates.items()},
         "rollouts": [dataclasses.asdict(r) | {"score": r.score} for r in prediction.rollouts],
     }
     return facts
@@ -88,8 +90,9 @@ def _spread(samples: np.ndarray) -> dict[str, list[float]]:
     return {"80%": list(interval(samples, 0.8)), "95%": list(interval(samples, 0.95))}
 
 
-def _estimate(estimate) -> dict[str, Any]:
+def _estimate(estimate, prediction: Prediction) -> dict[str, Any]:
     row = dataclasses.asdict(estimate)
+    row["tokens_at_budget"] = float(prediction.budget / per_token(estimate.params, prediction.flops_per))
     row["intervals"] = {
         name: {f"{level:.0%}": list(pair) for level, pair in levels.items()}
         for name, levels in estimate.intervals.items()

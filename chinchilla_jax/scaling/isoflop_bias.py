@@ -19,6 +19,7 @@ from chinchilla_jax.scaling.frontier import fit_power
 from chinchilla_jax.scaling.isoflop import IsoflopFit, IsoflopPreset, fit_isoflop
 from chinchilla_jax.scaling.runs import FitRefused, Run
 from chinchilla_jax.scaling.surface import FlopsPerToken, Surface
+from chinchilla_jax.scaling.words import change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +60,12 @@ class Bias:
         low, high = self.centre.min(), self.centre.max()
         parts = ""
         if self.params_width is not None:
-            parts = f" ({self.params_width:+.2%} from the width, {self.params_off_centre:+.2%} from being off centre)"
+            width, off_centre = change(self.params_width), change(self.params_off_centre)
+            parts = f" ({width} from the width, {off_centre} from being off centre)"
         return (
             f"sizes within {self.reach:.3g}x of their middle, which lies at {low:.3g} to {high:.3g} of N*: without "
-            f"noise N* at {self.flops:.3g} FLOPs comes out {self.params:+.2%} off{parts}, D* {self.tokens:+.2%}, the "
-            f"loss {self.loss:+.3%}, the exponent of N* {self.params_exponent:+.4f}"
+            f"noise N* at {self.flops:.3g} FLOPs comes out {change(self.params)} off{parts}, D* {change(self.tokens)}, "
+            f"the loss {self.loss:+.3%}, the exponent of N* {self.params_exponent:+.4f}"
         )
 
 

@@ -4,40 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from chinchilla_jax.scaling.words import cell, count, flops_text
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #1d2430;
-  margin: 0; background: #f5f6f8 }
-main { max-width: 1000px; margin: 0 auto; padding: 28px 32px 60px; background: #fff }
-h1 { font-size: 1.7em; margin: .2em 0 }
-h2 { font-size: 1.25em; margin: 2em 0 .5em; border-bottom: 1px solid #d9dde3; padding-bottom: .2em }
-p.lead { font-size: 1.1em }
-table { border-collapse: collapse; margin: .7em 0; font-size: .88em; font-variant-numeric: tabular-nums }
-td, th { padding: .25em .8em .25em 0; text-align: right; border-bottom: 1px solid #eceef1; white-space: nowrap }
-td:first-child, th:first-child, td.text, th.text { text-align: left }
-td.text { white-space: normal }
-th { color: #5f6670; font-weight: 600 }
-.scroll { overflow-x: auto }
-img { max-width: 100%; height: auto }
-.verdict { display: flex; gap: 14px; padding: .5em 0; align-items: baseline }
-.tag { flex: none; width: 6em; text-align: center; border-radius: 4px; font-weight: 700; font-size: .82em;
-  padding: .15em 0 }
-.pass { background: #cfe8f7; color: #003f66 }
-.fail { background: #f9dccb; color: #7a2f00 }
-.pending { background: #e6e8ec; color: #444b55 }
-.note { color: #5f6670; font-size: .9em }
-code { background: #eef0f3; padding: .15em .35em; border-radius: 3px; font-size: .88em; overflow-wrap: anywhere }
-summary { cursor: pointer; font-weight: 600 }
-"""
-_APPROACH = {
-    "envelope": "Approach 1 (training curves)",
-    "isoflop": "Approach 2 (IsoFLOP profiles)",
-    "parametric": "Approach 3 (parametric surface)",
-}
+from chinchilla_jax.scaling.page_parts import APPROACH, STYLE, notes, number, short, span, table
+from chinchilla_jax.scaling.words import cell, change, count, flops_text, in_unit, loss_text, percent, unit_of
 
 
 def render(facts: Mapping[str, Any], images: Mapping[str, bytes]) -> str:
@@ -52,43 +23,19 @@ def render(facts: Mapping[str, Any], images: Mapping[str, bytes]) -> str:
         _isoflop(facts),
         _parametric(facts),
         _answers(facts),
-        _presets(facts),
         _warnings(facts),
         _time(facts),
         _runs(facts),
         _redo(facts),
+        _presets(facts),
     ]
     body = "\n".join(section for section in sections if section)
     title = f"Scaling study: {html.escape(str(facts['source']))}"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width"><title>{title}</title>\n<style>{_STYLE}</style></head>\n'
+        f'content="width=device-width"><title>{title}</title>\n<style>{STYLE}</style></head>\n'
         f"<body><main>\n<h1>{title}</h1>\n{body}\n</main></body></html>\n"
     )
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[Any]], text: Iterable[int] = ()) -> str:
-    text = set(text)
-
-    def cells(tag: str, row: Iterable[Any]) -> str:
-        return "".join(
-            f"<{tag}{' class=text' if i in text else ''}>{html.escape(str(v))}</{tag}>" for i, v in enumerate(row)
-        )
-
-    lines = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>{lines}</tbody></table></div>'
-
-
-def _span(pair: Iterable[float] | None, form=count) -> str:
-    return f"{form(pair[0])} to {form(pair[1])}" if pair else "-"
-
-
-def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
-
-
-def _loss(value: float) -> str:
-    return f"{value:.4f}"
 
 
 def _lead(facts: Mapping[str, Any]) -> str:
@@ -97,12 +44,14 @@ def _lead(facts: Mapping[str, Any]) -> str:
         return '<p class="lead">No prediction yet; the reasons are below.</p>'
     best = prediction["estimates"][prediction["recommended"]]
     interval = best["intervals"].get("loss", {}).get("95%")
-    sure = f" (95% interval {_span(interval, _loss)})" if interval else ""
+    sure = f" (95% interval {span(interval, loss_text)})" if interval else ""
+    kind, unit = "validation loss" if "held-out" in facts["loss_unit"] else "loss", unit_of(facts["loss_unit"])
+    loss = f"{best['loss']:.4f} {unit}" if not unit.startswith("taken as") else f"{best['loss']:.4f}</b>, {unit}<b>"
     return (
         f'<p class="lead">For <b>{flops_text(budget)} FLOPs</b>, {facts["extrapolation"]:.3g} times the largest budget '
         f"fitted, train <b>{count(best['params'])} parameters on "
         f"{count(prediction['tokens_at_budget'])} tokens</b> and "
-        f"expect a validation loss of <b>{best['loss']:.4f} nats per token</b>{sure}.</p>"
+        f"expect a {kind} of <b>{loss}</b>{sure}.</p>"
     )
 
 
@@ -120,25 +69,40 @@ def _approaches(facts: Mapping[str, Any]) -> str:
         return ""
     rows = [
         (
-            _APPROACH[r["approach"]],
-            f"{r['a']:.3f}",
-            _span(r["a_95"], lambda v: f"{v:.3f}"),
-            f"{r['b']:.3f}",
-            _span(r["b_95"], lambda v: f"{v:.3f}"),
-            count(r["params"]),
-            _span(r.get("params_95")),
-            count(r["tokens"]),
-            count(r["tokens_per_param"]),
-            _loss(r["loss"]) + (" (training)" if "training" in r["loss_law"] else ""),
-            _span(r.get("loss_95"), _loss),
+            APPROACH[r["approach"]],
+            (f"{r['a']:.3f}", span(r["a_95"], lambda v: f"{v:.3f}")),
+            (f"{r['b']:.3f}", span(r["b_95"], lambda v: f"{v:.3f}")),
+            (count(r["params"]), span(r.get("params_95"))),
+            (count(r["tokens"]), span(r.get("tokens_95"))),
+            (count(r["tokens_per_param"]), span(r.get("tokens_per_param_95"))),
+            (
+                loss_text(r["loss"]) + (" (training)" if "training" in r["loss_law"] else ""),
+                span(r.get("loss_95"), loss_text),
+            ),
         )
         for r in facts["approaches"]
     ]
-    head = ("Approach", "a", "95%", "b", "95%", "N*", "95%", "D*", "D*/N*", "Loss", "95%")
+    named = [r["approach"] for r in facts["approaches"]]
+    best = [named.index(facts["prediction"]["recommended"])] if facts["prediction"] else []
     return (
-        f"<h2>Three approaches, side by side</h2>{_table(head, rows)}"
-        f'<p class="note">N* ~ C<sup>a</sup>, D* ~ C<sup>b</sup>; N*, D* and loss for '
-        f"{flops_text(facts['target_budget'])} FLOPs. Preset {facts['preset']}.</p>"
+        f"<h2>Three approaches, side by side</h2>"
+        f"{table(('Approach', 'a', 'b', 'N*', 'D*', 'D*/N*', 'Loss'), rows, (0,), best)}"
+        f'<p class="note">Below each value its 95% interval; the recommended approach is shaded. N* ~ C<sup>a</sup>, '
+        f"D* ~ C<sup>b</sup>; N*, D* and loss for {flops_text(facts['target_budget'])} FLOPs, losses "
+        f"{html.escape(in_unit(facts['loss_unit']))}. Preset {facts['preset']}.</p>{_two_tokens(facts)}"
+    )
+
+
+def _two_tokens(facts: Mapping[str, Any]) -> str:
+    """Where D* and the D that spends the budget differ, the reader is told which is which."""
+    prediction = facts["prediction"]
+    best = prediction["estimates"][prediction["recommended"]] if prediction else None
+    if not best or abs(best["tokens"] / prediction["tokens_at_budget"] - 1.0) < 0.002:
+        return ""
+    spent = "C / 6N*" if facts["convention"].startswith("6nd") else "what C buys at N*"
+    return (
+        f"<p>Two numbers of tokens: D* = {count(best['tokens'])} is fitted apart from N*, and "
+        f"{count(prediction['tokens_at_budget'])}, {spent}, is what spends the budget. Train on the latter.</p>"
     )
 
 
@@ -159,20 +123,15 @@ def _answers(facts: Mapping[str, Any]) -> str:
     parts = []
     for section in facts["answers"]:
         columns = list(dict.fromkeys(key for row in section["rows"] for key in row))
-        rows = [[cell(column, _number(row.get(column))) for column in columns] for row in section["rows"]]
-        notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in section["notes"])
-        parts.append(f"<h3>{html.escape(section['title'])}</h3>{_table(columns, rows) if rows else ''}{notes}")
+        rows = [[cell(column, number(row.get(column))) for column in columns] for row in section["rows"]]
+        below = notes(line[:1].upper() + line[1:] + "." for line in section["notes"])
+        parts.append(f"<h3>{html.escape(section['title'])}</h3>{table(columns, rows) if rows else ''}{below}")
     return f"<h2>What else could be trained</h2>{''.join(parts)}" if parts else ""
-
-
-def _number(value: Any) -> Any:
-    """Infinite values are text in the facts, since JSON has none."""
-    return float(value) if value in ("inf", "-inf", "nan") else value
 
 
 def _presets(facts: Mapping[str, Any]) -> str:
     items = "".join(
-        f"<li>{html.escape(_APPROACH[name])}: {html.escape('; '.join(lines))}.</li>"
+        f"<li>{html.escape(APPROACH[name])}: {html.escape('; '.join(lines))}.</li>"
         for name, lines in facts["differences"].items()
         if lines
     )
@@ -183,27 +142,28 @@ def _prediction(facts: Mapping[str, Any]) -> str:
     prediction = facts["prediction"]
     if not prediction:
         return ""
-    rows = []
+    rows, unit_loss = [], f"Loss, {unit_of(facts['loss_unit'])}"
     for name, e in prediction["estimates"].items():
         mark = " (recommended)" if name == prediction["recommended"] else ""
         for quantity, label, form in (
             ("params", "Parameters N", count),
-            ("tokens", "Tokens D", count),
-            ("tokens_per_param", "D/N", count),
-            ("loss", "Loss, nats/token", _loss),
+            ("tokens", "Tokens D*", count),
+            ("tokens_at_budget", "Tokens that spend C at N", count),
+            ("tokens_per_param", "D*/N", count),
+            ("loss", unit_loss, loss_text),
         ):
             spans = e["intervals"].get(quantity, {})
             rows.append(
                 (
-                    _APPROACH[name] + mark if quantity == "params" else "",
+                    APPROACH[name] + mark if quantity == "params" else "",
                     label,
                     form(e[quantity]),
-                    _span(spans.get("80%"), form),
-                    _span(spans.get("95%"), form),
+                    span(spans.get("80%"), form),
+                    span(spans.get("95%"), form),
                 )
             )
-    table = _table(("Approach", "Quantity", "Prediction", "80% interval", "95% interval"), rows, text=(1,))
-    rollouts = _table(
+    estimates = table(("Approach", "Quantity", "Prediction", "80% interval", "95% interval"), rows, (0, 1))
+    rollouts = table(
         (
             *("Candidate", "Budget", "Fitted to", "N predicted", "N of profile"),
             *("Loss predicted", "Loss of profile", "Loss error", "Cost of size"),
@@ -215,26 +175,27 @@ def _prediction(facts: Mapping[str, Any]) -> str:
                 f"{r['fitted']} budgets",
                 count(r["predicted_params"]),
                 count(r["profile_params"]),
-                _loss(r["predicted_loss"]),
-                _loss(r["profile_loss"]),
-                f"{r['loss_error']:+.2%}",
-                f"{r['size_cost']:.2%}",
+                loss_text(r["predicted_loss"]),
+                loss_text(r["profile_loss"]),
+                change(r["loss_error"]),
+                percent(r["size_cost"]),
             )
             for r in prediction["rollouts"]
         ],
     )
     hidden = f"<p>Rollouts: larger budgets hidden and predicted from smaller ones; the last decide.</p>{rollouts}"
     return (
-        f"<h2>Prediction for {flops_text(facts['target_budget'])} FLOPs</h2>{table}"
+        f"<h2>Prediction for {flops_text(facts['target_budget'])} FLOPs</h2>{estimates}"
         f'<p class="note">Recommended: {html.escape(prediction["why"])}. Intervals are bootstrap percentiles; those of '
-        "the loss are for a single trained run. Approach 2 fits N and D apart, so its D/N need not spend the budget "
-        f"exactly.</p>{hidden if prediction['rollouts'] else ''}"
+        f"the loss are for a single trained run. Approach 2 fits N and D apart, so its D* need not spend the budget."
+        f"</p>{hidden if prediction['rollouts'] else ''}"
     )
 
 
 def _figures(images: Mapping[str, bytes]) -> str:
     figures = "\n".join(
-        f'<p><img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(data).decode()}"></p>'
+        f'<div class="figure"><img alt="{html.escape(title)}" src="data:image/png;base64,'
+        f'{base64.b64encode(data).decode()}"></div>'
         for title, data in images.items()
     )
     return f"<h2>Figures</h2>\n{figures}" if images else ""
@@ -244,19 +205,19 @@ def _isoflop(facts: Mapping[str, Any]) -> str:
     fit = facts["isoflop"]
     if not fit:
         return ""
-    laws = _table(
+    laws = table(
         ("Law", "k", "Exponent", "80% interval", "95% interval"),
         [
             (
                 law["form"] + (f", E = {law['irreducible']:.4f}" if "irreducible" in law else ""),
                 f"{law['coefficient']:.4g}",
                 f"{law['exponent']:.4f}",
-                *(_span(law["intervals"].get(k), _loss) for k in ("80%", "95%")),
+                *(span(law["intervals"].get(k), loss_text) for k in ("80%", "95%")),
             )
             for law in fit["laws"].values()
         ],
     )
-    profiles = _table(
+    profiles = table(
         ("Budget, FLOPs", "Runs", "N*", "D*", "D*/N*", "Minimum loss", "Scatter", "Bootstrap draws usable"),
         [
             (
@@ -265,14 +226,14 @@ def _isoflop(facts: Mapping[str, Any]) -> str:
                 count(p["params"]),
                 count(p["tokens"]),
                 count(p["tokens"] / p["params"]),
-                _loss(p["loss"]),
-                f"{p['scatter']:.2%}",
+                loss_text(p["loss"]),
+                percent(p["scatter"]),
                 f"{p['kept_draws']:.0%}",
             )
             for p in fit["profiles"]
         ],
     )
-    bias = "".join(f'<p class="note">{html.escape(line)}.</p>' for line in fit["bias"])
+    bias = notes(f"{line}." for line in fit["bias"])
     return f"<h2>Approach 2: IsoFLOP profiles</h2>{profiles}{laws}{bias}"
 
 
@@ -280,20 +241,20 @@ def _parametric(facts: Mapping[str, Any]) -> str:
     fit = facts["parametric"]
     if not fit:
         return ""
-    table = _table(
+    constants = table(
         ("Constant", "Value", "80% interval", "95% interval", "95%, profile likelihood"),
         [
             (
                 name,
                 f"{value:.5g}",
-                *(_span(fit["intervals"].get(name, {}).get(k), _short) for k in ("80%", "95%")),
-                _span(fit["profile_likelihood"].get(name), _short),
+                *(span(fit["intervals"].get(name, {}).get(k), short) for k in ("80%", "95%")),
+                span(fit["profile_likelihood"].get(name), short),
             )
             for name, value in fit["values"].items()
         ],
     )
     return (
-        f"<h2>Approach 3: L = E + A/N<sup>alpha</sup> + B/D<sup>beta</sup></h2>{table}"
+        f"<h2>Approach 3: L = E + A/N<sup>alpha</sup> + B/D<sup>beta</sup></h2>{constants}"
         f'<p class="note">{fit["runs"]} runs, Huber threshold {fit["delta"]:g} on log loss; objective '
         f"{fit['objective']:.7g}, gradient {fit['gradient']:.1e}; "
         f"{fit['agreement']:.0%} of {fit['starts']} starts reached "
@@ -305,7 +266,7 @@ def _parametric(facts: Mapping[str, Any]) -> str:
 
 
 def _profiled(spans: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {cell(name, [_number(v) for v in span])}" for name, span in spans.items()) or "none"
+    return ", ".join(f"{name} {cell(name, [number(v) for v in pair])}" for name, pair in spans.items()) or "none"
 
 
 def _warnings(facts: Mapping[str, Any]) -> str:
@@ -313,10 +274,10 @@ def _warnings(facts: Mapping[str, Any]) -> str:
     items += [f"budget left out: {r['message']}" for r in (facts["isoflop"] or {}).get("refusals", [])]
     if facts["tokens_per_param_range"]:
         items.append(
-            f"Support: D/N from {_span(facts['tokens_per_param_range'])}, C from "
-            f"{_span(facts['flops_range'], flops_text)} FLOPs."
+            f"Support: D/N from {span(facts['tokens_per_param_range'])}, C from "
+            f"{span(facts['flops_range'], flops_text)} FLOPs."
         )
-    bad = _table(("Row", "Reason"), [(row["where"], row["reason"]) for row in facts["bad_rows"]], text=(1,))
+    bad = table(("Row", "Reason"), [(row["where"], row["reason"]) for row in facts["bad_rows"]], text=(1,))
     listed = "".join(f"<li>{html.escape(item)}</li>" for item in items)
     rows = (
         f"<p>Rows left out ({len(facts['bad_rows'])}):</p>{bad}" if facts["bad_rows"] else "<p>No row was left out.</p>"
@@ -336,7 +297,7 @@ def _time(facts: Mapping[str, Any]) -> str:
         (flops_text(b), len(v), f"{sum(v):,.0f}", f"{max(v):,.0f}", f"{sum(v) / total:.0%}")
         for b, v in sorted(spent.items())
     ]
-    return f"<h2>Where the time went</h2><p>{total:,.0f} seconds of training in all.</p>" + _table(
+    return f"<h2>Where the time went</h2><p>{total:,.0f} seconds of training in all.</p>" + table(
         ("Budget, FLOPs", "Runs", "Seconds", "Longest run", "Share"), rows
     )
 
@@ -351,18 +312,15 @@ def _runs(facts: Mapping[str, Any]) -> str:
             count(r["tokens"]),
             count(r["tokens_per_param"]),
             flops_text(r["flops"]),
-            _loss(r["loss"]),
-            _loss(r["bits_per_byte"]) if r["bits_per_byte"] is not None else "-",
+            loss_text(r["loss"]),
+            loss_text(r["bits_per_byte"]) if r["bits_per_byte"] is not None else "-",
             f"{r['seconds']:,.0f}" if r["seconds"] is not None else "-",
         )
         for r in facts["runs"]
     ]
-    table = _table(("Run", "Role", "Budget", "N", "D", "D/N", "C", "Loss", "Bits/byte", "Seconds"), rows, text=(1,))
+    listed = table(("Run", "Role", "Budget", "N", "D", "D/N", "C", "Loss", "Bits/byte", "Seconds"), rows, text=(1,))
     reading = "".join(f"<li>{html.escape(line)}</li>" for line in facts["reading"])
-    return (
-        f"<h2>Runs</h2><ul>{reading}</ul>"
-        f"<details open><summary>{len(rows)} runs</summary>{table}</details>"
-    )
+    return f"<h2>Runs</h2><ul>{reading}</ul><details open><summary>{len(rows)} runs</summary>{listed}</details>"
 
 
 def _redo(facts: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chinchilla_jax.files import write_json, write_text
-from chinchilla_jax.scaling import plots, plots_fits
+from chinchilla_jax.scaling import plots, plots_fits, plots_profiles
 from chinchilla_jax.scaling.facts import report_facts
 from chinchilla_jax.scaling.page import render
 from chinchilla_jax.scaling.predict import Prediction, predict
@@ -68,20 +68,20 @@ def write_report(
 
 
 def _draw(prediction: Prediction, loaded: LoadedRuns, folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    runs, c = loaded.runs, prediction.flops_per
+    runs, unit = loaded.runs, loaded.loss_unit
     images = {}
     if any(run.role == "isoflop" and run.budget for run in runs):
-        images["IsoFLOP profiles"] = plots.plot_profiles(prediction, runs, folder / "profiles.png")
+        images["IsoFLOP profiles"] = plots_profiles.plot_profiles(prediction, runs, folder / "profiles.png", unit)
     images["Frontier"] = plots.plot_frontier(prediction, runs, folder / "frontier.png")
-    images["Loss frontier"] = plots.plot_loss_frontier(prediction, runs, folder / "loss_frontier.png")
-    images["Held-out budget"] = plots.plot_heldout(prediction, runs, c, folder / "heldout.png")
+    images["Loss frontier"] = plots.plot_loss_frontier(prediction, runs, folder / "loss_frontier.png", unit)
+    images["Held-out budget"] = plots_profiles.plot_heldout(prediction, runs, folder / "heldout.png", unit)
     if prediction.envelope:
-        images["Envelope"] = plots_fits.plot_envelope(prediction.envelope, folder / "envelope.png")
+        images["Envelope"] = plots_fits.plot_envelope(prediction.envelope, folder / "envelope.png", unit)
     if prediction.parametric:
         fit = prediction.parametric
-        images["Contours"] = plots_fits.plot_contours(fit, prediction, runs, c, folder / "contours.png")
+        images["Contours"] = plots_fits.plot_contours(fit, prediction, runs, folder / "contours.png", unit)
         images["Residuals"] = plots_fits.plot_residuals(fit, runs, folder / "residuals.png")
-    images["Coverage of N and D"] = plots_fits.plot_coverage(prediction, runs, folder / "coverage.png")
+    images["Coverage of N and D"] = plots_fits.plot_coverage(prediction, runs, folder / "coverage.png", unit)
     return images
 
 

@@ -14,9 +14,10 @@ from chinchilla_jax.scaling.answers import Law, Section
 from chinchilla_jax.scaling.parametric import ParametricFit
 from chinchilla_jax.scaling.predict import Prediction, predict
 from chinchilla_jax.scaling.profile_likelihood import profile_likelihood, quantities
+from chinchilla_jax.scaling.recommended import other_sizes
 from chinchilla_jax.scaling.resample import interval
 from chinchilla_jax.scaling.runs import LoadedRuns
-from chinchilla_jax.scaling.words import cell, count, flops_text, table
+from chinchilla_jax.scaling.words import cell, change, count, flops_text, in_unit, percent, table
 
 Echo = Callable[[str], None]
 _SPARE = 4  # runs beyond the unknowns for a profile likelihood
@@ -25,25 +26,48 @@ _BEYOND = 10.0  # times the largest budget: where a fit states the bias of appro
 
 def read(loaded: LoadedRuns, echo: Echo) -> None:
     """Prints what was read: counts, units, conventions, and each row left out with its reason."""
-    held_out = len(loaded.runs) - len(loaded.role("isoflop"))
-    echo(f"{loaded.source}: {len(loaded.runs)} runs{f', {held_out} of them held out' if held_out else ''}")
-    for line in loaded.describe():
+    echo(headline(loaded))
+    for line in reading_lines(loaded):
         echo(f"  {line}")
+
+
+def headline(loaded: LoadedRuns) -> str:
+    """How many runs there are, and how many rows were left out."""
+    held_out = len(loaded.runs) - len(loaded.role("isoflop"))
+    parts = [f"{len(loaded.runs)} runs"]
+    parts += [f"{held_out} of them held out"] if held_out else []
+    parts += [f"{len(loaded.bad)} left out, see below"] if loaded.bad else []
+    return f"{loaded.source}: {', '.join(parts)}"
+
+
+def reading_lines(loaded: LoadedRuns) -> Iterator[str]:
+    """Units and conventions, and each row left out with its reason."""
+    yield from loaded.describe()
     for row in loaded.bad:
-        echo(f"  left out: {row.where}: {row.reason}")
+        yield f"left out: {row.where}: {row.reason}"
 
 
-def fit(loaded: LoadedRuns, preset: str, echo: Echo, replicates: int = 1000, seed: int = 0) -> Analysis:
-    """Fits all three approaches and prints them.
+def fit(
+    loaded: LoadedRuns, preset: str, echo: Echo, replicates: int = 1000, seed: int = 0, explain: bool = False
+) -> Analysis:
+    """Fits all three approaches and prints them: the results, then warnings, then notes on how they came about.
+
+    Args:
+      explain: the notes also say what the preset does, and why.
 
     Raises:
       FitRefused: no runs, or neither approach 2 nor 3 can be fitted to them.
     """
-    read(loaded, echo)
+    echo(headline(loaded))
     _announce(preset, echo)
     found = analyse(loaded.runs, preset, replicates=replicates, seed=seed)
     for line in fit_lines(found, loaded):
         echo(line)
+    for line in fit_warnings(found):
+        echo(f"warning: {line}")
+    echo("notes:")
+    for line in (*reading_lines(loaded), *fit_notes(found, explain)):
+        echo(f"  {line}")
     return found
 
 
@@ -53,20 +77,36 @@ def _announce(preset: str, echo: Echo) -> None:
 
 
 def fit_lines(found: Analysis, loaded: LoadedRuns) -> Iterator[str]:
-    """The three fits, their intervals, refusals and warnings, and what the preset does."""
-    yield f"preset {found.preset}; intervals 95%"
+    """The results: the three fits with their intervals, or why one was refused."""
+    yield f"preset {found.preset}; intervals 95%; losses {in_unit(loaded.loss_unit)}"
     for name, title in APPROACHES.items():
         own = getattr(found, name)
         if own is None:
             yield f"{title} refused: {found.refused[name]}"
-        else:
-            yield f"{title}:"
-            yield from (f"  {line}" for line in _LINES[name](own))
-            if name == "isoflop":
-                yield from (f"  {line}" for line in bias_lines(found, _BEYOND * own.profiles[-1].budget))
-            if name == "parametric":
-                yield from (f"  {line}" for line in _profile_lines(own, loaded))
-        yield from (f"  {found.preset}: {line}" for line in found.differences[name] if own is not None)
+            continue
+        yield f"{title}:"
+        yield from (f"  {line}" for line in _LINES[name](own))
+        if name == "parametric":
+            yield from (f"  {line}" for line in _profile_lines(own, loaded))
+
+
+def fit_warnings(found: Analysis) -> Iterator[str]:
+    """What a reader should doubt in these fits."""
+    if found.envelope is not None:
+        yield from found.envelope.warnings
+
+
+def fit_notes(found: Analysis, explain: bool = False) -> Iterator[str]:
+    """The bias of approach 2 on this grid, and, to `explain`, what the preset does and why."""
+    if found.isoflop is not None:
+        yield from bias_lines(found, _BEYOND * found.isoflop.profiles[-1].budget)
+    if not explain:
+        yield f"--explain says what the preset {found.preset} does, and why"
+        return
+    for name, title in APPROACHES.items():
+        if getattr(found, name) is not None:
+            yield f"preset {found.preset}, {title}:"
+            yield from (f"  {line}" for line in found.differences[name])
 
 
 def fit_facts(found: Analysis) -> dict[str, Any]:
@@ -104,7 +144,6 @@ def _envelope_lines(fit) -> Iterator[str]:
     flagged = ", ".join(f"{number} {word}" for word, number in points.edges.items() if number) or "none"
     yield (f"{len(points.flops)} FLOP values; the winner is in the last 15% of its training at "
            f"{points.on_schedule:.0%} of them; at an edge: {flagged}; left out of the fit: {fit.dropped}")  # fmt: skip
-    yield from (f"warning: {line}" for line in fit.warnings)
 
 
 def _isoflop_lines(fit) -> Iterator[str]:
@@ -159,7 +198,7 @@ _LINES = {"envelope": _envelope_lines, "isoflop": _isoflop_lines, "parametric": 
 
 
 def forecast(loaded: LoadedRuns, budget: float, echo: Echo, **fits: Any) -> Prediction:
-    """Prints and returns the compute-optimal model predicted for `budget` FLOPs.
+    """Prints and returns the compute-optimal model predicted for `budget` FLOPs; `remarks` prints what else to know.
 
     Args:
       fits: preset, replicates and seed, as for `predict`.
@@ -167,16 +206,25 @@ def forecast(loaded: LoadedRuns, budget: float, echo: Echo, **fits: Any) -> Pred
     Raises:
       FitRefused: no runs, or no fit.
     """
-    read(loaded, echo)
+    echo(headline(loaded))
     _announce(fits.get("preset", ""), echo)
     prediction = predict(loaded.runs, budget, **fits)
-    for line in forecast_lines(prediction):
+    for line in forecast_lines(prediction, loaded.loss_unit):
         echo(line)
     spans = profiled_prediction(prediction, loaded)
     if spans:
         words = (f"{name} {cell(name, span)}" for name, span in spans.items())
         echo(f"  approach 3, profile likelihood 95%: {', '.join(words)}")
     return prediction
+
+
+def remarks(prediction: Prediction, loaded: LoadedRuns, echo: Echo) -> None:
+    """Prints the warnings of a prediction, then notes: the bias of approach 2 and how the runs were read."""
+    for warning in prediction.warnings:
+        echo(f"warning: {warning}")
+    echo("notes:")
+    for line in (*reading_lines(loaded), *bias_lines(prediction.analysis, prediction.budget)):
+        echo(f"  {line}")
 
 
 def profiled_prediction(prediction: Prediction, loaded: LoadedRuns) -> dict[str, tuple[float, float]]:
@@ -192,10 +240,10 @@ def profiled_prediction(prediction: Prediction, loaded: LoadedRuns) -> dict[str,
     return found
 
 
-def forecast_lines(prediction: Prediction) -> Iterator[str]:
-    """The estimates with intervals, the recommendation, the rollouts, the warnings."""
+def forecast_lines(prediction: Prediction, loss_unit: str = "nats per token") -> Iterator[str]:
+    """The estimates with intervals, the recommendation and the rollouts."""
     yield (f"for C = {prediction.budget:.4g} FLOPs ({prediction.extrapolation:.3g} times the largest budget fitted), "
-           f"preset {prediction.analysis.preset}:")  # fmt: skip
+           f"preset {prediction.analysis.preset}, losses {in_unit(loss_unit)}:")  # fmt: skip
     rows = []
     for name, estimate in prediction.estimates.items():
         spans = {quantity: levels[0.95] for quantity, levels in estimate.intervals.items()}
@@ -209,14 +257,11 @@ def forecast_lines(prediction: Prediction) -> Iterator[str]:
         yield f"    {name}: {why}"
     yield f"  * recommended: {prediction.why}"
     yield (f"    the budget is spent by N = {count(prediction.best.params)} on D = "
-           f"{count(prediction.tokens_at_budget)}; approach 2 fits N and D apart")  # fmt: skip
+           f"{count(prediction.tokens_at_budget)}; approach 2 fits N and D apart: its D above need not")  # fmt: skip
     for r in prediction.rollouts:
         yield (f"  rollout: {r.candidate}, fitted to {r.fitted} budgets, predicted C = {flops_text(r.budget)}: loss "
-               f"{r.loss_error:+.2%}, N {count(r.predicted_params)} against {count(r.profile_params)}, which costs "
-               f"{r.size_cost:.2%}")  # fmt: skip
-    yield from (f"  {line}" for line in bias_lines(prediction.analysis, prediction.budget))
-    for warning in prediction.warnings:
-        yield f"warning: {warning}"
+               f"{change(r.loss_error)}, N {count(r.predicted_params)} against {count(r.profile_params)}, which costs "
+               f"{percent(r.size_cost)}")  # fmt: skip
 
 
 def law_of(prediction: Prediction, source: str) -> Law | None:
@@ -240,9 +285,12 @@ def show(sections: Sequence[Section], echo: Echo) -> None:
 
 def questions(
     laws: Sequence[Law], flops: float | None, params: float | None = None, tokens: float | None = None,
-    unique_tokens: float | None = None, inference_tokens: float | None = None,
+    unique_tokens: float | None = None, inference_tokens: float | None = None, prediction: Prediction | None = None,
 ) -> tuple[Section, ...]:  # fmt: skip
-    """What `predict` answers from laws: the optimum, and whatever else was asked."""
+    """What `predict` answers from laws: the optimum, and whatever else was asked.
+
+    What other sizes cost follows the recommended law of `prediction`, or, without one, the last of `laws`.
+    """
     found = []
     if flops is not None:
         found.append(answers.optimum(laws, flops))
@@ -254,8 +302,9 @@ def questions(
         found.append(answers.with_unique_tokens(laws, flops, unique_tokens))
     if inference_tokens is not None:
         found.append(answers.with_inference(laws, flops, inference_tokens))
-    found += [answers.smaller(laws[-1], flops), answers.nearest_presets(laws[-1], flops)]
-    return tuple(found)
+    if prediction is not None:
+        return (*found, *other_sizes(prediction))
+    return (*found, answers.smaller(laws[-1], flops), answers.nearest_presets(laws[-1], flops))
 
 
 def as_json(value: Any) -> Any:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+MOST_PERCENT = 3.0  # a relative change beyond 300% is written as a factor
 
 
 def count(value: float, _position: int | None = None) -> str:
@@ -26,9 +29,36 @@ def loss_text(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """0.0123 -> '1.23%'."""
+    """0.0123 -> '1.23%', and what is beyond 300% as a factor: 231.4 -> 'x232'."""
     value = 0.0 if abs(value) < 5e-5 else value  # no "-0.00%"
-    return f"{value:.2%}" if math.isfinite(value) else "never"
+    if not math.isfinite(value):
+        return "never"
+    return f"{value:.2%}" if value <= MOST_PERCENT else f"x{_factor(1.0 + value)}"
+
+
+def change(value: float) -> str:
+    """A relative change with its sign: '+1.23%', or 'x5' beyond +300%."""
+    return f"{value:+.2%}" if value <= MOST_PERCENT else percent(value)
+
+
+def _factor(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}" if value < 1e6 else flops_text(value)
+
+
+def unit_of(loss_unit: str) -> str:
+    """The unit alone of `LoadedRuns.loss_unit`, which goes on to say where it comes from."""
+    return re.split(r"[:,;(]", loss_unit)[0].strip()
+
+
+def in_unit(loss_unit: str) -> str:
+    """`in nats per token`, or `taken as nats per token` where that was not stated."""
+    unit = unit_of(loss_unit)
+    return unit if unit.startswith("taken as") else f"in {unit}"
+
+
+def loss_label(loss_unit: str) -> str:
+    """The title of an axis of losses: `Validation loss (nats per token)`; `Loss` where nothing says it was held out."""
+    return f"{'Validation loss' if 'held-out' in loss_unit else 'Loss'} ({unit_of(loss_unit)})"
 
 
 _FORMS: dict[str, Callable[[float], str]] = {

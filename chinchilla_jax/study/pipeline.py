@@ -67,11 +67,12 @@ def run_study(
             echo(f"{study / VERIFICATION}: predicted N = {predicted:.4g}, as before")
         else:
             from chinchilla_jax.scaling.runs import load_runs
-            from chinchilla_jax.scaling.summary import forecast
+            from chinchilla_jax.scaling.summary import forecast, remarks
             from chinchilla_jax.scaling.target import target_budget
 
             loaded = load_runs(study)
             prediction = forecast(loaded, target_budget(loaded), echo)
+            remarks(prediction, loaded, echo)
             describe(verification(study, prediction.best.params), workers, echo)
 
     with stages.stage("held-out runs"):

@@ -72,15 +72,27 @@ def test_the_bias_of_a_parabola_is_stated_beside_that_of_the_curve_used(correcte
     assert abs(bias["skewed"].params) < abs(bias["parabola"].params)
 
 
-def test_everything_printed_states_units_intervals_and_differences(loaded, corrected):
+def test_everything_printed_states_units_and_intervals_and_results_come_first(loaded, corrected, monkeypatch):
+    monkeypatch.setattr(summary, "analyse", lambda *_, **__: corrected)
     lines = []
-    summary.read(loaded, lines.append)
-    lines += summary.fit_lines(corrected, loaded)
+    summary.fit(loaded, "corrected", lines.append)
     text = "\n".join(lines)
     for words in ("convention 6nd", "nats per token", "approach 1", "approach 2", "approach 3", "profile likelihood",
-                  "flat directions", "starts reached this minimum", "bias of the parabola", "corrected: "):  # fmt: skip
+                  "flat directions", "starts reached this minimum", "bias of the parabola", "--explain"):  # fmt: skip
         assert words in text, words
+    last = max(i for i, line in enumerate(lines) if "flat directions" in line or line.startswith("warning"))
+    assert "approach 1" in lines[2] and lines.index("notes:") > last
     json.dumps(summary.fit_facts(corrected))
+
+
+def test_what_a_preset_does_is_said_once_and_only_when_asked(loaded, corrected, monkeypatch):
+    monkeypatch.setattr(summary, "analyse", lambda *_, **__: corrected)
+    short, long = [], []
+    summary.fit(loaded, "corrected", short.append)
+    summary.fit(loaded, "corrected", long.append, explain=True)
+    for paragraphs in corrected.differences.values():
+        for paragraph in paragraphs:
+            assert paragraph not in "\n".join(short) and "\n".join(long).count(paragraph) == 1
 
 
 def test_a_report_with_curves_shows_three_approaches_side_by_side(loaded):

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from html import escape
 
 import numpy as np
 import pytest
@@ -45,6 +46,24 @@ def test_report_of_a_finished_study(finished):
     assert f"{estimate['loss']:.4f} nats per token" in html and "diverged" in html
     assert sum(row["seconds"] for row in facts["runs"]) == 30 * 12.5 and "375 seconds" in html
     assert html.count("data:image/png;base64,") == 7 and html.count("PASS") == 3
+
+
+def test_the_page_says_which_law_which_tokens_and_explains_the_preset_last(finished):
+    html, facts = read(finished[0])
+    prediction = facts["prediction"]
+    best = prediction["estimates"][prediction["recommended"]]
+    number = {"isoflop": "approach 2", "parametric": "approach 3"}[prediction["recommended"]]
+    assert f"Follows {number}, the recommended law" in html
+    row = facts["answers"][0]["rows"][0]
+    assert (row["N"], row["loss"]) == pytest.approx((best["params"], best["loss"]))
+    assert row["D"] == pytest.approx(prediction["tokens_at_budget"]) == pytest.approx(best["tokens_at_budget"])
+    assert ("Two numbers of tokens" in html) == (number == "approach 2")
+    titles = re.findall("<h2>(.*?)</h2>", html)
+    assert titles[-1] == "What preset corrected does, and why"
+    for lines in facts["differences"].values():
+        assert all(html.count(escape(line)) <= 1 for line in lines)
+    assert html.count("class=best") == 1 and facts["loss_unit"] == "nats per token, on held-out text"
+    assert "expect a validation loss of" in html
 
 
 def test_report_is_self_contained_and_names_no_machine_path(finished):
@@ -158,6 +177,7 @@ def test_report_from_a_table(tmp_path, figure_4_path):
     largest = max(row["flops"] for row in facts["runs"])
     assert facts["extrapolation"] == pytest.approx(5.76e23 / largest, rel=0.03)
     assert f"{facts['extrapolation']:.3g} times the largest budget" in html and statuses(facts)["loss"] == "pending"
+    assert "expect a loss of" in html and "taken as nats per token" in html  # a table does not say what its losses are
 
 
 def test_hostile_names_are_escaped(tmp_path):
