@@ -25,6 +25,7 @@ from chinchilla_jax.scaling.figures import (
     save,
     shades_of,
 )
+from chinchilla_jax.scaling.heldout import held_out
 from chinchilla_jax.scaling.predict import Prediction
 from chinchilla_jax.scaling.recommended import SizeLaw, recommended_law
 from chinchilla_jax.scaling.runs import Run
