@@ -24,8 +24,9 @@ def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
         "curves": lambda: flags.DEFINE_string("curves", None, "Second table, with a row for each point of the runs' "
                                               "training curves: run, tokens (or step, or flops), loss.", **one_of),
         "budget": lambda: flags.DEFINE_float("budget", None, "FLOPs to predict for.", lower_bound=1.0, **one_of),
-        "workers": lambda: flags.DEFINE_integer("workers", 2, "Runs that train at the same time, each on its share of "
-                                                "the cores.", lower_bound=1, **one_of),
+        "workers": lambda: flags.DEFINE_integer("workers", None, "Runs that train at the same time, each on the "
+                                                "study.cores that were planned for it. Default: as many as there are "
+                                                "cores for; 2 with accelerators.", lower_bound=1, **one_of),
         "manifest": lambda: flags.DEFINE_string("manifest", "manifest.jsonl", "Which manifest of the study.", **one_of),
         "worker": lambda: flags.DEFINE_integer("worker", None, "Be this one worker, counted from 0, instead of "
                                                "starting --workers of them.", lower_bound=0, **one_of),

@@ -51,7 +51,7 @@ class PlannedRun:
     params_non_embedding: int
     tokens: int
     flops: dict[str, float]
-    config: dict[str, Any]
+    config: dict[str, Any] = dataclasses.field(compare=False)  # by its hash, which keys added later leave as it was
     config_hash: str
     estimated_seconds: float
     recipe: str

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.files import write_json
+from chinchilla_jax.parallel.cores import default_workers
 from chinchilla_jax.study.folder import (
     MANIFEST,
     VERIFICATION,
@@ -30,9 +31,12 @@ STAGES = ("data", "plan", "isoflop runs", "prediction", "held-out runs", "report
 
 
 def run_study(
-    config: RunConfig, study: str | pathlib.Path, workers: int = 2, echo: Callable[[str], None] = print
+    config: RunConfig, study: str | pathlib.Path, workers: int | None = None, echo: Callable[[str], None] = print
 ) -> pathlib.Path:
     """Does whatever of a study is not done yet; returns the path of its report.
+
+    Args:
+      workers: runs that train at the same time; `cores.default_workers` unless given.
 
     Raises:
       ConfigError, DataError, StudyError, FitRefused: see the stages; each says what to do.
@@ -40,6 +44,7 @@ def run_study(
     """
     study = pathlib.Path(study)
     manifest = plan(config)  # first of all, so that a plan that cannot work costs nothing
+    workers = workers or default_workers(config)
     stages = _Stages(study, config, manifest, workers, echo)
 
     with stages.stage("data"):

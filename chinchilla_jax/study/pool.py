@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from chinchilla_jax.parallel import cores
 from chinchilla_jax.study.folder import (
     MANIFEST,
     Manifest,
@@ -32,13 +33,15 @@ TAIL_LINES = 15
 def work(
     study: str | pathlib.Path,
     manifest: str = MANIFEST,
-    workers: int = 2,
+    workers: int | None = None,
     echo: Callable[[str], None] = print,
     command: Callable[[int], list[str]] | None = None,
 ) -> None:
     """Trains every unfinished run of a manifest with `workers` processes on this machine. What is finished stays.
 
     Args:
+      workers: `cores.default_workers` of them unless given. How many there are changes no run: each has the cores that
+        were planned for it.
       command: argument list that starts worker i; by default `python -m chinchilla_jax work --worker=i`.
 
     Raises:
@@ -51,7 +54,10 @@ def work(
     if not waiting:
         echo(f"{manifest}: all {len(plan.runs)} runs are finished")
         return
-    workers = min(workers, len(waiting))
+    template = plan.template()
+    workers = min(workers or cores.default_workers(template), len(waiting))
+    if cores.on_cpu() and workers * cores.of_study(template) > len(cores.available()):
+        echo(f"{workers} workers of {cores.of_study(template)} cores each take turns on {len(cores.available())}")
     pool = _Pool(study, workers, command or (lambda i: _command(study, manifest, i, workers)), echo)
     with _Signals() as signals:
         try:

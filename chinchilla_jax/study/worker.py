@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Callable
 
+from chinchilla_jax.config import RunConfig
 from chinchilla_jax.files import write_json
-from chinchilla_jax.parallel import distributed
+from chinchilla_jax.parallel import cores, distributed
 from chinchilla_jax.study import lease
-from chinchilla_jax.study.folder import PlannedRun, read_manifest, read_result, run_folder, training_order
+from chinchilla_jax.study.folder import PlannedRun, StudyError, read_manifest, read_result, run_folder, training_order
 
 # Shorter compilations are not worth a file in the cache.
 CACHE_MIN_SECONDS = 0.5
@@ -29,20 +30,32 @@ class Stopped(Exception):
     """The worker was asked to stop; whatever it was training is saved (exit code 42)."""
 
 
-def cores_of(worker: int, workers: int, cores: list[int]) -> list[int]:
+def even_share(worker: int, workers: int, among: list[int]) -> list[int]:
     """The cores of worker `worker` out of `workers`: an even share; with more workers than cores they take turns."""
-    if workers >= len(cores):
-        return [cores[worker % len(cores)]]
-    return cores[worker * len(cores) // workers : (worker + 1) * len(cores) // workers]
+    if workers >= len(among):
+        return [among[worker % len(among)]]
+    return among[worker * len(among) // workers : (worker + 1) * len(among) // workers]
 
 
-def pin(worker: int, workers: int) -> None:
-    """Binds this process to its share of the cores. Call before JAX is imported: it sizes its thread pool once.
+def pin(config: RunConfig, worker: int, workers: int) -> None:
+    """Binds this process to the cores that the study `config` gives each run. Call it before JAX looks for devices.
 
-    Two workers that share all cores wait for each other's threads in every operation.
+    Two workers that share all cores would wait for each other's threads in every operation. Beside accelerators the
+    cores only feed them: there each worker has an even share.
+
+    Raises:
+      StudyError: JAX computes on the CPU after all, with as many threads as it likes.
     """
+    if cores.on_cpu():
+        cores.use(cores.of_study(config), worker)
+        return
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores_of(worker, workers, sorted(os.sched_getaffinity(0))))
+        os.sched_setaffinity(0, even_share(worker, workers, cores.available()))
+    import jax
+
+    if jax.default_backend() == "cpu":
+        raise StudyError("JAX finds no accelerator that it can use on this machine; to train on the CPU say so: "
+                         "export JAX_PLATFORMS=cpu")  # fmt: skip
 
 
 def use_compilation_cache(study: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ from chinchilla_jax.study import lease
 from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, read_result, run_folder
 from chinchilla_jax.study.pool import work
 from chinchilla_jax.study.status import status
-from chinchilla_jax.study.worker import Stopped, cores_of, work_alone
+from chinchilla_jax.study.worker import Stopped, even_share, work_alone
 
 
 def quiet(_):
@@ -148,10 +148,10 @@ def test_a_preempted_worker_gives_its_run_back(study, finish):
     assert not list(study.glob("runs/*/lease.json"))
 
 
-def test_cores_are_split_evenly():
-    assert [cores_of(i, 2, [0, 1]) for i in range(2)] == [[0], [1]]
-    assert [cores_of(i, 2, [0, 1, 2, 3, 4]) for i in range(2)] == [[0, 1], [2, 3, 4]]
-    assert [cores_of(i, 3, [4, 5]) for i in range(3)] == [[4], [5], [4]]
+def test_beside_accelerators_cores_are_split_evenly():
+    assert [even_share(i, 2, [0, 1]) for i in range(2)] == [[0], [1]]
+    assert [even_share(i, 2, [0, 1, 2, 3, 4]) for i in range(2)] == [[0, 1], [2, 3, 4]]
+    assert [even_share(i, 3, [4, 5]) for i in range(3)] == [[4], [5], [4]]
 
 
 FAKE = """
