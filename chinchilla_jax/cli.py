@@ -160,6 +160,12 @@ def _work(values: flags.FlagValues) -> int:
     from chinchilla_jax.study import worker
     from chinchilla_jax.study.folder import read_manifest
 
+    if values.standby:
+        from chinchilla_jax.study.standby import stand_by
+
+        first = stand_by(study, values.worker, values.workers)
+        worker.work_alone(study, values.manifest, values.worker, _echo, parent=values.parent, first=first)
+        return DONE
     template = read_manifest(study / values.manifest).template()
     worker.pin(template, values.worker, values.workers or cores.default_workers(template))
     worker.use_compilation_cache(study)
@@ -307,7 +313,7 @@ VERBS = {
     "preflight": _Verb(_preflight, ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch",
                                     "price", "output", "cache", "keep_hlo")),
     "train": _Verb(_train, ("config", "workdir", "profile", *_PROCESSES)),
-    "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent", *_PROCESSES)),
+    "work": _Verb(_work, ("study", "manifest", "workers", "worker", "standby", "parent", *_PROCESSES)),
     "status": _Verb(_status, ("study",)),
     "fit": _Verb(_fit, (*_INPUT, *_FIT, "variants")),
     "predict": _Verb(_predict, (*_INPUT, "law", *_BUDGET, "params", "tokens", "unique_tokens", "inference_tokens",

@@ -30,6 +30,8 @@ def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
         "manifest": lambda: flags.DEFINE_string("manifest", "manifest.jsonl", "Which manifest of the study.", **one_of),
         "worker": lambda: flags.DEFINE_integer("worker", None, "Be this one worker, counted from 0, instead of "
                                                "starting --workers of them.", lower_bound=0, **one_of),
+        "standby": lambda: flags.DEFINE_boolean("standby", False, "Get ready as standard input says, and wait for a "
+                                                "line there before beginning.", **one_of),
         "parent": lambda: flags.DEFINE_integer("parent", None, "Process without which to stop.", **one_of),
         "coordinator": lambda: flags.DEFINE_string(
             "coordinator", None, "HOST:PORT of process 0, where several processes do one run; on TPU slices it is "

@@ -19,13 +19,16 @@ from chinchilla_jax.study.folder import (
     VERIFICATION,
     Manifest,
     manifests,
+    progress,
     read_json_or,
     read_manifest,
     read_result,
+    training_order,
     write_manifest,
 )
+from chinchilla_jax.study.pace import pace
 from chinchilla_jax.study.plan import HELD_OUT, describe, duration, estimate, plan, verification
-from chinchilla_jax.study.pool import work
+from chinchilla_jax.study.pool import Pool, standing_by, work
 
 STAGES = ("data", "plan", "isoflop runs", "prediction", "held-out runs", "report")
 
@@ -47,19 +50,55 @@ def run_study(
     workers = workers or default_workers(config)
     stages = _Stages(study, config, manifest, workers, echo)
 
-    with stages.stage("data"):
-        from chinchilla_jax.data import prepare
+    # While the text is prepared on some core, workers import JAX and compile on the others.
+    waiting = [run for run in training_order(manifest.runs) if read_result(study, run.name) is None]
+    early = not _prepared(config) and waiting
+    with _ready(early, study, MANIFEST, config, waiting, min(workers, len(waiting)), echo) as ready:
+        with stages.stage("data"):
+            from chinchilla_jax.data import prepare
 
-        prepare(config.data, echo)
+            prepare(config.data, echo)
 
-    with stages.stage("plan"):
-        written = write_manifest(study / MANIFEST, manifest)
-        echo(f"{study / MANIFEST}: {'written' if written else 'as planned'}")
-        describe(manifest, workers, echo)
+        with stages.stage("plan"):
+            written = write_manifest(study / MANIFEST, manifest)
+            echo(f"{study / MANIFEST}: {'written' if written else 'as planned'}")
+            describe(manifest, workers, echo)
 
-    with stages.stage("isoflop runs"):
-        work(study, MANIFEST, workers, echo)
+        with stages.stage("isoflop runs"):
+            work(study, MANIFEST, workers, echo, ready=ready)
 
+    with _ready(not (study / VERIFICATION).exists(), study, VERIFICATION, config, (), workers, echo) as ready:
+        _predict(study, workers, stages, echo)
+        with stages.stage("held-out runs"):
+            work(study, VERIFICATION, workers, echo, ready=ready)
+
+    with stages.stage("report"):
+        from chinchilla_jax.scaling.report import write_report
+
+        report = write_report(study)
+
+    for line in where_the_time_went(study, workers):
+        echo(line)
+    echo(f"report: {report}")
+    return report
+
+
+def _prepared(config: RunConfig) -> bool:
+    from chinchilla_jax.data import DataError, store_path
+
+    try:
+        return store_path(config.data).exists()
+    except DataError:
+        return False
+
+
+def _ready(early: bool, *arguments) -> contextlib.AbstractContextManager[Pool | None]:
+    """`standing_by` of the arguments, where workers can get ready early."""
+    return standing_by(*arguments) if early else contextlib.nullcontext()
+
+
+def _predict(study: pathlib.Path, workers: int, stages: _Stages, echo: Callable[[str], None]) -> None:
+    """Plans the held-out runs, unless they are planned."""
     with stages.stage("prediction"):
         if (study / VERIFICATION).exists():
             predicted = read_manifest(study / VERIFICATION).header["predicted_params"]
@@ -72,19 +111,6 @@ def run_study(
             loaded = load_runs(study)
             prediction = forecast(loaded, target_budget(loaded), echo)
             describe(verification(study, prediction.best.params), workers, echo)
-
-    with stages.stage("held-out runs"):
-        work(study, VERIFICATION, workers, echo)
-
-    with stages.stage("report"):
-        from chinchilla_jax.scaling.report import write_report
-
-        report = write_report(study)
-
-    for line in where_the_time_went(study, workers):
-        echo(line)
-    echo(f"report: {report}")
-    return report
 
 
 class _Stages:
@@ -109,24 +135,25 @@ class _Stages:
             write_json(path, seconds)
 
     def _left(self, name: str) -> float:
-        """Seconds of training still to come, at the speed of the finished runs or else the config's."""
-        speed = self.config.study.flops_per_second
-        finished = [(run, r) for run in self.manifest.runs if (r := read_result(self.study, run.name)) is not None]
-        seconds = sum(r.get("seconds") or 0.0 for _, r in finished)
-        faster = 1.0
-        if seconds > 0:
-            faster = sum(run.spent("executed") for run, r in finished if r.get("seconds")) / seconds / speed
+        """Seconds of training still to come, at the pace of the finished runs or else the config's."""
         runs = [run for run in self.manifest.runs if read_result(self.study, run.name) is None]
         held_out = self.study / VERIFICATION
         if held_out.exists():
             verify = read_manifest(held_out).runs
             runs += [run for run in verify if read_result(self.study, run.name) is None]
         else:
-            # Three runs at the held-out budget, each as long as the longest planned run is to its own.
-            largest = max(self.manifest.runs, key=lambda run: run.budget)
-            seconds = self.config.study.holdout_factor * largest.flops["executed"] / speed
-            runs += [dataclasses.replace(largest, trunk=None, fork_step=0, estimated_seconds=seconds)] * len(HELD_OUT)
-        return estimate(runs, self.workers) / faster if runs and name != "report" else 0.0
+            # As many runs of the held-out budget, which is so many times that of the largest planned run.
+            largest = max(self.manifest.runs, key=lambda run: (run.budget, run.params))
+            times = self.config.study.holdout_factor
+            flops = {convention: times * count for convention, count in largest.flops.items()}
+            seconds = flops["executed"] / self.config.study.flops_per_second
+            run = dataclasses.replace(largest, name="held-out", trunk=None, fork_step=0, flops=flops,
+                                      estimated_seconds=seconds)  # fmt: skip
+            runs += [run] * len(HELD_OUT)
+        seconds = pace(self.study)
+        left = [dataclasses.replace(run, estimated_seconds=seconds(run) * (1.0 - progress(self.study, run)))
+                for run in runs]  # fmt: skip
+        return estimate(left, self.workers) if left and name != "report" else 0.0
 
 
 def where_the_time_went(study: pathlib.Path, workers: int) -> list[str]:

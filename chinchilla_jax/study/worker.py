@@ -18,6 +18,7 @@ from chinchilla_jax.files import write_json
 from chinchilla_jax.parallel import cores, distributed
 from chinchilla_jax.study import lease
 from chinchilla_jax.study.folder import PlannedRun, StudyError, read_manifest, read_result, run_folder, training_order
+from chinchilla_jax.study.pace import pace
 
 # Shorter compilations are not worth a file in the cache.
 CACHE_MIN_SECONDS = 0.5
@@ -74,6 +75,7 @@ def work_alone(
     echo: Callable[[str], None] = print,
     train: Train | None = None,
     parent: int | None = None,
+    first: str | None = None,
 ) -> None:
     """Trains runs of a manifest until every one is finished, by whomever. Returns when there is nothing left.
 
@@ -82,6 +84,7 @@ def work_alone(
       worker: this worker's number, for leases and messages.
       train: `training.loop.train` unless given.
       parent: process to stop without (exit code 42), should it die.
+      first: name of the run to begin with, if nobody has it.
 
     Raises:
       Stopped: SIGTERM or SIGINT came, or the parent died.
@@ -94,7 +97,7 @@ def work_alone(
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     try:
         while not _any_stops(stop):
-            run, held, finished = _next_together(study, runs, str(worker))
+            run, held, finished = _next_together(study, runs, str(worker), first)
             if run is not None:
                 _train_one(study, run, held, echo, train)
             elif finished:
@@ -114,7 +117,7 @@ def _any_stops(stop: threading.Event) -> bool:
 
 
 def _next_together(
-    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str
+    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None
 ) -> tuple[PlannedRun | None, lease.Lease | None, bool]:
     """The next run, its lease (where this is the process that claims), and whether all runs are finished.
 
@@ -122,7 +125,7 @@ def _next_together(
     """
     claimed, finished = None, False
     if distributed.first():
-        claimed = _claim_next(study, runs, worker)
+        claimed = _claim_next(study, runs, worker, first)
         finished = claimed is None and all(read_result(study, run.name) is not None for run in runs)
     told = json.dumps({"run": claimed and claimed[0].name, "finished": finished})
     told = json.loads(distributed.exchange("next", told)[0])
@@ -131,9 +134,9 @@ def _next_together(
 
 
 def _claim_next(
-    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str
+    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None
 ) -> tuple[PlannedRun, lease.Lease] | None:
-    for run in training_order(runs):
+    for run in sorted(training_order(runs, pace(study)), key=lambda run: run.name != first):
         if read_result(study, run.name) is not None:
             continue
         if run.trunk and read_result(study, run.trunk) is None:
