@@ -28,7 +28,7 @@ from chinchilla_jax.study.folder import (
 )
 from chinchilla_jax.study.pace import pace
 from chinchilla_jax.study.plan import HELD_OUT, describe, duration, estimate, plan, verification
-from chinchilla_jax.study.pool import Pool, standing_by, work
+from chinchilla_jax.study.pool import standing_by, work
 
 STAGES = ("data", "plan", "isoflop runs", "prediction", "held-out runs", "report")
 
@@ -45,32 +45,59 @@ def run_study(
       ConfigError, DataError, StudyError, FitRefused: see the stages; each says what to do.
       Stopped: a signal came; what was in progress is saved.
     """
-    study = pathlib.Path(study)
     manifest = plan(config)  # first of all, so that a plan that cannot work costs nothing
     workers = workers or default_workers(config)
+    with contextlib.ExitStack() as early:
+        return _run_stages(config, pathlib.Path(study), manifest, workers, echo, early)
+
+
+def _run_stages(
+    config: RunConfig, study: pathlib.Path, manifest: Manifest, workers: int, echo: Callable[[str], None],
+    early: contextlib.ExitStack,
+) -> pathlib.Path:  # fmt: skip
+    """`early` ends the workers that were started ahead of a stage which never came."""
     stages = _Stages(study, config, manifest, workers, echo)
 
     # While the text is prepared on some core, workers import JAX and compile on the others.
+    ready = None
     waiting = [run for run in training_order(manifest.runs) if read_result(study, run.name) is None]
-    early = not _prepared(config) and waiting
-    with _ready(early, study, MANIFEST, config, waiting, min(workers, len(waiting)), echo) as ready:
-        with stages.stage("data"):
-            from chinchilla_jax.data import prepare
+    if waiting and not _prepared(config):
+        count = min(workers, len(waiting))
+        ready = early.enter_context(standing_by(study, MANIFEST, config, waiting, count, echo))
 
-            prepare(config.data, echo)
+    with stages.stage("data"):
+        from chinchilla_jax.data import prepare
 
-        with stages.stage("plan"):
-            written = write_manifest(study / MANIFEST, manifest)
-            echo(f"{study / MANIFEST}: {'written' if written else 'as planned'}")
-            describe(manifest, workers, echo)
+        prepare(config.data, echo)
 
-        with stages.stage("isoflop runs"):
-            work(study, MANIFEST, workers, echo, ready=ready)
+    with stages.stage("plan"):
+        written = write_manifest(study / MANIFEST, manifest)
+        echo(f"{study / MANIFEST}: {'written' if written else 'as planned'}")
+        describe(manifest, workers, echo)
 
-    with _ready(not (study / VERIFICATION).exists(), study, VERIFICATION, config, (), workers, echo) as ready:
-        _predict(study, workers, stages, echo)
-        with stages.stage("held-out runs"):
-            work(study, VERIFICATION, workers, echo, ready=ready)
+    with stages.stage("isoflop runs"):
+        work(study, MANIFEST, workers, echo, ready=ready)
+
+    # While the fits are made they import JAX again; nobody knows yet what to compile.
+    ready = None
+    if not (study / VERIFICATION).exists():
+        ready = early.enter_context(standing_by(study, VERIFICATION, config, (), workers, echo))
+
+    with stages.stage("prediction"):
+        if (study / VERIFICATION).exists():
+            predicted = read_manifest(study / VERIFICATION).header["predicted_params"]
+            echo(f"{study / VERIFICATION}: predicted N = {predicted:.4g}, as before")
+        else:
+            from chinchilla_jax.scaling.runs import load_runs
+            from chinchilla_jax.scaling.summary import forecast
+            from chinchilla_jax.scaling.target import target_budget
+
+            loaded = load_runs(study)
+            prediction = forecast(loaded, target_budget(loaded), echo)
+            describe(verification(study, prediction.best.params), workers, echo)
+
+    with stages.stage("held-out runs"):
+        work(study, VERIFICATION, workers, echo, ready=ready)
 
     with stages.stage("report"):
         from chinchilla_jax.scaling.report import write_report
@@ -84,33 +111,13 @@ def run_study(
 
 
 def _prepared(config: RunConfig) -> bool:
+    """Whether the text is prepared already."""
     from chinchilla_jax.data import DataError, store_path
 
     try:
         return store_path(config.data).exists()
     except DataError:
         return False
-
-
-def _ready(early: bool, *arguments) -> contextlib.AbstractContextManager[Pool | None]:
-    """`standing_by` of the arguments, where workers can get ready early."""
-    return standing_by(*arguments) if early else contextlib.nullcontext()
-
-
-def _predict(study: pathlib.Path, workers: int, stages: _Stages, echo: Callable[[str], None]) -> None:
-    """Plans the held-out runs, unless they are planned."""
-    with stages.stage("prediction"):
-        if (study / VERIFICATION).exists():
-            predicted = read_manifest(study / VERIFICATION).header["predicted_params"]
-            echo(f"{study / VERIFICATION}: predicted N = {predicted:.4g}, as before")
-        else:
-            from chinchilla_jax.scaling.runs import load_runs
-            from chinchilla_jax.scaling.summary import forecast
-            from chinchilla_jax.scaling.target import target_budget
-
-            loaded = load_runs(study)
-            prediction = forecast(loaded, target_budget(loaded), echo)
-            describe(verification(study, prediction.best.params), workers, echo)
 
 
 class _Stages:
