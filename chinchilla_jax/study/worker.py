@@ -134,7 +134,7 @@ def _next_together(
 
 
 def _claim_next(
-    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None
+    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None = None
 ) -> tuple[PlannedRun, lease.Lease] | None:
     for run in sorted(training_order(runs, pace(study)), key=lambda run: run.name != first):
         if read_result(study, run.name) is not None:
