@@ -33,7 +33,9 @@ GRAM_WORDS = 13
 REPEATED_SHARE = 0.5
 _SPLITS = ("train", "validation")
 _MULTIPLIER, _BASE = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # both odd
-_WORD_BYTES = np.array([ord(chr(i).lower()) if i < 128 and re.match(r"\w", chr(i)) else 0 for i in range(256)], np.uint8)
+_WORD_BYTES = np.array(
+    [ord(chr(i).lower()) if i < 128 and re.match(r"\w", chr(i)) else 0 for i in range(256)], np.uint8
+)
 _TABLE_BITS = 22
 _TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
 
@@ -191,8 +193,10 @@ def _word_hashes(text: str) -> np.ndarray:
 @functools.lru_cache(maxsize=4)
 def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
     """uint64[count]: B^k and B^-k modulo 2^64."""
-    return tuple(np.cumprod(np.r_[np.uint64(1), np.full(count - 1, base, np.uint64)])
-                 for base in (_BASE, pow(_BASE, -1, 1 << 64)))  # fmt: skip
+    return tuple(
+        np.cumprod(np.r_[np.uint64(1), np.full(count - 1, base, np.uint64)])
+        for base in (_BASE, pow(_BASE, -1, 1 << 64))
+    )
 
 
 def _rolling(hashes: np.ndarray, size: int) -> np.ndarray:

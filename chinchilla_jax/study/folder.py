@@ -93,7 +93,7 @@ class PlannedRun:
 
 def training_order(
     runs: Sequence[PlannedRun], seconds: Callable[[PlannedRun], float] | None = None
-) -> list[PlannedRun]:  # fmt: skip
+) -> list[PlannedRun]:
     """The order in which workers take runs: what others wait for first, then the longest first.
 
     Args:

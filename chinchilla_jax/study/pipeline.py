@@ -52,9 +52,13 @@ def run_study(
 
 
 def _run_stages(
-    config: RunConfig, study: pathlib.Path, manifest: Manifest, workers: int, echo: Callable[[str], None],
+    config: RunConfig,
+    study: pathlib.Path,
+    manifest: Manifest,
+    workers: int,
+    echo: Callable[[str], None],
     early: contextlib.ExitStack,
-) -> pathlib.Path:  # fmt: skip
+) -> pathlib.Path:
     """`early` ends the workers that were started ahead of a stage which never came."""
     stages = _Stages(study, config, manifest, workers, echo)
 
@@ -154,12 +158,14 @@ class _Stages:
             times = self.config.study.holdout_factor
             flops = {convention: times * count for convention, count in largest.flops.items()}
             seconds = flops["executed"] / self.config.study.flops_per_second
-            run = dataclasses.replace(largest, name="held-out", trunk=None, fork_step=0, flops=flops,
-                                      estimated_seconds=seconds)  # fmt: skip
+            run = dataclasses.replace(
+                largest, name="held-out", trunk=None, fork_step=0, flops=flops, estimated_seconds=seconds
+            )
             runs += [run] * len(HELD_OUT)
         seconds = pace(self.study)
-        left = [dataclasses.replace(run, estimated_seconds=seconds(run) * (1.0 - progress(self.study, run)))
-                for run in runs]  # fmt: skip
+        left = [
+            dataclasses.replace(run, estimated_seconds=seconds(run) * (1.0 - progress(self.study, run))) for run in runs
+        ]
         return estimate(left, self.workers) if left and name != "report" else 0.0
 
 

@@ -76,9 +76,13 @@ def work(
 
 @contextlib.contextmanager
 def standing_by(
-    study: pathlib.Path, manifest: str, template: RunConfig, waiting: Sequence[PlannedRun], workers: int,
+    study: pathlib.Path,
+    manifest: str,
+    template: RunConfig,
+    waiting: Sequence[PlannedRun],
+    workers: int,
     echo: Callable[[str], None],
-) -> Iterator[Pool | None]:  # fmt: skip
+) -> Iterator[Pool | None]:
     """Workers that get ready while the block finds out what they shall do; in it, hand them to `work`.
 
     Args:

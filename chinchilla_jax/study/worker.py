@@ -55,8 +55,10 @@ def pin(config: RunConfig, worker: int, workers: int) -> None:
     import jax
 
     if jax.default_backend() == "cpu":
-        raise StudyError("JAX finds no accelerator that it can use on this machine; to train on the CPU say so: "
-                         "export JAX_PLATFORMS=cpu")  # fmt: skip
+        raise StudyError(
+            "JAX finds no accelerator that it can use on this machine; to train on the CPU say so: "
+            "export JAX_PLATFORMS=cpu"
+        )
 
 
 def use_compilation_cache(study: pathlib.Path) -> None:

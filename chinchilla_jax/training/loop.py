@@ -110,8 +110,12 @@ def _train(
         _check_trunk(config, steps, fork)
     profiler = Profiler(profile, workdir / "profile", steps.total_steps, echo)
     if writes and not (workdir / "config.json").exists():
-        config_record = {"hash": config.content_hash(), "code": code_revision(), "cores": hardware.cpu_cores(),
-                         "config": config.to_dict()}  # fmt: skip
+        config_record = {
+            "hash": config.content_hash(),
+            "code": code_revision(),
+            "cores": hardware.cpu_cores(),
+            "config": config.to_dict(),
+        }
         write_json(workdir / "config.json", config_record)
     tokens_total = steps.tokens(steps.total_steps)
     ledger = count_run(config, tokens_total)

@@ -192,6 +192,8 @@ def test_a_gram_is_a_polynomial_of_its_words(words):
     text = " ".join(f"word{n * n}" for n in range(words))
     hashes = [int(number) for number in clean._word_hashes(text)]
     size = min(words, clean.GRAM_WORDS)
-    expected = [sum(h * clean._MULTIPLIER ** (size - 1 - k) for k, h in enumerate(hashes[i : i + size])) % 2**64
-                for i in range(words - size + 1)]  # fmt: skip
+    expected = [
+        sum(h * clean._MULTIPLIER ** (size - 1 - k) for k, h in enumerate(hashes[i : i + size])) % 2**64
+        for i in range(words - size + 1)
+    ]
     assert clean.grams(text).tolist() == expected

@@ -28,10 +28,16 @@ def test_workers_take_turns_where_there_are_not():
     assert cores.share(1, 4, [0, 1]) == [0, 1]
 
 
-@pytest.mark.parametrize(("environment", "expected"), [
-    ({"JAX_PLATFORMS": "cpu"}, True), ({"JAX_PLATFORMS": "cpu,tpu"}, True), ({"JAX_PLATFORMS": "tpu,cpu"}, False),
-    ({"JAX_PLATFORMS": "cuda"}, False), ({"JAX_PLATFORM_NAME": "cpu"}, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"JAX_PLATFORMS": "cpu"}, True),
+        ({"JAX_PLATFORMS": "cpu,tpu"}, True),
+        ({"JAX_PLATFORMS": "tpu,cpu"}, False),
+        ({"JAX_PLATFORMS": "cuda"}, False),
+        ({"JAX_PLATFORM_NAME": "cpu"}, True),
+    ],
+)
 def test_jax_platforms_says_whether_the_cpu_computes(environment, expected):
     assert cores.on_cpu(environment) is expected
 
@@ -59,9 +65,11 @@ def test_beside_accelerators_there_are_two_workers(monkeypatch, of_cores):
 
 
 def test_a_process_is_bound_to_its_cores_and_jax_has_as_many_threads_as_were_planned():
-    code = ("import os; from chinchilla_jax.parallel import cores; cores.use(3, worker=1); import jax\n"
-            "from chinchilla_jax.training.hardware import cpu_cores\n"
-            "print(cpu_cores(), len(os.sched_getaffinity(0)))")  # fmt: skip
+    code = (
+        "import os; from chinchilla_jax.parallel import cores; cores.use(3, worker=1); import jax\n"
+        "from chinchilla_jax.training.hardware import cpu_cores\n"
+        "print(cpu_cores(), len(os.sched_getaffinity(0)))"
+    )
     there = len(os.sched_getaffinity(0))
     environment = os.environ | {"NPROC": "7", "PJRT_NPROC": "9", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)

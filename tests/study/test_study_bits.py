@@ -45,8 +45,15 @@ def _started(study, workers, cores=None):
     limit = (lambda: os.sched_setaffinity(0, cores)) if cores else None
     environment = {name: value for name, value in os.environ.items() if name not in ("PJRT_NPROC", "NPROC")}
     command = [sys.executable, "-m", "chinchilla_jax", "work", f"--study={study}", f"--workers={workers}"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=limit, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        preexec_fn=limit,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def _finish(study, workers, cores=None):
@@ -60,8 +67,10 @@ def _bits(study):
     """Everything that a rerun must reproduce: losses of all steps that were logged, and the result's."""
     runs = read_manifest(study / MANIFEST).runs
     results = {run.name: read_result(study, run.name) for run in runs}
-    return {name: ((run_folder(study, name) / "metrics.jsonl").read_text(), result["validation"])
-            for name, result in results.items()}  # fmt: skip
+    return {
+        name: ((run_folder(study, name) / "metrics.jsonl").read_text(), result["validation"])
+        for name, result in results.items()
+    }
 
 
 @pytest.fixture(scope="module")

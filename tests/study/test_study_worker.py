@@ -270,8 +270,13 @@ print(first, "jax" in sys.modules, flush=True)
 @pytest.mark.parametrize("needed", [True, False])
 def test_a_worker_that_stands_by_begins_when_it_is_told_to(study, small_plan, needed):
     run = small_plan.runs[0]
-    process = subprocess.Popen([sys.executable, "-c", STANDBY, str(study)], stdin=subprocess.PIPE, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", STANDBY, str(study)],
+        stdin=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     told = preparation(small_plan.template(), run).decode()
     output, errors = process.communicate(told + "\n" * needed, timeout=120)
     assert output == (f"{run.name} True\n" if needed else "") and ("not needed" in errors) is not needed
