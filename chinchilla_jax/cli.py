@@ -39,6 +39,7 @@ from chinchilla_jax import cli_runs
 from chinchilla_jax.cli_flags import budget, define, parse_inputs
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.config_flag import UsageError, define_config, read_config
+from chinchilla_jax.parallel import cores
 
 DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 42
 
@@ -69,7 +70,7 @@ def _plan(values: flags.FlagValues) -> int:
     config = _config(values)
     study = _folder(values, "study") if values.study or not values.dry_run else None
     manifest = plan(config)
-    describe(manifest, values.workers, _echo)
+    describe(manifest, values.workers or cores.default_workers(config), _echo)
     foresee(manifest, study, _echo)
     if values.slice:
         manifest = _preflight_verb().plan_checked(manifest, values, _echo)
@@ -108,12 +109,19 @@ def _preflight_verb() -> ModuleType:
 
 
 def _train(values: flags.FlagValues) -> int:
-    """Trains the run of a config in --workdir, or goes on with it. --profile=START:STOP traces some of its steps."""
-    config = dataclasses.replace(_config(values), study=None)
+    """Trains the run of a config in --workdir, or goes on with it. --profile=START:STOP traces some of its steps.
+
+    Of a study's config that is its template, on as many cores of a CPU as the study gives each run (study.cores).
+    """
+    given = _config(values)
+    config = dataclasses.replace(given, study=None)
     workdir = _folder(values, "workdir")
     from chinchilla_jax.parallel import distributed
 
-    with distributed.joined(_processes(values), _code_of):
+    processes = _processes(values)
+    if given.study and not processes and cores.on_cpu():
+        cores.use(cores.of_study(given))
+    with distributed.joined(processes, _code_of):
         from chinchilla_jax.training import loop, profiler
 
         window = profiler.parse_window(values.profile) if values.profile else None
@@ -151,8 +159,16 @@ def _work(values: flags.FlagValues) -> int:
         work(study, values.manifest, values.workers, _echo)
         return DONE
     from chinchilla_jax.study import worker
+    from chinchilla_jax.study.folder import read_manifest
 
-    worker.pin(values.worker, values.workers)
+    if values.standby:
+        from chinchilla_jax.study.standby import stand_by
+
+        first = stand_by(study, values.worker, values.workers)
+        worker.work_alone(study, values.manifest, values.worker, _echo, parent=values.parent, first=first)
+        return DONE
+    template = read_manifest(study / values.manifest).template()
+    worker.pin(template, values.worker, values.workers or cores.default_workers(template))
     worker.use_compilation_cache(study)
     worker.work_alone(study, values.manifest, values.worker, _echo, parent=values.parent)
     return DONE
@@ -300,7 +316,7 @@ VERBS = {
     "preflight": _Verb(_preflight, ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch",
                                     "price", "output", "cache", "keep_hlo")),
     "train": _Verb(_train, ("config", "workdir", "profile", *_PROCESSES)),
-    "work": _Verb(_work, ("study", "manifest", "workers", "worker", "parent", *_PROCESSES)),
+    "work": _Verb(_work, ("study", "manifest", "workers", "worker", "standby", "parent", *_PROCESSES)),
     "status": _Verb(_status, ("study",)),
     "fit": _Verb(_fit, (*_INPUT, *_FIT, "variants", "explain")),
     "predict": _Verb(_predict, (*_INPUT, "law", *_BUDGET, "params", "tokens", "unique_tokens", "inference_tokens",

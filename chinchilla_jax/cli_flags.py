@@ -33,11 +33,14 @@ def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
             "best_per_cell", False, "Where runs of one N and D differ in a setting (learning rate, batch), keep those "
             "of the lowest loss.", **one_of),
         "budget": lambda: flags.DEFINE_float("budget", None, "FLOPs to predict for.", lower_bound=1.0, **one_of),
-        "workers": lambda: flags.DEFINE_integer("workers", 2, "Runs that train at the same time, each on its share of "
-                                                "the cores.", lower_bound=1, **one_of),
+        "workers": lambda: flags.DEFINE_integer("workers", None, "Runs that train at the same time, each on the "
+                                                "study.cores that were planned for it. Default: as many as there are "
+                                                "cores for; 2 with accelerators.", lower_bound=1, **one_of),
         "manifest": lambda: flags.DEFINE_string("manifest", "manifest.jsonl", "Which manifest of the study.", **one_of),
         "worker": lambda: flags.DEFINE_integer("worker", None, "Be this one worker, counted from 0, instead of "
                                                "starting --workers of them.", lower_bound=0, **one_of),
+        "standby": lambda: flags.DEFINE_boolean("standby", False, "Get ready as standard input says, and wait for a "
+                                                "line there before beginning.", **one_of),
         "parent": lambda: flags.DEFINE_integer("parent", None, "Process without which to stop.", **one_of),
         "coordinator": lambda: flags.DEFINE_string(
             "coordinator", None, "HOST:PORT of process 0, where several processes do one run; on TPU slices it is "

@@ -9,14 +9,13 @@ that names the key and the fix.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any
+
+from chinchilla_jax.config_values import ConfigError, at_first, build, did_you_mean, later
 
 POSITIONS = ("relative", "rope", "xpos", "learned", "none")
 ATTENTIONS = ("auto", "fused", "plain", "blockwise")
@@ -30,15 +29,6 @@ DTYPES = ("float32", "bfloat16")
 CONVENTIONS = ("table_a4", "appendix_f", "6nd", "executed")
 LADDERS = ("generated", "width", "chinchilla")
 STUDY_SCHEDULES = ("matched", "trunk")
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used. `key` is its dotted name; the message says what to do about it."""
-
-    def __init__(self, key: str, message: str):
-        super().__init__(f"{key}: {message}")
-        self.key = key
-        self.message = message
 
 
 def _positive(section: Any, *names: str) -> None:
@@ -69,12 +59,6 @@ def _one_of(section: Any, name: str, allowed: tuple[str, ...]) -> None:
     value = getattr(section, name)
     if value not in allowed:
         raise ConfigError(name, f"unknown value {value!r}{did_you_mean(value, allowed)}; one of {', '.join(allowed)}")
-
-
-def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the closest known word, or nothing."""
-    close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,6 +256,8 @@ class StudyConfig:
     `seeds` is how many times every run of a budget is trained, with `train.seed` and the seeds after it: one number, or
     one for each budget in rising order; `holdout_seeds` the same for the held-out run of the predicted size.
     `flops_per_second` is what one worker sustains; only the estimates of time read it.
+    `cores` is how many cores of a CPU each run computes with, whatever else is free: a loss depends on it to the last
+    bits. Accelerators do not read it.
     """
 
     name: str = "isoflop"
@@ -287,11 +273,13 @@ class StudyConfig:
     schedule: str = "matched"
     warmup_fraction: float = 0.05
     flops_per_second: float = 1e10
-    seeds: tuple[int, ...] = (1,)
-    holdout_seeds: int = 1
+    seeds: tuple[int, ...] = later((1,))
+    holdout_seeds: int = later(1)
+    cores: int = later(1)
 
     def __post_init__(self):
-        _positive(self, "sizes", "size_ratio", "holdout_factor", "aspect_ratio", "flops_per_second", "holdout_seeds")
+        _positive(self, "sizes", "size_ratio", "holdout_factor", "aspect_ratio", "flops_per_second", "holdout_seeds",
+                  "cores")  # fmt: skip
         _one_of(self, "convention", CONVENTIONS)
         _one_of(self, "ladder", LADDERS)
         _one_of(self, "schedule", STUDY_SCHEDULES)
@@ -350,50 +338,16 @@ class RunConfig:
         Raises:
           ConfigError: unknown key, wrong type or impossible value; names the dotted key.
         """
-        return _build(cls, values, "")
+        return build(cls, values, "")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, JSON-safe; `from_dict` inverts it."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def content_hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON. Equal configs have equal hashes."""
-        canonical = RunConfig.from_dict(self.to_dict()).to_dict()  # a float given as 1 is 1.0 from here on
+        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON. Equal configs have equal hashes.
+
+        A key marked `later` is left out at its default: a config keeps the hash it had before there was such a key.
+        """
+        canonical = at_first(RunConfig.from_dict(self.to_dict()))  # a float given as 1 is 1.0 from here on
         return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    if not isinstance(values, Mapping) and not hasattr(values, "items"):
-        raise ConfigError(prefix.rstrip(".") or "config", f"expected a section with keys, got {values!r}")
-    for key in values:
-        if key not in hints:
-            raise ConfigError(f"{prefix}{key}", f"unknown key{did_you_mean(key, hints)}; known: {', '.join(hints)}")
-    arguments = {key: _convert(hints[key], values[key], f"{prefix}{key}") for key in values}
-    try:
-        return cls(**arguments)
-    except ConfigError as error:
-        if prefix and not error.key.startswith(prefix):
-            raise ConfigError(f"{prefix}{error.key}", error.message) from None
-        raise
-
-
-def _convert(hint: Any, value: Any, key: str) -> Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        hint = next(h for h in typing.get_args(hint) if h is not type(None))
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, f"{key}.")
-    if typing.get_origin(hint) is tuple:
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise ConfigError(key, f"expected a list, got {value!r}")
-        element = typing.get_args(hint)[0]
-        return tuple(_convert(element, v, f"{key}[{i}]") for i, v in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(key, f"expected {hint.__name__}, got {type(value).__name__} {value!r}")
-    return value

@@ -98,7 +98,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "preflight": ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch", "price", "output",
                       "cache", "keep_hlo"),
         "train": ("config", "workdir", "profile", *PROCESSES),
-        "work": ("study", "manifest", "workers", "worker", "parent", *PROCESSES),
+        "work": ("study", "manifest", "workers", "worker", "standby", "parent", *PROCESSES),
         "status": ("study",),
         "fit": (*source, *fits, "variants", "explain"),
         "predict": (*source, "law", *budget, "params", "tokens", "unique_tokens", "inference_tokens", "inputs",

@@ -182,6 +182,11 @@ def test_the_study_counts_in_the_content_hash():
     assert dataclasses.replace(BASE, study=None).content_hash() != BASE.content_hash()
 
 
+def test_keys_that_came_later_leave_the_hash_as_it_was_before_them():
+    assert RunConfig().content_hash() == "8962d4e4dfb8"
+    assert RunConfig(study=StudyConfig()).content_hash() == "0cd9c681e2c6"
+
+
 def test_equal_configs_have_equal_hashes_however_they_were_written():
     whole = RunConfig(optimizer=OptimizerConfig(peak_lr=1), study=StudyConfig(budgets=(10**9, 10**10)))
     same = RunConfig(optimizer=OptimizerConfig(peak_lr=1.0), study=StudyConfig(budgets=(1e9, 1e10)))

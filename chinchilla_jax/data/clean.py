@@ -15,6 +15,7 @@ Rule 3 costs one hash per word: only the held-out documents' grams are kept in m
 from __future__ import annotations
 
 import collections
+import functools
 import hashlib
 import json
 import pathlib
@@ -31,7 +32,12 @@ from chinchilla_jax.data.files import Progress, write_json
 GRAM_WORDS = 13
 REPEATED_SHARE = 0.5
 _SPLITS = ("train", "validation")
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIER, _BASE = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # both odd
+_WORD_BYTES = np.array(
+    [ord(chr(i).lower()) if i < 128 and re.match(r"\w", chr(i)) else 0 for i in range(256)], np.uint8
+)
+_TABLE_BITS = 22
+_TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
 
 
 def clean(source: Source, validation_fraction: float, folder: pathlib.Path, echo: Callable[[str], None]) -> dict:
@@ -124,16 +130,19 @@ def _deal(source: Source, fraction: float, folder: pathlib.Path, echo: Callable[
 
 def _drop_repeated(folder: pathlib.Path, domains: list[str], echo: Callable[[str], None]) -> int:
     """Rule 3, rewriting the validation files; returns the number of documents dropped."""
-    grams = _Grams()
-    held_out = {domain: [(text, grams.of(text)) for text in read_cleaned(folder, domain, "validation")]
+    held_out = {domain: [(text, np.unique(grams(text))) for text in read_cleaned(folder, domain, "validation")]
                 for domain in domains}  # fmt: skip
     known = np.unique(np.concatenate([g for documents in held_out.values() for _, g in documents]))
     in_training = np.zeros(len(known), bool)
+    # A table small enough for the processor's cache passes over nearly every gram that is not known.
+    may_be_known = np.zeros(1 << _TABLE_BITS, bool)
+    may_be_known[known >> _TABLE_SHIFT] = True
     total = sum((folder / f"{domain}.train.jsonl").stat().st_size for domain in domains)
     progress = Progress(echo, "comparing training text with what is held out", total)
     for domain in domains:
         for text in read_cleaned(folder, domain, "train"):
-            found = grams.of(text)
+            found = grams(text)
+            found = found[may_be_known[found >> _TABLE_SHIFT]]
             at = np.minimum(np.searchsorted(known, found), len(known) - 1)
             in_training[at[known[at] == found]] = True
             progress.add(len(text))
@@ -153,27 +162,57 @@ def _count(folder: pathlib.Path, domain: str, split: str) -> dict[str, int]:
     return dict(totals)
 
 
-class _Grams:
-    """Hashes of a text's word 13-grams; remembers the hash of every word it met."""
-
-    def __init__(self):
-        self._words = _WordHashes()
-
-    def of(self, text: str) -> np.ndarray:
-        """uint64[distinct grams], sorted; never empty."""
-        words = re.findall(r"\w+", text.lower()) or [text]
-        hashes = np.fromiter(map(self._words.__getitem__, words), np.uint64, len(words))
-        size = min(GRAM_WORDS, len(hashes))
-        count = len(hashes) - size + 1
-        result = np.zeros(count, np.uint64)
-        for offset in range(size):
-            result = result * _MULTIPLIER + hashes[offset : offset + count]
-        return np.unique(result)
+def grams(text: str) -> np.ndarray:
+    """uint64[grams]: hashes of the word 13-grams of `text`, in its order; never empty."""
+    hashes = _word_hashes(text)
+    return _rolling(hashes, min(GRAM_WORDS, len(hashes)))
 
 
-class _WordHashes(dict):
-    def __missing__(self, word: str) -> int:
-        if len(self) > 4_000_000:
-            self.clear()
-        self[word] = number = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "big")
-        return number
+def _word_hashes(text: str) -> np.ndarray:
+    """uint64[words]: the sum of byte k of a word times B^k, modulo 2^64, mixed; of what has no words, that of all of it.
+
+    All words at once, as differences of running sums over the text: a Python object for each word would take longer than
+    anything else in the preparation.
+    """
+    if text.isascii():
+        content = _WORD_BYTES[np.frombuffer(text.encode(), np.uint8)]
+    else:
+        content = np.frombuffer("\0".join(re.findall(r"\w+", text.lower())).encode(), np.uint8)
+    edges = np.flatnonzero(np.diff(content != 0, prepend=False, append=False))
+    if not len(edges):
+        content = np.frombuffer(text.encode(), np.uint8)
+        edges = np.array([0, len(content)])
+    powers, inverses = _powers(1 << len(content).bit_length())
+    sums = np.zeros(len(content) + 1, np.uint64)
+    np.cumsum(content * powers[: len(content)], out=sums[1:])
+    starts, ends = edges[::2], edges[1::2]
+    hashes = (sums[ends] - sums[starts]) * inverses[starts]
+    return (hashes ^ (hashes >> np.uint64(32))) * np.uint64(_MULTIPLIER)
+
+
+@functools.lru_cache(maxsize=4)
+def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint64[count]: B^k and B^-k modulo 2^64."""
+    return tuple(
+        np.cumprod(np.r_[np.uint64(1), np.full(count - 1, base, np.uint64)])
+        for base in (_BASE, pow(_BASE, -1, 1 << 64))
+    )
+
+
+def _rolling(hashes: np.ndarray, size: int) -> np.ndarray:
+    """uint64[len - size + 1]: sum over k of hashes[i + k] * M^(size - 1 - k), modulo 2^64.
+
+    That of a + b words is that of the first a, times M^b, plus that of the last b: so by the binary digits of `size`.
+    """
+    count, left = len(hashes) - size + 1, size
+    result, done, width = np.zeros(count, np.uint64), 0, 1
+    while left:
+        power = np.uint64(pow(_MULTIPLIER, width, 1 << 64))
+        if left & 1:
+            result = result * power + hashes[done : done + count]
+            done += width
+        left >>= 1
+        if left:
+            hashes = hashes[:-width] * power + hashes[width:]
+            width *= 2
+    return result

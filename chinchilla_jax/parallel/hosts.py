@@ -89,7 +89,7 @@ def _detect(environment: Mapping[str, str]) -> str:
         slices = environment.get("MEGASCALE_NUM_SLICES") or "1"
         if len(hosts.split(",")) > 1 or (hosts and slices != "1"):
             return "gketpu"
-        if not hosts and "TPU_SKIP_MDS_QUERY" not in environment and _is_cloud_tpu():
+        if not hosts and "TPU_SKIP_MDS_QUERY" not in environment and is_cloud_tpu():
             return "gcetpu"
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
         if importlib.util.find_spec("kubernetes") is None:
@@ -101,7 +101,7 @@ def _detect(environment: Mapping[str, str]) -> str:
     return ""
 
 
-def _is_cloud_tpu() -> bool:
+def is_cloud_tpu() -> bool:
     """Whether this machine has TPU chips, by the PCI bus; without importing JAX, before there is a child."""
     return any(path.read_text().strip() == _GOOGLE and path.with_name("device").read_text().strip() in _TPU_CHIPS
                for path in pathlib.Path("/sys/bus/pci/devices").glob("*/vendor"))  # fmt: skip

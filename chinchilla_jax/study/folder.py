@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chinchilla_jax.config import RunConfig
@@ -53,7 +53,7 @@ class PlannedRun:
     params_non_embedding: int
     tokens: int
     flops: dict[str, float]
-    config: dict[str, Any]
+    config: dict[str, Any] = dataclasses.field(compare=False)  # by its hash, which keys added later leave as it was
     config_hash: str
     estimated_seconds: float
     recipe: str
@@ -94,9 +94,15 @@ class PlannedRun:
         return facts
 
 
-def training_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The order in which workers take runs: what others wait for first, then the longest first."""
-    return sorted(runs, key=lambda run: (not run.keep_steps, -run.estimated_seconds))
+def training_order(
+    runs: Sequence[PlannedRun], seconds: Callable[[PlannedRun], float] | None = None
+) -> list[PlannedRun]:
+    """The order in which workers take runs: what others wait for first, then the longest first.
+
+    Args:
+      seconds: how long a run takes, if that is known better than when it was planned.
+    """
+    return sorted(runs, key=lambda run: (not run.keep_steps, -(seconds(run) if seconds else run.estimated_seconds)))
 
 
 @dataclasses.dataclass(frozen=True)

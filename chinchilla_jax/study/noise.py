@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 from chinchilla_jax.config import RunConfig, did_you_mean
 from chinchilla_jax.files import write_json, write_text
+from chinchilla_jax.parallel.cores import default_workers
 from chinchilla_jax.study import spread
 from chinchilla_jax.study.cell import replicate
 from chinchilla_jax.study.folder import (
@@ -43,7 +44,7 @@ def measure(
     cells: str | None,
     seeds: int,
     rates: str,
-    workers: int,
+    workers: int | None = None,
     echo: Callable[[str], None] = print,
     dry_run: bool = False,
 ) -> None:
@@ -54,6 +55,7 @@ def measure(
       study: its folder; may be None with `dry_run`.
       cells: `NAME,BUDGET:nearest,...`, see `chosen`.
       rates: factors on the peak learning rate, with commas between them.
+      workers: how many runs train at once; by default as many as have their cores.
       dry_run: only print the plan and its cost.
 
     Raises:
@@ -61,6 +63,7 @@ def measure(
       Stopped: a signal came; what was in progress is saved, and the same call goes on.
     """
     planned = plan(config) if config else read_manifest(study / MANIFEST)
+    workers = workers or default_workers(planned.template())
     manifest = noise_plan(planned, chosen(planned, cells), seeds, factors(rates))
     describe(manifest, workers, echo)
     others = _trained_elsewhere(study)

@@ -13,37 +13,64 @@ from collections.abc import Callable, Iterator
 
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.files import write_json
+from chinchilla_jax.parallel.cores import default_workers
 from chinchilla_jax.study.folder import (
     MANIFEST,
     NOISE,
     VERIFICATION,
     Manifest,
     manifests,
+    progress,
     read_json_or,
     read_manifest,
     read_result,
+    training_order,
     write_manifest,
 )
 from chinchilla_jax.study.foresee import foresee
+from chinchilla_jax.study.pace import pace
 from chinchilla_jax.study.plan import describe, duration, estimate, holdout_runs, plan, verification
-from chinchilla_jax.study.pool import work
+from chinchilla_jax.study.pool import standing_by, work
 from chinchilla_jax.study.reuse import reuse
 
 STAGES = ("data", "plan", "isoflop runs", "prediction", "held-out runs", "report")
 
 
 def run_study(
-    config: RunConfig, study: str | pathlib.Path, workers: int = 2, echo: Callable[[str], None] = print
+    config: RunConfig, study: str | pathlib.Path, workers: int | None = None, echo: Callable[[str], None] = print
 ) -> pathlib.Path:
     """Does whatever of a study is not done yet; returns the path of its report.
+
+    Args:
+      workers: runs that train at the same time; `cores.default_workers` unless given.
 
     Raises:
       ConfigError, DataError, StudyError, FitRefused: see the stages; each says what to do.
       Stopped: a signal came; what was in progress is saved.
     """
-    study = pathlib.Path(study)
     manifest = plan(config)  # first of all, so that a plan that cannot work costs nothing
+    workers = workers or default_workers(config)
+    with contextlib.ExitStack() as early:
+        return _run_stages(config, pathlib.Path(study), manifest, workers, echo, early)
+
+
+def _run_stages(
+    config: RunConfig,
+    study: pathlib.Path,
+    manifest: Manifest,
+    workers: int,
+    echo: Callable[[str], None],
+    early: contextlib.ExitStack,
+) -> pathlib.Path:
+    """`early` ends the workers that were started ahead of a stage which never came."""
     stages = _Stages(study, config, manifest, workers, echo)
+
+    # While the text is prepared on some core, workers import JAX and compile on the others.
+    ready = None
+    waiting = [run for run in training_order(manifest.runs) if read_result(study, run.name) is None]
+    if waiting and not _prepared(config):
+        count = min(workers, len(waiting))
+        ready = early.enter_context(standing_by(study, MANIFEST, config, waiting, count, echo))
 
     with stages.stage("data"):
         from chinchilla_jax.data import prepare
@@ -59,7 +86,12 @@ def run_study(
     with stages.stage("isoflop runs"):
         if (study / NOISE).exists():
             reuse(study, manifest.runs, read_manifest(study / NOISE).runs, echo)
-        work(study, MANIFEST, workers, echo)
+        work(study, MANIFEST, workers, echo, ready=ready)
+
+    # While the fits are made they import JAX again; nobody knows yet what to compile.
+    ready = None
+    if not (study / VERIFICATION).exists():
+        ready = early.enter_context(standing_by(study, VERIFICATION, config, (), workers, echo))
 
     with stages.stage("prediction"):
         if (study / VERIFICATION).exists():
@@ -76,7 +108,7 @@ def run_study(
             describe(verification(study, prediction.best.params), workers, echo)
 
     with stages.stage("held-out runs"):
-        work(study, VERIFICATION, workers, echo)
+        work(study, VERIFICATION, workers, echo, ready=ready)
 
     with stages.stage("report"):
         from chinchilla_jax.scaling.report import write_report
@@ -87,6 +119,16 @@ def run_study(
         echo(line)
     echo(f"report: {report}")
     return report
+
+
+def _prepared(config: RunConfig) -> bool:
+    """Whether the text is prepared already."""
+    from chinchilla_jax.data import DataError, store_path
+
+    try:
+        return store_path(config.data).exists()
+    except DataError:
+        return False
 
 
 class _Stages:
@@ -111,25 +153,27 @@ class _Stages:
             write_json(path, seconds)
 
     def _left(self, name: str) -> float:
-        """Seconds of training still to come, at the speed of the finished runs or else the config's."""
-        speed = self.config.study.flops_per_second
-        finished = [(run, r) for run in self.manifest.runs if (r := read_result(self.study, run.name)) is not None]
-        seconds = sum(r.get("seconds") or 0.0 for _, r in finished)
-        faster = 1.0
-        if seconds > 0:
-            faster = sum(run.spent("executed") for run, r in finished if r.get("seconds")) / seconds / speed
+        """Seconds of training still to come, at the pace of the finished runs or else the config's."""
         runs = [run for run in self.manifest.runs if read_result(self.study, run.name) is None]
         held_out = self.study / VERIFICATION
         if held_out.exists():
             verify = read_manifest(held_out).runs
             runs += [run for run in verify if read_result(self.study, run.name) is None]
         else:
-            # The runs at the held-out budget, each as long as the longest planned run is to its own.
-            largest = max(self.manifest.runs, key=lambda run: run.budget)
-            seconds = self.config.study.holdout_factor * largest.flops["executed"] / speed
-            later = dataclasses.replace(largest, trunk=None, fork_step=0, estimated_seconds=seconds)
-            runs += [later] * holdout_runs(self.config)
-        return estimate(runs, self.workers) / faster if runs and name != "report" else 0.0
+            # As many runs of the held-out budget, which is so many times that of the largest planned run.
+            largest = max(self.manifest.runs, key=lambda run: (run.budget, run.params))
+            times = self.config.study.holdout_factor
+            flops = {convention: times * count for convention, count in largest.flops.items()}
+            seconds = flops["executed"] / self.config.study.flops_per_second
+            run = dataclasses.replace(
+                largest, name="held-out", trunk=None, fork_step=0, flops=flops, estimated_seconds=seconds
+            )
+            runs += [run] * holdout_runs(self.config)
+        seconds = pace(self.study)
+        left = [
+            dataclasses.replace(run, estimated_seconds=seconds(run) * (1.0 - progress(self.study, run))) for run in runs
+        ]
+        return estimate(left, self.workers) if left and name != "report" else 0.0
 
 
 def where_the_time_went(study: pathlib.Path, workers: int) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
+from chinchilla_jax.config import RunConfig
+from chinchilla_jax.parallel import cores
 from chinchilla_jax.study.folder import (
     MANIFEST,
     Manifest,
@@ -21,6 +24,7 @@ from chinchilla_jax.study.folder import (
     read_result,
 )
 from chinchilla_jax.study.plan import duration
+from chinchilla_jax.study.standby import GO, preparation
 from chinchilla_jax.study.worker import Stopped
 
 PREEMPTED = 42
@@ -32,14 +36,18 @@ TAIL_LINES = 15
 def work(
     study: str | pathlib.Path,
     manifest: str = MANIFEST,
-    workers: int = 2,
+    workers: int | None = None,
     echo: Callable[[str], None] = print,
     command: Callable[[int], list[str]] | None = None,
+    ready: Pool | None = None,
 ) -> None:
     """Trains every unfinished run of a manifest with `workers` processes on this machine. What is finished stays.
 
     Args:
+      workers: `cores.default_workers` of them unless given. How many there are changes no run: each has the cores that
+        were planned for it.
       command: argument list that starts worker i; by default `python -m chinchilla_jax work --worker=i`.
+      ready: workers that stand by for this manifest.
 
     Raises:
       StudyError: no such manifest, or a worker failed; has the end of its log.
@@ -51,8 +59,13 @@ def work(
     if not waiting:
         echo(f"{manifest}: all {len(plan.runs)} runs are finished")
         return
-    workers = min(workers, len(waiting))
-    pool = _Pool(study, workers, command or (lambda i: _command(study, manifest, i, workers)), echo)
+    template = plan.template()
+    workers = min(workers or cores.default_workers(template), len(waiting))
+    if cores.on_cpu() and workers * cores.of_study(template) > len(cores.available()):
+        echo(f"{workers} workers of {cores.of_study(template)} cores each take turns on {len(cores.available())}")
+    if ready:
+        ready.resize(workers)
+    pool = ready or Pool(study, workers, command or (lambda i: _command(study, manifest, i, workers)), echo)
     with _Signals() as signals:
         try:
             pool.start()
@@ -61,12 +74,40 @@ def work(
             pool.stop()
 
 
+@contextlib.contextmanager
+def standing_by(
+    study: pathlib.Path,
+    manifest: str,
+    template: RunConfig,
+    waiting: Sequence[PlannedRun],
+    workers: int,
+    echo: Callable[[str], None],
+) -> Iterator[Pool | None]:
+    """Workers that get ready while the block finds out what they shall do; in it, hand them to `work`.
+
+    Args:
+      template: the study's config.
+      waiting: the unfinished runs in `training_order`, as far as they are known: each worker compiles one of the first.
+
+    None where accelerators compute: a worker would take them from whoever has them now.
+    """
+    if not cores.on_cpu():
+        yield None
+        return
+    pool = Pool(study, workers, lambda i: _command(study, manifest, i, workers), echo)
+    try:
+        pool.stand_by([preparation(template, waiting[i] if i < len(waiting) else None) for i in range(workers)])
+        yield pool
+    finally:
+        pool.stop()
+
+
 def _command(study: pathlib.Path, manifest: str, worker: int, workers: int) -> list[str]:
     return [sys.executable, "-m", "chinchilla_jax", "work", f"--study={study}", f"--manifest={manifest}",
             f"--worker={worker}", f"--workers={workers}", f"--parent={os.getpid()}"]  # fmt: skip
 
 
-class _Pool:
+class Pool:
     """The worker processes."""
 
     def __init__(self, study: pathlib.Path, workers: int, command, echo: Callable[[str], None]):
@@ -74,22 +115,45 @@ class _Pool:
         self.processes: list[subprocess.Popen | None] = [None] * workers
         self.restarts = [0] * workers
         self._logs: list[TextIO] = []
+        self._at_work = False
 
     def log(self, worker: int) -> pathlib.Path:
         return self.study / "logs" / f"worker-{worker}.log"
 
-    def start(self) -> None:
-        for worker in range(len(self.processes)):
-            self._start(worker)
+    def stand_by(self, told: list[bytes]) -> None:
+        """Starts the workers ahead of their work; `told` is the line for each."""
+        for worker, line in enumerate(told):
+            self._start(worker, standby=True)
+            with contextlib.suppress(BrokenPipeError):  # one that has died already is noticed when it is needed
+                self.processes[worker].stdin.write(line)
+                self.processes[worker].stdin.flush()
 
-    def _start(self, worker: int) -> None:
+    def resize(self, workers: int) -> None:
+        """Before they begin: ends those that are too many; any that are missing are started when the others begin."""
+        for process in filter(None, self.processes[workers:]):
+            process.kill()
+        self.processes = (self.processes + [None] * workers)[:workers]
+        self.restarts = [0] * workers
+
+    def start(self) -> None:
+        """Has the workers begin."""
+        self._at_work = True
+        for worker, process in enumerate(self.processes):
+            if process is None:
+                self._start(worker)
+                continue
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(GO)
+                process.stdin.close()
+
+    def _start(self, worker: int, standby: bool = False) -> None:
         self.log(worker).parent.mkdir(parents=True, exist_ok=True)
         log = self.log(worker).open("a", encoding="utf-8")
         self._logs.append(log)
         # In its own session, so that Ctrl-C reaches only this process, which then asks the workers to save and stop.
         self.processes[worker] = subprocess.Popen(
-            self.command(worker), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            self.command(worker) + ["--standby"] * standby, stdin=subprocess.PIPE if standby else subprocess.DEVNULL,
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
 
     def running(self) -> bool:
@@ -128,7 +192,7 @@ class _Pool:
     def stop(self) -> None:
         """Asks the workers to save and stop, and waits until they have. A second signal ends them at once."""
         left = [process for process in self.processes if process and process.poll() is None]
-        if left:
+        if left and self._at_work:
             self.echo(f"stopping {len(left)} workers: they save what they are training first")
         try:
             asked = 0.0
@@ -182,7 +246,7 @@ class _Monitor:
     def _done(self) -> float:
         return sum(run.spent() * progress(self.study, run) for run in self.plan.runs)
 
-    def watch(self, pool: _Pool, signals: _Signals) -> None:
+    def watch(self, pool: Pool, signals: _Signals) -> None:
         """Returns when all workers are through."""
         said = time.monotonic()
         while pool.running():

@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable
 
+from chinchilla_jax.config import RunConfig
 from chinchilla_jax.files import write_json
-from chinchilla_jax.parallel import distributed
+from chinchilla_jax.parallel import cores, distributed
 from chinchilla_jax.study import lease
-from chinchilla_jax.study.folder import PlannedRun, read_manifest, read_result, run_folder, training_order
+from chinchilla_jax.study.folder import PlannedRun, StudyError, read_manifest, read_result, run_folder, training_order
+from chinchilla_jax.study.pace import pace
 
 # Shorter compilations are not worth a file in the cache.
 CACHE_MIN_SECONDS = 0.5
@@ -29,20 +31,34 @@ class Stopped(Exception):
     """The worker was asked to stop; whatever it was training is saved (exit code 42)."""
 
 
-def cores_of(worker: int, workers: int, cores: list[int]) -> list[int]:
+def even_share(worker: int, workers: int, among: list[int]) -> list[int]:
     """The cores of worker `worker` out of `workers`: an even share; with more workers than cores they take turns."""
-    if workers >= len(cores):
-        return [cores[worker % len(cores)]]
-    return cores[worker * len(cores) // workers : (worker + 1) * len(cores) // workers]
+    if workers >= len(among):
+        return [among[worker % len(among)]]
+    return among[worker * len(among) // workers : (worker + 1) * len(among) // workers]
 
 
-def pin(worker: int, workers: int) -> None:
-    """Binds this process to its share of the cores. Call before JAX is imported: it sizes its thread pool once.
+def pin(config: RunConfig, worker: int, workers: int) -> None:
+    """Binds this process to the cores that the study `config` gives each run. Call it before JAX looks for devices.
 
-    Two workers that share all cores wait for each other's threads in every operation.
+    Two workers that share all cores would wait for each other's threads in every operation. Beside accelerators the
+    cores only feed them: there each worker has an even share.
+
+    Raises:
+      StudyError: JAX computes on the CPU after all, with as many threads as it likes.
     """
+    if cores.on_cpu():
+        cores.use(cores.of_study(config), worker)
+        return
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores_of(worker, workers, sorted(os.sched_getaffinity(0))))
+        os.sched_setaffinity(0, even_share(worker, workers, cores.available()))
+    import jax
+
+    if jax.default_backend() == "cpu":
+        raise StudyError(
+            "JAX finds no accelerator that it can use on this machine; to train on the CPU say so: "
+            "export JAX_PLATFORMS=cpu"
+        )
 
 
 def use_compilation_cache(study: pathlib.Path) -> None:
@@ -61,6 +77,7 @@ def work_alone(
     echo: Callable[[str], None] = print,
     train: Train | None = None,
     parent: int | None = None,
+    first: str | None = None,
 ) -> None:
     """Trains runs of a manifest until every one is finished, by whomever. Returns when there is nothing left.
 
@@ -69,6 +86,7 @@ def work_alone(
       worker: this worker's number, for leases and messages.
       train: `training.loop.train` unless given.
       parent: process to stop without (exit code 42), should it die.
+      first: name of the run to begin with, if nobody has it.
 
     Raises:
       Stopped: SIGTERM or SIGINT came, or the parent died.
@@ -81,7 +99,7 @@ def work_alone(
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     try:
         while not _any_stops(stop):
-            run, held, finished = _next_together(study, runs, str(worker))
+            run, held, finished = _next_together(study, runs, str(worker), first)
             if run is not None:
                 _train_one(study, run, held, echo, train)
             elif finished:
@@ -101,7 +119,7 @@ def _any_stops(stop: threading.Event) -> bool:
 
 
 def _next_together(
-    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str
+    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None
 ) -> tuple[PlannedRun | None, lease.Lease | None, bool]:
     """The next run, its lease (where this is the process that claims), and whether all runs are finished.
 
@@ -109,7 +127,7 @@ def _next_together(
     """
     claimed, finished = None, False
     if distributed.first():
-        claimed = _claim_next(study, runs, worker)
+        claimed = _claim_next(study, runs, worker, first)
         finished = claimed is None and all(read_result(study, run.name) is not None for run in runs)
     told = json.dumps({"run": claimed and claimed[0].name, "finished": finished})
     told = json.loads(distributed.exchange("next", told)[0])
@@ -118,9 +136,9 @@ def _next_together(
 
 
 def _claim_next(
-    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str
+    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None = None
 ) -> tuple[PlannedRun, lease.Lease] | None:
-    for run in training_order(runs):
+    for run in sorted(training_order(runs, pace(study)), key=lambda run: run.name != first):
         if read_result(study, run.name) is not None:
             continue
         if run.trunk and read_result(study, run.trunk) is None:

@@ -12,8 +12,8 @@ import chinchilla_jax
 from chinchilla_jax.config import ConfigError, RunConfig
 
 
-def check_directory(config: RunConfig, workdir: Path, echo: Callable[[str], None]) -> None:
-    """Refuses the directory of another config. Another mesh computes the same, but for rounding."""
+def check_directory(config: RunConfig, workdir: Path, echo: Callable[[str], None], cores: int | None = None) -> None:
+    """Refuses the directory of another config. Another mesh, or other `cores`, computes the same, but for rounding."""
     path = workdir / "config.json"
     if not path.exists():
         return
@@ -22,8 +22,11 @@ def check_directory(config: RunConfig, workdir: Path, echo: Callable[[str], None
     if theirs["config"] != elsewhere:
         raise ConfigError("workdir", f"{workdir} belongs to another config ({difference(theirs['config'], config)}); "
                           "use another directory, or delete this one")  # fmt: skip
-    if theirs.get("hash") != config.content_hash():
-        echo(f"{difference(theirs['config'], config)}: the numbers will agree to rounding and not to the bit")
+    others = [difference(theirs["config"], config)] if theirs.get("hash") != config.content_hash() else []
+    if theirs.get("cores", cores) != cores:  # older directories do not say
+        others.append(f"cores: {theirs['cores']} there, {cores} here")
+    if others:
+        echo(f"{', '.join(others)}: the numbers will agree to rounding and not to the bit")
 
 
 def read_own(path: Path, key: str, kind: type) -> dict:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from chinchilla_jax.chips import device_peak
+from chinchilla_jax.parallel import cores
 
 
 def peak_flops(mesh: Mesh) -> tuple[float, str]:
@@ -27,6 +28,11 @@ def peak_flops(mesh: Mesh) -> tuple[float, str]:
         return published * mesh.devices.size, f"{kind} bfloat16, published"
     processes = {device.process_index for device in mesh.devices.flat}
     return _measured_peak() * len(processes), "float32 matrix product, measured"
+
+
+def cpu_cores() -> int | None:
+    """Threads that this process computes with, on which the last bits of a loss depend; None with accelerators."""
+    return cores.in_use(jax.local_device_count()) if jax.default_backend() == "cpu" else None
 
 
 @functools.cache

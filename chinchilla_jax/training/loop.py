@@ -92,7 +92,7 @@ def _train(
     distributed.check_shared(workdir)
 
     # --- What is there already: a finished run is returned as it is, another config's directory is refused ---
-    check_directory(config, workdir, echo)
+    check_directory(config, workdir, echo, hardware.cpu_cores())
     result_path = workdir / "result.json"
     if distributed.exchange("finished", str(result_path.exists()))[0] == "True":
         result = read_own(result_path, "loss", float)
@@ -110,7 +110,12 @@ def _train(
         _check_trunk(config, steps, fork)
     profiler = Profiler(profile, workdir / "profile", steps.total_steps, echo)
     if writes and not (workdir / "config.json").exists():
-        config_record = {"hash": config.content_hash(), "code": code_revision(), "config": config.to_dict()}
+        config_record = {
+            "hash": config.content_hash(),
+            "code": code_revision(),
+            "cores": hardware.cpu_cores(),
+            "config": config.to_dict(),
+        }
         write_json(workdir / "config.json", config_record)
     tokens_total = steps.tokens(steps.total_steps)
     ledger = count_run(config, tokens_total)
@@ -212,7 +217,7 @@ def _train(
         "device_hours": clock.seconds() * config.mesh.size / 3600, "tokens_per_second": clock.tokens_per_second(),
         "flops_per_second": clock.tokens_per_second() * flops_per_token["executed"],
         "peak_flops": peak, "peak_is": peak_is, "devices": config.mesh.size, "platform": jax.default_backend(),
-        "config_hash": config.content_hash(), "code": code_revision(),
+        "cores": hardware.cpu_cores(), "config_hash": config.content_hash(), "code": code_revision(),
     }  # fmt: skip
     if writes:
         write_json(result_path, result)

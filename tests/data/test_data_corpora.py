@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 
 import pytest
 
@@ -172,3 +173,27 @@ def test_shipped_text_is_about_a_megabyte_in_three_domains(tmp_path):
     assert {document.domain for document in found} == {"plays", "poems", "prose"}
     assert 0.9e6 < sum(len(document.text) for document in found) < 1.1e6
     assert json.dumps(found)
+
+
+def test_words_have_the_same_hash_in_any_text_and_grams_count_their_words():
+    """By the definition: lower case, words as `\\w+` finds them, also beside letters that are not ASCII."""
+    texts = ["Hello, world! hello_World 12", "na\u00efve HELLO \u00c9t\u00e9 world", "...", "x", "\u4e16\u754c hello"]
+    known = {}
+    for text in texts:
+        words = re.findall(r"\w+", text.lower()) or [text]
+        hashes = clean._word_hashes(text).tolist()
+        assert len(hashes) == len(words)
+        assert all(known.setdefault(word, number) == number for word, number in zip(words, hashes, strict=True))
+    assert len(set(known.values())) == len(known)
+
+
+@pytest.mark.parametrize("words", [1, 2, 5, 12, 13, 14, 40])
+def test_a_gram_is_a_polynomial_of_its_words(words):
+    text = " ".join(f"word{n * n}" for n in range(words))
+    hashes = [int(number) for number in clean._word_hashes(text)]
+    size = min(words, clean.GRAM_WORDS)
+    expected = [
+        sum(h * clean._MULTIPLIER ** (size - 1 - k) for k, h in enumerate(hashes[i : i + size])) % 2**64
+        for i in range(words - size + 1)
+    ]
+    assert clean.grams(text).tolist() == expected

@@ -171,6 +171,16 @@ def test_planning_is_deterministic_and_a_manifest_is_never_changed(tmp_path, man
     assert [p.name for p in tmp_path.iterdir()] == [MANIFEST]
 
 
+def test_a_manifest_from_before_a_key_is_still_this_plan(tmp_path, config):
+    before = plan(config)
+    del before.header["config"]["study"]["cores"]
+    for run in before.runs:
+        run.config["train"].pop("remat")  # as if this key had come later
+    write_manifest(tmp_path / MANIFEST, before)
+    assert write_manifest(tmp_path / MANIFEST, plan(config)) is False
+    assert read_manifest(tmp_path / MANIFEST).template() == config
+
+
 def test_the_header_says_where_the_plan_comes_from(manifest, config):
     header = json.loads(manifest.text().splitlines()[0])["manifest"]
     assert header["study"] == "isoflop" and header["study_hash"] == config.content_hash()

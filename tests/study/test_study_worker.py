@@ -11,11 +11,12 @@ import time
 
 import pytest
 
-from chinchilla_jax.study import lease
+from chinchilla_jax.study import lease, pool
 from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, read_result, run_folder
-from chinchilla_jax.study.pool import work
+from chinchilla_jax.study.pool import standing_by, work
+from chinchilla_jax.study.standby import preparation
 from chinchilla_jax.study.status import status
-from chinchilla_jax.study.worker import Stopped, cores_of, work_alone
+from chinchilla_jax.study.worker import Stopped, even_share, work_alone
 
 
 def quiet(_):
@@ -109,7 +110,7 @@ def test_a_worker_trains_every_run_once_the_longest_first(study, small_plan, fin
     def train(config, folder, facts, echo):
         order.append(facts["name"])
         assert config.content_hash() == next(r.config_hash for r in small_plan.runs if r.name == facts["name"])
-        return finish(config, folder, facts)
+        return finish(config, folder, facts, time=None)
 
     work_alone(study, MANIFEST, 0, quiet, train)
     seconds = {run.name: run.estimated_seconds for run in small_plan.runs}
@@ -148,10 +149,10 @@ def test_a_preempted_worker_gives_its_run_back(study, finish):
     assert not list(study.glob("runs/*/lease.json"))
 
 
-def test_cores_are_split_evenly():
-    assert [cores_of(i, 2, [0, 1]) for i in range(2)] == [[0], [1]]
-    assert [cores_of(i, 2, [0, 1, 2, 3, 4]) for i in range(2)] == [[0, 1], [2, 3, 4]]
-    assert [cores_of(i, 3, [4, 5]) for i in range(3)] == [[4], [5], [4]]
+def test_beside_accelerators_cores_are_split_evenly():
+    assert [even_share(i, 2, [0, 1]) for i in range(2)] == [[0], [1]]
+    assert [even_share(i, 2, [0, 1, 2, 3, 4]) for i in range(2)] == [[0, 1], [2, 3, 4]]
+    assert [even_share(i, 3, [4, 5]) for i in range(3)] == [[4], [5], [4]]
 
 
 FAKE = """
@@ -162,6 +163,8 @@ def train(config, folder, facts, echo):
     with open(folder / "tried", "a") as file: file.write(str(os.getpid()) + "\\n")
     {body}
     (folder / "result.json").write_text(json.dumps(facts | {{"loss": 3.0, "diverged": False, "seconds": 0.1}}))
+if sys.argv[-1] == "--standby" and not (sys.stdin.readline() and sys.stdin.readline()):
+    sys.exit(42)
 try:
     worker.work_alone(pathlib.Path(sys.argv[1]), "manifest.jsonl", int(sys.argv[2]), print, train, int(sys.argv[3]))
 except worker.Stopped:
@@ -251,3 +254,50 @@ def _until(condition, seconds=60.0):
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.02)
+
+
+STANDBY = """
+import pathlib, sys
+from chinchilla_jax.study import standby, worker
+try:
+    first = standby.stand_by(pathlib.Path(sys.argv[1]), 0, 1)
+except worker.Stopped as stopped:
+    sys.exit(str(stopped))
+print(first, "jax" in sys.modules, flush=True)
+"""
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_worker_that_stands_by_begins_when_it_is_told_to(study, small_plan, needed):
+    run = small_plan.runs[0]
+    process = subprocess.Popen(
+        [sys.executable, "-c", STANDBY, str(study)],
+        stdin=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    told = preparation(small_plan.template(), run).decode()
+    output, errors = process.communicate(told + "\n" * needed, timeout=120)
+    assert output == (f"{run.name} True\n" if needed else "") and ("not needed" in errors) is not needed
+
+
+def test_workers_that_stood_by_train_the_study_and_are_replaced_when_killed(study, small_plan, monkeypatch):
+    lines = []
+    monkeypatch.setattr(pool, "_command", lambda study, _, i, __: fake_workers(study, "time.sleep(0.1)")(i))
+    with standing_by(study, MANIFEST, small_plan.template(), (), 3, lines.append) as ready:
+        extra, pids = ready.processes[2], [process.pid for process in ready.processes]
+        os.kill(pids[0], signal.SIGKILL)
+        assert not _tried(study)
+        work(study, workers=2, echo=lines.append, ready=ready)
+    tried = _tried(study)
+    assert extra.wait(timeout=10) == -signal.SIGKILL and [str(pids[2])] not in tried.values()
+    assert set(tried) == {run.name for run in small_plan.runs} and [str(pids[1])] in tried.values()
+    assert any("SIGKILL" in line for line in lines)
+
+
+def test_workers_that_are_not_needed_end_without_a_word(study, small_plan):
+    lines = []
+    with standing_by(study, MANIFEST, small_plan.template(), (), 2, lines.append) as ready:
+        processes = list(ready.processes)
+    assert all(process.wait(timeout=10) is not None for process in processes) and not lines

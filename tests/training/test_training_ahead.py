@@ -13,8 +13,11 @@ from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.topology import topology_mesh
 from chinchilla_jax.presets import preset
+from chinchilla_jax.training import hardware, loop
 from chinchilla_jax.training.ahead import abstract_mesh, compile_train_step, lower_train_step, train_step_arguments
+from chinchilla_jax.training.compilation import compile_seconds
 from chinchilla_jax.training.step import make_program
+from chinchilla_jax.training.warm import warm
 
 needs_compiler = [pytest.mark.compiler,
                   pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
@@ -138,3 +141,13 @@ class TestWithTheCompiler:
         model = dataclasses.replace(preset(name).model, n_layers=2)
         text = self.compiled(run_of(model, *mesh, seq_len=2048, batch_size=128), slice_)
         assert kernels(text) == KERNELS and not scores(text, 2048)
+
+
+def test_a_run_that_was_warmed_up_for_compiles_nothing(small, changed, tmp_path):
+    config = changed(small, model={"d_ff": 40}, train={"double_batch_at": 0.0})
+    before = compile_seconds()
+    warm(config)
+    compiled = compile_seconds() - before
+    hardware.peak_flops(make_mesh(config.mesh))  # compiles a little, once in a process
+    result = loop.train(config, tmp_path, echo=lambda line: None)
+    assert result["time"]["compile"] < 0.05 * compiled
