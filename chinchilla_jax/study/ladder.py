@@ -32,18 +32,28 @@ class Rung:
     params: int
 
 
-def shape(template: ModelConfig, n_layers: int, d_model: int) -> ModelConfig:
+def shape(template: ModelConfig, n_layers: int, d_model: int, fixed_heads: bool = False) -> ModelConfig:
     """The template's family at this depth and width.
 
     Heads: as many as make their width nearest to the template's head_dim with n_heads * head_dim == d_model. Widths
     that are no multiple of head_dim, as small models have, get heads a little wider or narrower.
+
+    Args:
+      fixed_heads: as many heads as the template has, if they divide the width.
     """
-    heads = _heads(d_model, template.head_dim, even=template.position in ("rope", "xpos"))
+    heads = template.n_heads
+    if not fixed_heads or not _divides(template, d_model):
+        heads = _heads(d_model, template.head_dim, even=template.position in ("rope", "xpos"))
     group = template.n_heads // template.n_kv_heads
     kv_heads = next(k for k in range(max(heads // group, 1), 0, -1) if heads % k == 0)
     d_ff = max(8, 8 * round(d_model * template.d_ff / template.d_model / 8))
     return dataclasses.replace(template, n_layers=n_layers, d_model=d_model, n_heads=heads, n_kv_heads=kv_heads,
                                head_dim=d_model // heads, d_ff=d_ff)  # fmt: skip
+
+
+def _divides(template: ModelConfig, d_model: int) -> bool:
+    """Whether the template's heads can share this width, in pairs of features where positions rotate pairs."""
+    return d_model % (template.n_heads * (2 if template.position in ("rope", "xpos") else 1)) == 0
 
 
 def _heads(d_model: int, head_dim: int, even: bool) -> int:
@@ -64,14 +74,15 @@ def nearest(
       aspect_ratio: wanted d_model / n_layers.
       exact: weigh the count far above the aspect, and consider finer steps of width.
       above: the result is at least as deep and as wide as this.
-      fixed_depth: only the width varies, the depth is the template's.
+      fixed_depth: only the width varies; depth and number of heads are the template's. A size with fewer heads than
+        the next would show in the profiles like a step of depth; one with a single head depends on its luck.
     """
     weight = _EXACT_WEIGHT if exact else _LADDER_WEIGHT
     least_layers, least_width = (above.model.n_layers, above.model.d_model) if above else (1, 16)
     if fixed_depth:
         least_layers = template.n_layers
     best, best_cost = (least_layers, least_width), math.inf
-    for d_model, fixed, per_layer in _widths(template, exact):
+    for d_model, fixed, per_layer in _widths(template, exact, fixed_depth):
         real = (params - fixed) / per_layer
         for layers in (template.n_layers,) if fixed_depth else (math.floor(real), math.floor(real) + 1):
             layers = max(layers, least_layers)
@@ -82,17 +93,18 @@ def nearest(
             cost = weight * math.log(count / params) ** 2 + aspect**2
             if cost < best_cost:
                 best, best_cost = (layers, d_model), cost
-    model = shape(template, *best)
+    model = shape(template, *best, fixed_heads=fixed_depth)
     return Rung(model, count_parameters(model).total)
 
 
 @functools.lru_cache(maxsize=16)
-def _widths(template: ModelConfig, exact: bool) -> tuple[tuple[int, int, int], ...]:
+def _widths(template: ModelConfig, exact: bool, fixed_heads: bool) -> tuple[tuple[int, int, int], ...]:
     """(d_model, parameters outside the layers, parameters of one layer) for every width considered."""
     rows, width = [], 16
     while width <= _MAX_WIDTH:
-        one, two = (count_parameters(shape(template, n, width)).total for n in (1, 2))
-        rows.append((width, 2 * one - two, two - one))
+        if not fixed_heads or _divides(template, width):
+            one, two = (count_parameters(shape(template, n, width, fixed_heads)).total for n in (1, 2))
+            rows.append((width, 2 * one - two, two - one))
         # Below 64, wider steps would leave gaps in N; above 8 heads whole heads are fine enough.
         step = 4 if width < 64 else 8
         if width >= (16 if exact else 8) * template.head_dim:
