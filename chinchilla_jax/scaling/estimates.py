@@ -8,21 +8,22 @@ from collections.abc import Mapping
 import numpy as np
 
 from chinchilla_jax.scaling.envelope import EnvelopeFit
-from chinchilla_jax.scaling.frontier import OffsetLaw, PowerLaw
 from chinchilla_jax.scaling.isoflop import IsoflopFit
+from chinchilla_jax.scaling.optimum_law import OptimumLaw
 from chinchilla_jax.scaling.parametric import ParametricFit
 from chinchilla_jax.scaling.resample import interval
 from chinchilla_jax.scaling.surface import FlopsPerToken
 
 LEVELS = (0.8, 0.95)
+LOSS_LAW = "E + k C^-g, averaged over E"
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """One approach's answer: N, D, D/N and the minimum loss (nats per token).
 
-    `intervals[quantity][level]` = (low, high). Those of `loss` are for a single trained run: the bootstrap
-    spread of the law plus the scatter of runs about it. `loss_law` names the form extrapolated.
+    `intervals[quantity][level]` = (low, high). Those of `loss` are for a single trained run: what is not known of the
+    law and the scatter of runs about it. `loss_law` names the form extrapolated.
     """
 
     approach: str
@@ -41,34 +42,33 @@ def intervals_of(**samples: np.ndarray) -> dict[str, dict[float, tuple[float, fl
 
 def from_envelope(fit: EnvelopeFit, budget: float, seed: int = 0) -> Estimate:
     """Approach 1's answer; its loss is the smoothed training loss."""
-    form = "E + k C^-g, training loss"
-    return _from_laws("envelope", fit, budget, fit.loss_offset, fit.boot_loss_offset, form, seed)
-
-
-def from_isoflop(fit: IsoflopFit, budget: float, loss_law: str, seed: int = 0) -> Estimate:
-    """Approach 2's answer; `loss_law` is `power` (k C^-g) or `offset` (E + k C^-g)."""
-    if loss_law == "offset":
-        return _from_laws("isoflop", fit, budget, fit.loss_offset, fit.boot_loss_offset, "E + k C^-g", seed)
-    return _from_laws("isoflop", fit, budget, fit.loss_power, fit.boot_loss_power, "k C^-g", seed)
-
-
-def _from_laws(
-    approach: str,
-    fit: EnvelopeFit | IsoflopFit,
-    budget: float,
-    law: PowerLaw | OffsetLaw,
-    boot: PowerLaw | OffsetLaw | None,
-    form: str,
-    seed: int,
-) -> Estimate:
-    """The answer of an approach that fits N*(C), D*(C) and the minimum loss apart."""
     params, tokens = float(fit.params_law.at(budget)), float(fit.tokens_law.at(budget))
     intervals = {}
-    if boot is not None:
+    if fit.boot_params is not None:
         n, d = fit.boot_params.at(budget), fit.boot_tokens.at(budget)
         noise = 1.0 + fit.scatter * np.random.default_rng(seed).standard_normal(n.shape)
-        intervals = intervals_of(params=n, tokens=d, tokens_per_param=d / n, loss=boot.at(budget) * noise)
-    return Estimate(approach, params, tokens, tokens / params, float(law.at(budget)), form, intervals)
+        low = fit.boot_loss_offset.at(budget) * noise
+        intervals = intervals_of(params=n, tokens=d, tokens_per_param=d / n, loss=low)
+    form, loss = "E + k C^-g, training loss", float(fit.loss_offset.at(budget))
+    return Estimate("envelope", params, tokens, tokens / params, loss, form, intervals)
+
+
+def from_isoflop(fit: IsoflopFit, budget: float, seed: int = 0) -> Estimate:
+    """Approach 2's answer. Where the preset knows how minima scatter about their lines, the intervals of N and D are
+    those of the best size of this budget, not only of the line."""
+    params, tokens = float(fit.params_law.at(budget)), float(fit.tokens_law.at(budget))
+    intervals = {}
+    if fit.boot_params is not None:
+        n, d = fit.boot_params.at(budget), fit.boot_tokens.at(budget)
+        if isinstance(fit.params_law, OptimumLaw):
+            rng, freedom = np.random.default_rng(seed), fit.params_law.freedom
+            moved = rng.standard_t(freedom, n.shape)
+            n = n * np.exp(fit.params_law.spread(budget) * moved)
+            d = d * np.exp(-fit.tokens_law.spread(budget) * moved)
+        intervals = intervals_of(params=n, tokens=d, tokens_per_param=d / n)
+        intervals["loss"] = {level: fit.loss_law.interval(budget, level) for level in LEVELS}
+    loss = fit.loss_law.at(budget)
+    return Estimate("isoflop", params, tokens, tokens / params, loss, LOSS_LAW, intervals)
 
 
 def from_parametric(fit: ParametricFit, budget: float, c: FlopsPerToken, seed: int = 0) -> Estimate:

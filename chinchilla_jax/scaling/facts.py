@@ -10,6 +10,7 @@ import numpy as np
 
 from chinchilla_jax.scaling import summary
 from chinchilla_jax.scaling.decide import per_token
+from chinchilla_jax.scaling.estimates import LOSS_LAW
 from chinchilla_jax.scaling.predict import Prediction
 from chinchilla_jax.scaling.profile_likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.recommended import other_sizes
@@ -132,31 +133,31 @@ def _envelope(prediction: Prediction) -> dict[str, Any]:
 def _isoflop(prediction: Prediction) -> dict[str, Any]:
     fit = prediction.isoflop
     laws = {}
-    for name, symbol in (("params", "N* = k C^a"), ("tokens", "D* = k C^b"), ("loss_power", "L* = k C^-g")):
-        law = fit.loss_power if name == "loss_power" else getattr(fit, f"{name}_law")
-        boot = getattr(fit, f"boot_{name}")
+    for name, symbol in (("params", "N* = k C^a"), ("tokens", "D* = k C^b")):
+        law, boot = getattr(fit, f"{name}_law"), getattr(fit, f"boot_{name}")
         laws[name] = {
             "form": symbol,
             "coefficient": float(law.coefficient),
             "exponent": float(law.exponent),
             "intervals": _spread(boot.exponent) if boot else {},
         }
-    if fit.loss_offset:
-        law = fit.loss_offset
-        laws["loss_offset"] = {
-            "form": "L* = E + k C^-g",
-            "irreducible": float(law.irreducible),
-            "exponent": -float(law.exponent),
-            "coefficient": float(law.value * np.exp(law.exponent * law.log_centre)),
-            "intervals": _spread(-fit.boot_loss_offset.exponent) if fit.boot_loss_offset else {},
-        }
+    law, largest = fit.loss_law, fit.profiles[-1].budget
+    laws["loss"] = {
+        "form": f"L* = {LOSS_LAW}",
+        "irreducible": law.irreducible_mean,
+        "irreducible_95": list(law.irreducible_interval(0.95)),
+        "exponent": -law.slope(largest) / law.at(largest),  # of the loss, d ln L* / d ln C at the largest budget
+        "intervals": {},
+    }
     return {
         "laws": laws,
+        "noise": fit.noise,
         "scatter": fit.scatter,
         "profiles": [
             {
                 "budget": p.budget,
                 "runs": len(p.runs),
+                "near": len(p.near),
                 "params": p.params.best,
                 "tokens": p.tokens.best,
                 "loss": p.params.lowest,

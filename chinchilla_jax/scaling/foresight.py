@@ -70,7 +70,7 @@ def expected(cells: Cells, budget: float, noise: float, seed: int = 0) -> tuple[
 
 def loss_at(fit: IsoflopFit, budget: float) -> float:
     """Approach 2's lowest loss at `budget` FLOPs, nats per token."""
-    return float((fit.loss_offset or fit.loss_power).at(budget))
+    return float(fit.loss_law.at(budget))
 
 
 def _quantile(values: Sequence[float]) -> float:

@@ -52,7 +52,7 @@ class Bias:
         return (
             float(fit.params_law.at(self.flops)) / (1.0 + self.params),
             float(fit.tokens_law.at(self.flops)) / (1.0 + self.tokens),
-            float((fit.loss_offset or fit.loss_power).at(self.flops)) / (1.0 + self.loss),
+            float(fit.loss_law.at(self.flops)) / (1.0 + self.loss),
         )
 
     def describe(self) -> str:
@@ -112,7 +112,7 @@ def isoflop_bias(
         flops,
         float(found.params_law.at(flops)) / params - 1.0,
         float(found.tokens_law.at(flops)) / tokens - 1.0,
-        float((found.loss_offset or found.loss_power).at(flops)) / loss - 1.0,
+        float(found.loss_law.at(flops)) / loss - 1.0,
         float(found.params_law.exponent - fit_power(budgets, best[:, 0]).exponent),
         float(found.tokens_law.exponent - fit_power(budgets, best[:, 1]).exponent),
         width,

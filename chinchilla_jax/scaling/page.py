@@ -209,8 +209,8 @@ def _isoflop(facts: Mapping[str, Any]) -> str:
         ("Law", "k", "Exponent", "80% interval", "95% interval"),
         [
             (
-                law["form"] + (f", E = {law['irreducible']:.4f}" if "irreducible" in law else ""),
-                f"{law['coefficient']:.4g}",
+                law["form"] + (f": {_irreducible(law)}" if "irreducible" in law else ""),
+                f"{law['coefficient']:.4g}" if "coefficient" in law else "",
                 f"{law['exponent']:.4f}",
                 *(span(law["intervals"].get(k), loss_text) for k in ("80%", "95%")),
             )
@@ -218,11 +218,12 @@ def _isoflop(facts: Mapping[str, Any]) -> str:
         ],
     )
     profiles = table(
-        ("Budget, FLOPs", "Runs", "N*", "D*", "D*/N*", "Minimum loss", "Scatter", "Bootstrap draws usable"),
+        ("Budget, FLOPs", "Runs", "Near", "N*", "D*", "D*/N*", "Minimum loss", "Scatter", "Minimum inside"),
         [
             (
                 flops_text(p["budget"]),
                 p["runs"],
+                p["near"],
                 count(p["params"]),
                 count(p["tokens"]),
                 count(p["tokens"] / p["params"]),
@@ -235,6 +236,11 @@ def _isoflop(facts: Mapping[str, Any]) -> str:
     )
     bias = notes(f"{line}." for line in fit["bias"])
     return f"<h2>Approach 2: IsoFLOP profiles</h2>{profiles}{laws}{bias}"
+
+
+def _irreducible(law: Mapping[str, Any]) -> str:
+    low, high = law["irreducible_95"]
+    return f"E = {law['irreducible']:.4f} ({low:.4f} to {high:.4f}); exponent of L* at the largest budget"
 
 
 def _parametric(facts: Mapping[str, Any]) -> str:

@@ -1,14 +1,13 @@
 """Which size is best on an IsoFLOP profile, and what curve says so?
 
-Three curves through the losses of one budget against x = ln N (or ln D):
+Two curves through the losses of one budget against x = ln N (or ln D); a third, by the runs near the minimum, is in
+`near_minimum`:
 
 `parabolas`: least squares, Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; misses the skew of the true profile.
-`skewed`: the profile of L = E + A/N^alpha + B/D^beta (`profile_shape`) with one skew for all budgets, which is what the
-law says; it takes one more unknown in all, not one per budget.
 `akima`: Akima's (1970) interpolant through the points, averaged by size, and its exact minimum, as in Porian et al.
 2024 (arXiv 2406.19146): no shape is assumed, and no noise is averaged away.
 
-All work on M profiles of at most n runs at once, in many sets of losses or weights: arrays [B, M, n] with weight 0
+Both work on M profiles of at most n runs at once, in many sets of losses or weights: arrays [B, M, n] with weight 0
 where a profile has no such run or a resample does not hold it.
 """
 
@@ -21,8 +20,6 @@ from scipy.interpolate import Akima1DInterpolator
 
 from chinchilla_jax.scaling import profile_shape
 
-_STEPS = 15
-_STEEPEST_SKEW = 0.25  # alpha and beta 0.75 apart
 _LEAST_NOISE = 1e-4  # relative; evaluation of a loss is not more exact than that
 
 
@@ -102,70 +99,6 @@ def parabolas(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.nd
         inside = good & (log_best > low) & (log_best < high)
     fitted = mean[..., None] + first[..., None] * z + second[..., None] * square
     return Minima(log_best, lowest, np.where(good, curvature, -1.0), inside, np.zeros(len(loss)), fitted)
-
-
-def skewed(
-    x: np.ndarray,
-    loss: np.ndarray,
-    weight: np.ndarray,
-    within: np.ndarray,
-    noise: float,
-    *,
-    prior: np.ndarray | float = 0.0,
-    product: np.ndarray | float = profile_shape.PRODUCT,
-) -> Minima:
-    """The law's profile, with one skew for all M profiles of a set, by Gauss and Newton from the parabolas.
-
-    Each step takes the three unknowns of every profile out of the residuals, finds the skew from what is left in all
-    of them, and then the three.
-
-    Args:
-      noise: relative error of one loss; sets how far the skew is drawn to `prior` [B], which published laws place
-        within `profile_shape.SKEW_SPREAD` of 0.
-      product: alpha * beta, [B].
-    """
-    start = parabolas(x, loss, weight, within)
-    upward = start.curvature > 0
-    low, high = _bounds(x, within)
-    count = len(start.log_best)
-    prior = np.broadcast_to(np.asarray(prior, np.float64), count)
-    product = np.broadcast_to(np.asarray(product, np.float64), count)[:, None, None]
-    level = (weight * loss).sum(-1) / np.maximum(weight.sum(-1), 1e-300)
-    # A profile that opens downward says nothing about the skew.
-    share = np.where(upward, (np.where(upward, level, 1.0) * noise) ** -2.0, 0.0)
-    tight = profile_shape.SKEW_SPREAD**-2.0
-    log_best = np.clip(np.where(upward, start.log_best, 0.5 * (low + high)), low - 1.0, high + 1.0)
-    curvature = np.where(upward, start.curvature, 1.0)
-    lowest, skew = np.where(upward, start.lowest, level), prior.copy()
-    for _ in range(_STEPS):
-        u = x - log_best[..., None]
-        k = skew[:, None, None]
-        excess = profile_shape.shape(u, k, product)
-        tilt = -curvature[..., None] * profile_shape.slope(u, k, product)
-        left = loss - lowest[..., None] - curvature[..., None] * excess
-        along = curvature[..., None] * profile_shape.skew_slope(u, k, product)
-        columns = np.stack(np.broadcast_arrays(np.ones_like(u), excess, tilt), -1)
-        weighted = weight[..., None] * columns
-        normal = np.swapaxes(weighted, -1, -2) @ columns
-        normal = normal + 1e-12 * np.trace(normal, axis1=-2, axis2=-1)[..., None, None] * np.eye(3)
-        both = np.stack([left, along], -1)
-        taken = np.linalg.solve(normal, np.swapaxes(weighted, -1, -2) @ both)
-        left, along = np.moveaxis(both - columns @ taken, -1, 0)
-        pull = (share * (weight * along * left).sum(-1)).sum(-1) + tight * (prior - skew)
-        step = np.clip(pull / ((share * (weight * along**2).sum(-1)).sum(-1) + tight), -0.05, 0.05)
-        step = np.clip(skew + step, -_STEEPEST_SKEW, _STEEPEST_SKEW) - skew
-        change = taken[..., 0] - taken[..., 1] * step[:, None, None]
-        skew = skew + step
-        lowest = lowest + change[..., 0]
-        curvature = np.maximum(curvature + change[..., 1], 0.2 * curvature)
-        moved = np.clip(change[..., 2], -0.7, 0.7)
-        log_best = log_best + moved
-    settled = np.abs(moved) < 1e-4
-    inside = upward & settled & (log_best > low) & (log_best < high)
-    fitted = lowest[..., None] + curvature[..., None] * profile_shape.shape(
-        x - log_best[..., None], skew[:, None, None], product
-    )
-    return Minima(log_best, lowest, np.where(upward, curvature, -1.0), inside, skew, fitted)
 
 
 def akima(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarray) -> Minima:

@@ -36,17 +36,15 @@ _BETA = float(np.sqrt(profile_shape.PRODUCT))  # 0.28 to 0.37 in published laws
 
 def isoflop_loss(prediction: Prediction, budget: float | np.ndarray) -> np.ndarray:
     """Approach 2's minimum loss at `budget` FLOPs, a number or an array, in the unit of the runs' loss."""
-    fit = prediction.isoflop
-    law = fit.loss_offset if prediction.estimates["isoflop"].loss_law.startswith("E") else fit.loss_power
-    return law.at(budget)
+    return prediction.isoflop.loss_law.at(budget)
 
 
 def isoflop_loss_band(prediction: Prediction, budgets: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The 95% band of approach 2's loss law at `budgets` [K]; None without bootstrap replicates."""
+    """The 95% band of approach 2's minimum loss at `budgets` [K]; None where no intervals were asked for."""
     fit = prediction.isoflop
-    offset = prediction.estimates["isoflop"].loss_law.startswith("E")
-    boot = fit.boot_loss_offset if offset else fit.boot_loss_power
-    return None if boot is None else tuple(np.percentile(boot.at(budgets[:, None]), [2.5, 97.5], axis=1))
+    if fit.boot_params is None:
+        return None
+    return tuple(np.array([fit.loss_law.interval(budget, 0.95, one_run=False) for budget in budgets]).T)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,6 +70,17 @@ class Residuals:
         return f"{self.replicates} redraws of the runs' residuals"
 
 
+@dataclasses.dataclass(frozen=True)
+class MinimaScatter:
+    """No resampling: `replicates` B draws of a law's constants from the scatter of the minima about it."""
+
+    replicates: int = 1000
+
+    def describe(self) -> str:
+        """The scheme in words, for outputs."""
+        return f"{self.replicates} draws of the law from the minima's scatter about it"
+
+
 PAPER = Resampling(100, 0.8)
 FULL = Resampling(1000)
 

@@ -20,7 +20,7 @@ from chinchilla_jax.scaling.surface import FlopsPerToken
 # A ninth of the starts: every value along every axis still occurs, at a ninth of the time.
 _FEWER_STARTS = paper_starts()[::9]
 _BELOW = 1.5  # a run without a budget counts as below a budget when this many times cheaper
-_LEAST, _MOST = 2, 3  # budgets to fit to at least; budgets to predict at most
+_LEAST = 2  # budgets to fit to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Rollout:
 def rollouts(
     runs: Sequence[Run], full: IsoflopFit, c: FlopsPerToken, preset: str = "corrected"
 ) -> tuple[Rollout, ...]:
-    """Each candidate's prediction of the three largest profiles that have two or more below them, smallest first.
+    """Each approach's prediction of every profile that has two or more below it, smallest budget first.
 
-    Candidates: approach 1, whose loss is the training loss, approach 2 with either form of its loss law, and approach
-    3. The last ones, for the largest budget, are those that choose between approaches 2 and 3 (`predict`).
+    Candidates: approach 1 (`envelope`), whose loss is the training loss, approach 2 (`isoflop`) and approach 3
+    (`parametric`).
     """
     found = []
-    for index in range(max(_LEAST, len(full.profiles) - _MOST), len(full.profiles)):
+    for index in range(_LEAST, len(full.profiles)):
         target = full.profiles[index]
         below = [run for run in runs if (run.budget or run.flops * _BELOW) < target.budget]
         found += [_score(name, index, target, *answer) for name, answer in _answers(below, target, c, preset).items()]
@@ -61,7 +61,7 @@ def rollouts(
 
 def last(found: Sequence[Rollout]) -> tuple[Rollout, ...]:
     """Those for the largest budget."""
-    return tuple(r for r in found if r.budget == max(r.budget for r in found))
+    return tuple(r for r in found if r.budget == found[-1].budget)
 
 
 def attempt(name: str, fit: Callable, refused: dict[str, str]):
@@ -84,10 +84,7 @@ def _answers(
     reading = envelope.PAPER if paper else envelope.CORRECTED
     profiles = attempt("isoflop", lambda: fit_isoflop(below, preset=shape, resampling=None), ignored)
     if profiles:
-        params = float(profiles.params_law.at(target.budget))
-        answers["isoflop+power"] = params, float(profiles.loss_power.at(target.budget))
-        if profiles.loss_offset is not None:
-            answers["isoflop+offset"] = params, float(profiles.loss_offset.at(target.budget))
+        answers["isoflop"] = float(profiles.params_law.at(target.budget)), profiles.loss_law.at(target.budget)
     curves = attempt("envelope", lambda: fit_envelope(below, preset=reading, resampling=None), ignored)
     if curves:
         budget = target.budget

@@ -11,6 +11,8 @@ import numpy as np
 from chinchilla_jax.scaling import answers
 from chinchilla_jax.scaling.analysis import APPROACHES, Analysis, analyse
 from chinchilla_jax.scaling.answers import Law, Section
+from chinchilla_jax.scaling.doubts import doubts
+from chinchilla_jax.scaling.estimates import LOSS_LAW
 from chinchilla_jax.scaling.parametric import ParametricFit
 from chinchilla_jax.scaling.predict import Prediction, predict
 from chinchilla_jax.scaling.profile_likelihood import profile_likelihood, quantities
@@ -63,7 +65,7 @@ def fit(
     found = analyse(loaded.runs, preset, replicates=replicates, seed=seed)
     for line in fit_lines(found, loaded):
         echo(line)
-    for line in fit_warnings(found):
+    for line in doubts(found, loaded.role("isoflop")):
         echo(f"warning: {line}")
     echo("notes:")
     for line in (*reading_lines(loaded), *fit_notes(found, explain)):
@@ -88,12 +90,6 @@ def fit_lines(found: Analysis, loaded: LoadedRuns) -> Iterator[str]:
         yield from (f"  {line}" for line in _LINES[name](own))
         if name == "parametric":
             yield from (f"  {line}" for line in _profile_lines(own, loaded))
-
-
-def fit_warnings(found: Analysis) -> Iterator[str]:
-    """What a reader should doubt in these fits."""
-    if found.envelope is not None:
-        yield from found.envelope.warnings
 
 
 def fit_notes(found: Analysis, explain: bool = False) -> Iterator[str]:
@@ -149,8 +145,11 @@ def _envelope_lines(fit) -> Iterator[str]:
 def _isoflop_lines(fit) -> Iterator[str]:
     yield _law("N", "a", fit.params_law, fit.boot_params)
     yield _law("D", "b", fit.tokens_law, fit.boot_tokens)
+    low, high = fit.loss_law.irreducible_interval(0.95)
+    mean = fit.loss_law.irreducible_mean
+    yield f"L* = {LOSS_LAW}: E {mean:.4f} ({low:.4f} to {high:.4f}); noise of a run {fit.noise:.2%}"
     rows = [{"C": p.budget, "N*": p.params.best, "D*": p.tokens.best, "loss": p.params.lowest,
-             "runs": str(len(p.runs))} for p in fit.profiles]  # fmt: skip
+             "runs": str(len(p.runs)), "near": str(len(p.near))} for p in fit.profiles]  # fmt: skip
     yield from table(rows)
     yield from (f"left out: {refusal.message}" for refusal in fit.refusals)
 

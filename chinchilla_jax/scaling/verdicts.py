@@ -12,7 +12,9 @@ from chinchilla_jax.scaling.heldout import HeldOut, held_out
 from chinchilla_jax.scaling.predict import Prediction
 from chinchilla_jax.scaling.runs import Run
 
-LOSS_TOLERANCE = 0.015  # relative error allowed between predicted and trained loss
+# Relative error allowed between predicted and trained loss, or the half-width of the prediction's own 95% interval
+# where that is wider: a method that says how unsure it is cannot be held to less.
+LOSS_TOLERANCE = 0.015
 SIZE_TOLERANCE = 0.003  # the predicted size may lose this much, relative, to half or double the size
 
 
@@ -57,7 +59,9 @@ def _profiles(prediction: Prediction | None, refusal: str, unfinished: int) -> V
 
 
 def _loss(prediction: Prediction | None, held: dict[str, HeldOut]) -> Verdict:
-    question = f"The predicted loss is within {LOSS_TOLERANCE:.1%} of the trained loss"
+    half, said = _half_width(prediction)
+    allowed = max(LOSS_TOLERANCE, half)
+    question = f"The predicted loss is within {allowed:.2%} of the trained loss ({LOSS_TOLERANCE:.1%}{said})"
     if "predicted" not in held:
         return Verdict("loss", question, "pending", "the model of the predicted size is not trained yet")
     if prediction is None:
@@ -73,9 +77,18 @@ def _loss(prediction: Prediction | None, held: dict[str, HeldOut]) -> Verdict:
     return Verdict(
         "loss",
         question,
-        "pass" if error <= LOSS_TOLERANCE else "fail",
+        "pass" if error <= allowed else "fail",
         f"trained {held['predicted']}; {'; '.join(parts)}; judged on {prediction.recommended}",
     )
+
+
+def _half_width(prediction: Prediction | None) -> tuple[float, str]:
+    """Of the recommended loss's 95% interval, relative, and in words; 0 where there is none."""
+    if prediction is None or "loss" not in prediction.best.intervals:
+        return 0.0, ""
+    low, high = prediction.best.intervals["loss"][0.95]
+    half = 0.5 * (high - low) / prediction.best.loss
+    return half, f", or the half-width of its 95% interval, {half:.2%}"
 
 
 def _size(held: dict[str, HeldOut]) -> Verdict:

@@ -1,0 +1,131 @@
+"""Which loss will a larger budget reach, when nobody knows how much of it is irreducible?
+
+The minimum loss is E + k C^-g. Four budgets hardly show E, and what is read off them a few times further on depends on
+it, so it is not chosen: for every E the rest is a straight line of ln(L - E) in ln C, and the prediction is the average
+over E, weighted by how well each line fits and by a weak prior. `k C^-g` is one of them, E = 0.
+
+No such law holds over decades. Each minimum may be off by d for every factor e between its budget and the largest one
+fitted, and so may the prediction beyond it: small budgets are forgotten, and far targets uncertain. How large d is the
+minima themselves say a little; it is averaged over as well, about `DISCREPANCY`.
+
+Priors and d were set on public IsoFLOP tables (`python -m tests.benchmarks.prediction` shows what they are worth).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import stdtr
+
+DISCREPANCY, _DISCREPANCY_SPREAD = 0.003, 1.0  # median of d, and the standard deviation of its logarithm
+_DISCREPANCIES = np.array([0.0003, 0.0006, 0.0012, 0.0025, 0.005, 0.01])
+# E as a share of the lowest minimum: 0.7 of a normal distribution about what published laws have, and 0.3 of a flat
+# one, which leaves a law without an irreducible loss its chance.
+SHARE, _SHARE_SPREAD, _FLAT = 0.6, 0.2, 0.3
+_SHARES = np.linspace(0.0, 0.975, 40)
+_NEGLIGIBLE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class AveragedLaw:
+    """L(C) = E + k C^-g, averaged over E (axis e) and the discrepancy d (axis d).
+
+    `log_largest` ln of the largest budget fitted; `irreducible` [e] nats per token; `line` [e, d, 2] the value of
+    ln(L - E) there and its slope in ln C, `covariance` [e, d, 2, 2] of those; `weight` [e, d], of sum 1; `noise` the
+    relative standard deviation of one run, known from `freedom` degrees of freedom.
+    """
+
+    log_largest: float
+    irreducible: np.ndarray
+    line: np.ndarray
+    covariance: np.ndarray
+    weight: np.ndarray
+    noise: float
+    freedom: float
+
+    def at(self, flops: float | np.ndarray) -> float | np.ndarray:
+        """The expected minimum loss at C = flops (the mean of its logarithm), of any shape."""
+        flops = np.asarray(flops, np.float64)
+        values = [np.exp(float((self.weight * self._moments(c)[0]).sum())) for c in flops.ravel()]
+        return float(values[0]) if flops.ndim == 0 else np.reshape(values, flops.shape)
+
+    def interval(self, flops: float, level: float, one_run: bool = True) -> tuple[float, float]:
+        """Central interval of the loss at C = flops; with `one_run` that of a single trained run."""
+        tails = 0.5 - 0.5 * level, 0.5 + 0.5 * level
+        return tuple(float(v) for v in np.exp(self._quantiles(flops, tails, one_run)))
+
+    def draws(self, flops: float, count: int, rng: np.random.Generator, one_run: bool = True) -> np.ndarray:
+        """[count] losses at C = flops, one from each of equally likely shares of the distribution, in random order."""
+        return np.exp(self._quantiles(flops, rng.permutation((np.arange(count) + 0.5) / count), one_run))
+
+    @property
+    def irreducible_mean(self) -> float:
+        """The mean of E over its weights, nats per token."""
+        return float(self.weight.sum(1) @ self.irreducible)
+
+    def irreducible_interval(self, level: float) -> tuple[float, float]:
+        """Central interval of E."""
+        reached = np.cumsum(self.weight.sum(1))
+        low, high = np.searchsorted(reached, [0.5 - 0.5 * level, 0.5 + 0.5 * level])
+        return float(self.irreducible[low]), float(self.irreducible[min(high, len(reached) - 1)])
+
+    def slope(self, flops: float) -> float:
+        """-dL/d ln C at C = flops, nats per token for each factor e of compute."""
+        step = 1e-3
+        return float(self.at(flops * np.exp(-step)) - self.at(flops * np.exp(step))) / (2.0 * step)
+
+    def _moments(self, flops: float, one_run: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [e, d] of ln L at C = flops."""
+        ahead = np.log(flops) - self.log_largest
+        basis = np.array([1.0, ahead])
+        mean = np.log(self.irreducible[:, None] + np.exp(self.line @ basis))
+        reducible = 1.0 - self.irreducible[:, None] / np.exp(mean)
+        variance = np.einsum("a,edab,b->ed", basis, self.covariance, basis) * reducible**2
+        variance = variance + (_DISCREPANCIES * max(ahead, 0.0)) ** 2 + (self.noise**2 if one_run else 0.0)
+        return mean, np.sqrt(variance)
+
+    def _quantiles(self, flops: float, tails: Sequence[float] | np.ndarray, one_run: bool) -> np.ndarray:
+        mean, sd = self._moments(flops, one_run)
+        kept = self.weight > _NEGLIGIBLE * self.weight.max()
+        weight, mean, sd = self.weight[kept], mean[kept][:, None], sd[kept][:, None]
+        grid = np.linspace((mean - 8.0 * sd).min(), (mean + 8.0 * sd).max(), 1201)
+        # Student's t, because the noise is itself known from few degrees of freedom.
+        reached = weight @ stdtr(self.freedom, (grid - mean) / sd) / weight.sum()
+        return np.interp(tails, reached, grid)
+
+
+def fit_loss_law(
+    flops: np.ndarray, losses: np.ndarray, covariance: np.ndarray, noise: float, freedom: float
+) -> AveragedLaw:
+    """The averaged law through M minima; of two the prior says how they go on.
+
+    Args:
+      flops: budgets [M], rising; losses: minima [M], nats per token.
+      covariance: [M, M] of the logarithms of the minima.
+      noise: relative standard deviation of one run; freedom: degrees of freedom it is known from.
+    """
+    x = np.log(np.asarray(flops, np.float64))
+    losses = np.asarray(losses, np.float64)
+    back = x - x[-1]
+    basis = np.stack([np.ones_like(back), back], 1)
+    inverse = np.linalg.inv(covariance + _DISCREPANCIES[:, None, None] ** 2 * np.diag(back**2))
+    irreducible = _SHARES * losses.min()
+    values = np.log(losses - irreducible[:, None])
+    # d ln L = (1 - E / L) d ln(L - E): weights of the minima in the line's own scale, [e, d, M, M].
+    scale = 1.0 - irreducible[:, None] / losses
+    weight = scale[:, None, :, None] * inverse[None] * scale[:, None, None, :]
+    spread = np.linalg.inv(np.einsum("ma,edmn,nb->edab", basis, weight, basis))
+    line = np.einsum("edab,mb,edmn,en->eda", spread, basis, weight, values, optimize=True)
+    left = values[:, None] - line @ basis.T
+    misfit = np.einsum("edm,edmn,edn->ed", left, weight, left)
+    # Of d the marginal likelihood: what the line's two constants take is taken out in the scale of ln L, where a flat
+    # prior favours no E.
+    taken = np.linalg.slogdet(np.einsum("ma,dmn,nb->dab", basis, inverse, basis))[1]
+    log_weight = -0.5 * misfit + 0.5 * np.linalg.slogdet(inverse)[1] - 0.5 * taken
+    log_weight -= 0.5 * (np.log(_DISCREPANCIES / DISCREPANCY) / _DISCREPANCY_SPREAD) ** 2
+    bell = np.exp(-0.5 * ((_SHARES - SHARE) / _SHARE_SPREAD) ** 2) / (_SHARE_SPREAD * np.sqrt(2.0 * np.pi))
+    log_weight += np.log((1.0 - _FLAT) * bell + _FLAT)[:, None]
+    averaged = np.exp(log_weight - log_weight.max())
+    return AveragedLaw(float(x[-1]), irreducible, line, spread, averaged / averaged.sum(), noise, freedom)
