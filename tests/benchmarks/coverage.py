@@ -18,7 +18,7 @@ from chinchilla_jax.scaling import envelope, isoflop
 from chinchilla_jax.scaling.envelope import fit_envelope
 from chinchilla_jax.scaling.isoflop import fit_isoflop
 from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.resample import Resampling, Residuals, interval
+from chinchilla_jax.scaling.resample import MinimaScatter, Resampling, Residuals, interval
 from chinchilla_jax.scaling.runs import FitRefused, Run
 from chinchilla_jax.scaling.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
 from chinchilla_jax.scaling.surface import Surface
@@ -100,7 +100,7 @@ def of_envelope(preset: envelope.EnvelopePreset, resampling: Resampling | Residu
     return lambda runs, seed: _laws(fit_envelope(runs, preset=preset, resampling=resampling, seed=seed), runs)
 
 
-def of_isoflop(preset: isoflop.IsoflopPreset, resampling: Resampling | Residuals) -> Fit:
+def of_isoflop(preset: isoflop.IsoflopPreset, resampling: Resampling | Residuals | MinimaScatter) -> Fit:
     """Approach 2."""
     return lambda runs, seed: _laws(fit_isoflop(runs, preset=preset, resampling=resampling, seed=seed), runs)
 
@@ -132,8 +132,7 @@ APPROACHES: dict[str, Approach] = {
     "envelope-runs": Approach(curves_study, of_envelope(envelope.CORRECTED, Resampling(REPLICATES))),
     "envelope-paper": Approach(curves_study, of_envelope(envelope.PAPER, Resampling(100, 0.8))),
     "envelope-paper-full": Approach(curves_study, of_envelope(envelope.PAPER, Resampling(REPLICATES))),
-    "isoflop": Approach(isoflop_study, of_isoflop(isoflop.CORRECTED, Residuals(REPLICATES))),
-    "isoflop-runs": Approach(isoflop_study, of_isoflop(isoflop.CORRECTED, Resampling(REPLICATES))),
+    "isoflop": Approach(isoflop_study, of_isoflop(isoflop.CORRECTED, MinimaScatter(REPLICATES))),
     "isoflop-akima": Approach(isoflop_study, of_isoflop(isoflop.AKIMA, Residuals(REPLICATES))),
     "isoflop-paper": Approach(isoflop_study, of_isoflop(isoflop.PAPER, Resampling(100, 0.8))),
     "isoflop-paper-full": Approach(isoflop_study, of_isoflop(isoflop.PAPER, Resampling(REPLICATES))),

