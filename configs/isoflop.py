@@ -37,15 +37,16 @@ from chinchilla_jax.config import (
 )
 
 
-def cpu(factor: float = 1.0, batch_size: int = 4) -> RunConfig:
+def cpu(factor: float = 1.0, batch_size: int = 4, recipe: str = "lr = 260 N^-0.6 D^-0.25") -> RunConfig:
     """Small models on Debian's documentation; `factor` multiplies every budget.
 
     Only the width varies: a step from two layers to three, or from one head to two, would show in the profiles. Four
     heads at every width: with a single one, as the narrowest would have, one seed in four learns late and ends 1.5%
-    worse. The learning rate falls with D as well as with N, as the best one did over cells of 53k to 439k parameters
-    and 0.7M to 3.4M tokens, in means over seeds. The predicted model is trained twice: two workers then have two held-out
-    runs each, and the difference shows how far a single run can be trusted. Unrolled layers and a microbatch of 4 x 128
-    tokens are the fastest form on a CPU core, and a batch this small gives the small budgets enough steps.
+    worse. The learning rate of `cpu` falls with D as well as with N, as the best one did over cells of 53k to 439k
+    parameters and 0.7M to 3.4M tokens, in means over seeds. The predicted model is trained twice: two workers then have
+    two held-out runs each, and the difference shows how far a single run can be trusted. Unrolled layers and a
+    microbatch of 4 x 128 tokens are the fastest form on a CPU core, and a batch this small gives the small budgets
+    enough steps.
     """
     return RunConfig(
         model=ModelConfig(n_layers=2, d_model=64, n_heads=4, n_kv_heads=4, head_dim=16, d_ff=256, vocab_size=512,
@@ -57,7 +58,7 @@ def cpu(factor: float = 1.0, batch_size: int = 4) -> RunConfig:
         study=StudyConfig(name="cpu" if factor == 1 else "cpu_long",
                           budgets=tuple(factor * c for c in (3.2e11, 6.4e11, 1.28e12, 2.56e12)), sizes=6,
                           size_ratio=1.45, guess="D/N = 10, a = 0.55", ladder="width",
-                          recipe="lr = 260 N^-0.6 D^-0.25", holdout_seeds=2,
+                          recipe=recipe, holdout_seeds=2,
                           flops_per_second=6e10),
     )  # fmt: skip
 
@@ -94,7 +95,8 @@ def chinchilla() -> RunConfig:
     )  # fmt: skip
 
 
-STUDIES = {"cpu": cpu, "cpu_long": lambda: cpu(20.0, batch_size=8), "tiny": tiny, "chinchilla": chinchilla}
+STUDIES = {"cpu": cpu, "cpu_long": lambda: cpu(20.0, batch_size=8, recipe="lr = 8.2 N^-0.6"), "tiny": tiny,
+           "chinchilla": chinchilla}  # fmt: skip
 
 
 def get_config(name: str = "cpu") -> ConfigDict:

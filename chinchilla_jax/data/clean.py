@@ -169,10 +169,10 @@ def grams(text: str) -> np.ndarray:
 
 
 def _word_hashes(text: str) -> np.ndarray:
-    """uint64[words]: the sum of byte k of a word times B^k, modulo 2^64, mixed; of what has no words, that of all of it.
+    """uint64[words]: the sum of byte k of a word times B^k, modulo 2^64, mixed; without words, that of all of it.
 
-    All words at once, as differences of running sums over the text: a Python object for each word would take longer than
-    anything else in the preparation.
+    All words at once, as differences of running sums over the text: a Python object for each word would take longer
+    than anything else in the preparation.
     """
     if text.isascii():
         content = _WORD_BYTES[np.frombuffer(text.encode(), np.uint8)]

@@ -1,0 +1,249 @@
+"""How far off are predictions of runs that were trained and hidden? For every IsoFLOP table in the repository.
+
+    python -m tests.benchmarks.prediction [--draws=200]
+
+1. Each budget that has two or more below it is hidden in turn: `next` is the budget after the fitted ones, `4 -> 4x` a
+   budget 3 to 6 times the largest of four neighbouring ones, `ahead` 10 to 300 times the largest of all below.
+2. The losses of this project's own studies are perturbed.
+3. Planted laws with more and less irreducible loss.
+
+Truth is the minimum of a parabola through the five runs about the lowest of the hidden budget. Errors are relative
+errors of the loss. Beside our approaches stand two plain baselines: parabolas through all runs with E + k C^-g through
+their minima by scipy, and a Huber fit of E + A/N^alpha + B/D^beta by scipy.
+"""
+
+import argparse
+import csv
+import pathlib
+import warnings
+from collections import defaultdict
+
+import numpy as np
+from scipy.optimize import curve_fit, minimize
+
+import chinchilla_jax
+from chinchilla_jax.scaling import profile_shape
+from chinchilla_jax.scaling.isoflop import CORRECTED, fit_isoflop
+from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.runs import FitRefused, Run, load_runs
+
+TABLES = pathlib.Path(chinchilla_jax.__file__).parent / "tables"
+OWN = pathlib.Path(__file__).parent / "tables"
+SETTING = ("hparams", "warmup", "decay", "param_count", "split")
+STARTS = paper_starts()[::45]
+KINDS = (("4 -> 4x", 3, 6), ("10x ahead", 7, 15), ("30x ahead", 20, 45), ("100x+ ahead", 70, 450))
+
+
+def tables() -> dict[str, dict[float, list[Run]]]:
+    """Runs by budget, by table; budgets with fewer than four sizes are left out."""
+    found = {"figure 4": [r for r in load_runs(TABLES / "chinchilla_fig4_points.csv").runs if r.budget]}
+    for row in csv.DictReader((TABLES / "porian_owt2_points.csv").open()):
+        n, d, c = float(row["n"]), float(row["tokens"]), float(row["flops"])
+        name = "owt2 " + " ".join(row[key] for key in SETTING)
+        found.setdefault(name, []).append(Run(name, n, d, c, float(row["loss"]), c))
+    for path in sorted(OWN.glob("*.csv")):
+        found[path.stem] = list(load_runs(path).role("isoflop"))
+    return {name: _by_budget(runs) for name, runs in found.items()}
+
+
+def _by_budget(runs) -> dict[float, list[Run]]:
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run.budget].append(run)
+    return {c: groups[c] for c in sorted(groups) if len({run.params for run in groups[c]}) >= 4}
+
+
+def truth(runs: list[Run]) -> tuple[float, float] | None:
+    """(N*, L*) of a hidden budget, None where its lowest run is at an edge."""
+    runs = sorted(runs, key=lambda run: run.params)
+    x, y = np.log([run.params for run in runs]), np.array([run.loss for run in runs])
+    i = int(y.argmin())
+    if len(runs) < 5 or i in (0, len(runs) - 1):
+        return None
+    low = max(0, min(i - 2, len(y) - 5))
+    second, first, constant = np.polyfit(x[low : low + 5] - x[i], y[low : low + 5], 2)
+    if second <= 0:
+        return None
+    return float(np.exp(x[i] - first / (2 * second))), float(constant - first**2 / (4 * second))
+
+
+def recommended(runs: list[Run], budget: float):
+    """(loss, N*, interval) of approach 2, which is recommended."""
+    fit = fit_isoflop(runs, preset=CORRECTED, resampling=None)
+    return fit.loss_law.at(budget), float(fit.params_law.at(budget)), fit.loss_law.interval(budget, 0.95)
+
+
+def surface(runs: list[Run], budget: float):
+    """Approach 3."""
+    params, _, loss = fit_parametric(runs, starts=STARTS, resampling=None).surface.optimum(budget, _per_token(runs))
+    return float(loss), float(params), None
+
+
+def parabolas(runs: list[Run], budget: float):
+    """Baseline: a parabola through all runs of a budget, E + k C^-g through the minima."""
+    c, best, low = [], [], []
+    for flops, own in _by_budget(runs).items():
+        x = np.log([run.params for run in own])
+        second, first, constant = np.polyfit(x - x.mean(), [run.loss for run in own], 2)
+        if second > 0:
+            c.append(flops)
+            best.append(x.mean() - first / (2 * second))
+            low.append(constant - first**2 / (4 * second))
+    x, low = np.log(c) - np.log(c[-1]), np.array(low)
+    start = (0.6 * low[-1], 0.4 * low[-1], 0.15)
+    (e, k, g), _ = curve_fit(lambda x, e, k, g: e + k * np.exp(-g * x), x, low, start, bounds=(0, np.inf))
+    ahead = np.log(budget) - np.log(c[-1])
+    return float(e + k * np.exp(-g * ahead)), float(np.exp(np.polyval(np.polyfit(x, best, 1), ahead))), None
+
+
+def huber(runs: list[Run], budget: float):
+    """Baseline: Hoffmann et al.'s objective by scipy, from a few starts."""
+    n, d, y = (np.log([getattr(run, key) for run in runs]) for key in ("params", "tokens", "loss"))
+
+    def objective(theta):
+        a, b, e, alpha, beta = theta
+        left = np.logaddexp.reduce([a - alpha * n, b - beta * d, np.full_like(n, e)]) - y
+        size = np.abs(left)
+        return np.where(size < 1e-3, 0.5 * left**2, 1e-3 * (size - 0.5e-3)).sum()
+
+    starts = [(a, b, e, p, p) for a in (4, 8) for b in (4, 8) for e in (0.0, 0.7) for p in (0.3, 0.5)]
+    found = min((minimize(objective, s, method="BFGS") for s in starts), key=lambda r: r.fun)
+    a, b, e, alpha, beta = found.x
+    sizes = np.geomspace(min(np.exp(n)) / 30, max(np.exp(n)) * 1000, 4000)
+    tokens = budget / (_per_token(runs) * sizes)
+    loss = np.exp(e) + np.exp(a) * sizes**-alpha + np.exp(b) * tokens**-beta
+    return float(loss.min()), float(sizes[loss.argmin()]), None
+
+
+METHODS = {"recommended": recommended, "approach 3": surface, "parabola + offset": parabolas, "Huber, scipy": huber}
+
+
+def _per_token(runs: list[Run]) -> float:
+    return float(np.median([run.flops / (run.params * run.tokens) for run in runs]))
+
+
+def cases(groups: dict[float, list[Run]]):
+    """(kind, runs fitted, hidden budget, truth)."""
+    budgets = list(groups)
+    for i in range(2, len(budgets)):
+        known = truth(groups[budgets[i]])
+        if known is None:
+            continue
+        if i >= 3:
+            yield ("next, largest" if i == len(budgets) - 1 else "next"), budgets[:i], budgets[i], known
+        for kind, low, high in KINDS:
+            count = 4 if kind == "4 -> 4x" else 6
+            fits = [j for j in range(count, i + 1) if low <= budgets[i] / budgets[j - 1] <= high]
+            if fits:
+                j = min(fits, key=lambda j: abs(np.log(budgets[i] / budgets[j - 1] / np.sqrt(low * high))))
+                yield kind, budgets[j - count : j], budgets[i], known
+
+
+def line(name: str, rows: list[tuple]) -> str:
+    """One method's row: rows are (relative error, ln of the factor in N, held or None, half-width)."""
+    error = np.abs([row[0] for row in rows])
+    factor = np.abs([row[1] for row in rows])
+    text = (f"{name:28} {len(rows):4} {error.mean():7.2%} {np.median(error):7.2%} {np.mean(error < 0.01):5.0%} "
+            f"{np.mean(error < 0.015):5.0%} {np.mean(factor < np.log(1.3)):6.0%}")  # fmt: skip
+    if rows[0][2] is not None:
+        text += f" {np.mean([row[2] for row in rows]):6.1%} {np.mean([row[3] for row in rows]):6.2%}"
+    return text
+
+
+def hidden(found: dict[str, dict[float, list[Run]]]) -> None:
+    """Part 1."""
+    rows, by_table = defaultdict(list), defaultdict(list)
+    for name, groups in found.items():
+        for kind, fitted, budget, (size, loss) in cases(groups):
+            runs = [run for c in fitted for run in groups[c]]
+            for method, predict in METHODS.items():
+                if method != "recommended" and kind not in ("4 -> 4x", "next, largest"):
+                    continue
+                try:
+                    said, params, span = predict(runs, budget)
+                except (FitRefused, RuntimeError, ValueError):
+                    continue
+                row = (said / loss - 1, np.log(params / size), span and span[0] <= loss <= span[1],
+                       span and (span[1] - span[0]) / 2 / said)  # fmt: skip
+                rows[kind, method].append(row)
+                if method == "recommended":
+                    by_table[name].append(row)
+    head = f"{'':28} {'n':>4} {'mean':>7} {'median':>7} {'<1%':>5} {'<1.5%':>5} {'N<1.3':>6} {'holds':>6} {'width':>6}"
+    for kind in dict.fromkeys(kind for kind, _ in rows):
+        print(f"\n{kind}\n{head}")
+        for method in METHODS:
+            if rows[kind, method]:
+                print(line(method, rows[kind, method]))
+    print(f"\nrecommended, by table\n{head}")
+    for name, own in by_table.items():
+        print(line(name[-28:], own))
+
+
+def perturbed(found: dict[str, dict[float, list[Run]]], draws: int) -> None:
+    """Part 2: the truth is the fit to the losses as they are."""
+    print("\nown studies, losses perturbed: noise, within 1.5% of the unperturbed answer, interval holds it")
+    for name, groups in found.items():
+        if not name.startswith("cpu"):
+            continue
+        runs, text = [run for own in groups.values() for run in own], ""
+        budget = 4.0 * max(groups)
+        middle = recommended(runs, budget)[0]
+        for noise in (0.0025, 0.006):
+            rng, rows = np.random.default_rng(0), []
+            for _ in range(draws):
+                luck = np.exp(noise * rng.standard_normal(len(runs)))
+                moved = [Run(r.name, r.params, r.tokens, r.flops, r.loss * e, r.budget) for r, e in zip(runs, luck)]  # noqa: B905
+                said, _, (low, high) = recommended(moved, budget)
+                rows.append((abs(said / middle - 1) < 0.015, low <= middle <= high))
+            near, held = np.mean(rows, axis=0)
+            text += f"   {noise:.2%}: {near:4.0%} {held:4.0%}"
+        print(f"{name:28}{text}")
+
+
+def planted(draws: int) -> None:
+    """Part 3: four budgets a factor 2 apart and six sizes, and six clean budgets over two decades."""
+    print("\nplanted laws, 4 budgets -> 4x: E/L at the largest budget, noise, within 1.5%, interval holds, half-width")
+    for share in (0.0, 0.3, 0.5, 0.7):
+        print(f"E/L {share:.1f}  " + _planted(share, np.geomspace(1, 8, 4), 4.0, (0.003, 0.006), draws))
+    print("\nplanted laws, 6 budgets over two decades, clean (0.05%): at 10, 30, 100 and 300 times the largest")
+    for share in (0.0, 0.3, 0.6):
+        for ahead in (10, 30, 100, 300):
+            print(f"E/L {share:.1f} x{ahead:<4} " + _planted(share, np.geomspace(1, 100, 6), ahead, (0.0005,), 20))
+
+
+def _planted(share: float, budgets: np.ndarray, ahead: float, noises: tuple[float, ...], draws: int) -> str:
+    top, lowest, g = budgets[-1], 2.77, 0.083 / (1 - share)
+    level = lambda c: lowest * (share + (1 - share) * (c / top) ** -g)  # noqa: E731
+    text = ""
+    for noise in noises:
+        rng, rows = np.random.default_rng(1), []
+        for _ in range(draws):
+            runs = []
+            for c in budgets:
+                for size in np.exp(np.log(1e5) + 0.55 * np.log(c) + 0.37 * (np.arange(6) - 2.5)):
+                    u = np.log(size / 1e5) - 0.55 * np.log(c)
+                    loss = level(c) * (1 + 0.045 * profile_shape.shape(u, 0.02)) * np.exp(noise * rng.standard_normal())
+                    runs.append(Run("r", size, 1e12 * c / (6 * size), 1e12 * c, float(loss), 1e12 * c))
+            said, _, (low, high) = recommended(runs, 1e12 * top * ahead)
+            one = level(top * ahead) * np.exp(noise * rng.standard_normal())
+            rows.append((abs(said / level(top * ahead) - 1) < 0.015, low <= one <= high, (high - low) / 2 / said))
+        near, held, width = np.mean(rows, axis=0)
+        text += f"  {noise:.2%}: {near:4.0%} {held:4.0%} {width:6.2%}"
+    return text
+
+
+def main() -> None:
+    """Prints the three parts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=200, help="of the perturbed and planted losses")
+    draws = parser.parse_args().draws
+    found = tables()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy's, of the baselines
+        hidden(found)
+    perturbed(found, draws)
+    planted(draws)
+
+
+if __name__ == "__main__":
+    main()
