@@ -350,6 +350,9 @@ def _replicates(
         minima = _minima(curve, table, "params", near["params"])
         residuals, used = _residuals(curve, table, minima, near["params"])
         drawn, freedom = _unleveraged(table, residuals, used)
+        if curve != "parabola":  # an interpolant has no residuals of its own
+            freedom = near["params"].freedom
+            drawn = drawn * near["params"].noise / max(1e-300, float(np.sqrt((drawn**2).mean())))
         loss = loss * (1.0 + resampling.draw(drawn, freedom, held.shape, rng) * held)
     else:
         weight = np.zeros((resampling.replicates, *held.shape))
