@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from chinchilla_jax.scaling.flops import flops_per_token
-from chinchilla_jax.scaling.isoflop import IsoflopFit, fit_isoflop
+from chinchilla_jax.scaling.isoflop import CORRECTED, IsoflopFit, fit_isoflop
 from chinchilla_jax.scaling.runs import FitRefused, Run
 from chinchilla_jax.scaling.surface import Surface
 
@@ -58,7 +58,7 @@ def expected(cells: Cells, budget: float, noise: float, seed: int = 0) -> tuple[
         luck = noise * rng.standard_normal(len(cells.runs))
         runs = [dataclasses.replace(run, loss=run.loss * (1.0 + e)) for run, e in zip(cells.runs, luck, strict=True)]
         try:
-            fit = fit_isoflop(runs, resampling=None)
+            fit = fit_isoflop(runs, preset=CORRECTED, resampling=None)
         except FitRefused:
             errors.append(math.inf)
             factors.append(math.inf)
