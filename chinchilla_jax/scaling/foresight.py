@@ -56,7 +56,7 @@ def expected(cells: Cells, budget: float, noise: float, seed: int = 0) -> tuple[
         if draw >= _FEWEST and time.monotonic() - start > _SECONDS:
             break
         luck = noise * rng.standard_normal(len(cells.runs))
-        runs = [dataclasses.replace(run, loss=run.loss * (1.0 + e)) for run, e in zip(cells.runs, luck, strict=True)]
+        runs = [dataclasses.replace(run, loss=run.loss * math.exp(e)) for run, e in zip(cells.runs, luck, strict=True)]
         try:
             fit = fit_isoflop(runs, preset=CORRECTED, resampling=None)
         except FitRefused:
