@@ -24,11 +24,9 @@ command or the config, or data that cannot carry what is asked of them, one line
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
-import shlex
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -36,7 +34,7 @@ from types import ModuleType
 from absl import flags
 
 from chinchilla_jax import cli_runs
-from chinchilla_jax.cli_flags import budget, define, parse_inputs
+from chinchilla_jax.cli_flags import define
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.config_flag import UsageError, define_config, read_config
 from chinchilla_jax.parallel import cores
@@ -182,86 +180,11 @@ def _status(values: flags.FlagValues) -> int:
     return DONE
 
 
-def _fit(values: flags.FlagValues) -> int:
-    """Fits all three approaches to finished runs; --preset=paper does it as Hoffmann et al. 2022 did.
-
-    --variants adds the answer under other curves, misfits and tied exponents; --explain what the preset does, and why.
-    """
-    from chinchilla_jax.scaling import summary
-    from chinchilla_jax.scaling.runs import telling_left_out
-
-    if values.by:
-        facts = cli_runs.fit_each(values, _echo)
-    else:
-        loaded = cli_runs.load(values)
-        with telling_left_out(loaded):
-            found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed, values.explain)
-        facts = summary.fit_facts(found)
-    if values.variants:
-        from chinchilla_jax.scaling.variants import compare_variants
-        from chinchilla_jax.scaling.words import table
-
-        facts["variants"] = list(compare_variants(loaded.runs))
-        _echo("variants:")
-        for line in table(facts["variants"]):
-            _echo(f"  {line}")
-    if values.output:
-        from chinchilla_jax.files import write_json
-
-        write_json(pathlib.Path(values.output), facts)
-        _echo(f"written: {values.output}")
-    return DONE
-
-
-def _predict(values: flags.FlagValues) -> int:
-    """Says what to train: from finished runs (--study, --runs), from published laws (--law), or from both.
-
-    The budget is --budget FLOPs, or --chips chips of kind --chip for --days at --utilisation; with runs, by default a
-    study's held-out budget or four times the largest there is. --params or --tokens fixes N or D; asked of laws alone,
-    without a budget, they give the one that suits them.
-
-    Of a table that mixes settings, --where=COLUMN=VALUE takes one of them; `fit --by=COLUMN` compares them.
-    With --verify it also plans the runs that check the prediction: the predicted size, half and double, at the held-out
-    budget. `work --manifest=verification.jsonl` trains them.
-    """
-    from chinchilla_jax.scaling.ask import Question, ask
-    from chinchilla_jax.scaling.runs import telling_left_out
-
-    if values.verify and (values.runs or values.law or budget(values, _echo)):
-        raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
-    loaded = cli_runs.load(values) if values.study or values.runs else None
-    question = Question(budget(values, _echo), values.params, values.tokens, values.unique_tokens,
-                        values.inference_tokens, values.more_runs, parse_inputs(values.inputs))  # fmt: skip
-    names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
-    fits = {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
-    with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
-        prediction = ask(loaded, names, question, fits, values.output, _echo)
-    if values.verify:
-        from chinchilla_jax.study.plan import describe, verification
-
-        describe(verification(loaded, prediction.best.params), 2, _echo)
-    return DONE
-
-
 def _paper(values: flags.FlagValues) -> int:
     """Recomputes what Hoffmann et al. 2022 printed: Tables 3 and A3, exponents, and what averaging did to eq. 10."""
     from chinchilla_jax.scaling.paper import describe
 
     describe(_echo)
-    return DONE
-
-
-def _report(values: flags.FlagValues) -> int:
-    """Writes report.html, report.json and plots of a study, or of a table of runs beside it."""
-    from chinchilla_jax.scaling.report import write_report
-
-    given = {name: values[name].value for name in VERBS["report"].flags if values[name].present}
-    words = [f"--{name}={one}" for name, value in given.items() for one in (
-        value if isinstance(value, list) else [value])]  # fmt: skip
-    path = write_report(cli_runs.load(values), budget=budget(values, _echo), preset=values.preset, output=values.output,
-                        replicates=values.replicates, seed=values.seed,
-                        command=f"python -m chinchilla_jax report {shlex.join(words)}")  # fmt: skip
-    _echo(f"report: {path}")
     return DONE
 
 
@@ -306,10 +229,7 @@ class _Verb:
     flags: tuple[str, ...]
 
 
-_INPUT = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
-_FIT = ("preset", "replicates", "seed", "output")
 _PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
-_BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 VERBS = {
     "data": _Verb(_data, ("config",)),
     "plan": _Verb(_plan, ("config", "study", "workers", "dry_run", "slice", "cache")),
@@ -318,10 +238,9 @@ VERBS = {
     "train": _Verb(_train, ("config", "workdir", "profile", *_PROCESSES)),
     "work": _Verb(_work, ("study", "manifest", "workers", "worker", "standby", "parent", *_PROCESSES)),
     "status": _Verb(_status, ("study",)),
-    "fit": _Verb(_fit, (*_INPUT, *_FIT, "variants", "explain")),
-    "predict": _Verb(_predict, (*_INPUT, "law", *_BUDGET, "params", "tokens", "unique_tokens", "inference_tokens",
-                                "inputs", "more_runs", *_FIT, "verify")),
-    "report": _Verb(_report, (*_INPUT, *_BUDGET, *_FIT)),
+    "fit": _Verb(cli_runs.fit, cli_runs.FIT),
+    "predict": _Verb(cli_runs.predict, cli_runs.PREDICT),
+    "report": _Verb(cli_runs.report, cli_runs.REPORT),
     "study": _Verb(_study, ("config", "study", "workers")),
     "noise": _Verb(_noise, ("config", "study", "cells", "seeds", "rates", "workers", "dry_run")),
     "presets": _Verb(_presets, ()),

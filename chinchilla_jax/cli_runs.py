@@ -1,19 +1,118 @@
-"""Which finished runs do the flags name, and how are they to be read?"""
+"""The verbs that ask finished runs: `fit`, `predict`, `report`. Which runs, read how, and asked what?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import pathlib
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from chinchilla_jax.cli_flags import budget, parse_inputs
 from chinchilla_jax.config_flag import UsageError
+from chinchilla_jax.parallel import cores
 
 if TYPE_CHECKING:
     from chinchilla_jax.scaling.runs import LoadedRuns
 
 
-def load(values: flags.FlagValues) -> LoadedRuns:
+_INPUT = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
+_HOW = ("preset", "replicates", "seed", "output")
+_BUDGET = ("budget", "chip", "chips", "days", "utilisation")
+_OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs", "more_runs")
+FIT = (*_INPUT, *_HOW, "variants", "explain")
+PREDICT = (*_INPUT, "law", *_BUDGET, *_OPTIMUM, *_HOW, "verify")
+REPORT = (*_INPUT, *_BUDGET, *_HOW)
+
+
+def _echo(line: str) -> None:
+    print(line, flush=True)
+
+
+def fit(values: flags.FlagValues) -> int:
+    """Fits all three approaches to finished runs; --preset=paper does it as Hoffmann et al. 2022 did.
+
+    --variants adds the answer under other curves, misfits and tied exponents; --explain what the preset does, and why.
+    """
+    from chinchilla_jax.scaling import summary
+    from chinchilla_jax.scaling.runs import telling_left_out
+
+    if values.by:
+        facts = _fit_each(values)
+    else:
+        loaded = _load(values)
+        with telling_left_out(loaded):
+            found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed, values.explain)
+        facts = summary.fit_facts(found)
+    if values.variants:
+        from chinchilla_jax.scaling.variants import compare_variants
+        from chinchilla_jax.scaling.words import table
+
+        facts["variants"] = list(compare_variants(loaded.runs))
+        _echo("variants:")
+        for line in table(facts["variants"]):
+            _echo(f"  {line}")
+    if values.output:
+        from chinchilla_jax.files import write_json
+
+        write_json(pathlib.Path(values.output), facts)
+        _echo(f"written: {values.output}")
+    return 0
+
+
+def predict(values: flags.FlagValues) -> int:
+    """Says what to train: from finished runs (--study, --runs), from published laws (--law), or from both.
+
+    The budget is --budget FLOPs, or --chips chips of kind --chip for --days at --utilisation; with runs, by default a
+    study's held-out budget or four times the largest there is. --params or --tokens fixes N or D; asked of laws alone,
+    without a budget, they give the one that suits them.
+
+    Of a table that mixes settings, --where=COLUMN=VALUE takes one of them; `fit --by=COLUMN` compares them.
+    With --verify it also plans the runs that check the prediction: the predicted size, half and double, at the held-out
+    budget. `work --manifest=verification.jsonl` trains them.
+    """
+    from chinchilla_jax.scaling.ask import Question, ask
+    from chinchilla_jax.scaling.runs import telling_left_out
+
+    if values.verify and (values.runs or values.law or budget(values, _echo)):
+        raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
+    loaded = _load(values) if values.study or values.runs else None
+    question = Question(budget(values, _echo), values.params, values.tokens, values.unique_tokens,
+                        values.inference_tokens, values.more_runs, parse_inputs(values.inputs))  # fmt: skip
+    names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
+    fits = {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
+    with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
+        prediction = ask(loaded, names, question, fits, values.output, _echo)
+    if values.verify:
+        from chinchilla_jax.study.plan import describe, verification
+
+        planned = verification(loaded, prediction.best.params)
+        describe(planned, cores.default_workers(planned.template()), _echo)
+    return 0
+
+
+def report(values: flags.FlagValues) -> int:
+    """Writes report.html, report.json and plots of a study, or of a table of runs beside it."""
+    from chinchilla_jax.scaling.report import write_report
+
+    given = {name: values[name].value for name in REPORT if values[name].present}
+    lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    words = [f"--{name}={one}" for name, values_given in lists.items() for one in values_given]
+    path = write_report(
+        _load(values),
+        budget=budget(values, _echo),
+        preset=values.preset,
+        output=values.output,
+        replicates=values.replicates,
+        seed=values.seed,
+        command=f"python -m chinchilla_jax report {shlex.join(words)}",
+    )
+    _echo(f"report: {path}")
+    return 0
+
+
+def _load(values: flags.FlagValues) -> LoadedRuns:
     """The runs of --study or --runs, read as --columns, --curves, --where and --best_per_cell say.
 
     Raises:
@@ -28,7 +127,7 @@ def load(values: flags.FlagValues) -> LoadedRuns:
     return load_runs(path, **reading)
 
 
-def fit_each(values: flags.FlagValues, echo: Callable[[str], None]) -> dict[str, Any]:
+def _fit_each(values: flags.FlagValues) -> dict[str, Any]:
     """Prints the fits of each value of the column --by side by side; returns them for JSON.
 
     Raises:
@@ -41,7 +140,7 @@ def fit_each(values: flags.FlagValues, echo: Callable[[str], None]) -> dict[str,
         raise UsageError(f"--by and --variants: look at the variants of one value, --where={values.by}=VALUE")
     path, reading = _reading(values)
     fits = {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
-    return {"by": values.by, "fits": facts(fit_by(path, values.by, **reading, **fits, echo=echo))}
+    return {"by": values.by, "fits": facts(fit_by(path, values.by, **reading, **fits, echo=_echo))}
 
 
 def _reading(values: flags.FlagValues) -> tuple[str, dict[str, Any]]:

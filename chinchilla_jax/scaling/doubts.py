@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from chinchilla_jax.scaling.analysis import Analysis
 from chinchilla_jax.scaling.estimates import Estimate
 from chinchilla_jax.scaling.isoflop import IsoflopFit
 from chinchilla_jax.scaling.parametric import ParametricFit, suspects
+from chinchilla_jax.scaling.repeats import noise_of_repeats
 from chinchilla_jax.scaling.rollout import Rollout, last
 from chinchilla_jax.scaling.runs import Run
 
@@ -18,9 +19,11 @@ _TOP, _LEANING = 0.7, 0.005  # share of the largest C that counts as largest; me
 # Medians outside these are slips of unit, not studies: IsoFLOP runs have D/N of 1 to 1000, C of 0.9 to 2 times 6 N D.
 _USUAL_RATIO, _USUAL_COUNT = (0.1, 1e4), (0.6, 6.0)
 _MISSED = 0.015  # relative loss error of the last rollout that deserves a warning
-_SELDOM = 0.5  # how likely a minimum must be to lie inside the sizes tried
+_SELDOM = 0.8  # how likely a minimum must be to lie inside the sizes tried; one on the rim has about 0.5
 _SCATTERED = 0.02  # relative noise of a run beyond which runs of one setting are seldom seen to be
 _OFF_BUDGET = 0.03
+_BENT, _SURE = 0.001, 0.05  # minima this far off any one law per factor e of compute, with 95% certainty, bend
+_SEEDS = 3  # degrees of freedom from which repeated runs tell the noise
 
 
 def doubts(found: Analysis, runs: Sequence[Run]) -> tuple[str, ...]:
@@ -125,12 +128,34 @@ def _profiles(fit: IsoflopFit) -> list[str]:
         for profile in fit.profiles
         if profile.kept_draws < _SELDOM
     ]
+    bent = fit.loss_law.discrepancy(_SURE)
+    if bent > _BENT:
+        said.append(
+            "the minima bend by more than the noise of their runs: they are off any E + k C^-g by "
+            f"{bent:.2%} or more for every factor e of compute, so small budgets count for little; a recipe that suits "
+            "some budgets better than others bends them"
+        )
+    seeds, freedom = noise_of_repeats(_repeats(fit))
+    if freedom >= _SEEDS and fit.noise > 2.0 * seeds:
+        said.append(
+            f"profiles miss their runs by {fit.noise:.2%}, where runs that differ only in their seed differ by "
+            f"{seeds:.2%}: the misfit is not noise but something that changes from size to size, such as heads or depth"
+        )
     if max(fit.noise, fit.scatter) > _SCATTERED:
         said.append(
             f"runs scatter by {max(fit.noise, fit.scatter):.1%} about their profiles near the minima: are several "
             "settings mixed, or learning rates swept (--where, --best_per_cell)?"
         )
     return said
+
+
+def _repeats(fit: IsoflopFit) -> Iterable[list[float]]:
+    """Losses of the runs near the minima, by budget and size."""
+    cells: dict[tuple[float, float, float], list[float]] = {}
+    for profile in fit.profiles:
+        for run in profile.near:
+            cells.setdefault((profile.budget, run.params, run.tokens), []).append(run.loss)
+    return cells.values()
 
 
 def _surface(fit: ParametricFit) -> list[str]:

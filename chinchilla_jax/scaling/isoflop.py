@@ -23,16 +23,17 @@ from scipy.special import stdtr
 
 from chinchilla_jax.scaling.frontier import PowerLaw, fit_power
 from chinchilla_jax.scaling.loss_law import AveragedLaw, fit_loss_law
-from chinchilla_jax.scaling.near_minimum import MISFIT, NearFit, fit_near
+from chinchilla_jax.scaling.near_minimum import NearFit
 from chinchilla_jax.scaling.optimum_law import fit_optimum
-from chinchilla_jax.scaling.profile import Interpolated, Minima, Parabola, Skewed, akima, least_noise, parabolas
+from chinchilla_jax.scaling.profile import Interpolated, Minima, Parabola, Skewed
+from chinchilla_jax.scaling.profile_replicates import replicates, residuals_of
+from chinchilla_jax.scaling.profile_table import WORDS, ProfileTable, Refusal, check, downward, without_minimum
 from chinchilla_jax.scaling.resample import PAPER as PAPER_RESAMPLING
 from chinchilla_jax.scaling.resample import MinimaScatter, Resampling, Residuals
 from chinchilla_jax.scaling.runs import FitRefused, Run
 
-MIN_POINTS = 4
-_FAR_BELOW = 0.8  # of the lowest loss: no profile dips so far between its runs
-_WORDS = ("params", "tokens")
+# Of N* and D*: the laws, their replicates (None without intervals); and [M] how likely each minimum is an interior one.
+_Laws = tuple[tuple[PowerLaw, PowerLaw], tuple[PowerLaw | None, PowerLaw | None], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,15 +100,6 @@ class Profile:
 
 
 @dataclasses.dataclass(frozen=True)
-class Refusal:
-    """A budget left out. `reason` is `few_points`, `downward`, `edge`, `same_size` or `far_off`."""
-
-    budget: float
-    reason: str
-    message: str
-
-
-@dataclasses.dataclass(frozen=True)
 class IsoflopFit:
     """Approach 2 on M budgets.
 
@@ -159,7 +151,7 @@ def fit_isoflop(
     for budget in budgets:
         mine = tuple(run for run in runs if run.role == "isoflop" and run.budget == budget)
         try:
-            _check(budget, mine)
+            check(budget, mine)
             members[budget] = mine
         except FitRefused as refusal:
             refusals.append(Refusal(budget, refusal.reason, str(refusal)))
@@ -167,35 +159,33 @@ def fit_isoflop(
         if len(members) < 2:
             why = "; ".join(r.message for r in refusals) or f"the only budget is {budgets[0]:.3g} FLOPs"
             raise FitRefused("few_budgets", f"approach 2 needs two usable profiles, got {len(members)}: {why}")
-        table = _Table(members)
-        bad = [_downward(budget, m, table) for m, budget in enumerate(members)]
+        table = ProfileTable(members)
+        bad = [downward(budget, m, table) for m, budget in enumerate(members)]
         if not any(bad):
-            near = {word: table.near(word) for word in _WORDS}
-            minima = {word: _minima(preset.curve, table, word, near[word]) for word in _WORDS}
-            bad = [_refusal(budget, m, minima, table) for m, budget in enumerate(members)]
+            near = {word: table.near(word) for word in WORDS}
+            minima = {word: table.minima(preset.curve, word, near[word]) for word in WORDS}
+            bad = [without_minimum(budget, m, minima, table) for m, budget in enumerate(members)]
         if not any(bad):
             break
         refusals += [refusal for refusal in bad if refusal]
         members = {b: mine for (b, mine), refusal in zip(members.items(), bad, strict=True) if not refusal}
     refusals = tuple(sorted(refusals, key=lambda refusal: refusal.budget))
-    noise = near["params"].noise, near["params"].freedom
-    loss_law = fit_loss_law(table.budgets, minima["params"].lowest[0], near["params"].covariance, *noise)
-    find = _from_scatter if preset.curve == "near" else _from_runs
-    laws, boot, kept = find(preset.curve, table, minima, near, resampling, np.random.default_rng(seed))
-    profiles = _profiles(preset.curve, members, table, minima, near["params"], kept)
-    return IsoflopFit(profiles, refusals, *laws, loss_law, noise[0], *boot, preset=preset)
+    found = near["params"]
+    loss_law = fit_loss_law(table.budgets, minima["params"].lowest[0], found.covariance, found.noise, found.freedom)
+    rng = np.random.default_rng(seed)
+    if preset.curve == "near":
+        laws, boot, kept = _from_scatter(table, near, resampling, rng)
+    else:
+        laws, boot, kept = _from_runs(preset.curve, table, minima, near, resampling, rng)
+    profiles = _profiles(preset.curve, members, table, minima, found, kept)
+    return IsoflopFit(profiles, refusals, *laws, loss_law, found.noise, *boot, preset=preset)
 
 
 def _from_scatter(
-    _: str,
-    table: _Table,
-    minima: dict[str, Minima],
-    near: dict[str, NearFit],
-    resampling: MinimaScatter | None,
-    rng: np.random.Generator,
-) -> tuple[tuple[PowerLaw, PowerLaw], tuple[PowerLaw | None, PowerLaw | None], np.ndarray]:
+    table: ProfileTable, near: dict[str, NearFit], resampling: MinimaScatter | None, rng: np.random.Generator
+) -> _Laws:
     """From the minima's scatter: laws of N* and D*, their replicates, and [M] how likely each minimum is interior."""
-    params, tokens = (fit_optimum(table.budgets, near[w].log_best, near[w].log_best_sd) for w in _WORDS)
+    params, tokens = (fit_optimum(table.budgets, near[w].log_best, near[w].log_best_sd) for w in WORDS)
     inside = np.ones(len(table.budgets))
     for word, found in near.items():
         low, high = table.range(word)
@@ -211,190 +201,33 @@ def _from_scatter(
 
 def _from_runs(
     curve: str,
-    table: _Table,
+    table: ProfileTable,
     minima: dict[str, Minima],
     near: dict[str, NearFit],
     resampling: Resampling | Residuals | None,
     rng: np.random.Generator,
-) -> tuple[tuple[PowerLaw, PowerLaw], tuple[PowerLaw | None, PowerLaw | None], np.ndarray]:
+) -> _Laws:
     """The same through all minima alike, with replicates from resampled runs or redrawn residuals."""
     best = np.exp(minima["params"].log_best[0]), np.exp(minima["tokens"].log_best[0])
     laws = tuple(fit_power(table.budgets, values) for values in best)
     if resampling is None:
         return laws, (None, None), np.ones(len(table.budgets))
-    values, kept = _replicates(curve, table, near, resampling, rng)
+    values, kept = replicates(curve, table, near, resampling, rng)
     if values is None:
         return laws, (None, None), kept
     *drawn, weight = values
     return laws, tuple(fit_power(table.budgets, each, weight) for each in drawn), kept
 
 
-class _Table:
-    """The runs of M profiles as padded arrays [M, n]: ln N, ln D, loss, and which entries are runs."""
-
-    def __init__(self, members: dict[float, tuple[Run, ...]]):
-        longest = max(len(runs) for runs in members.values())
-        shape = (len(members), longest)
-        self.budgets = np.array(list(members))
-        self.held = np.zeros(shape, bool)
-        self.params, self.tokens, self.loss = np.zeros(shape), np.zeros(shape), np.ones(shape)
-        for m, runs in enumerate(members.values()):
-            n = len(runs)
-            self.held[m, :n] = True
-            self.params[m, :n] = np.log([run.params for run in runs])
-            self.tokens[m, :n] = np.log([run.tokens for run in runs])
-            self.loss[m, :n] = [run.loss for run in runs]
-            # Padding stands on a real size, so that no basis is spoilt by it.
-            for values in (self.params, self.tokens, self.loss):
-                values[m, n:] = values[m, 0]
-
-    def near(self, word: str) -> NearFit:
-        """Profiles by the runs near their minima, against ln N (`params`) or ln D (`tokens`)."""
-        return fit_near(getattr(self, word), self.loss, self.held, np.log(self.budgets))
-
-    def range(self, word: str) -> tuple[np.ndarray, np.ndarray]:
-        """The smallest and the largest ln N or ln D tried at each budget."""
-        x = getattr(self, word)
-        return x.min(1), x.max(1)
-
-
-def _check(budget: float, runs: Sequence[Run]) -> None:
-    label = f"budget {budget:.3g} FLOPs"
-    if len(runs) < MIN_POINTS:
-        raise FitRefused("few_points", f"{label}: {len(runs)} runs; a profile needs at least {MIN_POINTS}")
-    for word, values in (("parameters", {r.params for r in runs}), ("tokens", {r.tokens for r in runs})):
-        if len(values) < MIN_POINTS:
-            raise FitRefused("same_size", f"{label}: {len(values)} distinct {word}; needs {MIN_POINTS} sizes")
-
-
-def _downward(budget: float, m: int, table: _Table) -> Refusal | None:
-    for word, name in zip(_WORDS, ("parameters", "tokens"), strict=True):
-        x = getattr(table, word)
-        if not parabolas(x, table.loss[None], table.held[None].astype(float), table.held).curvature[0, m] > 0:
-            why = f"the parabola in log {name} opens downward; add sizes on both sides or repeat noisy runs"
-            return Refusal(budget, "downward", f"budget {budget:.3g} FLOPs: {why}")
-    return None
-
-
-def _refusal(budget: float, m: int, minima: dict[str, Minima], table: _Table) -> Refusal | None:
-    label = f"budget {budget:.3g} FLOPs"
-    for word, found in minima.items():
-        name = "parameters" if word == "params" else "tokens"
-        x = getattr(table, word)[None]
-        if not found.inside[0, m]:
-            tried = np.exp(x[0, m][table.held[m]])
-            side = "smaller" if np.exp(found.log_best[0, m]) <= np.sqrt(tried.min() * tried.max()) else "larger"
-            return Refusal(
-                budget,
-                "edge",
-                f"{label}: the minimum over {name} lies outside those tried "
-                f"({tried.min():.3g} to {tried.max():.3g}); add runs with {side} {name}",
-            )
-        losses = table.loss[m][table.held[m]]
-        if found.lowest[0, m] < _FAR_BELOW * losses.min():
-            odd = losses[np.abs(np.log(losses / np.median(losses))).argmax()]
-            return Refusal(
-                budget,
-                "far_off",
-                f"{label}: the minimum of the curve, {found.lowest[0, m]:.4g}, lies far below every loss; check the "
-                f"run of loss {odd:.4g}",
-            )
-    return None
-
-
-def _minima(
-    curve: str,
-    table: _Table,
-    word: str,
-    near: NearFit,
-    loss: np.ndarray | None = None,
-    weight: np.ndarray | None = None,
-) -> Minima:
-    """Curves in ln N (`params`) or ln D (`tokens`) for losses or weights [B, M, n]; by default the data, B = 1."""
-    x, held = getattr(table, word), table.held
-    if curve == "near":
-        low, high = table.range(word)
-        lowest = np.exp(near.log_lowest)
-        inside = (near.log_best > low) & (near.log_best < high)
-        rows = near.log_best, lowest, near.curvature * lowest, inside
-        return Minima(*(values[None] for values in rows), np.array([near.skew]), near.fitted[None])
-    loss = table.loss[None] if loss is None else loss
-    weight = held[None].astype(float) if weight is None else weight
-    return (parabolas if curve == "parabola" else akima)(x, loss, weight, held)
-
-
-def _residuals(curve: str, table: _Table, minima: Minima, near: NearFit) -> tuple[np.ndarray, np.ndarray]:
-    """Relative residuals [M, n] about the parabolas or, of the runs near the minima, about the curves there; and which
-    runs have one."""
-    fitted, used = (minima.fitted[0], table.held) if curve == "parabola" else (near.fitted, near.near)
-    residuals = np.where(used, table.loss / np.where(used, fitted, 1.0) - 1.0, 0.0)
-    if curve != "parabola":  # what the curve is known to miss farther up is no noise
-        excess = near.fitted / near.fitted.min(1, keepdims=True) - 1.0
-        residuals = residuals / np.sqrt(1.0 + (MISFIT * excess / near.noise) ** 2)
-    return residuals, used
-
-
-def _replicates(
-    curve: str,
-    table: _Table,
-    near: dict[str, NearFit],
-    resampling: Resampling | Residuals,
-    rng: np.random.Generator,
-) -> tuple[tuple[np.ndarray, ...] | None, np.ndarray]:
-    """N*, D* and weight (0 or 1) of the replicates, each [B, M], or None where no replicate has enough usable budgets;
-    and [M] the share of draws with an interior minimum.
-    """
-    held = table.held
-    loss, weight = table.loss[None], held[None].astype(float)
-    if isinstance(resampling, Residuals):
-        minima = _minima(curve, table, "params", near["params"])
-        residuals, used = _residuals(curve, table, minima, near["params"])
-        drawn, freedom = _unleveraged(table, residuals, used)
-        if curve != "parabola":  # an interpolant has no residuals of its own
-            freedom = near["params"].freedom
-            drawn = drawn * near["params"].noise / max(1e-300, float(np.sqrt((drawn**2).mean())))
-        loss = loss * (1.0 + resampling.draw(drawn, freedom, held.shape, rng) * held)
-    else:
-        weight = np.zeros((resampling.replicates, *held.shape))
-        for m, mine in enumerate(held):
-            weight[:, m, mine] = resampling.weights(int(mine.sum()), rng)
-    found = [_minima(curve, table, word, near[word], loss, weight) for word in _WORDS]
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = np.exp(np.stack([each.log_best for each in found]))
-    good = found[0].inside & found[1].inside
-    # A law needs two budgets; of three or more, one without a minimum may be left out.
-    whole = np.flatnonzero(good.sum(1) >= min(3, len(held)))
-    if not len(whole):
-        return None, good.mean(0)
-    if len(whole) < len(good):
-        rows = np.where(good.sum(1) >= min(3, len(held)), np.arange(len(good)), rng.choice(whole, len(good)))
-        values, good = values[:, rows], good[rows]
-    return (*np.where(good, values, 1.0), good.astype(float)), good.mean(0)
-
-
-def _unleveraged(table: _Table, residuals: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, float]:
-    """Residuals as large as the noise: divided by sqrt(1 - leverage) of their profile's three constants, and scaled to
-    their degrees of freedom, which come second."""
-    spared = np.ones(used.shape)
-    for m, mine in enumerate(used):
-        x = table.params[m, mine]
-        q, _ = np.linalg.qr(np.vander((x - x.mean()) / x.std(), 3))
-        spared[m, mine] = np.sqrt(np.maximum(1.0 - (q * q).sum(1), 0.05))
-    freedom = float((used.sum(1) - 3).clip(0).sum())
-    drawn = residuals[used] / spared[used]
-    size = max(1e-300, float(np.sqrt((drawn**2).mean())))
-    return drawn * least_noise(residuals, freedom) / size, max(1.0, freedom)
-
-
 def _profiles(
     curve: str,
     members: dict[float, tuple[Run, ...]],
-    table: _Table,
+    table: ProfileTable,
     minima: dict[str, Minima],
     near: NearFit,
     kept: np.ndarray,
 ) -> tuple[Profile, ...]:
-    residuals, used = _residuals(curve, table, minima["params"], near)
+    residuals, used = residuals_of(curve, table, minima["params"], near)
     profiles = []
     for m, (budget, runs) in enumerate(members.items()):
         curves = {}

@@ -56,9 +56,9 @@ class AveragedLaw:
         tails = 0.5 - 0.5 * level, 0.5 + 0.5 * level
         return tuple(float(v) for v in np.exp(self._quantiles(flops, tails, one_run)))
 
-    def draws(self, flops: float, count: int, rng: np.random.Generator, one_run: bool = True) -> np.ndarray:
-        """[count] losses at C = flops, one from each of equally likely shares of the distribution, in random order."""
-        return np.exp(self._quantiles(flops, rng.permutation((np.arange(count) + 0.5) / count), one_run))
+    def discrepancy(self, tail: float) -> float:
+        """The d, relative for every factor e of compute, that the minima give `tail` of the weight to be below."""
+        return float(_DISCREPANCIES[np.searchsorted(np.cumsum(self.weight.sum(0)), tail)])
 
     @property
     def irreducible_mean(self) -> float:

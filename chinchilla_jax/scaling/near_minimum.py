@@ -87,7 +87,6 @@ def fit_near(x: np.ndarray, loss: np.ndarray, held: np.ndarray, log_flops: np.nd
             if np.abs(step).max() < 1e-7:
                 break
         noise, freedom, covariance = problem.noise(theta, noise)
-    # Of the last round's noise.
     m = len(x)
     log_lowest, log_best, log_curvature = theta[: 3 * m].reshape(3, m)
     skew = float(theta[3 * m])

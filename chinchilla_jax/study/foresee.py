@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from chinchilla_jax.config import RunConfig
+from chinchilla_jax.scaling.repeats import noise_of_repeats
 from chinchilla_jax.study.folder import (
     MANIFEST,
     NOISE_RESULT,
@@ -91,12 +92,7 @@ def repeated(study: pathlib.Path) -> tuple[float, int]:
             result = read_result(study, run.name)
             if result is not None and not result.get("diverged"):
                 groups.setdefault((run.role, run.budget, run.params, run.tokens), []).append(result["loss"])
-    squares, freedom = 0.0, 0
-    for losses in groups.values():
-        mean = sum(losses) / len(losses)
-        squares += sum((loss / mean - 1.0) ** 2 for loss in losses)
-        freedom += len(losses) - 1
-    return (math.sqrt(squares / freedom), freedom) if freedom else (math.nan, 0)
+    return noise_of_repeats(groups.values())
 
 
 def _cells(manifest: Manifest) -> list:

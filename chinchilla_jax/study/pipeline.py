@@ -200,6 +200,9 @@ def where_the_time_went(study: pathlib.Path, workers: int) -> list[str]:
         parts["outside runs, waiting"] = max(0.0, capacity - sum(parts.values()))
         lines.append(f"  {f'part, over {workers} workers':24} {'seconds':>9} {'share':>7}")
         lines += [f"  {name:24} {s:9.0f} {s / capacity:7.1%}" for name, s in sorted(parts.items(), key=lambda p: -p[1])]
-        lines.append(f"training took {parts.get('step', 0.0) / capacity:.1%} of {workers} workers x "
-                     f"{duration(wall)}")  # fmt: skip
+        steps = parts.get("step", 0.0)
+        share = f"{steps / capacity:.1%} of {workers} workers x {duration(wall)}"
+        if sum(parts.values()) > 1.01 * capacity:  # `work` trained runs too, whose wall time is no stage's
+            share = f"{duration(steps)} of the workers' time, some of it before `study` was started"
+        lines.append(f"training took {share}")
     return lines

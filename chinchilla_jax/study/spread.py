@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2
 
+from chinchilla_jax.scaling.repeats import noise_of_repeats
 from chinchilla_jax.study.plan import duration
 
 
@@ -62,10 +63,7 @@ class Rate:
 
 def pooled(spreads: Sequence[Spread]) -> tuple[float, int]:
     """(Relative standard deviation of one run, degrees of freedom), over groups of repeats; (NaN, 0) without any."""
-    own = [s for s in spreads if len(s.losses) > 1]
-    freedom = sum(len(s.losses) - 1 for s in own)
-    squares = sum(s.deviation**2 * (len(s.losses) - 1) for s in own)
-    return (math.sqrt(squares / freedom), freedom) if freedom else (math.nan, 0)
+    return noise_of_repeats(s.losses for s in spreads)
 
 
 def rates(spreads: Sequence[Spread]) -> list[Rate]:

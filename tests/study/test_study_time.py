@@ -6,6 +6,7 @@ import pytest
 
 from chinchilla_jax.study.folder import run_folder, training_order
 from chinchilla_jax.study.pace import pace
+from chinchilla_jax.study.pipeline import where_the_time_went
 from chinchilla_jax.study.status import status
 
 
@@ -54,3 +55,11 @@ def test_of_runs_of_one_budget_the_slowest_is_taken_first(small_plan):
     runs = [run for run in small_plan.runs if run.budget == small_plan.runs[0].budget]
     order = training_order(runs, lambda run: 1e6 / run.params)
     assert order == sorted(runs, key=lambda run: run.params)
+
+
+@pytest.mark.parametrize("wall, expected", [(60.0, "33.3% of 2 workers x 60 s"), (10.0, "40 s of the workers' time")])
+def test_no_share_is_given_of_runs_that_were_trained_outside_the_study(study, small_plan, finish, wall, expected):
+    run = small_plan.runs[0]
+    finish(None, run_folder(study, run.name), run.facts(), time={"step": 40.0}, seconds=45.0)
+    (study / "stages.json").write_text(json.dumps({"isoflop runs": wall}))
+    assert f"training took {expected}" in where_the_time_went(study, 2)[-1]
