@@ -116,3 +116,11 @@ def test_beyond_the_budgets_the_law_itself_may_be_off_however_well_its_constants
 def test_a_noise_known_from_few_runs_widens_the_interval_as_student_has_it():
     few, many = (fit_loss_law(BUDGETS, minima(0.5)(BUDGETS), np.eye(4) * 1e-4**2, 0.02, f) for f in (3.0, 1e6))
     assert half_width(few, 8.0, True) / half_width(many, 8.0, True) == pytest.approx(3.182 / 1.960, rel=0.03)
+
+
+def test_two_minima_say_nothing_of_how_far_the_law_may_be_off():
+    """A line goes through any two points: of d there is only the prior, a log-normal one about 0.003 by a factor e."""
+    found = law(minima(0.5)(BUDGETS[:2]), BUDGETS[:2])
+    grid = np.array([0.0003, 0.0006, 0.0012, 0.0025, 0.005, 0.01])
+    prior = np.exp(-0.5 * np.log(grid / 0.003) ** 2)
+    assert found.weight.sum(0) == pytest.approx(prior / prior.sum(), rel=0.02)
