@@ -7,8 +7,8 @@ NAME after the colon:
     cpu          4 budgets, 6 sizes each, Debian's documentation; a laptop or two server cores. Expected on two cores in
                  about 15 minutes: all profiles with an interior minimum, loss 2.48 at 1.02e13 FLOPs and 386k
                  parameters, predicted within 1.5%
-    cpu_long     the same study at 20 times the FLOPs, an hour and a half on two idle cores: loss 1.94 at 2.05e14 FLOPs
-                 and 1.73M parameters, predicted within 0.5%
+    cpu_long     the same study at 20 times the FLOPs, two to three hours on two cores; before all its sizes had four
+                 heads: loss 1.94 at 2.05e14 FLOPs and 1.73M parameters, predicted within 0.5%
     tiny         seconds, on the text that comes with the package: the test of the whole pipeline, fits mean nothing
     chinchilla   the 9 budgets of Hoffmann et al. 2022 (6e18 to 3e21 FLOPs) on the 50 published shapes, MassiveText's
                  mixture; 16B parameters at the top, so for a pod. Set data.source to a folder whose domains are
