@@ -11,12 +11,13 @@ from chinchilla_jax.scaling.as_published import fit_as_published
 from chinchilla_jax.scaling.envelope import EnvelopeFit, fit_envelope
 from chinchilla_jax.scaling.isoflop import IsoflopFit, fit_isoflop
 from chinchilla_jax.scaling.isoflop_bias import Bias, isoflop_bias
-from chinchilla_jax.scaling.parametric import ParametricFit, fit_parametric
+from chinchilla_jax.scaling.parametric import ParametricFit, few_starts, fit_parametric
 from chinchilla_jax.scaling.resample import PAPER, Resampling
 from chinchilla_jax.scaling.rollout import attempt
 from chinchilla_jax.scaling.runs import FitRefused, Run
 
 PRESETS = ("corrected", "paper")
+_LONELY = 0.05  # share of the few starts at the best minimum below which all are tried
 APPROACHES = {
     "envelope": "approach 1 (training-curve envelope)",
     "isoflop": "approach 2 (IsoFLOP profiles)",
@@ -104,4 +105,7 @@ def _sized(preset, replicates: int):
 def _parametric(runs: Sequence[Run], paper: bool, resampling: Resampling | None, seed: int) -> ParametricFit:
     if paper:
         return fit_as_published(runs, resampling=resampling, seed=seed)
-    return fit_parametric(runs, resampling=resampling, seed=seed)
+    fit = fit_parametric(runs, starts=few_starts(), resampling=resampling, seed=seed)
+    if fit.agreement < _LONELY:  # a minimum that few starts find may not be the best one
+        fit = fit_parametric(runs, resampling=resampling, seed=seed)
+    return fit

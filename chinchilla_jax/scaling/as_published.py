@@ -13,7 +13,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy.optimize
 
 from chinchilla_jax.scaling.objective import HUBER, Problem
 from chinchilla_jax.scaling.parametric import AGREEMENT, ParametricFit, describe_fit, fit_problem, paper_starts
@@ -67,6 +66,8 @@ def fit_as_published(
 
 def _descend(problem: Problem, start: np.ndarray, weights: np.ndarray, average: bool) -> tuple[float, np.ndarray]:
     """Objective as a sum, and a, b, e, alpha, beta where L-BFGS-B stops."""
+    import scipy.optimize  # here, because importing it takes longer than the fits of the other preset
+
     scale = 1.0 / weights.sum() if average else 1.0
     found = scipy.optimize.minimize(paper_objective(problem, weights, scale), start, jac=True, method="L-BFGS-B")
     return found.fun / scale, found.x

@@ -18,7 +18,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.interpolate import Akima1DInterpolator
 from scipy.special import stdtr
 
 from chinchilla_jax.scaling.frontier import PowerLaw, fit_power
@@ -240,6 +239,8 @@ def _profiles(
             elif curve == "near":
                 curves[word] = Skewed(*common, float(found.skew[0]))
             else:
+                from scipy.interpolate import Akima1DInterpolator
+
                 knots, size = np.unique(x, return_inverse=True)
                 mean = np.bincount(size, table.loss[m, table.held[m]]) / np.bincount(size)
                 curves[word] = Interpolated(*common, Akima1DInterpolator(knots, mean))

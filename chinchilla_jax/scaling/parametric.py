@@ -69,6 +69,11 @@ def paper_starts() -> np.ndarray:
     return np.array(list(itertools.product(ab, ab, e, exponents, exponents)))
 
 
+def few_starts() -> np.ndarray:
+    """A ninth of them, [500, 5], at a ninth of the time: every value along every axis still occurs."""
+    return paper_starts()[::9]
+
+
 def fit_parametric(
     runs: Sequence[Run],
     *,

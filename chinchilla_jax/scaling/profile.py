@@ -14,11 +14,14 @@ where a profile has no such run or a resample does not hold it.
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.interpolate import Akima1DInterpolator
 
 from chinchilla_jax.scaling import profile_shape
+
+if TYPE_CHECKING:  # importing it takes longer than most fits
+    from scipy.interpolate import Akima1DInterpolator
 
 _LEAST_NOISE = 1e-4  # relative; evaluation of a loss is not more exact than that
 
@@ -103,6 +106,8 @@ def parabolas(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.nd
 
 def akima(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarray) -> Minima:
     """Akima's interpolant through losses averaged by size, and its minimum."""
+    from scipy.interpolate import Akima1DInterpolator
+
     shape = np.broadcast_shapes(loss.shape, weight.shape)
     loss, weight = np.broadcast_to(loss, shape), np.broadcast_to(weight, shape)
     log_best, lowest, curvature = (np.full(shape[:2], np.nan) for _ in range(3))

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy.stats
+from scipy.special import fdtri
 
 from chinchilla_jax.scaling.minimise import minimise
 from chinchilla_jax.scaling.objective import Problem
@@ -99,7 +99,7 @@ def profile_likelihood(
     drop = np.concatenate([[0.0], np.maximum(drop[order], 0.0)])
     keep = np.argsort(values, kind="stable")
     values, drop = values[keep], drop[keep]
-    limit = 0.5 * scipy.stats.f.ppf(level, 1, max(1, len(problem.loss) - problem.unknowns))
+    limit = 0.5 * fdtri(1, max(1, len(problem.loss) - problem.unknowns), level)
     return ProfileLikelihood(name, best, values, drop, level, _crossings(values, drop, best, limit))
 
 

@@ -13,12 +13,10 @@ from chinchilla_jax.scaling import envelope, isoflop
 from chinchilla_jax.scaling.as_published import fit_as_published
 from chinchilla_jax.scaling.envelope import fit_envelope
 from chinchilla_jax.scaling.isoflop import IsoflopFit, Profile, fit_isoflop
-from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.parametric import few_starts, fit_parametric
 from chinchilla_jax.scaling.runs import FitRefused, Run
 from chinchilla_jax.scaling.surface import FlopsPerToken
 
-# A ninth of the starts: every value along every axis still occurs, at a ninth of the time.
-_FEWER_STARTS = paper_starts()[::9]
 _BELOW = 1.5  # a run without a budget counts as below a budget when this many times cheaper
 _LEAST = 2  # budgets to fit to
 
@@ -89,7 +87,7 @@ def _answers(
     if curves:
         budget = target.budget
         answers["envelope"] = float(curves.params_law.at(budget)), float(curves.loss_offset.at(budget))
-    surface = attempt("parametric", lambda: fit_surface(below, starts=_FEWER_STARTS, resampling=None), ignored)
+    surface = attempt("parametric", lambda: fit_surface(below, starts=few_starts(), resampling=None), ignored)
     if surface:
         params, _, loss = surface.surface.optimum(target.budget, c)
         answers["parametric"] = float(params), float(loss)

@@ -1,29 +1,66 @@
-"""How long does approach 3 take on the 240 points of Figure 4, beside a plain scipy loop?
+"""How long does approach 3 take on the 240 points of Figure 4, beside a plain scipy loop, and the verb `fit` in all?
 
     python -m tests.benchmarks.fit_speed
 
 Ours: all 4500 starts of the paper and 4000 bootstrap fits, everything. Scipy: `minimize(method="L-BFGS-B")` with the
 exact gradient, objective scaled by 1e3 and ftol 1e-12, so that it arrives as well (at its default tolerances few of the
-starts do), on every 45th start and on 40 resamples, warm-started; its time is scaled to the whole.
+starts do), on every 45th start and on 40 resamples, warm-started; its time is scaled to the whole. Both sides compute
+with one BLAS thread: on a busy machine its threads wait for each other, and the loop's are the ones that do.
+
+The verb, with and without 1000 replicates, is timed as a process beside one that only imports numpy and scipy.optimize,
+in turn.
 """
 
 from __future__ import annotations
 
+import os
+import pathlib
+import subprocess
+import sys
 import time
 
 import numpy as np
 import scipy.optimize
 
+import chinchilla_jax
 from chinchilla_jax.scaling.as_published import paper_objective
 from chinchilla_jax.scaling.paper import figure_4
 from chinchilla_jax.scaling.parametric import fit_parametric, fit_problem, paper_starts
 from chinchilla_jax.scaling.resample import Resampling
 
+TABLES = pathlib.Path(chinchilla_jax.__file__).parent / "tables"
 STARTS_SUBSET, RESAMPLES, RESAMPLES_SUBSET, ROUNDS = 45, 4000, 40, 3
+
+
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def pin() -> None:
+    """Starts this process again with one BLAS thread, which is decided when numpy is imported."""
+    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
+        os.execve(sys.executable, [sys.executable, "-m", "tests.benchmarks.fit_speed"], os.environ | ONE_THREAD)
+
+
+def verb() -> None:
+    """Prints how many times the import of numpy and scipy.optimize the verb `fit` takes, medians of five turns."""
+    fit = ["-m", "chinchilla_jax", "fit", f"--runs={TABLES / 'chinchilla_fig4_points.csv'}"]
+    commands = {"import": ["-c", "import numpy, scipy.optimize"], "fit, no intervals": [*fit, "--replicates=0"],
+                "fit, 1000 replicates": fit}  # fmt: skip
+    seconds = {name: [] for name in commands}
+    for _ in range(5):
+        for name, arguments in commands.items():
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+            seconds[name].append(time.perf_counter() - begin)
+    median = {name: float(np.median(values)) for name, values in seconds.items()}
+    for name, value in median.items():
+        print(f"{name:22} {value:5.2f} s, {value / median['import']:4.1f} times the import")
 
 
 def main() -> None:
     """Prints seconds and the ratio, alternating the two."""
+    pin()
+    verb()
     runs = figure_4()
     problem = fit_problem(runs)
     starts = paper_starts()

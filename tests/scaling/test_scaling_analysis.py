@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling import as_published, summary
+from chinchilla_jax.scaling import analysis, as_published, summary
 from chinchilla_jax.scaling.analysis import analyse
 from chinchilla_jax.scaling.doubts import misfits
 from chinchilla_jax.scaling.facts import report_facts
@@ -176,3 +176,9 @@ def test_every_variant_is_there_and_near_the_planted_exponent(loaded):
 
 def test_a_target_far_below_the_runs_is_told(loaded):
     assert "far below the runs" in " ".join(predict(loaded.runs, 1e18, replicates=0).warnings)
+
+
+def test_all_starts_are_tried_where_few_of_the_few_agree(loaded, monkeypatch):
+    assert analyse(loaded.runs, replicates=0).parametric.n_starts == 500
+    monkeypatch.setattr(analysis, "_LONELY", 1.1)
+    assert analyse(loaded.runs, replicates=0).parametric.n_starts == 4500

@@ -12,6 +12,7 @@ from chinchilla_jax.scaling.estimates import Estimate
 from chinchilla_jax.scaling.predict import predict
 from chinchilla_jax.scaling.rollout import Rollout
 from chinchilla_jax.scaling.runs import LoadedRuns, Run
+from chinchilla_jax.scaling.surface import Surface
 
 BUDGETS = np.geomspace(1e18, 64e18, 7)
 
@@ -56,6 +57,20 @@ def test_a_clean_study_raises_none():
 ], ids=["bent", "misfit", "surface", "profiles", "rim", "off budget", "swapped", "units"])  # fmt: skip
 def test_a_doubt_is_raised(runs, words):
     assert words in raised(runs)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"converged": False, "gradient": 0.5}, "approach 3 did not converge: gradient 0.5"),
+    ({"agreement": 0.01}, "only 1.0% of the starts reached the best minimum"),
+    ({"boot_kept": 0.6}, "40% of bootstrap resamples had no optimum"),
+    ({"surface": Surface(0.0, 480.0, 2100.0, 0.35, 0.37)}, "E went to zero"),
+])  # fmt: skip
+def test_a_surface_that_went_wrong_is_doubted(change, words):
+    runs = study()
+    found = analyse(runs, replicates=0)
+    assert words not in "\n".join(doubts(found, runs))
+    spoilt = dataclasses.replace(found, parametric=dataclasses.replace(found.parametric, **change))
+    assert words in "\n".join(doubts(spoilt, runs))
 
 
 def estimate(loss, half=0.05, ratio=20.0, approach="isoflop"):
