@@ -105,7 +105,7 @@ def predict(
         estimates["isoflop"] = from_isoflop(fits.isoflop, budget, seed)
     if fits.parametric:
         estimates["parametric"] = from_parametric(fits.parametric, budget, c, seed)
-    recommended, why = _recommend(fits)
+    recommended, why = recommend(fits)
     params = estimates[recommended].params
     per_token = float(c(params)) if callable(c) else c * params
     extrapolation = budget / max(run.budget or run.flops for run in fitted)
@@ -115,7 +115,7 @@ def predict(
     )
 
 
-def _recommend(fits: Analysis) -> tuple[str, str]:
+def recommend(fits: Analysis) -> tuple[str, str]:
     """(Approach, why): by what could be fitted, not by how well it went."""
     profiles = len(fits.isoflop.profiles) if fits.isoflop else 0
     if not fits.parametric:

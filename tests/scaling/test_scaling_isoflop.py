@@ -213,6 +213,8 @@ def test_every_scheme_gives_an_interval_about_the_fit(preset, scheme):
     for law, boot in ((fit.params_law, fit.boot_params), (fit.tokens_law, fit.boot_tokens)):
         low, high = interval(boot.exponent, 0.95)
         assert low < law.exponent < high and high - low < 0.5
+    lowest = [profile.params.lowest for profile in fit.profiles]
+    assert fit.loss_law.at(np.array(BUDGETS)) == pytest.approx(lowest, rel=1.5e-3)
     low, high = fit.loss_law.interval(BUDGETS[-1], 0.95)
     assert low < fit.loss_law.at(BUDGETS[-1]) < high and all(0 < p.kept_draws <= 1 for p in fit.profiles)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.scaling.flops import flops_per_token
-from chinchilla_jax.scaling.predict import predict
+from chinchilla_jax.scaling.predict import predict, recommend
 from chinchilla_jax.scaling.rollout import last
 from chinchilla_jax.scaling.runs import FitRefused, Run, load_runs
 
@@ -42,6 +42,20 @@ def test_both_approaches_predict_a_four_times_larger_budget(study, prediction, p
     )
 
 
+def test_a_larger_best_size_sees_fewer_tokens(prediction):
+    """So D/N is as uncertain as N and D together; and all are those of the best size of a budget, not of its law."""
+    estimate = prediction.estimates["isoflop"]
+    width = {name: np.log(high / low) for name in ("params", "tokens", "tokens_per_param")
+             for low, high in [estimate.intervals[name][0.95]]}  # fmt: skip
+    assert width["tokens_per_param"] == pytest.approx(width["params"] + width["tokens"], rel=0.1)
+    fit = prediction.isoflop
+    low, high = fit.params_law.interval(TARGET, 0.95)
+    assert width["params"] == pytest.approx(np.log(high / low), rel=0.15)
+    low, high = np.percentile(fit.boot_params.at(TARGET), [2.5, 97.5])
+    assert width["params"] > 1.05 * np.log(high / low)
+    assert estimate.intervals["loss"][0.8] == fit.loss_law.interval(TARGET, 0.8)
+
+
 def test_loss_accuracy_over_noise_draws(tmp_path, write_study):
     errors = []
     for seed in range(1, 4):
@@ -59,6 +73,16 @@ def test_rehearsals_of_every_budget_are_reported_and_choose_nothing(study, predi
     other = predict(nudged, TARGET, replicates=0)
     assert other.recommended == "isoflop"
     assert other.best.loss == pytest.approx(prediction.best.loss, rel=1e-4)
+
+
+def test_what_is_recommended_depends_on_what_could_be_fitted(study, prediction):
+    two = [run for run in study[0] if run.role == "isoflop" and run.budget < 5e11]
+    found = predict(two, TARGET, replicates=0)
+    assert found.recommended == "parametric" and "2 profiles are too few" in found.why
+    fits = prediction.analysis
+    alone = {name: recommend(dataclasses.replace(fits, **{name: None})) for name in ("isoflop", "parametric")}
+    assert alone["parametric"] == ("isoflop", "isoflop is the only approach with a loss law that could be fitted")
+    assert alone["isoflop"][0] == "parametric" and recommend(fits)[0] == "isoflop"
 
 
 def test_rehearsal_does_not_see_the_hidden_budget(study, prediction):
