@@ -9,6 +9,7 @@ from chinchilla_jax.scaling.flops import flops_per_token
 from chinchilla_jax.scaling.predict import predict, recommend
 from chinchilla_jax.scaling.rollout import last
 from chinchilla_jax.scaling.runs import FitRefused, Run, load_runs
+from chinchilla_jax.scaling.verdicts import judge
 
 TARGET = 1.08e13
 
@@ -128,3 +129,17 @@ def test_flops_per_token_from_runs(study, planted_flops_per_token):
     assert c(own.max() * 2) == pytest.approx(planted_flops_per_token(own.max() * 2), rel=0.03)
     six = [Run(r.name, r.params, r.tokens, 6 * r.params * r.tokens, r.loss) for r in runs]
     assert flops_per_token(six)(np.array([1e2, 1e9])) == pytest.approx([6e2, 6e9])
+
+
+@pytest.mark.parametrize("half, error, expected", [
+    (0.01, 0.014, "pass"), (0.01, 0.016, "fail"), (0.03, 0.016, "pass"), (0.03, 0.031, "fail")])  # fmt: skip
+def test_the_verdict_allows_what_the_prediction_says_of_itself_and_never_less_than_its_tolerance(
+    prediction, half, error, expected
+):
+    loss = prediction.best.loss
+    intervals = dict(prediction.best.intervals) | {"loss": {0.95: (loss * (1 - half), loss * (1 + half))}}
+    best = dataclasses.replace(prediction.best, intervals=intervals)
+    said = dataclasses.replace(prediction, estimates=dict(prediction.estimates) | {prediction.recommended: best})
+    trained = Run("p", 1e6, 2e7, TARGET, loss / (1 + error), TARGET, "predicted")
+    verdict = {v.name: v for v in judge(said, [trained], TARGET)}["loss"]
+    assert verdict.status == expected and f"1.5%, or the half-width of its 95% interval, {half:.2%}" in verdict.question
