@@ -41,12 +41,11 @@ def cpu(factor: float = 1.0, batch_size: int = 4, recipe: str = "lr = 260 N^-0.6
     """Small models on Debian's documentation; `factor` multiplies every budget.
 
     Only the width varies: a step from two layers to three, or from one head to two, would show in the profiles. Four
-    heads at every width: with a single one, as the narrowest would have, one seed in four learns late and ends 1.5%
-    worse. The learning rate of `cpu` falls with D as well as with N, as the best one did over cells of 53k to 439k
-    parameters and 0.7M to 3.4M tokens, in means over seeds. The predicted model is trained twice: two workers then have
-    two held-out runs each, and the difference shows how far a single run can be trusted. Unrolled layers and a
-    microbatch of 4 x 128 tokens are the fastest form on a CPU core, and a batch this small gives the small budgets
-    enough steps.
+    heads at every width: with a single one some seeds learn late (`noise`, with model.n_heads=1, model.n_kv_heads=1 and
+    model.head_dim=64). The learning rate of `cpu` falls with D as well as with N, as the best one did over cells of 53k
+    to 439k parameters and 0.7M to 3.4M tokens. The predicted model is trained twice: two workers then have two held-out
+    runs each, and the difference shows how far a single run can be trusted. Unrolled layers and a microbatch of 4 x 128
+    tokens are the fastest form on a CPU core, and a batch this small gives the small budgets enough steps.
     """
     return RunConfig(
         model=ModelConfig(n_layers=2, d_model=64, n_heads=4, n_kv_heads=4, head_dim=16, d_ff=256, vocab_size=512,

@@ -63,7 +63,7 @@ CORRECTED = IsoflopPreset(
     MinimaScatter(),
     (
         "minima come from the runs near them, with the skew that L = E + A/N^alpha + B/D^beta gives a profile: no "
-        "curve fits all sizes, and runs far away pull the minimum by up to 4%",
+        "curve fits all sizes, and runs far away pull the minimum",
         "the interval of N* comes from the minima's scatter about their line, for the best size of a budget and not "
         "only for the line: 80% subsets of the runs say too little or too much depending on the number of sizes",
     ),

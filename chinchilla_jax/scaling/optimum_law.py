@@ -13,7 +13,8 @@ from scipy.special import stdtrit
 
 from chinchilla_jax.scaling.frontier import PowerLaw
 
-# What optima scatter by about their line before the residuals speak, in ln N, how much more for every factor e of
+# What optima scatter by about their line before the residuals speak, in ln N (tables have 0.02 to 0.2:
+# `tests.benchmarks.prediction`), how much more for every factor e of
 # compute away from the largest budget, and how many residuals that counts for.
 _SCATTER, _DRIFT, _FREEDOM = 0.08, 0.03, 3.0
 

@@ -1,7 +1,7 @@
 """Which model should the next budget train, what loss will it reach, and how sure is that?
 
 The approaches answer side by side. Approach 2 is recommended wherever it has three profiles: it needs no form for the
-whole of the runs, and on public tables it was three to five times nearer than approach 3
+whole of the runs, and on public tables it was six to eight times nearer than approach 3
 (`python -m tests.benchmarks.prediction`). No figure of the data at hand decides this: rehearsals (`rollout`) differ by
 less than their own noise too often. They are reported as a measure of skill, all of them. Approach 3 is the
 cross-check. Approach 1 is no candidate: the loss of its curves is the training loss.

@@ -4,7 +4,8 @@
 
 1. Each budget that has two or more below it is hidden in turn: `next` is the budget after the fitted ones, `4 -> 4x` a
    budget 3 to 6 times the largest of four neighbouring ones, `ahead` 10 to 300 times the largest of all below.
-2. The losses of this project's own studies are perturbed.
+2. How far minima scatter about their line, and how curved profiles are; the losses of this project's own studies
+   perturbed.
 3. Planted laws with more and less irreducible loss.
 
 Truth is the minimum of a parabola through the five runs about the lowest of the hidden budget. Errors are relative
@@ -179,6 +180,17 @@ def hidden(found: dict[str, dict[float, list[Run]]]) -> None:
         print(line(name[-28:], own))
 
 
+def shapes(found: dict[str, dict[float, list[Run]]]) -> None:
+    """What the priors of `near_minimum` and `optimum_law` stand for, in each table."""
+    print("\nby table: scatter of ln N* about its line in ln C, and the middle curvature of the profiles, relative")
+    for name, groups in found.items():
+        fit = fit_isoflop([run for own in groups.values() for run in own], preset=CORRECTED, resampling=None)
+        x, y = np.log([(p.budget, p.params.best) for p in fit.profiles]).T
+        left = y - np.polyval(np.polyfit(x, y, 1), x)
+        curvature = np.median([p.params.curvature / p.params.lowest for p in fit.profiles])
+        print(f"{name[-28:]:28} {np.sqrt((left**2).sum() / (len(x) - 2)):6.3f} {curvature:6.3f}")
+
+
 def perturbed(found: dict[str, dict[float, list[Run]]], draws: int) -> None:
     """Part 2: the truth is the fit to the losses as they are."""
     print("\nown studies, losses perturbed: noise, within 1.5% of the unperturbed answer, interval holds it")
@@ -241,6 +253,7 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's, of the baselines
         hidden(found)
+    shapes(found)
     perturbed(found, draws)
     planted(draws)
 
