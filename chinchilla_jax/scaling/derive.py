@@ -152,8 +152,6 @@ def _attempt(compute: Compute, row: Row) -> object:
         return compute(row.values)
     except Unusable as problem:
         return problem
-    except OverflowError:
-        return math.inf
 
 
 def _from_zero(values: Mapping, column: Column, word: str) -> float:

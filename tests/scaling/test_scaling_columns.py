@@ -19,6 +19,7 @@ from chinchilla_jax.scaling.runs import FitRefused
     ("params", "non-embedding params (M)", 1e6, "non_embedding"),
     ("params", "n_nonemb", 1.0, "non_embedding"),
     ("params", "params_without_embeddings", 1.0, "non_embedding"),
+    ("params", "activated_params", 1.0, "active"),
     ("params", "total_params", 1.0, "total"),
     ("params", "params_total_b", 1e9, "total"),
     ("tokens", "D", 1.0, ""),
@@ -44,7 +45,8 @@ def test_a_header_is_understood_with_its_multiplier_and_count(field, header, fac
 
 
 @pytest.mark.parametrize("header", ["M", "b", "loss_m", "bits_per_byte", "val_loss_bits", "flops_per_second",
-                                    "active", "learning_rate", "params_digitised"])  # fmt: skip
+                                    "active", "learning_rate", "params_digitised",
+                                    "pflops", "TFLOPs", "run-0/loss"])  # fmt: skip
 def test_a_header_that_may_mean_something_else_is_not_taken(header):
     assert choose_columns("table", [header], {}) == ({}, ())
 

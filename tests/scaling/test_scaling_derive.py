@@ -23,6 +23,7 @@ def load(tmp_path):
      "iteration x Global Batch Size x context length"),
     ("train_steps,batch_tokens", "100,4096", 409600, "train_steps x batch_tokens"),
     ("steps,batch_tokens (M)", "100,0.5", 5e7, "steps x batch_tokens (M) x 1e+06"),
+    ("steps,bs,batch_size,seq_len", "100,4,8,512", 409600, "steps x batch_size x seq_len"),
     ("tokens_per_param", "20", 2e7, "tokens_per_param x N"),
     ("D/N", "20", 2e7, "D/N x N"),
     ("flops", "1.2e14", 2e7, "D is C / 6N, from flops"),
@@ -54,10 +55,10 @@ def test_the_loss_is_converted_or_its_unit_is_said(load, header, value, loss, un
 
 
 def test_a_perplexity_named_by_hand_is_one_too_unless_a_factor_says_no(load):
-    text = "N,D,loss,val_ppl\n1e6,1e7,3,20\n2e6,1e7,3,0.9\n"
+    text = "N,D,loss,val_ppl\n1e6,1e7,3,20\n2e6,1e7,3,0.9\n3e6,1e7,3,1\n"
     loaded = load(text, columns={"loss": "val_ppl"})
     assert loaded.runs[0].loss == pytest.approx(math.log(20))
-    assert loaded.bad[0].reason == "val_ppl is not above 1, the perplexity of a loss of 0"
+    assert [row.reason for row in loaded.bad] == ["val_ppl is not above 1, the perplexity of a loss of 0"] * 2
     assert load(text, columns={"loss": "val_ppl*1"}).runs[0].loss == 20.0
 
 
@@ -75,6 +76,7 @@ def test_curves_of_a_second_table_may_be_perplexities(load, tmp_path):
     ("N,x,D,c4_en_loss", "loss", "c4_en_loss"),
     ("N,x,D,loss_c4_val", "loss", "loss_c4_val"),
     ("N,train/loss,D,cd_val_loss", "loss", "train/loss"),
+    ("N,web_train_loss,D,c4_en_loss", "loss", "c4_en_loss"),
     ("N,router_loss,D,cd_val_loss", "loss", "cd_val_loss"),
     ("N,loss_std,D,summary/eval/loss", "loss", "summary/eval/loss"),
     ("N,x,throughput/total_tokens,loss", "tokens", "throughput/total_tokens"),
@@ -114,3 +116,5 @@ def test_flops_with_a_prefix(load, header, factor):
 
 def test_a_column_can_be_switched_off(load):
     assert load("N,D,loss,C\n1,2,3,99\n", columns={"flops": "-"}).runs[0].flops == 12.0
+    with pytest.raises(FitRefused, match="no column for loss"):
+        load("N,D,loss,ppl\n1,2,3,20\n", columns={"loss": "-"})

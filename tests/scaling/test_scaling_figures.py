@@ -90,7 +90,7 @@ def words_of(figure):
 def test_words_are_inside_apart_and_of_one_size(sets, drawn, tmp_path, which):
     runs, prediction = sets[which]
     draw_all(runs, prediction, tmp_path)
-    assert len(drawn) == 8 if prediction.envelope else 7
+    assert len(drawn) == (8 if prediction.envelope else 7)
     for name, figure in drawn.items():
         page, seen = figure.bbox, list(words_of(figure))
         assert len(seen) > 6 and figure.get_size_inches()[0] == figures.WIDTH

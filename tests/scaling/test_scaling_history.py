@@ -51,6 +51,33 @@ def test_a_log_of_steps_makes_a_history_whatever_the_spacing_but_planned_steps_d
     assert len(load(f"name,N,D,loss,total_steps\n{rows}").runs) == 4
 
 
+def test_a_dozen_rows_a_name_are_a_log_whatever_the_spacing(load):
+    for number, runs in ((11, 22), (12, 2)):
+        loaded = load(history([(1e6 * 2**i, 5 - 0.1 * i) for i in range(number)]))
+        assert len(loaded.runs) == runs
+    assert any("read as histories (12 rows a name)" in note for note in loaded.notes)
+
+
+def test_steps_that_do_not_rise_are_no_log(load):
+    rows = "".join(f"a,1e6,{at},{loss},1000\n" for at, loss in FACTORS)
+    assert len(load(f"name,N,D,loss,step\n{rows}").runs) == 4
+
+
+def test_where_as_many_names_are_spaced_evenly_as_not_each_row_is_a_run(load):
+    other = history(FACTORS, names=("b",)).replace("b,1e6", "b,2e6").partition("\n")[2]
+    assert len(load(history(EVEN, names=("a",)) + other).runs) == 10
+
+
+def test_two_rows_in_falling_order_are_no_log_that_is_newest_first(load):
+    assert len(load("name,N,D,loss\na,1e6,3e8,3.5\na,1e6,1e8,4\n", columns={"step": "D"}).runs) == 2
+
+
+def test_a_name_without_a_single_loss_among_histories_is_listed_once(load):
+    loaded = load(history(EVEN) + "z,3e6,1e8,,\nz,3e6,2e8,,\nz,3e6,3e8,,\n")
+    assert [run.name for run in loaded.runs] == ["a", "b"]
+    assert [(row.where, row.reason) for row in loaded.bad] == [("line 16 (z)", "loss is missing")]
+
+
 def test_two_rows_of_one_name_are_no_log(load):
     loaded = load("name,N,D,loss\na,1e6,1e8,4\na,1e6,3e8,3.5\nb,2e6,1e8,3.9\nb,2e6,3e8,3.4\n")
     assert len(loaded.runs) == 4

@@ -70,6 +70,48 @@ def test_seeds_are_no_sweep_and_all_those_of_the_best_setting_stay(write):
     assert len(loaded.runs) == 42 and {run.seed for run in loaded.runs} == {"0", "1"}
 
 
+def test_the_best_setting_is_the_best_on_average_over_its_seeds(write):
+    rows = "1e-3,0,3.0\n1e-3,1,3.4\n2e-3,0,3.1\n2e-3,1,3.11\n".splitlines()
+    path = write("N,D,lr,seed,loss\n" + "".join(f"1e7,1e9,{row}\n" for row in rows))
+    assert [run.loss for run in load_runs(path, best_per_cell=True).runs] == [3.1, 3.11]
+
+
+def test_held_out_runs_stay_whatever_their_setting(write):
+    rows = "isoflop,1e-3,3.2\nisoflop,2e-3,3.1\npredicted,1e-3,2.9\n".splitlines()
+    path = write("N,D,role,lr,loss\n" + "".join(f"1e7,1e9,{row}\n" for row in rows))
+    assert [run.loss for run in load_runs(path, best_per_cell=True).runs] == [3.1, 2.9]
+
+
+def test_a_rate_that_follows_the_tokens_is_no_sweep(write):
+    rows = "".join(f"{n},{d},{lr},{law(n, d)}\n" for n in SIZES for d, lr in ((1e9, "1e-3"), (1.3e9, "2e-3")))
+    assert not load_runs(write(f"N,D,lr,loss\n{rows}")).notes
+
+
+def test_a_number_that_is_another_in_every_row_is_no_setting(write):
+    text = "\n".join(f"{row},{i or 'reading'}" for i, row in enumerate(grid(SEED).splitlines()))
+    assert not notes(load_runs(write(text)), "--best_per_cell") and notes(load_runs(write(text)), "replicates")
+
+
+def test_the_scatter_of_replicates_counts_the_means_that_were_taken(write):
+    (note,) = notes(load_runs(write("N,D,seed,loss\n1e7,1e9,0,2.97\n1e7,1e9,1,3.03\n")), "replicates")
+    assert "2 runs at 1 pairs" in note and "scatter by 1.41%" in note
+
+
+def test_words_on_a_few_runs_each_are_no_mix(write):
+    words = ["kind", *["abcde"[i % 5] for i in range(21)]]
+    text = "\n".join(map(",".join, zip(grid().splitlines(), words, strict=True)))
+    assert not notes(load_runs(write(text)), "mixes"), "four or five runs of each"
+
+
+def test_a_row_that_breaks_off_is_listed_whatever_is_asked_for_and_values_are_shown_as_written_first(write):
+    path = write("N,D,loss,lr\n1e7,1e9,3,1e-3\n2e7,1e9\n3e7,1e9,3.2,0.001\n4e7,1e9,3.3,2e-3\n")
+    loaded = load_runs(path, where={"lr": ["0.0010"]})
+    assert [run.params for run in loaded.runs] == [1e7, 3e7]
+    assert [(row.where, row.reason) for row in loaded.bad] == [("line 3", "2 cells, the header has 4")]
+    with pytest.raises(FitRefused, match="there are 1e-3, 2e-3"):
+        load_runs(path, where={"lr": ["3e-3"]})
+
+
 def test_a_rate_that_follows_the_size_is_no_sweep(write):
     rows = grid(SEED).splitlines()
     text = "\n".join(f"{row},{'lr,wall_time' if not i else f'{1 / float(row.split(chr(44))[0])},{i}'}"
@@ -86,6 +128,7 @@ def test_a_mix_of_corpora_is_told_with_the_flags_that_split_it(write):
     assert loaded.notes == ("rows with corpus=The Pile: 21 of 42",)
     best = load_runs(write(grid(CORPUS, LR)), best_per_cell=True)
     assert len(best.runs) == 42, "the best of each corpus, not the better corpus"
+    assert not notes(load_runs(path), "replicates"), "what differs in its corpus is no replicate"
 
 
 def test_words_for_sizes_or_budgets_are_no_mix(write):

@@ -1,5 +1,6 @@
 """Tables from anywhere: every row becomes a run or is listed with its line, and every form has one reading."""
 
+import decimal
 import gzip
 import json
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chinchilla_jax.scaling.cells import Unusable, positive
+from chinchilla_jax.scaling.cells import Unusable, holds_numbers, positive
 from chinchilla_jax.scaling.runs import FitRefused, load_runs
 
 
@@ -110,6 +111,7 @@ def test_json_lines_with_numbers_as_text_and_wrong_types(table):
 @pytest.mark.parametrize(("text", "value"), [
     ("1e9", 1e9), (" 12 ", 12.0), ("1,000,000", 1e6), ("1,234.5", 1234.5), ("12,345,678.9", 12345678.9), (7, 7.0),
     ("18.2M", 18.2e6), ("6.6B", 6.6e9), ("1.4 T", 1.4e12), ("70B params", 70e9), ("125 million", 125e6), ("500k", 5e5),
+    ("2G", 2e9), ("3mm", 3e6), ("3 bn", 3e9), ("2 thousand", 2e3), (decimal.Decimal("3.5"), 3.5),
 ])  # fmt: skip
 def test_a_number_in_a_form_of_one_reading_is_read(text, value):
     assert positive(text, "params") == value
@@ -126,6 +128,21 @@ def test_a_number_of_two_readings_or_none_is_told(text, words):
         positive(text, "params")
 
 
+@pytest.mark.parametrize(("text", "value"), [
+    ("2 ZFLOPs", 2e21), ("3 PFLOPs", 3e15), ("1.5 EFLOP", 1.5e18), ("4Y", 4e24), ("6e18 FLOPs", 6e18),
+    ("5 GFLOPs", 5e9),
+])  # fmt: skip
+def test_flops_may_have_their_own_multipliers_and_parameters_may_not(text, value):
+    assert positive(text, "flops") == positive(text, "budget") == pytest.approx(value)
+    with pytest.raises(Unusable, match="not a number"):
+        positive(text, "params")
+
+
+def test_a_column_holds_numbers_where_half_of_its_cells_do():
+    assert holds_numbers([]) and holds_numbers(["", "-"]) and holds_numbers(["1", "x", None]) and holds_numbers(["1,5"])
+    assert not holds_numbers(["1", "x", "y"])
+
+
 @given(st.floats(min_value=1e-300, max_value=1e300))
 def test_every_positive_number_comes_back_from_its_text(value):
     assert positive(repr(value), "loss") == positive(value, "loss") == value
@@ -135,6 +152,7 @@ def test_every_positive_number_comes_back_from_its_text(value):
     ("t.csv", "name;N;D;loss\na;1;2;3\n", "semicolon"),
     ("t.tsv", "name\tN\tD\tloss\na\t1\t2\t3\n", "tab"),
     ("t.txt", "name\tN\tD\tloss\na\t1\t2\t3\n", "tab"),
+    ("t.tsv", "name\tN\tD\tloss\tmean, of, b, c, d\na\t1\t2\t3\t\n", "tab"),
     ("t.csv", "name|N|D|loss\r\na|1|2|3\r\n", "bar"),
     ("t.csv", "\ufeffname,N,D,loss\na,1,2,3\n", None),
     ("t.csv", "\n\nname, N, D, loss\na, 1, 2, 3\n", None),
