@@ -270,6 +270,11 @@ def test_replicates_are_ordinary_runs_with_the_seeds_after_the_configs_own(manif
     assert len(made.runs) == sum(seeds_at(seeded, run.budget) for run in first)
 
 
+def test_the_seeds_are_those_of_the_budgets_in_rising_order():
+    config = study_config(budgets=(9e11, 1e11, 3e11), seeds=(3, 1, 2))
+    assert [seeds_at(config, budget) for budget in (1e11, 3e11, 9e11)] == [3, 1, 2]
+
+
 def test_repeated_sizes_do_not_count_as_sizes_beside_the_optimum():
     """What is refused with one seed is refused with two."""
     for seeds in ((1,), (2,)):
