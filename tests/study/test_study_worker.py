@@ -1,5 +1,6 @@
 """Leases and workers: one run, one worker; what a dead worker held is taken over; what is finished stays."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -300,16 +301,26 @@ def test_a_worker_that_stands_by_begins_when_it_is_told_to(study, small_plan, ne
 @pytest.mark.parametrize("known", [True, False])
 def test_a_worker_that_stands_by_is_pinned_before_it_compiles_its_first_run(study, small_plan, known, monkeypatch):
     done, run = [], small_plan.runs[0] if known else None
-    template = small_plan.template()
-    monkeypatch.setattr(standby, "pin", lambda *told: done.append(("pin", *told)))
-    monkeypatch.setattr(standby, "use_compilation_cache", lambda where: done.append(("cache", where)))
-    monkeypatch.setattr("chinchilla_jax.training.warm.warm", lambda config: done.append(("warm", config)))
+    template, last = small_plan.template(), "warm" if known else "cache"
+
+    def note(what, *told):
+        done.append((what, *told))
+        if what == last:
+            threading.Timer(0.2, go).start()
+
+    def go():
+        done.append(("go",))
+        parent.write(standby.GO)
+        parent.flush()
+
+    monkeypatch.setattr(standby, "pin", functools.partial(note, "pin"))
+    monkeypatch.setattr(standby, "use_compilation_cache", functools.partial(note, "cache"))
+    monkeypatch.setattr("chinchilla_jax.training.warm.warm", functools.partial(note, "warm"))
     read, write = os.pipe()
     with open(read) as told, open(write, "wb") as parent:
         monkeypatch.setattr(sys, "stdin", told)
         parent.write(preparation(template, run))
         parent.flush()
-        threading.Timer(0.3, lambda: (done.append(("go",)), parent.write(standby.GO), parent.flush())).start()
         assert standby.stand_by(study, 1, 2) == (run.name if known else None)
     warmed = [("warm", run.run_config())] if known else []
     assert done == [("pin", template, 1, 2), ("cache", study), *warmed, ("go",)]
