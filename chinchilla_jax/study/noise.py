@@ -64,7 +64,10 @@ def measure(
     """
     planned = plan(config) if config else read_manifest(study / MANIFEST)
     workers = workers or default_workers(planned.template())
-    manifest = noise_plan(planned, chosen(planned, cells), seeds, factors(rates))
+    named = chosen(planned, cells)
+    if config and study:
+        _check_study(study, named)
+    manifest = noise_plan(planned, named, seeds, factors(rates))
     describe(manifest, workers, echo)
     others = _trained_elsewhere(study)
     twins = [run for run in manifest.runs if others and finished_twin(study, run, others)]
@@ -138,13 +141,13 @@ def _budget(word: str, budgets: Sequence[float]) -> float:
 
 
 def factors(text: str) -> list[float]:
-    """`0.7,1,1.4` as numbers, rising and each once.
+    """`0.7,1,1.4` as numbers, rising and each once, in the six digits that names of runs give them.
 
     Raises:
       StudyError: not positive numbers.
     """
     try:
-        found = sorted({float(word) for word in text.split(",") if word.strip()})
+        found = sorted({float(f"{float(word):g}") for word in text.split(",") if word.strip()})
     except ValueError:
         found = []
     if not found or not all(0 < factor < math.inf for factor in found):
@@ -163,9 +166,7 @@ def noise_plan(planned: Manifest, cells: Sequence[PlannedRun], seeds: int, rates
                 name = f"{cell.name}-x{factor:g}-s{seed}"
                 runs.append(dataclasses.replace(run, name=name, role="noise", recipe=note, preflight=None))
     config = planned.template()
-    # Of the study only its cells matter here: one with other seeds, or another guess, plans the same runs.
-    hashed = dataclasses.replace(config, study=None).content_hash()
-    header = manifest_header(config, "noise") | {"study_hash": hashed, "dropped": []}
+    header = manifest_header(config, "noise") | {"dropped": []}
     header |= {"cells": [cell.name for cell in cells], "rates": list(rates), "seeds": seeds}
     return Manifest(header, tuple(runs))
 
@@ -184,6 +185,23 @@ def _trained_elsewhere(study: pathlib.Path | None) -> list[PlannedRun]:
     if study is None or not (study / MANIFEST).exists():
         return []
     return [run for manifest in manifests(study) for run in manifest.runs]
+
+
+def _check_study(study: pathlib.Path, cells: Sequence[PlannedRun]) -> None:
+    """Refuses the cells of another study than the one planned in the folder, if one is: its noise is asked for there.
+
+    Raises:
+      StudyError: a cell has a config that no run of the study has.
+    """
+    if not (study / MANIFEST).exists():
+        return
+    known = [run.run_config() for run in read_manifest(study / MANIFEST).runs]
+    for cell in cells:
+        if cell.run_config() not in known:
+            raise StudyError(
+                f"{study / MANIFEST}: plans no run like {cell.name} of this config; leave --config out to measure "
+                "what is planned there, or use another --study folder"
+            )
 
 
 def _write(path: pathlib.Path, manifest: Manifest) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from chinchilla_jax.config import MeshConfig, RunConfig, StudyConfig
 from chinchilla_jax.parallel import cores
+from chinchilla_jax.study.worker import pin
 
 
 @pytest.fixture
@@ -62,6 +63,28 @@ def test_as_many_workers_as_have_cores_and_memory_of_their_own(monkeypatch, of_c
 def test_beside_accelerators_there_are_two_workers(monkeypatch, of_cores):
     monkeypatch.setattr(cores, "on_cpu", lambda: False)
     assert cores.default_workers(of_cores(1)) == 2
+
+
+def test_every_worker_is_bound_to_the_cores_after_those_of_the_one_before(monkeypatch, of_cores):
+    bound = []
+    monkeypatch.setattr(cores, "available", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, numbers: bound.append(numbers), raising=False)
+    monkeypatch.setattr(cores, "on_cpu", lambda: True)
+    monkeypatch.setenv("PJRT_NPROC", "9")
+    for worker in range(2):
+        pin(of_cores(2), worker, workers=2)
+    assert bound == [[0, 1], [2, 3]] and os.environ["PJRT_NPROC"] == "2"
+
+
+def test_what_xla_reads_first_says_how_many_threads_there_are(monkeypatch):
+    monkeypatch.setattr(cores, "available", lambda: [0, 1, 2, 3])
+    monkeypatch.setenv("PJRT_NPROC", "3")
+    monkeypatch.setenv("NPROC", "7")
+    assert cores.in_use() == 3 and cores.in_use(devices=5) == 5
+    monkeypatch.delenv("PJRT_NPROC")
+    assert cores.in_use() == 7
+    monkeypatch.setenv("NPROC", "many")
+    assert cores.in_use() == 4
 
 
 def test_a_process_is_bound_to_its_cores_and_jax_has_as_many_threads_as_were_planned():

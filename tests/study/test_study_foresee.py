@@ -85,6 +85,11 @@ def test_the_study_that_the_guess_names_gives_noise_and_law(replicated, small_pl
     assert line.endswith(f"simulated with the fit of {replicated}")
 
 
+def test_a_law_in_other_flops_is_not_taken(replicated, small_plan):
+    after = with_study(small_plan, guess=str(replicated), budgets=(2e11, 4e11, 8e11), convention="6nd")
+    assert words(after).endswith("besiroglu2024 scaled to this study")
+
+
 def test_a_published_surface_is_its_own_law(small_plan, study):
     write_json(study / NOISE_RESULT, {"noise": 0.001, "freedom": 9})
     after = with_study(small_plan, guess="besiroglu2024", budgets=(1e14, 2e14, 4e14))

@@ -77,6 +77,7 @@ def test_a_cell_that_is_not_there_is_refused(small_plan, cells, words):
 
 def test_rates_are_positive_factors():
     assert factors("1.4,0.7, 1,1") == [0.7, 1.0, 1.4]
+    assert factors("1,1.0000001,0.69999999") == [0.7, 1.0], "runs of both would have one name"
     for text in ("", "0", "-1,1", "fast", "inf"):
         with pytest.raises(StudyError, match="give positive factors"):
             factors(text)
@@ -225,6 +226,35 @@ def test_a_study_can_be_measured_before_it_is_planned(tmp_path, measured, finish
     assert any(line.startswith("6 runs, ") for line in lines)
     with pytest.raises(ConfigError, match="no study section"):
         measure(dataclasses.replace(tiny(), study=None), None, None, 2, "1", 1, quiet, dry_run=True)
+
+
+def test_cells_of_another_config_are_refused_where_a_study_is_planned(study, measured, small_plan):
+    config = small_plan.template()
+    calmer = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, clip_norm=0.5))
+    with pytest.raises(StudyError, match="plans no run like .* leave --config out") as refusal:
+        measure(calmer, study, None, 2, "1", 1, quiet)
+    assert refusal.value.code == 2 and not (study / NOISE).exists()
+    twice = dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2,)))
+    measure(twice, study, None, 2, "1", 1, quiet)
+    assert (study / NOISE).exists(), "the same runs, of which each is planned twice"
+
+
+def test_replicates_of_a_study_are_no_cells_of_their_own(small_plan):
+    config = small_plan.template()
+    twice = plan(dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2,))))
+    assert chosen(twice, None) == chosen(small_plan, None)
+    with pytest.raises(StudyError, match="plans no run"):
+        chosen(twice, f"{small_plan.runs[0].name}-s1")
+
+
+def test_a_branch_answers_with_its_loss_and_without_the_seconds_of_its_tail(study, small_plan, finish):
+    whole = small_plan.runs[0]
+    branch = dataclasses.replace(whole, name="branch", trunk="trunk", fork_step=1)
+    finish(None, run_folder(study, branch.name), branch.facts(), loss=2.5)
+    reuse(study, [whole], [branch], quiet)
+    result = read_result(study, whole.name)
+    assert (result["loss"], result["reused"], result["reused_seconds"]) == (2.5, "branch", None)
+    assert not {"trunk", "fork_step", "flops_spent"} & result.keys()
 
 
 def test_really_trained_seeds_differ_and_the_studys_own_run_agrees_to_the_bit(tmp_path):

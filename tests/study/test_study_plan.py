@@ -113,6 +113,30 @@ def test_shapes_stay_in_the_family_and_hit_the_size(template, params):
         assert made.n_kv_heads < made.n_heads
 
 
+@pytest.mark.parametrize("position", ["relative", "rope"])
+def test_all_shapes_of_a_width_ladder_have_the_depth_and_the_heads_of_the_template(tmp_path, position):
+    model = dataclasses.replace(SHAPE, position=position, n_layers=2, n_heads=4, n_kv_heads=4, head_dim=16)
+    config = study_config(model, ladder="width")
+    made = plan(config)
+    write_manifest(tmp_path / MANIFEST, made)
+    rungs = ladder.ladder(config, [guess(config).params(budget) for budget in config.study.budgets])
+    shapes = [rung.model for rung in rungs]
+    shapes += [run.run_config().model for run in (*made.runs, *verification(tmp_path, 400_000.0).runs)]
+    assert len({shape.d_model for shape in shapes}) > 6
+    for shape in shapes:
+        assert (shape.n_layers, shape.n_heads, shape.n_kv_heads) == (2, 4, 4)
+        assert shape.n_heads * shape.head_dim == shape.d_model
+        assert shape.head_dim % 2 == 0 or position == "relative"
+
+
+def test_held_out_shapes_of_a_width_ladder_hit_their_sizes():
+    model = dataclasses.replace(SHAPE, n_layers=2, n_heads=4, n_kv_heads=4, head_dim=16)
+    for params in (5e4, 2e5, 4e5, 8e5):
+        rung = ladder.nearest(model, params, 16.0, exact=True, fixed_depth=True)
+        assert rung.params == pytest.approx(params, rel=0.1)
+        assert rung.params == count_parameters(rung.model).total
+
+
 def test_the_chinchilla_ladder_uses_published_shapes():
     model = dataclasses.replace(SHAPE, vocab_size=32000)
     config = study_config(model, batch_size=64, budgets=(1e19, 1e20, 1e21), ladder="chinchilla", guess="D/N = 20",
@@ -244,6 +268,11 @@ def test_replicates_are_ordinary_runs_with_the_seeds_after_the_configs_own(manif
                 for same in ("params", "tokens", "cost", "recipe", "estimated_seconds"):
                     assert getattr(other, same) == getattr(run, same)
     assert len(made.runs) == sum(seeds_at(seeded, run.budget) for run in first)
+
+
+def test_the_seeds_are_those_of_the_budgets_in_rising_order():
+    config = study_config(budgets=(9e11, 1e11, 3e11), seeds=(3, 1, 2))
+    assert [seeds_at(config, budget) for budget in (1e11, 3e11, 9e11)] == [3, 1, 2]
 
 
 def test_repeated_sizes_do_not_count_as_sizes_beside_the_optimum():

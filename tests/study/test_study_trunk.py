@@ -168,6 +168,7 @@ def test_every_seed_has_its_own_trunks(manifest):
     made = plan(dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2,))))
     assert [run for run in made.runs if not run.name.endswith("-s1")] == list(manifest.runs)
     assert len(made.runs) == 2 * len(manifest.runs)
+    assert made.runs == plan(dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2, 2)))).runs
     for run in branches(made):
         trunk = trunks(made)[run.trunk]
         assert trunk.config["train"]["seed"] == run.config["train"]["seed"]

@@ -1,5 +1,6 @@
 """Leases and workers: one run, one worker; what a dead worker held is taken over; what is finished stays."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -7,11 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from chinchilla_jax.study import lease, pool
+from chinchilla_jax.study import lease, pool, standby, worker
 from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, read_result, run_folder
 from chinchilla_jax.study.pool import standing_by, work
 from chinchilla_jax.study.standby import preparation
@@ -118,6 +120,20 @@ def test_a_worker_trains_every_run_once_the_longest_first(study, small_plan, fin
     assert [seconds[name] for name in order] == sorted(seconds.values(), reverse=True)
     work_alone(study, MANIFEST, 0, quiet, lambda *_, **__: pytest.fail("nothing was left to train"))
     assert not list(study.glob("runs/*/lease.json"))
+
+
+def test_the_next_run_is_the_slowest_by_the_times_of_finished_ones_or_the_one_made_ready(study, small_plan, finish):
+    """Large models turn out so fast that the smallest of the largest budget takes longest."""
+    largest = max(run.budget for run in small_plan.runs)
+    small, *others = sorted((run for run in small_plan.runs if run.budget == largest), key=lambda run: run.params)
+    for run in small_plan.runs:
+        if run.budget != largest:
+            step = run.spent("executed") / run.params**2
+            finish(None, run_folder(study, run.name), run.facts(), time={"step": step}, seconds=step)
+    for first, expected in ((None, small), (others[2].name, others[2])):
+        run, held = worker._claim_next(study, small_plan.runs, "0", first)
+        held.release()
+        assert run == expected
 
 
 def test_divergence_is_recorded_and_not_tried_again(study, small_plan, finish):
@@ -280,6 +296,41 @@ def test_a_worker_that_stands_by_begins_when_it_is_told_to(study, small_plan, ne
     told = preparation(small_plan.template(), run).decode()
     output, errors = process.communicate(told + "\n" * needed, timeout=120)
     assert output == (f"{run.name} True\n" if needed else "") and ("not needed" in errors) is not needed
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_worker_that_stands_by_is_pinned_before_it_compiles_its_first_run(study, small_plan, known, monkeypatch):
+    done, run = [], small_plan.runs[0] if known else None
+    template, last = small_plan.template(), "warm" if known else "cache"
+
+    def note(what, *told):
+        done.append((what, *told))
+        if what == last:
+            threading.Timer(0.2, go).start()
+
+    def go():
+        done.append(("go",))
+        parent.write(standby.GO)
+        parent.flush()
+
+    monkeypatch.setattr(standby, "pin", functools.partial(note, "pin"))
+    monkeypatch.setattr(standby, "use_compilation_cache", functools.partial(note, "cache"))
+    monkeypatch.setattr("chinchilla_jax.training.warm.warm", functools.partial(note, "warm"))
+    read, write = os.pipe()
+    with open(read) as told, open(write, "wb") as parent:
+        monkeypatch.setattr(sys, "stdin", told)
+        parent.write(preparation(template, run))
+        parent.flush()
+        assert standby.stand_by(study, 1, 2) == (run.name if known else None)
+    warmed = [("warm", run.run_config())] if known else []
+    assert done == [("pin", template, 1, 2), ("cache", study), *warmed, ("go",)]
+
+
+def test_beside_accelerators_no_worker_stands_by(study, small_plan, monkeypatch):
+    monkeypatch.setattr(pool.cores, "on_cpu", lambda: False)
+    monkeypatch.setattr(pool, "Pool", lambda *_: pytest.fail("a worker would take the accelerator"))
+    with standing_by(study, MANIFEST, small_plan.template(), (), 2, quiet) as ready:
+        assert ready is None
 
 
 def test_workers_that_stood_by_train_the_study_and_are_replaced_when_killed(study, small_plan, monkeypatch):

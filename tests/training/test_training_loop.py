@@ -14,6 +14,7 @@ from chinchilla_jax.data import Batches, TokenStore, store_path
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training import loop
+from chinchilla_jax.training.directory import check_directory
 from chinchilla_jax.training.evaluate import domain_sequences, evaluate
 from chinchilla_jax.training.loop import Diverged, train
 from chinchilla_jax.training.metrics import MetricWriter, Position, read_metrics
@@ -186,6 +187,15 @@ def test_another_mesh_may_go_on(brief, changed, said, monkeypatch, tmp_path):
     parts = train(changed(config, mesh={"data": 2, "fsdp": 2}), tmp_path / "parts", echo=said)
     assert "mesh.data: 1 there, 2 here" in said.text and "resuming at step 4 of 8" in said.text
     assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5) and parts["devices"] == 4
+
+
+def test_other_cores_may_go_on_and_are_told(brief, tmp_path):
+    there = {"config": brief.to_dict(), "hash": brief.content_hash()}
+    for recorded, said in (({"cores": 2}, ["cores: 2 there, 1 here"]), ({"cores": 1}, []), ({}, [])):
+        lines = []
+        (tmp_path / "config.json").write_text(json.dumps(there | recorded))
+        check_directory(brief, tmp_path, lines.append, cores=1)
+        assert lines == [f"{line}: the numbers will agree to rounding and not to the bit" for line in said]
 
 
 def test_a_tokenizer_larger_than_the_model(brief, monkeypatch, tmp_path):
