@@ -37,7 +37,7 @@ from chinchilla_jax import cli_runs
 from chinchilla_jax.cli_flags import define
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.config_flag import UsageError, define_config, read_config
-from chinchilla_jax.parallel import cores
+from chinchilla_jax.parallel.job import cores
 
 DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 42
 
@@ -62,7 +62,7 @@ def _plan(values: flags.FlagValues) -> int:
     does not fit is refused, and the manifest's lines say what memory and time each run needs.
     """
     from chinchilla_jax.study.folder import MANIFEST, write_manifest
-    from chinchilla_jax.study.foresee import foresee
+    from chinchilla_jax.study.noise.foresee import foresee
     from chinchilla_jax.study.plan import describe, plan
 
     config = _config(values)
@@ -114,13 +114,14 @@ def _train(values: flags.FlagValues) -> int:
     given = _config(values)
     config = dataclasses.replace(given, study=None)
     workdir = _folder(values, "workdir")
-    from chinchilla_jax.parallel import distributed
+    from chinchilla_jax.parallel.job import distributed
 
     processes = _processes(values)
     if given.study and not processes and cores.on_cpu():
         cores.use(cores.of_study(given))
     with distributed.joined(processes, _code_of):
-        from chinchilla_jax.training import loop, profiler
+        from chinchilla_jax.training import loop
+        from chinchilla_jax.training.timing import profiler
 
         window = profiler.parse_window(values.profile) if values.profile else None
         try:
@@ -139,10 +140,10 @@ def _work(values: flags.FlagValues) -> int:
     """
     study = _folder(values, "study")
     if found := _processes(values):
-        from chinchilla_jax.parallel import distributed
+        from chinchilla_jax.parallel.job import distributed
 
         with distributed.joined(found, _code_of):
-            from chinchilla_jax.study import worker
+            from chinchilla_jax.study.execute import worker
 
             echo = _echo if distributed.first() else lambda line: None
             worker.use_compilation_cache(study)
@@ -152,15 +153,15 @@ def _work(values: flags.FlagValues) -> int:
                 return _say(f"{distributed.prefix()}{stopped}", PREEMPTED)
         return DONE
     if values.worker is None:
-        from chinchilla_jax.study.pool import work
+        from chinchilla_jax.study.execute.pool import work
 
         work(study, values.manifest, values.workers, _echo)
         return DONE
-    from chinchilla_jax.study import worker
+    from chinchilla_jax.study.execute import worker
     from chinchilla_jax.study.folder import read_manifest
 
     if values.standby:
-        from chinchilla_jax.study.standby import stand_by
+        from chinchilla_jax.study.execute.standby import stand_by
 
         first = stand_by(study, values.worker, values.workers)
         worker.work_alone(study, values.manifest, values.worker, _echo, parent=values.parent, first=first)
@@ -174,7 +175,7 @@ def _work(values: flags.FlagValues) -> int:
 
 def _status(values: flags.FlagValues) -> int:
     """Shows which runs of a study are done, running, failed and waiting."""
-    from chinchilla_jax.study.status import status
+    from chinchilla_jax.study.execute.status import status
 
     status(_folder(values, "study"), _echo)
     return DONE
@@ -182,7 +183,7 @@ def _status(values: flags.FlagValues) -> int:
 
 def _paper(values: flags.FlagValues) -> int:
     """Recomputes what Hoffmann et al. 2022 printed: Tables 3 and A3, exponents, and what averaging did to eq. 10."""
-    from chinchilla_jax.scaling.paper import describe
+    from chinchilla_jax.scaling.report.paper import describe
 
     describe(_echo)
     return DONE
@@ -205,7 +206,7 @@ def _noise(values: flags.FlagValues) -> int:
     smallest, middle and largest budget. What the study has trained is used, its plan is left alone, and no fit takes
     the other runs. Without --config the study is the one planned in --study. --dry_run prints the plan and its cost.
     """
-    from chinchilla_jax.study.noise import measure
+    from chinchilla_jax.study.noise.measure import measure
 
     config = _config(values) if "config" in values else None
     study = _folder(values, "study") if values.study or config is None or not values.dry_run else None
@@ -299,11 +300,11 @@ def _exit_code(error: Exception) -> int | None:
         where = f"{kind.__module__}.{kind.__name__}"
         if where == "chinchilla_jax.study.folder.StudyError":
             return error.code
-        if where == "chinchilla_jax.study.worker.Stopped":
+        if where == "chinchilla_jax.study.execute.worker.Stopped":
             return PREEMPTED
         if where == "chinchilla_jax.data.errors.DataError":
             return USAGE
-        if where == "chinchilla_jax.scaling.runs.FitRefused":
+        if where == "chinchilla_jax.scaling.read.runs.FitRefused":
             return USAGE  # what was handed in is no table, or the runs in it do not carry the fit
     return None
 
@@ -331,7 +332,7 @@ def _help(name: str, verb: _Verb, values: flags.FlagValues) -> None:
 
 def _processes(values: flags.FlagValues):
     """How to join the other processes of a job, if there are any."""
-    from chinchilla_jax.parallel.hosts import host_settings
+    from chinchilla_jax.parallel.job.hosts import host_settings
 
     return host_settings(values.coordinator, values.processes, values.process, values.peer_timeout, values.join_timeout)
 

@@ -121,7 +121,7 @@ def budget(values: flags.FlagValues, echo: Callable[[str], None]) -> float | Non
     missing = [f"--{name}" for name, value in parts.items() if not value]
     if missing:
         raise UsageError(f"{', '.join(missing)} is missing: a budget in chip-days is --chip=v4 --chips=1024 --days=30")
-    from chinchilla_jax.chips import chip_days
+    from chinchilla_jax.base.chips import chip_days
 
     flops = chip_days(**parts, utilisation=values.utilisation)
     echo(f"{parts['chips']:g} {parts['chip']} chips for {parts['days']:g} days at {values.utilisation:.0%} of their "

@@ -11,10 +11,10 @@ from absl import flags
 
 from chinchilla_jax.cli_flags import budget, parse_inputs
 from chinchilla_jax.config_flag import UsageError
-from chinchilla_jax.parallel import cores
+from chinchilla_jax.parallel.job import cores
 
 if TYPE_CHECKING:
-    from chinchilla_jax.scaling.runs import LoadedRuns
+    from chinchilla_jax.scaling.read.runs import LoadedRuns
 
 
 _INPUT = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
@@ -35,8 +35,8 @@ def fit(values: flags.FlagValues) -> int:
 
     --variants adds the answer under other curves, misfits and tied exponents; --explain what the preset does, and why.
     """
-    from chinchilla_jax.scaling import summary
-    from chinchilla_jax.scaling.runs import telling_left_out
+    from chinchilla_jax.scaling.read.runs import telling_left_out
+    from chinchilla_jax.scaling.report import summary
 
     if values.by:
         facts = _fit_each(values)
@@ -46,15 +46,15 @@ def fit(values: flags.FlagValues) -> int:
             found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed, values.explain)
         facts = summary.fit_facts(found)
     if values.variants:
-        from chinchilla_jax.scaling.variants import compare_variants
-        from chinchilla_jax.scaling.words import table
+        from chinchilla_jax.base.words import table
+        from chinchilla_jax.scaling.fits.variants import compare_variants
 
         facts["variants"] = list(compare_variants(loaded.runs))
         _echo("variants:")
         for line in table(facts["variants"]):
             _echo(f"  {line}")
     if values.output:
-        from chinchilla_jax.files import write_json
+        from chinchilla_jax.base.files import write_json
 
         write_json(pathlib.Path(values.output), facts)
         _echo(f"written: {values.output}")
@@ -72,8 +72,8 @@ def predict(values: flags.FlagValues) -> int:
     With --verify it also plans the runs that check the prediction: the predicted size, half and double, at the held-out
     budget. `work --manifest=verification.jsonl` trains them.
     """
-    from chinchilla_jax.scaling.ask import Question, ask
-    from chinchilla_jax.scaling.runs import telling_left_out
+    from chinchilla_jax.scaling.read.runs import telling_left_out
+    from chinchilla_jax.scaling.report.ask import Question, ask
 
     if values.verify and (values.runs or values.law or budget(values, _echo)):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
@@ -94,7 +94,7 @@ def predict(values: flags.FlagValues) -> int:
 
 def report(values: flags.FlagValues) -> int:
     """Writes report.html, report.json and plots of a study, or of a table of runs beside it."""
-    from chinchilla_jax.scaling.report import write_report
+    from chinchilla_jax.scaling.report.report import write_report
 
     given = {name: values[name].value for name in REPORT if values[name].present}
     lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
@@ -119,7 +119,7 @@ def _load(values: flags.FlagValues) -> LoadedRuns:
       UsageError: not one source, or --by, which only `fit` takes.
       FitRefused: see `load_runs`.
     """
-    from chinchilla_jax.scaling.runs import load_runs
+    from chinchilla_jax.scaling.read.load import load_runs
 
     if values.by:
         raise UsageError(f"--by goes with fit; here ask about one value at a time: --where={values.by}=VALUE")
@@ -134,7 +134,7 @@ def _fit_each(values: flags.FlagValues) -> dict[str, Any]:
       UsageError: not one source, or --variants.
       FitRefused: see `fit_by`.
     """
-    from chinchilla_jax.scaling.by import facts, fit_by
+    from chinchilla_jax.scaling.report.by import facts, fit_by
 
     if values.variants:
         raise UsageError(f"--by and --variants: look at the variants of one value, --where={values.by}=VALUE")
@@ -145,8 +145,8 @@ def _fit_each(values: flags.FlagValues) -> dict[str, Any]:
 
 def _reading(values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
     """(where the runs are, how `load_runs` is to read them)."""
-    from chinchilla_jax.scaling.columns import parse_columns
-    from chinchilla_jax.scaling.select import parse_where
+    from chinchilla_jax.scaling.read.table.columns import parse_columns
+    from chinchilla_jax.scaling.read.table.select import parse_where
 
     if bool(values.study) == bool(values.runs):
         raise UsageError("give either --study=DIR or --runs=PATH")

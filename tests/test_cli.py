@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from chinchilla_jax import cli
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.surface import Surface
 from configs.isoflop import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -25,9 +25,9 @@ from typing import IO
 
 import numpy as np
 
-from chinchilla_jax.data.corpora import Document, Source
 from chinchilla_jax.data.errors import DataError
 from chinchilla_jax.data.files import Progress, write_json
+from chinchilla_jax.data.sources.corpora import Document, Source
 
 GRAM_WORDS = 13
 REPEATED_SHARE = 0.5

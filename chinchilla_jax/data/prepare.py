@@ -19,10 +19,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from chinchilla_jax.config import ConfigError, DataConfig
-from chinchilla_jax.data import corpora, store
+from chinchilla_jax.data import store
 from chinchilla_jax.data.clean import clean
 from chinchilla_jax.data.errors import DataError
 from chinchilla_jax.data.files import Progress, content_key, lock, read_json, write_json
+from chinchilla_jax.data.sources import corpora
 from chinchilla_jax.data.tokenizer import TRAINER_VERSION, Tokenizer, train_tokenizer
 
 CORPUS_FORMAT = 1

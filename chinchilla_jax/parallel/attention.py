@@ -18,9 +18,9 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from chinchilla_jax.kernels import target
 from chinchilla_jax.kernels.arguments import Shape, check
 from chinchilla_jax.kernels.attention import attention
-from chinchilla_jax.kernels.meter.hardware import GENERATIONS
 from chinchilla_jax.parallel.context import exchange_heads, gather_keys
 from chinchilla_jax.parallel.rules import ShardingError, partition_spec
+from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS
 
 # What the axes of arguments and results are split over, as `_specs` fills it in. `own_heads` are those that a device
 # computes, `own_tokens` those that it computes outputs of.

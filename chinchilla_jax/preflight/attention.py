@@ -56,8 +56,8 @@ def kernel_cycles(config: RunConfig, slice_: Slice, sequences: int, cache: Cache
     key = cache.key({"attention": shape})
     found = cache.read(key)
     if found is None or not all(isinstance(cycles, list) and cycles for cycles in found.values()):
-        from chinchilla_jax.kernels.meter.errors import MeterError
-        from chinchilla_jax.kernels.meter.measure import measure
+        from chinchilla_jax.tools.tpu_meter.errors import MeterError
+        from chinchilla_jax.tools.tpu_meter.measure import measure
 
         try:
             report = measure(BUILD, slice_.generation, {k: v for k, v in shape.items() if k != "generation"})

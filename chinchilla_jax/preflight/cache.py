@@ -18,17 +18,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chinchilla_jax.base.files import write_json
 from chinchilla_jax.config import ConfigError
-from chinchilla_jax.files import write_json
 
 VARIABLE = "CHINCHILLA_JAX_CACHE"
 VERSIONED = ("jax", "jaxlib", "libtpu", "flax", "optax")
 ENVIRONMENT = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
 # Modules and packages that decide what is compiled, and what is read from it.
-SOURCES = ("config.py", "model", "kernels", "parallel", "tables/attention_tiles.json",
-           *(f"training/{name}.py" for name in ("ahead", "compiler", "loss", "optimizer", "shape", "step")),
-           *(f"preflight/{name}.py" for name in ("attention", "compiled", "device_groups", "hlo", "operations",
-                                                 "program", "slices", "step", "traffic")))  # fmt: skip
+SOURCES = ("config.py", "base/chips.py", "model", "kernels", "parallel", "tools/tpu_meter",
+           "tables/attention_tiles.json", "preflight/program",
+           *(f"training/{name}.py" for name in ("loss", "optimizer", "step")),
+           *(f"training/machine/{name}.py" for name in ("ahead", "shape", "xla_flags")),
+           *(f"preflight/{name}.py" for name in ("attention", "compiled", "slices", "step")))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from chinchilla_jax.preflight.predict import ASSUMPTIONS, BASIS, RunCost, StepTi
 from chinchilla_jax.preflight.search import activation_bytes, chip_tokens, mesh_flags, nearest_mesh
 from chinchilla_jax.preflight.slices import Slice, lays_out
 from chinchilla_jax.preflight.step import CompiledStep
-from chinchilla_jax.training.shape import shape_key
+from chinchilla_jax.training.machine.shape import shape_key
 
 Echo = Callable[[str], None]
 

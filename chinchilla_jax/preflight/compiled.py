@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from chinchilla_jax.chips import GIB
+from chinchilla_jax.base.chips import GIB
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.parallel.topology import topology, topology_mesh
-from chinchilla_jax.preflight.hlo import HloError
-from chinchilla_jax.preflight.program import Collective, StepProgram, read_program
+from chinchilla_jax.preflight.program.hlo import HloError
+from chinchilla_jax.preflight.program.program import Collective, StepProgram, read_program
+from chinchilla_jax.preflight.program.traffic import Comparison, compare
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Sent, Traffic
-from chinchilla_jax.preflight.traffic import Comparison, compare
-from chinchilla_jax.training.ahead import compile_train_step, train_step_arguments
+from chinchilla_jax.training.machine.ahead import compile_train_step, train_step_arguments
 
 _UNITS = {"B": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 _SIZE = r"([\d.]+)([BKMGT])"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from chinchilla_jax.chips import GIB
+from chinchilla_jax.base.chips import GIB
 from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.preflight.check import Checked, Echo, Verdict

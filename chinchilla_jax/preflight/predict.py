@@ -3,7 +3,8 @@
     step = max(matrix products, the compiler's cycles, HBM traffic) + attention kernels + exposed communication
 
 Nothing here was measured on hardware. The compiler's cycles are its own estimate of every fusion, a ranking within 30%
-at best; kernels are counted instruction by instruction (`kernels/meter`); the rest is bytes over published bandwidths.
+at best; kernels are counted instruction by instruction (`tools/tpu_meter`); the rest is bytes
+over published bandwidths.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from chinchilla_jax.chips import SECONDS_PER_DAY
+from chinchilla_jax.base.chips import SECONDS_PER_DAY
 from chinchilla_jax.config import CONVENTIONS, RunConfig
-from chinchilla_jax.kernels.meter.hardware import generation
 from chinchilla_jax.ledger import train_flops_per_token
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.preflight.step import CompiledStep, Traffic
+from chinchilla_jax.tools.tpu_meter.hardware import generation
 
 BASIS = "predicted, no hardware"
 ASSUMPTIONS = (

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from chinchilla_jax.chips import GIB
+from chinchilla_jax.base.chips import GIB
 from chinchilla_jax.config import REMAT_POLICIES, ConfigError, MeshConfig, RunConfig
 from chinchilla_jax.ledger import count_parameters, forward_flops_per_sequence
 from chinchilla_jax.preflight.predict import batches

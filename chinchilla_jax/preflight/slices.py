@@ -13,7 +13,7 @@ import functools
 import math
 import re
 
-from chinchilla_jax.chips import CHIPS, Chip
+from chinchilla_jax.base.chips import CHIPS, Chip
 from chinchilla_jax.config import ConfigError, MeshConfig, did_you_mean
 
 # Chips: their grid, as Cloud offers it.

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chinchilla_jax.chips import GIB
+from chinchilla_jax.base.chips import GIB
+from chinchilla_jax.base.files import write_json
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.config_flag import UsageError
-from chinchilla_jax.files import write_json
 from chinchilla_jax.preflight import search
 from chinchilla_jax.preflight.cache import open_cache
 from chinchilla_jax.preflight.check import Echo, Options, Verdict, check, check_step
@@ -21,7 +21,7 @@ from chinchilla_jax.preflight.predict import BASIS, batches
 from chinchilla_jax.preflight.search import Estimate, Setting, Tried
 from chinchilla_jax.preflight.slices import Slice, parse_slice
 from chinchilla_jax.preflight.step import Refusal
-from chinchilla_jax.training.shape import shape_key
+from chinchilla_jax.training.machine.shape import shape_key
 
 if TYPE_CHECKING:
     from absl import flags

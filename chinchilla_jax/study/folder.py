@@ -18,8 +18,8 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from chinchilla_jax.base.files import write_text
 from chinchilla_jax.config import RunConfig
-from chinchilla_jax.files import write_text
 
 MANIFEST = "manifest.jsonl"
 VERIFICATION = "verification.jsonl"

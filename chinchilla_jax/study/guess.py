@@ -24,8 +24,8 @@ import numpy as np
 
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.ledger import count_parameters
+from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.laws import published
-from chinchilla_jax.scaling.surface import Surface
 from chinchilla_jax.study import ladder
 from chinchilla_jax.study.formula import Power, parse
 
@@ -92,9 +92,10 @@ def _written(config: RunConfig, text: str) -> Guess:
 
 def _fitted(config: RunConfig, path: str) -> Guess:
     """Approach 2 of the runs where it can be fitted and counts FLOPs as this study does, else approach 3."""
-    from chinchilla_jax.scaling.isoflop import CORRECTED, fit_isoflop
-    from chinchilla_jax.scaling.parametric import fit_parametric
-    from chinchilla_jax.scaling.runs import FitRefused, load_runs
+    from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, fit_isoflop
+    from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
+    from chinchilla_jax.scaling.read.load import load_runs
+    from chinchilla_jax.scaling.read.runs import FitRefused
 
     try:
         loaded = load_runs(path)

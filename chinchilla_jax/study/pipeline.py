@@ -11,9 +11,12 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator
 
+from chinchilla_jax.base.files import write_json
 from chinchilla_jax.config import RunConfig
-from chinchilla_jax.files import write_json
-from chinchilla_jax.parallel.cores import default_workers
+from chinchilla_jax.parallel.job.cores import default_workers
+from chinchilla_jax.study.execute.pace import pace
+from chinchilla_jax.study.execute.pool import standing_by, work
+from chinchilla_jax.study.execute.reuse import reuse
 from chinchilla_jax.study.folder import (
     MANIFEST,
     NOISE,
@@ -27,11 +30,8 @@ from chinchilla_jax.study.folder import (
     training_order,
     write_manifest,
 )
-from chinchilla_jax.study.foresee import foresee
-from chinchilla_jax.study.pace import pace
+from chinchilla_jax.study.noise.foresee import foresee
 from chinchilla_jax.study.plan import describe, duration, estimate, holdout_runs, plan, verification
-from chinchilla_jax.study.pool import standing_by, work
-from chinchilla_jax.study.reuse import reuse
 
 STAGES = ("data", "plan", "isoflop runs", "prediction", "held-out runs", "report")
 
@@ -98,9 +98,9 @@ def _run_stages(
             predicted = read_manifest(study / VERIFICATION).header["predicted_params"]
             echo(f"{study / VERIFICATION}: predicted N = {predicted:.4g}, as before")
         else:
-            from chinchilla_jax.scaling.runs import load_runs
-            from chinchilla_jax.scaling.summary import forecast, remarks
-            from chinchilla_jax.scaling.target import target_budget
+            from chinchilla_jax.scaling.read.load import load_runs
+            from chinchilla_jax.scaling.read.target import target_budget
+            from chinchilla_jax.scaling.report.summary import forecast, remarks
 
             loaded = load_runs(study)
             prediction = forecast(loaded, target_budget(loaded), echo)
@@ -111,7 +111,7 @@ def _run_stages(
         work(study, VERIFICATION, workers, echo, ready=ready)
 
     with stages.stage("report"):
-        from chinchilla_jax.scaling.report import write_report
+        from chinchilla_jax.scaling.report.report import write_report
 
         report = write_report(study)
 

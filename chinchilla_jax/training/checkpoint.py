@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from chinchilla_jax.parallel import distributed
+from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training.step import TrainState
 
 _POLICIES = ocp.checkpoint_managers

@@ -15,24 +15,24 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from chinchilla_jax.base.files import write_json
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.data import Batches, TokenStore, store_path
 from chinchilla_jax.data.batches import Batch
-from chinchilla_jax.files import write_json
 from chinchilla_jax.ledger import count_run
-from chinchilla_jax.parallel import distributed
+from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.placement import place
-from chinchilla_jax.training import hardware
 from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_from
-from chinchilla_jax.training.clock import STAMP_SECONDS, Clock
 from chinchilla_jax.training.directory import check_directory, code_revision, difference, read_own
 from chinchilla_jax.training.evaluate import evaluate
-from chinchilla_jax.training.goodput import goodput, last_stamp, time_line, utilisation
+from chinchilla_jax.training.machine import hardware
 from chinchilla_jax.training.metrics import MetricWriter, NoWriter, adopt_metrics
-from chinchilla_jax.training.profiler import Profiler, Window
 from chinchilla_jax.training.schedule import BatchSchedule, learning_rate, steps_of
 from chinchilla_jax.training.step import Program, make_program
+from chinchilla_jax.training.timing.clock import STAMP_SECONDS, Clock
+from chinchilla_jax.training.timing.goodput import goodput, last_stamp, time_line, utilisation
+from chinchilla_jax.training.timing.profiler import Profiler, Window
 
 
 class Preempted(Exception):
@@ -64,7 +64,7 @@ def train(config: RunConfig, workdir: Path, *, facts: dict | None = None, fork: 
       profile: steps to trace into the directory's `profile/`.
       echo: told what a person watching would like to know.
 
-    Where several processes do the run together (`parallel/distributed.py`), all of them call this. They share
+    Where several processes do the run together (`parallel/job/distributed.py`), all of them call this. They share
     `workdir`; process 0 writes and echoes. A signal to one of them stops all at the same step.
 
     Raises:

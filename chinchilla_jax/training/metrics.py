@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from chinchilla_jax.files import write_text
+from chinchilla_jax.base.files import write_text
 from chinchilla_jax.training.checkpoint import Position
 
 

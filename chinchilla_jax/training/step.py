@@ -18,10 +18,10 @@ from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.attention import sharded_attention
 from chinchilla_jax.parallel.rules import check_split, flax_rules, partition_spec, shardings
 from chinchilla_jax.parallel.vocabulary import lookup
-from chinchilla_jax.training.compiler import step_options
 from chinchilla_jax.training.loss import output_loss
+from chinchilla_jax.training.machine.shape import shape_key
+from chinchilla_jax.training.machine.xla_flags import step_options
 from chinchilla_jax.training.optimizer import make_optimizer
-from chinchilla_jax.training.shape import shape_key
 
 
 @flax.struct.dataclass

@@ -20,7 +20,7 @@ from chinchilla_jax.config import RunConfig
 from chinchilla_jax.kernels.blockwise import blockwise_attention
 from chinchilla_jax.kernels.plain import plain_attention
 from chinchilla_jax.study.plan import plan
-from chinchilla_jax.training.hardware import keep_freed_memory
+from chinchilla_jax.training.machine.hardware import keep_freed_memory
 from configs.isoflop import get_config
 
 FORMS = {"plain": plain_attention, "blockwise": blockwise_attention}

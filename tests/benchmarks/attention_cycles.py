@@ -3,8 +3,8 @@
     pip install -e .[compiler,benchmarks] -c constraints.txt
     python -m tests.benchmarks.attention_cycles [--gen v5e ...] [--seq 2048 ...] [--head_dim 128 ...] [--case plain ...]
 
-bf16, 8 heads, batch 1, causal. Every number is of the compiler's schedule, read by `chinchilla_jax.kernels.meter`, and
-none is wall time on hardware:
+bf16, 8 heads, batch 1, causal. Every number is of the compiler's schedule, read by `chinchilla_jax.tools.tpu_meter`,
+and none is wall time on hardware:
 
     Kcycles  bundles issued by the slower core, thousands; only Pallas kernels, no XLA fusions around them
     HBM      cycles that the kernel's HBM copies take at the published bandwidth
@@ -37,9 +37,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from chinchilla_jax.files import write_json
-from chinchilla_jax.kernels.meter.errors import MeterError
-from chinchilla_jax.kernels.meter.hardware import GENERATIONS
+from chinchilla_jax.base.files import write_json
+from chinchilla_jax.tools.tpu_meter.errors import MeterError
+from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS
 from tests.benchmarks import our_attention, public_attention
 from tests.benchmarks.measured import KERNELS, Bench, Cycles, Program, fusions, sha256, sources, total, versions
 

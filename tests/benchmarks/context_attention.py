@@ -5,7 +5,7 @@
 
 bf16, 8 heads of 128, one row, causal, forward and backward. Of a device:
 
-    Kcycles   of the Pallas kernels' schedules (`chinchilla_jax.kernels.meter`), thousands; of the slowest device
+    Kcycles   of the Pallas kernels' schedules (`chinchilla_jax.tools.tpu_meter`), thousands; of the slowest device
     even      the same over an even split of what one device alone would take
     XLA       Kcycles that the compiler estimates for what is around the kernels: copies, casts, sums
     sent      MiB over the interconnect; `waits` is the part of it that nothing can be scheduled beside
@@ -30,9 +30,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
 from chinchilla_jax.parallel import attention, context
 from chinchilla_jax.parallel.topology import topology_mesh
-from chinchilla_jax.preflight.program import StepProgram, read_program
-from chinchilla_jax.training.ahead import compile_train_step
-from chinchilla_jax.training.compiler import step_options
+from chinchilla_jax.preflight.program.program import StepProgram, read_program
+from chinchilla_jax.training.machine.ahead import compile_train_step
+from chinchilla_jax.training.machine.xla_flags import step_options
 from tests.benchmarks import our_attention, split_attention
 from tests.benchmarks.measured import KERNELS, Bench, Program, sources, total, versions
 

@@ -14,14 +14,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from chinchilla_jax.scaling import envelope, isoflop
-from chinchilla_jax.scaling.envelope import fit_envelope
-from chinchilla_jax.scaling.isoflop import fit_isoflop
-from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.resample import MinimaScatter, Resampling, Residuals, interval
-from chinchilla_jax.scaling.runs import FitRefused, Run
-from chinchilla_jax.scaling.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.approach1 import envelope
+from chinchilla_jax.scaling.fits.approach1.envelope import fit_envelope
+from chinchilla_jax.scaling.fits.approach2 import isoflop
+from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.resample import MinimaScatter, Resampling, Residuals, interval
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.tools.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
 
 LAW = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
 NOISE = 0.002

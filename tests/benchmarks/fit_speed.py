@@ -23,10 +23,10 @@ import numpy as np
 import scipy.optimize
 
 import chinchilla_jax
-from chinchilla_jax.scaling.as_published import paper_objective
-from chinchilla_jax.scaling.paper import figure_4
-from chinchilla_jax.scaling.parametric import fit_parametric, fit_problem, paper_starts
-from chinchilla_jax.scaling.resample import Resampling
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, fit_problem, paper_starts
+from chinchilla_jax.scaling.fits.as_published import paper_objective
+from chinchilla_jax.scaling.fits.resample import Resampling
+from chinchilla_jax.scaling.report.paper import figure_4
 
 TABLES = pathlib.Path(chinchilla_jax.__file__).parent / "tables"
 STARTS_SUBSET, RESAMPLES, RESAMPLES_SUBSET, ROUNDS = 45, 4000, 40, 3

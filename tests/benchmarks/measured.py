@@ -19,13 +19,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import chinchilla_jax.kernels
-from chinchilla_jax.files import write_json
-from chinchilla_jax.kernels.meter.bundles import parse_schedule
-from chinchilla_jax.kernels.meter.compile import SCHEDULE, read_dumps
-from chinchilla_jax.kernels.meter.errors import CompileError
-from chinchilla_jax.kernels.meter.hardware import GENERATIONS
-from chinchilla_jax.kernels.meter.measure import measure
-from chinchilla_jax.kernels.meter.report import kernel_report
+from chinchilla_jax.base.files import write_json
+from chinchilla_jax.tools.tpu_meter.bundles import parse_schedule
+from chinchilla_jax.tools.tpu_meter.compile import SCHEDULE, read_dumps
+from chinchilla_jax.tools.tpu_meter.errors import CompileError
+from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS
+from chinchilla_jax.tools.tpu_meter.measure import measure
+from chinchilla_jax.tools.tpu_meter.report import kernel_report
 
 KERNELS = Path(chinchilla_jax.kernels.__file__).parent
 

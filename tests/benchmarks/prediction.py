@@ -23,10 +23,11 @@ import numpy as np
 from scipy.optimize import curve_fit, minimize
 
 import chinchilla_jax
-from chinchilla_jax.scaling import profile_shape
-from chinchilla_jax.scaling.isoflop import CORRECTED, fit_isoflop
-from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.runs import FitRefused, Run, load_runs
+from chinchilla_jax.scaling.fits.approach2 import profile_shape
+from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, fit_isoflop
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 TABLES = pathlib.Path(chinchilla_jax.__file__).parent / "tables"
 OWN = pathlib.Path(__file__).parent / "tables"

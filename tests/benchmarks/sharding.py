@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from chinchilla_jax.chips import GIB
-from chinchilla_jax.preflight.program import StepProgram, read_program
+from chinchilla_jax.base.chips import GIB
+from chinchilla_jax.preflight.program.program import StepProgram, read_program
 
 ROOT = Path(__file__).parents[2]
 # Runs in a checkout of any revision since train steps could be compiled ahead.
@@ -27,7 +27,7 @@ import dataclasses, json, sys
 from chinchilla_jax.config import DataConfig, MeshConfig, RunConfig, TrainConfig
 from chinchilla_jax.parallel.topology import topology_mesh
 from chinchilla_jax.presets import preset
-from chinchilla_jax.training.ahead import compile_train_step
+from chinchilla_jax.training.machine.ahead import compile_train_step
 a = json.loads(sys.argv[1])
 model = preset(a["preset"]).model
 model = dataclasses.replace(model, n_layers=a["layers"] or model.n_layers)

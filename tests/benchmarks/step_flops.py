@@ -8,7 +8,7 @@ import sys
 
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.study.plan import plan
-from chinchilla_jax.training.hardware import matmul_flops
+from chinchilla_jax.training.machine.hardware import matmul_flops
 from configs.isoflop import get_config
 from tests.benchmarks.steps import Steps
 

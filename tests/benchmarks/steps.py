@@ -9,7 +9,7 @@ import numpy as np
 from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
 from chinchilla_jax.ledger import train_flops_per_token
 from chinchilla_jax.parallel.mesh import make_mesh
-from chinchilla_jax.training import hardware
+from chinchilla_jax.training.machine import hardware
 from chinchilla_jax.training.step import make_program
 
 

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from chinchilla_jax.config import DataConfig
-from chinchilla_jax.data import DataError, clean, corpora, packages
+from chinchilla_jax.data import DataError, clean
+from chinchilla_jax.data.sources import corpora, packages
 
 
 def quiet(_):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.config import ConfigError, DataConfig
-from chinchilla_jax.data import DataError, TokenStore, builder, corpora, prepare, store_path
+from chinchilla_jax.data import DataError, TokenStore, builder, prepare, store_path
 from chinchilla_jax.data import store as store_module
+from chinchilla_jax.data.sources import corpora
 
 
 def quiet(_):

@@ -15,7 +15,7 @@ import sys
 import time
 
 from chinchilla_jax import cli
-from chinchilla_jax.parallel import distributed
+from chinchilla_jax.parallel.job import distributed
 
 CUT = sys.argv.index("--")
 RECORD, MISHAPS, COMMAND = pathlib.Path(sys.argv[1]), " ".join(sys.argv[2:CUT]).split(","), sys.argv[CUT + 1 :]

@@ -9,9 +9,9 @@ import types
 import pytest
 
 from chinchilla_jax.config import ConfigError
-from chinchilla_jax.parallel import distributed
-from chinchilla_jax.parallel.distributed import StopTogether
-from chinchilla_jax.parallel.hosts import host_settings
+from chinchilla_jax.parallel.job import distributed
+from chinchilla_jax.parallel.job.distributed import StopTogether
+from chinchilla_jax.parallel.job.hosts import host_settings
 
 
 class Service:

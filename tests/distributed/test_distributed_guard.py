@@ -10,7 +10,7 @@ import pytest
 
 PREAMBLE = """
 import os, signal, sys, time
-from chinchilla_jax.parallel.guard import guarded
+from chinchilla_jax.parallel.job.guard import guarded
 guard = guarded("they never came")
 def abort(words):
     print(words, file=sys.stderr, flush=True)

@@ -17,10 +17,10 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from chinchilla_jax.kernels.fused import fused_attention
-from chinchilla_jax.kernels.meter.hardware import GENERATIONS
 from chinchilla_jax.kernels.plain import plain_attention
 from chinchilla_jax.kernels.target import compile_for
 from chinchilla_jax.parallel.topology import topology
+from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS
 
 needs_compiler = [pytest.mark.compiler,
                   pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,

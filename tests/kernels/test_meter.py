@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chinchilla_jax.kernels.meter import __main__ as command
-from chinchilla_jax.kernels.meter import compile as compilation
-from chinchilla_jax.kernels.meter.bundles import SLOTS, parse_schedule, parse_slot_use
-from chinchilla_jax.kernels.meter.errors import TRIED_LIBTPU, CompileError, DumpError, MeterError
-from chinchilla_jax.kernels.meter.hardware import GENERATIONS, generation
-from chinchilla_jax.kernels.meter.hlo import memory_words, parse_program
-from chinchilla_jax.kernels.meter.machine import execute
-from chinchilla_jax.kernels.meter.measure import Request, measure, measure_many
-from chinchilla_jax.kernels.meter.report import kernel_report, program_report, render
-from chinchilla_jax.kernels.meter.selftest import selftest
-from chinchilla_jax.kernels.meter.values import both, either, neither, not_both, scalar_function, select
+from chinchilla_jax.tools.tpu_meter import __main__ as command
+from chinchilla_jax.tools.tpu_meter import compile as compilation
+from chinchilla_jax.tools.tpu_meter.bundles import SLOTS, parse_schedule, parse_slot_use
+from chinchilla_jax.tools.tpu_meter.errors import TRIED_LIBTPU, CompileError, DumpError, MeterError
+from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS, generation
+from chinchilla_jax.tools.tpu_meter.hlo import memory_words, parse_program
+from chinchilla_jax.tools.tpu_meter.machine import execute
+from chinchilla_jax.tools.tpu_meter.measure import Request, measure, measure_many
+from chinchilla_jax.tools.tpu_meter.report import kernel_report, program_report, render
+from chinchilla_jax.tools.tpu_meter.selftest import selftest
+from chinchilla_jax.tools.tpu_meter.values import both, either, neither, not_both, scalar_function, select
 
 CHIP = dataclasses.replace(generation("v5e"), delay_slots=1)  # copies in units of 32 bytes
 MEGACORE = dataclasses.replace(CHIP, cores=2)
@@ -438,7 +438,7 @@ def test_a_folder_with_other_dumps_is_not_measured_into(tmp_path):
 
 
 def test_measuring_does_not_import_jax():
-    code = "import sys, chinchilla_jax.kernels.meter.__main__; sys.exit('jax' in sys.modules)"
+    code = "import sys, chinchilla_jax.tools.tpu_meter.__main__; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

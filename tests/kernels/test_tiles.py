@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chinchilla_jax.kernels import search_tiles
 from chinchilla_jax.kernels.arguments import AttentionError
-from chinchilla_jax.kernels.meter.errors import CompileError, MeterError
-from chinchilla_jax.kernels.meter.hardware import GENERATIONS
-from chinchilla_jax.kernels.search_tiles import CLOSE, KEPT, Key, Measured, Refused, Table, candidates, order, search
 from chinchilla_jax.kernels.target import DEVICE_KINDS, compile_for
 from chinchilla_jax.kernels.tiles import VMEM, Tiles, compiler_limit, limit, ranked, table_key, vmem_bytes
+from chinchilla_jax.tools import search_tiles
+from chinchilla_jax.tools.search_tiles import CLOSE, KEPT, Key, Measured, Refused, Table, candidates, order, search
+from chinchilla_jax.tools.tpu_meter.errors import CompileError, MeterError
+from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS
 
 KEYS = [Key(generation, relative, backward, 128) for generation in VMEM for relative in (False, True)
         for backward in (False, True)]  # fmt: skip

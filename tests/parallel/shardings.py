@@ -15,7 +15,7 @@ import jax
 
 from chinchilla_jax.config import DataConfig, MeshConfig, RunConfig, TrainConfig
 from chinchilla_jax.presets import preset
-from chinchilla_jax.training.ahead import abstract_mesh
+from chinchilla_jax.training.machine.ahead import abstract_mesh
 from chinchilla_jax.training.step import make_program
 
 FOLDER = Path(__file__).parent / "goldens"

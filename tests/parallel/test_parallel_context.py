@@ -18,8 +18,8 @@ from chinchilla_jax.parallel.context import _to_fair_shares, exchange_heads, gat
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.rules import ShardingError
 from chinchilla_jax.parallel.topology import topology_mesh
-from chinchilla_jax.preflight.program import read_program
-from chinchilla_jax.training.ahead import abstract_mesh, compile_train_step, lower_train_step
+from chinchilla_jax.preflight.program.program import read_program
+from chinchilla_jax.training.machine.ahead import abstract_mesh, compile_train_step, lower_train_step
 from tests.parallel.gradients import near, value_and_gradients
 from tests.training.test_training_ahead import CHINCHILLA, LLAMA, kernels, needs_compiler, run_of, scores
 

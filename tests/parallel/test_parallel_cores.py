@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from chinchilla_jax.config import MeshConfig, RunConfig, StudyConfig
-from chinchilla_jax.parallel import cores
-from chinchilla_jax.study.worker import pin
+from chinchilla_jax.parallel.job import cores
+from chinchilla_jax.study.execute.worker import pin
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_what_xla_reads_first_says_how_many_threads_there_are(monkeypatch):
 def test_a_process_is_bound_to_its_cores_and_jax_has_as_many_threads_as_were_planned():
     code = (
         "import os; from chinchilla_jax.parallel import cores; cores.use(3, worker=1); import jax\n"
-        "from chinchilla_jax.training.hardware import cpu_cores\n"
+        "from chinchilla_jax.training.machine.hardware import cpu_cores\n"
         "print(cpu_cores(), len(os.sched_getaffinity(0)))"
     )
     there = len(os.sched_getaffinity(0))

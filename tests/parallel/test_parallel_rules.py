@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from chinchilla_jax.config import ConfigError, MeshConfig
 from chinchilla_jax.parallel.mesh import MESH_AXES, make_mesh
 from chinchilla_jax.parallel.rules import RULES, ShardingError, check_split, flax_rules, partition_spec
-from chinchilla_jax.training.ahead import train_step_arguments
+from chinchilla_jax.training.machine.ahead import train_step_arguments
 from chinchilla_jax.training.step import make_program
 
 WIDTH = ("fsdp", "context")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from chinchilla_jax.chips import device_peak
+from chinchilla_jax.base.chips import device_peak
 from chinchilla_jax.config import ConfigError, MeshConfig
 from chinchilla_jax.parallel import topology as topologies
 from chinchilla_jax.parallel.rules import MESH_AXES

@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.parallel.topology import topology, topology_mesh
-from chinchilla_jax.preflight.hlo import HloError, arrays
-from chinchilla_jax.preflight.program import Kernel, read_program
+from chinchilla_jax.preflight.program.hlo import HloError, arrays
+from chinchilla_jax.preflight.program.program import Kernel, read_program
 
 needs_compiler = [pytest.mark.compiler,
                   pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,

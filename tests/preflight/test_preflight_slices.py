@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from chinchilla_jax.chips import CHIPS
+from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.config import ConfigError, MeshConfig
 from chinchilla_jax.parallel.topology import topology_mesh
 from chinchilla_jax.preflight.compiled import axis_links, usable_hbm

@@ -8,10 +8,10 @@ import pytest
 
 from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
 from chinchilla_jax.parallel.topology import topology_mesh
-from chinchilla_jax.preflight.hlo import HloError
-from chinchilla_jax.preflight.program import Collective, StepProgram, read_program
-from chinchilla_jax.preflight.traffic import Need, compare, minimum
-from chinchilla_jax.training.ahead import compile_train_step
+from chinchilla_jax.preflight.program.hlo import HloError
+from chinchilla_jax.preflight.program.program import Collective, StepProgram, read_program
+from chinchilla_jax.preflight.program.traffic import Need, compare, minimum
+from chinchilla_jax.training.machine.ahead import compile_train_step
 
 needs_compiler = [pytest.mark.compiler,
                   pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,

@@ -15,7 +15,7 @@ from chinchilla_jax.preflight import check as checks
 from chinchilla_jax.preflight import compiled
 from chinchilla_jax.preflight.attention import KernelCycles, plain_name, shape_of
 from chinchilla_jax.preflight.cache import Cache
-from chinchilla_jax.preflight.program import Collective
+from chinchilla_jax.preflight.program.program import Collective
 from chinchilla_jax.preflight.slices import parse_slice
 from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Sent, Traffic
 

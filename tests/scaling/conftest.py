@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import chinchilla_jax
-from chinchilla_jax.scaling.runs import load_runs
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.load import load_runs
 
 # Digitised from Figure 4 (left) of arXiv 2203.15556: see `tables/SOURCE.md`.
 FIGURE_4 = pathlib.Path(chinchilla_jax.__file__).parent / "tables" / "chinchilla_fig4_points.csv"

@@ -6,18 +6,20 @@ import json
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling import analysis, as_published, summary
-from chinchilla_jax.scaling.analysis import analyse
-from chinchilla_jax.scaling.doubts import misfits
-from chinchilla_jax.scaling.facts import report_facts
-from chinchilla_jax.scaling.isoflop import PAPER, fit_isoflop
-from chinchilla_jax.scaling.page import render
-from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.predict import predict
-from chinchilla_jax.scaling.runs import FitRefused, LoadedRuns, Run
-from chinchilla_jax.scaling.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
-from chinchilla_jax.scaling.surface import Surface
-from chinchilla_jax.scaling.variants import compare_variants
+from chinchilla_jax.scaling.fits import as_published
+from chinchilla_jax.scaling.fits.approach2.isoflop import PAPER, fit_isoflop
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.fits.variants import compare_variants
+from chinchilla_jax.scaling.predict import analysis
+from chinchilla_jax.scaling.predict.analysis import analyse
+from chinchilla_jax.scaling.predict.doubts import misfits
+from chinchilla_jax.scaling.predict.predict import predict
+from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
+from chinchilla_jax.scaling.report import summary
+from chinchilla_jax.scaling.report.facts import report_facts
+from chinchilla_jax.scaling.report.page import render
+from chinchilla_jax.tools.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
 
 TRUTH = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
 BUDGETS = np.geomspace(6e18, 6e20, 4)

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling import answers
-from chinchilla_jax.scaling.runs import FitRefused
-from chinchilla_jax.scaling.surface import Surface
-from chinchilla_jax.scaling.words import cell, count, table
+from chinchilla_jax.base.words import cell, count, table
+from chinchilla_jax.scaling.answers import answers
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 C = 5.76e23
 LAWS = answers.published_laws()

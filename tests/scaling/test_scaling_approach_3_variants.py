@@ -4,14 +4,22 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from chinchilla_jax.scaling.as_published import fit_as_published
-from chinchilla_jax.scaling.objective import HUBER, L1, MISFITS, SQUARED_LOG, SQUARED_RAW, Misfit, Problem
-from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.profile_likelihood import profile_likelihood, quantities
-from chinchilla_jax.scaling.resample import PAPER, Resampling, interval
-from chinchilla_jax.scaling.runs import FitRefused, Run
-from chinchilla_jax.scaling.surface import Surface
-from chinchilla_jax.scaling.varpro import fit_varpro
+from chinchilla_jax.scaling.fits.approach3.objective import (
+    HUBER,
+    L1,
+    MISFITS,
+    SQUARED_LOG,
+    SQUARED_RAW,
+    Misfit,
+    Problem,
+)
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.approach3.profile_likelihood import profile_likelihood, quantities
+from chinchilla_jax.scaling.fits.approach3.varpro import fit_varpro
+from chinchilla_jax.scaling.fits.as_published import fit_as_published
+from chinchilla_jax.scaling.fits.resample import PAPER, Resampling, interval
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 FEW = paper_starts()[::45]
 TRUTH = Surface(1.7, 300.0, 900.0, 0.33, 0.37)

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from chinchilla_jax import cli
-from chinchilla_jax.scaling.ask import Question, ask
-from chinchilla_jax.scaling.paper import figure_4
-from chinchilla_jax.scaling.runs import FitRefused, LoadedRuns
+from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
+from chinchilla_jax.scaling.report.ask import Question, ask
+from chinchilla_jax.scaling.report.paper import figure_4
 
 COLUMNS = {name: name for name in ("params", "tokens", "flops", "loss", "budget")}
 FITS = {"preset": "corrected", "replicates": 0, "seed": 0}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from chinchilla_jax.scaling.columns import choose_columns, parse_columns
-from chinchilla_jax.scaling.runs import FitRefused
+from chinchilla_jax.scaling.read.runs import FitRefused
+from chinchilla_jax.scaling.read.table.columns import choose_columns, parse_columns
 
 
 @pytest.mark.parametrize(("field", "header", "factor", "count"), [

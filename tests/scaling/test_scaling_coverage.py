@@ -7,8 +7,9 @@ import dataclasses
 
 import pytest
 
-from chinchilla_jax.scaling import envelope, isoflop
-from chinchilla_jax.scaling.resample import MinimaScatter, Resampling, Residuals
+from chinchilla_jax.scaling.fits.approach1 import envelope
+from chinchilla_jax.scaling.fits.approach2 import isoflop
+from chinchilla_jax.scaling.fits.resample import MinimaScatter, Resampling, Residuals
 from tests.benchmarks.coverage import APPROACHES, NOISE, QUANTITIES, coverage, of_envelope, of_isoflop
 
 CORRECTED = {

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.objective import HUBER, SQUARED_LOG
-from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.profile_likelihood import profile_likelihood, quantities
-from chinchilla_jax.scaling.resample import Resampling, interval
-from chinchilla_jax.scaling.simulate import plan_isoflop, simulate_isoflop
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.approach3.objective import HUBER, SQUARED_LOG
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.approach3.profile_likelihood import profile_likelihood, quantities
+from chinchilla_jax.scaling.fits.resample import Resampling, interval
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
 
 TRUTH = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
 BUDGETS = np.geomspace(6e18, 3e21, 6)

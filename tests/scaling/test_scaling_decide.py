@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from chinchilla_jax.chips import CHIPS, chip_days, device_peak
+from chinchilla_jax.base.chips import CHIPS, chip_days, device_peak
 from chinchilla_jax.config import ConfigError
-from chinchilla_jax.scaling import decide
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.answers import decide
+from chinchilla_jax.scaling.fits.surface import Surface
 
 EPOCH = Surface(1.8172, 482.01, 2085.43, 0.3478, 0.3658)  # Besiroglu et al. 2024
 C = 5.76e23  # Gopher's and Chinchilla's budget

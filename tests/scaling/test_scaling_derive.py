@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from chinchilla_jax.scaling.runs import FitRefused, load_runs
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling import summary
-from chinchilla_jax.scaling.analysis import analyse
-from chinchilla_jax.scaling.doubts import doubts, doubts_of_prediction
-from chinchilla_jax.scaling.estimates import Estimate
-from chinchilla_jax.scaling.predict import predict
-from chinchilla_jax.scaling.rollout import Rollout
-from chinchilla_jax.scaling.runs import LoadedRuns, Run
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.predict.analysis import analyse
+from chinchilla_jax.scaling.predict.doubts import doubts, doubts_of_prediction
+from chinchilla_jax.scaling.predict.estimates import Estimate
+from chinchilla_jax.scaling.predict.predict import predict
+from chinchilla_jax.scaling.predict.rollout import Rollout
+from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
+from chinchilla_jax.scaling.report import summary
 
 BUDGETS = np.geomspace(1e18, 64e18, 7)
 

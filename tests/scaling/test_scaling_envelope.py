@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.envelope import CORRECTED, PAPER, fit_envelope
-from chinchilla_jax.scaling.envelope_curves import gaussian, local_linear, read_ends, smooth
-from chinchilla_jax.scaling.resample import Resampling, Residuals, interval
-from chinchilla_jax.scaling.runs import Curve, FitRefused, Run
-from chinchilla_jax.scaling.simulate import plan_horizons, plan_isoflop, simulate_curves
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.approach1.envelope import CORRECTED, PAPER, fit_envelope
+from chinchilla_jax.scaling.fits.approach1.envelope_curves import gaussian, local_linear, read_ends, smooth
+from chinchilla_jax.scaling.fits.resample import Resampling, Residuals, interval
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.runs import Curve, FitRefused, Run
+from chinchilla_jax.tools.simulate import plan_horizons, plan_isoflop, simulate_curves
 
 LAW = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
 SIZES = np.geomspace(7e7, 1e10, 16)

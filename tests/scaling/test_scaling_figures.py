@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from chinchilla_jax.scaling import figures, plots, plots_fits, plots_profiles
-from chinchilla_jax.scaling.predict import predict
-from chinchilla_jax.scaling.runs import Curve, Run, load_runs
-from chinchilla_jax.scaling.surface import Surface
-from chinchilla_jax.scaling.words import change, count, in_unit, loss_label, percent, unit_of
+from chinchilla_jax.base.words import change, count, in_unit, loss_label, percent, unit_of
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.predict.predict import predict
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import Curve, Run
+from chinchilla_jax.scaling.report import figures, plots, plots_fits, plots_profiles
 
 WIDE = Surface(2.0, 300.0, 400.0, 0.35, 0.33)
 UNIT = "taken as nats per token: the numbers cannot tell"

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling import foresight
-from chinchilla_jax.scaling.foresight import Cells, expected, offset_through, scaled
-from chinchilla_jax.scaling.isoflop import fit_isoflop
-from chinchilla_jax.scaling.runs import FitRefused
-from chinchilla_jax.scaling.simulate import plan_isoflop, simulate_isoflop
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.predict import foresight
+from chinchilla_jax.scaling.predict.foresight import Cells, expected, offset_through, scaled
+from chinchilla_jax.scaling.read.runs import FitRefused
+from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
 
 LAW = Surface(1.8, 480.0, 2100.0, 0.35, 0.37)
 BUDGETS = [1e17, 3e17, 9e17, 2.7e18]

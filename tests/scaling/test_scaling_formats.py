@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chinchilla_jax import cli
-from chinchilla_jax.scaling.cells import has_decimal_point, with_decimal_commas
-from chinchilla_jax.scaling.runs import FitRefused, LoadedRuns, load_runs
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
+from chinchilla_jax.scaling.read.table.cells import has_decimal_point, with_decimal_commas
 
 REPORTS = pathlib.Path(__file__).parent / "data" / "reports"
 

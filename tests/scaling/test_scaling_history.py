@@ -2,7 +2,7 @@
 
 import pytest
 
-from chinchilla_jax.scaling.runs import load_runs
+from chinchilla_jax.scaling.read.load import load_runs
 
 
 @pytest.fixture

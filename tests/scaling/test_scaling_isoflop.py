@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from scipy.interpolate import Akima1DInterpolator
 
-from chinchilla_jax.scaling.frontier import fit_offset
-from chinchilla_jax.scaling.isoflop import AKIMA, CORRECTED, PAPER, fit_isoflop
-from chinchilla_jax.scaling.profile import akima, lowest_point
-from chinchilla_jax.scaling.resample import MinimaScatter, Resampling, Residuals, interval
-from chinchilla_jax.scaling.runs import FitRefused, Run
-from chinchilla_jax.scaling.simulate import plan_isoflop, simulate_isoflop
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.approach2.isoflop import AKIMA, CORRECTED, PAPER, fit_isoflop
+from chinchilla_jax.scaling.fits.approach2.profile import akima, lowest_point
+from chinchilla_jax.scaling.fits.frontier import fit_offset
+from chinchilla_jax.scaling.fits.resample import MinimaScatter, Resampling, Residuals, interval
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
 
 LAW = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
 BUDGETS = np.geomspace(1e18, 2.7e19, 4)

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.isoflop import AKIMA, CORRECTED, PAPER, fit_isoflop
-from chinchilla_jax.scaling.isoflop_bias import isoflop_bias
-from chinchilla_jax.scaling.runs import FitRefused
-from chinchilla_jax.scaling.simulate import plan_isoflop, simulate_isoflop
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.approach2.isoflop import AKIMA, CORRECTED, PAPER, fit_isoflop
+from chinchilla_jax.scaling.fits.approach2.isoflop_bias import isoflop_bias
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.runs import FitRefused
+from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
 
 LAW = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
 BUDGETS = np.geomspace(1e17, 1e21, 5)

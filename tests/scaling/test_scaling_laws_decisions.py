@@ -15,7 +15,7 @@ from chinchilla_jax.scaling.laws.overtraining import fit_over_training, from_tie
 from chinchilla_jax.scaling.laws.published import law, surface
 from chinchilla_jax.scaling.laws.routed import cutoff_params, dense_equivalent
 from chinchilla_jax.scaling.laws.widths import fit_widths
-from chinchilla_jax.scaling.runs import FitRefused, Run
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 REPEATED = law("muennighoff2023").constants
 UNROUNDED = surface("hoffmann2022_unrounded")

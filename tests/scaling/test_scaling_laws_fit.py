@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from chinchilla_jax.scaling.fits.approach3.objective import HUBER, SQUARED_LOG, SQUARED_RAW, Misfit
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.resample import Resampling
 from chinchilla_jax.scaling.laws.fit import fit_form
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, forms, positive, signed
-from chinchilla_jax.scaling.objective import HUBER, SQUARED_LOG, SQUARED_RAW, Misfit
-from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.resample import Resampling
-from chinchilla_jax.scaling.runs import FitRefused
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 CHINCHILLA = form("chinchilla")
 

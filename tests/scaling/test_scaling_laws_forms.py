@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from chinchilla_jax.scaling.fits.approach3.objective import SQUARED_LOG
 from chinchilla_jax.scaling.laws.fit import fit_form
 from chinchilla_jax.scaling.laws.form import form, forms
 from chinchilla_jax.scaling.laws.published import law
-from chinchilla_jax.scaling.objective import SQUARED_LOG
 
 
 def grid(**axes):

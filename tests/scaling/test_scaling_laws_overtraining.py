@@ -10,7 +10,8 @@ import pytest
 from chinchilla_jax import cli
 from chinchilla_jax.scaling.laws.overtraining import TASKS, best_multiplier, fit_published, published_runs
 from chinchilla_jax.scaling.laws.published import law
-from chinchilla_jax.scaling.runs import FitRefused, load_runs
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 TABLE = importlib.resources.files("chinchilla_jax") / "tables" / "gadre2024_runs.csv"
 SIZES = {"c4": 34, "redpajama": 35, "refinedweb": 35}

@@ -12,7 +12,7 @@ from chinchilla_jax.scaling.laws.form import forms
 from chinchilla_jax.scaling.laws.kaplan import EMBEDDING_COEFFICIENT, non_embedding_params, total_params
 from chinchilla_jax.scaling.laws.optimum import allocate
 from chinchilla_jax.scaling.laws.published import law, published, surface
-from chinchilla_jax.scaling.runs import FitRefused
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 UNPUBLISHED = {"minicpm2024", "yun2024", "farseer2025"}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.loss_law import fit_loss_law
+from chinchilla_jax.scaling.fits.approach2.loss_law import fit_loss_law
 
 BUDGETS = np.geomspace(1.0, 8.0, 4)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling import near_minimum, profile_shape
-from chinchilla_jax.scaling.isoflop import CORRECTED, PAPER, fit_isoflop
-from chinchilla_jax.scaling.near_minimum import fit_near, near_runs
-from chinchilla_jax.scaling.runs import Run
+from chinchilla_jax.scaling.fits.approach2 import near_minimum, profile_shape
+from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, PAPER, fit_isoflop
+from chinchilla_jax.scaling.fits.approach2.near_minimum import fit_near, near_runs
+from chinchilla_jax.scaling.read.runs import Run
 
 FLOPS = np.array([1e18, 2e18, 4e18, 8e18])
 BEST = np.log([1e8, 1.5e8, 2.2e8, 3.3e8])

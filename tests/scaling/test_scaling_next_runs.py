@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.next_runs import QUANTITIES, Design, describe, next_runs
-from chinchilla_jax.scaling.objective import HUBER, SQUARED_LOG
-from chinchilla_jax.scaling.parametric import fit_parametric
-from chinchilla_jax.scaling.runs import FitRefused, Run
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.answers.next_runs import QUANTITIES, Design, describe, next_runs
+from chinchilla_jax.scaling.fits.approach3.objective import HUBER, SQUARED_LOG
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 TRUE = Surface(1.8172, 482.01, 2085.43, 0.3478, 0.3658)  # Besiroglu et al. 2024
 START = np.log([[TRUE.A, TRUE.B, TRUE.E, math.exp(TRUE.alpha), math.exp(TRUE.beta)]])
@@ -183,7 +183,7 @@ def test_more_flops_or_more_runs_never_leave_a_wider_interval(fits):
 
 def test_the_exchange_is_as_good_as_trying_every_pair(fits):
     """On a coarse set of candidates all pairs can be tried: the best is what greedy choice and exchange find."""
-    from chinchilla_jax.scaling.next_runs import _Choice
+    from chinchilla_jax.scaling.answers.next_runs import _Choice
 
     design = Design(TRUE, PARAMS, TOKENS, SCATTER**2)
     params, flops = (v.ravel() for v in np.meshgrid(np.geomspace(1e8, 1e9, 6), np.geomspace(1e18, 2e19, 6)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.optimum_law import fit_optimum
+from chinchilla_jax.scaling.fits.approach2.optimum_law import fit_optimum
 
 FLOPS = np.geomspace(1e18, 64e18, 7)
 

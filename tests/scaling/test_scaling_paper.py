@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.decide import given_params
-from chinchilla_jax.scaling.objective import HUBER
-from chinchilla_jax.scaling.paper import ROUNDED, UNROUNDED, allocations, describe, figure_4
-from chinchilla_jax.scaling.parametric import fit_problem
+from chinchilla_jax.scaling.answers.decide import given_params
+from chinchilla_jax.scaling.fits.approach3.objective import HUBER
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_problem
+from chinchilla_jax.scaling.report.paper import ROUNDED, UNROUNDED, allocations, describe, figure_4
 
 ROWS = allocations()
 

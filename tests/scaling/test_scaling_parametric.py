@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from chinchilla_jax.scaling.minimise import minimise
-from chinchilla_jax.scaling.objective import L1, SQUARED_LOG
-from chinchilla_jax.scaling.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.resample import Resampling, interval
-from chinchilla_jax.scaling.runs import FitRefused, Run
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.approach3.objective import L1, SQUARED_LOG
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.minimise import minimise
+from chinchilla_jax.scaling.fits.resample import Resampling, interval
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 # Constants of eq. 10 before rounding, from the TeX source, as quoted by Besiroglu et al. 2024.
 UNROUNDED = Surface(np.exp(0.5267228), np.exp(6.0073404), np.exp(6.0179186), 0.33917084, 0.2849083)

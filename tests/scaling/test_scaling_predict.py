@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.flops import flops_per_token
-from chinchilla_jax.scaling.predict import predict, recommend
-from chinchilla_jax.scaling.rollout import last
-from chinchilla_jax.scaling.runs import FitRefused, Run, load_runs
-from chinchilla_jax.scaling.verdicts import judge
+from chinchilla_jax.scaling.predict.predict import predict, recommend
+from chinchilla_jax.scaling.predict.rollout import last
+from chinchilla_jax.scaling.predict.verdicts import judge
+from chinchilla_jax.scaling.read.flops import flops_per_token
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 TARGET = 1.08e13
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling import answers
-from chinchilla_jax.scaling.predict import predict
-from chinchilla_jax.scaling.recommended import other_sizes, recommended_law, recommended_loss
-from chinchilla_jax.scaling.runs import Run
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.answers import answers
+from chinchilla_jax.scaling.answers.recommended import other_sizes, recommended_law, recommended_loss
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.predict.predict import predict
+from chinchilla_jax.scaling.read.runs import Run
 
 TRUTH = Surface(1.8, 400.0, 500.0, 0.33, 0.32)
 BUDGETS, TARGET = (1e18, 4e18, 1.6e19, 6.4e19), 2.56e20

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from chinchilla_jax import cli
-from chinchilla_jax.scaling import verdicts
-from chinchilla_jax.scaling.page import render
-from chinchilla_jax.scaling.report import write_report
-from chinchilla_jax.scaling.runs import FitRefused, Run
-from chinchilla_jax.scaling.words import count, flops_text
+from chinchilla_jax.base.words import count, flops_text
+from chinchilla_jax.scaling.predict import verdicts
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.scaling.report.page import render
+from chinchilla_jax.scaling.report.report import write_report
 
 
 def statuses(facts):

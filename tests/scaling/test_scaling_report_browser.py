@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from chinchilla_jax.scaling.report import write_report
+from chinchilla_jax.scaling.report.report import write_report
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [pytest.mark.long, pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium")]

@@ -5,7 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.runs import FitRefused, load_runs
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 REPORTS = pathlib.Path(__file__).parent / "data" / "reports"
 

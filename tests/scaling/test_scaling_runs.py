@@ -4,7 +4,8 @@ import pathlib
 
 import pytest
 
-from chinchilla_jax.scaling.runs import FitRefused, LoadedRuns, load_runs
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
 
 
 def test_figure_4_is_read_with_the_columns_guessed_and_echoed(figure_4_path):

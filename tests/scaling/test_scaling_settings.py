@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from chinchilla_jax import cli
-from chinchilla_jax.scaling.runs import FitRefused, load_runs
-from chinchilla_jax.scaling.select import parse_where
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import FitRefused
+from chinchilla_jax.scaling.read.table.select import parse_where
 
 REPORTS = pathlib.Path(__file__).parent / "data" / "reports"
 SIZES = [2e7 * 1.5**i for i in range(7)]

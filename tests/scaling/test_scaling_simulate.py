@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.tools.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
 
 LAW = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
 SIZES = np.geomspace(1e8, 1e10, 5)

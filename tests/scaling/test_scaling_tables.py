@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chinchilla_jax.scaling.cells import Unusable, holds_numbers, positive
-from chinchilla_jax.scaling.runs import FitRefused, load_runs
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import FitRefused
+from chinchilla_jax.scaling.read.table.cells import Unusable, holds_numbers, positive
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import pytest
 
-from chinchilla_jax.scaling.runs import FitRefused, load_runs
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import FitRefused
+from chinchilla_jax.study.execute.status import status
 from chinchilla_jax.study.folder import (
     MANIFEST,
     VERIFICATION,
@@ -14,7 +16,6 @@ from chinchilla_jax.study.folder import (
     write_manifest,
 )
 from chinchilla_jax.study.plan import plan
-from chinchilla_jax.study.status import status
 from configs.isoflop import tiny
 
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from chinchilla_jax.files import write_json
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.base.files import write_json
+from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.study.folder import (
     MANIFEST,
     NOISE_RESULT,
@@ -16,7 +16,7 @@ from chinchilla_jax.study.folder import (
     run_folder,
     write_manifest,
 )
-from chinchilla_jax.study.foresee import foresee, known_noise, repeated
+from chinchilla_jax.study.noise.foresee import foresee, known_noise, repeated
 from chinchilla_jax.study.plan import plan
 
 LAW = Surface(2.0, 300.0, 900.0, 0.4, 0.42)

@@ -9,8 +9,10 @@ import pytest
 
 from chinchilla_jax.config import ConfigError
 from chinchilla_jax.data import prepare
-from chinchilla_jax.scaling.runs import load_runs
-from chinchilla_jax.study import noise
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.study.execute.reuse import reuse
+from chinchilla_jax.study.execute.status import status
+from chinchilla_jax.study.execute.worker import work_alone
 from chinchilla_jax.study.folder import (
     MANIFEST,
     NOISE,
@@ -21,12 +23,10 @@ from chinchilla_jax.study.folder import (
     run_folder,
     write_manifest,
 )
-from chinchilla_jax.study.noise import chosen, factors, measure, noise_plan
+from chinchilla_jax.study.noise import measure as noise
+from chinchilla_jax.study.noise.measure import chosen, factors, measure, noise_plan
+from chinchilla_jax.study.noise.spread import Spread, behind, facts, findings, noise_of, pooled, rates, table
 from chinchilla_jax.study.plan import plan
-from chinchilla_jax.study.reuse import reuse
-from chinchilla_jax.study.spread import Spread, behind, facts, findings, noise_of, pooled, rates, table
-from chinchilla_jax.study.status import status
-from chinchilla_jax.study.worker import work_alone
 from configs.isoflop import tiny
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from chinchilla_jax.config import ConfigError, DataConfig, MeshConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
 from chinchilla_jax.ledger import count_parameters
+from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.laws.published import surface
-from chinchilla_jax.scaling.surface import Surface
 from chinchilla_jax.study import ladder, recipe
 from chinchilla_jax.study.formula import parse
 from chinchilla_jax.study.guess import guess, published_surfaces

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from chinchilla_jax.study.execute.pace import pace
+from chinchilla_jax.study.execute.status import status
 from chinchilla_jax.study.folder import run_folder, training_order
-from chinchilla_jax.study.pace import pace
 from chinchilla_jax.study.pipeline import where_the_time_went
-from chinchilla_jax.study.status import status
 
 
 @pytest.fixture

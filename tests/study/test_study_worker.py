@@ -13,12 +13,12 @@ import time
 
 import pytest
 
-from chinchilla_jax.study import lease, pool, standby, worker
+from chinchilla_jax.study.execute import lease, pool, standby, worker
+from chinchilla_jax.study.execute.pool import standing_by, work
+from chinchilla_jax.study.execute.standby import preparation
+from chinchilla_jax.study.execute.status import status
+from chinchilla_jax.study.execute.worker import Stopped, even_share, work_alone
 from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, read_result, run_folder
-from chinchilla_jax.study.pool import standing_by, work
-from chinchilla_jax.study.standby import preparation
-from chinchilla_jax.study.status import status
-from chinchilla_jax.study.worker import Stopped, even_share, work_alone
 
 
 def quiet(_):
@@ -232,8 +232,8 @@ def test_an_error_stops_the_study_and_shows_the_end_of_the_log(study):
 def test_sigterm_to_the_parent_stops_the_workers_and_a_restart_finishes(study, small_plan):
     script = (f"import sys, os; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
               "from test_study_worker import fake_workers\n"
-              "from chinchilla_jax.study.pool import work\n"
-              "from chinchilla_jax.study.worker import Stopped\n"
+              "from chinchilla_jax.study.execute.pool import work\n"
+              "from chinchilla_jax.study.execute.worker import Stopped\n"
               "import pathlib\n"
               "study = pathlib.Path(sys.argv[1])\n"
               "try: work(study, workers=2, command=fake_workers(study, 'time.sleep(0.5)'))\n"
@@ -315,7 +315,7 @@ def test_a_worker_that_stands_by_is_pinned_before_it_compiles_its_first_run(stud
 
     monkeypatch.setattr(standby, "pin", functools.partial(note, "pin"))
     monkeypatch.setattr(standby, "use_compilation_cache", functools.partial(note, "cache"))
-    monkeypatch.setattr("chinchilla_jax.training.warm.warm", functools.partial(note, "warm"))
+    monkeypatch.setattr("chinchilla_jax.training.machine.warm.warm", functools.partial(note, "warm"))
     read, write = os.pipe()
     with open(read) as told, open(write, "wb") as parent:
         monkeypatch.setattr(sys, "stdin", told)

@@ -13,11 +13,17 @@ from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.topology import topology_mesh
 from chinchilla_jax.presets import preset
-from chinchilla_jax.training import hardware, loop
-from chinchilla_jax.training.ahead import abstract_mesh, compile_train_step, lower_train_step, train_step_arguments
-from chinchilla_jax.training.compilation import compile_seconds
+from chinchilla_jax.training import loop
+from chinchilla_jax.training.machine import hardware
+from chinchilla_jax.training.machine.ahead import (
+    abstract_mesh,
+    compile_train_step,
+    lower_train_step,
+    train_step_arguments,
+)
+from chinchilla_jax.training.machine.warm import warm
 from chinchilla_jax.training.step import make_program
-from chinchilla_jax.training.warm import warm
+from chinchilla_jax.training.timing.compile_time import compile_seconds
 
 needs_compiler = [pytest.mark.compiler,
                   pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.ledger import train_flops_per_token
-from chinchilla_jax.training import hardware, loop
+from chinchilla_jax.training import loop
 from chinchilla_jax.training.checkpoint import Position
-from chinchilla_jax.training.clock import Clock, StepEnd
-from chinchilla_jax.training.compilation import Spans, compile_seconds
-from chinchilla_jax.training.goodput import PARTS, UNSPLIT, goodput, last_stamp, time_line, utilisation
 from chinchilla_jax.training.loop import Preempted, train
+from chinchilla_jax.training.machine import hardware
+from chinchilla_jax.training.timing.clock import Clock, StepEnd
+from chinchilla_jax.training.timing.compile_time import Spans, compile_seconds
+from chinchilla_jax.training.timing.goodput import PARTS, UNSPLIT, goodput, last_stamp, time_line, utilisation
 
 KILLED_RUN = pathlib.Path(__file__).parent / "killed_run.py"
 

@@ -8,9 +8,9 @@ import pytest
 
 from chinchilla_jax import cli
 from chinchilla_jax.config import ConfigError
-from chinchilla_jax.training import profiler
 from chinchilla_jax.training.loop import Preempted, train
-from chinchilla_jax.training.profiler import Window, parse_window
+from chinchilla_jax.training.timing import profiler
+from chinchilla_jax.training.timing.profiler import Window, parse_window
 
 
 def quiet(_):

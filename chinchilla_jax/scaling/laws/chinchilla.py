@@ -2,7 +2,7 @@
 
 Hoffmann et al. 2022 (arXiv 2203.15556) eq. 2. The refit of Besiroglu et al. 2024 (arXiv 2404.10102), the four fits of
 Sardana et al. 2024 (arXiv 2401.00448) Table 1, the base law of Muennighoff et al. 2023 (arXiv 2305.16264) and the dense
-law of Krajewski et al. 2024 (arXiv 2402.07871) share it. `scaling/parametric.py` is the dedicated fitter.
+law of Krajewski et al. 2024 (arXiv 2402.07871) share it. `fits/approach3/parametric.py` is the dedicated fitter.
 """
 
 from chinchilla_jax.scaling.laws.form import Form, amplitude, positive

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla_jax.scaling.fits.approach3.objective import HUBER, Misfit
+from chinchilla_jax.scaling.fits.minimise import Minima, minimise
+from chinchilla_jax.scaling.fits.resample import Resampling, interval
 from chinchilla_jax.scaling.laws.form import Constant, Form
-from chinchilla_jax.scaling.minimise import Minima, minimise
-from chinchilla_jax.scaling.objective import HUBER, Misfit
-from chinchilla_jax.scaling.resample import Resampling, interval
-from chinchilla_jax.scaling.runs import FitRefused
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 AGREEMENT = 1e-3  # a start agrees when its objective is within this relative distance of the best
 MOVE = 1e-3  # root mean square relative change of the predictions along a flat direction

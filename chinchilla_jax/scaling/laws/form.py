@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import chinchilla_jax.scaling.laws
-from chinchilla_jax.scaling.runs import FitRefused
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 # Constants, inputs (each a namespace of arrays) and the array module, numpy or jax.numpy -> array.
 Law = Callable[[SimpleNamespace, SimpleNamespace, ModuleType], Any]

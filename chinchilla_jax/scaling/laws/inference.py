@@ -13,8 +13,8 @@ import dataclasses
 
 import numpy as np
 
-from chinchilla_jax.scaling.runs import FitRefused
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 _BISECTIONS = 80
 

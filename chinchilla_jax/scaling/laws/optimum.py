@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from chinchilla_jax.scaling.runs import FitRefused
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 _LEAST = 10.0  # parameters, and tokens
 _GRID, _ZOOM, _ROUNDS = 800, 21, 9

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from chinchilla_jax.scaling.fits.approach3.objective import SQUARED_RAW
 from chinchilla_jax.scaling.laws.fit import FormFit, fit_form
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, positive
-from chinchilla_jax.scaling.objective import SQUARED_RAW
-from chinchilla_jax.scaling.runs import FitRefused, Run
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 TABLE = "gadre2024_runs.csv"
 TASKS = (17, 46)  # those of the paper's main results, well above chance in small models; and all

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.laws.form import Form, form
-from chinchilla_jax.scaling.runs import FitRefused
-from chinchilla_jax.scaling.surface import Surface
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 TABLE = "published_laws.json"
 

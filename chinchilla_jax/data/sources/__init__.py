@@ -1,0 +1,1 @@
+"""Where text comes from. In: a `data.source`. Out: a stream of documents, each with its domain."""

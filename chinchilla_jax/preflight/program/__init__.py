@@ -1,0 +1,1 @@
+"""What a compiled step does. In: the text of an XLA module. Out: its products, collectives and memory traffic."""

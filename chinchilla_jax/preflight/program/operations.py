@@ -1,0 +1,185 @@
+"""What does one operation of a compiled program cost? FLOPs of its products, bytes it moves, arrays it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+
+from chinchilla_jax.preflight.program.hlo import Array, Computation, HloError, Instruction, Module
+
+_CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+_LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+_WINDOW = re.compile(r"window=\{([^}]*)\}")
+_BATCH_GROUPS = re.compile(r"batch_group_count=(\d+)")
+_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def matmul_flops(module: Module, computation: Computation, instruction: Instruction) -> int:
+    """2 m n k of a dot or convolution, or of all in a fusion; of a convolution only products within its bounds.
+
+    Raises:
+      HloError: a product without the attributes that say what it sums over.
+    """
+    if instruction.opcode == "fusion":
+        return _products_within(module, instruction.called("calls"), instruction.name)
+    if instruction.opcode == "dot":
+        contracted = _CONTRACTED.search(instruction.attributes)
+        if contracted is None:
+            raise HloError(f"{instruction.name}: a dot that does not say what it contracts")
+        shape = _array(computation, instruction.operands[0]).shape
+        depth = math.prod(shape[int(axis)] for axis in contracted[1].split(",") if axis)
+        return 2 * math.prod(instruction.arrays[0].shape) * depth
+    return _convolution_flops(computation, instruction) if instruction.opcode == "convolution" else 0
+
+
+def _products_within(module: Module, name: str | None, caller: str) -> int:
+    called = module.computation(name, caller)
+    return sum(matmul_flops(module, called, inner) for inner in called.instructions.values()
+               if inner.opcode in ("fusion", "dot", "convolution"))  # fmt: skip
+
+
+def _convolution_flops(computation: Computation, instruction: Instruction) -> int:
+    """A TPU's products are convolutions: a batch axis is a spatial one, dilated so that only its diagonal counts."""
+    labels = _LABELS.search(instruction.attributes)
+    if labels is None:
+        raise HloError(f"{instruction.name}: a convolution without dim_labels")
+    left, right, out = labels.groups()
+    lhs, rhs = (_array(computation, name).shape for name in instruction.operands[:2])
+    result = instruction.arrays[0].shape
+    window = _WINDOW.search(instruction.attributes)
+    settings = dict(part.split("=") for part in window[1].split()) if window else {}
+    groups = _BATCH_GROUPS.search(instruction.attributes)
+    rows = lhs[left.index("b")] // (int(groups[1]) if groups else 1)
+    flops = 2 * rows * result[out.index("f")] * rhs[right.index("i")]
+    for spatial in range(len(left) - 2):
+        axis = str(spatial)
+        parts = {key: value.split("x")[spatial] for key, value in settings.items()}
+        low = int(parts.get("pad", "0_0").split("_")[0])
+        flops *= _pairs(lhs[left.index(axis)], rhs[right.index(axis)], result[out.index(axis)], low,
+                        *(int(parts.get(key, 1)) for key in ("stride", "lhs_dilate", "rhs_dilate")))  # fmt: skip
+    return flops
+
+
+@functools.lru_cache(maxsize=1024)
+def _pairs(lhs: int, rhs: int, out: int, low: int, stride: int, lhs_dilate: int, rhs_dilate: int) -> int:
+    """How many places of a window, over all results, lie on an element of the left side and not on padding."""
+    places = (o * stride + k * rhs_dilate - low for o in range(out) for k in range(rhs))
+    return sum(1 for place in places if 0 <= place <= (lhs - 1) * lhs_dilate and place % lhs_dilate == 0)
+
+
+def _array(computation: Computation, name: str) -> Array:
+    return computation.instructions[name].arrays[0]
+
+
+def hbm_bytes(module: Module, computation: Computation, instruction: Instruction) -> int:
+    """Bytes that an operation of the schedule reads from HBM and writes to it."""
+    total = sum(array.bytes for _, array in _written(module, computation, instruction) if array.space == 0)
+    for index, name in enumerate(instruction.operands):
+        whole = [array for array in computation.instructions[name].arrays if array.space == 0]
+        if whole:
+            total += min(sum(array.bytes for array in whole), _read(module, computation, instruction, index))
+    return total
+
+
+def written_arrays(module: Module, computation: Computation, instruction: Instruction) -> list[tuple[int, Array]]:
+    """The arrays of a result that the operation makes whole, with their place in it: not those that it passes on or
+    updates in place."""
+    results = instruction.arrays
+    return [(i, array) for i, array in _written(module, computation, instruction) if array == results[i]]
+
+
+def _written(module: Module, computation: Computation, instruction: Instruction) -> list[tuple[int, Array]]:
+    """What is written of each array of a result. An in-place update is an array of its size, in the memory of the
+    whole."""
+    results = instruction.arrays
+    if instruction.opcode == "send":
+        return []
+    if instruction.opcode.endswith("-start"):
+        return _started(computation, instruction)
+    if instruction.opcode == "dynamic-update-slice":
+        update = _array(computation, instruction.operands[1])
+        return [(0, dataclasses.replace(update, space=results[0].space))]
+    if instruction.opcode != "fusion":
+        return list(enumerate(results))
+    inner = module.computation(instruction.called("calls"), instruction.name)
+    root = inner.instructions[inner.root]
+    names = root.operands if root.opcode == "tuple" else (root.name,)
+    if len(names) != len(results):  # the context of an asynchronous collective
+        return []
+    found = []
+    for index, (name, result) in enumerate(zip(names, results, strict=True)):
+        written = _bytes_made(module, inner, name)
+        if written:
+            whole = written >= result.bytes
+            found.append((index, result if whole else Array(result.dtype, (), result.space, written)))
+    return found
+
+
+def _started(computation: Computation, instruction: Instruction) -> list[tuple[int, Array]]:
+    """The result of a copy, slice or collective that is begun: what is not an operand and not a flag."""
+    passed = [array for name in instruction.operands for array in computation.instructions[name].arrays]
+    found = []
+    for index, array in enumerate(instruction.arrays):
+        if array in passed:
+            passed.remove(array)
+        elif array.dtype not in ("u32", "s32") or array.shape:
+            found.append((index, array))
+    return found
+
+
+def _bytes_made(module: Module, computation: Computation, name: str) -> int:
+    """Bytes that a fused computation writes of one of its results."""
+    instruction = computation.instructions[name]
+    opcode = instruction.opcode
+    if opcode == "parameter" or opcode.removesuffix("-start") in _COLLECTIVES:
+        return 0
+    if opcode == "bitcast":
+        return _bytes_made(module, computation, instruction.operands[0])
+    if opcode == "fusion" and len(instruction.arrays) == 1:
+        inner = module.computation(instruction.called("calls"), name)
+        return _bytes_made(module, inner, inner.root)
+    if opcode == "dynamic-update-slice" and _is_passed(computation, instruction.operands[0]):
+        return _array(computation, instruction.operands[1]).bytes
+    if opcode == "custom-call" and "AsyncCollective" in instruction.attributes:
+        return 0
+    return sum(array.bytes for array in instruction.arrays)
+
+
+def _is_passed(computation: Computation, name: str) -> bool:
+    instruction = computation.instructions[name]
+    while instruction.opcode == "bitcast":
+        instruction = computation.instructions[instruction.operands[0]]
+    return instruction.opcode == "parameter"
+
+
+def _read(module: Module, computation: Computation, instruction: Instruction, index: int) -> int:
+    """Bytes that an operation reads of its operand of this number; never more than it has, see `hbm_bytes`."""
+    opcode = instruction.opcode.removesuffix("-start")
+    if opcode in ("dynamic-slice", "slice", "gather") and index == 0:
+        return min(array.bytes for array in _sliced(computation, instruction))
+    if opcode == "dynamic-update-slice" and index == 0:
+        return 0
+    if instruction.opcode == "fusion":
+        inner = module.computation(instruction.called("calls"), instruction.name)
+        return _read_within(module, inner, inner.parameters[index])
+    if opcode in (*_COLLECTIVES, "tuple") or "AsyncCollective" in instruction.attributes:
+        return 0
+    return sum(array.bytes for array in computation.instructions[instruction.operands[index]].arrays)
+
+
+def _sliced(computation: Computation, instruction: Instruction) -> list[Array]:
+    started = instruction.opcode.endswith("-start")
+    return [array for _, array in _started(computation, instruction)] if started else list(instruction.arrays)
+
+
+def _read_within(module: Module, computation: Computation, name: str) -> int:
+    total = 0
+    for user in computation.users.get(name, ()):
+        if user.opcode == "bitcast":
+            total += _read_within(module, computation, user.name)
+        else:
+            total += sum(_read(module, computation, user, index)
+                         for index, operand in enumerate(user.operands) if operand == name)  # fmt: skip
+    return total

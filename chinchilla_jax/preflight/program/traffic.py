@@ -1,0 +1,260 @@
+"""How much must a layer send at least, and how much does the compiled one send? Pure arithmetic on shapes.
+
+Per device, for one layer and one microbatch. A collective over g devices of an array of n bytes sends (g-1)/g n from
+each of them as an all-gather or a reduce-scatter and twice that as an all-reduce, which no algorithm undercuts (Chan et
+al. 2007, table 1). With e bytes in a number of the compute type, W = d (a + 2 k) + a d + m d f weights in a layer's
+matrices (d the model width, a and k the width of all query and key heads, f the inner width, m = 3 if gated, else 2),
+t = mesh.tensor, and X = e d x the tokens of one device's rows:
+
+    weights (FSDP; Rajbhandari et al. 2020, stage 3), over fsdp and context
+      all-gather      2 e W/t   the forward pass, and once more the backward pass
+      reduce-scatter  1 e W/t   gradients
+    residual stream split over tokens (Korthikanti et al. 2022, section 4.2.2), over tensor
+      all-gather      2 X forward: before the first products of attention and of the feed-forward
+                    + 2 X backward: gradients of what the two blocks added
+                    + 2 X if anything is recomputed: the inputs of those products, for the gradients of the weights
+      reduce-scatter  2 X forward: after the last products
+                    + 2 X backward: gradients of the inputs
+                    + 1 X with remat `attention` and `full`: the feed-forward's input takes the attention block again,
+                          while nothing needs the output of the feed-forward
+      A stream that every device holds whole would take all-reduces only, 2 + 2 + 1 of 2 X each: a little less with
+      remat, for t times the memory.
+    keys of relative distances, S of them, over fsdp and context: the cheaper of two ways to get them from their
+    weight of d a/t; r is 1, or 2 with remat `attention` and `full`
+      all-gather r e d a/t and reduce-scatter e d a/t   the weight is gathered as others are
+      all-reduce r 4 S a/t + e S a/t                    products of parts of the width are added up, in float32
+      (counted for all of a/t, though a device that exchanges tokens for heads needs only its own)
+    tokens of a row that see each other, over context: the cheaper of two ways (parallel/context.py). With P = e / t x
+    the tokens of one device's rows and c = mesh.context
+      all-to-all      P (2 a + 2 k) forward: queries, keys, values and the output, exchanged for heads, if they divide
+                    + P (2 a + 2 k) backward: gradients of these
+                    + P (2 a + 2 k) if anything is recomputed
+      all-gather      P c 2 k forward: keys and values
+                    + P c 2 k if anything is recomputed
+      reduce-scatter  P c 2 k backward: their gradients
+    gains and biases: their gradients, over fsdp, context and, where tokens are split over it, tensor
+      all-reduce
+    gradients over data, once a step and not once a microbatch: of what a device stores of the layer
+      all-reduce      in float32, or in the compute type if there is one microbatch
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+from chinchilla_jax.config import RunConfig
+from chinchilla_jax.preflight.program.hlo import HloError
+from chinchilla_jax.preflight.program.program import Collective, StepProgram
+
+STORED = ("fsdp", "context")  # what a weight's model width is split over
+_BYTES = {"bfloat16": 2, "float32": 4}
+_IN_LAYER = re.compile(r"/layers?(?:_\d+)?/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """A collective that cannot be avoided: what one device sends, in bytes, over the axes with more than one device."""
+
+    kind: str
+    axes: tuple[str, ...]
+    wire_bytes: int
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """The least that a device sends.
+
+    Attributes:
+      layer: per layer and microbatch.
+      layer_per_step: per layer and step, whatever the number of microbatches.
+      embedding_and_loss: per microbatch, outside the layers.
+      embedding_and_loss_per_step: per step, outside the layers: the tables are gathered once.
+    """
+
+    layer: tuple[Need, ...]
+    layer_per_step: tuple[Need, ...]
+    embedding_and_loss: tuple[Need, ...]
+    embedding_and_loss_per_step: tuple[Need, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What is sent over some axes in one kind of collective, in bytes per device, and the least.
+
+    `kind` is `all` for the sum over kinds, in which permutes count that do the work of a gather or a scatter.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    measured: float
+    minimum: float
+
+    @property
+    def ratio(self) -> float:
+        """Measured over minimum; infinite where nothing is needed, 1 where nothing is needed and nothing sent."""
+        if self.minimum:
+            return self.measured / self.minimum
+        return math.inf if self.measured else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Rows per layer and microbatch, and per microbatch for all that is not a layer (what a step does once is shared
+    out among its microbatches). The last row of each is the sum of all."""
+
+    layer: tuple[Row, ...]
+    embedding_and_loss: tuple[Row, ...]
+
+
+class _Needs:
+    """Collects needs on a mesh; those over one device are none."""
+
+    def __init__(self, config: RunConfig):
+        self.mesh = config.mesh
+        self.found: list[Need] = []
+
+    def add(self, kind: str, axes: tuple[str, ...], size: int, why: str, times: int = 1) -> None:
+        """`times` collectives of an array of `size` bytes."""
+        axes = tuple(axis for axis in axes if getattr(self.mesh, axis) > 1)
+        group = math.prod(getattr(self.mesh, axis) for axis in axes)
+        if group > 1 and size and times:
+            wire = (2 if kind == "all-reduce" else 1) * size * (group - 1) // group
+            self.found.append(Need(kind, axes, times * wire, why))
+
+    @property
+    def sent(self) -> int:
+        return sum(need.wire_bytes for need in self.found)
+
+
+def minimum(config: RunConfig) -> Traffic:
+    """The least traffic of a run's train step on its mesh; the module's docstring has the formulas."""
+    m, mesh, train = config.model, config.mesh, config.train
+    size = _BYTES[train.compute_dtype]
+    summed = 4 if train.microbatches > 1 else size  # bytes of a gradient once all microbatches are added up
+    stored = math.prod(getattr(mesh, axis) for axis in STORED)
+    rows = train.batch_size // train.microbatches // (mesh.data * mesh.fsdp)
+    tokens = rows * config.data.seq_len // mesh.context
+    stream = size * m.d_model * tokens
+    recomputed = train.remat != "none"
+    blocks_again = int(train.remat in ("attention", "full"))
+    kv = m.n_kv_heads * m.head_dim
+    gated = m.feed_forward == "swiglu"
+    weights = m.d_model * (m.d_attn + 2 * kv) + m.d_attn * m.d_model + (3 if gated else 2) * m.d_model * m.d_ff
+    weights //= mesh.tensor
+
+    layer = _Needs(config)
+    layer.add("all-gather", STORED, size * weights, "weights", 2)
+    layer.add("reduce-scatter", STORED, size * weights, "gradients of weights")
+    layer.add("all-gather", ("tensor",), stream, "residual stream", 4 + 2 * recomputed)
+    layer.add("reduce-scatter", ("tensor",), stream, "residual stream", 4 + blocks_again)
+    if m.position == "relative":
+        layer.found += _relative(config, size, 1 + blocks_again)
+        weights += m.d_model * m.d_attn // mesh.tensor
+    layer.found += _context(config, size * tokens // mesh.tensor, 1 + recomputed)
+    whole, split = _vectors(config)
+    layer.add("all-reduce", (*STORED, "tensor"), size * whole, "gradients of gains and biases of the stream")
+    layer.add("all-reduce", STORED, size * split, "gradients of biases of heads and inner width")
+
+    layer_step = _Needs(config)
+    layer_step.add("all-reduce", ("data",), summed * (weights // stored + whole + split), "gradients")
+
+    tables = m.vocab_size // mesh.tensor * m.d_model * (1 if m.tie_embeddings else 2)
+    positions = m.max_position * m.d_model if m.position == "learned" else 0
+    ends = _Needs(config)
+    ends.add("reduce-scatter", ("tensor",), stream, "embeddings, from parts of the vocabulary")
+    ends.add("all-gather", ("tensor",), stream, "gradients of embeddings")
+    ends.add("all-gather", ("tensor",), stream, "input of the logits")
+    ends.add("reduce-scatter", ("tensor",), stream, "its gradients")
+    ends.add("all-reduce", ("tensor",), 3 * 4 * tokens, "largest logit, sum and label's logit of every token")
+    ends.add("reduce-scatter", STORED, size * (tables + positions), "gradients of tables")
+    ends_step = _Needs(config)
+    ends_step.add("all-gather", STORED, size * (tables + positions), "tables")
+    ends_step.add("all-reduce", ("data",), summed * (tables + positions) // stored, "gradients of tables")
+    return Traffic(*(tuple(needs.found) for needs in (layer, layer_step, ends, ends_step)))
+
+
+def _relative(config: RunConfig, size: int, passes: int) -> list[Need]:
+    """The keys of distances, the cheaper way."""
+    m = config.model
+    width = m.d_attn // config.mesh.tensor
+    gathered, added = _Needs(config), _Needs(config)
+    gathered.add("all-gather", STORED, size * m.d_model * width, "weight of relative keys", passes)
+    gathered.add("reduce-scatter", STORED, size * m.d_model * width, "its gradient")
+    added.add("all-reduce", STORED, 4 * config.data.seq_len * width, "relative keys", passes)
+    added.add("all-reduce", STORED, size * config.data.seq_len * width, "gradient of relative keys")
+    return min(gathered, added, key=lambda needs: needs.sent).found
+
+
+def _context(config: RunConfig, size: int, passes: int) -> list[Need]:
+    """Attention of split rows, the cheaper way. `size` is that of one channel of a device's tokens and heads."""
+    m, context = config.model, config.mesh.context
+    kv = m.n_kv_heads * m.head_dim
+    exchanged, gathered = _Needs(config), _Needs(config)
+    exchanged.add("all-to-all", ("context",), size * (2 * m.d_attn + 2 * kv), "tokens for heads", 1 + passes)
+    gathered.add("all-gather", ("context",), size * context * 2 * kv, "keys and values", passes)
+    gathered.add("reduce-scatter", ("context",), size * context * 2 * kv, "gradients of keys and values")
+    ways = [gathered] if m.n_kv_heads % (config.mesh.tensor * context) else [exchanged, gathered]
+    return min(ways, key=lambda needs: needs.sent).found
+
+
+def _vectors(config: RunConfig) -> tuple[int, int]:
+    """Gains and biases of a layer: those of the model width, and those of a device's heads and inner width."""
+    m = config.model
+    whole = 2 * m.d_model * (2 if m.norm == "layernorm" else 1)
+    split = 2 * m.d_attn if m.position == "relative" else 0
+    if m.biases != "none":
+        whole += 2 * m.d_model
+        split += m.d_ff * (2 if m.feed_forward == "swiglu" else 1)
+    if m.biases == "all":
+        split += m.d_attn + 2 * m.n_kv_heads * m.head_dim
+    return whole, split // config.mesh.tensor
+
+
+def compare(program: StepProgram, config: RunConfig) -> Comparison:
+    """What a compiled train step sends against the least.
+
+    A collective is a layer's if its name says so or if it runs in a loop over layers: one in which others do whose name
+    says so.
+
+    Raises:
+      HloError: the trips of a loop with collectives in it are not known, so that what they send is not.
+    """
+    for collective in program.collectives:
+        if collective.unknown_loop is not None:
+            raise HloError(f"{collective.name} runs in {collective.unknown_loop}, whose trips could not be found: "
+                           "what it sends is not known")  # fmt: skip
+    microbatches, layers = config.train.microbatches, config.model.n_layers
+    depth = 1 if microbatches > 1 else 0  # the loop over microbatches is around everything
+    loops = {c.loops[depth] for c in program.collectives if _IN_LAYER.search(c.op_name) and len(c.loops) > depth}
+    inside, outside = [], []
+    for c in program.collectives:
+        layer = _IN_LAYER.search(c.op_name) or not loops.isdisjoint(c.loops[depth : depth + 1])
+        (inside if layer else outside).append(c)
+    least = minimum(config)
+    return Comparison(
+        _rows(inside, layers * microbatches, least.layer, least.layer_per_step, microbatches),
+        _rows(outside, microbatches, least.embedding_and_loss, least.embedding_and_loss_per_step, microbatches),
+    )
+
+
+def _rows(collectives: list[Collective], times: int, needs: tuple[Need, ...], once: tuple[Need, ...],
+          microbatches: int) -> tuple[Row, ...]:  # fmt: skip
+    measured: dict[tuple, float] = {}
+    least: dict[tuple, float] = {}
+
+    def add(sums: dict[tuple, float], kind: str, axes: tuple[str, ...], sent: float) -> None:
+        for key in ((axes, kind), (axes, "all"), ((), "all")):
+            sums[key] = sums.get(key, 0.0) + sent
+
+    for c in collectives:
+        if c.wire_bytes * c.trips:
+            add(measured, c.kind, c.axes, c.wire_bytes * c.trips / times)
+    for need in needs:
+        add(least, need.kind, need.axes, need.wire_bytes)
+    for need in once:
+        add(least, need.kind, need.axes, need.wire_bytes / microbatches)
+    keys = sorted(measured.keys() | least.keys(), key=lambda key: (not key[0], key[0], key[1] == "all", key[1]))
+    return tuple(Row(kind, axes, measured.get((axes, kind), 0.0), least.get((axes, kind), 0.0)) for axes, kind in keys)

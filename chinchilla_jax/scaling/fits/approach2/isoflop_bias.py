@@ -1,0 +1,137 @@
+"""By how much does approach 2 miss the optimum on this very grid, were a given law true and losses free of noise?
+
+A parabola is not the profile of L = E + A/N^alpha + B/D^beta. Its vertex is off by an amount that depends on the law
+and on the grid only: on how wide the sizes range (the exponents stay right, the intercept does not) and on how far off
+centre they are (with a drift from budget to budget, the exponents go too). Both are found here by doing it: losses of
+the law at the runs' own N and D, the same procedure, and the law's own optimum beside it. The law is approach 3's fit
+or any `Surface`; the answer is as good as that law, but needs only its curvature and skew near the optimum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from chinchilla_jax.base.words import change
+from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit, IsoflopPreset, fit_isoflop
+from chinchilla_jax.scaling.fits.frontier import fit_power
+from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
+from chinchilla_jax.scaling.read.flops import flops_per_token
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Bias:
+    """Noise-free errors of approach 2 on one grid under one law.
+
+    `params`, `tokens`, `loss`: relative errors at `flops`; `params_exponent`, `tokens_exponent`: differences of a and
+    b. `params_width` is the part of `params` that stays when every budget's sizes are centred on its optimum, None
+    where that cannot be fitted. `reach` is the factor between the middle of the sizes and their ends (geometric mean
+    over budgets), `centre` [M] the middle of each budget's sizes over its N*.
+    """
+
+    flops: float
+    params: float
+    tokens: float
+    loss: float
+    params_exponent: float
+    tokens_exponent: float
+    params_width: float | None
+    reach: float
+    centre: np.ndarray
+
+    @property
+    def params_off_centre(self) -> float | None:
+        """The part of `params` that centring the sizes would remove."""
+        return None if self.params_width is None else (1.0 + self.params) / (1.0 + self.params_width) - 1.0
+
+    def corrected(self, fit: IsoflopFit) -> tuple[float, float, float]:
+        """N*, D* and minimum loss of `fit` at `flops`, freed of the bias."""
+        return (
+            float(fit.params_law.at(self.flops)) / (1.0 + self.params),
+            float(fit.tokens_law.at(self.flops)) / (1.0 + self.tokens),
+            float(fit.loss_law.at(self.flops)) / (1.0 + self.loss),
+        )
+
+    def describe(self) -> str:
+        """One sentence for outputs."""
+        low, high = self.centre.min(), self.centre.max()
+        parts = ""
+        if self.params_width is not None:
+            width, off_centre = change(self.params_width), change(self.params_off_centre)
+            parts = f" ({width} from the width, {off_centre} from being off centre)"
+        return (
+            f"sizes within {self.reach:.3g}x of their middle, which lies at {low:.3g} to {high:.3g} of N*: without "
+            f"noise N* at {self.flops:.3g} FLOPs comes out {change(self.params)} off{parts}, D* {change(self.tokens)}, "
+            f"the loss {self.loss:+.3%}, the exponent of N* {self.params_exponent:+.4f}"
+        )
+
+
+def isoflop_bias(
+    fit: IsoflopFit | Sequence[Run],
+    surface: Surface,
+    flops: float,
+    *,
+    preset: IsoflopPreset | None = None,
+    flops_per: FlopsPerToken | None = None,
+) -> Bias:
+    """The bias of approach 2 at `flops` on the grid of `fit` (its usable profiles) or of runs.
+
+    Args:
+      surface: the law taken for true, of scalars.
+      preset: the procedure; that of `fit` unless given.
+      flops_per: training FLOPs of one token over N; unless given, from the runs' own N, D and C.
+
+    Raises:
+      FitRefused: as `fit_isoflop`, if the procedure fails on the law's own losses.
+    """
+    if isinstance(fit, IsoflopFit):
+        runs, preset = [run for profile in fit.profiles for run in profile.runs], preset or fit.preset
+    else:
+        runs = [run for run in fit if run.role == "isoflop" and run.budget is not None]
+    options = {"preset": preset} if preset else {}
+    if not runs:
+        raise FitRefused("no_budget", "approach 2 needs IsoFLOP runs with a budget; add a column `budget` in FLOPs")
+    c = flops_per if flops_per is not None else flops_per_token(runs)
+    found = fit_isoflop(_on(surface, runs), resampling=None, **options)
+    budgets = np.array([profile.budget for profile in found.profiles])
+    best = np.array([[float(v) for v in surface.optimum(budget, c)] for budget in budgets])
+    params, tokens, loss = (float(v) for v in surface.optimum(flops, c))
+    sizes = [np.log([run.params for run in profile.runs]) for profile in found.profiles]
+    middle = np.exp([0.5 * (x.min() + x.max()) for x in sizes])
+    width = None
+    try:
+        centred = fit_isoflop(_on(surface, _centred(found, best[:, 0] / middle, c)), resampling=None, **options)
+        if len(centred.profiles) == len(found.profiles):
+            width = float(centred.params_law.at(flops)) / params - 1.0
+    except FitRefused:
+        pass
+    return Bias(
+        flops,
+        float(found.params_law.at(flops)) / params - 1.0,
+        float(found.tokens_law.at(flops)) / tokens - 1.0,
+        float(found.loss_law.at(flops)) / loss - 1.0,
+        float(found.params_law.exponent - fit_power(budgets, best[:, 0]).exponent),
+        float(found.tokens_law.exponent - fit_power(budgets, best[:, 1]).exponent),
+        width,
+        float(np.exp(np.mean([0.5 * np.ptp(x) for x in sizes]))),
+        middle / best[:, 0],
+    )
+
+
+def _on(surface: Surface, runs: Sequence[Run]) -> list[Run]:
+    """The runs with the law's losses."""
+    return [dataclasses.replace(run, loss=float(surface.loss(run.params, run.tokens))) for run in runs]
+
+
+def _centred(fit: IsoflopFit, factors: np.ndarray, flops_per: FlopsPerToken) -> list[Run]:
+    """The same grid with the sizes of every budget times its factor, each run at its own C."""
+    runs = []
+    for profile, factor in zip(fit.profiles, factors, strict=True):
+        for run in profile.runs:
+            params = run.params * factor
+            per_token = float(flops_per(np.asarray(params))) if callable(flops_per) else flops_per * params
+            runs.append(dataclasses.replace(run, params=params, tokens=run.flops / per_token))
+    return runs

@@ -1,0 +1,186 @@
+"""Where is the minimum of each IsoFLOP profile, by the runs near it, and how well is it known?
+
+No curve of three constants is right from 0.1 to 10 times the best size. Fitted to all sizes it trades its minimum,
+which is asked for, against runs far from it, which are not.
+
+Here a run counts the less the higher it lies above the
+minimum: its error is taken to be the noise of a run and `MISFIT` of its excess together, and beyond `WINDOW` only the
+two neighbours on either side of the lowest size are fitted at all. Budgets share what they have in common: one skew
+(`profile_shape`), and curvatures, relative to the loss, that follow a line in ln C up to `CURVATURE_SPREAD`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from chinchilla_jax.scaling.fits.approach2 import profile_shape
+
+WINDOW = 0.1  # relative excess over the lowest loss of a budget up to which a run is near
+NEIGHBOURS = 2  # sizes on either side of the lowest that are near whatever they cost
+MISFIT = 0.1  # of the excess: how far the curve may be off there
+CURVATURE_SPREAD = 0.3  # of ln(relative curvature) about its line in ln C
+_CURVATURE_SLOPE = 0.15  # standard deviation of that line's slope
+_USUAL_CURVATURE = 0.04  # relative, in ln N: the middle of what tables have (`tests.benchmarks.prediction`)
+_USUAL_NOISE, _NOISE_FREEDOM = 0.002, 3.0  # a run's noise before residuals speak, and how many of them it counts for
+_LEAST_NOISE = 1e-4  # relative; no evaluation of a loss is more exact
+_MOST_NOISE = 0.05
+_ROUNDS, _STEPS = 4, 30
+
+
+@dataclasses.dataclass(frozen=True)
+class NearFit:
+    """Minima of M profiles of at most n runs, against x = ln N or ln D.
+
+    `log_best` x at the minimum, `log_lowest` ln of the loss there, `curvature` relative to that loss, each [M]; `skew`
+    of all; `covariance` [M, M] of `log_lowest`, and `log_best_sd` [M]; `noise` the relative standard deviation of a
+    run, known from `freedom` degrees of freedom; `near` [M, n] which runs were fitted; `fitted` [M, n] the curves'
+    losses at all runs.
+    """
+
+    log_best: np.ndarray
+    log_lowest: np.ndarray
+    curvature: np.ndarray
+    skew: float
+    covariance: np.ndarray
+    log_best_sd: np.ndarray
+    noise: float
+    freedom: float
+    near: np.ndarray
+    fitted: np.ndarray
+
+
+def near_runs(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Which runs [n] of one profile lie near its minimum, given ln N (or ln D) and losses.
+
+    Runs of one size count by their mean. At least four sizes are taken, if there are four.
+    """
+    sizes, which = np.unique(x, return_inverse=True)
+    mean = np.bincount(which, loss) / np.bincount(which)
+    lowest = int(mean.argmin())
+    rank = np.abs(np.arange(len(sizes)) - lowest)
+    near = (mean <= mean[lowest] * (1.0 + WINDOW)) | (rank <= NEIGHBOURS)
+    if near.sum() < 4:
+        near |= rank <= np.sort(rank)[min(3, len(rank) - 1)]
+    return near[which]
+
+
+def fit_near(x: np.ndarray, loss: np.ndarray, held: np.ndarray, log_flops: np.ndarray) -> NearFit:
+    """Profiles through the runs near their minima, by Gauss and Newton, all together.
+
+    Args:
+      x: ln N or ln D, [M, n]; loss: [M, n], positive.
+      held: [M, n], which entries are runs: at least four sizes a profile, with a parabola that opens upward.
+      log_flops: ln of the budgets, [M].
+    """
+    near = np.zeros_like(held)
+    for m, mine in enumerate(held):
+        near[m, mine] = near_runs(x[m, mine], loss[m, mine])
+    problem = _Problem(x, np.log(np.where(held, loss, 1.0)), near, log_flops - log_flops.mean())
+    theta = problem.start()
+    noise = _USUAL_NOISE
+    for _ in range(_ROUNDS):
+        for _ in range(_STEPS):
+            step = problem.step(theta, noise)
+            theta = theta + step
+            if np.abs(step).max() < 1e-7:
+                break
+        noise, freedom, covariance = problem.noise(theta, noise)
+    m = len(x)
+    log_lowest, log_best, log_curvature = theta[: 3 * m].reshape(3, m)
+    skew = float(theta[3 * m])
+    excess = np.exp(log_curvature)[:, None] * profile_shape.shape(x - log_best[:, None], skew)
+    sd = np.sqrt(np.diag(covariance))
+    return NearFit(
+        log_best,
+        log_lowest,
+        np.exp(log_curvature),
+        skew,
+        covariance[:m, :m],
+        sd[m : 2 * m],
+        noise,
+        freedom,
+        near,
+        np.exp(log_lowest)[:, None] * (1.0 + excess),
+    )
+
+
+class _Problem:
+    """Residuals and their derivatives by theta: ln lowest, x best, ln curvature, each [M]; skew, and the curvatures'
+    middle and slope."""
+
+    def __init__(self, x: np.ndarray, log_loss: np.ndarray, near: np.ndarray, centred: np.ndarray):
+        self.count = len(x)
+        self.profile = np.repeat(np.arange(self.count), near.sum(1))
+        self.x, self.y, self.centred = x[near], log_loss[near], centred
+        self.size = 3 * self.count + 3
+
+    def start(self) -> np.ndarray:
+        """From a parabola through each profile's runs."""
+        theta = np.zeros(self.size)
+        m = self.count
+        for i in range(m):
+            x, y = self.x[self.profile == i], self.y[self.profile == i]
+            middle = x.mean()
+            second, first, _ = np.polyfit(x - middle, y, 2)
+            if second <= 0:  # of the near runs alone; all of them open upward
+                second, first = _USUAL_CURVATURE, -2.0 * _USUAL_CURVATURE * (x[y.argmin()] - middle)
+            best = np.clip(middle - first / (2.0 * second), x.min() - 0.3, x.max() + 0.3)
+            theta[[i, m + i, 2 * m + i]] = y.min(), best, np.log(np.clip(second, 1e-3, 1.0))
+        theta[3 * m + 1] = np.median(theta[2 * m : 3 * m])
+        return theta
+
+    def _linear(self, theta: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weighted residuals of the runs, their derivatives, and the normal matrix with the priors."""
+        m, rows = self.count, np.arange(len(self.x))
+        low, best, log_curvature = theta[:m], theta[m : 2 * m], theta[2 * m : 3 * m]
+        skew = theta[3 * m]
+        curvature = np.exp(log_curvature)[self.profile]
+        u = self.x - best[self.profile]
+        excess = curvature * profile_shape.shape(u, skew)
+        inner = 1.0 / (1.0 + excess)
+        weight = 1.0 / np.sqrt(noise**2 + (MISFIT * np.minimum(excess, 1.0)) ** 2)
+        residual = (self.y - low[self.profile] - np.log1p(excess)) * weight
+        slopes = np.zeros((len(rows), self.size))
+        slopes[rows, self.profile] = 1.0
+        slopes[rows, m + self.profile] = -curvature * profile_shape.slope(u, skew) * inner
+        slopes[rows, 2 * m + self.profile] = excess * inner
+        slopes[:, 3 * m] = curvature * profile_shape.skew_slope(u, skew) * inner
+        return residual, slopes * weight[:, None], self._priors()[1]
+
+    def _priors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows [k, size] of the priors, scaled by their spreads, and their normal matrix."""
+        m = self.count
+        rows = np.zeros((m + 3, self.size))
+        rows[np.arange(m), 2 * m + np.arange(m)] = 1.0 / CURVATURE_SPREAD
+        rows[:m, 3 * m + 1] = -1.0 / CURVATURE_SPREAD
+        rows[:m, 3 * m + 2] = -self.centred / CURVATURE_SPREAD
+        rows[m, 3 * m] = 1.0 / profile_shape.SKEW_SPREAD
+        rows[m + 1, 3 * m + 1] = 1.0
+        rows[m + 2, 3 * m + 2] = 1.0 / _CURVATURE_SLOPE
+        return rows, rows.T @ rows
+
+    def step(self, theta: np.ndarray, noise: float) -> np.ndarray:
+        """The next change of theta, short enough that the line it rests on holds."""
+        m = self.count
+        residual, slopes, normal = self._linear(theta, noise)
+        rows, _ = self._priors()
+        wanted = np.zeros(len(rows))
+        wanted[m + 1] = np.log(_USUAL_CURVATURE)
+        pull = slopes.T @ residual + rows.T @ (wanted - rows @ theta)
+        step = np.linalg.solve(slopes.T @ slopes + normal + 1e-9 * np.eye(self.size), pull)
+        step[m : 2 * m] = np.clip(step[m : 2 * m], -0.4, 0.4)
+        step[2 * m : 3 * m] = np.clip(step[2 * m : 3 * m], -0.5, 0.5)
+        step[3 * m] = np.clip(step[3 * m], -0.03, 0.03)
+        return step
+
+    def noise(self, theta: np.ndarray, noise: float) -> tuple[float, float, np.ndarray]:
+        """A run's relative noise from the residuals, its degrees of freedom, and theta's covariance."""
+        residual, slopes, normal = self._linear(theta, noise)
+        covariance = np.linalg.inv(slopes.T @ slopes + normal + 1e-9 * np.eye(self.size))
+        spent = float(np.einsum("ri,ij,rj->", slopes, covariance, slopes))
+        freedom = max(0.5, len(residual) - spent)
+        mean = noise**2 * float((residual**2).sum()) + _NOISE_FREEDOM * _USUAL_NOISE**2
+        found = np.sqrt(mean / (freedom + _NOISE_FREEDOM))
+        return float(np.clip(found, _LEAST_NOISE, _MOST_NOISE)), freedom + _NOISE_FREEDOM, covariance

@@ -1,0 +1,203 @@
+"""What does approach 3 minimise, and what are its exact derivatives?
+
+With p the three terms of the law as shares of their sum, z = ln(sum) has gradient p and Hessian diag(p) - p p^T in the
+logs of the terms. Those are linear in the unknowns once ln N and ln D are centred and divided by their spread, so
+value, gradient and Hessian of thousands of problems are a few products of moments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from chinchilla_jax.scaling.fits.minimise import Objective
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
+
+CONSTANTS = ("A", "B", "E", "alpha", "beta")
+_CLIP = 300.0
+_MIN_SPREAD = 0.05  # of ln D about its line in ln N; an IsoFLOP ladder of ratio 1.6 has 0.5 and more
+_LOG_NEGLIGIBLE = np.log(1e-6)  # a term this much smaller than the loss is absent
+
+
+@dataclasses.dataclass(frozen=True)
+class Misfit:
+    """The sum over runs of Huber_delta(residual), half the square within `delta` and linear beyond.
+
+    `residual` is `log`, ln(predicted) - ln(loss), or `raw`, predicted - loss in nats per token.
+    """
+
+    name: str
+    residual: str
+    delta: float
+
+    @property
+    def unit(self) -> float:
+        """Residuals are measured in this unit, which brings the objective near the number of runs."""
+        return min(self.delta, 1e-2)
+
+
+HUBER = Misfit("huber", "log", 1e-3)  # the paper's
+# Residuals below 1e-5 are below anything measured, so this is the sum of absolute values.
+L1 = Misfit("l1", "log", 1e-5)
+SQUARED_LOG = Misfit("squared_log", "log", np.inf)
+SQUARED_RAW = Misfit("squared_raw", "raw", np.inf)
+MISFITS = {misfit.name: misfit for misfit in (HUBER, L1, SQUARED_LOG, SQUARED_RAW)}
+
+
+class Problem:
+    """The law's fit to some runs in standardised coordinates theta [..., P].
+
+    ln N and ln D are centred and divided by their spread, so that a, b and e are logs of the three terms at the centre
+    of the data and all five unknowns matter about equally. With `tied` exponents P is 4: a, b, e and the common
+    exponent (alpha = beta).
+
+    Raises:
+      FitRefused: `constant_loss` (all losses equal), `same_size` (fewer than 3 distinct N or D), `collinear` (D/N the
+        same function of N throughout).
+    """
+
+    def __init__(self, runs: Sequence[Run], tied: bool = False):
+        self.params = np.array([run.params for run in runs])
+        self.tokens = np.array([run.tokens for run in runs])
+        self.loss = np.array([run.loss for run in runs])
+        if len(self.loss) and np.ptp(self.loss) <= 1e-12 * self.loss.max():
+            raise FitRefused("constant_loss", f"approach 3: all {len(self.loss)} losses are {self.loss[0]:g}: nothing "
+                             "falls with N or D; is this the column of the loss?")  # fmt: skip
+        for word, values in (("N", self.params), ("D", self.tokens)):
+            if len(np.unique(values)) < 3:
+                raise FitRefused("same_size", f"approach 3: {len(np.unique(values))} distinct {word}; needs 3")
+        self.centre = np.log(self.params).mean(), np.log(self.tokens).mean()
+        self.spread = np.log(self.params).std(), np.log(self.tokens).std()
+        x = (np.log(self.params) - self.centre[0]) / self.spread[0]
+        y = (np.log(self.tokens) - self.centre[1]) / self.spread[1]
+        self._x, self._y = x, y
+        one = np.ones_like(x)
+        self._moments_x = np.stack([one, x, x * x], 1)
+        self._moments_y = np.stack([one, y, y * y], 1)
+        self._moments_xy = np.stack([one, x, y, x * y], 1)
+        apart = (y - x * (x @ y) / len(x)).std() * self.spread[1]
+        if apart < _MIN_SPREAD:
+            raise FitRefused(
+                "collinear",
+                f"approach 3: ln D follows ln N to within {apart:.2g}, so their effects cannot be told apart; train "
+                "some size on several token counts",
+            )
+        self.tied = tied
+        # theta_[P] -> the five of the untied law; the common exponent is measured in the geometric mean of the spreads.
+        ratio = np.sqrt(self.spread[0] / self.spread[1])
+        self._basis = np.eye(5)
+        if tied:
+            self._basis = np.column_stack([np.eye(5, 3), [0.0, 0.0, 0.0, ratio, 1.0 / ratio]])
+
+    @property
+    def unknowns(self) -> int:
+        """P."""
+        return self._basis.shape[1]
+
+    def usable(self, theta: np.ndarray) -> np.ndarray:
+        """[B]: whether the law falls with both N and D, by more than rounding error at the centre of the data."""
+        five = theta @ self._basis.T
+        total = np.logaddexp(np.logaddexp(five[:, 0], five[:, 1]), five[:, 2])
+        present = (five[:, :2] > (total + _LOG_NEGLIGIBLE)[:, None]).all(1)
+        return np.isfinite(five).all(1) & present & (five[:, 3:] > 0).all(1)
+
+    def standardise(self, starts: np.ndarray) -> np.ndarray:
+        """[S, 5] columns a, b, e, alpha, beta of the paper -> theta [S, P]."""
+        a, b, e, alpha, beta = starts.T
+        five = np.stack(
+            [a - alpha * self.centre[0], b - beta * self.centre[1], e, alpha * self.spread[0], beta * self.spread[1]], 1
+        )
+        return np.linalg.lstsq(self._basis, five.T, rcond=None)[0].T
+
+    def surface(self, theta: np.ndarray) -> Surface:
+        """theta [..., P] -> the law."""
+        a, b, e, alpha, beta = np.moveaxis(theta @ self._basis.T, -1, 0)
+        alpha, beta = alpha / self.spread[0], beta / self.spread[1]
+        with np.errstate(over="ignore"):
+            A, B = np.exp(a + alpha * self.centre[0]), np.exp(b + beta * self.centre[1])
+        return Surface(np.exp(e), A, B, alpha, beta)
+
+    def locate(self, surface: Surface) -> np.ndarray:
+        """The inverse of `surface`, [..., P]."""
+        logs = np.log(surface.A), np.log(surface.B), np.log(surface.E), surface.alpha, surface.beta
+        return self.standardise(np.stack(np.broadcast_arrays(*logs), -1).reshape(-1, 5)).reshape(
+            *np.shape(surface.alpha), self.unknowns
+        )
+
+    def residuals(self, theta: np.ndarray, residual: str) -> np.ndarray:
+        """[..., n]: predicted less measured, in log loss or in nats."""
+        surface = self.surface(theta)
+        column = Surface(*(np.asarray(getattr(surface, f.name))[..., None] for f in dataclasses.fields(Surface)))
+        predicted = column.loss(self.params, self.tokens)
+        return np.log(predicted / self.loss) if residual == "log" else predicted - self.loss
+
+    def jacobian(self, theta: np.ndarray) -> np.ndarray:
+        """[n, 5]: derivative of the log of the predicted loss by ln A, ln B, ln E, alpha, beta."""
+        surface = self.surface(theta)
+        terms = np.stack(
+            [
+                surface.A * self.params**-surface.alpha,
+                surface.B * self.tokens**-surface.beta,
+                np.broadcast_to(surface.E, self.params.shape),
+            ],
+            1,
+        )
+        share = terms / terms.sum(1, keepdims=True)
+        return np.column_stack([share, -share[:, 0] * np.log(self.params), -share[:, 1] * np.log(self.tokens)])
+
+    def objective(
+        self, misfit: Misfit, weights: np.ndarray | None = None, problem_of_row: np.ndarray | None = None
+    ) -> Objective:
+        """The sum of Huber losses in units of `misfit.unit` squared, with gradient and Hessian; for `minimise`.
+
+        Args:
+          weights: [R, n] multiplicities of the runs in each of R resamples; `problem_of_row` [B] says which of them a
+            problem is about.
+        """
+        unit, raw = misfit.unit, misfit.residual == "raw"
+        width, log_loss = misfit.delta / unit, np.log(self.loss)
+        basis = self._basis if self.tied else None
+
+        def evaluate(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            five = theta if basis is None else theta @ basis.T
+            a, b, e, alpha, beta = five.T[:, :, None]
+            term_n = np.exp(np.clip(a - alpha * self._x, -_CLIP, _CLIP))
+            term_d = np.exp(np.clip(b - beta * self._y, -_CLIP, _CLIP))
+            term_e = np.exp(np.clip(e, -_CLIP, _CLIP))
+            total = term_n + term_d + term_e
+            residual = ((total - self.loss) if raw else (np.log(total) - log_loss)) / unit
+            force = np.clip(residual, -width, width)
+            stiff = (np.abs(residual) < width) / unit**2
+            energy = force * (residual - 0.5 * force)
+            force = force / unit
+            if raw:  # d total = total d ln(total), twice
+                force, stiff = force * total, stiff * total**2 + force * total
+            if weights is not None:
+                w = weights[problem_of_row[rows]]
+                energy, force, stiff = energy * w, force * w, stiff * w
+            stiff = stiff - force
+            p, q, s = term_n / total, term_d / total, term_e / total
+            fp, fq, fs, kp, kq = force * p, force * q, force * s, stiff * p, stiff * q
+            pp, qq = (kp * p + fp) @ self._moments_x, (kq * q + fq) @ self._moments_y
+            ss = (stiff * s * s + fs).sum(1)
+            pq, ps, qs = (kp * q) @ self._moments_xy, (kp * s) @ self._moments_x, (kq * s) @ self._moments_y
+            gp, gq = fp @ self._moments_x, fq @ self._moments_y
+            gradient = np.stack([gp[:, 0], gq[:, 0], fs.sum(1), -gp[:, 1], -gq[:, 1]], 1)
+            upper = (
+                *(pp[:, 0], pq[:, 0], ps[:, 0], -pp[:, 1], -pq[:, 2]),
+                *(qq[:, 0], qs[:, 0], -pq[:, 1], -qq[:, 1]),
+                *(ss, -ps[:, 1], -qs[:, 1]),
+                *(pp[:, 2], pq[:, 3]),
+                qq[:, 2],
+            )
+            hessian = np.empty((len(theta), 5, 5))
+            i, j = np.triu_indices(5)
+            hessian[:, i, j] = hessian[:, j, i] = np.stack(upper, 1)
+            if basis is not None:
+                gradient, hessian = gradient @ basis, basis.T @ hessian @ basis
+            return energy.sum(1), gradient, hessian
+
+        return evaluate

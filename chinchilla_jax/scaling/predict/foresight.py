@@ -1,0 +1,115 @@
+"""How sure will a study be? The study is played through many times on paper, with the luck its runs will have.
+
+A law gives every planned cell a loss; each play adds the noise from run to run, fits approach 2 and extrapolates it to
+the held-out budget, where the law says what would have been right. The law only has to bend about as the runs will:
+what is asked is how much of the noise the plan, its budgets, sizes and seeds, lets through to the answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, IsoflopFit, fit_isoflop
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.flops import flops_per_token
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
+
+DRAWS = 100
+_SECONDS, _FEWEST = 1.5, 20  # a slow fit gets fewer draws, so that a plan is not waited for
+_LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """A planned study as a law would have it: `runs` with their losses free of noise, replicates once each."""
+
+    law: Surface
+    runs: tuple[Run, ...]
+
+    @classmethod
+    def of(cls, law: Surface, runs: Sequence[Run]) -> Cells:
+        """The runs with the law's losses instead of their own."""
+        made = (dataclasses.replace(run, loss=float(law.loss(run.params, run.tokens))) for run in runs)
+        return cls(law, tuple(made))
+
+
+def expected(cells: Cells, budget: float, noise: float, seed: int = 0) -> tuple[float, float]:
+    """How far off the study's prediction will be, in 95 of 100 cases.
+
+    Args:
+      budget: the held-out FLOPs.
+      noise: standard deviation of one run's loss from run to run, relative.
+
+    Returns:
+      Half width of the loss, relative: it is predicted within +- this of the law's lowest at the budget; and the factor
+      by which N* may be off either way. Both are infinite if more than 5 of 100 such studies could not be fitted.
+    """
+    params, _, loss = (float(v) for v in cells.law.optimum(budget, flops_per_token(cells.runs)))
+    rng, errors, factors = np.random.default_rng(seed), [], []
+    start = time.monotonic()
+    for draw in range(DRAWS):
+        if draw >= _FEWEST and time.monotonic() - start > _SECONDS:
+            break
+        luck = noise * rng.standard_normal(len(cells.runs))
+        runs = [dataclasses.replace(run, loss=run.loss * math.exp(e)) for run, e in zip(cells.runs, luck, strict=True)]
+        try:
+            fit = fit_isoflop(runs, preset=CORRECTED, resampling=None)
+        except FitRefused:
+            errors.append(math.inf)
+            factors.append(math.inf)
+            continue
+        errors.append(abs(loss_at(fit, budget) / loss - 1.0))
+        factors.append(math.exp(abs(math.log(float(fit.params_law.at(budget)) / params))))
+    return _quantile(errors), _quantile(factors)
+
+
+def loss_at(fit: IsoflopFit, budget: float) -> float:
+    """Approach 2's lowest loss at `budget` FLOPs, nats per token."""
+    return float(fit.loss_law.at(budget))
+
+
+def _quantile(values: Sequence[float]) -> float:
+    """The smallest value that `_LEVEL` of them do not exceed; no mean of two, since some are infinite."""
+    return sorted(values)[math.ceil(_LEVEL * len(values)) - 1]
+
+
+def scaled(
+    runs: Sequence[Run], optimum: float, exponent: float, budget: float, *, loss: float, irreducible: float, fall: float
+) -> Surface:
+    """The law of the form E + A/N^alpha + B/D^beta that is lowest where a study expects it.
+
+    Args:
+      runs: cells, for the FLOPs per token that N costs.
+      optimum: N* at `budget` FLOPs.
+      exponent: a in N* ~ C^a.
+      loss: the lowest at `budget`, in any unit.
+      irreducible: E, in the same unit.
+      fall: g in L* = E + k C^-g.
+    """
+    per_token = flops_per_token(runs)
+    tokens = budget / float(per_token(np.array(optimum)))
+    alpha, beta = fall / exponent, fall / (1.0 - exponent)
+    # The two terms balance where a step in N gains as much as the tokens it costs lose; m = d ln c / d ln N.
+    low, high = (math.log(float(per_token(np.array(optimum * math.exp(step))))) for step in (-0.5, 0.5))
+    of_tokens = (loss - irreducible) * alpha / (alpha + (high - low) * beta)
+    of_params = loss - irreducible - of_tokens
+    return Surface(irreducible, of_params * optimum**alpha, of_tokens * tokens**beta, alpha, beta)
+
+
+def offset_through(losses: Sequence[float], step: float) -> tuple[float, float]:
+    """(E, g) of L = E + k C^-g through three losses at budgets a factor `step` apart; E >= 0.
+
+    Losses that fall ever faster have no such law: E is 0 then, and g that of the first to the last.
+    """
+    first, second = losses[0] - losses[1], losses[1] - losses[2]
+    slope = math.log(losses[0] / losses[2]) / (2.0 * math.log(step))
+    if not 0 < second < first:
+        return 0.0, max(slope, 1e-3)
+    ratio = second / first
+    irreducible = losses[2] - second * ratio / (1.0 - ratio)
+    return (irreducible, -math.log(ratio) / math.log(step)) if irreducible > 0 else (0.0, max(slope, 1e-3))

@@ -1,0 +1,234 @@
+"""What rows does a file hold: CSV with any separator, JSON lines, Parquet, or an Excel workbook?
+
+Every row keeps the number of the line it ends on, counted from 1 with the header, whatever is quoted in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from chinchilla_jax.scaling.read.runs import FitRefused
+from chinchilla_jax.scaling.read.table.cells import has_decimal_point, with_decimal_commas
+
+_JSON_LINES = (".jsonl", ".json", ".ndjson")
+_SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
+_PARQUET, _ZIP = b"PAR1", b"PK\x03\x04"
+_NOT_TEXT = {
+    b"\x1f\x8b": "compressed with gzip; unpack it first",
+    b"BZh": "compressed with bzip2; unpack it first",
+    b"\xfd7zXZ": "compressed with xz; unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it first",
+    b"\xd0\xcf\x11\xe0": "an Excel file of the old kind (.xls); save it as .xlsx or CSV",
+    b"\xff\xfe": "in UTF-16; save it as UTF-8",
+    b"\xfe\xff": "in UTF-16; save it as UTF-8",
+}
+_KINDS = "a CSV, JSON-lines, Parquet or .xlsx table of runs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a source: `where` it stands, its `values` by column, and the `problem` that makes it unreadable."""
+
+    where: str
+    values: Mapping[str, Any]
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of a file, the columns in their order (a header that is there twice stands twice), and remarks."""
+
+    rows: tuple[Row, ...]
+    present: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_table(path: pathlib.Path) -> Table:
+    """The rows of a file of any kind that is known.
+
+    Raises:
+      FitRefused: `not_found` (it cannot be read), `no_runs` (it is empty), `columns` (it is no table).
+    """
+    content = _bytes(path)
+    if content.startswith(_PARQUET):
+        return _read_parquet(path, content)
+    if content.startswith(_ZIP):
+        return _read_workbook(path, content)
+    text = _text(path, content)
+    if not text.strip():
+        raise FitRefused("no_runs", f"{path}: the file is empty")
+    if text.lstrip().startswith("["):
+        raise FitRefused("columns", f"{path}: a JSON array; write JSON lines, one object a line")
+    if path.suffix.lower() in _JSON_LINES or text.lstrip().startswith("{"):
+        rows = tuple(_parse_lines(text))
+        if all(row.problem for row in rows):
+            raise FitRefused("no_runs", f"{path}: not one line is a JSON object; {rows[0].where}: {rows[0].problem}")
+        return Table(rows, tuple(dict.fromkeys(key for row in rows for key in row.values)))
+    return _read_csv(path, text)
+
+
+def json_lines(path: pathlib.Path) -> Iterator[Row]:
+    """The objects of a JSON-lines file; a line that is none has a problem.
+
+    Raises:
+      FitRefused: `columns`, not a text file.
+    """
+    return _parse_lines(_text(path, _bytes(path)))
+
+
+def _bytes(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FitRefused("not_found", f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _text(path: pathlib.Path, content: bytes) -> str:
+    for start, what in _NOT_TEXT.items():
+        if content.startswith(start):
+            raise FitRefused("columns", f"{path}: {what}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise FitRefused("columns", f"{path}: not a text file in UTF-8 (byte {content[error.start]:#04x} in line "
+                         f"{line}); give {_KINDS}") from None  # fmt: skip
+    if "\0" in text:
+        raise FitRefused("columns", f"{path}: not a text file; give {_KINDS}")
+    return text
+
+
+def _read_csv(path: pathlib.Path, text: str) -> Table:
+    first = next(line for line in text.splitlines() if line.strip())
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    header: list[str] = []
+    rows = []
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            if not header:
+                raise FitRefused("columns", f"{path}: line {start}: the header is not CSV: {error}") from None
+            lines = f"line {start}" + (f" to {reader.line_num}" if reader.line_num > start else "")
+            rows.append(Row(lines, {}, f"not CSV: {error}; is a quote opened and not closed?"))
+            continue
+        if not any(cell.strip() for cell in cells):
+            continue  # a blank line holds no run
+        if not header:
+            header = [cell.strip() for cell in cells]
+            continue
+        rows.append(_row(f"line {reader.line_num}", header, cells))
+    notes = () if separator == "," else (f"{path.name} is read as separated by {_SEPARATORS[separator]}",)
+    if separator == ";":
+        rows, more = _with_commas_as_points(rows)
+        notes += more
+    return Table(tuple(rows), tuple(header), notes)
+
+
+def _row(where: str, header: Sequence[str], cells: Sequence[Any]) -> Row:
+    problem = ""
+    beyond = [cell for cell in cells[len(header) :] if cell is not None and str(cell).strip()]
+    if len(cells) < len(header) or beyond:
+        problem = f"{len(cells)} cells, the header has {len(header)}"
+    return Row(where, dict(zip(header, cells, strict=False)), problem)
+
+
+def _with_commas_as_points(rows: list[Row]) -> tuple[list[Row], tuple[str, ...]]:
+    """Where a semicolon separates, a comma is the decimal point, unless some number of the table has a point."""
+    cells = [cell for row in rows for cell in row.values.values()]
+    if any(has_decimal_point(cell) for cell in cells) or not any(with_decimal_commas(cell) != cell for cell in cells):
+        return rows, ()
+    changed = [
+        dataclasses.replace(row, values={name: with_decimal_commas(cell) for name, cell in row.values.items()})
+        for row in rows
+    ]
+    return changed, ("commas in numbers are read as decimal points, since a semicolon separates the columns",)
+
+
+def _parse_lines(text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            problem = "" if isinstance(values, dict) else "not an object"
+        except (ValueError, RecursionError) as error:
+            values, problem = {}, f"not JSON: {error}"
+        yield Row(f"line {number}", {} if problem else values, problem)
+
+
+def _read_parquet(path: pathlib.Path, content: bytes) -> Table:
+    parquet = _library(path, "pyarrow.parquet", "pyarrow", "a Parquet file")
+    try:
+        table = parquet.read_table(io.BytesIO(content))
+        header = [str(name) for name in table.column_names]
+        columns = [column.to_pylist() for column in table.columns]
+    except Exception as error:  # the library raises half a dozen kinds over a damaged file
+        raise _damaged(path, "Parquet", error) from None
+    rows = (_row(f"row {number}", header, cells) for number, cells in enumerate(zip(*columns, strict=True), 1))
+    return Table(tuple(rows), tuple(header))
+
+
+def _read_workbook(path: pathlib.Path, content: bytes) -> Table:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            files = archive.namelist()
+    except Exception as error:  # likewise
+        raise _damaged(path, "Excel or zip", error) from None
+    if "xl/workbook.xml" not in files:
+        raise FitRefused("columns", f"{path}: a zip archive; unpack it first")
+    openpyxl = _library(path, "openpyxl", "openpyxl", "an Excel file")
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+        sheets = {sheet.title: list(map(list, sheet.iter_rows(values_only=True))) for sheet in book.worksheets}
+    except Exception as error:  # likewise: errors of XML, keys and values
+        raise _damaged(path, "Excel", error) from None
+    held = {name: lines for name, lines in sheets.items() if any(_filled(cells) for cells in lines)}
+    if not held:
+        raise FitRefused("no_runs", f"{path}: no sheet holds anything")
+    name, lines = next(iter(held.items()))
+    header: list[str] = []
+    rows = []
+    for number, cells in enumerate(lines, 1):
+        if not _filled(cells):
+            continue
+        while cells and (cells[-1] is None or not str(cells[-1]).strip()) and (not header or len(cells) > len(header)):
+            cells = cells[:-1]
+        if not header:
+            header = ["" if cell is None else " ".join(str(cell).split()) for cell in cells]
+        else:
+            rows.append(_row(f"row {number}", header, [*cells, *[None] * (len(header) - len(cells))]))
+    others = [other for other in held if other != name]
+    notes = (f"sheet {name!r} of {path.name} is read; not read: {', '.join(others)}",) if others else ()
+    return Table(tuple(rows), tuple(header), notes)
+
+
+def _filled(cells: Sequence[Any]) -> bool:
+    return any(cell is not None and str(cell).strip() for cell in cells)
+
+
+def _library(path: pathlib.Path, module: str, package: str, what: str) -> Any:
+    """The module that reads a kind of file, imported when the first such file is met."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise FitRefused("columns", f"{path}: {what}, and {package} is not installed: pip install {package}, or save "
+                         "the table as CSV") from None  # fmt: skip
+
+
+def _damaged(path: pathlib.Path, kind: str, error: Exception) -> FitRefused:
+    words = " ".join(str(error).split())[:120] or type(error).__name__
+    return FitRefused("columns", f"{path}: a damaged {kind} file ({words}); save the table as CSV")

@@ -1,0 +1,1 @@
+"""How are fits and predictions told? In: an analysis and its prediction. Out: text, JSON, a page, plots."""

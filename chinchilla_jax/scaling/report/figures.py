@@ -1,0 +1,142 @@
+"""How do all figures look, and how are they written?
+
+One width and one font size for all, since the page shows them at one width. Ordered values (budgets, losses) take
+the part of viridis that stands out on white, and darker is always more compute, a larger model or a lower loss;
+categories take the palette of Okabe and Ito (2008), and differ in marker as well.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from chinchilla_jax.base.words import count, flops_text
+
+BLUE, ORANGE, GREEN, PURPLE, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5F6670", "#C9CED6"
+STYLE = {
+    "envelope": (PURPLE, "^", "approach 1"),
+    "isoflop": (BLUE, "s", "approach 2"),
+    "parametric": (ORANGE, "D", "approach 3"),
+}
+WIDTH = 9.6  # inches, of every figure
+SIZE = 11.0  # points, of every word
+MARKERS = "osD^v"  # in turn for neighbouring budgets
+RC = {
+    "font.size": SIZE,
+    "axes.titlesize": SIZE,
+    "axes.labelsize": SIZE,
+    "xtick.labelsize": SIZE,
+    "ytick.labelsize": SIZE,
+    "legend.fontsize": SIZE,
+    "legend.title_fontsize": SIZE,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E6EA",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.dpi": 130,
+    "axes.edgecolor": GREY,
+    "svg.hashsalt": "0",
+}
+_LIGHTEST = 0.6  # of viridis; beyond it the contrast with white is below 3 to 1
+_SUBS = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))  # ticks of a decade, the densest first
+_MARGIN = 0.03  # of an axis, below its edge: where the arrows of what lies beyond are drawn
+
+
+def shades(reverse: bool = False) -> Colormap:
+    """The colours of an ordered value, dark where it is large; reversed, dark where it is small (a loss)."""
+    steps = np.linspace(0.0, _LIGHTEST, 256)
+    return ListedColormap(plt.get_cmap("viridis")(steps if reverse else steps[::-1]))
+
+
+def shades_of(number: int) -> np.ndarray:
+    """[number, 4]: as many colours, the darkest last."""
+    return shades()(np.linspace(0.0, 1.0, number) if number > 1 else [1.0])
+
+
+def log_counts(axes: Axes, which: str, form: Callable[[float], str] = count) -> None:
+    """Log axis with as many ticks as have room, at 1, 2 and 5 say, written as 200k, 1M ..., or as `form` has it."""
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    low, high = getattr(axes, f"get_{which}lim")()
+    decades = abs(np.log10(high / low))
+    width, height = axes.figure.get_size_inches() * (axes.get_position().width, axes.get_position().height)
+    room, needed = (height, 0.32) if which == "y" else (width, 0.74 if form is flops_text else 0.6)
+    subs = next((subs for subs in _SUBS if _closest(subs) / decades * room > needed and len(subs) * decades < 12), (1,))
+    axis.set_major_locator(LogLocator(subs=subs, numticks=max(3, int(room / needed)) if subs == (1,) else 100))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+    axis.set_minor_formatter(NullFormatter())
+    if subs != (1,):
+        axis.set_minor_locator(NullLocator())
+
+
+def _closest(subs: Sequence[float]) -> float:
+    return float(np.diff(np.log10([*subs, 10.0])).min())
+
+
+def log_flops(axes: Axes) -> None:
+    """The x axis of compute: logarithmic, with ticks as 3e12."""
+    log_counts(axes, "x", flops_text)
+    axes.set_xlabel("Training compute C (FLOPs)")
+
+
+def clipped(
+    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str | np.ndarray, marker: str = "o", **style
+) -> None:
+    """Dots, and arrows at the upper or lower edge for those beyond it; call it when the limits of y are set.
+
+    Args:
+      colour: one for all, as [4] or by name, or [K, 4]; with [K, 4] `style` is that of `scatter`.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    low, high = axes.get_ylim()
+    each = np.ndim(colour) == 2
+    seen = (y >= low) & (y <= high)
+    if each:
+        axes.scatter(x[seen], y[seen], c=colour[seen], marker=marker, **style)
+    else:
+        axes.plot(x[seen], y[seen], marker, color=colour, ls="none", **style)
+    for beyond, place, arrow in ((y > high, 1.0 - _MARGIN, "$\\uparrow$"), (y < low, _MARGIN, "$\\downarrow$")):
+        if beyond.any():
+            axes.plot(x[beyond], np.full(beyond.sum(), 0.5 * (low + high)), ls="none")  # so that x reaches them
+            axes.scatter(
+                x[beyond],
+                np.full(beyond.sum(), place),
+                marker=arrow,
+                s=80,
+                lw=0.8,
+                color=colour[beyond] if each else colour,
+                transform=axes.get_xaxis_transform(),
+            )
+
+
+def legend_below(axes: Axes, columns: int = 3, **options) -> None:
+    """A legend under the axes, where it hides nothing."""
+    inches = axes.figure.get_size_inches()[1] * axes.get_position().height
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.62 / inches), ncols=columns, **options)
+
+
+def save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
+    """Writes and closes the figure; the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
+    figure.savefig(temporary, format="png", facecolor="white")
+    plt.close(figure)
+    os.replace(temporary, path)
+    return path

@@ -1,0 +1,160 @@
+"""What of Hoffmann et al. 2022 can be computed again from what it printed, and where does the print contradict itself?
+
+Its runs were not published, but the 245 final losses of Figure 4 can be read off the figure (`tables/SOURCE.md`), and
+Tables 3 and A3 print the budget at which each size is optimal. Approach 1 needs training curves, which nobody has: for
+it the power law through the printed rows stands in, which only says how consistent they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.resources
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from chinchilla_jax.scaling.answers.decide import given_params
+from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
+from chinchilla_jax.scaling.fits.as_published import fit_as_published
+from chinchilla_jax.scaling.fits.frontier import fit_power
+from chinchilla_jax.scaling.fits.resample import PAPER, interval
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import Run
+
+# Eq. 10 before rounding: the TeX source, as quoted by Besiroglu et al. 2024.
+UNROUNDED = Surface(np.exp(0.5267228), np.exp(6.0073404), np.exp(6.0179186), 0.33917084, 0.2849083)
+ROUNDED = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
+_MISPRINT = 0.5  # a printed budget further than this from 6 N D, as a share of it, is a slip of the pen
+_LOOSE = 0.03
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocation:
+    """One row of Table 3 or A3: the budget in FLOPs and the tokens for which `params` is optimal.
+
+    `printed_*` as in the paper, `six_nd` = 6 N D of its N and D; `flops` and `tokens` as computed here by `how`; `note`
+    names a misprint or an inconsistency, if any.
+    """
+
+    approach: int
+    table: str
+    params: float
+    printed_flops: float
+    printed_tokens: float
+    six_nd: float
+    flops: float
+    tokens: float
+    how: str
+    note: str
+
+
+def figure_4(outliers: bool = False) -> tuple[Run, ...]:
+    """The runs of Figure 4 with N, D, C by `table_a4` and nominal budgets; 245 with `outliers`, else 240.
+
+    The five are the highest losses, all near 1e19 FLOPs with under half a token per parameter, which Besiroglu et al.
+    2024 leave out.
+    """
+    path = importlib.resources.files("chinchilla_jax") / "tables" / "chinchilla_fig4_points.csv"
+    with importlib.resources.as_file(path) as file:
+        runs = load_runs(file).runs
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    drop = [row["outlier_top5_loss"] == "1" and not outliers for row in rows]
+    return tuple(run for run, out in zip(runs, drop, strict=True) if not out)
+
+
+def allocations() -> tuple[Allocation, ...]:
+    """Tables 3 and A3, each row beside its recomputation."""
+    text = (importlib.resources.files("chinchilla_jax") / "tables" / "chinchilla_allocation.csv").read_text("utf-8")
+    printed = list(csv.DictReader(text.splitlines()))
+    isoflop = fit_isoflop(figure_4(), resampling=None)
+
+    def approach_1(params: float) -> tuple[float, float]:
+        own = [row for row in printed if row["approach"] == "1"]
+        flops = np.array([float(row["flops_printed"]) for row in own])
+        sizes, tokens = (fit_power(flops, np.array([float(row[k]) for row in own])) for k in ("params", "tokens"))
+        return _at(sizes, tokens, params)
+
+    def approach_2(params: float) -> tuple[float, float]:
+        return _at(isoflop.params_law, isoflop.tokens_law, params)
+
+    def approach_3(params: float) -> tuple[float, float]:
+        choice = given_params(UNROUNDED, params)
+        return float(choice.flops), float(choice.tokens)
+
+    ways: dict[str, tuple[Callable, str]] = {
+        "1": (approach_1, "power law through the printed rows"),
+        "2": (approach_2, "approach 2 on Figure 4"),
+        "3": (approach_3, "eq. 4 with the unrounded constants of eq. 10"),
+    }
+    found = []
+    for row in printed:
+        params, flops, tokens = (float(row[key]) for key in ("params", "flops_printed", "tokens"))
+        (compute, how), six_nd = ways[row["approach"]], 6.0 * params * tokens
+        here = compute(params)
+        found.append(Allocation(int(row["approach"]), row["table"], params, flops, tokens, six_nd, *here, how,
+                                _note(flops, six_nd)))  # fmt: skip
+    return tuple(found)
+
+
+def _at(sizes, tokens, params: float) -> tuple[float, float]:
+    """C at which the power law N*(C) gives `params`, and D* there."""
+    log_c = sizes.log_centre + (np.log(params) - sizes.log_value) / sizes.exponent
+    return float(np.exp(log_c)), float(tokens.at(np.exp(log_c)))
+
+
+def _note(flops: float, six_nd: float) -> str:
+    off = flops / six_nd - 1.0
+    if abs(off) > _MISPRINT:
+        return f"misprint: {flops:.3g} printed, 6 N D is {six_nd:.3g}"
+    return f"printed C is {off:+.0%} from 6 N D" if abs(off) > _LOOSE else ""
+
+
+def describe(echo: Callable[[str], None]) -> None:
+    """Prints the tables side by side, the exponents of Table 2, and what averaging the objective does."""
+    echo("Tables 3 and A3 of Hoffmann et al. 2022: the budget for which a size is optimal")
+    echo(f"{'approach':>8} {'N':>8} {'C printed':>10} {'here':>9} {'D printed':>10} {'here':>9}  note")
+    approach = 0
+    for row in allocations():
+        if row.approach != approach:
+            approach = row.approach
+            echo(f"  approach {approach}, {row.table}; here: {row.how}")
+        echo(f"{row.approach:8d} {row.params:8.3g} {row.printed_flops:10.3g} {row.flops:9.3g} "
+             f"{row.printed_tokens:10.3g} {row.tokens:9.3g}  {row.note}")  # fmt: skip
+    echo("")
+    echo("Exponent a of N* ~ C^a on the 240 points of Figure 4 (80% interval: 100 subsets of 80%)")
+    for line in exponents():
+        echo(line)
+    echo("")
+    echo("Approach 3, what averaging does: from the constants of eq. 10, L-BFGS-B at its default tolerance")
+    for line in averaging():
+        echo(line)
+
+
+def exponents() -> Iterable[str]:
+    """Table 2's a beside what Figure 4 gives."""
+    runs = figure_4()
+    fits = (
+        ("2", "0.49 (0.462, 0.534)", (two := fit_isoflop(runs, resampling=PAPER)).params_law.exponent,
+         two.boot_params.exponent),
+        ("3", "0.46 (0.454, 0.455)", (three := fit_parametric(runs, resampling=PAPER)).surface.a, three.boot.a),
+    )  # fmt: skip
+    for name, printed, value, boot in fits:
+        low, high = interval(boot, 0.8)
+        yield f"  approach {name}: printed {printed}, here {float(value):.3f} ({low:.3f}, {high:.3f})"
+
+
+def averaging() -> Iterable[str]:
+    """The objective summed against averaged, both from the published constants."""
+    runs = figure_4()
+    start = np.array([[np.log(UNROUNDED.A), np.log(UNROUNDED.B), np.log(UNROUNDED.E), UNROUNDED.alpha, UNROUNDED.beta]])
+    optimum = fit_parametric(runs, resampling=PAPER)
+    averaged = fit_as_published(runs, starts=start)
+    for name, fit in (("averaged, stops where it started", averaged), ("summed, brought to zero gradient", optimum)):
+        s, (low, high) = fit.surface, interval(fit.boot.a, 0.8)
+        yield (f"  {name}: E {s.E:.4f}, A {s.A:.1f}, B {s.B:.1f}, alpha {s.alpha:.4f}, beta {s.beta:.4f}; a {s.a:.4f} "
+               f"({low:.4f}, {high:.4f}); objective {fit.objective:.4g}")  # fmt: skip
+    above = averaged.objective / optimum.objective - 1
+    yield f"  averaged it stops {above:.0%} above the minimum; its interval is narrow because no replicate moves either"

@@ -1,0 +1,198 @@
+"""What does one worker process do? Claim the longest run nobody has, train it, and the next, until all are finished.
+
+Trunks come before the branches that leave them; a branch waits until its trunk is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from chinchilla_jax.base.files import write_json
+from chinchilla_jax.config import RunConfig
+from chinchilla_jax.parallel.job import cores, distributed
+from chinchilla_jax.study.execute import lease
+from chinchilla_jax.study.execute.pace import pace
+from chinchilla_jax.study.folder import PlannedRun, StudyError, read_manifest, read_result, run_folder, training_order
+
+# Shorter compilations are not worth a file in the cache.
+CACHE_MIN_SECONDS = 0.5
+POLL_SECONDS = 1.0
+
+Train = Callable[..., dict]
+
+
+class Stopped(Exception):
+    """The worker was asked to stop; whatever it was training is saved (exit code 42)."""
+
+
+def even_share(worker: int, workers: int, among: list[int]) -> list[int]:
+    """The cores of worker `worker` out of `workers`: an even share; with more workers than cores they take turns."""
+    if workers >= len(among):
+        return [among[worker % len(among)]]
+    return among[worker * len(among) // workers : (worker + 1) * len(among) // workers]
+
+
+def pin(config: RunConfig, worker: int, workers: int) -> None:
+    """Binds this process to the cores that the study `config` gives each run. Call it before JAX looks for devices.
+
+    Two workers that share all cores would wait for each other's threads in every operation. Beside accelerators the
+    cores only feed them: there each worker has an even share.
+
+    Raises:
+      StudyError: JAX computes on the CPU after all, with as many threads as it likes.
+    """
+    if cores.on_cpu():
+        cores.use(cores.of_study(config), worker)
+        return
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, even_share(worker, workers, cores.available()))
+    import jax
+
+    if jax.default_backend() == "cpu":
+        raise StudyError(
+            "JAX finds no accelerator that it can use on this machine; to train on the CPU say so: "
+            "export JAX_PLATFORMS=cpu"
+        )
+
+
+def use_compilation_cache(study: pathlib.Path) -> None:
+    """Lets JAX keep compiled programs in the study, so that a shape is compiled once for all runs and restarts."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str((study / "compilation_cache").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_MIN_SECONDS)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def work_alone(
+    study: pathlib.Path,
+    manifest: str,
+    worker: int,
+    echo: Callable[[str], None] = print,
+    train: Train | None = None,
+    parent: int | None = None,
+    first: str | None = None,
+) -> None:
+    """Trains runs of a manifest until every one is finished, by whomever. Returns when there is nothing left.
+
+    Args:
+      manifest: file name in the study.
+      worker: this worker's number, for leases and messages.
+      train: `training.loop.train` unless given.
+      parent: process to stop without (exit code 42), should it die.
+      first: name of the run to begin with, if nobody has it.
+
+    Raises:
+      Stopped: SIGTERM or SIGINT came, or the parent died.
+      Other errors of `train` except divergence, which is recorded in the run's `result.json`.
+    """
+    runs = read_manifest(study / manifest).runs
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    if parent is not None:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    try:
+        while not _any_stops(stop):
+            run, held, finished = _next_together(study, runs, str(worker), first)
+            if run is not None:
+                _train_one(study, run, held, echo, train)
+            elif finished:
+                return
+            else:
+                # Others train the rest. Stay: one of them may die, and its run is then for us.
+                stop.wait(POLL_SECONDS)
+        raise Stopped("asked to stop")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _any_stops(stop: threading.Event) -> bool:
+    """Whether one of this worker's processes is to stop."""
+    return "stop" in distributed.exchange("stop", "stop" if stop.is_set() else "")
+
+
+def _next_together(
+    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None
+) -> tuple[PlannedRun | None, lease.Lease | None, bool]:
+    """The next run, its lease (where this is the process that claims), and whether all runs are finished.
+
+    Where the worker is several processes, as on a slice of several hosts, process 0 claims for all of them.
+    """
+    claimed, finished = None, False
+    if distributed.first():
+        claimed = _claim_next(study, runs, worker, first)
+        finished = claimed is None and all(read_result(study, run.name) is not None for run in runs)
+    told = json.dumps({"run": claimed and claimed[0].name, "finished": finished})
+    told = json.loads(distributed.exchange("next", told)[0])
+    run = next((run for run in runs if run.name == told["run"]), None)
+    return run, claimed and claimed[1], told["finished"]
+
+
+def _claim_next(
+    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None = None
+) -> tuple[PlannedRun, lease.Lease] | None:
+    for run in sorted(training_order(runs, pace(study)), key=lambda run: run.name != first):
+        if read_result(study, run.name) is not None:
+            continue
+        if run.trunk and read_result(study, run.trunk) is None:
+            continue
+        held = lease.claim(run_folder(study, run.name), study, worker)
+        if held is None:
+            continue
+        # It may have been finished, and its lease released, since we looked.
+        if read_result(study, run.name) is None:
+            return run, held
+        held.release()
+    return None
+
+
+def _train_one(
+    study: pathlib.Path, run: PlannedRun, held: lease.Lease | None, echo: Callable[[str], None], train: Train | None
+) -> None:
+    from chinchilla_jax.training import loop
+
+    echo(f"{time.strftime('%H:%M:%S')} {run.name}: start")
+    if held is not None:
+        # Without its lease the run is another worker's, which writes the same files: end at once, save nothing.
+        held.keep(lost=lambda: os._exit(1))
+    folder = run_folder(study, run.name)
+    branching = {"keep": run.keep_steps} if run.keep_steps else {}
+    if run.trunk:
+        branching = {"fork": loop.Fork(run_folder(study, run.trunk), run.fork_step)}
+    try:
+        _check_trunk_reached(study, run)
+        (train or loop.train)(run.run_config(), folder, facts=run.facts(), echo=echo, **branching)
+        echo(f"{time.strftime('%H:%M:%S')} {run.name}: finished")
+    except loop.Diverged as error:
+        echo(f"{time.strftime('%H:%M:%S')} {run.name}: diverged: {error}")
+        if distributed.first() and read_result(study, run.name) is None:
+            write_json(folder / "result.json", run.facts() | {"diverged": True, "loss": None, "error": str(error)})
+    except loop.Preempted as error:
+        raise Stopped(str(error)) from None
+    finally:
+        if held is not None:
+            held.release()
+
+
+def _check_trunk_reached(study: pathlib.Path, run: PlannedRun) -> None:
+    """A trunk that diverged has branches only where it left checkpoints; the others would diverge like it."""
+    from chinchilla_jax.training import loop
+
+    trunk = read_result(study, run.trunk) if run.trunk else None
+    fork = run_folder(study, run.trunk or "") / "checkpoints" / f"step_{run.fork_step}"
+    unreached = bool(trunk and trunk.get("diverged") and not fork.exists())
+    if distributed.exchange("unreached", str(unreached))[0] == "True":
+        raise loop.Diverged(f"its trunk {run.trunk} did, before step {run.fork_step}")
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,76 @@
+"""What does a kernel cost: from a builder's name to a report. Importing this does not import jax."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from chinchilla_jax.tools.tpu_meter.compile import compile_program, libtpu_version, read_dumps
+from chinchilla_jax.tools.tpu_meter.errors import MeterError
+from chinchilla_jax.tools.tpu_meter.hardware import generation
+from chinchilla_jax.tools.tpu_meter.report import Report, kernel_report, program_report
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What `measure` is asked."""
+
+    build: str
+    gen: str = "v5e"
+    kwargs: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+def measure(build: str, gen: str = "v5e", kwargs: Mapping[str, object] | None = None,
+            keep: Path | None = None) -> Report:  # fmt: skip
+    """Compiles `build(**kwargs)` for one chip and counts the cycles of its Pallas kernels. Takes 5 to 20 seconds.
+
+    Args:
+      build: `module:function`, importable here; what it returns is in the package's docstring.
+      gen: one of `hardware.GENERATIONS`.
+      kwargs: of the builder, as JSON can write them.
+      keep: a folder, new or empty, for the program and the compiler's dumps; otherwise they are thrown away.
+
+    Raises:
+      CompileError: the builder or the compiler failed; the message ends as theirs does.
+      DumpError: this libtpu's dumps are not understood.
+      MeterError: no libtpu, an unknown generation, no kernel in the program, or one that runs too long to follow.
+    """
+    chip = generation(gen)
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="kernel_meter_") as folder:
+            return _measure(build, chip, kwargs or {}, Path(folder))
+    if keep.exists() and any(keep.iterdir()):
+        raise MeterError(f"{keep} is not empty: dumps of two programs would mix; name another folder")
+    return _measure(build, chip, kwargs or {}, keep)
+
+
+def measure_many(requests: Sequence[Request], at_once: int = 2) -> list[Report | MeterError]:
+    """A report for each request in order, `at_once` compiling together.
+
+    A request that fails gives its error instead: in a sweep over block sizes, "does not fit" is an answer.
+    """
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(_report_or_error, requests))
+
+
+def _report_or_error(request: Request) -> Report | MeterError:
+    try:
+        return measure(request.build, request.gen, request.kwargs)
+    except MeterError as error:
+        return error
+
+
+def _measure(build: str, chip, kwargs: Mapping[str, object], folder: Path) -> Report:
+    compile_program(build, kwargs, chip, folder)
+    dumps = read_dumps(folder)
+    kernels = []
+    for name in dumps.program.kernels:
+        schedule = dumps.schedule(name)
+        kernels.append(kernel_report(name, schedule, chip, dumps.program.constant_operands(name),
+                                     dumps.slot_use(name, schedule), dumps.program.vmem_bytes(name)))  # fmt: skip
+    if not kernels:
+        raise MeterError(f"{build}: the compiled program calls no Pallas kernel, so there is nothing to measure")
+    return program_report(kernels, chip, build=build, kwargs=dict(kwargs), libtpu=libtpu_version(), **dumps.meta)

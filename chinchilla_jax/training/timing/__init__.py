@@ -1,0 +1,1 @@
+"""Where a run's wall time goes: booked second by second, compiled into shares, traced on request."""
