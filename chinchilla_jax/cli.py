@@ -34,12 +34,11 @@ from types import ModuleType
 from absl import flags
 
 from chinchilla_jax import cli_runs
+from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
 from chinchilla_jax.cli_flags import define
-from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
-from chinchilla_jax.config_flag import UsageError, define_config, read_config
+from chinchilla_jax.config import RunConfig, did_you_mean
+from chinchilla_jax.config_flag import define_config, read_config
 from chinchilla_jax.parallel.job import cores
-
-DONE, FAILED, USAGE, PREEMPTED = 0, 1, 2, 42
 
 
 def _echo(line: str) -> None:
@@ -119,7 +118,7 @@ def _train(values: flags.FlagValues) -> int:
     processes = _processes(values)
     if given.study and not processes and cores.on_cpu():
         cores.use(cores.of_study(given))
-    with distributed.joined(processes, _code_of):
+    with distributed.joined(processes):
         from chinchilla_jax.training import loop
         from chinchilla_jax.training.timing import profiler
 
@@ -142,7 +141,7 @@ def _work(values: flags.FlagValues) -> int:
     if found := _processes(values):
         from chinchilla_jax.parallel.job import distributed
 
-        with distributed.joined(found, _code_of):
+        with distributed.joined(found):
             from chinchilla_jax.study.execute import worker
 
             echo = _echo if distributed.first() else lambda line: None
@@ -276,8 +275,10 @@ def main(argv: list[str] | None = None) -> int:
         unknown, known = f"--{error.flagname}", [f"--{flag}" for flag in verb.flags]
         return _say(f"{name}: unknown flag {unknown}{did_you_mean(unknown, known)}; {name} takes "
                     f"{', '.join(known) or 'none'}", USAGE)  # fmt: skip
-    except (flags.Error, UsageError, ConfigError) as error:
+    except flags.Error as error:
         return _say(str(error), USAGE)
+    except ExplainedError as error:
+        return _say(str(error), error.exit_code)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -287,31 +288,6 @@ def main(argv: list[str] | None = None) -> int:
         return _say(f"{error.filename2 or error.filename}: {error.strerror}", USAGE)
     except KeyboardInterrupt:
         return _say("interrupted; start again to go on", PREEMPTED)
-    except Exception as error:
-        code = _exit_code(error)
-        if code is None:
-            raise
-        return _say(str(error), code)
-
-
-def _exit_code(error: Exception) -> int | None:
-    """The exit code of errors that are explained by their message; None for defects, which show their traceback."""
-    for kind in type(error).__mro__:
-        where = f"{kind.__module__}.{kind.__name__}"
-        if where == "chinchilla_jax.study.folder.StudyError":
-            return error.code
-        if where == "chinchilla_jax.study.execute.worker.Stopped":
-            return PREEMPTED
-        if where == "chinchilla_jax.data.errors.DataError":
-            return USAGE
-        if where == "chinchilla_jax.scaling.read.runs.FitRefused":
-            return USAGE  # what was handed in is no table, or the runs in it do not carry the fit
-    return None
-
-
-def _code_of(error: Exception) -> int:
-    """The exit code that `main` gives an error."""
-    return USAGE if isinstance(error, (UsageError, ConfigError)) else _exit_code(error) or FAILED
 
 
 def _say(message: str, code: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from chinchilla_jax.config_flag import UsageError
+from chinchilla_jax.base.errors import UsageError
 
 
 def define(names: tuple[str, ...], values: flags.FlagValues) -> None:

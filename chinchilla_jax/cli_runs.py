@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.cli_flags import budget, parse_inputs
-from chinchilla_jax.config_flag import UsageError
 from chinchilla_jax.parallel.job import cores
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 
 _PARSERS = {
@@ -23,10 +24,6 @@ _PARSERS = {
     float: (flags.FloatParser(), "a number (float)"),
     bool: (flags.BooleanParser(), "true or false (bool)"),
 }
-
-
-class UsageError(Exception):
-    """A command that cannot be carried out; the message is one line that names the fix."""
 
 
 def define_config(values: flags.FlagValues, argv: list[str]) -> list[str]:

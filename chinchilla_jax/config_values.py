@@ -10,8 +10,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from chinchilla_jax.base.errors import ExplainedError
 
-class ConfigError(ValueError):
+
+class ConfigError(ExplainedError, ValueError):
     """A setting that cannot be used. `key` is its dotted name; the message says what to do about it."""
 
     def __init__(self, key: str, message: str):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chinchilla_jax.base.chips import GIB
+from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.files import write_json
 from chinchilla_jax.config import ConfigError, RunConfig
-from chinchilla_jax.config_flag import UsageError
 from chinchilla_jax.preflight import search
 from chinchilla_jax.preflight.cache import open_cache
 from chinchilla_jax.preflight.check import Echo, Options, Verdict, check, check_step

@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from chinchilla_jax.base.errors import USAGE, ExplainedError
 from chinchilla_jax.base.files import write_text
 from chinchilla_jax.config import RunConfig
 
@@ -26,12 +27,12 @@ VERIFICATION = "verification.jsonl"
 NOISE, NOISE_RESULT = "noise.jsonl", "noise.json"
 
 
-class StudyError(Exception):
-    """A study that cannot go on. One line that says why and what to do; `code` is the process's exit code."""
+class StudyError(ExplainedError):
+    """A study that cannot go on. One line that says why and what to do."""
 
-    def __init__(self, message: str, code: int = 2):
+    def __init__(self, message: str, exit_code: int = USAGE):
         super().__init__(message)
-        self.code = code
+        self.exit_code = exit_code
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-import subprocess
 from collections.abc import Callable, Sequence
 
 import chinchilla_jax
+from chinchilla_jax.base.revision import git_revision
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.study import ladder as ladders
 from chinchilla_jax.study.cell import OffBudget, matched, replicate, with_seed
@@ -179,19 +179,8 @@ def manifest_header(config: RunConfig, kind: str) -> dict:
     return {
         "kind": kind, "study": config.study.name, "study_hash": config.content_hash(),
         "convention": config.study.convention, "package": f"chinchilla_jax {chinchilla_jax.__version__}",
-        "revision": _revision(), "config": config.to_dict(),
+        "revision": git_revision(), "config": config.to_dict(),
     }  # fmt: skip
-
-
-def _revision() -> str | None:
-    """Git revision of this code with `+` for local changes; None when it is no git checkout."""
-    folder = pathlib.Path(chinchilla_jax.__file__).resolve().parent
-    try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
 
 
 def _prefix(budget: float) -> str:

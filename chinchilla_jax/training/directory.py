@@ -1,14 +1,11 @@
-"""Whose is a run directory, and by which code was it written?"""
+"""Whose is a run directory?"""
 
 from __future__ import annotations
 
-import functools
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import chinchilla_jax
 from chinchilla_jax.config import ConfigError, RunConfig
 
 
@@ -52,15 +49,3 @@ def difference(theirs: dict, config: RunConfig) -> str:
     old, new = flat(theirs), flat(config.to_dict())
     keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
     return ", ".join(f"{k}: {old.get(k)} there, {new.get(k)} here" for k in keys[:3]) or "same values, other version"
-
-
-@functools.cache
-def code_revision() -> str:
-    """Package version, and the git revision when the package runs from a checkout."""
-    where = Path(chinchilla_jax.__file__).parent
-    try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=where, text=True,
-                               capture_output=True, timeout=10, check=True).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        found = "no revision"
-    return f"{chinchilla_jax.__version__} ({found})"

@@ -15,7 +15,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from chinchilla_jax.base.errors import FAILED, PREEMPTED, ExplainedError
 from chinchilla_jax.base.files import write_json
+from chinchilla_jax.base.revision import code_revision
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.data import Batches, TokenStore, store_path
 from chinchilla_jax.data.batches import Batch
@@ -24,7 +26,7 @@ from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.placement import place
 from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_from
-from chinchilla_jax.training.directory import check_directory, code_revision, difference, read_own
+from chinchilla_jax.training.directory import check_directory, difference, read_own
 from chinchilla_jax.training.evaluate import evaluate
 from chinchilla_jax.training.machine import hardware
 from chinchilla_jax.training.metrics import MetricWriter, NoWriter, adopt_metrics
@@ -35,12 +37,16 @@ from chinchilla_jax.training.timing.goodput import goodput, last_stamp, time_lin
 from chinchilla_jax.training.timing.profiler import Profiler, Window
 
 
-class Preempted(Exception):
-    """SIGTERM arrived: the run has saved its state and wants to be started again (exit code 42)."""
+class Preempted(ExplainedError):
+    """SIGTERM arrived: the run has saved its state and wants to be started again."""
+
+    exit_code = PREEMPTED
 
 
-class Diverged(Exception):
-    """The loss is not finite: starting again would do the same (exit code 1)."""
+class Diverged(ExplainedError):
+    """The loss is not finite: starting again would do the same."""
+
+    exit_code = FAILED
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,7 @@ def test_no_one_goes_on_with_a_damaged_result(study, content):
     path.write_text(content)
     with pytest.raises(StudyError, match="result.json.*delete the file") as caught:
         read_result(study, first)
-    assert caught.value.code == 2 and first in str(caught.value)
+    assert caught.value.exit_code == 2 and first in str(caught.value)
     # A fit goes on with the other runs, and says which one it does without.
     (bad,) = [row for row in load_runs(study).bad if row.where == first]
     assert bad.reason.startswith(("result.json is not", "params is missing"))

@@ -224,7 +224,7 @@ def test_an_error_stops_the_study_and_shows_the_end_of_the_log(study):
     lines = []
     with pytest.raises(StudyError, match="exit code 1: ValueError: the disk is full") as error:
         work(study, workers=2, echo=lines.append, command=fake_workers(study, "raise ValueError('the disk is full')"))
-    assert error.value.code == 1
+    assert error.value.exit_code == 1
     assert any("ValueError: the disk is full" in line for line in lines)
     assert not list(study.glob("runs/*/lease.json"))
 

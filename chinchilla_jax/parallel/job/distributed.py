@@ -20,11 +20,12 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from chinchilla_jax.base.errors import PREEMPTED, exit_code
 from chinchilla_jax.config import ConfigError
-from chinchilla_jax.parallel.job.guard import LOST, guarded
+from chinchilla_jax.parallel.job.guard import guarded
 from chinchilla_jax.parallel.job.hosts import Settings, flag_name
 
 if TYPE_CHECKING:
@@ -38,14 +39,11 @@ _CONNECTION = re.compile(r"gloo|connection|unavailable|deadline|aborted|heartbea
 
 
 @contextlib.contextmanager
-def joined(found: Settings | None, exit_code: Callable[[Exception], int] = lambda error: 1) -> Iterator[None]:
+def joined(found: Settings | None) -> Iterator[None]:
     """Joins the other processes for the time of the block; does nothing for None. JAX must not have been used before.
 
     An error that leaves the block ends the other processes too, with the same exit code. Outcomes that all processes
     share, like a divergence, are therefore to be handled inside.
-
-    Args:
-      exit_code: what this process will exit with after an error.
     """
     global _job
     if found is None:
@@ -62,7 +60,7 @@ def joined(found: Settings | None, exit_code: Callable[[Exception], int] = lambd
     try:
         yield
     except BaseException as error:
-        job.fail(error, exit_code(error) if isinstance(error, Exception) else LOST)
+        job.fail(error, exit_code(error) if isinstance(error, Exception) else PREEMPTED)
         raise
     job.leave()
     _job = None
@@ -126,7 +124,7 @@ class _Job:
                 if self.stop.holding and time.monotonic() - failing_since > 2 * self.peer_timeout:
                     print(f"chinchilla_jax: process {self.index}: asked to stop, but the processes cannot agree on a "
                           f"step ({_line(error)}); stopped without saving", file=sys.stderr, flush=True)  # fmt: skip
-                    os._exit(LOST)
+                    os._exit(PREEMPTED)
 
     def _follow(self, failed: dict) -> None:
         """Ends this process, which may be waiting for the failed one for ever, unless it is failing by itself."""

@@ -19,7 +19,8 @@ import signal
 import sys
 from collections.abc import Iterator
 
-LOST, USAGE = 42, 2
+from chinchilla_jax.base.errors import PREEMPTED, USAGE
+
 _RUNTIME = re.compile(rb"^[EF]\d{4} .*(coordination_service|coordination/|client\.h:\d+\])")
 _FATAL = b"JAX distributed service detected fatal errors"
 _UNHEALTHY = re.compile(r"stopped sending heartbeats\):\n((?:\d+\n)+)")
@@ -67,7 +68,7 @@ def guarded(unreachable: str) -> Guard:
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
-        os._exit(LOST)  # it died before it could be watched
+        os._exit(PREEMPTED)  # it died before it could be watched
     return guard
 
 
@@ -97,10 +98,10 @@ def _watch(child: int, stderr: int, guard: Guard, unreachable: str) -> int:
         if not guard.joined:
             return _say(unreachable, USAGE)
         return _say(f"{_lost(last.decode(errors='replace'))}; stopped without saving. Start again to go on from the "
-                    "last checkpoint", LOST)  # fmt: skip
+                    "last checkpoint", PREEMPTED)  # fmt: skip
     os.write(2, last)
     if -code in received:
-        return _say("stopped before there was anything to save; start again", LOST)
+        return _say("stopped before there was anything to save; start again", PREEMPTED)
     if code < 0:
         return _say(f"killed by {signal.Signals(-code).name}", 128 - code)
     return code

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla_jax.base.errors import ExplainedError
+
 ROLES = ("isoflop", "predicted", "half", "double")
 
 
-class FitRefused(ValueError):
+class FitRefused(ExplainedError, ValueError):
     """The data cannot carry the fit asked for. `reason` is one word to test for; the message says what to do.
 
     Words of the loaders: `not_found`, `columns`, `curves`, `manifest`, `conventions`, `where`, `no_runs`, and `floor`:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
+from chinchilla_jax.base.errors import PREEMPTED
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job import cores
 from chinchilla_jax.study.execute.standby import GO, preparation
@@ -27,7 +28,6 @@ from chinchilla_jax.study.folder import (
 )
 from chinchilla_jax.study.plan import duration
 
-PREEMPTED = 42
 # A worker killed from outside is started again; one that dies this often has a reason, such as too little memory.
 MAX_RESTARTS = 3
 TAIL_LINES = 15

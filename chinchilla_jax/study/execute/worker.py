@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from chinchilla_jax.base.errors import PREEMPTED, ExplainedError
 from chinchilla_jax.base.files import write_json
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job import cores, distributed
@@ -27,8 +28,10 @@ POLL_SECONDS = 1.0
 Train = Callable[..., dict]
 
 
-class Stopped(Exception):
-    """The worker was asked to stop; whatever it was training is saved (exit code 42)."""
+class Stopped(ExplainedError):
+    """The worker was asked to stop; whatever it was training is saved."""
+
+    exit_code = PREEMPTED
 
 
 def even_share(worker: int, workers: int, among: list[int]) -> list[int]:
@@ -85,7 +88,7 @@ def work_alone(
       manifest: file name in the study.
       worker: this worker's number, for leases and messages.
       train: `training.loop.train` unless given.
-      parent: process to stop without (exit code 42), should it die.
+      parent: process to stop without, should it die.
       first: name of the run to begin with, if nobody has it.
 
     Raises:
