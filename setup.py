@@ -18,7 +18,8 @@ setuptools.setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=setuptools.find_packages(include=["chinchilla_jax", "chinchilla_jax.*"]),
+    packages=[*setuptools.find_packages(include=["chinchilla_jax", "chinchilla_jax.*"]), "chinchilla_jax.configs"],
+    package_dir={"chinchilla_jax.configs": "configs"},
     package_data={"chinchilla_jax": ["tables/*", "data/mixtures/*.csv", "data/shipped/*.md",
                                      "data/shipped/text/*/*.txt.gz"]},
     install_requires=[
@@ -39,7 +40,7 @@ setuptools.setup(
         "tensorflow-datasets",
     ],
     extras_require={
-        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff"],
+        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
         "compiler": ["libtpu==0.0.42.1"],
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "parity": ["torch", "transformers"],

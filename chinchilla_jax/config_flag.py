@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+import chinchilla_jax
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 
@@ -78,10 +79,12 @@ def _take(argv: list[str]) -> tuple[str | None, list[str]]:
 def _load(where: str) -> ConfigDict:
     name, colon, argument = where.partition(":")
     path = pathlib.Path(name)
+    if not path.is_file() and path.parent in (pathlib.Path(), pathlib.Path("configs")):
+        path = _shipped_configs() / path.name
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        there = f"; {path.parent} has {', '.join(near)}" if near else ""
-        raise UsageError(f"--config: no config file {name or '(empty)'}{did_you_mean(path.name, near)}{there}")
+        offer = f"; {path.parent} has {', '.join(near)}" if near else ""
+        raise UsageError(f"--config: no config file {name or '(empty)'}{did_you_mean(path.name, near)}{offer}")
     try:
         config = runpy.run_path(str(path))["get_config"](*([argument] if colon else []))
     except ConfigError:
@@ -97,6 +100,13 @@ def _load(where: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UsageError(f"--config={where}: get_config() must return a ConfigDict, got {type(config).__name__}")
     return config.lock()
+
+
+def _shipped_configs() -> pathlib.Path:
+    """The folder of the configs that come with the package: inside it when installed, beside it in a checkout."""
+    package = pathlib.Path(chinchilla_jax.__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def _check_known(config: ConfigDict, changed: list[str]) -> None:
