@@ -26,7 +26,7 @@ setuptools.setup(
         "absl-py",
         "array_record",
         "flax>=0.12",
-        "jax>=0.10.2,<0.12",
+        "jax>=0.10.2,<0.13",
         "matplotlib",
         "ml_collections",
         "numpy",
@@ -41,8 +41,9 @@ setuptools.setup(
     ],
     extras_require={
         "test": ["hypothesis", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
-        "compiler": ["libtpu==0.0.42.1"],
-        "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        # The cycle meter reads a private format of each of these two.
+        "compiler": ["libtpu==0.0.42.1; python_version < '3.12'", "libtpu==0.0.50.1; python_version >= '3.12'"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "parity": ["torch", "transformers"],
         "tensorboard": ["tensorboard"],
         "benchmarks": ["tokamax==0.0.12"],
