@@ -1,76 +1,242 @@
-"""What can one accelerator chip do at most? Published figures, for utilisation, budgets in chip-days and preflight."""
+"""What can one accelerator chip do at most? The one table of published figures and compiler names of every chip.
+
+Everything that knows a chip by its name reads it here: budgets in chip-days, utilisation, the tiles of the kernels,
+slices and predicted times in preflight, the meter of kernels. A new chip is one more `register(Chip(...))`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import types
+from collections.abc import Mapping
 
 from chinchilla_jax.config import ConfigError, did_you_mean
 
 SECONDS_PER_DAY = 86400.0
 GIB = 2.0**30
+MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Core:
+    """One TensorCore of a TPU.
+
+    The cycles of an instruction are the compiler's own: what its `hlo-static-bundle-profile` says that the instruction
+    holds its unit for. Delay slots and granules are read off the schedules; the meter's self-test asserts the bytes
+    and multiply-adds that follow.
+
+    mxus: matrix units.
+    macs: bfloat16 multiply-adds of a matrix unit in a cycle.
+    matmul_cycles: for which one instruction holds a matrix unit: 8 rows of f32, 16 of bf16, 32 of 8 bits (`x8`).
+    cross_lane_cycles: for which one instruction holds a cross-lane unit (XLU).
+    delay_slots: bundles after a branch that are issued whether it jumps or not.
+    granule: bytes in a unit of a copy's size operand.
+    vmem: bytes of vector memory.
+    rolls: whether one instruction rotates each row of a register by its own distance.
+    """
+
+    mxus: int
+    macs: int
+    matmul_cycles: Mapping[str, int]
+    cross_lane_cycles: int
+    delay_slots: int
+    granule: int
+    vmem: int
+    rolls: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Memory and links of a chip, as far as a program that is not run can be timed by them.
+    """Links of a chip, as far as a program that is not run can be timed by them.
 
-    hbm: GiB that a chip has; a compiler leaves programs less (`preflight.compiled.usable_hbm`).
-    hbm_bandwidth: bytes/s.
     links: to neighbouring chips of the slice (ICI): two for each axis of the grid.
     link_bandwidth: bytes/s of one of them, one way.
     dcn_bandwidth: bytes/s of a chip's share of its host's network, one way, between slices.
     """
 
-    hbm: float
-    hbm_bandwidth: float
     links: int
     link_bandwidth: float
     dcn_bandwidth: float
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-    """`peak` dense bfloat16 FLOP/s of a chip; `kinds` as JAX names its devices, of which a chip has `devices`.
+class Slices:
+    """How slices of a TPU generation are named and how large they are.
 
-    `network` is known of the generations that `preflight` compiles for.
+    compiler: the compiler's name of the generation, as in `tpu7x:2x2x1`.
+    axes: sides of the grid of chips.
+    largest: chips of the largest slice; None where `preflight` does not know the slices of a generation.
+    aliases: other names of the generation in the names of slices.
+    chip_config: what the compiler is told so that the cores of a chip are one device.
+    """
+
+    compiler: str
+    axes: int
+    largest: int | None = None
+    aliases: tuple[str, ...] = ()
+    chip_config: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A chip. What is None is not known of it, or not needed.
+
+    name: of the generation.
+    peak: dense bfloat16 FLOP/s.
+    kinds: names that JAX gives to its devices, of which a chip has `devices`.
+    cores: TensorCores; where there are more of them than devices, a device is all cores of a chip (a megacore).
+    hbm: GiB of memory; a compiler leaves programs less (`preflight.compiled.usable_hbm`).
+    hbm_bandwidth: bytes/s.
+    core: known of the generations that the kernels are compiled for.
+    network: known of the generations that `preflight` predicts times for.
+    slices: known of TPUs.
     """
 
     name: str
     peak: float
     kinds: tuple[str, ...] = ()
     devices: int = 1
+    cores: int = 1
+    hbm: float | None = None
+    hbm_bandwidth: float | None = None
+    core: Core | None = None
     network: Network | None = None
+    slices: Slices | None = None
+
+    @property
+    def clock(self) -> float:
+        """Hz that the published peak implies."""
+        return self.peak / (self.cores * self.core.mxus * self.core.macs * 2)
+
+    @property
+    def hbm_bytes_per_cycle(self) -> float:
+        """Of one core, when all cores copy at once."""
+        return self.hbm_bandwidth / self.cores / self.clock
+
+    @property
+    def cores_per_device(self) -> int:
+        """TensorCores behind one JAX device."""
+        return self.cores // self.devices
+
+    @property
+    def peak_per_device(self) -> float:
+        """FLOP/s of one JAX device."""
+        return self.peak / self.devices
+
+    @property
+    def hbm_bandwidth_per_device(self) -> float:
+        """bytes/s of one JAX device."""
+        return self.hbm_bandwidth / self.devices
+
+    @property
+    def one_chip(self) -> str:
+        """The compiler's name of a slice of one chip, `v5p:1x1x1`."""
+        return f"{self.slices.compiler}:{'x'.join('1' * self.slices.axes)}"
 
 
-# Cloud TPU documentation, the page "TPU v4" (v5e, v5p, v6e): HBM capacity and bandwidth, ICI and data centre network.
-# ICI is printed there for all links and both directions, 400 (v5e), 1200 (v5p) and 800 GB/s (v6e); older pages print
-# one direction, 1600 and 4800 Gbit/s, which is the same. v4: six links of 50 GB/s (Jouppi et al. 2023, arXiv
-# 2304.01433, table 4). Data centre network: v5p 50 Gbit/s per chip; per pod of 256, v5e 6.4 and v6e 25.6 Tbit/s; v4's
-# is not printed, and assumed to be as v5p's. Of v5p's 96 GiB the page counts 95, what is left to programs.
-_V4 = Network(hbm=32, hbm_bandwidth=1.2288e12, links=6, link_bandwidth=50e9, dcn_bandwidth=6.25e9)
-_V5E = Network(hbm=16, hbm_bandwidth=0.819e12, links=4, link_bandwidth=50e9, dcn_bandwidth=3.125e9)
-_V5P = Network(hbm=96, hbm_bandwidth=2.765e12, links=6, link_bandwidth=100e9, dcn_bandwidth=6.25e9)
-_V6E = Network(hbm=32, hbm_bandwidth=1.638e12, links=4, link_bandwidth=100e9, dcn_bandwidth=12.5e9)
+CHIPS: dict[str, Chip] = {}
 
 
-CHIPS = {
-    chip.name: chip
-    for chip in (
-        Chip("v2", 45e12, ("TPU v2",), 2),
-        Chip("v3", 123e12, ("TPU v3",), 2),
-        Chip("v4", 275e12, ("TPU v4",), network=_V4),
-        Chip("v5e", 197e12, ("TPU v5 lite", "TPU v5e"), network=_V5E),
-        Chip("v5p", 459e12, ("TPU v5", "TPU v5p"), network=_V5P),
-        Chip("v6e", 918e12, ("TPU v6 lite", "TPU v6e"), network=_V6E),
-        Chip("a100", 312e12),
-        Chip("h100", 989e12),
+def register(chip: Chip) -> Chip:
+    """Adds a chip to the table.
+
+    Raises:
+      ValueError: there is one of that name.
+    """
+    if chip.name in CHIPS:
+        raise ValueError(f"there is a chip {chip.name!r} already")
+    CHIPS[chip.name] = chip
+    return chip
+
+
+# Matrix units of 128 x 128 take one row a cycle; those of 256 x 256 two, each of two rows.
+_MXU_128 = {"mxus": 4, "macs": 128 * 128, "matmul_cycles": types.MappingProxyType({"f32": 8, "bf16": 16, "x8": 16})}
+_MXU_256 = {"mxus": 2, "macs": 2 * 256 * 256, "matmul_cycles": types.MappingProxyType({"f32": 4, "bf16": 8, "x8": 8})}
+
+# Sources: the Cloud TPU documentation, the page of each generation ("TPU v4", v5e, v5p, v6e, TPU7x), for peak, HBM
+# capacity and bandwidth, ICI and data centre network. v6e's HBM: 1638 GB/s on the page of 2026; older copies of the
+# page print 1600 and 1640. Of v5p's 96 GiB the page counts 95, what is left to programs. ICI is printed for all links
+# and both directions, 400 (v5e), 1200 (v5p) and 800 GB/s (v6e); older pages print one direction, 1600 and 4800 Gbit/s,
+# which is the same. v4: six links of 50 GB/s (Jouppi et al. 2023, arXiv 2304.01433, table 4). Data centre network:
+# v5p 50 Gbit/s per chip; per pod of 256, v5e 6.4 and v6e 25.6 Tbit/s; v4's is not printed, and assumed to be as v5p's.
+register(Chip("v2", 45e12, ("TPU v2",), devices=2, cores=2, slices=Slices("v2", axes=2)))
+register(Chip("v3", 123e12, ("TPU v3",), devices=2, cores=2, slices=Slices("v3", axes=2)))
+register(
+    Chip(
+        "v4",
+        peak=275e12,
+        kinds=("TPU v4",),
+        cores=2,
+        hbm=32,
+        hbm_bandwidth=1.2288e12,
+        core=Core(**_MXU_128, cross_lane_cycles=8, delay_slots=1, granule=512, vmem=16 * MIB, rolls=False),
+        network=Network(links=6, link_bandwidth=50e9, dcn_bandwidth=6.25e9),
+        slices=Slices("v4", axes=3, largest=4096, chip_config="megacore"),
     )
-}
+)
+register(
+    Chip(
+        "v5e",
+        peak=197e12,
+        kinds=("TPU v5 lite", "TPU v5e"),
+        hbm=16,
+        hbm_bandwidth=0.819e12,
+        core=Core(**_MXU_128, cross_lane_cycles=9, delay_slots=4, granule=32, vmem=128 * MIB),
+        network=Network(links=4, link_bandwidth=50e9, dcn_bandwidth=3.125e9),
+        slices=Slices("v5e", axes=2, largest=256, aliases=("v5litepod", "v5lite")),
+    )
+)
+register(
+    Chip(
+        "v5p",
+        peak=459e12,
+        kinds=("TPU v5", "TPU v5p"),
+        cores=2,
+        hbm=96,
+        hbm_bandwidth=2.765e12,
+        core=Core(**_MXU_128, cross_lane_cycles=9, delay_slots=4, granule=32, vmem=64 * MIB),
+        network=Network(links=6, link_bandwidth=100e9, dcn_bandwidth=6.25e9),
+        slices=Slices("v5p", axes=3, largest=6144),
+    )
+)
+register(
+    Chip(
+        "v6e",
+        peak=918e12,
+        kinds=("TPU v6 lite", "TPU v6e"),
+        hbm=32,
+        hbm_bandwidth=1.638e12,
+        core=Core(**_MXU_256, cross_lane_cycles=4, delay_slots=4, granule=32, vmem=128 * MIB),
+        network=Network(links=4, link_bandwidth=100e9, dcn_bandwidth=12.5e9),
+        slices=Slices("v6e", axes=2, largest=256, aliases=("v6",)),
+    )
+)
+# Each core is a device. The clock that the published peak implies is not confirmed.
+register(
+    Chip(
+        "v7x",
+        peak=2307e12,
+        kinds=("TPU7x",),
+        devices=2,
+        cores=2,
+        hbm=192,
+        hbm_bandwidth=7.38e12,
+        core=Core(**_MXU_256, cross_lane_cycles=4, delay_slots=6, granule=32, vmem=64 * MIB),
+        slices=Slices("tpu7x", axes=3),
+    )
+)
+register(Chip("a100", 312e12))
+register(Chip("h100", 989e12))
+
+
+def kernel_chips() -> dict[str, Chip]:
+    """The chips that the kernels are compiled for and the meter knows, by name."""
+    return {name: chip for name, chip in CHIPS.items() if chip.core}
 
 
 def device_peak(kind: str) -> float | None:
     """Peak FLOP/s of one JAX device of this `device_kind`; None where it is not known."""
-    return next((chip.peak / chip.devices for chip in CHIPS.values() if kind in chip.kinds), None)
+    return next((chip.peak_per_device for chip in CHIPS.values() if kind in chip.kinds), None)
 
 
 def chip_days(chip: str, chips: float, days: float, utilisation: float) -> float:

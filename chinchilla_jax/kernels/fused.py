@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.kernels import target
 from chinchilla_jax.kernels.arguments import Arguments, AttentionError, Shape, check
 from chinchilla_jax.kernels.fused_kernel import LANES, Plan, backward_call, forward_call
 from chinchilla_jax.kernels.plain import rows_of_distances
 from chinchilla_jax.kernels.schedule import MASKED, Grid, Kind, schedule, tile_kinds
 from chinchilla_jax.kernels.tiles import (
-    ROLLING,
     SCALAR_LIMIT,
     SMALLEST,
     Tiles,
@@ -287,7 +287,8 @@ def _pass(problem: _Problem, given: dict, queries_of: int, first: int, count: in
     distances = part.distances(grid, kinds, tiles.strip)
     plan = Plan(grid=grid, kinds=kinds, heads=part.shape.H, groups=part.shape.G, head_dim=part.size, strip=tiles.strip,
                 scale=part.scale, softcap=part.softcap, relative=part.relative, turned=part.turned,
-                distances=distances, rolls=generation in ROLLING, interpret=generation is None,
+                distances=distances, rolls=generation is not None and CHIPS[generation].core.rolls,
+                interpret=generation is None,
                 vmem_limit=compiler_limit(generation, part.vmem_bytes(tiles, grid, distances, backward))
                 )  # fmt: skip
     kv_ids = given["kv_ids"][:, first : first + count] if problem.segments else None

@@ -12,19 +12,9 @@ from collections.abc import Iterator
 
 import jax
 
+from chinchilla_jax.base.chips import kernel_chips
 from chinchilla_jax.kernels.arguments import AttentionError
 
-# Names of `device.device_kind`.
-DEVICE_KINDS = {
-    "TPU v4": "v4",
-    "TPU v5 lite": "v5e",
-    "TPU v5e": "v5e",
-    "TPU v5": "v5p",
-    "TPU v5p": "v5p",
-    "TPU v6 lite": "v6e",
-    "TPU v6e": "v6e",
-    "TPU7x": "v7x",
-}
 # Part of the key of JAX's caches: what was traced for one generation is not used for another.
 _compile_for = jax.make_user_context(default_value=None)
 
@@ -37,11 +27,13 @@ def compile_for(device_kind: str) -> Iterator[None]:
       device_kind: as devices name it, `device.device_kind`, or the short name of a generation, `v5e`.
 
     Raises:
-      AttentionError: a short name that is not in the table.
+      AttentionError: a short name that is not in the table of chips.
     """
-    if re.fullmatch(r"v\d\w*", device_kind) and device_kind not in DEVICE_KINDS.values():
-        raise AttentionError("device_kind", f"{device_kind!r} is no TPU generation known here; one of "
-                             f"{', '.join(sorted(set(DEVICE_KINDS.values())))}")  # fmt: skip
+    known = kernel_chips()
+    if re.fullmatch(r"v\d\w*", device_kind) and device_kind not in known:
+        raise AttentionError(
+            "device_kind", f"{device_kind!r} is no TPU generation known here; one of {', '.join(sorted(known))}"
+        )
     with _compile_for(device_kind):
         yield
 
@@ -56,6 +48,7 @@ def generation() -> str | None:
     if kind is None:
         device = jax.sharding.get_abstract_mesh().abstract_device
         kind = device.device_kind if device is not None else jax.devices()[0].device_kind
-    if kind in DEVICE_KINDS.values():
-        return kind
-    return DEVICE_KINDS.get(kind, kind if kind.startswith("TPU") else None)
+    for name, chip in kernel_chips().items():
+        if kind == name or kind in chip.kinds:
+            return name
+    return kind if kind.startswith("TPU") else None

@@ -13,16 +13,13 @@ import importlib.resources
 import json
 import math
 
+from chinchilla_jax.base.chips import CHIPS, MIB, kernel_chips
 from chinchilla_jax.kernels.arguments import AttentionError
 
 LANES = 128
-MIB = 2**20
-# Vector memory of a core, and how much of it the kernels may plan with: the compiler needs some of it for itself.
-VMEM = {"v4": 16 * MIB, "v5e": 128 * MIB, "v5p": 64 * MIB, "v6e": 128 * MIB, "v7x": 64 * MIB}
 DEFAULT_LIMIT = 16 * MIB
 SCALAR_LIMIT = int(0.9 * MIB)  # bytes that the tables of tiles may take of scalar memory, 1 MiB on every generation
 OTHER = 3 * MIB // 8  # of a kernel, besides tiles, blocks and sums, at most
-ROLLING = ("v5e", "v5p", "v6e", "v7x")  # the strided rotate does not exist before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,17 +87,20 @@ def limit(generation: str) -> int:
     Raises:
       AttentionError: the generation is not known here.
     """
-    if generation not in VMEM:
-        raise AttentionError("implementation", f'the fused kernel has no tiles for {generation!r}; known: '
-                             f'{", ".join(VMEM)}; use "blockwise"')  # fmt: skip
-    return int(0.98 * VMEM[generation])
+    known = kernel_chips()
+    if generation not in known:
+        raise AttentionError(
+            "implementation",
+            f'the fused kernel has no tiles for {generation!r}; known: {", ".join(known)}; use "blockwise"',
+        )
+    return int(0.98 * known[generation].core.vmem)  # the compiler needs some of it for itself
 
 
 def compiler_limit(generation: str | None, estimate: int) -> int | None:
     """What the compiler may use for a kernel of this estimate: no more than needed, the rest is for its neighbours."""
     if generation is None:
         return None
-    return min(VMEM[generation], max(DEFAULT_LIMIT, int(1.3 * estimate)))
+    return min(CHIPS[generation].core.vmem, max(DEFAULT_LIMIT, int(1.3 * estimate)))
 
 
 def ranked(generation: str, *, backward: bool, relative: bool, size: int, documents: bool = False) -> list[Tiles]:

@@ -15,12 +15,12 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
+from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.kernels import target
 from chinchilla_jax.kernels.arguments import Shape, check
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.parallel.context import exchange_heads, gather_keys
 from chinchilla_jax.parallel.rules import ShardingError, partition_spec
-from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS
 
 # What the axes of arguments and results are split over, as `_specs` fills it in. `own_heads` are those that a device
 # computes, `own_tokens` those that it computes outputs of.
@@ -107,9 +107,9 @@ def _way(mesh: Mesh | AbstractMesh, context: str | None, shape: Shape) -> Callab
     if context is None:
         return None
     divide = shape.H % (devices * parts) == shape.G % (devices * parts) == 0
-    chip = GENERATIONS.get(target.generation())
+    chip = CHIPS.get(target.generation())
     heads = -(-shape.B // _devices(mesh, partition_spec(("batch",))[0])) * (shape.H // (devices * parts))  # of all rows
-    way = exchange_heads if divide and (chip is None or heads >= chip.cores) else gather_keys
+    way = exchange_heads if divide and (chip is None or heads >= chip.cores_per_device) else gather_keys
     multiple = parts if way is exchange_heads else 2 * parts
     if shape.S % multiple:
         pieces = "" if way is exchange_heads else ", two pieces on each"

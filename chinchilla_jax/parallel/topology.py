@@ -10,12 +10,10 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.config import ConfigError, MeshConfig, did_you_mean
 from chinchilla_jax.parallel.mesh import lay_out
 from chinchilla_jax.parallel.rules import MESH_AXES
-
-# Axes of the chip grid of each generation.
-GENERATIONS = {"v2": 2, "v3": 2, "v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 
 # libtpu looks for a machine with TPUs, complains when there is none, and logs. The accelerator type only keeps it
 # quiet: what is compiled for comes from the topology. Without the last line a second process dies of the first's lock.
@@ -40,10 +38,11 @@ def topology(name: str, num_slices: int = 1) -> topologies.TopologyDescription:
       ConfigError: no libtpu, a process that might use another platform than the CPU, or no such slice.
     """
     generation, _, grid = name.partition(":")
-    if generation not in GENERATIONS:
+    known = {chip.slices.compiler: chip.slices for chip in CHIPS.values() if chip.slices}
+    if generation not in known:
         raise ConfigError("topology", f"unknown TPU generation {generation!r} in {name!r}"
-                          f"{did_you_mean(generation, GENERATIONS)}; one of {', '.join(GENERATIONS)}")  # fmt: skip
-    axes = GENERATIONS[generation]
+                          f"{did_you_mean(generation, known)}; one of {', '.join(known)}")  # fmt: skip
+    axes = known[generation].axes
     if not re.fullmatch("x".join([r"[1-9]\d*"] * axes), grid):
         raise ConfigError("topology", f"{name!r} must name the {axes} sides of the grid of chips, "
                           f"as in {generation}:{'x'.join('221'[:axes])}")  # fmt: skip
@@ -54,8 +53,8 @@ def topology(name: str, num_slices: int = 1) -> topologies.TopologyDescription:
                           "or all sides 1")  # fmt: skip
     _prepare()
     options = {"chips_per_host_bounds": (1, 1, 1)} if single else {}
-    if generation == "v4":
-        options["chip_config_name"] = "megacore"
+    if known[generation].chip_config:
+        options["chip_config_name"] = known[generation].chip_config
     if num_slices > 1:
         options["num_slices"] = num_slices
     try:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from chinchilla_jax.base.chips import GIB
+from chinchilla_jax.base.chips import CHIPS, GIB
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.parallel.topology import topology, topology_mesh
 from chinchilla_jax.preflight.program.hlo import HloError
@@ -96,7 +96,7 @@ def usable_hbm(generation: str) -> int:
     Raises:
       ConfigError: the compiler does not refuse it, or not in words that are known.
     """
-    device = topology(f"{generation}:{'1x1x1' if generation in ('v4', 'v5p') else '1x1'}").devices[0]
+    device = topology(CHIPS[generation].one_chip).devices[0]
     square = jax.ShapeDtypeStruct((1 << 15, 1 << 15), jnp.float32,
                                   sharding=NamedSharding(Mesh([device], ("chip",)), PartitionSpec()))  # fmt: skip
 

@@ -66,7 +66,7 @@ def _memory(step: CompiledStep, verdict: Verdict) -> Iterator[str]:
         note = (f"  of which {kept / GIB:.3f} kept for the backward pass, by arithmetic"
                 if name.startswith("activations") else "")  # fmt: skip
         yield f"  {name:26} {count / GIB:9.3f}{note}"
-    usable = f"  {'usable':26} {memory.usable / GIB:9.3f}  of {verdict.slice.chip.network.hbm:g}"
+    usable = f"  {'usable':26} {memory.usable / GIB:9.3f}  of {verdict.slice.chip.hbm:g}"
     if step.refusal is not None:
         yield usable
         yield f"does not fit: {refusal_words(step)}"

@@ -18,7 +18,6 @@ from chinchilla_jax.config import CONVENTIONS, RunConfig
 from chinchilla_jax.ledger import train_flops_per_token
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.preflight.step import CompiledStep, Traffic
-from chinchilla_jax.tools.tpu_meter.hardware import generation
 
 BASIS = "predicted, no hardware"
 ASSUMPTIONS = (
@@ -77,7 +76,7 @@ class StepTime:
 
 def step_time(step: CompiledStep, slice_: Slice, calls: Mapping[str, float]) -> StepTime:
     """The terms of a step on a slice; `calls` the cycles of one call of each attention kernel, over all its rows."""
-    core, chip = generation(slice_.generation), slice_.chip
+    chip = slice_.chip
     synchronous = asynchronous = dcn = 0.0
     for group in step.traffic:
         within = ici_seconds(group, step.links, slice_)
@@ -86,9 +85,9 @@ def step_time(step: CompiledStep, slice_: Slice, calls: Mapping[str, float]) -> 
         dcn += group.dcn_bytes / chip.network.dcn_bandwidth
     return StepTime(
         products=step.matmul_flops / chip.peak,
-        fusions=step.cycles / core.clock,
-        hbm=step.hbm_bytes / chip.network.hbm_bandwidth,
-        attention=sum(runs * calls.get(name, 0.0) for name, runs in step.kernels.items()) / core.clock,
+        fusions=step.cycles / chip.clock,
+        hbm=step.hbm_bytes / chip.hbm_bandwidth,
+        attention=sum(runs * calls.get(name, 0.0) for name, runs in step.kernels.items()) / chip.clock,
         synchronous=synchronous, asynchronous=asynchronous, dcn=dcn,
         unmeasured=tuple(sorted(name for name in step.kernels if name not in calls)),
     )  # fmt: skip

@@ -20,10 +20,6 @@ from chinchilla_jax.config import ConfigError, MeshConfig, did_you_mean
 _SMALL_2D = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _SMALL_3D = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
 _CUBE = 4  # from 64 chips on, grids are of cubes of 4 x 4 x 4 chips
-# Chips of the largest slice of a generation, and TensorCores that its name counts for each chip.
-_LARGEST = {"v4": 4096, "v5e": 256, "v5p": 6144, "v6e": 256}
-_CORES = {"v4": 2, "v5e": 1, "v5p": 2, "v6e": 1}
-_ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6": "v6e"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Slice:
         """As Cloud names it where it does, otherwise as the compiler does."""
         one = math.prod(self.grid)
         usual = one in offered(self.generation) and offered(self.generation)[one] == self.grid
-        name = f"{self.generation}-{one * _CORES[self.generation]}" if usual else self.topology
+        name = f"{self.generation}-{one * self.chip.cores}" if usual else self.topology
         return f"{self.count}x{name}" if self.count > 1 else name
 
     def __str__(self) -> str:
@@ -75,10 +71,10 @@ class Slice:
 @functools.cache
 def offered(generation: str) -> dict[int, tuple[int, ...]]:
     """`{chips: grid}` of the slices of a generation that have a usual grid: beyond a cube, the most cubic one."""
-    if _CORES[generation] == 1:
+    if CHIPS[generation].slices.axes == 2:
         return {math.prod(grid): grid for grid in _SMALL_2D}
     found = {math.prod(grid): grid for grid in _SMALL_3D}
-    side = _LARGEST[generation] // _CUBE**3
+    side = CHIPS[generation].slices.largest // _CUBE**3
     cubes = [(a, b, c) for a in range(1, side + 1) for b in range(a, side // a + 1)
              for c in range(b, min(side // (a * b), 4 * a) + 1)]  # fmt: skip
     for shape in sorted(cubes, key=lambda shape: -shape[2] / shape[0]):  # the last of equal size is the most cubic
@@ -95,13 +91,15 @@ def parse_slice(text: str) -> Slice:
     match = re.fullmatch(r"(?:([1-9]\d*)x)?(v\d\w*?)(?:-(\d+)|:(\d+(?:x\d+)+))", text.strip().lower())
     if not match:
         raise ConfigError("--slice", f"{text!r} is no slice: write v5e-16, v5p-512, 2xv5e-256, or v5p:8x8x8")
-    count, generation = int(match[1] or 1), _ALIASES.get(match[2], match[2])
-    if generation not in _CORES:
-        raise ConfigError("--slice", f"unknown TPU generation {match[2]!r}{did_you_mean(match[2], _CORES)}; one of "
-                          f"{', '.join(_CORES)}")  # fmt: skip
+    known = {name: chip for name, chip in CHIPS.items() if chip.slices and chip.slices.largest}
+    aliases = {alias: name for name, chip in known.items() for alias in chip.slices.aliases}
+    count, generation = int(match[1] or 1), aliases.get(match[2], match[2])
+    if generation not in known:
+        names = f"{match[2]!r}{did_you_mean(match[2], known)}; one of {', '.join(known)}"
+        raise ConfigError("--slice", f"unknown TPU generation {names}")
     if match[4]:
         return Slice(generation, _grid(generation, match[4]), count)
-    size, cores = int(match[3]), _CORES[generation]
+    size, cores = int(match[3]), CHIPS[generation].cores
     if size % cores == 0 and size // cores in offered(generation):
         return Slice(generation, offered(generation)[size // cores], count)
     near = sorted(sorted(offered(generation), key=lambda chips: abs(chips * cores - size))[:2])
@@ -112,15 +110,15 @@ def parse_slice(text: str) -> Slice:
 
 
 def _grid(generation: str, text: str) -> tuple[int, ...]:
-    grid, axes = tuple(map(int, text.split("x"))), len(next(iter(offered(generation).values())))
+    grid, axes = tuple(map(int, text.split("x"))), CHIPS[generation].slices.axes
     if len(grid) != axes:
         near = next(iter(offered(generation).values()))
         raise ConfigError("--slice", f"{generation}:{text}: its grids have {axes} sides, as in "
                           f"{generation}:{'x'.join(map(str, near if max(near) > 1 else (2, 2)))}")  # fmt: skip
     odd = set(grid) != {1} and any(side % 2 for side in grid[:2])
-    if odd or math.prod(grid) > _LARGEST[generation] or 0 in grid:
+    if odd or math.prod(grid) > CHIPS[generation].slices.largest or 0 in grid:
         near = min(offered(generation).values(), key=lambda other: abs(math.prod(other) - math.prod(grid)))
-        why = "the first two sides must be even" if odd else f"at most {_LARGEST[generation]} chips"
+        why = "the first two sides must be even" if odd else f"at most {CHIPS[generation].slices.largest} chips"
         raise ConfigError("--slice", f"{generation}:{text}: {why}; nearest: {generation}:{'x'.join(map(str, near))}")
     return grid
 

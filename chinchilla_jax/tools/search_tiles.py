@@ -29,6 +29,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
+from chinchilla_jax.base.chips import kernel_chips
 from chinchilla_jax.base.files import write_text
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.kernels import fused
@@ -38,7 +39,6 @@ from chinchilla_jax.tools.tpu_meter.errors import CompileError, MeterError
 from chinchilla_jax.tools.tpu_meter.measure import measure
 
 TABLE = Path(__file__).parents[1] / "tables" / "attention_tiles.json"
-GENERATIONS = ("v5e", "v6e", "v5p", "v4", "v7x")
 SAME_CORE = {"v5p": "v5e"}  # which only differs in memory and in how many there are: tries what won there
 SIZES = (128, 256)
 
@@ -295,13 +295,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 if all is measured, 1 if something could not be (or, with --check, is not), 2 if nothing can be."""
     parser = argparse.ArgumentParser(prog="python -m chinchilla_jax.tools.search_tiles", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--generations", default=",".join(GENERATIONS), help="(default %(default)s)")
+    parser.add_argument("--generations", default=",".join(kernel_chips()), help="(default %(default)s)")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="of heads, padded (default %(default)s)")
     parser.add_argument("--out", type=Path, default=TABLE, help="the table (default: the one the kernels use)")
     parser.add_argument("--again", action="store_true", help="measure also what these versions have measured before")
     parser.add_argument("--check", action="store_true", help="measure nothing, say what would be measured and why")
     flags = parser.parse_args(arguments)
-    chosen = {"--generations": (flags.generations.split(","), GENERATIONS),
+    chosen = {"--generations": (flags.generations.split(","), tuple(kernel_chips())),
               "--sizes": (flags.sizes.split(","), [str(size) for size in SIZES])}  # fmt: skip
     for flag, (names, known) in chosen.items():
         for name in names:

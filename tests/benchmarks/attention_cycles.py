@@ -37,9 +37,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from chinchilla_jax.base.chips import CHIPS, kernel_chips
 from chinchilla_jax.base.files import write_json
 from chinchilla_jax.tools.tpu_meter.errors import MeterError
-from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS
 from tests.benchmarks import our_attention, public_attention
 from tests.benchmarks.measured import KERNELS, Bench, Cycles, Program, fusions, sha256, sources, total, versions
 
@@ -188,15 +188,16 @@ class Table:
             forward *= our_attention.DOCUMENT / self.shape.seq
         parts = {"forward": 1.0, "backward": public_attention.BACKWARD_COST}
         done = sum(cost for part, cost in parts.items() if getattr(row, part) and name in (part, "both"))
-        chip = GENERATIONS[self.shape.gen]
-        return forward * done * chip.clock / cycles.cycles / chip.peak
+        chip = CHIPS[self.shape.gen]
+        return forward * done * chip.clock / cycles.cycles / chip.peak_per_device
 
 
 def render(table: Table) -> str:
     """The table as text."""
-    shape, chip = table.shape, GENERATIONS[table.shape.gen]
-    title = (f"{shape.gen}: sequence {shape.seq}, head size {shape.head_dim}; {chip.peak / 1e12:.0f} TFLOP/s, "
-             f"{chip.cores} core(s), {chip.hbm_bandwidth / 1e9:.0f} GB/s")  # fmt: skip
+    shape, chip = table.shape, CHIPS[table.shape.gen]
+    title = (f"{shape.gen}: sequence {shape.seq}, head size {shape.head_dim}; "
+             f"{chip.peak_per_device / 1e12:.0f} TFLOP/s, {chip.cores_per_device} core(s), "
+             f"{chip.hbm_bandwidth_per_device / 1e9:.0f} GB/s")  # fmt: skip
     part = f"{'Kcycles':>8} {'HBM':>6} {'bound':>7} {'peak':>4}"
     lines = ["", title, f"{'':15}  " + "  ".join(f"{which:^28}" for which in WHICH),
              f"{'':15}  {part}  {part}  {part}  ratio  bar"]  # fmt: skip
@@ -260,7 +261,7 @@ def make_table(bench: Bench, shape: Shape, kernels: Sequence[str], cases: Sequen
 def main() -> None:
     """Prints a table per generation, sequence and head size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gen", nargs="+", default=["v4", "v5e", "v5p", "v6e"], choices=sorted(GENERATIONS))
+    parser.add_argument("--gen", nargs="+", default=["v4", "v5e", "v5p", "v6e"], choices=sorted(kernel_chips()))
     parser.add_argument("--seq", nargs="+", type=int, default=[2048, 8192])
     parser.add_argument("--head_dim", nargs="+", type=int, default=[128])
     parser.add_argument("--case", nargs="+", default=list(USUAL), choices=CASES, help="of ours")

@@ -19,11 +19,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import chinchilla_jax.kernels
+from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.base.files import write_json
 from chinchilla_jax.tools.tpu_meter.bundles import parse_schedule
 from chinchilla_jax.tools.tpu_meter.compile import SCHEDULE, read_dumps
 from chinchilla_jax.tools.tpu_meter.errors import CompileError
-from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS
 from chinchilla_jax.tools.tpu_meter.measure import measure
 from chinchilla_jax.tools.tpu_meter.report import kernel_report
 
@@ -149,7 +149,7 @@ def fusions(program: Program) -> dict[str, tuple[int, int]]:
         dumps = read_dumps(Path(folder))
         texts = {name: path.read_text(encoding="utf-8") for (label, name), path in dumps.files.items()
                  if label == SCHEDULE and name not in (*dumps.program.kernels, "TLP") and name[0] != "<"}  # fmt: skip
-    chip = GENERATIONS[program.gen]
+    chip = CHIPS[program.gen]
     reports = {name: kernel_report(name, parse_schedule(text, name), chip, {}) for name, text in texts.items()}
     found = {name: (report.cycles, report.bound_cycles) for name, report in reports.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1][1]))

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from chinchilla_jax.base.chips import CHIPS, kernel_chips
 from chinchilla_jax.kernels.fused import fused_attention
 from chinchilla_jax.kernels.plain import plain_attention
 from chinchilla_jax.kernels.target import compile_for
 from chinchilla_jax.parallel.topology import topology
-from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS
 
 needs_compiler = [pytest.mark.compiler,
                   pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
@@ -104,7 +104,7 @@ GRID |= {"a memory, rotated, grouped, documents": Call(S=256, H=6, rotated=True,
 
 def compiled(generation, call):
     """The text of the program that runs the call on a chip of this generation."""
-    here = SingleDeviceSharding(topology(GENERATIONS[generation].topology).devices[0])
+    here = SingleDeviceSharding(topology(CHIPS[generation].one_chip).devices[0])
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), call.shapes())
     with compile_for(generation):
         return jax.jit(call.run).lower(*arguments).compile().as_text()
@@ -128,7 +128,7 @@ def exported(generation):
         return jax.export.export(jax.jit(EVERYTHING.run), platforms=["tpu"])(*EVERYTHING.shapes()).mlir_module()
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("generation", kernel_chips())
 def test_both_kernels_lower_for_every_generation_without_its_compiler(generation):
     assert sorted(re.findall(r'kernel_name = "(\w+)"', exported(generation))) == sorted(KERNELS)
 
@@ -145,7 +145,7 @@ def test_an_array_of_all_scores_would_be_found():
 class TestWithTheCompiler:
     pytestmark = needs_compiler
 
-    @pytest.mark.parametrize("generation", GENERATIONS)
+    @pytest.mark.parametrize("generation", kernel_chips())
     def test_everything_at_once_compiles_to_two_kernels_and_no_array_of_scores(self, generation):
         text = compiled(generation, EVERYTHING)
         assert sorted(kernels(text)) == sorted(KERNELS)
@@ -153,7 +153,7 @@ class TestWithTheCompiler:
 
     @pytest.mark.long
     @pytest.mark.parametrize("name", GRID)
-    @pytest.mark.parametrize("generation", GENERATIONS)
+    @pytest.mark.parametrize("generation", kernel_chips())
     def test_every_feature_compiles_to_two_kernels_and_no_array_of_scores(self, generation, name):
         call = GRID[name]
         text = compiled(generation, call)

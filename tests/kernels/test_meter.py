@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chinchilla_jax.base.chips import CHIPS, kernel_chips
 from chinchilla_jax.tools.tpu_meter import __main__ as command
 from chinchilla_jax.tools.tpu_meter import compile as compilation
 from chinchilla_jax.tools.tpu_meter.bundles import SLOTS, parse_schedule, parse_slot_use
 from chinchilla_jax.tools.tpu_meter.errors import TRIED_LIBTPU, CompileError, DumpError, MeterError
-from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS, generation
 from chinchilla_jax.tools.tpu_meter.hlo import memory_words, parse_program
 from chinchilla_jax.tools.tpu_meter.machine import execute
 from chinchilla_jax.tools.tpu_meter.measure import Request, measure, measure_many
@@ -26,7 +26,8 @@ from chinchilla_jax.tools.tpu_meter.report import kernel_report, program_report,
 from chinchilla_jax.tools.tpu_meter.selftest import selftest
 from chinchilla_jax.tools.tpu_meter.values import both, either, neither, not_both, scalar_function, select
 
-CHIP = dataclasses.replace(generation("v5e"), delay_slots=1)  # copies in units of 32 bytes
+CORE = dataclasses.replace(CHIPS["v5e"].core, delay_slots=1)  # copies in units of 32 bytes
+CHIP = dataclasses.replace(CHIPS["v5e"], core=CORE)
 MEGACORE = dataclasses.replace(CHIP, cores=2)
 WORDS = st.integers(0, 2**32 - 1)
 
@@ -488,7 +489,7 @@ MATMUL_CYCLES = {"v4": 74_688, "v5e": 146_750, "v5p": 74_724, "v6e": 49_923, "v7
 
 
 @pytest.mark.parametrize("gen", [
-    pytest.param(gen, marks=needs_compiler + ([] if gen == "v5e" else [pytest.mark.long])) for gen in GENERATIONS
+    pytest.param(gen, marks=needs_compiler + ([] if gen == "v5e" else [pytest.mark.long])) for gen in kernel_chips()
 ])  # fmt: skip
 def test_the_dumps_of_the_compiler_are_understood(gen):
     report = selftest(gen)

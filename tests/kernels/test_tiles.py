@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chinchilla_jax.base.chips import CHIPS, kernel_chips
 from chinchilla_jax.kernels.arguments import AttentionError
-from chinchilla_jax.kernels.target import DEVICE_KINDS, compile_for
-from chinchilla_jax.kernels.tiles import VMEM, Tiles, compiler_limit, limit, ranked, table_key, vmem_bytes
+from chinchilla_jax.kernels.target import compile_for
+from chinchilla_jax.kernels.tiles import Tiles, compiler_limit, limit, ranked, table_key, vmem_bytes
 from chinchilla_jax.tools import search_tiles
 from chinchilla_jax.tools.search_tiles import CLOSE, KEPT, Key, Measured, Refused, Table, candidates, order, search
 from chinchilla_jax.tools.tpu_meter.errors import CompileError, MeterError
-from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS
 
-KEYS = [Key(generation, relative, backward, 128) for generation in VMEM for relative in (False, True)
+KEYS = [Key(generation, relative, backward, 128) for generation in kernel_chips() for relative in (False, True)
         for backward in (False, True)]  # fmt: skip
 KEY = Key("v5e", relative=False, backward=False, size=128)
 RULE = "tiles within 3% of the fastest by the size of the program, then the others by cycles"
@@ -76,21 +76,17 @@ def test_the_memory_estimate_grows_with_everything(tiles, backward, keys, size, 
         assert estimate(**{feature: True}) >= estimate(**{feature: False})
 
 
-def test_every_tpu_whose_name_is_known_has_a_memory():
-    assert set(DEVICE_KINDS.values()) == set(VMEM) == set(GENERATIONS)
-
-
-@pytest.mark.parametrize("generation", VMEM)
+@pytest.mark.parametrize("generation", kernel_chips())
 def test_what_is_planned_may_be_compiled(generation):
-    assert limit(generation) < VMEM[generation]
+    assert limit(generation) < CHIPS[generation].core.vmem
     for estimate in (1, limit(generation) // 2, limit(generation)):
-        assert estimate <= compiler_limit(generation, estimate) <= VMEM[generation]
+        assert estimate <= compiler_limit(generation, estimate) <= CHIPS[generation].core.vmem
 
 
 def test_a_generation_without_tiles_is_refused_with_what_to_do_instead():
     with pytest.raises(AttentionError, match='"blockwise"') as refusal:
         limit("TPU v9")
-    assert "'TPU v9'" in str(refusal.value) and all(known in str(refusal.value) for known in VMEM)
+    assert "'TPU v9'" in str(refusal.value) and all(known in str(refusal.value) for known in kernel_chips())
 
 
 def test_off_a_tpu_there_is_no_limit():

@@ -58,9 +58,9 @@ def test_what_is_no_slice_is_refused_with_the_nearest(name, words):
 @pytest.mark.parametrize("generation", ["v4", "v5e", "v5p", "v6e"])
 def test_every_offered_grid_has_the_chips_it_is_listed_under_and_the_figures_to_time_it(generation):
     assert all(math.prod(grid) == chips for chips, grid in offered(generation).items())
-    network, axes = CHIPS[generation].network, {len(grid) for grid in offered(generation).values()}
-    assert {2 * n for n in axes} == {network.links}
-    assert network.hbm_bandwidth > network.links * network.link_bandwidth > network.dcn_bandwidth
+    chip, axes = CHIPS[generation], {len(grid) for grid in offered(generation).values()}
+    assert {2 * n for n in axes} == {chip.network.links}
+    assert chip.hbm_bandwidth > chip.network.links * chip.network.link_bandwidth > chip.network.dcn_bandwidth
 
 
 @pytest.mark.parametrize(("name", "rings"), [

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from chinchilla_jax.base.chips import CHIPS, chip_days, device_peak
-from chinchilla_jax.config import ConfigError
 from chinchilla_jax.scaling.answers import decide
 from chinchilla_jax.scaling.fits.surface import Surface
 
@@ -84,12 +82,3 @@ def test_replicates_are_answered_one_by_one(flops_per):
             alone = ask(Surface(*(getattr(several, f)[i] for f in ("E", "A", "B", "alpha", "beta"))))
             for name in ("params", "tokens", "flops", "loss", "wasted"):
                 assert getattr(together, name)[i] == pytest.approx(float(getattr(alone, name)), rel=1e-6, abs=1e-9)
-
-
-def test_chip_days_are_flops():
-    assert chip_days("v4", 1024, 10, 0.5) == pytest.approx(275e12 * 1024 * 864000 * 0.5)
-    assert device_peak("TPU v3") == CHIPS["v3"].peak / 2 and device_peak("cpu") is None
-    wrong = (("v44", 1, 1, 0.5), ("v4", 0, 1, 0.5), ("v4", 1, -1, 0.5), ("v4", 1, 1, 1.5), ("v4", 1, 1, float("nan")))
-    for bad, flag in zip(wrong, ("chip", "chips", "days", "utilisation", "utilisation"), strict=True):
-        with pytest.raises(ConfigError, match=f"--{flag}\\b"):
-            chip_days(*bad)

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from chinchilla_jax.base.chips import kernel_chips
 from chinchilla_jax.base.files import write_json
 from chinchilla_jax.tools import tpu_meter as meter
 from chinchilla_jax.tools.tpu_meter.errors import MeterError
-from chinchilla_jax.tools.tpu_meter.hardware import GENERATIONS
 from chinchilla_jax.tools.tpu_meter.measure import measure
 from chinchilla_jax.tools.tpu_meter.report import render
 from chinchilla_jax.tools.tpu_meter.selftest import selftest
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m chinchilla_jax.tools.tpu_meter", description=meter.__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("build", nargs="?", metavar="MODULE:FUNCTION", help="the builder")
-    parser.add_argument("--gen", default="v5e", help=f"TPU generation: {', '.join(GENERATIONS)} (default v5e)")
+    parser.add_argument("--gen", default="v5e", help=f"TPU generation: {', '.join(kernel_chips())} (default v5e)")
     parser.add_argument("--kwargs", default="{}", help="keyword arguments of the builder, a JSON object")
     parser.add_argument("-v", "--verbose", action="store_true", help="the costliest regions, not only the first")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report here")

@@ -14,8 +14,8 @@ import dataclasses
 import re
 from typing import NamedTuple
 
+from chinchilla_jax.base.chips import Core
 from chinchilla_jax.tools.tpu_meter.errors import DumpError
-from chinchilla_jax.tools.tpu_meter.hardware import Generation
 
 SLOTS = ("MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU")
 
@@ -110,8 +110,8 @@ class VectorWork:
     cross_lane: int = 0
 
 
-def vector_work(bundle: Bundle, generation: Generation) -> VectorWork:
-    """The work of one bundle."""
+def vector_work(bundle: Bundle, core: Core) -> VectorWork:
+    """The work of one bundle on a core of this kind."""
     busy = macs = matmuls = pushes = cross_lane = 0
     for _, opcode, _ in bundle.instructions:
         cross_lane += ".xlu" in opcode and not opcode.startswith("vpop")
@@ -119,9 +119,9 @@ def vector_work(bundle: Bundle, generation: Generation) -> VectorWork:
             continue
         if opcode.startswith("vmatmul"):
             kind = "bf16" if "bf16" in opcode else "x8" if _EIGHT_BITS.search(opcode) else "f32"
-            cycles = generation.matmul_cycles[kind]
+            cycles = core.matmul_cycles[kind]
             matmuls += 1
             busy += cycles
-            macs += cycles * generation.macs * (2 if kind == "x8" else 1)
+            macs += cycles * core.macs * (2 if kind == "x8" else 1)
         pushes += opcode.startswith("vmatpush")
     return VectorWork(busy, macs, matmuls, pushes, cross_lane)

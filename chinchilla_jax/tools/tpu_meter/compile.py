@@ -13,9 +13,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from chinchilla_jax.base.chips import Chip
 from chinchilla_jax.tools.tpu_meter.bundles import Schedule, SlotUse, parse_schedule, parse_slot_use
 from chinchilla_jax.tools.tpu_meter.errors import INSTALL, CompileError, DumpError, MeterError
-from chinchilla_jax.tools.tpu_meter.hardware import Generation
 from chinchilla_jax.tools.tpu_meter.hlo import Program, parse_program
 
 PROGRAM, META = "program.hlo.txt", "meta.json"
@@ -39,7 +39,7 @@ def libtpu_version() -> str:
         return "unknown"
 
 
-def compile_program(build: str, kwargs: Mapping[str, object], chip: Generation, folder: Path) -> None:
+def compile_program(build: str, kwargs: Mapping[str, object], chip: Chip, folder: Path) -> None:
     """Compiles for one chip in another process; program and dumps land in `folder`.
 
     Raises:
@@ -60,7 +60,7 @@ def compile_program(build: str, kwargs: Mapping[str, object], chip: Generation, 
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # what this process can import
     }
     keywords = json.dumps(dict(kwargs))
-    command = [sys.executable, "-m", f"{__package__}.child", build, chip.topology, keywords, str(folder)]
+    command = [sys.executable, "-m", f"{__package__}.child", build, chip.one_chip, keywords, str(folder)]
     what = f"{build} with {keywords} for {chip.name}"
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)

@@ -11,9 +11,9 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
+from chinchilla_jax.base.chips import Chip
 from chinchilla_jax.tools.tpu_meter.bundles import Bundle, Schedule
 from chinchilla_jax.tools.tpu_meter.errors import DumpError, MeterError
-from chinchilla_jax.tools.tpu_meter.hardware import Generation
 from chinchilla_jax.tools.tpu_meter.hlo import Words
 from chinchilla_jax.tools.tpu_meter.instructions import Action, Core, Reader, read_operand, split_operands, translate
 
@@ -74,7 +74,7 @@ class _Block:
     branches: Sequence[_Branch]
 
 
-def execute(schedule: Schedule, chip: Generation, constants: Mapping[int, Words] | None = None, core: int = 0,
+def execute(schedule: Schedule, chip: Chip, constants: Mapping[int, Words] | None = None, core: int = 0,
             unknown: str = "run", max_blocks: int = MAX_BLOCKS) -> Execution:  # fmt: skip
     """Runs the scalar program of a schedule on one core.
 
@@ -89,8 +89,8 @@ def execute(schedule: Schedule, chip: Generation, constants: Mapping[int, Words]
       MeterError: it does not end in `max_blocks`.
       DumpError: a branch that cannot be read.
     """
-    state = Core(constants or {}, chip.granule, core, unknown)
-    blocks = _blocks(schedule.bundles, chip.delay_slots, state)
+    state = Core(constants or {}, chip.core.granule, core, unknown)
+    blocks = _blocks(schedule.bundles, chip.core.delay_slots, state)
     outermost = next((number for number, bundle in enumerate(schedule.bundles) if bundle.loop_head), None)
     branches: dict[int, BranchCount] = {}
     entered: collections.Counter[int] = collections.Counter()

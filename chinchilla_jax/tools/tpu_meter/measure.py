@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from chinchilla_jax.base.chips import Chip, kernel_chips
+from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.tools.tpu_meter.compile import compile_program, libtpu_version, read_dumps
 from chinchilla_jax.tools.tpu_meter.errors import MeterError
-from chinchilla_jax.tools.tpu_meter.hardware import generation
 from chinchilla_jax.tools.tpu_meter.report import Report, kernel_report, program_report
 
 
@@ -29,7 +30,7 @@ def measure(build: str, gen: str = "v5e", kwargs: Mapping[str, object] | None = 
 
     Args:
       build: `module:function`, importable here; what it returns is in the package's docstring.
-      gen: one of `hardware.GENERATIONS`.
+      gen: one of `chips.kernel_chips`.
       kwargs: of the builder, as JSON can write them.
       keep: a folder, new or empty, for the program and the compiler's dumps; otherwise they are thrown away.
 
@@ -38,7 +39,7 @@ def measure(build: str, gen: str = "v5e", kwargs: Mapping[str, object] | None = 
       DumpError: this libtpu's dumps are not understood.
       MeterError: no libtpu, an unknown generation, no kernel in the program, or one that runs too long to follow.
     """
-    chip = generation(gen)
+    chip = _chip(gen)
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="kernel_meter_") as folder:
             return _measure(build, chip, kwargs or {}, Path(folder))
@@ -63,7 +64,16 @@ def _report_or_error(request: Request) -> Report | MeterError:
         return error
 
 
-def _measure(build: str, chip, kwargs: Mapping[str, object], folder: Path) -> Report:
+def _chip(name: str) -> Chip:
+    known = kernel_chips()
+    if name not in known:
+        raise MeterError(
+            f"unknown TPU generation {name!r}{did_you_mean(name, known)}; one of {', '.join(known)}"
+        )
+    return known[name]
+
+
+def _measure(build: str, chip: Chip, kwargs: Mapping[str, object], folder: Path) -> Report:
     compile_program(build, kwargs, chip, folder)
     dumps = read_dumps(folder)
     kernels = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from chinchilla_jax.base.chips import CHIPS, Chip
 from chinchilla_jax.tools.tpu_meter.bundles import SLOTS, Schedule, SlotUse, VectorWork, vector_work
-from chinchilla_jax.tools.tpu_meter.hardware import Generation, generation
 from chinchilla_jax.tools.tpu_meter.hlo import Words
 from chinchilla_jax.tools.tpu_meter.machine import Execution, execute
 
@@ -113,19 +113,20 @@ class Report:
     peak_fraction: float | None
 
 
-def kernel_report(name: str, schedule: Schedule, chip: Generation, constants: Mapping[int, Words],
+def kernel_report(name: str, schedule: Schedule, chip: Chip, constants: Mapping[int, Words],
                   slot_use: SlotUse | None = None, vmem_bytes: int | None = None) -> KernelReport:  # fmt: skip
     """Executes a schedule on every core of a device and reports the counts.
 
     Raises:
       MeterError, DumpError: see `machine.execute`.
     """
-    cores = [execute(schedule, chip, constants, core, "run") for core in range(chip.cores)]
+    def on_each_core(unknown: str) -> list[Execution]:
+        return [execute(schedule, chip, constants, core, unknown) for core in range(chip.cores_per_device)]
+
+    cores = on_each_core("run")
     slower = max(cores, key=_cycles)
-    low = slower
-    if slower.unresolved:
-        low = max((execute(schedule, chip, constants, core, "skip") for core in range(chip.cores)), key=_cycles)
-    work = [vector_work(bundle, chip) for bundle in schedule.bundles]
+    low = max(on_each_core("skip"), key=_cycles) if slower.unresolved else slower
+    work = [vector_work(bundle, chip.core) for bundle in schedule.bundles]
     busy = sum(count * w.busy for count, w in zip(slower.counts, work, strict=True))
     macs = sum(count * w.macs for core in cores for count, w in zip(core.counts, work, strict=True))
     per_cycle = chip.hbm_bytes_per_cycle
@@ -140,7 +141,7 @@ def kernel_report(name: str, schedule: Schedule, chip: Generation, constants: Ma
         hbm_bytes=sum(_hbm_bytes(core) for core in cores),
         hbm_cycles=round(_hbm_bytes(slower) / per_cycle),
         matmul_flops=2.0 * macs,
-        mxu_busy=busy / chip.mxus / slower.cycles,
+        mxu_busy=busy / chip.core.mxus / slower.cycles,
         steps=len(slower.steps) - 1,
         vmem_bytes=vmem_bytes,
         unresolved=dict(slower.unresolved),
@@ -151,14 +152,14 @@ def kernel_report(name: str, schedule: Schedule, chip: Generation, constants: Ma
     )
 
 
-def program_report(kernels: Sequence[KernelReport], chip: Generation, *, build: str, kwargs: Mapping[str, object],
+def program_report(kernels: Sequence[KernelReport], chip: Chip, *, build: str, kwargs: Mapping[str, object],
                    device_kind: str, jax: str, libtpu: str, flops: float | None) -> Report:  # fmt: skip
     """The report of a program from those of its kernels."""
     cycles = sum(kernel.cycles for kernel in kernels)
     return Report(
         build, kwargs, chip.name, device_kind, jax, libtpu, tuple(kernels), cycles,
         sum(kernel.cycles_low for kernel in kernels), sum(kernel.bound_cycles for kernel in kernels),
-        flops, flops * chip.clock / cycles / chip.peak if flops else None,
+        flops, flops * chip.clock / cycles / chip.peak_per_device if flops else None,
     )  # fmt: skip
 
 
@@ -171,17 +172,17 @@ def _hbm_bytes(execution: Execution) -> int:
     return sum(n for route, n in execution.copied.items() if "hbm" in route and "smem" not in route)
 
 
-def _loops(schedule: Schedule, execution: Execution, chip: Generation) -> tuple[Loop, ...]:
+def _loops(schedule: Schedule, execution: Execution, chip: Chip) -> tuple[Loop, ...]:
     return tuple(
-        Loop(branch.target, at - branch.target + 1 + chip.delay_slots, schedule.bundles[branch.target].depth,
+        Loop(branch.target, at - branch.target + 1 + chip.core.delay_slots, schedule.bundles[branch.target].depth,
              branch.reached, branch.reached - branch.jumped)
         for at, branch in sorted(execution.branches.items()) if branch.target <= at
     )  # fmt: skip
 
 
-def _predicated(execution: Execution, chip: Generation) -> tuple[Predicated, ...]:
+def _predicated(execution: Execution, chip: Chip) -> tuple[Predicated, ...]:
     found = (
-        Predicated(at + chip.delay_slots + 1, branch.target - at - 1 - chip.delay_slots, branch.reached,
+        Predicated(at + chip.core.delay_slots + 1, branch.target - at - 1 - chip.core.delay_slots, branch.reached,
                    branch.reached - branch.jumped, branch.unknown)
         for at, branch in sorted(execution.branches.items()) if branch.target > at
     )  # fmt: skip
@@ -189,7 +190,7 @@ def _predicated(execution: Execution, chip: Generation) -> tuple[Predicated, ...
 
 
 def _regions(counts: Sequence[int], work: Sequence[VectorWork], slot_use: SlotUse | None,
-             chip: Generation) -> tuple[Region, ...]:  # fmt: skip
+             chip: Chip) -> tuple[Region, ...]:  # fmt: skip
     """The costliest maximal stretches of equal counts."""
     edges = [0, *(i for i in range(1, len(counts)) if counts[i] != counts[i - 1]), len(counts)]
     spans = [(start, end) for start, end in zip(edges, edges[1:], strict=False) if counts[start]]
@@ -197,9 +198,9 @@ def _regions(counts: Sequence[int], work: Sequence[VectorWork], slot_use: SlotUs
     return tuple(_region(start, counts[start], work[start:end], slot_use, chip) for start, end in spans[:COSTLIEST])
 
 
-def _region(start: int, runs: int, work: Sequence[VectorWork], slot_use: SlotUse | None, chip: Generation) -> Region:
+def _region(start: int, runs: int, work: Sequence[VectorWork], slot_use: SlotUse | None, chip: Chip) -> Region:
     bundles = len(work)
-    mxu = sum(w.busy for w in work) / (bundles * chip.mxus)
+    mxu = sum(w.busy for w in work) / (bundles * chip.core.mxus)
     slots = spills = fills = None
     if slot_use:
         used = [sum(column) for column in zip(*slot_use.used[start : start + bundles], strict=True)]
@@ -207,7 +208,7 @@ def _region(start: int, runs: int, work: Sequence[VectorWork], slot_use: SlotUse
         slots = {slot: n / (bundles * units[slot]) for slot, n in zip(SLOTS, used, strict=True) if units[slot]}
         # The table counts issues; an instruction holds these two units for longer.
         slots["MXU"] = mxu
-        slots["XLU"] = sum(w.cross_lane for w in work) * chip.cross_lane_cycles / (bundles * units["XLU"])
+        slots["XLU"] = sum(w.cross_lane for w in work) * chip.core.cross_lane_cycles / (bundles * units["XLU"])
         spills, fills = used[SLOTS.index("SPILL")], used[SLOTS.index("FILL")]
     return Region(start, bundles, runs, bundles * runs, sum(w.matmuls for w in work), sum(w.pushes for w in work),
                   mxu, slots, spills, fills)  # fmt: skip
@@ -215,10 +216,12 @@ def _region(start: int, runs: int, work: Sequence[VectorWork], slot_use: SlotUse
 
 def render(report: Report, verbose: bool = False) -> str:
     """The report as text: the costliest region of each kernel, or the `COSTLIEST` when `verbose`."""
-    chip = generation(report.generation)
-    lines = [f"{report.build} on {report.generation} ({report.device_kind}): {chip.clock / 1e9:.2f} GHz, "
-             f"{chip.peak / 1e12:.0f} TFLOP/s bfloat16, {chip.cores} core(s), {chip.mxus} MXUs per core, "
-             f"{chip.hbm_bandwidth / 1e9:.0f} GB/s; jax {report.jax}, libtpu {report.libtpu}"]  # fmt: skip
+    chip = CHIPS[report.generation]
+    lines = [
+        f"{report.build} on {report.generation} ({report.device_kind}): {chip.clock / 1e9:.2f} GHz, "
+        f"{chip.peak_per_device / 1e12:.0f} TFLOP/s bfloat16, {chip.cores_per_device} core(s), {chip.core.mxus} MXUs "
+        f"per core, {chip.hbm_bandwidth_per_device / 1e9:.0f} GB/s; jax {report.jax}, libtpu {report.libtpu}"
+    ]
     for kernel in report.kernels:
         lines += ["", *_kernel_lines(kernel, verbose)]
     total = f"total {_span(report.cycles, report.cycles_low)} cycles, bound {report.bound_cycles:,}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.tools.tpu_meter.errors import DumpError
-from chinchilla_jax.tools.tpu_meter.hardware import generation
 from chinchilla_jax.tools.tpu_meter.measure import measure
 from chinchilla_jax.tools.tpu_meter.report import Report
 
@@ -57,7 +57,7 @@ def selftest(gen: str) -> Report:
     """
     report = measure(f"{__name__}:build", gen)
     (kernel,) = report.kernels
-    cores = generation(gen).cores
+    cores = CHIPS[gen].cores_per_device
     if kernel.unresolved:
         raise DumpError(f"{gen}: nothing in a matmul depends on data, yet not known: {dict(kernel.unresolved)}")
     if kernel.matmul_flops != report.flops:
