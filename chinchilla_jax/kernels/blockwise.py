@@ -18,50 +18,40 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from chinchilla_jax.kernels.arguments import AttentionError, check
+from chinchilla_jax.kernels.call import AttentionCall, AttentionError
 from chinchilla_jax.kernels.plain import NEGATIVE, biased, shift_to_keys
 
 BLOCK = 64  # scores of a few heads stay in a core's cache; python -m tests.benchmarks.attention_cpu
 
 
-def blockwise_attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *,
-                        r_NxHxK: jax.Array | None = None, u_HxK: jax.Array | None = None,
-                        w_HxK: jax.Array | None = None, segment_ids_BxT: jax.Array | None = None,
-                        q_segment_ids_BxS: jax.Array | None = None, q_offset: int | jax.Array | None = None,
-                        window: int | None = None, softcap: float | None = None, scale: float | None = None,
-                        return_lse: bool = False, block: int = BLOCK):  # fmt: skip
-    """`attention.attention`, which documents the arguments, a block of `block` x `block` scores a head at a time.
-
-    Differentiable once, in reverse.
-    """
-    call = check(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, r_NxHxK=r_NxHxK, u_HxK=u_HxK, w_HxK=w_HxK,
-                 segment_ids_BxT=segment_ids_BxT, q_segment_ids_BxS=q_segment_ids_BxS, q_offset=q_offset, window=window,
-                 softcap=softcap, scale=scale)  # fmt: skip
+def blockwise_attention(call: AttentionCall, block: int = BLOCK):
+    """`attention.attention`, a block of `block` x `block` scores a head at a time. Differentiable once, in reverse."""
     if block < 1:
         raise AttentionError("block", f"must be at least 1, not {block}")
     shape = call.shape
-    sizes = _Sizes(shape.T, min(block, shape.S), min(block, shape.T), window, softcap)
+    sizes = _Sizes(shape.T, min(block, shape.S), min(block, shape.T), call.window, call.softcap)
 
     def in_blocks(x_BxSxHxK, block):
         x = _cut(x_BxSxHxK, block).reshape(shape.B, -1, block, shape.G, x_BxSxHxK.shape[2] // shape.G, shape.K)
         return x.transpose(1, 3, 0, 4, 2, 5)
 
-    positions_nxGxBxMxQxK = r_GxMxRxK = None
-    if r_NxHxK is not None:
-        positions_nxGxBxMxQxK = in_blocks(biased(q_BxSxHxK, w_HxK, call.scale), sizes.Q)
+    positions_nxGxBxMxQxK = r_GxMxRxK = segments = None
+    if call.r_NxHxK is not None:
+        positions_nxGxBxMxQxK = in_blocks(biased(call.q_BxSxHxK, call.position_bias_HxK, call.scale), sizes.Q)
         # Slices that reach beyond either end are moved inside: the padding is what they should find there.
-        padded = jnp.pad(r_NxHxK, [(sizes.W, sizes.W), (0, 0), (0, 0)])
+        padded = jnp.pad(call.r_NxHxK, [(sizes.W, sizes.W), (0, 0), (0, 0)])
         r_GxMxRxK = padded.reshape(-1, shape.G, shape.heads_per_group, shape.K).transpose(1, 2, 0, 3)
-    segments = None
-    if segment_ids_BxT is not None:
-        segments = tuple(_cut(ids, block).reshape(shape.B, -1, block).swapaxes(0, 1)
-                         for ids, block in ((call.q_segment_ids_BxS, sizes.Q), (segment_ids_BxT, sizes.C)))  # fmt: skip
-    content_nxGxBxMxQxK = in_blocks(biased(q_BxSxHxK, u_HxK, call.scale), sizes.Q)
-    k_nxGxBxCxK, v_nxGxBxCxK = (in_blocks(x, sizes.C)[:, :, :, 0] for x in (k_BxTxGxK, v_BxTxGxK))
+    if call.segment_ids_BxT is not None:
+        segments = tuple(
+            _cut(ids, block).reshape(shape.B, -1, block).swapaxes(0, 1)
+            for ids, block in ((call.ids_of_queries, sizes.Q), (call.segment_ids_BxT, sizes.C))
+        )
+    content_nxGxBxMxQxK = in_blocks(biased(call.q_BxSxHxK, call.content_bias_HxK, call.scale), sizes.Q)
+    k_nxGxBxCxK, v_nxGxBxCxK = (in_blocks(x, sizes.C)[:, :, :, 0] for x in (call.k_BxTxGxK, call.v_BxTxGxK))
     inputs = _Inputs(content_nxGxBxMxQxK, k_nxGxBxCxK, v_nxGxBxCxK, positions_nxGxBxMxQxK, r_GxMxRxK)
     out, lse = _attend(sizes, inputs, segments, jnp.asarray(call.q_offset, jnp.int32))
     out_BxSxHxK = out.transpose(2, 0, 4, 1, 3, 5).reshape(shape.B, -1, shape.H, shape.K)[:, : shape.S]
-    if not return_lse:
+    if not call.return_lse:
         return out_BxSxHxK
     return out_BxSxHxK, lse.transpose(2, 1, 3, 0, 4).reshape(shape.B, shape.H, -1)[:, :, : shape.S]
 
@@ -154,9 +144,9 @@ def _attend_backward(sizes, saved, cotangents):
                 by_distance = _shift_to_distances(d_scores, sizes.W)
                 r = jax.lax.dynamic_slice_in_dim(inputs.r_GxMxRxK, place, sizes.W, axis=2)
                 d_position = d_position + _product("gbmqw,gmwk->gbmqk", by_distance, r)
-                here = jax.lax.dynamic_slice_in_dim(d_r, place, sizes.W, axis=2)
-                here = here + _product("gbmqw,gbmqk->gmwk", by_distance, inputs.position_nxGxBxMxQxK[n])
-                d_r = jax.lax.dynamic_update_slice_in_dim(d_r, here, place, axis=2)
+                rows = jax.lax.dynamic_slice_in_dim(d_r, place, sizes.W, axis=2)
+                rows = rows + _product("gbmqw,gbmqk->gmwk", by_distance, inputs.position_nxGxBxMxQxK[n])
+                d_r = jax.lax.dynamic_update_slice_in_dim(d_r, rows, place, axis=2)
             return d_content, d_position, d_k, d_v, d_r
 
         zeros = jnp.zeros(d_out.shape[1:], jnp.float32)

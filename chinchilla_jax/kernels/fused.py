@@ -12,16 +12,16 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.kernels import target
-from chinchilla_jax.kernels.arguments import Arguments, AttentionError, Shape, check
-from chinchilla_jax.kernels.fused_kernel import LANES, Plan, backward_call, forward_call
+from chinchilla_jax.kernels.call import AttentionCall, AttentionError, Shape
+from chinchilla_jax.kernels.fused_kernel import Plan, backward_call, forward_call
 from chinchilla_jax.kernels.plain import rows_of_distances
 from chinchilla_jax.kernels.schedule import MASKED, Grid, Kind, schedule, tile_kinds
 from chinchilla_jax.kernels.tiles import (
+    LANES,
     SCALAR_LIMIT,
     SMALLEST,
     Tiles,
@@ -29,6 +29,7 @@ from chinchilla_jax.kernels.tiles import (
     limit,
     ranked,
     vmem_bytes,
+    whole_lanes,
 )
 
 LARGEST_HEAD = 256
@@ -37,14 +38,8 @@ FEWEST = 1024  # queries or keys that are worth a call of their own
 OUTPUT, LSE = "attention_output", "attention_lse"
 
 
-def fused_attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *,
-                    r_NxHxK: jax.Array | None = None, u_HxK: jax.Array | None = None, w_HxK: jax.Array | None = None,
-                    q_turn_2xSxK: jax.Array | None = None, k_turn_2xTxK: jax.Array | None = None,
-                    segment_ids_BxT: jax.Array | None = None, q_segment_ids_BxS: jax.Array | None = None,
-                    q_offset: int | jax.Array | None = None, window: int | None = None, softcap: float | None = None,
-                    scale: float | None = None, return_lse: bool = False, tiles: Tiles | None = None,
-                    backward_tiles: Tiles | None = None):  # fmt: skip
-    """`attention.attention`, which documents the arguments, by the TPU kernels of `fused_kernel`.
+def fused_attention(call: AttentionCall, tiles: Tiles | None = None, backward_tiles: Tiles | None = None):
+    """`attention.attention` by the TPU kernels of `fused_kernel`.
 
     Where no TPU is compiled for, the kernels run in JAX step by step: slow, for tests.
 
@@ -52,91 +47,102 @@ def fused_attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.A
       tiles, backward_tiles: instead of those of `tiles.ranked`.
 
     Raises:
-      AttentionError: see `attention.attention`; heads larger than 256; a TPU generation without tiles; one head whose
-        smallest tiles do not fit the chip's memory.
+      AttentionError: heads larger than 256; a TPU generation without tiles; one head whose smallest tiles do not fit
+        the chip's memory.
     """
-    call = check(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, r_NxHxK=r_NxHxK, u_HxK=u_HxK, w_HxK=w_HxK,
-                 q_turn_2xSxK=q_turn_2xSxK, k_turn_2xTxK=k_turn_2xTxK, segment_ids_BxT=segment_ids_BxT,
-                 q_segment_ids_BxS=q_segment_ids_BxS, q_offset=q_offset, window=window, softcap=softcap,
-                 scale=scale)  # fmt: skip
-    if call.shape.K > LARGEST_HEAD:
-        raise AttentionError("q_BxSxHxK", f"heads of {call.shape.K} are larger than {LARGEST_HEAD}, the largest of the "
-                             'fused kernel: use "blockwise"')  # fmt: skip
-    q_ids, kv_ids = _segments(call, segment_ids_BxT, q_segment_ids_BxS)
-    given = {"q": q_BxSxHxK, "k": k_BxTxGxK, "v": v_BxTxGxK, "r": r_NxHxK, "u": u_HxK, "w": w_HxK,
-             "q_turn": q_turn_2xSxK, "k_turn": k_turn_2xTxK, "q_ids": q_ids, "kv_ids": kv_ids}  # fmt: skip
-    given = {name: x for name, x in given.items() if x is not None}
-    problem = _Problem(call.shape, call.q_offset, call.scale, window, softcap, q_BxSxHxK.dtype.itemsize,
-                       relative="r" in given, turned="q_turn" in given, segments="kv_ids" in given)  # fmt: skip
-    at_once = _queries_at_once(problem, tiles, backward_tiles)
-    parts = []
-    for first in range(0, call.shape.S, at_once):
-        here = slice(first, min(first + at_once, call.shape.S))
-        cut = {name: x[:, here] if name in ("q", "q_turn", "q_ids") else x for name, x in given.items()}
-        parts.append(_some_queries(problem.with_queries(first, here.stop - first), cut, return_lse, tiles,
-                                   backward_tiles))  # fmt: skip
+    shape = call.shape
+    if shape.K > LARGEST_HEAD:
+        raise AttentionError(
+            "q_BxSxHxK",
+            f'heads of {shape.K} are larger than {LARGEST_HEAD}, the largest of the fused kernel: use "blockwise"',
+        )
+    call = call.replace(q_segment_ids_BxS=call.ids_of_queries)
+    at_once = _queries_at_once(_Problem.of(call), tiles, backward_tiles)
+    parts = [
+        _some_queries(call.of_queries(first, min(first + at_once, shape.S)), tiles, backward_tiles)
+        for first in range(0, shape.S, at_once)
+    ]
     if len(parts) == 1:
         return parts[0]
-    if return_lse:
+    if call.return_lse:
         return jnp.concatenate([out for out, _ in parts], axis=1), jnp.concatenate([lse for _, lse in parts], axis=2)
     return jnp.concatenate(parts, axis=1)
 
 
-def _some_queries(problem: _Problem, given: dict, return_lse: bool, tiles: Tiles | None, backward_tiles: Tiles | None):
+def _some_queries(call: AttentionCall, tiles: Tiles | None, backward_tiles: Tiles | None):
     """Queries that fit the chip, and of the keys that they may see as many at a time as fit."""
-    if isinstance(problem.q_offset, int):
-        past = max(1, min(problem.shape.T, problem.q_offset + problem.shape.S))
-        problem = problem.with_keys(0, past)
-        given = {name: x[:, :past] if name in ("k", "v", "k_turn", "kv_ids") else x for name, x in given.items()}
-    forward, keys, _ = _fit(problem, tiles, backward=False)
-    parts = []
-    for first in range(0, problem.shape.T, keys):
-        here = slice(first, min(first + keys, problem.shape.T))
-        cut = {name: x[:, here] if name in ("k", "v", "k_turn", "kv_ids") else x for name, x in given.items()}
-        parts.append(_one_call(problem.with_keys(first, here.stop - first), cut, forward, backward_tiles,
-                               return_lse or keys < problem.shape.T))  # fmt: skip
+    if call.offset_is_static:
+        call = call.of_keys(0, max(1, min(call.shape.T, call.q_offset + call.shape.S)))
+    forward, at_once, _ = _fit(_Problem.of(call), tiles, backward=False)
+    keys = call.shape.T
+    with_lse = call.replace(return_lse=call.return_lse or at_once < keys)
+    parts = [
+        _one_call(with_lse.of_keys(first, min(first + at_once, keys)), forward, backward_tiles)
+        for first in range(0, keys, at_once)
+    ]
     if len(parts) == 1:
         return parts[0]
     out, lse = merge(parts)
-    return (out, lse) if return_lse else out
+    return (out, lse) if call.return_lse else out
 
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-    """What there is to compute, without its arrays; the names are those of the arguments."""
+    """What tiles are chosen for: a part of the queries and keys of a call, `shape` and `q_offset` those of the part."""
 
+    call: AttentionCall
     shape: Shape
     q_offset: int | jax.Array
-    scale: float
-    window: int | None
-    softcap: float | None
-    itemsize: int
-    relative: bool
-    turned: bool
-    segments: bool
+
+    @classmethod
+    def of(cls, call: AttentionCall) -> _Problem:
+        """All queries and keys."""
+        return cls(call, call.shape, call.q_offset)
+
+    @property
+    def relative(self) -> bool:
+        """Whether there is a relative term."""
+        return self.call.r_NxHxK is not None
+
+    @property
+    def turned(self) -> bool:
+        """Whether queries and keys are to be rotated."""
+        return self.call.q_turn_2xSxK is not None
+
+    @property
+    def segments(self) -> bool:
+        """Whether attention stays inside documents."""
+        return self.call.segment_ids_BxT is not None
 
     @property
     def size(self) -> int:
         """Numbers a head has when padded."""
-        return _up(self.shape.K)
+        return whole_lanes(self.shape.K)
 
     def with_keys(self, first: int, count: int) -> _Problem:
         """The same queries, and only keys `first : first + count`."""
-        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, T=count),
-                                   q_offset=self.q_offset - first)  # fmt: skip
+        shape = dataclasses.replace(self.shape, T=count)
+        return dataclasses.replace(self, shape=shape, q_offset=self.q_offset - first)
 
     def with_queries(self, first: int, count: int) -> _Problem:
         """The same keys, and only queries `first : first + count`."""
-        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, S=count),
-                                   q_offset=self.q_offset + first)  # fmt: skip
+        shape = dataclasses.replace(self.shape, S=count)
+        return dataclasses.replace(self, shape=shape, q_offset=self.q_offset + first)
 
     def grid(self, tiles: Tiles, queries_of: int = 1) -> Grid:
         """Args: queries_of: what the padded queries have to be a multiple of, besides the block."""
         s, t, multiple = self.shape.S, self.shape.T, math.lcm(tiles.block_q, queries_of)
-        return Grid(queries=s, keys=t, padded_queries=-(-s // multiple) * multiple,
-                    padded_keys=-(-t // tiles.block_kv) * tiles.block_kv, block_q=tiles.block_q,
-                    block_kv=tiles.block_kv, q_offset=self.q_offset if isinstance(self.q_offset, int) else None,
-                    window=self.window, segments=self.segments)  # fmt: skip
+        return Grid(
+            queries=s,
+            keys=t,
+            padded_queries=-(-s // multiple) * multiple,
+            padded_keys=-(-t // tiles.block_kv) * tiles.block_kv,
+            block_q=tiles.block_q,
+            block_kv=tiles.block_kv,
+            q_offset=self.q_offset if isinstance(self.q_offset, int) else None,
+            window=self.call.window,
+            segments=self.segments,
+        )
 
     def distances(self, grid: Grid, kinds: tuple[Kind, ...], strip: int) -> int:
         """Rows of e that tiles of these kinds, in strips of so many queries, can touch."""
@@ -146,13 +152,22 @@ class _Problem:
         if grid.q_offset is None:
             return rows
         future = grid.block_q + grid.block_kv if MASKED in kinds else strip  # of the tiles on the diagonal
-        return max(min(rows, _up(grid.padded_queries + grid.q_offset) + future), grid.block_kv + LANES)
+        return max(min(rows, whole_lanes(grid.padded_queries + grid.q_offset) + future), grid.block_kv + LANES)
 
     def vmem_bytes(self, tiles: Tiles, grid: Grid, distances: int, backward: bool) -> int:
         """Estimated memory of a kernel."""
-        return vmem_bytes(tiles, backward=backward, keys=grid.padded_keys, size=self.size, distances=distances,
-                          itemsize=self.itemsize, turned=self.turned, shared=self.shape.G < self.shape.H,
-                          masked=MASKED in tile_kinds(grid), capped=self.softcap is not None)  # fmt: skip
+        return vmem_bytes(
+            tiles,
+            backward=backward,
+            keys=grid.padded_keys,
+            size=self.size,
+            distances=distances,
+            itemsize=self.call.q_BxSxHxK.dtype.itemsize,
+            turned=self.turned,
+            shared=self.shape.G < self.shape.H,
+            masked=MASKED in tile_kinds(grid),
+            capped=self.call.softcap is not None,
+        )
 
 
 def merge(parts: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Array]:
@@ -177,35 +192,32 @@ def merge(parts: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Arra
     return out.astype(parts[0][0].dtype), lse
 
 
-def _segments(call: Arguments, segment_ids, q_segment_ids) -> tuple:
-    """Ids of queries and keys. NumPy arrays stay NumPy arrays, so that what depends on them only is a constant."""
-    if segment_ids is None:
-        return None, None
-    if q_segment_ids is None and isinstance(segment_ids, np.ndarray) and call.offset_is_static:
-        return segment_ids[:, call.q_offset : call.q_offset + call.shape.S], segment_ids
-    return call.q_segment_ids_BxS if q_segment_ids is None else q_segment_ids, segment_ids
-
-
-def _queries_at_once(problem: _Problem, *given: Tiles | None) -> int:
+def _queries_at_once(problem: _Problem, *tiles: Tiles | None) -> int:
     """How many queries may go at once: as many as have tiles of a good size in both passes, or else any tiles.
+
+    Args:
+      tiles: of the forward and of the backward pass, if they are prescribed.
 
     Raises:
       AttentionError: not even one tile fits the chip.
     """
     shape, counts = problem.shape, [problem.shape.S]
     while counts[-1] > LANES:
-        counts.append(_up(-(-counts[-1] // 2)))
+        counts.append(whole_lanes(-(-counts[-1] // 2)))
     for good in (True, False):
         for count in counts:
             part = problem.with_queries(shape.S - count, count)  # the last: the farthest from keys
-            fits = [_fit(part, tiles, backward=backward) for tiles, backward in zip(given, (False, True), strict=True)]
+            fits = [_fit(part, one, backward=backward) for one, backward in zip(tiles, (False, True), strict=True)]
             if all(fit and (fit[2] or not good) for fit in fits) and (count >= FEWEST or not good or count == shape.S):
                 return count
-    raise AttentionError("q_BxSxHxK", f"not even one tile of heads of {shape.K} fits the memory of "
-                         f'{target.generation()} with {shape.T} keys: use "blockwise"')  # fmt: skip
+    raise AttentionError(
+        "q_BxSxHxK",
+        f"not even one tile of heads of {shape.K} fits the memory of "
+        f'{target.generation()} with {shape.T} keys: use "blockwise"',
+    )
 
 
-def _fit(problem: _Problem, given: Tiles | None, *, backward: bool) -> tuple[Tiles, int, bool] | None:
+def _fit(problem: _Problem, prescribed: Tiles | None, *, backward: bool) -> tuple[Tiles, int, bool] | None:
     """Tiles of a pass, how many keys at once may take part for it to fit the chip, and whether the tiles are good ones.
 
     The keys of a head stay in vector memory while its queries pass by. If they are too many, the pass takes halves,
@@ -213,10 +225,18 @@ def _fit(problem: _Problem, given: Tiles | None, *, backward: bool) -> tuple[Til
     """
     generation, shape = target.generation(), problem.shape
     if generation is None:
-        return given or SMALLEST, shape.T, True
-    good = [given] if given else ranked(generation, backward=backward, relative=problem.relative, size=problem.size,
-                                        documents=problem.segments)  # fmt: skip
-    for candidates, fewest in ((good, FEWEST), ([given] if given else [Tiles(256, 256), SMALLEST], LANES)):
+        return prescribed or SMALLEST, shape.T, True
+    good = small = [prescribed]
+    if prescribed is None:
+        good = ranked(
+            generation,
+            backward=backward,
+            relative=problem.relative,
+            size=problem.size,
+            documents=problem.segments,
+        )
+        small = [Tiles(256, 256), SMALLEST]
+    for candidates, fewest, are_good in ((good, FEWEST, True), (small, LANES, False)):
         keys = shape.T
         while True:
             for tiles in candidates:
@@ -225,41 +245,46 @@ def _fit(problem: _Problem, given: Tiles | None, *, backward: bool) -> tuple[Til
                 kinds = (MASKED,) if problem.segments else tile_kinds(grid)
                 distances = problem.distances(grid, kinds, tiles.strip)
                 if problem.vmem_bytes(tiles, grid, distances, backward) <= limit(generation):
-                    return tiles, keys, candidates is good
+                    return tiles, keys, are_good
             if keys <= fewest:
                 break
-            keys = _up(-(-keys // 2))
+            keys = whole_lanes(-(-keys // 2))
     return None
 
 
-def _one_call(problem: _Problem, given: dict, forward: Tiles, backward: Tiles | None, return_lse: bool):
+def _one_call(call: AttentionCall, forward: Tiles, backward: Tiles | None):
     """Lays out and pads, runs, undoes both."""
+    problem = _Problem.of(call)
     shape, size = problem.shape, problem.size
     backward, at_once, _ = _fit(problem, backward, backward=True)
     queries_of = math.lcm(forward.block_q, backward.block_q)
     pieces = [(0, shape.T, forward, False)]
     pieces += [(first, min(at_once, shape.T - first), backward, True) for first in range(0, shape.T, at_once)]
-    passes, tables = zip(*(_pass(problem, given, queries_of, *piece) for piece in pieces), strict=True)
+    passes, tables = zip(*(_pass(problem, queries_of, *piece) for piece in pieces), strict=True)
     queries = passes[0].plan.grid.padded_queries
     keys = max(p.first + p.plan.grid.padded_keys for p in passes)
     halves = 2 if problem.turned else 1
-    arrays = {"q": _lay_out(given["q"], queries, size, halves), "k": _lay_out(given["k"], keys, size, halves),
-              "v": _lay_out(given["v"], keys, size)}  # fmt: skip
+    arrays = {
+        "q": _lay_out(call.q_BxSxHxK, queries, size, halves),
+        "k": _lay_out(call.k_BxTxGxK, keys, size, halves),
+        "v": _lay_out(call.v_BxTxGxK, keys, size),
+    }
     constants = {}
     if problem.relative:
         rows = max(p.first + p.plan.distances for p in passes)
-        e = rows_of_distances(given["r"], problem.q_offset + queries - 1, rows)
+        e = rows_of_distances(call.r_NxHxK, call.q_offset + queries - 1, rows)
         arrays["e"] = _lay_out(e[None], rows, size)[0]
-        arrays |= {name: _lay_out(given[name][None, None], 1, size)[0] for name in ("u", "w")}
+        for name, bias_HxK in (("u", call.content_bias_HxK), ("w", call.position_bias_HxK)):
+            arrays[name] = _lay_out(bias_HxK[None, None], 1, size)[0]
     if problem.turned:
-        constants["q_turn"] = _lay_out(given["q_turn"][:, :, None].astype(jnp.float32), queries, size, halves)
-        constants["k_turn"] = _lay_out(given["k_turn"][:, :, None].astype(jnp.float32), keys, size, halves)
+        for name, turn, length in (("q_turn", call.q_turn_2xSxK, queries), ("k_turn", call.k_turn_2xTxK, keys)):
+            constants[name] = _lay_out(turn[:, :, None].astype(jnp.float32), length, size, halves)
     if problem.segments:
-        constants["q_segments"] = jnp.pad(given["q_ids"], [(0, 0), (0, queries - shape.S)])[:, None]
-        constants["kv_ids"] = jnp.pad(given["kv_ids"], [(0, 0), (0, keys - shape.T)])[:, None]
-    out, lse = _run(passes, return_lse, arrays, (tables, constants))
+        constants["q_segments"] = jnp.pad(call.q_segment_ids_BxS, [(0, 0), (0, queries - shape.S)])[:, None]
+        constants["kv_ids"] = jnp.pad(call.segment_ids_BxT, [(0, 0), (0, keys - shape.T)])[:, None]
+    out, lse = _run(passes, call.return_lse, arrays, (tables, constants))
     out = out.reshape(shape.B, queries, shape.H, size)[:, : shape.S, :, : shape.K]
-    return (out, lse[:, :, 0, : shape.S]) if return_lse else out
+    return (out, lse[:, :, 0, : shape.S]) if call.return_lse else out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,29 +298,42 @@ class _Pass:
         """The arrays, of keys only those that take part."""
         keys = slice(self.first, self.first + self.plan.grid.padded_keys)
         distances = slice(self.first, self.first + self.plan.distances)
-        cuts = {"k": (slice(None), keys), "v": (slice(None), keys), "k_turn": (slice(None), keys),
-                "kv_ids": (..., keys), "e": (distances,)}  # fmt: skip
+        cuts = dict.fromkeys(("k", "v", "k_turn"), (slice(None), keys)) | {"kv_ids": (..., keys), "e": (distances,)}
         return {name: x[cuts[name]] if name in cuts else x for name, x in arrays.items()}
 
 
-def _pass(problem: _Problem, given: dict, queries_of: int, first: int, count: int, tiles: Tiles,
-          backward: bool) -> tuple[_Pass, tuple]:  # fmt: skip
+def _pass(
+    problem: _Problem, queries_of: int, first: int, count: int, tiles: Tiles, backward: bool
+) -> tuple[_Pass, tuple]:
     """The plan of the kernel call on `count` keys from `first` on, and its tables."""
-    generation, part = target.generation(), problem.with_keys(first, count)
+    generation, call, part = target.generation(), problem.call, problem.with_keys(first, count)
     grid = part.grid(tiles, queries_of)
     kinds = tile_kinds(grid)
     distances = part.distances(grid, kinds, tiles.strip)
-    plan = Plan(grid=grid, kinds=kinds, heads=part.shape.H, groups=part.shape.G, head_dim=part.size, strip=tiles.strip,
-                scale=part.scale, softcap=part.softcap, relative=part.relative, turned=part.turned,
-                distances=distances, rolls=generation is not None and CHIPS[generation].core.rolls,
-                interpret=generation is None,
-                vmem_limit=compiler_limit(generation, part.vmem_bytes(tiles, grid, distances, backward))
-                )  # fmt: skip
-    kv_ids = given["kv_ids"][:, first : first + count] if problem.segments else None
-    tables = schedule(grid, kinds, part.q_offset, given.get("q_ids"), kv_ids)
+    plan = Plan(
+        grid=grid,
+        kinds=kinds,
+        heads=part.shape.H,
+        groups=part.shape.G,
+        head_dim=part.size,
+        strip=tiles.strip,
+        scale=call.scale,
+        softcap=call.softcap,
+        relative=part.relative,
+        turned=part.turned,
+        distances=distances,
+        rolls=generation is not None and CHIPS[generation].core.rolls,
+        vmem_limit=compiler_limit(generation, part.vmem_bytes(tiles, grid, distances, backward)),
+        interpret=generation is None,
+    )
+    kv_ids = call.segment_ids_BxT[:, first : first + count] if part.segments else None
+    tables = schedule(grid, kinds, part.q_offset, call.q_segment_ids_BxS, kv_ids)
     if generation is not None and 4 * sum(table.size for table in tables) > SCALAR_LIMIT:
-        raise AttentionError("segment_ids_BxT", f"the list of tiles of {part.shape.B} rows of {part.shape.S} queries "
-                             f"and {count} keys does not fit the scalar memory of {generation}: fewer rows on a device")
+        raise AttentionError(
+            "segment_ids_BxT",
+            f"the list of tiles of {part.shape.B} rows of {part.shape.S} queries "
+            f"and {count} keys does not fit the scalar memory of {generation}: fewer rows on a device",
+        )
     offset = jnp.reshape(jnp.asarray(part.q_offset, jnp.int32), 1)
     return _Pass(plan, first), (*(table.reshape(-1) for table in tables), offset)  # flat: scalar memory pads rows
 
@@ -326,11 +364,11 @@ def _run_backward(passes, lse_is_used, residuals, gradients):
     arrays, (tables, fixed), out, lse = residuals
     real = jnp.arange(lse.shape[-1]) < passes[0].plan.grid.queries
     lse = jnp.where(real, lse, -jnp.inf)  # padded queries saw no key: tiles of this pass may show them others
-    given = arrays | fixed | {"o": out, "lse": lse, "do": gradients[0]}
+    inputs = arrays | fixed | {"o": out, "lse": lse, "do": gradients[0]}
     if lse_is_used:
-        given["dlse"] = jnp.where(lse == -jnp.inf, 0.0, gradients[1])  # nothing there to have a gradient
+        inputs["dlse"] = jnp.where(lse == -jnp.inf, 0.0, gradients[1])  # nothing there to have a gradient
     parts = [
-        (one.first, _gradients(one.plan, backward_call(one.plan, table, one.of(given))))
+        (one.first, _gradients(one.plan, backward_call(one.plan, table, one.of(inputs))))
         for one, table in zip(passes[1:], tables[1:], strict=True)
     ]
     total = {
@@ -351,19 +389,15 @@ def _placed(x: jax.Array, first: int, shape: tuple[int, ...], axis: int | None) 
 
 def _gradients(plan: Plan, d: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Results of the backward kernel in the layout of what they are the gradients of."""
-    found = {"q": d["dq"], "k": d["dk"], "v": d["dv"]}
+    gradients = {"q": d["dq"], "k": d["dk"], "v": d["dv"]}
     if plan.relative:
-        if plan.heads != plan.groups:  # a part from each head of a group
+        if plan.heads != plan.groups:  # each head of a group has its own gradient of the keys: they are added up
             for name in ("k", "v"):
-                x = found[name]
-                found[name] = x.reshape(*x.shape[:2], plan.groups, -1, plan.head_dim).sum(3).reshape(*x.shape[:2], -1)
-        found["e"] = (d["de"] * plan.after_sum).transpose(2, 0, 1).reshape(plan.distances, -1)
-        found |= {name: d[f"d{name}"].reshape(1, -1) for name in ("u", "w")}
-    return found
+                x = gradients[name].reshape(*d["dk"].shape[:2], plan.groups, -1, plan.head_dim)
+                gradients[name] = x.sum(3).reshape(*x.shape[:2], -1)
+        gradients["e"] = (d["de"] * plan.after_sum).transpose(2, 0, 1).reshape(plan.distances, -1)
+        gradients |= {name: d[f"d{name}"].reshape(1, -1) for name in ("u", "w")}
+    return gradients
 
 
 _run.defvjp(_run_forward, _run_backward)
-
-
-def _up(n: int) -> int:
-    return -(-n // LANES) * LANES

@@ -1,6 +1,7 @@
 """How is attention computed on a TPU without its scores ever leaving the chip?
 
-THE EQUATIONS (Dao et al. 2022, algorithms 1 and 4; the relative term is that of Dai et al. 2019, section 3.3)
+THE EQUATIONS (Dao et al. 2022, algorithms 1 and 4; the relative term is that of Dai et al. 2019, section 3.3, where the
+position bias w is called v)
 
     s_ij = scale ((q_i + u) . k_j + (q_i + w) . r_{i-j})      then  s = c tanh(s / c)  if a soft cap c is given
     p_ij = exp(s_ij - lse_i),   lse_i = log sum_j exp(s_ij)
@@ -71,8 +72,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from chinchilla_jax.kernels.schedule import KIND_BITS, KINDS, MASKED, WHOLE, Grid, Kind
+from chinchilla_jax.kernels.tiles import LANES, whole_lanes
 
-LANES = 128  # of a vector register, and rows of the band of one product with r
 LOG2E = math.log2(math.e)
 HIDDEN = -0.7 * float(np.finfo(np.float32).max)  # a masked score: less than any other, and finite
 INFINITE = 1e30  # stands for the -lse of a query that saw no key: exp2(s - INFINITE) is zero
@@ -154,13 +155,13 @@ def strips(plan: Plan, kind: Kind) -> list[Strip]:
     block_q, block_kv = plan.grid.block_q, plan.grid.block_kv
     if kind in (WHOLE, MASKED):
         return [Strip(0, block_q, 0, block_kv)]
-    rows, found = min(plan.strip, block_q), []
+    rows, cut = min(plan.strip, block_q), []
     for row in range(0, block_q, rows):
-        last = min(block_kv, _up(kind + row + rows))
+        last = min(block_kv, whole_lanes(kind + row + rows))
         first = 0 if plan.grid.window is None else max(0, kind + row - plan.grid.window + 1) // LANES * LANES
         if first < last:
-            found.append(Strip(row, rows, first, last))
-    return found
+            cut.append(Strip(row, rows, first, last))
+    return cut
 
 
 def columns(cut: list[Strip]) -> list[tuple[int, int, list[int]]]:
@@ -172,10 +173,6 @@ def columns(cut: list[Strip]) -> list[tuple[int, int, list[int]]]:
         if having:
             parts.append((first, last, having))
     return parts
-
-
-def _up(n: int) -> int:
-    return -(-n // LANES) * LANES
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -226,8 +223,8 @@ def _bands(plan: Plan, i, j, kind: Kind, strip: Strip):
     """
     for row in range(strip.row, strip.row + strip.rows, LANES):
         last, width = strip.last, strip.width + LANES
-        if kind not in (WHOLE, MASKED) and _up(kind + row + LANES) <= strip.last:
-            last = max(_up(kind + row + LANES), strip.first + LANES)
+        if kind not in (WHOLE, MASKED) and whole_lanes(kind + row + LANES) <= strip.last:
+            last = max(whole_lanes(kind + row + LANES), strip.first + LANES)
             width = last - strip.first
         start = plan.grid.padded_queries - LANES - row + strip.first + j * plan.grid.block_kv - i * plan.grid.block_q
         yield row, last, pl.multiple_of(start, LANES), width
@@ -273,10 +270,11 @@ def move_rows(x, first: int, step: int, width: int):
         source = lane + rest + step * row  # 0 to 255
         index, right = source & (LANES - 1), source >= LANES
         gathered = {
-            n: jnp.take_along_axis(x[top : top + 8, LANES * n : LANES * (n + 1)], index, axis=1,
-                                   mode="promise_in_bounds")
+            n: jnp.take_along_axis(
+                x[top : top + 8, LANES * n : LANES * (n + 1)], index, axis=1, mode="promise_in_bounds"
+            )
             for n in range(max(0, whole), min(registers, whole + width // LANES + 1))
-        }  # fmt: skip
+        }
         zero = jnp.zeros((8, LANES), x.dtype)
         out = [
             jnp.where(right, gathered.get(c + 1, zero), gathered.get(c, zero))
@@ -366,6 +364,11 @@ def _turn_keys(plan: Plan, ref) -> None:
     jax.lax.fori_loop(0, plan.grid.blocks_kv, block, 0)
 
 
+def _clear(*refs) -> None:
+    for ref in refs:
+        ref[...] = jnp.zeros_like(ref)
+
+
 def _visit(plan: Plan, ref, b, i, tile) -> None:
     """Calls `tile(j, kind)` for every listed tile of block i of the queries of row b."""
     blocks_q, blocks_kv = plan.grid.blocks_q, plan.grid.blocks_kv
@@ -397,8 +400,7 @@ def _forward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
     if plan.grid.segments:
         ref.q_ids[...] = _column(ref.q_segments[0])
     ref.m[...] = jnp.full_like(ref.m, HIDDEN)
-    ref.l[...] = jnp.zeros_like(ref.l)
-    ref.acc[...] = jnp.zeros_like(ref.acc)
+    _clear(ref.l, ref.acc)
 
     def tile(j, kind: Kind) -> None:
         cut = strips(plan, kind)
@@ -435,30 +437,38 @@ def _backward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
     """
     ref = SimpleNamespace(**dict(zip(names, refs, strict=True)))
     b, c, i = pl.program_id(1), pl.program_id(2), pl.program_id(3)
-    dtype = ref.q.dtype
 
     @pl.when((c == 0) & (i == 0))
     def _():
-        ref.dk_sum[...] = jnp.zeros_like(ref.dk_sum)
-        ref.dv_sum[...] = jnp.zeros_like(ref.dv_sum)
+        _clear(ref.dk_sum, ref.dv_sum)
         if plan.turned:
             _turn_keys(plan, ref)
 
     if plan.relative:
+        pl.when((b == 0) & (i == 0))(lambda: _clear(ref.de, ref.du, ref.dw))
+    _prepare_backward(plan, ref)
+    _visit(plan, ref, b, i, functools.partial(_backward_tile, plan, ref, i))
+    dq = ref.dqu[...]
+    if plan.relative:
+        dq += ref.dqw[...]
+        ref.du[0] += jnp.sum(ref.dqu[...], axis=0, keepdims=True) * plan.scale
+        ref.dw[0] += jnp.sum(ref.dqw[...], axis=0, keepdims=True) * plan.scale
+    if plan.turned:
+        dq = _turn_back(dq, ref.q_turn[0], ref.q_turn[1])
+    ref.dq[0] = (dq * plan.scale).astype(ref.q.dtype)
+    last = (c == pl.num_programs(2) - 1) & (i == pl.num_programs(3) - 1)
+    pl.when(last)(lambda: _write_keys(plan, ref))
 
-        @pl.when((b == 0) & (i == 0))
-        def _():
-            ref.de[...] = jnp.zeros_like(ref.de)
-            ref.du[...] = jnp.zeros_like(ref.du)
-            ref.dw[...] = jnp.zeros_like(ref.dw)
 
+def _prepare_backward(plan: Plan, ref) -> None:
+    """Keeps what all tiles of a block of queries need, some of it transposed."""
     qu = _scaled_queries(plan, ref, ref.u if plan.relative else None)
     ref.qu[...], ref.qu_t[...], ref.do_t[...] = qu, qu.T, ref.do[0].T
-    ref.dqu[...] = jnp.zeros_like(ref.dqu)
+    _clear(ref.dqu)
     if plan.relative:
         qw = _scaled_queries(plan, ref, ref.w)
         ref.qw[...], ref.qw_t[...] = qw, qw.T
-        ref.dqw[...] = jnp.zeros_like(ref.dqw)
+        _clear(ref.dqw)
     if plan.grid.segments:
         ref.q_ids[...] = _column(ref.q_segments[0])
     lse = ref.lse[0, 0]
@@ -467,60 +477,53 @@ def _backward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
     di = jnp.broadcast_to(di, ref.di.shape)
     ref.di[...] = di - _column(ref.dlse[0, 0]) if hasattr(ref, "dlse") else di
 
-    def tile(j, kind: Kind) -> None:
-        cut = strips(plan, kind)
-        capped = [_cap(plan, x) for x in _scores(plan, ref, i, j, kind, cut)]
-        p = [jnp.exp2(s - _wide(ref.lse_column[x.queries, :], x.width)) for x, (s, _) in zip(cut, capped, strict=True)]
-        p = [_hide(plan, ref, i, j, kind, strip, x, 0.0) for strip, x in zip(cut, p, strict=True)]
-        dp = [_dot(ref.do[0, x.queries, :], ref.v[0, _keys(plan, j, x), :], _ROWS_BY_ROWS) for x in cut]
-        ds = [
-            x * (y - _wide(ref.di[strip.queries, :], strip.width)) for strip, x, y in zip(cut, p, dp, strict=True)
-        ]  # fmt: skip
-        if plan.softcap is not None:
-            ds = [x * (1.0 - t * t) for x, (_, t) in zip(ds, capped, strict=True)]
-        p, low = [x.astype(dtype) for x in p], [x.astype(dtype) for x in ds]
-        for first, last, having in columns(cut):
-            rows = slice(cut[having[0]].row, cut[having[-1]].row + cut[having[-1]].rows)
-            keys = pl.ds(pl.multiple_of(j * plan.grid.block_kv + first, LANES), last - first)
 
-            def part(x, first=first, last=last, having=having):
-                return jnp.concatenate([x[n][:, first - cut[n].first : last - cut[n].first] for n in having], axis=0)
+def _backward_tile(plan: Plan, ref, i, j, kind: Kind) -> None:
+    """Adds what tile j of block i of the queries has to all gradients."""
+    dtype = ref.q.dtype
+    cut = strips(plan, kind)
+    capped = [_cap(plan, x) for x in _scores(plan, ref, i, j, kind, cut)]
+    p = [jnp.exp2(s - _wide(ref.lse_column[x.queries, :], x.width)) for x, (s, _) in zip(cut, capped, strict=True)]
+    p = [_hide(plan, ref, i, j, kind, strip, x, 0.0) for strip, x in zip(cut, p, strict=True)]
+    dp = [_dot(ref.do[0, x.queries, :], ref.v[0, _keys(plan, j, x), :], _ROWS_BY_ROWS) for x in cut]
+    ds = [x * (y - _wide(ref.di[strip.queries, :], strip.width)) for strip, x, y in zip(cut, p, dp, strict=True)]
+    if plan.softcap is not None:
+        ds = [x * (1.0 - t * t) for x, (_, t) in zip(ds, capped, strict=True)]
+    p, low = [x.astype(dtype) for x in p], [x.astype(dtype) for x in ds]
+    for first, last, having in columns(cut):
+        rows = slice(cut[having[0]].row, cut[having[-1]].row + cut[having[-1]].rows)
+        keys = pl.ds(pl.multiple_of(j * plan.grid.block_kv + first, LANES), last - first)
 
-            ref.dv_sum[:, keys] += _dot(ref.do_t[:, rows], part(p))
-            ref.dk_sum[:, keys] += _dot(ref.qu_t[:, rows], part(low))
-        for strip, x in zip(cut, low, strict=True):
-            ref.dqu[strip.queries, :] += _dot(x, _key_rows(plan, ref, j, strip))
-        if not plan.relative:
-            return
-        for strip, x in zip(cut, ds, strict=True):
-            for row, last, start, width in _bands(plan, i, j, kind, strip):
-                own = slice(row - strip.row, row - strip.row + LANES)
-                dt = _move_left(plan, x[own, : last - strip.first], width).astype(dtype)
-                ref.de[0, :, pl.ds(start, width)] += _dot(ref.qw_t[:, row : row + LANES], dt)
-                ref.dqw[row : row + LANES, :] += _dot(dt, ref.e[pl.ds(start, width), :])
+        def part(x, first=first, last=last, having=having):
+            return jnp.concatenate([x[n][:, first - cut[n].first : last - cut[n].first] for n in having], axis=0)
 
-    _visit(plan, ref, b, i, tile)
-    dq = ref.dqu[...]
-    if plan.relative:
-        dq += ref.dqw[...]
-        ref.du[0] += jnp.sum(ref.dqu[...], axis=0, keepdims=True) * plan.scale
-        ref.dw[0] += jnp.sum(ref.dqw[...], axis=0, keepdims=True) * plan.scale
-    if plan.turned:
-        dq = _turn_back(dq, ref.q_turn[0], ref.q_turn[1])
-    ref.dq[0] = (dq * plan.scale).astype(dtype)
+        ref.dv_sum[:, keys] += _dot(ref.do_t[:, rows], part(p))
+        ref.dk_sum[:, keys] += _dot(ref.qu_t[:, rows], part(low))
+    for strip, x in zip(cut, low, strict=True):
+        ref.dqu[strip.queries, :] += _dot(x, _key_rows(plan, ref, j, strip))
+    if not plan.relative:
+        return
+    for strip, x in zip(cut, ds, strict=True):
+        for row, last, start, width in _bands(plan, i, j, kind, strip):
+            ds_rows = x[row - strip.row : row - strip.row + LANES, : last - strip.first]
+            dt = _move_left(plan, ds_rows, width).astype(dtype)
+            ref.de[0, :, pl.ds(start, width)] += _dot(ref.qw_t[:, row : row + LANES], dt)
+            ref.dqw[row : row + LANES, :] += _dot(dt, ref.e[pl.ds(start, width), :])
 
-    @pl.when((c == pl.num_programs(2) - 1) & (i == pl.num_programs(3) - 1))
-    def _():
-        def block(j, _):
-            keys = pl.ds(pl.multiple_of(j * plan.grid.block_kv, LANES), plan.grid.block_kv)
-            dk = (ref.dk_sum[:, keys] * plan.after_sum).T
-            if plan.turned:
-                dk = _turn_back(dk, ref.k_turn[0, keys, :], ref.k_turn[1, keys, :])
-            ref.dk[0, keys, :] = dk.astype(ref.dk.dtype)
-            ref.dv[0, keys, :] = ref.dv_sum[:, keys].T.astype(ref.dv.dtype)
-            return 0
 
-        jax.lax.fori_loop(0, plan.grid.blocks_kv, block, 0)
+def _write_keys(plan: Plan, ref) -> None:
+    """The sums of dk and dv, whole heads of them, as they are returned."""
+
+    def block(j, _):
+        keys = pl.ds(pl.multiple_of(j * plan.grid.block_kv, LANES), plan.grid.block_kv)
+        dk = (ref.dk_sum[:, keys] * plan.after_sum).T
+        if plan.turned:
+            dk = _turn_back(dk, ref.k_turn[0, keys, :], ref.k_turn[1, keys, :])
+        ref.dk[0, keys, :] = dk.astype(ref.dk.dtype)
+        ref.dv[0, keys, :] = ref.dv_sum[:, keys].T.astype(ref.dv.dtype)
+        return 0
+
+    jax.lax.fori_loop(0, plan.grid.blocks_kv, block, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -550,15 +553,21 @@ class _Call:
     def run(self, kernel, name: str, grid: tuple[int, ...], parallel: int, tables: tuple) -> list:
         names = ("entries", "counts", "q_offset", *(x[0] for x in (*self.inputs, *self.outputs, *self.scratch)))
         spec = pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=3, grid=grid, in_specs=[x[2] for x in self.inputs],
-            out_specs=[x[2] for x in self.outputs], scratch_shapes=[x[1] for x in self.scratch])  # fmt: skip
+            num_scalar_prefetch=3,
+            grid=grid,
+            in_specs=[x[2] for x in self.inputs],
+            out_specs=[x[2] for x in self.outputs],
+            scratch_shapes=[x[1] for x in self.scratch],
+        )
         semantics = ("parallel",) * parallel + ("arbitrary",) * (len(grid) - parallel)
         return pl.pallas_call(
-            functools.partial(kernel, plan=self.plan, names=names), grid_spec=spec,
-            out_shape=[x[1] for x in self.outputs], name=name, interpret=self.plan.interpret,
-            compiler_params=pltpu.CompilerParams(dimension_semantics=semantics,
-                                                 vmem_limit_bytes=self.plan.vmem_limit),
-        )(*tables, *(x[1] for x in self.inputs))  # fmt: skip
+            functools.partial(kernel, plan=self.plan, names=names),
+            grid_spec=spec,
+            out_shape=[x[1] for x in self.outputs],
+            name=name,
+            interpret=self.plan.interpret,
+            compiler_params=pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=self.plan.vmem_limit),
+        )(*tables, *(x[1] for x in self.inputs))
 
 
 def forward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -578,8 +587,13 @@ def forward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> tup
     call = _Call(plan)
     _operands(call, arrays, ("q",), lambda h, b, i, *_: (h, _group(h, plan.heads // plan.groups), b, i))
     call.write("o", arrays["q"].shape, dtype, (1, block_q, size), lambda h, b, i, *_: (b, i, h))
-    call.write("lse", (rows, plan.heads, 1, plan.grid.padded_queries), jnp.float32, (1, 1, 1, block_q),
-               lambda h, b, i, *_: (b, h, 0, i))  # fmt: skip
+    call.write(
+        "lse",
+        (rows, plan.heads, 1, plan.grid.padded_queries),
+        jnp.float32,
+        (1, 1, 1, block_q),
+        lambda h, b, i, *_: (b, h, 0, i),
+    )
     for name in ("qu", "qw") if plan.relative else ("qu",):
         call.keep(name, (block_q, size), dtype)
     for name in ("m", "l"):
@@ -606,15 +620,21 @@ def backward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> di
     outer = plan.heads if plan.relative else plan.groups
     inner = plan.heads // outer
     call = _Call(plan)
-    _operands(call, arrays, ("q", "do", "o"),
-              lambda a, b, c, i, *_: (a * inner + c, _group(a, outer // plan.groups), b, i))  # fmt: skip
+    _operands(
+        call, arrays, ("q", "do", "o"), lambda a, b, c, i, *_: (a * inner + c, _group(a, outer // plan.groups), b, i)
+    )
     for name in ("lse", "dlse"):
         if name in arrays:
             call.read(name, arrays[name], (1, 1, 1, block_q), lambda a, b, c, i, *_: (b, a * inner + c, 0, i))
     call.write("dq", arrays["q"].shape, dtype, (1, block_q, size), lambda a, b, c, i, *_: (b, i, a * inner + c))
     for name in ("dk", "dv"):
-        call.write(name, (rows, plan.grid.padded_keys, outer * size), dtype if outer == plan.groups else jnp.float32,
-                   (1, plan.grid.padded_keys, size), lambda a, b, c, i, *_: (b, 0, a))  # fmt: skip
+        call.write(
+            name,
+            (rows, plan.grid.padded_keys, outer * size),
+            dtype if outer == plan.groups else jnp.float32,
+            (1, plan.grid.padded_keys, size),
+            lambda a, b, c, i, *_: (b, 0, a),
+        )
     if plan.relative:
         for name, shape in (("de", (size, plan.distances)), ("du", (1, size)), ("dw", (1, size))):
             call.write(name, (plan.heads, *shape), jnp.float32, (1, *shape), lambda a, b, c, i, *_: (a, 0, 0))
@@ -629,13 +649,14 @@ def backward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> di
         call.keep(name, (size, plan.grid.padded_keys))
     if plan.grid.segments:
         call.keep("q_ids", (block_q, LANES), jnp.int32)
-    results = call.run(_backward, "attention_backward", (outer, rows, inner, plan.grid.blocks_q),
-                       1 if plan.relative else 2, tables)  # fmt: skip
+    results = call.run(
+        _backward, "attention_backward", (outer, rows, inner, plan.grid.blocks_q), 1 if plan.relative else 2, tables
+    )
     return dict(zip((x[0] for x in call.outputs), results, strict=True))
 
 
 def _group(head, heads_per_group: int):
-    """Which group a head reads. (`//` would round towards minus infinity, which costs what it is not worth here.)"""
+    """Which group a head reads. (`//` rounds towards minus infinity, which costs more.)"""
     return head if heads_per_group == 1 else jax.lax.div(head, jnp.int32(heads_per_group))
 
 
@@ -656,8 +677,9 @@ def _operands(call: _Call, arrays: dict, by_block: tuple[str, ...], where) -> No
             call.read(name, arrays[name], (1, size), at(lambda h, g, b, i: (0, h)))
     if plan.turned:
         call.read("q_turn", arrays["q_turn"], (2, plan.grid.block_q, size), at(lambda h, g, b, i: (0, i, 0)))
-        call.read("k_turn", arrays["k_turn"], (2, plan.grid.padded_keys, size), at(lambda h, g, b, i: (0, 0, 0)),
-                  buffers=1)  # never another block
+        call.read(
+            "k_turn", arrays["k_turn"], (2, plan.grid.padded_keys, size), at(lambda h, g, b, i: (0, 0, 0)), buffers=1
+        )  # never another block
         call.keep("k_turned", (plan.grid.padded_keys, size), arrays["k"].dtype)
     if plan.grid.segments:
         call.read("q_segments", arrays["q_segments"], (1, 1, plan.grid.block_q), at(lambda h, g, b, i: (b, 0, i)))

@@ -8,41 +8,33 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from chinchilla_jax.kernels.arguments import Arguments, check
+from chinchilla_jax.kernels.call import AttentionCall
 
 NEGATIVE = -1e30  # finite, so that a row with every key masked has no NaN gradient
 
 
-def plain_attention(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *,
-                    r_NxHxK: jax.Array | None = None, u_HxK: jax.Array | None = None, w_HxK: jax.Array | None = None,
-                    segment_ids_BxT: jax.Array | None = None, q_segment_ids_BxS: jax.Array | None = None,
-                    q_offset: int | jax.Array | None = None, window: int | None = None, softcap: float | None = None,
-                    scale: float | None = None, return_lse: bool = False):  # fmt: skip
-    """`attention.attention`, which documents the arguments, with every score in memory.
-
-    Takes float64 too, and then computes in it throughout.
-    """
-    call = check(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, r_NxHxK=r_NxHxK, u_HxK=u_HxK, w_HxK=w_HxK,
-                 segment_ids_BxT=segment_ids_BxT, q_segment_ids_BxS=q_segment_ids_BxS, q_offset=q_offset, window=window,
-                 softcap=softcap, scale=scale, float64=True)  # fmt: skip
-    dtype = q_BxSxHxK.dtype
+def plain_attention(call: AttentionCall):
+    """`attention.attention` with every score in memory. Computes in float64 throughout where the queries have it."""
+    q_BxSxHxK, dtype = call.q_BxSxHxK, call.q_BxSxHxK.dtype
     wide = jnp.promote_types(dtype, jnp.float32)
-    scores_BxHxSxT = _scores(biased(q_BxSxHxK, u_HxK, call.scale), k_BxTxGxK, wide)
-    if r_NxHxK is not None:
-        scores_BxHxSxT = scores_BxHxSxT + _relative_scores(biased(q_BxSxHxK, w_HxK, call.scale), r_NxHxK, call, wide)
-    if softcap is not None:
-        scores_BxHxSxT = softcap * jnp.tanh(scores_BxHxSxT / softcap)
-    visible = _visible(call, segment_ids_BxT, window)
+    content_BxSxHxK = biased(q_BxSxHxK, call.content_bias_HxK, call.scale)
+    scores_BxHxSxT = _scores(content_BxSxHxK, call.k_BxTxGxK, wide)
+    if call.r_NxHxK is not None:
+        position_BxSxHxK = biased(q_BxSxHxK, call.position_bias_HxK, call.scale)
+        scores_BxHxSxT = scores_BxHxSxT + _relative_scores(position_BxSxHxK, call, wide)
+    if call.softcap is not None:
+        scores_BxHxSxT = call.softcap * jnp.tanh(scores_BxHxSxT / call.softcap)
+    visible = _visible(call)
     scores_BxHxSxT = jnp.where(visible, scores_BxHxSxT, NEGATIVE)
-    if return_lse:
+    if call.return_lse:
         lse_BxHxS = jax.nn.logsumexp(scores_BxHxSxT, axis=-1)
         weights_BxHxSxT = jnp.exp(scores_BxHxSxT - lse_BxHxS[..., None])
     else:
         weights_BxHxSxT = jax.nn.softmax(scores_BxHxSxT, axis=-1)
     if not call.every_query_sees_a_key:
         weights_BxHxSxT = jnp.where(visible, weights_BxHxSxT, 0.0)
-    out_BxSxHxK = _mix(weights_BxHxSxT.astype(dtype), v_BxTxGxK)
-    if not return_lse:
+    out_BxSxHxK = _mix(weights_BxHxSxT.astype(dtype), call.v_BxTxGxK)
+    if not call.return_lse:
         return out_BxSxHxK
     return out_BxSxHxK, jnp.where(jnp.any(visible, axis=-1), lse_BxHxS, -jnp.inf)
 
@@ -112,29 +104,27 @@ def shift_to_keys(by_distance: jax.Array, keys: int) -> jax.Array:
     return line.reshape(*batch, queries, columns - 1)[..., :keys]
 
 
-def _relative_scores(position_BxSxHxK: jax.Array, r_NxHxK: jax.Array, call: Arguments, wide) -> jax.Array:
+def _relative_scores(position_BxSxHxK: jax.Array, call: AttentionCall, wide) -> jax.Array:
     """`position_i . r_{distance of i and j}`, `[B, H, S, T]`; arbitrary for keys in the future."""
-    b, s, t = call.shape.B, call.shape.S, call.shape.T
-    columns = s + t
+    shape, columns = call.shape, call.shape.S + call.shape.T
     if call.offset_is_static:  # columns for negative distances are left out, as far as the shift allows
-        columns = max(t + 1, min(columns, call.q_offset + s))
-    r_MxHxK = rows_of_distances(r_NxHxK, call.q_offset + s - 1, columns)
-    if _few(s, call.shape.K):
+        columns = max(shape.T + 1, min(columns, call.q_offset + shape.S))
+    r_MxHxK = rows_of_distances(call.r_NxHxK, call.q_offset + shape.S - 1, columns)
+    if _few(shape.S, shape.K):
         by_distance = jnp.einsum("bshk,mhk->bhsm", position_BxSxHxK, r_MxHxK, preferred_element_type=wide)
-        return shift_to_keys(by_distance, t)
-    # One product per row, as for the keys: its gradient then is one too, and a sum over rows at the end.
-    r_BxMxHxK = jnp.broadcast_to(r_MxHxK, (b, *r_MxHxK.shape))
-    by_distance = jnp.einsum("bshk,bmhk->bhsm", position_BxSxHxK, r_BxMxHxK, preferred_element_type=wide)
-    return shift_to_keys(by_distance, t)
+    else:  # one product per row, as for the keys: its gradient then is one too, and a sum over rows at the end
+        r_BxMxHxK = jnp.broadcast_to(r_MxHxK, (shape.B, *r_MxHxK.shape))
+        by_distance = jnp.einsum("bshk,bmhk->bhsm", position_BxSxHxK, r_BxMxHxK, preferred_element_type=wide)
+    return shift_to_keys(by_distance, shape.T)
 
 
-def _visible(call: Arguments, segment_ids_BxT: jax.Array | None, window: int | None) -> jax.Array:
+def _visible(call: AttentionCall) -> jax.Array:
     """Which keys a query sees, `[S, T]`, or `[B, 1, S, T]` with segments."""
     distance = call.q_offset + jnp.arange(call.shape.S)[:, None] - jnp.arange(call.shape.T)[None, :]
     visible = distance >= 0
-    if window is not None:
-        visible = visible & (distance < window)
-    if segment_ids_BxT is not None:
-        same = call.q_segment_ids_BxS[:, :, None] == segment_ids_BxT[:, None, :]
+    if call.window is not None:
+        visible = visible & (distance < call.window)
+    if call.segment_ids_BxT is not None:
+        same = call.ids_of_queries[:, :, None] == call.segment_ids_BxT[:, None, :]
         visible = visible & same[:, None]
     return visible

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import jax
 
 from chinchilla_jax.base.chips import kernel_chips
-from chinchilla_jax.kernels.arguments import AttentionError
+from chinchilla_jax.kernels.call import AttentionError
 
 # Part of the key of JAX's caches: what was traced for one generation is not used for another.
 _compile_for = jax.make_user_context(default_value=None)

@@ -14,12 +14,17 @@ import json
 import math
 
 from chinchilla_jax.base.chips import CHIPS, MIB, kernel_chips
-from chinchilla_jax.kernels.arguments import AttentionError
+from chinchilla_jax.kernels.call import AttentionError
 
-LANES = 128
+LANES = 128  # of a vector register
 DEFAULT_LIMIT = 16 * MIB
 SCALAR_LIMIT = int(0.9 * MIB)  # bytes that the tables of tiles may take of scalar memory, 1 MiB on every generation
 OTHER = 3 * MIB // 8  # of a kernel, besides tiles, blocks and sums, at most
+
+
+def whole_lanes(n: int) -> int:
+    """The least multiple of 128 that is not below n."""
+    return -(-n // LANES) * LANES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Tiles:
 
 
 def _shrink(block: int, length: int) -> int:
-    while block > LANES and -(-length // block) * block > max(1.125 * length, -(-length // LANES) * LANES):
+    while block > LANES and -(-length // block) * block > max(1.125 * length, whole_lanes(length)):
         block = max(LANES, block // 2 // LANES * LANES)
     return block
 
@@ -45,8 +50,19 @@ def _shrink(block: int, length: int) -> int:
 SMALLEST = Tiles(LANES, LANES)
 
 
-def vmem_bytes(tiles: Tiles, *, backward: bool, keys: int, size: int, distances: int, itemsize: int,
-               turned: bool = False, shared: bool = True, masked: bool = True, capped: bool = True) -> int:  # fmt: skip
+def vmem_bytes(
+    tiles: Tiles,
+    *,
+    backward: bool,
+    keys: int,
+    size: int,
+    distances: int,
+    itemsize: int,
+    turned: bool = False,
+    shared: bool = True,
+    masked: bool = True,
+    capped: bool = True,
+) -> int:
     """Vector memory of a kernel, bytes: blocks twice (one is fetched while the other is used), sums, tiles.
 
     Meant as an upper bound; its constants are from what the compiler used for some 200 kernels, with and without each

@@ -90,8 +90,8 @@ class Attention(nn.Module):
                 r_NxA = dense(r_NxD, gathered(w_r.reshape(d, -1), ("embed", "heads"), dtype))
             positions = {
                 "r_NxHxK": r_NxA.reshape(s, c.n_heads, c.head_dim),
-                "u_HxK": vector(self, "u", (c.n_heads, c.head_dim), ("heads", "head_dim")),
-                "w_HxK": vector(self, "v", (c.n_heads, c.head_dim), ("heads", "head_dim")),
+                "content_bias_HxK": vector(self, "u", (c.n_heads, c.head_dim), ("heads", "head_dim")),
+                "position_bias_HxK": vector(self, "v", (c.n_heads, c.head_dim), ("heads", "head_dim")),
             }
         elif c.position in ("rope", "xpos"):
             if c.position == "rope":

@@ -1,1 +1,7 @@
-"""Where arrays live: the device mesh and the table from logical axes to mesh axes."""
+"""How a run is spread over devices.
+
+In go the mesh of a config and arrays whose axes have logical names; out come meshes (`mesh`, and `topology` for slices
+that are not there), shardings (`rules`, the one table), batches in place (`placement`), and the two parts of a model
+that are written out for each device: attention (`attention`, `context`) and the vocabulary (`vocabulary`). `job` is
+about the processes that share a run.
+"""

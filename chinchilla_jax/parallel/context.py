@@ -15,31 +15,33 @@ The first is cheaper, and was chosen by measurement, as both were over a ring (L
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from chinchilla_jax.kernels.call import AttentionCall
 
-def exchange_heads(op: Callable, arrays: Mapping[str, jax.Array], axis: str, return_lse: bool):
+
+def exchange_heads(op: Callable, call: AttentionCall, axis: str):
     """Attention of rows split over `axis`, each device with whole rows of its part of the heads meanwhile.
 
     Args:
-      op: takes arguments of `kernels.attention.attention` by name, and `return_lse`.
-      arrays: queries, keys and values of this device's tokens, `[B, S/c, ...]`; of everything else what belongs to its
-        part of the heads, for whole rows.
+      op: computes an `AttentionCall`.
+      call: with queries, keys and values of this device's tokens, `[B, S/c, ...]`; of everything else what belongs to
+        its part of the heads, for whole rows.
       axis: of the mesh.
 
     Returns:
       Outputs for this device's tokens and all heads it was given; with `return_lse` also the log-sum-exps
       `[B, H/c, S]` of its part of the heads for whole rows.
     """
-    whole = {name: _tokens_for_heads(arrays[name], axis) for name in ("q_BxSxHxK", "k_BxTxGxK", "v_BxTxGxK")}
-    found = op(**{**arrays, **whole}, return_lse=return_lse)
-    if return_lse:
-        out_BxSxHxK, lse_BxHxS = found
+    q, k, v = (_tokens_for_heads(x, axis) for x in (call.q_BxSxHxK, call.k_BxTxGxK, call.v_BxTxGxK))
+    result = op(call.replace(q_BxSxHxK=q, k_BxTxGxK=k, v_BxTxGxK=v))
+    if call.return_lse:
+        out_BxSxHxK, lse_BxHxS = result
         return _heads_for_tokens(out_BxSxHxK, axis), lse_BxHxS
-    return _heads_for_tokens(found, axis)
+    return _heads_for_tokens(result, axis)
 
 
 def _tokens_for_heads(x_BxSxHxK: jax.Array, axis: str) -> jax.Array:
@@ -61,48 +63,48 @@ def _heads_for_tokens(x_BxSxHxK: jax.Array, axis: str) -> jax.Array:
     return jnp.concatenate(list(received), axis=2).reshape(b, s // c, c * h, k)
 
 
-def gather_keys(op: Callable, arrays: Mapping[str, jax.Array], axis: str, return_lse: bool):
+def gather_keys(op: Callable, call: AttentionCall, axis: str):
     """Attention of rows split over `axis`, each device with all keys and a fair share of the queries.
 
     Args:
       op, axis: see `exchange_heads`.
-      arrays: queries, keys and values of this device's tokens, `[B, S/c, ...]`, with S/c even; everything else for
+      call: with queries, keys and values of this device's tokens, `[B, S/c, ...]`, with S/c even; everything else for
         whole rows.
 
     Returns:
       Outputs for this device's tokens; with `return_lse` also their log-sum-exps `[B, H, S/c]`.
     """
-    devices, here = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
-    q_BxSxHxK, size = arrays["q_BxSxHxK"], arrays["q_BxSxHxK"].shape[1] // 2
-    whole = {**arrays, **{name: jax.lax.all_gather(arrays[name], axis, axis=1, tiled=True)
-                          for name in ("k_BxTxGxK", "v_BxTxGxK")}}  # fmt: skip
+    devices, device = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+    size = call.q_BxSxHxK.shape[1] // 2
+    k, v = (jax.lax.all_gather(x, axis, axis=1, tiled=True) for x in (call.k_BxTxGxK, call.v_BxTxGxK))
+    whole = call.replace(k_BxTxGxK=k, v_BxTxGxK=v, return_lse=True)
 
     def attend(q_BxPxHxK: jax.Array, piece: jax.Array, pieces: int):
         """Queries of the piece with this number, one of the first `pieces`: they see no keys of the others."""
-        start, stop = piece * size, pieces * size
-        call = whole | {"q_BxSxHxK": q_BxPxHxK, "q_offset": start}
-        call |= {name: whole[name][:, :stop] for name in ("k_BxTxGxK", "v_BxTxGxK")}
-        if "segment_ids_BxT" in call:
-            ids = whole.get("q_segment_ids_BxS", whole["segment_ids_BxT"])
-            call["q_segment_ids_BxS"] = jax.lax.dynamic_slice_in_dim(ids, start, size, axis=1)
-            call["segment_ids_BxT"] = whole["segment_ids_BxT"][:, :stop]
-        if "q_turn_2xSxK" in call:
-            call["q_turn_2xSxK"] = jax.lax.dynamic_slice_in_dim(whole["q_turn_2xSxK"], start, size, axis=1)
-            call["k_turn_2xTxK"] = whole["k_turn_2xTxK"][:, :stop]
-        return op(**call, return_lse=True)
+        start = piece * size
 
-    early, late = _to_fair_shares(q_BxSxHxK, axis, along=1)
-    early, early_lse = attend(early, here, devices)
-    late, late_lse = attend(late, 2 * devices - 1 - here, 2 * devices)
+        def part(x):
+            return None if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
+
+        ids = whole.segment_ids_BxT if whole.q_segment_ids_BxS is None else whole.q_segment_ids_BxS
+        seen = whole.of_keys(0, pieces * size)
+        turns, ids = part(whole.q_turn_2xSxK), part(ids)
+        return op(seen.replace(q_BxSxHxK=q_BxPxHxK, q_turn_2xSxK=turns, q_segment_ids_BxS=ids, q_offset=start))
+
+    early, late = _to_fair_shares(call.q_BxSxHxK, axis, along=1)
+    early, early_lse = attend(early, device, devices)
+    late, late_lse = attend(late, 2 * devices - 1 - device, 2 * devices)
     out_BxSxHxK = _to_tokens(early, late, axis, along=1)
-    return (out_BxSxHxK, _to_tokens(early_lse, late_lse, axis, along=2)) if return_lse else out_BxSxHxK
+    return (out_BxSxHxK, _to_tokens(early_lse, late_lse, axis, along=2)) if call.return_lse else out_BxSxHxK
 
 
 def _to_fair_shares(x: jax.Array, axis: str, along: int) -> tuple[jax.Array, jax.Array]:
     """Piece i and piece 2c - 1 - i of a row for device i, which holds pieces 2i and 2i + 1."""
     swapped = jax.lax.axis_index(axis) % 2 == 1
-    even, odd = (jax.lax.ppermute(half, axis, moves)
-                 for half, moves in zip(jnp.split(x, 2, axis=along), _moves(jax.lax.axis_size(axis)), strict=True))
+    even, odd = (
+        jax.lax.ppermute(half, axis, moves)
+        for half, moves in zip(jnp.split(x, 2, axis=along), _moves(jax.lax.axis_size(axis)), strict=True)
+    )
     return jnp.where(swapped, odd, even), jnp.where(swapped, even, odd)
 
 
@@ -110,8 +112,13 @@ def _to_tokens(early: jax.Array, late: jax.Array, axis: str, along: int) -> jax.
     """Undoes `_to_fair_shares`."""
     swapped = jax.lax.axis_index(axis) % 2 == 1
     halves = jnp.where(swapped, late, early), jnp.where(swapped, early, late)
-    return jnp.concatenate([jax.lax.ppermute(half, axis, [(there, here) for here, there in moves]) for half, moves in
-                            zip(halves, _moves(jax.lax.axis_size(axis)), strict=True)], axis=along)
+    return jnp.concatenate(
+        [
+            jax.lax.ppermute(half, axis, [(target, source) for source, target in moves])
+            for half, moves in zip(halves, _moves(jax.lax.axis_size(axis)), strict=True)
+        ],
+        axis=along,
+    )
 
 
 def _moves(devices: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -119,5 +126,7 @@ def _moves(devices: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
 
     Even pieces below c are early ones and go to devices of even number, the others are late and go to odd ones.
     """
-    return tuple([(piece // 2, min(piece, 2 * devices - 1 - piece)) for piece in range(first, 2 * devices, 2)]
-                 for first in (0, 1))
+    return tuple(
+        [(piece // 2, min(piece, 2 * devices - 1 - piece)) for piece in range(first, 2 * devices, 2)]
+        for first in (0, 1)
+    )

@@ -20,13 +20,19 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """
     available = jax.device_count()
     if config.size > available:
-        raise ConfigError("mesh", f"{config} needs {config.size} devices, {available} "
-                          f"{jax.default_backend()} device(s) found; lower mesh.data, mesh.fsdp, "
-                          "mesh.context or mesh.tensor")  # fmt: skip
+        raise ConfigError(
+            "mesh",
+            f"{config} needs {config.size} devices, {available} "
+            f"{jax.default_backend()} device(s) found; lower mesh.data, mesh.fsdp, "
+            "mesh.context or mesh.tensor",
+        )
     if jax.process_count() > 1 and config.size < available:
-        raise ConfigError("mesh", f"{config} uses {config.size} of the {available} devices of {jax.process_count()} "
-                          "processes; all must take part: raise mesh.data, mesh.fsdp, mesh.context or "
-                          "mesh.tensor")  # fmt: skip
+        raise ConfigError(
+            "mesh",
+            f"{config} uses {config.size} of the {available} devices of {jax.process_count()} "
+            "processes; all must take part: raise mesh.data, mesh.fsdp, mesh.context or "
+            "mesh.tensor",
+        )
     return lay_out(config, jax.devices()[: config.size])
 
 
@@ -41,8 +47,11 @@ def lay_out(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
     """
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if config.data % slices:
-        raise ConfigError("mesh.data", f"{config.data} does not divide over {slices} slices; use a multiple of "
-                          f"{slices}: the data axis crosses the network between slices")  # fmt: skip
+        raise ConfigError(
+            "mesh.data",
+            f"{config.data} does not divide over {slices} slices; use a multiple of "
+            f"{slices}: the data axis crosses the network between slices",
+        )
     types = (AxisType.Auto,) * len(MESH_AXES)
     try:
         if slices == 1:
@@ -53,5 +62,8 @@ def lay_out(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
         grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=split)
         return Mesh(grid, MESH_AXES, axis_types=types)
     except NotImplementedError as error:
-        raise ConfigError("mesh", f"{config} does not fit the grid of {slices} x {devices[0].device_kind}: each axis "
-                          f"must be made of whole sides of it ({error})") from error  # fmt: skip
+        raise ConfigError(
+            "mesh",
+            f"{config} does not fit the grid of {slices} x {devices[0].device_kind}: each axis "
+            f"must be made of whole sides of it ({error})",
+        ) from error

@@ -55,5 +55,7 @@ def assemble(
         rows = numbers[index[:2]]
         return blocks[rows.tobytes()][name].reshape(*rows.shape, shape[2])[..., index[2]]
 
-    return {name: jax.make_array_from_callback(shape, sharding, lambda index, name=name: part(name, index))
-            for name in names}  # fmt: skip
+    return {
+        name: jax.make_array_from_callback(shape, sharding, lambda index, name=name: part(name, index))
+        for name in names
+    }

@@ -50,8 +50,9 @@ def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
         mesh_axes = None if name is None else RULES[name]
         for mesh_axis in (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ():
             if mesh_axis in taken:
-                raise ShardingError(f"axes {axes}: {taken[mesh_axis]!r} and {name!r} both map to mesh axis "
-                                    f"{mesh_axis!r}")  # fmt: skip
+                raise ShardingError(
+                    f"axes {axes}: {taken[mesh_axis]!r} and {name!r} both map to mesh axis {mesh_axis!r}"
+                )
             taken[mesh_axis] = name
         spec.append(mesh_axes)
     return PartitionSpec(*spec)
@@ -101,5 +102,7 @@ def check_split(abstract_state, mesh: Mesh | AbstractMesh) -> None:
         copies = devices * held // max(leaf.size, 1)
         if copies > 1 and size > max(total / 100, 2**20):
             name = jax.tree_util.keystr(path)
-            raise ShardingError(f"{name}: {size / 2**20:.0f} MiB, {size / total:.0%} of the state, would be held by "
-                                f"{copies} devices each; name its axes so that they are split (parallel/rules.py)")
+            raise ShardingError(
+                f"{name}: {size / 2**20:.0f} MiB, {size / total:.0%} of the state, would be held by "
+                f"{copies} devices each; name its axes so that they are split (parallel/rules.py)"
+            )

@@ -40,17 +40,23 @@ def topology(name: str, num_slices: int = 1) -> topologies.TopologyDescription:
     generation, _, grid = name.partition(":")
     known = {chip.slices.compiler: chip.slices for chip in CHIPS.values() if chip.slices}
     if generation not in known:
-        raise ConfigError("topology", f"unknown TPU generation {generation!r} in {name!r}"
-                          f"{did_you_mean(generation, known)}; one of {', '.join(known)}")  # fmt: skip
+        raise ConfigError(
+            "topology",
+            f"unknown TPU generation {generation!r} in {name!r}"
+            f"{did_you_mean(generation, known)}; one of {', '.join(known)}",
+        )
     axes = known[generation].axes
     if not re.fullmatch("x".join([r"[1-9]\d*"] * axes), grid):
-        raise ConfigError("topology", f"{name!r} must name the {axes} sides of the grid of chips, "
-                          f"as in {generation}:{'x'.join('221'[:axes])}")  # fmt: skip
+        raise ConfigError(
+            "topology",
+            f"{name!r} must name the {axes} sides of the grid of chips, as in {generation}:{'x'.join('221'[:axes])}",
+        )
     sides = [int(side) for side in grid.split("x")]
     single = set(sides) == {1}
     if not single and any(side % 2 for side in sides[:2]):
-        raise ConfigError("topology", f"{name!r}: the first two sides must be even (a host has 2 x 2 chips), "
-                          "or all sides 1")  # fmt: skip
+        raise ConfigError(
+            "topology", f"{name!r}: the first two sides must be even (a host has 2 x 2 chips), or all sides 1"
+        )
     _prepare()
     options = {"chips_per_host_bounds": (1, 1, 1)} if single else {}
     if known[generation].chip_config:
@@ -72,16 +78,20 @@ def topology_mesh(name: str, config: MeshConfig, num_slices: int = 1) -> Mesh:
     devices = topology(name, num_slices).devices
     where = f"{num_slices} slices of {name} have" if num_slices > 1 else f"{name} has"
     if config.size != len(devices):
-        raise ConfigError("mesh", f"{config} has {config.size} devices, {where} {len(devices)}; the product of "
-                          f"{', '.join(f'mesh.{axis}' for axis in MESH_AXES)} must be {len(devices)}")  # fmt: skip
+        raise ConfigError(
+            "mesh",
+            f"{config} has {config.size} devices, {where} {len(devices)}; the product of "
+            f"{', '.join(f'mesh.{axis}' for axis in MESH_AXES)} must be {len(devices)}",
+        )
     return lay_out(config, devices)
 
 
 def _prepare() -> None:
     """What libtpu must find when it is loaded."""
     if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError("topology", "the TPU compiler libtpu is not installed: "
-                          "pip install 'chinchilla_jax[compiler]'")  # fmt: skip
+        raise ConfigError(
+            "topology", "the TPU compiler libtpu is not installed: pip install 'chinchilla_jax[compiler]'"
+        )
     if jax.config.jax_platforms != "cpu":
         raise ConfigError("topology", "a process that describes a TPU must not use one: set JAX_PLATFORMS=cpu")
     for variable, value in _ENVIRONMENT.items():

@@ -36,8 +36,9 @@ def on_each_device(function: Callable, in_specs: tuple, out_specs) -> Callable:
     if mesh.size <= 1:
         return lambda *parts: function(Axes(), *parts)
     axes = Axes(mesh_axes("batch", "length"), mesh_axes("vocab"), mesh_axes("embed"))
-    return jax.shard_map(lambda *parts: function(axes, *parts), mesh=mesh, in_specs=in_specs, out_specs=out_specs,
-                         check_vma=False)  # fmt: skip
+    return jax.shard_map(
+        lambda *parts: function(axes, *parts), mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
 
 
 def added(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:

@@ -56,7 +56,7 @@ def kernel_cycles(config: RunConfig, slice_: Slice, sequences: int, cache: Cache
     key = cache.key({"attention": shape})
     found = cache.read(key)
     if found is None or not all(isinstance(cycles, list) and cycles for cycles in found.values()):
-        from chinchilla_jax.tools.tpu_meter.errors import MeterError
+        from chinchilla_jax.tools.tpu_meter import MeterError
         from chinchilla_jax.tools.tpu_meter.measure import measure
 
         try:
@@ -89,7 +89,11 @@ def build(rows: int, heads: int, groups: int, head_dim: int, seq: int, position:
     arrays = {"q_BxSxHxK": q, "k_BxTxGxK": kv, "v_BxTxGxK": kv}
     if position == "relative":
         bias = jax.ShapeDtypeStruct((heads, head_dim), jnp.float32)
-        arrays |= {"r_NxHxK": jax.ShapeDtypeStruct((seq, heads, head_dim), dtype), "u_HxK": bias, "w_HxK": bias}
+        arrays |= {
+            "r_NxHxK": jax.ShapeDtypeStruct((seq, heads, head_dim), dtype),
+            "content_bias_HxK": bias,
+            "position_bias_HxK": bias,
+        }
     documents = jax.ShapeDtypeStruct((rows, seq), jnp.int32)
 
     def gradients(arrays, dout, documents):

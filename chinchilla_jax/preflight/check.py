@@ -145,7 +145,7 @@ def _compile(compile_step: Callable, config: RunConfig, slice_: Slice, sequences
     """With mistakes of the config in one line; jax is imported by now."""
     import jax
 
-    from chinchilla_jax.kernels.arguments import AttentionError
+    from chinchilla_jax.kernels.call import AttentionError
     from chinchilla_jax.parallel.rules import ShardingError
     from chinchilla_jax.preflight.compiled import compiler_words
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chinchilla_jax.base.chips import CHIPS, GIB
+from chinchilla_jax.base.hlo import HloError
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.parallel.topology import topology, topology_mesh
-from chinchilla_jax.preflight.program.hlo import HloError
 from chinchilla_jax.preflight.program.program import Collective, StepProgram, read_program
 from chinchilla_jax.preflight.program.traffic import Comparison, compare
 from chinchilla_jax.preflight.slices import Slice

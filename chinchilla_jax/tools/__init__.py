@@ -1,1 +1,5 @@
-"""Measuring tools. Nothing that trains imports them; `preflight` asks the meter for the cycles of a kernel."""
+"""Measuring tools: in goes the name of a kernel or a law, out come counts or tables. Nothing that trains imports them.
+
+`tpu_meter` counts the cycles of TPU kernels without a TPU, `search_tiles` ranks the tiles of the attention kernels by
+them, `simulate` draws runs from a known law.
+"""

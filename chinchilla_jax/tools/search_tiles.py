@@ -33,9 +33,10 @@ from chinchilla_jax.base.chips import kernel_chips
 from chinchilla_jax.base.files import write_text
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.kernels import fused
+from chinchilla_jax.kernels.call import AttentionCall, check
 from chinchilla_jax.kernels.tiles import SMALLEST, Tiles, limit, table_key, vmem_bytes
+from chinchilla_jax.tools.tpu_meter import CompileError, MeterError
 from chinchilla_jax.tools.tpu_meter.compile import libtpu_version
-from chinchilla_jax.tools.tpu_meter.errors import CompileError, MeterError
 from chinchilla_jax.tools.tpu_meter.measure import measure
 
 TABLE = Path(__file__).parents[1] / "tables" / "attention_tiles.json"
@@ -53,8 +54,10 @@ KEPT = 4
 CLOSE = 1.03
 BUILD = "chinchilla_jax.tools.search_tiles:build"  # __name__ may be "__main__" here
 SOURCES = ("fused.py", "fused_kernel.py", "schedule.py")
-UNIT = ("[block_q, block_kv, strip, cycles, bundles]; cycles of the schedule of one call, each step at least as long "
-        "as its copies from and to HBM; bundles are the size of the program")  # fmt: skip
+UNIT = (
+    "[block_q, block_kv, strip, cycles, bundles]; cycles of the schedule of one call, each step at least as long "
+    "as its copies from and to HBM; bundles are the size of the program"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +108,8 @@ def build(generation: str, relative: bool, backward: bool, size: int, tiles: Seq
     chosen = {"tiles": SMALLEST, "backward_tiles": SMALLEST}
     chosen["backward_tiles" if backward else "tiles"] = Tiles(*tiles)
 
-    def attend(q, k, v, r=None, u=None, w=None):
-        return fused.fused_attention(q, k, v, r_NxHxK=r, u_HxK=u, w_HxK=w, **chosen)
+    def attend(*arrays):  # queries, keys, values, distances and biases: the first fields of a call
+        return fused.fused_attention(check(AttentionCall(*arrays)), **chosen)
 
     if not backward:
         return {"fn": attend, "args": arguments}
@@ -124,18 +127,27 @@ def build(generation: str, relative: bool, backward: bool, size: int, tiles: Seq
 def estimate(key: Key, tiles: Tiles) -> int:
     """Bytes of vector memory by `tiles.vmem_bytes`, as the kernel itself asks for it."""
     distances = SEQUENCE + tiles.strip if key.relative else 0  # causal: no tile needs a mask that is computed
-    return vmem_bytes(tiles, backward=key.backward, keys=SEQUENCE, size=key.size, distances=distances, itemsize=2,
-                      shared=False, masked=False, capped=False)  # fmt: skip
+    return vmem_bytes(
+        tiles,
+        backward=key.backward,
+        keys=SEQUENCE,
+        size=key.size,
+        distances=distances,
+        itemsize=2,
+        shared=False,
+        masked=False,
+        capped=False,
+    )
 
 
 def candidates(key: Key) -> list[Tiles]:
     """Tiles of the narrowest strip that fit the chip."""
     for sides in (SIDES, (SMALL, *SIDES)):
-        found = [Tiles(block_q, block_kv, STRIPS[0]) for block_q in sides for block_kv in sides]
-        found = [tiles for tiles in found if estimate(key, tiles) <= limit(key.generation)]
-        if len(found) >= KEPT:
+        tiles = [Tiles(block_q, block_kv, STRIPS[0]) for block_q in sides for block_kv in sides]
+        fitting = [one for one in tiles if estimate(key, one) <= limit(key.generation)]
+        if len(fitting) >= KEPT:
             break
-    return found
+    return fitting
 
 
 def measure_tiles(key: Key, tiles: Tiles) -> tuple[Measured | Refused, int | None]:
@@ -144,15 +156,15 @@ def measure_tiles(key: Key, tiles: Tiles) -> tuple[Measured | Refused, int | Non
     Raises:
       MeterError: nothing can be measured, whatever the tiles: no compiler, or its dumps are not understood.
     """
-    given = dataclasses.astuple(tiles)
+    sides = dataclasses.astuple(tiles)
     try:
-        report = measure(BUILD, key.generation, dataclasses.asdict(key) | {"tiles": given})
+        report = measure(BUILD, key.generation, dataclasses.asdict(key) | {"tiles": sides})
     except CompileError as error:
-        return Refused(*given, _first_line(str(error))), None
+        return Refused(*sides, _first_line(str(error))), None
     kernel, *others = report.kernels
     if others or kernel.unresolved:
-        return Refused(*given, "several kernels" if others else "branches depend on data"), kernel.vmem_bytes
-    return Measured(*given, kernel.bound_cycles, kernel.static_bundles), kernel.vmem_bytes
+        return Refused(*sides, "several kernels" if others else "branches depend on data"), kernel.vmem_bytes
+    return Measured(*sides, kernel.bound_cycles, kernel.static_bundles), kernel.vmem_bytes
 
 
 def _first_line(error: str) -> str:
@@ -201,8 +213,8 @@ class Table:
         """Empty if there is no such file."""
         if not path.exists():
             return cls(path)
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return cls(path, *(found.get(name, {}) for name in ("tiles", "measured_with", "refused")))
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return cls(path, *(table.get(name, {}) for name in ("tiles", "measured_with", "refused")))
 
     def write(self) -> None:
         """The whole file at once, a row of it a line."""
@@ -225,20 +237,23 @@ class Table:
         """What is wrong with the entry of a key, None if nothing is."""
         if str(key) not in self.tiles:
             return "not measured yet"
-        found = self.measured_with.get(str(key), "unknown versions")
-        return None if found == versions else f"measured with {found}; here is {versions}"
+        measured_with = self.measured_with.get(str(key), "unknown versions")
+        return None if measured_with == versions else f"measured with {measured_with}; here is {versions}"
 
     def seeds(self, key: Key) -> list[Tiles]:
         """Tiles that won on the same core and fit here."""
         if key.generation not in SAME_CORE:
             return []
         rows = self.tiles.get(str(dataclasses.replace(key, generation=SAME_CORE[key.generation])), [])
-        found = [Tiles(*row[:3]) for row in rows]
-        return [tiles for tiles in found if estimate(key, tiles) <= limit(key.generation)]
+        return [tiles for tiles in (Tiles(*row[:3]) for row in rows) if estimate(key, tiles) <= limit(key.generation)]
 
 
 def versions() -> str:
-    """What the measurements depend on: jax, libtpu, and the kernels' sources, by the beginning of their SHA-256."""
+    """What the measurements depend on: jax, libtpu, and the kernels' sources, by the beginning of their SHA-256.
+
+    Sources that are only written differently give the same kernels. Where the traced programs are the same, the new
+    hash may be written into the table instead of measuring again.
+    """
     digest = hashlib.sha256()
     for name in SOURCES:
         digest.update((Path(__file__).parents[1] / "kernels" / name).read_bytes())
@@ -272,8 +287,11 @@ def run(table: Table, keys: Sequence[Key]) -> int:
 
         def try_tiles(tiles: Tiles, key: Key = key) -> Measured | Refused:
             result, used = measure_tiles(key, tiles)
-            text = (f"{result.cycles:,} cycles, {result.bundles:,} bundles" if isinstance(result, Measured)
-                    else f"refused: {result.reason}")  # fmt: skip
+            text = (
+                f"{result.cycles:,} cycles, {result.bundles:,} bundles"
+                if isinstance(result, Measured)
+                else f"refused: {result.reason}"
+            )
             if used is not None:
                 text += f", {used / 2**20:.1f} MiB of {estimate(key, tiles) / 2**20:.1f} estimated"
             progress.line(f"{key}  {tiles.block_q} x {tiles.block_kv}, strip {tiles.strip}: {text}")
@@ -284,8 +302,10 @@ def run(table: Table, keys: Sequence[Key]) -> int:
             table.enter(key, rows, refused, now)
         if not rows and refused:
             failed += 1
-            print(f"error: {key}: no tiles could be measured, its entry is left as it was: {refused[-1].reason}",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"error: {key}: no tiles could be measured, its entry is left as it was: {refused[-1].reason}",
+                file=sys.stderr,
+            )
         elif not rows:
             print(f"{key}: no tiles fit with {SEQUENCE} keys at once, so there is nothing to rank", flush=True)
     return 1 if failed else 0
@@ -293,35 +313,44 @@ def run(table: Table, keys: Sequence[Key]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if all is measured, 1 if something could not be (or, with --check, is not), 2 if nothing can be."""
-    parser = argparse.ArgumentParser(prog="python -m chinchilla_jax.tools.search_tiles", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m chinchilla_jax.tools.search_tiles",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--generations", default=",".join(kernel_chips()), help="(default %(default)s)")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="of heads, padded (default %(default)s)")
     parser.add_argument("--out", type=Path, default=TABLE, help="the table (default: the one the kernels use)")
     parser.add_argument("--again", action="store_true", help="measure also what these versions have measured before")
     parser.add_argument("--check", action="store_true", help="measure nothing, say what would be measured and why")
     flags = parser.parse_args(arguments)
-    chosen = {"--generations": (flags.generations.split(","), tuple(kernel_chips())),
-              "--sizes": (flags.sizes.split(","), [str(size) for size in SIZES])}  # fmt: skip
+    chosen = {
+        "--generations": (flags.generations.split(","), tuple(kernel_chips())),
+        "--sizes": (flags.sizes.split(","), [str(size) for size in SIZES]),
+    }
     for flag, (names, known) in chosen.items():
         for name in names:
             if name not in known:
                 parser.error(f"{flag}: unknown {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
-    keys = [Key(generation, relative, backward, int(size)) for size in chosen["--sizes"][0]
-            for generation in chosen["--generations"][0] for relative in (False, True)
-            for backward in (False, True)]  # fmt: skip
+    keys = [
+        Key(generation, relative, backward, int(size))
+        for size in chosen["--sizes"][0]
+        for generation in chosen["--generations"][0]
+        for relative in (False, True)
+        for backward in (False, True)
+    ]
     try:
         now, table = versions(), Table.read(flags.out)
-        wanted = []
+        missing = []
         for key in keys:
             why = table.why_measure(key, now) or ("asked for again" if flags.again else None)
             if why:
-                wanted.append(key)
+                missing.append(key)
                 print(f"{key}: {why}")
-        print(f"{len(wanted)} of {len(keys)} keys to measure", flush=True)
+        print(f"{len(missing)} of {len(keys)} keys to measure", flush=True)
         if flags.check:
-            return 1 if wanted else 0
-        return run(table, wanted)
+            return 1 if missing else 0
+        return run(table, missing)
     except MeterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@
 plain form's; what would take more than 512 MiB is compiled and not run. `attention.xla_form` follows this table.
 """
 
+import functools
 import math
 import statistics
 import sys
@@ -17,13 +18,13 @@ import jax
 import numpy as np
 
 from chinchilla_jax.config import RunConfig
-from chinchilla_jax.kernels.blockwise import blockwise_attention
-from chinchilla_jax.kernels.plain import plain_attention
+from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.study.plan import plan
 from chinchilla_jax.training.machine.hardware import keep_freed_memory
 from configs.isoflop import get_config
 
-FORMS = {"plain": plain_attention, "blockwise": blockwise_attention}
+FORMS = {name: functools.partial(attention, implementation=name) for name in ("plain", "blockwise")}
+BIASES = ("content_bias_HxK", "position_bias_HxK")
 LONG = (128, 256, 512, 1024, 2048, 8192)
 ROUNDS, SECONDS, MEMORY = 3, 0.1, 512 * 2**20
 
@@ -36,7 +37,9 @@ def of_jax(q, k, v):
 def inputs(batch: int, length: int, heads: int, size: int, relative: bool) -> tuple[tuple, dict]:
     """Arguments of attention, positional and named."""
     rng = np.random.default_rng(0)
-    shapes = {"r_NxHxK": (length, heads, size), "u_HxK": (heads, size), "w_HxK": (heads, size)} if relative else {}
+    shapes = {}
+    if relative:
+        shapes = {"r_NxHxK": (length, heads, size)} | dict.fromkeys(BIASES, (heads, size))
     qkv = tuple(jax.device_put(rng.standard_normal((batch, length, heads, size), np.float32)) for _ in range(3))
     return qkv, {name: jax.device_put(rng.standard_normal(shape, np.float32)) for name, shape in shapes.items()}
 

@@ -39,7 +39,7 @@ from pathlib import Path
 
 from chinchilla_jax.base.chips import CHIPS, kernel_chips
 from chinchilla_jax.base.files import write_json
-from chinchilla_jax.tools.tpu_meter.errors import MeterError
+from chinchilla_jax.tools.tpu_meter import MeterError
 from tests.benchmarks import our_attention, public_attention
 from tests.benchmarks.measured import KERNELS, Bench, Cycles, Program, fusions, sha256, sources, total, versions
 

@@ -71,8 +71,9 @@ def compile_attention(mesh: Mesh, way: str, seq: int, relative: bool) -> jax.sta
               for name in ("q_BxSxHxK", "k_BxTxGxK", "v_BxTxGxK")}  # fmt: skip
     if relative:
         everywhere = NamedSharding(mesh, PartitionSpec())
-        arrays |= {name: jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=everywhere) for name, shape in
-                   (("r_NxHxK", (seq, width)), ("u_HxK", (width,)), ("w_HxK", (width,)))}  # fmt: skip
+        shapes = {"r_NxHxK": (seq, width), "content_bias_HxK": (width,), "position_bias_HxK": (width,)}
+        arrays |= {name: jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=everywhere)
+                   for name, shape in shapes.items()}  # fmt: skip
 
     def with_gradients(arrays, cotangent):
         def attend(arrays):

@@ -21,9 +21,9 @@ from pathlib import Path
 import chinchilla_jax.kernels
 from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.base.files import write_json
+from chinchilla_jax.tools.tpu_meter import CompileError
 from chinchilla_jax.tools.tpu_meter.bundles import parse_schedule
 from chinchilla_jax.tools.tpu_meter.compile import SCHEDULE, read_dumps
-from chinchilla_jax.tools.tpu_meter.errors import CompileError
 from chinchilla_jax.tools.tpu_meter.measure import measure
 from chinchilla_jax.tools.tpu_meter.report import kernel_report
 

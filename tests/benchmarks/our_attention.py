@@ -26,7 +26,8 @@ def _segment_ids(seq: int) -> np.ndarray:
 
 
 def _fused(q, k, v, r=None, u=None, w=None, segment_ids=None):
-    return attention(q, k, v, r_NxHxK=r, u_HxK=u, w_HxK=w, segment_ids_BxT=segment_ids, implementation="fused")
+    return attention(q, k, v, r_NxHxK=r, content_bias_HxK=u, position_bias_HxK=w, segment_ids_BxT=segment_ids,
+                     implementation="fused")  # fmt: skip
 
 
 def _tokens(seq: int, head_dim: int, heads: int) -> jax.ShapeDtypeStruct:

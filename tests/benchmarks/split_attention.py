@@ -7,7 +7,6 @@ real device (where its queries stand) is a constant here, or the meter could not
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from unittest import mock
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from chinchilla_jax.kernels import fused
+from chinchilla_jax.kernels import attention, fused
 from tests.benchmarks import our_attention
 from tests.benchmarks.public_attention import program, useful_flops
 
@@ -74,22 +73,23 @@ def ring_turn(seq: int, head_dim: int, heads: int, devices: int, device: int, re
 
 def _queries(q, k, v, r, u, w, start: int):
     with _known_at_run_time_only(start):
-        return our_attention.attention(q, k, v, r_NxHxK=r, u_HxK=u, w_HxK=w, q_offset=start, implementation="fused")
+        return our_attention.attention(q, k, v, r_NxHxK=r, content_bias_HxK=u, position_bias_HxK=w, q_offset=start,
+                                       implementation="fused")  # fmt: skip
 
 
 @contextlib.contextmanager
 def _known_at_run_time_only(start: int) -> Iterator[None]:
     """The fused op takes a given offset for one that it cannot plan with, but its tables are constants."""
 
-    def check(*arrays, **keywords):
-        return dataclasses.replace(fused_check(*arrays, **keywords), q_offset=np.int32(start))
+    def check(call):
+        return real_check(call).replace(q_offset=np.int32(start))
 
     def schedule(*arguments):
         with jax.ensure_compile_time_eval():
-            return tuple(np.asarray(table) for table in fused_schedule(*arguments))
+            return tuple(np.asarray(table) for table in real_schedule(*arguments))
 
-    fused_check, fused_schedule = fused.check, fused.schedule
-    with mock.patch.object(fused, "check", check), mock.patch.object(fused, "schedule", schedule):
+    real_check, real_schedule = attention.check, fused.schedule
+    with mock.patch.object(attention, "check", check), mock.patch.object(fused, "schedule", schedule):
         yield
 
 

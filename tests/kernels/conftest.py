@@ -7,11 +7,12 @@ import pytest
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.kernels.blockwise import blockwise_attention
 from tests.compiling import quick_compilation  # noqa: F401
+from tests.kernels.cases import with_arguments
 
 # Blocks so small that even the short rows of the tests have several, the last one not full.
 CALLS = {
     "plain": functools.partial(attention, implementation="plain"),
-    "blockwise": functools.partial(blockwise_attention, block=48),
+    "blockwise": with_arguments(blockwise_attention, block=48),
     "fused": functools.partial(attention, implementation="fused"),
 }
 

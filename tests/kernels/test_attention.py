@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.kernels.plain import plain_attention
-from tests.kernels.cases import CASES, Case, draw, with_gradients
+from tests.kernels.cases import CASES, Case, draw, with_arguments, with_gradients
 from tests.kernels.reference import by_pairs
 
 
@@ -88,7 +88,7 @@ def test_the_forms_that_run_everywhere_take_any_head_size(call, size):
 def test_the_plain_form_computes_in_float64_if_asked():
     with jax.enable_x64(True):
         case = Case(S=9, T=12, H=4, G=2, distances=12, softcap=2.0, dtype="float64")
-        errors = relative_errors(case, *with_gradients(plain_attention, case))
+        errors = relative_errors(case, *with_gradients(with_arguments(plain_attention), case))
     assert max(errors.values()) < 1e-14, errors
 
 

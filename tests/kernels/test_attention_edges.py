@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chinchilla_jax.kernels.arguments import AttentionError
 from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.kernels.call import AttentionError
 from chinchilla_jax.kernels.target import compile_for, generation
 
 IMPLEMENTATIONS = ("plain", "blockwise", "fused")

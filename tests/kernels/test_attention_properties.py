@@ -22,7 +22,8 @@ def attend(call):
 
     @jax.jit
     def run(x):
-        return call(x["q"], x["k"], x["v"], r_NxHxK=x["r"], u_HxK=x["u"], w_HxK=x["w"], segment_ids_BxT=x["segments"],
+        return call(x["q"], x["k"], x["v"], r_NxHxK=x["r"], content_bias_HxK=x["u"], position_bias_HxK=x["w"],
+                    segment_ids_BxT=x["segments"],
                     q_segment_ids_BxS=x.get("q_segments"), q_offset=x.get("q_offset"), return_lse=True)  # fmt: skip
 
     return lambda x: tuple(np.asarray(y) for y in run(x))

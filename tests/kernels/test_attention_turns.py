@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chinchilla_jax.kernels.arguments import AttentionError
 from chinchilla_jax.kernels.attention import attention, turn
+from chinchilla_jax.kernels.call import AttentionError
 from chinchilla_jax.model.positions import rotary, xpos
 
 IMPLEMENTATIONS = ("plain", "blockwise", "fused")
@@ -74,8 +74,8 @@ def test_gradients_do_not_flow_into_the_tables():
     ("k_turn_2xTxK", {"k_turn_2xTxK": None}),
     ("q_turn_2xSxK", {"q_turn_2xSxK": np.zeros((2, 19, 8), np.float32)}),
     ("k_turn_2xTxK", {"k_turn_2xTxK": np.zeros((2, 20, 8), np.int32)}),
-    ("q_turn_2xSxK", {"r_NxHxK": np.zeros((20, 1, 8), np.float32), "u_HxK": np.zeros((1, 8), np.float32),
-                      "w_HxK": np.zeros((1, 8), np.float32)}),
+    ("q_turn_2xSxK", {"r_NxHxK": np.zeros((20, 1, 8), np.float32), "content_bias_HxK": np.zeros((1, 8), np.float32),
+                      "position_bias_HxK": np.zeros((1, 8), np.float32)}),
 ])  # fmt: skip
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_tables_that_do_not_fit_are_refused_by_name(argument, change, implementation):

@@ -21,10 +21,12 @@ from chinchilla_jax.kernels.fused import fused_attention
 from chinchilla_jax.kernels.plain import plain_attention
 from chinchilla_jax.kernels.target import compile_for
 from chinchilla_jax.parallel.topology import topology
+from tests.kernels.cases import ARGUMENTS, with_arguments
 
 needs_compiler = [pytest.mark.compiler,
                   pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
                                      reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
+FUSED = with_arguments(fused_attention)
 KERNELS = {"attention_forward", "attention_backward"}
 
 
@@ -68,13 +70,12 @@ class Call:
         d_out, d_lse = array(shapes["q"], self.dtype), array((1, self.H, self.S), jnp.float32)
         return arrays, fixed, (d_out, d_lse) if self.lse else d_out
 
-    def run(self, arrays, fixed, gradient, attend=fused_attention):
+    def run(self, arrays, fixed, gradient, attend=FUSED):
         """Attention and the gradients of its arrays."""
 
         def of(arrays):
-            relative = {"r_NxHxK": arrays["r"], "u_HxK": arrays["u"], "w_HxK": arrays["w"]} if self.relative else {}
-            return attend(arrays["q"], arrays["k"], arrays["v"], **relative, **fixed, **dict(self.settings),
-                          return_lse=self.lse)  # fmt: skip
+            named = {ARGUMENTS[name]: x for name, x in arrays.items()}
+            return attend(**named, **fixed, **dict(self.settings), return_lse=self.lse)
 
         out, pull_back = jax.vjp(of, arrays)
         return out, pull_back(gradient)
@@ -138,8 +139,8 @@ def test_what_was_traced_for_one_generation_is_not_used_for_another():
 
 
 def test_an_array_of_all_scores_would_be_found():
-    plain = jax.jit(lambda *x: EVERYTHING.run(*x, attend=plain_attention)).lower(*EVERYTHING.shapes()).compile()
-    assert scores(plain.as_text(), EVERYTHING)
+    plain = jax.jit(lambda *x: EVERYTHING.run(*x, attend=with_arguments(plain_attention)))
+    assert scores(plain.lower(*EVERYTHING.shapes()).compile().as_text(), EVERYTHING)
 
 
 class TestWithTheCompiler:

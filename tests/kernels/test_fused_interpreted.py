@@ -35,7 +35,7 @@ def test_no_value_is_used_before_it_is_written_and_none_from_outside(queries, ke
     normal = np.random.default_rng(0).standard_normal
     shapes = {"q_BxSxHxK": (1, queries, 1, 32), "k_BxTxGxK": (1, keys, 1, 32), "v_BxTxGxK": (1, keys, 1, 32)}
     if relative:
-        shapes |= {"r_NxHxK": (keys, 1, 32), "u_HxK": (1, 32), "w_HxK": (1, 32)}
+        shapes |= {"r_NxHxK": (keys, 1, 32), "content_bias_HxK": (1, 32), "position_bias_HxK": (1, 32)}
     arrays = {name: jnp.asarray(normal(shape), jnp.float32) for name, shape in shapes.items()}
     d_out = jnp.asarray(normal(shapes["q_BxSxHxK"]), jnp.float32)
 

@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 from jax.experimental import pallas as pl
 
 from chinchilla_jax.kernels import fused, fused_kernel
-from chinchilla_jax.kernels.arguments import AttentionError
+from chinchilla_jax.kernels.call import AttentionError
 from chinchilla_jax.kernels.fused import fused_attention, merge
 from chinchilla_jax.kernels.fused_kernel import LANES, Plan, columns, move_rows, roll_rows, strips
 from chinchilla_jax.kernels.schedule import MASKED, WHOLE, schedule, tile_kinds
 from chinchilla_jax.kernels.target import compile_for
 from chinchilla_jax.kernels.tiles import Tiles, limit, vmem_bytes
-from tests.kernels.cases import Case, draw, with_gradients
+from tests.kernels.cases import ARGUMENTS, Case, draw, with_arguments, with_gradients
 from tests.kernels.reference import by_pairs
 from tests.kernels.test_schedule import grid_of, read
 
+FUSED = with_arguments(fused_attention)
 SIDES = st.sampled_from([128, 256, 384, 512])
 WINDOWS = st.none() | st.sampled_from([1, 127, 128, 129, 300, 1000]) | st.integers(1, 700)
 
@@ -58,9 +59,9 @@ def plans_of(S, T, *, relative=False, dtype="float32", size=128, documents=False
         settings |= {"segment_ids_BxT": np.zeros((1, T), np.int32), "q_segment_ids_BxS": np.zeros((1, S), np.int32)}
 
     def loss(arrays, offset):
-        names = dict(zip(("r_NxHxK", "u_HxK", "w_HxK"), arrays[3:], strict=relative))
+        names = dict(zip(("r_NxHxK", "content_bias_HxK", "position_bias_HxK"), arrays[3:], strict=relative))
         given = names | settings | ({} if traced is None else {"q_offset": offset})
-        return fused_attention(*arrays[:3], **given).astype(jnp.float32).sum()
+        return FUSED(*arrays[:3], **given).astype(jnp.float32).sum()
 
     with mock.patch.object(fused, "forward_call", forward), mock.patch.object(fused, "backward_call", backward):
         jax.eval_shape(jax.grad(loss), arrays, jax.ShapeDtypeStruct((), jnp.int32))
@@ -263,7 +264,7 @@ def test_parts_of_the_keys_merge_to_what_all_give_at_once(monkeypatch):
     plans = plans_of(150, 300, relative=True, q_offset=120)
     assert [plan.grid.keys for plan in plans["forward"]] == [256, 14]
     assert sorted(plan.grid.keys for plan in plans["backward"]) == [14, 128, 128]
-    errors = errors_of(case, lambda *x, **named: fused_attention(*x, **named))
+    errors = errors_of(case, lambda *x, **named: FUSED(*x, **named))
     assert all(error < FLOAT32 for error in errors.values()), errors
 
 
@@ -277,7 +278,7 @@ def test_parts_of_the_queries_join_to_what_all_give_at_once(monkeypatch):
         monkeypatch.setattr(fused, name, interpreted(getattr(fused, name)))
     with compile_for("v4"):
         plans = plans_of(400, 512, relative=True, size=64, documents=True)
-        errors = errors_of(case, lambda *x, **named: fused_attention(*x, **named))
+        errors = errors_of(case, lambda *x, **named: FUSED(*x, **named))
     assert {plan.grid.queries for plan in plans["forward"]} == {256, 144}
     assert max(plan.grid.keys for plan in plans["backward"]) < case.T
     assert all(error < FLOAT32 for error in errors.values()), errors
@@ -341,13 +342,13 @@ TILES = {
 @pytest.mark.parametrize("name", TILES)
 def test_tiles_of_any_size_give_attention_and_its_gradients(name):
     case, forward, backward = TILES[name]
-    errors = errors_of(case, functools.partial(fused_attention, tiles=forward, backward_tiles=backward))
+    errors = errors_of(case, with_arguments(fused_attention, tiles=forward, backward_tiles=backward))
     assert all(error < FLOAT32 for error in errors.values()), errors
 
 
 def test_bfloat16_is_off_by_a_rounding_of_scores_and_weights():
     case = Case(S=512, T=512, H=1, G=1, K=64, distances=512, dtype="bfloat16")
-    errors = errors_of(case, functools.partial(fused_attention, tiles=Tiles(256, 256), backward_tiles=WIDE))
+    errors = errors_of(case, with_arguments(fused_attention, tiles=Tiles(256, 256), backward_tiles=WIDE))
     assert all(error < BFLOAT16 for error in errors.values()), errors
 
 
@@ -361,13 +362,13 @@ def names_in(jaxpr):
 
 def test_what_the_backward_pass_needs_of_the_forward_pass_has_names():
     x = jnp.zeros((1, 256, 1, 64))
-    traced = jax.make_jaxpr(jax.grad(lambda x: fused_attention(x, x, x).sum()))(x)
+    traced = jax.make_jaxpr(jax.grad(lambda x: FUSED(x, x, x).sum()))(x)
     assert sorted(names_in(traced)) == sorted([fused.OUTPUT, fused.LSE])
 
 
 def test_with_the_names_kept_the_forward_kernel_runs_once():
     def kernels(policy):
-        attend = jax.checkpoint(lambda x: fused_attention(x, x, x), policy=policy)
+        attend = jax.checkpoint(lambda x: FUSED(x, x, x), policy=policy)
         traced = jax.make_jaxpr(jax.grad(lambda x: (attend(x) ** 2).sum()))(jnp.zeros((1, 256, 1, 64)))
         found = re.findall(r"\bname=(attention_forward|attention_backward)\b", str(traced))
         return {name: found.count(name) for name in found}
@@ -384,9 +385,8 @@ def compiled_relative():
     @jax.jit
     def run(arrays, ids, q_ids):
         def attend(arrays):
-            return fused_attention(arrays["q"], arrays["k"], arrays["v"], r_NxHxK=arrays["r"], u_HxK=arrays["u"],
-                                   w_HxK=arrays["w"], segment_ids_BxT=ids, q_segment_ids_BxS=q_ids,
-                                   return_lse=True)  # fmt: skip
+            named = {ARGUMENTS[name]: x for name, x in arrays.items()}
+            return FUSED(**named, segment_ids_BxT=ids, q_segment_ids_BxS=q_ids, return_lse=True)
 
         (out, lse), pull_back = jax.vjp(attend, arrays)
         return (out, lse), pull_back((jnp.cos(out), jnp.ones_like(lse)))[0]
@@ -442,15 +442,15 @@ def test_every_token_its_own_document_sees_itself_alone_beside_rows_of_one_docum
 def test_a_window_of_one_and_a_single_query_see_one_key():
     rng = np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.standard_normal((1, 150, 1, 32)), jnp.float32) for _ in range(3))
-    np.testing.assert_allclose(fused_attention(q, k, v, window=1), v, rtol=1e-6)
-    np.testing.assert_allclose(fused_attention(q[:, :1], k[:, :1], v[:, :1]), v[:, :1], rtol=1e-6)
-    np.testing.assert_allclose(fused_attention(q[:, :1], k, v, window=1), v[:, -1:], rtol=1e-6)
+    np.testing.assert_allclose(FUSED(q, k, v, window=1), v, rtol=1e-6)
+    np.testing.assert_allclose(FUSED(q[:, :1], k[:, :1], v[:, :1]), v[:, :1], rtol=1e-6)
+    np.testing.assert_allclose(FUSED(q[:, :1], k, v, window=1), v[:, -1:], rtol=1e-6)
 
 
 def test_scores_in_the_thousands_pick_the_largest():
     case = Case(S=200, T=200, H=1, G=1, distances=200, spread=1000.0)
     drawn = draw(case)
-    out, lse, gradients = with_gradients(functools.partial(fused_attention, tiles=HIGH, backward_tiles=WIDE), case)
+    out, lse, gradients = with_gradients(with_arguments(fused_attention, tiles=HIGH, backward_tiles=WIDE), case)
     exact = {name: np.asarray(x, np.float64) for name, x in drawn.arrays.items()}
     expected = by_pairs(exact, np.asarray(drawn.d_out, np.float64), np.asarray(drawn.d_lse), **drawn.settings)
     assert np.ptp(expected.lse) > 2000
@@ -467,8 +467,8 @@ def test_padded_queries_give_no_gradient_however_large_their_scores():
     k[..., 0], k[0, 10, 0, 0], u[0, 0] = 0.0, 30.0, 30.0
 
     def loss(q, k, v, r, u):
-        return fused_attention(q, k, v, r_NxHxK=r[0], u_HxK=u, w_HxK=0 * u, window=200, tiles=Tiles(256, 256),
-                               backward_tiles=Tiles(128, 128)).sum()  # fmt: skip
+        attend = with_arguments(fused_attention, tiles=Tiles(256, 256), backward_tiles=Tiles(128, 128))
+        return attend(q, k, v, r_NxHxK=r[0], content_bias_HxK=u, position_bias_HxK=0 * u, window=200).sum()
 
     for gradient in jax.jit(jax.grad(loss, argnums=range(5)))(q, k, v, r, u):
         assert np.isfinite(gradient).all()

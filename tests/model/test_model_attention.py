@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from chinchilla_jax.config import ATTENTIONS, ModelConfig
-from chinchilla_jax.kernels.attention import IMPLEMENTATIONS, attention, turn
+from chinchilla_jax.config import ModelConfig
+from chinchilla_jax.kernels.attention import attention, turn
 from chinchilla_jax.model import positions
 from chinchilla_jax.model.attention import Attention
 from chinchilla_jax.model.positions import sinusoids
@@ -60,10 +60,6 @@ def test_the_config_says_which_implementation_the_given_function_is_to_use(name)
     weights = jax.eval_shape(module.init, jax.random.key(0), x)
     out = jax.eval_shape(module.apply, weights, x)
     assert calls == [name, name] and out.shape == x.shape
-
-
-def test_the_config_knows_the_implementations_that_there_are():
-    assert ATTENTIONS == IMPLEMENTATIONS
 
 
 @pytest.mark.parametrize("position", ["relative", "rope", "xpos", "none"])

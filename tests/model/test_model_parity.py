@@ -59,7 +59,8 @@ def test_attention_over_a_memory_is_that_of_transformer_xl(xl):
         return jnp.einsum("...d,dhk->...hk", x, arrays[w])
 
     heads = attention(
-        project(arrays["x"], "w_q"), project(past, "w_k"), project(past, "w_v"), u_HxK=arrays["u"], w_HxK=arrays["v"],
+        project(arrays["x"], "w_q"), project(past, "w_k"), project(past, "w_v"),
+        content_bias_HxK=arrays["u"], position_bias_HxK=arrays["v"],
         r_NxHxK=project(sinusoids(distances, sizes["d_model"]), "w_r"),
     )  # fmt: skip
     out = jnp.einsum("bshk,hkd->bsd", heads, arrays["w_o"])

@@ -10,15 +10,17 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from chinchilla_jax.config import MeshConfig
-from chinchilla_jax.kernels.arguments import AttentionError
-from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.kernels.attention import attention, compute
+from chinchilla_jax.kernels.call import AttentionError
+from chinchilla_jax.parallel import attention as module
 from chinchilla_jax.parallel.attention import sharded_attention
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.rules import RULES, ShardingError
 from chinchilla_jax.training.step import make_program
 from tests.parallel.gradients import near, value_and_gradients
 
-NAMES = {"q": "q_BxSxHxK", "k": "k_BxTxGxK", "v": "v_BxTxGxK", "r": "r_NxHxK", "u": "u_HxK", "w": "w_HxK"}
+NAMES = {"q": "q_BxSxHxK", "k": "k_BxTxGxK", "v": "v_BxTxGxK", "r": "r_NxHxK", "u": "content_bias_HxK",
+         "w": "position_bias_HxK"}  # fmt: skip
 MESHES = [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 2, 4), (1, 2, 2, 2)]
 
 
@@ -86,20 +88,21 @@ def test_rows_that_do_not_divide_are_computed_by_every_device(rows):
     near(value_and_gradients(sharded_attention(make_mesh(MeshConfig(2, 2, 2))), arrays, cotangents), expected)
 
 
-def test_each_device_computes_its_rows_and_heads_and_none_of_them_communicates():
+def test_each_device_computes_its_rows_and_heads_and_none_of_them_communicates(monkeypatch):
     seen = []
 
-    def op(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, **keywords):
-        seen.append((q_BxSxHxK.shape, k_BxTxGxK.shape, keywords["r_NxHxK"].shape, keywords["u_HxK"].shape))
-        return attention(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, **keywords)
+    def spy(call, implementation):
+        seen.append([x.shape for x in (call.q_BxSxHxK, call.k_BxTxGxK, call.r_NxHxK, call.content_bias_HxK)])
+        return compute(call, implementation)
 
+    monkeypatch.setattr(module, "compute", spy)
     mesh = make_mesh(MeshConfig(2, 2, 2))
     arrays, _ = draw(heads=4, groups=4)
     placed = {name: jax.device_put(x, NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor", None)
                                    if x.ndim == 4 else PartitionSpec(*[None] * (x.ndim - 2), "tensor", None)))
               for name, x in arrays.items()}  # fmt: skip
-    compiled = jax.jit(lambda x: sharded_attention(mesh, op)(**x)).lower(placed).compile()
-    assert seen == [((2, 12, 2, 8), (2, 12, 2, 8), (12, 2, 8), (2, 8))]
+    compiled = jax.jit(lambda x: sharded_attention(mesh)(**x)).lower(placed).compile()
+    assert seen == [[(2, 12, 2, 8), (2, 12, 2, 8), (12, 2, 8), (2, 8)]]
     assert compiled.output_shardings.shard_shape((8, 12, 4, 8)) == (2, 12, 2, 8)
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in compiled.as_text()
@@ -129,7 +132,7 @@ def test_rules_that_split_heads_themselves_are_refused(monkeypatch):
 def test_a_call_that_is_wrong_is_refused_as_on_one_device():
     arrays, _ = draw()
     attend = sharded_attention(make_mesh(MeshConfig(2, 2, 2)))
-    for change in ({"u_HxK": None}, {"k_BxTxGxK": arrays["k_BxTxGxK"][:, :, :3]}, {"window": 0},
+    for change in ({"content_bias_HxK": None}, {"k_BxTxGxK": arrays["k_BxTxGxK"][:, :, :3]}, {"window": 0},
                    {"implementation": "flash"}, {"q_offset": np.float32(1)}):  # fmt: skip
         with pytest.raises(AttentionError) as expected:
             attention(**(arrays | change))

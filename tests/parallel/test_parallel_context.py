@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from chinchilla_jax.config import MeshConfig
-from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.kernels.attention import attention, compute
 from chinchilla_jax.model.positions import rotary, xpos
+from chinchilla_jax.parallel import attention as module
 from chinchilla_jax.parallel.attention import sharded_attention
 from chinchilla_jax.parallel.context import _to_fair_shares, exchange_heads, gather_keys
 from chinchilla_jax.parallel.mesh import make_mesh
@@ -34,7 +36,7 @@ def draw(heads, groups, relative=False, rows=2, s=S):
     rng = np.random.default_rng(0)
     shapes = {"q_BxSxHxK": (rows, s, heads, K), "k_BxTxGxK": (rows, s, groups, K), "v_BxTxGxK": (rows, s, groups, K)}
     if relative:
-        shapes |= {"r_NxHxK": (s + 5, heads, K), "u_HxK": (heads, K), "w_HxK": (heads, K)}
+        shapes |= {"r_NxHxK": (s + 5, heads, K), "content_bias_HxK": (heads, K), "position_bias_HxK": (heads, K)}
     arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     d_out = rng.standard_normal((rows, s, heads, K), np.float32)
     return arrays, (d_out, rng.standard_normal((rows, heads, s), np.float32))
@@ -74,18 +76,19 @@ def test_the_kernels_on_split_rows_are_the_plain_form_on_one_device(way):
     near(value_and_gradients(attend, arrays, cotangents, implementation="fused", **ids), expected)
 
 
-def seen_by_devices(heads, context, **keywords):
-    """Shapes of queries and keys of every call of the op on each device, and the collectives of the program."""
+def seen_by_devices(heads, context):
+    """Shapes of queries and keys of every call on each device, and the collectives of the program."""
     seen = []
 
-    def op(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, **keywords):
-        seen.append((q_BxSxHxK.shape[1:3], k_BxTxGxK.shape[1:3]))
-        return attention(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, **keywords)
+    def spy(call, implementation):
+        seen.append((call.q_BxSxHxK.shape[1:3], call.k_BxTxGxK.shape[1:3]))
+        return compute(call, implementation)
 
     mesh = make_mesh(MeshConfig(context=context))
     place = NamedSharding(mesh, PartitionSpec(None, "context"))
     arrays = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for name, x in draw(*heads)[0].items()}
-    text = jax.jit(lambda x: sharded_attention(mesh, op)(**x, **keywords)).lower(arrays).compile().as_text()
+    with mock.patch.object(module, "compute", spy):
+        text = jax.jit(lambda x: sharded_attention(mesh)(**x)).lower(arrays).compile().as_text()
     words = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
     return seen, {word for word in words if f"{word}(" in text}
 

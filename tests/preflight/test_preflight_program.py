@@ -11,9 +11,9 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from chinchilla_jax.base.hlo import HloError, arrays
 from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.parallel.topology import topology, topology_mesh
-from chinchilla_jax.preflight.program.hlo import HloError, arrays
 from chinchilla_jax.preflight.program.program import Kernel, read_program
 
 needs_compiler = [pytest.mark.compiler,

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from chinchilla_jax.base.hlo import HloError
 from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
 from chinchilla_jax.parallel.topology import topology_mesh
-from chinchilla_jax.preflight.program.hlo import HloError
 from chinchilla_jax.preflight.program.program import Collective, StepProgram, read_program
 from chinchilla_jax.preflight.program.traffic import Need, compare, minimum
 from chinchilla_jax.training.machine.ahead import compile_train_step

@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
-from chinchilla_jax.kernels.arguments import AttentionError
 from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.kernels.call import AttentionError
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.topology import topology_mesh
 from chinchilla_jax.presets import preset
@@ -110,7 +110,7 @@ def test_a_step_can_be_exported_for_tpus_where_there_is_none(model):
 def test_the_op_and_its_gradients_can_be_exported_for_tpus_where_there_is_none(relative):
     shapes = {"q_BxSxHxK": (2, S, 2, 128), "k_BxTxGxK": (2, S, 2, 128), "v_BxTxGxK": (2, S, 2, 128)}
     if relative:
-        shapes |= {"r_NxHxK": (S, 2, 128), "u_HxK": (2, 128), "w_HxK": (2, 128)}
+        shapes |= {"r_NxHxK": (S, 2, 128), "content_bias_HxK": (2, 128), "position_bias_HxK": (2, 128)}
     arrays = {name: jax.ShapeDtypeStruct(shape, "bfloat16") for name, shape in shapes.items()}
     gradient = jax.jit(jax.grad(lambda x: attention(**x).astype("float32").sum()))
     with jax.sharding.use_abstract_mesh(abstract_mesh(MeshConfig(), "TPU v5 lite")):

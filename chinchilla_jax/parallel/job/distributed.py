@@ -39,24 +39,30 @@ _CONNECTION = re.compile(r"gloo|connection|unavailable|deadline|aborted|heartbea
 
 
 @contextlib.contextmanager
-def joined(found: Settings | None) -> Iterator[None]:
+def joined(settings: Settings | None) -> Iterator[None]:
     """Joins the other processes for the time of the block; does nothing for None. JAX must not have been used before.
 
     An error that leaves the block ends the other processes too, with the same exit code. Outcomes that all processes
     share, like a divergence, are therefore to be handled inside.
     """
     global _job
-    if found is None:
+    if settings is None:
         yield
         return
-    who = f"process {found.process} of {found.processes}" if found.processes else f"this process ({found.detection})"
-    where = f"{flag_name('coordinator')}: {found.coordinator}: " if found.coordinator else ""
-    guard = guarded(f"{where}{who} could not join the others within {found.join_timeout} s; check that process 0 runs "
-                    "and can be reached there, that all processes are started, each with its own "
-                    f"{flag_name('process')} and all with the same {flag_name('processes')}")  # fmt: skip
-    _start(found)
+    who = (
+        f"process {settings.process} of {settings.processes}"
+        if settings.processes
+        else f"this process ({settings.detection})"
+    )
+    where = f"{flag_name('coordinator')}: {settings.coordinator}: " if settings.coordinator else ""
+    guard = guarded(
+        f"{where}{who} could not join the others within {settings.join_timeout} s; check that process 0 runs "
+        "and can be reached there, that all processes are started, each with its own "
+        f"{flag_name('process')} and all with the same {flag_name('processes')}"
+    )
+    _start(settings)
     guard.joined = True
-    _job = job = _Job(found)
+    _job = job = _Job(settings)
     try:
         yield
     except BaseException as error:
@@ -66,7 +72,7 @@ def joined(found: Settings | None) -> Iterator[None]:
     _job = None
 
 
-def _start(found: Settings) -> None:
+def _start(settings: Settings) -> None:
     import signal
 
     import jax
@@ -75,16 +81,23 @@ def _start(found: Settings) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            found.coordinator or None, found.processes, found.process, initialization_timeout=found.join_timeout,
-            heartbeat_timeout_seconds=found.peer_timeout, shutdown_timeout_seconds=found.peer_timeout,
-            cluster_detection_method=found.detection or "deactivate",
-        )  # fmt: skip
+            settings.coordinator or None,
+            settings.processes,
+            settings.process,
+            initialization_timeout=settings.join_timeout,
+            heartbeat_timeout_seconds=settings.peer_timeout,
+            shutdown_timeout_seconds=settings.peer_timeout,
+            cluster_detection_method=settings.detection or "deactivate",
+        )
     except (RuntimeError, ValueError) as error:
-        if found.coordinator:
-            raise ConfigError(flag_name("coordinator"), f"{found.coordinator}: {_line(error)}") from None
+        if settings.coordinator:
+            raise ConfigError(flag_name("coordinator"), f"{settings.coordinator}: {_line(error)}") from None
         key = flag_name("processes")
-        raise ConfigError(key, f"the other hosts were not found ({found.detection}: {_line(error)}); "
-                               "say --coordinator, --processes, --process; or --processes=1 for a host alone") from None
+        raise ConfigError(
+            key,
+            f"the other hosts were not found ({settings.detection}: {_line(error)}); "
+            "say --coordinator, --processes, --process; or --processes=1 for a host alone",
+        ) from None
     for number in (signal.SIGTERM, signal.SIGINT):  # until the loop takes them, there is nothing to save
         signal.signal(number, signal.SIG_DFL)
 
@@ -96,12 +109,12 @@ def _line(error: BaseException) -> str:
 class _Job:
     """This process's part in the job, with the thread that listens for what the others have to say."""
 
-    def __init__(self, found: Settings):
+    def __init__(self, settings: Settings):
         from jax._src.distributed import global_state  # JAX has no public way to the key-value store
 
         self.client = global_state.client
         self.index, self.count = global_state.process_id, global_state.num_processes
-        self.asked, self.peer_timeout = found.processes, found.peer_timeout
+        self.asked, self.peer_timeout = settings.processes, settings.peer_timeout
         self.exchanges = 0
         self.stop = StopTogether(self)
         self._leaving = threading.Event()
@@ -122,16 +135,23 @@ class _Job:
             except RuntimeError as error:
                 failing_since = failing_since or time.monotonic()
                 if self.stop.holding and time.monotonic() - failing_since > 2 * self.peer_timeout:
-                    print(f"chinchilla_jax: process {self.index}: asked to stop, but the processes cannot agree on a "
-                          f"step ({_line(error)}); stopped without saving", file=sys.stderr, flush=True)  # fmt: skip
+                    print(
+                        f"chinchilla_jax: process {self.index}: asked to stop, but the processes cannot agree on a "
+                        f"step ({_line(error)}); stopped without saving",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                     os._exit(PREEMPTED)
 
     def _follow(self, failed: dict) -> None:
         """Ends this process, which may be waiting for the failed one for ever, unless it is failing by itself."""
         if self._leaving.wait(3.0):
             return
-        print(f"chinchilla_jax: process {self.index}: stopping, as process {failed['process']} failed: "
-              f"{failed['error']}", file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"chinchilla_jax: process {self.index}: stopping, as process {failed['process']} failed: {failed['error']}",
+            file=sys.stderr,
+            flush=True,
+        )
         self._meet("failed", 5.0)
         os._exit(failed["code"])
 
@@ -165,10 +185,11 @@ class _Job:
 class StopTogether:
     """Has all processes stop at the same turn of their loops when one of them is asked to.
 
-    Each counts its turns. One that learns of the wish begins no further turn until all have learned, and told how many
-    they have begun. The turn after the largest of these is where they stop: none has begun it, and all can reach it,
-    since nobody waits for a peer in any turn before. Listening threads do the talking, so that a main thread may
-    meanwhile wait in a collective for those behind. Without a wish a turn costs a lock.
+    Each process counts the turns that it has begun. When it learns that one was asked to stop, it begins no further
+    turn, tells its count, and waits for the counts of all. They stop at the turn after the largest count: no process
+    has begun that turn, and every process can reach it, since the turns before it wait for nobody. Listening threads
+    exchange the counts, because a main thread may be waiting in a collective for slower processes. Until somebody is
+    asked a turn costs one lock.
     """
 
     def __init__(self, job: _Job | None):
@@ -176,15 +197,15 @@ class StopTogether:
         self._turns, self._stop_at, self._asked = 0, None, False
         self.holding = False
 
-    def reached(self, wanted: bool) -> bool:
+    def reached(self, asked: bool) -> bool:
         """Call once a turn, in all processes. Whether to stop now.
 
         Args:
-          wanted: whether this process was asked to stop.
+          asked: whether this process was asked to stop.
         """
         if self._job is None:
-            return wanted
-        if wanted and not self._asked:
+            return asked
+        if asked and not self._asked:
             self._asked = True
             self._job.client.key_value_set(f"{_ROOT}/notice/stop", str(self._job.index), allow_overwrite=True)
         with self._changed:
@@ -218,11 +239,6 @@ def first() -> bool:
     return _job is None or _job.index == 0
 
 
-def several() -> bool:
-    """Whether there are other processes."""
-    return _job is not None
-
-
 def prefix() -> str:
     """`process 3: ` for the messages of one of several processes."""
     return f"process {_job.index}: " if _job else ""
@@ -243,20 +259,21 @@ def exchange(what: str, mine: str) -> list[str]:
     try:
         _job.client.wait_at_barrier(key, 1000 * _EXCHANGE_SECONDS)
     except RuntimeError as error:
-        raise TimeoutError(f"not all processes came to agree on {what!r} within {_EXCHANGE_SECONDS} s: "
-                           f"{' '.join(str(error).split())}") from None  # fmt: skip
+        raise TimeoutError(
+            f"not all processes came to agree on {what!r} within {_EXCHANGE_SECONDS} s: {' '.join(str(error).split())}"
+        ) from None
     if first() and _job.exchanges > 1:
         _job.client.key_value_delete(f"{_ROOT}/exchange/{_job.exchanges - 1}")  # all are past it
-    found = {int(name.rpartition("/")[2]): said for name, said in _job.client.key_value_dir_get(f"{key}/")}
-    return [found[i] for i in sorted(found)]  # and not by count, on which they may yet have to agree
+    values = {int(name.rpartition("/")[2]): value for name, value in _job.client.key_value_dir_get(f"{key}/")}
+    return [values[i] for i in sorted(values)]  # not by the number of processes: they may not agree on it yet
 
 
 def check_same(key: str, mine: str, fix: str) -> None:
     """Raises a `ConfigError` of `key` in every process unless all say the same; it names one that differs."""
     everybody = exchange(key, mine)
-    for process, theirs in enumerate(everybody):
-        if theirs != everybody[0]:
-            raise ConfigError(key, f"process {process} has {theirs}, process 0 has {everybody[0]}; {fix}")
+    for process, value in enumerate(everybody):
+        if value != everybody[0]:
+            raise ConfigError(key, f"process {process} has {value}, process 0 has {everybody[0]}; {fix}")
 
 
 def check_job(config_hash: str, config_values: dict, code: str, devices: int) -> None:
@@ -278,29 +295,31 @@ def check_job(config_hash: str, config_values: dict, code: str, devices: int) ->
     check_same("code", code, "install the same version on every host")
     _check_config(config_hash, config_values)
     if jax.process_count() != _job.count or jax.device_count() != devices:
-        raise ConfigError("mesh", f"the mesh needs {devices} devices, the {jax.process_count()} processes have "
-                          f"{jax.device_count()} ({jax.local_device_count()} of them process {_job.index}); set "
-                          "mesh.data, mesh.fsdp, mesh.context and mesh.tensor so that that is their product")
+        raise ConfigError(
+            "mesh",
+            f"the mesh needs {devices} devices, the {jax.process_count()} processes have "
+            f"{jax.device_count()} ({jax.local_device_count()} of them process {_job.index}); set "
+            "mesh.data, mesh.fsdp, mesh.context and mesh.tensor so that that is their product",
+        )
 
 
 def _check_config(config_hash: str, values: dict) -> None:
-    flat = _flat(values)
+    from jax.tree_util import keystr, tree_leaves_with_path
+
+    leaves = tree_leaves_with_path(values, is_leaf=lambda x: not isinstance(x, dict))
+    flat = {keystr(path, simple=True, separator="."): value for path, value in leaves}
     if len(set(exchange("config_hash", config_hash))) == 1:
         return
     # They differ, so one exchange of whole configs is affordable.
-    everybody = [json.loads(text) for text in exchange("config", json.dumps(flat))]
-    for process, theirs in enumerate(everybody):
-        keys = [key for key in sorted(theirs.keys() | everybody[0].keys()) if theirs.get(key) != everybody[0].get(key)]
+    reference, *others = (json.loads(text) for text in exchange("config", json.dumps(flat)))
+    for process, config in enumerate(others, start=1):
+        keys = [key for key in sorted(config.keys() | reference.keys()) if config.get(key) != reference.get(key)]
         if keys:
-            raise ConfigError(f"config.{keys[0]}", f"process {process} has {theirs.get(keys[0])}, process 0 has "
-                              f"{everybody[0].get(keys[0])}; give every process the same settings")  # fmt: skip
-
-
-def _flat(values: dict, prefix: str = "") -> dict:
-    found = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+            raise ConfigError(
+                f"config.{keys[0]}",
+                f"process {process} has {config.get(keys[0])}, process 0 has {reference.get(keys[0])}; "
+                "give every process the same settings",
+            )
 
 
 def check_shared(directory: Path) -> None:
@@ -311,7 +330,7 @@ def check_shared(directory: Path) -> None:
     """
     if _job is None:
         return
-    there = directory.is_dir()
+    existed = directory.is_dir()
     token = directory / f".seen_by_all_{exchange('token', os.urandom(8).hex())[0]}"
     if first():
         directory.mkdir(parents=True, exist_ok=True)
@@ -320,11 +339,14 @@ def check_shared(directory: Path) -> None:
     blind = [str(i) for i, seen in enumerate(exchange("seen", "yes" if _appears(token) else "no")) if seen == "no"]
     if first():
         token.unlink()
-        if not there and blind:
+        if blind and not existed:
             directory.rmdir()
     if blind:
-        raise ConfigError("--workdir", f"process {', '.join(blind)} does not see what process 0 writes to {directory}; "
-                          "it must be a folder that all hosts share, such as NFS or a mounted bucket")  # fmt: skip
+        raise ConfigError(
+            "--workdir",
+            f"process {', '.join(blind)} does not see what process 0 writes to {directory}; "
+            "it must be a folder that all hosts share, such as NFS or a mounted bucket",
+        )
 
 
 def _appears(path: Path, seconds: float = 5.0) -> bool:

@@ -97,8 +97,11 @@ def _watch(child: int, stderr: int, guard: Guard, unreachable: str) -> int:
     if code == -signal.SIGABRT and _FATAL in last:
         if not guard.joined:
             return _say(unreachable, USAGE)
-        return _say(f"{_lost(last.decode(errors='replace'))}; stopped without saving. Start again to go on from the "
-                    "last checkpoint", PREEMPTED)  # fmt: skip
+        return _say(
+            f"{_lost(last.decode(errors='replace'))}; stopped without saving. Start again to go on from the "
+            "last checkpoint",
+            PREEMPTED,
+        )
     os.write(2, last)
     if -code in received:
         return _say("stopped before there was anything to save; start again", PREEMPTED)
@@ -113,10 +116,10 @@ def _lines(descriptor: int) -> Iterator[bytes]:
 
 
 def _lost(words: str) -> str:
-    found = _UNHEALTHY.search(words)
-    if found is None:
+    match = _UNHEALTHY.search(words)
+    if match is None:
         return "lost contact with process 0, which keeps the others together"
-    return f"process {', '.join(found[1].split())} stopped answering"
+    return f"process {', '.join(match[1].split())} stopped answering"
 
 
 def _say(message: str, code: int) -> int:

@@ -39,9 +39,13 @@ class Settings:
 
 
 def host_settings(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None,
-    peer_timeout: int = PEER_SECONDS, join_timeout: int = JOIN_SECONDS, environment: Mapping[str, str] = os.environ,
-) -> Settings | None:  # fmt: skip
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    peer_timeout: int = PEER_SECONDS,
+    join_timeout: int = JOIN_SECONDS,
+    environment: Mapping[str, str] = os.environ,
+) -> Settings | None:
     """Settings from flags, from `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, or from the
     variables of a Cloud TPU slice or a Kubernetes job, in this order. None for a process on its own.
 
@@ -54,12 +58,15 @@ def host_settings(
         return None
     missing = [name for name, value in values.items() if value in (None, "")]
     if len(missing) == len(values):
-        found = _detect(environment)
-        return Settings(peer_timeout=peer_timeout, join_timeout=join_timeout, detection=found) if found else None
+        cluster = _detect(environment)
+        return Settings(peer_timeout=peer_timeout, join_timeout=join_timeout, detection=cluster) if cluster else None
     if missing:
-        given = next(name for name in values if name not in missing)
-        raise ConfigError(flag_name(missing[0]), f"is missing; with {flag_name(given)} all three of "
-                          "--coordinator=HOST:PORT, --processes=N and --process=I are needed")  # fmt: skip
+        present = next(name for name in values if name not in missing)
+        raise ConfigError(
+            flag_name(missing[0]),
+            f"is missing; with {flag_name(present)} all three of "
+            "--coordinator=HOST:PORT, --processes=N and --process=I are needed",
+        )
     counts = {}
     for name in ("processes", "process"):
         try:
@@ -93,15 +100,20 @@ def _detect(environment: Mapping[str, str]) -> str:
             return "gcetpu"
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
         if importlib.util.find_spec("kubernetes") is None:
-            raise ConfigError("JAX_COORDINATOR_ADDRESS", "this is a pod of an indexed Kubernetes job, and the package "
-                              "kubernetes, which would find the other pods, is not installed: set "
-                              f"{', '.join(_VARIABLES.values())} in the job's template, or JAX_NUM_PROCESSES=1 for "
-                              "pods that train each on its own")  # fmt: skip
+            raise ConfigError(
+                "JAX_COORDINATOR_ADDRESS",
+                "this is a pod of an indexed Kubernetes job, and the package "
+                "kubernetes, which would find the other pods, is not installed: set "
+                f"{', '.join(_VARIABLES.values())} in the job's template, or JAX_NUM_PROCESSES=1 for "
+                "pods that train each on its own",
+            )
         return "k8s"
     return ""
 
 
 def is_cloud_tpu() -> bool:
     """Whether this machine has TPU chips, by the PCI bus; without importing JAX, before there is a child."""
-    return any(path.read_text().strip() == _GOOGLE and path.with_name("device").read_text().strip() in _TPU_CHIPS
-               for path in pathlib.Path("/sys/bus/pci/devices").glob("*/vendor"))  # fmt: skip
+    return any(
+        path.read_text().strip() == _GOOGLE and path.with_name("device").read_text().strip() in _TPU_CHIPS
+        for path in pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
+    )

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from chinchilla_jax.preflight.program.hlo import HloError, Instruction
+from chinchilla_jax.base.hlo import HloError, Instruction
 
 _LISTS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
 _RANGE = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")

@@ -7,7 +7,7 @@ import functools
 import math
 import re
 
-from chinchilla_jax.preflight.program.hlo import Array, Computation, HloError, Instruction, Module
+from chinchilla_jax.base.hlo import Array, Computation, HloError, Instruction, Module
 
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
@@ -36,8 +36,11 @@ def matmul_flops(module: Module, computation: Computation, instruction: Instruct
 
 def _products_within(module: Module, name: str | None, caller: str) -> int:
     called = module.computation(name, caller)
-    return sum(matmul_flops(module, called, inner) for inner in called.instructions.values()
-               if inner.opcode in ("fusion", "dot", "convolution"))  # fmt: skip
+    return sum(
+        matmul_flops(module, called, inner)
+        for inner in called.instructions.values()
+        if inner.opcode in ("fusion", "dot", "convolution")
+    )
 
 
 def _convolution_flops(computation: Computation, instruction: Instruction) -> int:
@@ -57,8 +60,13 @@ def _convolution_flops(computation: Computation, instruction: Instruction) -> in
         axis = str(spatial)
         parts = {key: value.split("x")[spatial] for key, value in settings.items()}
         low = int(parts.get("pad", "0_0").split("_")[0])
-        flops *= _pairs(lhs[left.index(axis)], rhs[right.index(axis)], result[out.index(axis)], low,
-                        *(int(parts.get(key, 1)) for key in ("stride", "lhs_dilate", "rhs_dilate")))  # fmt: skip
+        flops *= _pairs(
+            lhs[left.index(axis)],
+            rhs[right.index(axis)],
+            result[out.index(axis)],
+            low,
+            *(int(parts.get(key, 1)) for key in ("stride", "lhs_dilate", "rhs_dilate")),
+        )
     return flops
 
 
@@ -108,25 +116,25 @@ def _written(module: Module, computation: Computation, instruction: Instruction)
     names = root.operands if root.opcode == "tuple" else (root.name,)
     if len(names) != len(results):  # the context of an asynchronous collective
         return []
-    found = []
+    parts = []
     for index, (name, result) in enumerate(zip(names, results, strict=True)):
         written = _bytes_made(module, inner, name)
         if written:
             whole = written >= result.bytes
-            found.append((index, result if whole else Array(result.dtype, (), result.space, written)))
-    return found
+            parts.append((index, result if whole else Array(result.dtype, (), result.space, written)))
+    return parts
 
 
 def _started(computation: Computation, instruction: Instruction) -> list[tuple[int, Array]]:
     """The result of a copy, slice or collective that is begun: what is not an operand and not a flag."""
     passed = [array for name in instruction.operands for array in computation.instructions[name].arrays]
-    found = []
+    parts = []
     for index, array in enumerate(instruction.arrays):
         if array in passed:
             passed.remove(array)
         elif array.dtype not in ("u32", "s32") or array.shape:
-            found.append((index, array))
-    return found
+            parts.append((index, array))
+    return parts
 
 
 def _bytes_made(module: Module, computation: Computation, name: str) -> int:
@@ -180,6 +188,9 @@ def _read_within(module: Module, computation: Computation, name: str) -> int:
         if user.opcode == "bitcast":
             total += _read_within(module, computation, user.name)
         else:
-            total += sum(_read(module, computation, user, index)
-                         for index, operand in enumerate(user.operands) if operand == name)  # fmt: skip
+            total += sum(
+                _read(module, computation, user, index)
+                for index, operand in enumerate(user.operands)
+                if operand == name
+            )
     return total

@@ -13,8 +13,9 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+from chinchilla_jax.base.hlo import Computation, HloError, Instruction, Module, parse_module
 from chinchilla_jax.preflight.program.device_groups import Group, device_group, slices_of
-from chinchilla_jax.preflight.program.hlo import Computation, HloError, Instruction, Module, parse_module, trip_count
+from chinchilla_jax.preflight.program.loops import trip_count
 from chinchilla_jax.preflight.program.operations import hbm_bytes, matmul_flops, written_arrays
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")

@@ -44,8 +44,8 @@ import dataclasses
 import math
 import re
 
+from chinchilla_jax.base.hlo import HloError
 from chinchilla_jax.config import RunConfig
-from chinchilla_jax.preflight.program.hlo import HloError
 from chinchilla_jax.preflight.program.program import Collective, StepProgram
 
 STORED = ("fsdp", "context")  # what a weight's model width is split over

@@ -12,7 +12,7 @@ from pathlib import Path
 from chinchilla_jax.base.chips import kernel_chips
 from chinchilla_jax.base.files import write_json
 from chinchilla_jax.tools import tpu_meter as meter
-from chinchilla_jax.tools.tpu_meter.errors import MeterError
+from chinchilla_jax.tools.tpu_meter import MeterError
 from chinchilla_jax.tools.tpu_meter.measure import measure
 from chinchilla_jax.tools.tpu_meter.report import render
 from chinchilla_jax.tools.tpu_meter.selftest import selftest
@@ -20,8 +20,11 @@ from chinchilla_jax.tools.tpu_meter.selftest import selftest
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a report. 0 if all is well, 1 above `--max-cycles`, 2 if it cannot be measured."""
-    parser = argparse.ArgumentParser(prog="python -m chinchilla_jax.tools.tpu_meter", description=meter.__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m chinchilla_jax.tools.tpu_meter",
+        description=meter.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("build", nargs="?", metavar="MODULE:FUNCTION", help="the builder")
     parser.add_argument("--gen", default="v5e", help=f"TPU generation: {', '.join(kernel_chips())} (default v5e)")
     parser.add_argument("--kwargs", default="{}", help="keyword arguments of the builder, a JSON object")

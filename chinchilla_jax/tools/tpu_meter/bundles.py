@@ -15,7 +15,7 @@ import re
 from typing import NamedTuple
 
 from chinchilla_jax.base.chips import Core
-from chinchilla_jax.tools.tpu_meter.errors import DumpError
+from chinchilla_jax.tools.tpu_meter import DumpError
 
 SLOTS = ("MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU")
 
@@ -73,8 +73,8 @@ def parse_schedule(text: str, source: str = "schedule") -> Schedule:
         if int(mark[1], 16) != number:
             raise DumpError(f"{source}: bundle number {number} calls itself {mark[1]}")
         body = text[mark.end() : end]
-        found = (_INSTRUCTION.match(part.strip()) for part in body[: body.rfind("}")].split(";;"))
-        instructions = tuple(Instruction(m[1], m[2], m[3].strip()) for m in found if m)
+        matches = (_INSTRUCTION.match(part.strip()) for part in body[: body.rfind("}")].split(";;"))
+        instructions = tuple(Instruction(m[1], m[2], m[3].strip()) for m in matches if m)
         bundles.append(Bundle(instructions, mark[3].count(">"), mark[2] == "LB"))
     return Schedule(tuple(bundles), tuple(int(n) for n in re.findall(r"\d+", grid[1])) if grid else None)
 

@@ -34,22 +34,26 @@ def main(build: str, chip: str, kwargs: dict, folder: Path) -> None:
             built = dict(zip(("fn", "args"), built, strict=True))
         if not isinstance(built, dict):
             raise TypeError(f"{build} must return (fn, args) or a dict of fn, args and perhaps flops")
-        here = NamedSharding(mesh, PartitionSpec())
-        args = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), tuple(built["args"]))
+        replicated = NamedSharding(mesh, PartitionSpec())
+        args = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated), tuple(built["args"]))
         compiled = jax.jit(built["fn"]).lower(*args).compile()
     options = _hlo.HloPrintOptions()
     options.print_large_constants = True  # as_text() leaves out what the meter reads
     write_text(folder / PROGRAM, compiled.runtime_executable().hlo_modules()[0].to_string(options))
-    write_json(folder / META, {"flops": built.get("flops"), "jax": jax.__version__,
-                               "device_kind": devices[0].device_kind})  # fmt: skip
+    write_json(
+        folder / META, {"flops": built.get("flops"), "jax": jax.__version__, "device_kind": devices[0].device_kind}
+    )
 
 
 def describe(error: Exception) -> str:
     """The beginning of an error's message, which in the compiler's is what matters, after the lines of the builder
     and kernel that led to it."""
     libraries = ("site-packages", "<frozen", os.path.dirname(os.__file__), __file__)
-    frames = [f"  {frame.filename}:{frame.lineno}: {frame.line}" for frame in traceback.extract_tb(error.__traceback__)
-              if not any(library in frame.filename for library in libraries)]  # fmt: skip
+    frames = [
+        f"  {frame.filename}:{frame.lineno}: {frame.line}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(library in frame.filename for library in libraries)
+    ]
     return "\n".join([*frames[-8:], *f"{type(error).__name__}: {error}".splitlines()[:24]])
 
 

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chinchilla_jax.base.chips import Chip
+from chinchilla_jax.base.hlo import HloError
+from chinchilla_jax.tools.tpu_meter import INSTALL, CompileError, DumpError, MeterError
 from chinchilla_jax.tools.tpu_meter.bundles import Schedule, SlotUse, parse_schedule, parse_slot_use
-from chinchilla_jax.tools.tpu_meter.errors import INSTALL, CompileError, DumpError, MeterError
-from chinchilla_jax.tools.tpu_meter.hlo import Program, parse_program
+from chinchilla_jax.tools.tpu_meter.program import Program, parse_program
 
 PROGRAM, META = "program.hlo.txt", "meta.json"
 SCHEDULE, SLOT_USE = "packed-bundles-post-ra", "pre-delay_hlo-static-per-bundle-utilization"
@@ -50,10 +51,13 @@ def compile_program(build: str, kwargs: Mapping[str, object], chip: Chip, folder
     if not re.fullmatch(r"[\w.]+:\w+", build):
         raise MeterError(f"builder {build!r} must be of the form module:function")
     folder.mkdir(parents=True, exist_ok=True)
-    flags = (f"--xla_jf_dump_to={folder}", "--xla_jf_dump_llo_text=true",
-             f"--xla_jf_dump_llo_pass_label_regex=.*({SCHEDULE}|{SLOT_USE}).*",
-             # Else small operands are put in VMEM, and the kernel copies them with vector loads.
-             "--xla_msa_enable=false")  # fmt: skip
+    flags = (
+        f"--xla_jf_dump_to={folder}",
+        "--xla_jf_dump_llo_text=true",
+        f"--xla_jf_dump_llo_pass_label_regex=.*({SCHEDULE}|{SLOT_USE}).*",
+        # Else small operands are put in VMEM, and the kernel copies them with vector loads.
+        "--xla_msa_enable=false",
+    )
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "LIBTPU_INIT_ARGS": " ".join(flags),
@@ -102,12 +106,19 @@ class Dumps:
 
 
 def read_dumps(folder: Path) -> Dumps:
-    """What `compile_program` left behind."""
+    """What `compile_program` left behind.
+
+    Raises:
+      DumpError: the program cannot be read.
+    """
     files = {}
     for path in sorted(folder.iterdir()):
         for label in (SCHEDULE, SLOT_USE):
             match = re.fullmatch(rf"\d+-(.*)-\d+-{re.escape(label)}\.txt", path.name)
             if match:
                 files[label, match[1]] = path
-    return Dumps(parse_program((folder / PROGRAM).read_text(encoding="utf-8")),
-                 json.loads((folder / META).read_text(encoding="utf-8")), files)  # fmt: skip
+    try:
+        program = parse_program((folder / PROGRAM).read_text(encoding="utf-8"))
+    except HloError as error:
+        raise DumpError(str(error)) from error
+    return Dumps(program, json.loads((folder / META).read_text(encoding="utf-8")), files)

@@ -18,9 +18,9 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 
+from chinchilla_jax.tools.tpu_meter import DumpError
 from chinchilla_jax.tools.tpu_meter.bundles import Instruction
-from chinchilla_jax.tools.tpu_meter.errors import DumpError
-from chinchilla_jax.tools.tpu_meter.hlo import Words
+from chinchilla_jax.tools.tpu_meter.program import Words
 from chinchilla_jax.tools.tpu_meter.values import Value, address_sum, negation, same, scalar_function, select
 
 Reader = Callable[[], Value]
@@ -139,8 +139,14 @@ def translate(core: Core, instruction: Instruction) -> Action | None:
     return _compute(core, result, function, operands, predicate if otherwise else None, otherwise)
 
 
-def _compute(core: Core, result: str, function: Callable[..., Value], operands: list[Reader],
-             predicate: Reader | None, otherwise: Reader | None) -> Action:  # fmt: skip
+def _compute(
+    core: Core,
+    result: str,
+    function: Callable[..., Value],
+    operands: list[Reader],
+    predicate: Reader | None,
+    otherwise: Reader | None,
+) -> Action:
     registers = core.registers
 
     def compute() -> None:

@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from chinchilla_jax.base.chips import Chip
+from chinchilla_jax.tools.tpu_meter import DumpError, MeterError
 from chinchilla_jax.tools.tpu_meter.bundles import Bundle, Schedule
-from chinchilla_jax.tools.tpu_meter.errors import DumpError, MeterError
-from chinchilla_jax.tools.tpu_meter.hlo import Words
 from chinchilla_jax.tools.tpu_meter.instructions import Action, Core, Reader, read_operand, split_operands, translate
+from chinchilla_jax.tools.tpu_meter.program import Words
 
 MAX_BLOCKS = 4_000_000
 
@@ -74,8 +74,14 @@ class _Block:
     branches: Sequence[_Branch]
 
 
-def execute(schedule: Schedule, chip: Chip, constants: Mapping[int, Words] | None = None, core: int = 0,
-            unknown: str = "run", max_blocks: int = MAX_BLOCKS) -> Execution:  # fmt: skip
+def execute(
+    schedule: Schedule,
+    chip: Chip,
+    constants: Mapping[int, Words] | None = None,
+    core: int = 0,
+    unknown: str = "run",
+    max_blocks: int = MAX_BLOCKS,
+) -> Execution:
     """Runs the scalar program of a schedule on one core.
 
     Args:

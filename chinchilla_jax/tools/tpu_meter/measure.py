@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 
 from chinchilla_jax.base.chips import Chip, kernel_chips
 from chinchilla_jax.config import did_you_mean
+from chinchilla_jax.tools.tpu_meter import MeterError
 from chinchilla_jax.tools.tpu_meter.compile import compile_program, libtpu_version, read_dumps
-from chinchilla_jax.tools.tpu_meter.errors import MeterError
 from chinchilla_jax.tools.tpu_meter.report import Report, kernel_report, program_report
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What `measure` is asked."""
-
-    build: str
-    gen: str = "v5e"
-    kwargs: Mapping[str, object] = dataclasses.field(default_factory=dict)
-
-
-def measure(build: str, gen: str = "v5e", kwargs: Mapping[str, object] | None = None,
-            keep: Path | None = None) -> Report:  # fmt: skip
+def measure(
+    build: str, gen: str = "v5e", kwargs: Mapping[str, object] | None = None, keep: Path | None = None
+) -> Report:
     """Compiles `build(**kwargs)` for one chip and counts the cycles of its Pallas kernels. Takes 5 to 20 seconds.
 
     Args:
@@ -48,28 +38,10 @@ def measure(build: str, gen: str = "v5e", kwargs: Mapping[str, object] | None = 
     return _measure(build, chip, kwargs or {}, keep)
 
 
-def measure_many(requests: Sequence[Request], at_once: int = 2) -> list[Report | MeterError]:
-    """A report for each request in order, `at_once` compiling together.
-
-    A request that fails gives its error instead: in a sweep over block sizes, "does not fit" is an answer.
-    """
-    with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(_report_or_error, requests))
-
-
-def _report_or_error(request: Request) -> Report | MeterError:
-    try:
-        return measure(request.build, request.gen, request.kwargs)
-    except MeterError as error:
-        return error
-
-
 def _chip(name: str) -> Chip:
     known = kernel_chips()
     if name not in known:
-        raise MeterError(
-            f"unknown TPU generation {name!r}{did_you_mean(name, known)}; one of {', '.join(known)}"
-        )
+        raise MeterError(f"unknown TPU generation {name!r}{did_you_mean(name, known)}; one of {', '.join(known)}")
     return known[name]
 
 
@@ -79,8 +51,16 @@ def _measure(build: str, chip: Chip, kwargs: Mapping[str, object], folder: Path)
     kernels = []
     for name in dumps.program.kernels:
         schedule = dumps.schedule(name)
-        kernels.append(kernel_report(name, schedule, chip, dumps.program.constant_operands(name),
-                                     dumps.slot_use(name, schedule), dumps.program.vmem_bytes(name)))  # fmt: skip
+        kernels.append(
+            kernel_report(
+                name,
+                schedule,
+                chip,
+                dumps.program.constant_operands(name),
+                dumps.slot_use(name, schedule),
+                dumps.program.vmem_bytes(name),
+            )
+        )
     if not kernels:
         raise MeterError(f"{build}: the compiled program calls no Pallas kernel, so there is nothing to measure")
     return program_report(kernels, chip, build=build, kwargs=dict(kwargs), libtpu=libtpu_version(), **dumps.meta)

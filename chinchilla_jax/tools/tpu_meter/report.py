@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from chinchilla_jax.base.chips import CHIPS, Chip
 from chinchilla_jax.tools.tpu_meter.bundles import SLOTS, Schedule, SlotUse, VectorWork, vector_work
-from chinchilla_jax.tools.tpu_meter.hlo import Words
 from chinchilla_jax.tools.tpu_meter.machine import Execution, execute
+from chinchilla_jax.tools.tpu_meter.program import Words
 
 COSTLIEST = 6
 _SHORT = 16  # bundles; shorter predicated regions are not worth a line
@@ -113,13 +113,20 @@ class Report:
     peak_fraction: float | None
 
 
-def kernel_report(name: str, schedule: Schedule, chip: Chip, constants: Mapping[int, Words],
-                  slot_use: SlotUse | None = None, vmem_bytes: int | None = None) -> KernelReport:  # fmt: skip
+def kernel_report(
+    name: str,
+    schedule: Schedule,
+    chip: Chip,
+    constants: Mapping[int, Words],
+    slot_use: SlotUse | None = None,
+    vmem_bytes: int | None = None,
+) -> KernelReport:
     """Executes a schedule on every core of a device and reports the counts.
 
     Raises:
       MeterError, DumpError: see `machine.execute`.
     """
+
     def on_each_core(unknown: str) -> list[Execution]:
         return [execute(schedule, chip, constants, core, unknown) for core in range(chip.cores_per_device)]
 
@@ -152,15 +159,33 @@ def kernel_report(name: str, schedule: Schedule, chip: Chip, constants: Mapping[
     )
 
 
-def program_report(kernels: Sequence[KernelReport], chip: Chip, *, build: str, kwargs: Mapping[str, object],
-                   device_kind: str, jax: str, libtpu: str, flops: float | None) -> Report:  # fmt: skip
+def program_report(
+    kernels: Sequence[KernelReport],
+    chip: Chip,
+    *,
+    build: str,
+    kwargs: Mapping[str, object],
+    device_kind: str,
+    jax: str,
+    libtpu: str,
+    flops: float | None,
+) -> Report:
     """The report of a program from those of its kernels."""
     cycles = sum(kernel.cycles for kernel in kernels)
     return Report(
-        build, kwargs, chip.name, device_kind, jax, libtpu, tuple(kernels), cycles,
-        sum(kernel.cycles_low for kernel in kernels), sum(kernel.bound_cycles for kernel in kernels),
-        flops, flops * chip.clock / cycles / chip.peak_per_device if flops else None,
-    )  # fmt: skip
+        build,
+        kwargs,
+        chip.name,
+        device_kind,
+        jax,
+        libtpu,
+        tuple(kernels),
+        cycles,
+        sum(kernel.cycles_low for kernel in kernels),
+        sum(kernel.bound_cycles for kernel in kernels),
+        flops,
+        flops * chip.clock / cycles / chip.peak_per_device if flops else None,
+    )
 
 
 def _cycles(execution: Execution) -> int:
@@ -174,23 +199,36 @@ def _hbm_bytes(execution: Execution) -> int:
 
 def _loops(schedule: Schedule, execution: Execution, chip: Chip) -> tuple[Loop, ...]:
     return tuple(
-        Loop(branch.target, at - branch.target + 1 + chip.core.delay_slots, schedule.bundles[branch.target].depth,
-             branch.reached, branch.reached - branch.jumped)
-        for at, branch in sorted(execution.branches.items()) if branch.target <= at
-    )  # fmt: skip
+        Loop(
+            branch.target,
+            at - branch.target + 1 + chip.core.delay_slots,
+            schedule.bundles[branch.target].depth,
+            branch.reached,
+            branch.reached - branch.jumped,
+        )
+        for at, branch in sorted(execution.branches.items())
+        if branch.target <= at
+    )
 
 
 def _predicated(execution: Execution, chip: Chip) -> tuple[Predicated, ...]:
-    found = (
-        Predicated(at + chip.core.delay_slots + 1, branch.target - at - 1 - chip.core.delay_slots, branch.reached,
-                   branch.reached - branch.jumped, branch.unknown)
-        for at, branch in sorted(execution.branches.items()) if branch.target > at
-    )  # fmt: skip
-    return tuple(region for region in found if region.bundles >= _SHORT)
+    regions = (
+        Predicated(
+            at + chip.core.delay_slots + 1,
+            branch.target - at - 1 - chip.core.delay_slots,
+            branch.reached,
+            branch.reached - branch.jumped,
+            branch.unknown,
+        )
+        for at, branch in sorted(execution.branches.items())
+        if branch.target > at
+    )
+    return tuple(region for region in regions if region.bundles >= _SHORT)
 
 
-def _regions(counts: Sequence[int], work: Sequence[VectorWork], slot_use: SlotUse | None,
-             chip: Chip) -> tuple[Region, ...]:  # fmt: skip
+def _regions(
+    counts: Sequence[int], work: Sequence[VectorWork], slot_use: SlotUse | None, chip: Chip
+) -> tuple[Region, ...]:
     """The costliest maximal stretches of equal counts."""
     edges = [0, *(i for i in range(1, len(counts)) if counts[i] != counts[i - 1]), len(counts)]
     spans = [(start, end) for start, end in zip(edges, edges[1:], strict=False) if counts[start]]
@@ -210,8 +248,18 @@ def _region(start: int, runs: int, work: Sequence[VectorWork], slot_use: SlotUse
         slots["MXU"] = mxu
         slots["XLU"] = sum(w.cross_lane for w in work) * chip.core.cross_lane_cycles / (bundles * units["XLU"])
         spills, fills = used[SLOTS.index("SPILL")], used[SLOTS.index("FILL")]
-    return Region(start, bundles, runs, bundles * runs, sum(w.matmuls for w in work), sum(w.pushes for w in work),
-                  mxu, slots, spills, fills)  # fmt: skip
+    return Region(
+        start,
+        bundles,
+        runs,
+        bundles * runs,
+        sum(w.matmuls for w in work),
+        sum(w.pushes for w in work),
+        mxu,
+        slots,
+        spills,
+        fills,
+    )
 
 
 def render(report: Report, verbose: bool = False) -> str:
@@ -238,16 +286,21 @@ def _kernel_lines(kernel: KernelReport, verbose: bool) -> list[str]:
         + (f"; scoped VMEM {kernel.vmem_bytes / 2**20:.2f} MiB" if kernel.vmem_bytes is not None else ""),
     ]
     for loop in kernel.loops:
-        lines.append(f"  loop {loop.start:#x}, depth {loop.depth}: {loop.bundles} bundles, {loop.trips} trips, "
-                     f"entered {loop.entries}x")  # fmt: skip
+        lines.append(
+            f"  loop {loop.start:#x}, depth {loop.depth}: {loop.bundles} bundles, {loop.trips} trips, "
+            f"entered {loop.entries}x"
+        )
     for region in kernel.predicated:
         unknown = f", not known {region.unknown}x" if region.unknown else ""
-        lines.append(f"  predicated {region.start:#x}: {region.bundles} bundles, ran {region.ran} of {region.reached}"
-                     f"{unknown}")  # fmt: skip
+        lines.append(
+            f"  predicated {region.start:#x}: {region.bundles} bundles, ran {region.ran} of {region.reached}{unknown}"
+        )
     for region in kernel.regions if verbose else kernel.regions[:1]:
-        lines.append(f"  region {region.start:#x}: {region.bundles} bundles x {region.runs} = {region.cycles:,} "
-                     f"({region.cycles / kernel.cycles:.1%}); {region.matmuls} matmuls, {region.pushes} pushes, "
-                     f"MXU {region.mxu:.1%}")  # fmt: skip
+        lines.append(
+            f"  region {region.start:#x}: {region.bundles} bundles x {region.runs} = {region.cycles:,} "
+            f"({region.cycles / kernel.cycles:.1%}); {region.matmuls} matmuls, {region.pushes} pushes, "
+            f"MXU {region.mxu:.1%}"
+        )
         if region.slots is not None:
             shares = "  ".join(f"{slot} {share:.0%}" for slot, share in region.slots.items())
             lines.append(f"    {shares}; {region.spills} spills, {region.fills} fills")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chinchilla_jax.base.chips import CHIPS
-from chinchilla_jax.tools.tpu_meter.errors import DumpError
+from chinchilla_jax.tools.tpu_meter import DumpError
 from chinchilla_jax.tools.tpu_meter.measure import measure
 from chinchilla_jax.tools.tpu_meter.report import Report
 
@@ -38,13 +38,15 @@ def build():
         kernel,
         out_shape=square,
         grid=(SIZE // BLOCK_M, SIZE // BLOCK_N, SIZE // BLOCK_K),
-        in_specs=[pl.BlockSpec((BLOCK_M, BLOCK_K), lambda m, n, k: (m, k)),
-                  pl.BlockSpec((BLOCK_K, BLOCK_N), lambda m, n, k: (k, n))],
+        in_specs=[
+            pl.BlockSpec((BLOCK_M, BLOCK_K), lambda m, n, k: (m, k)),
+            pl.BlockSpec((BLOCK_K, BLOCK_N), lambda m, n, k: (k, n)),
+        ],
         out_specs=pl.BlockSpec((BLOCK_M, BLOCK_N), lambda m, n, k: (m, n)),
         scratch_shapes=[pltpu.VMEM((BLOCK_M, BLOCK_N), jnp.float32)],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
         name="selftest_matmul",
-    )  # fmt: skip
+    )
     return {"fn": matmul, "args": (square, square), "flops": 2.0 * SIZE**3}
 
 
@@ -61,8 +63,9 @@ def selftest(gen: str) -> Report:
     if kernel.unresolved:
         raise DumpError(f"{gen}: nothing in a matmul depends on data, yet not known: {dict(kernel.unresolved)}")
     if kernel.matmul_flops != report.flops:
-        raise DumpError(f"{gen}: {kernel.matmul_flops:.6g} FLOPs of matrix instructions executed, "
-                        f"the matmul has {report.flops:.6g}")  # fmt: skip
+        raise DumpError(
+            f"{gen}: {kernel.matmul_flops:.6g} FLOPs of matrix instructions executed, the matmul has {report.flops:.6g}"
+        )
     if kernel.hbm_bytes != HBM_BYTES:
         raise DumpError(f"{gen}: {kernel.hbm_bytes:,} bytes copied, the blocks of the matmul have {HBM_BYTES:,}")
     if kernel.steps * cores < STEPS:

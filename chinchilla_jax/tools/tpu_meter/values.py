@@ -81,13 +81,37 @@ def _shift_right_signed(a: int, b: int) -> int:
     return signed(a) >> (b if 0 <= b < 32 else 31)
 
 
-_PREDICATES = {"por": (either, 2), "pand": (both, 2), "pnor": (neither, 2), "pnand": (not_both, 2),
-               "pneg": (negation, 1), "pmov": (same, 1), "smov": (same, 1), "scalar_select": (select, 3)}  # fmt: skip
-_WORDS = {"sadd": operator.add, "ssub": operator.sub, "smul": operator.mul, "sand": operator.and_, "sor": operator.or_,
-          "sxor": operator.xor, "sshll": _shift_left, "sshrl": _shift_right, "sshra": _shift_right_signed,
-          "smin": min, "smax": max}  # fmt: skip
-_COMPARISONS = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt,
-                "ge": operator.ge}  # fmt: skip
+_PREDICATES = {
+    "por": (either, 2),
+    "pand": (both, 2),
+    "pnor": (neither, 2),
+    "pnand": (not_both, 2),
+    "pneg": (negation, 1),
+    "pmov": (same, 1),
+    "smov": (same, 1),
+    "scalar_select": (select, 3),
+}
+_WORDS = {
+    "sadd": operator.add,
+    "ssub": operator.sub,
+    "smul": operator.mul,
+    "sand": operator.and_,
+    "sor": operator.or_,
+    "sxor": operator.xor,
+    "sshll": _shift_left,
+    "sshrl": _shift_right,
+    "sshra": _shift_right_signed,
+    "smin": min,
+    "smax": max,
+}
+_COMPARISONS = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+}
 _READINGS = {"s32": signed, "u32": unsigned}
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.kernels import attention as module
-from chinchilla_jax.kernels.arguments import AttentionError
 from chinchilla_jax.kernels.attention import attention, xla_form
+from chinchilla_jax.kernels.call import AttentionError
 
 B, S, T, H, G, K = 2, 4, 6, 4, 2, 8
 
@@ -16,7 +16,7 @@ def good():
     """A call nothing is wrong with, every optional argument given."""
     return {
         "q_BxSxHxK": jnp.ones((B, S, H, K)), "k_BxTxGxK": jnp.ones((B, T, G, K)), "v_BxTxGxK": jnp.ones((B, T, G, K)),
-        "r_NxHxK": jnp.ones((T, H, K)), "u_HxK": jnp.ones((H, K)), "w_HxK": jnp.ones((H, K)),
+        "r_NxHxK": jnp.ones((T, H, K)), "content_bias_HxK": jnp.ones((H, K)), "position_bias_HxK": jnp.ones((H, K)),
         "segment_ids_BxT": jnp.ones((B, T), jnp.int32), "q_segment_ids_BxS": jnp.ones((B, S), jnp.int32),
         "q_offset": 2, "window": 5, "softcap": 20.0, "scale": 0.1,
     }  # fmt: skip
@@ -33,13 +33,13 @@ BAD = {
     "values of another type": ("v_BxTxGxK", jnp.ones((B, T, G, K), jnp.bfloat16)),
     "more values than keys": ("v_BxTxGxK", jnp.ones((B, T + 1, G, K))),
     "distances without r": ("r_NxHxK", None),
-    "no content bias": ("u_HxK", None),
-    "no position bias": ("w_HxK", None),
+    "no content bias": ("content_bias_HxK", None),
+    "no position bias": ("position_bias_HxK", None),
     "too few distances": ("r_NxHxK", jnp.ones((4, H, K))),
     "distances of another type": ("r_NxHxK", jnp.ones((T, H, K), jnp.bfloat16)),
     "distances of the groups": ("r_NxHxK", jnp.ones((T, G, K))),
-    "a bias of the groups": ("u_HxK", jnp.ones((G, K))),
-    "an integer bias": ("w_HxK", jnp.ones((H, K), jnp.int32)),
+    "a bias of the groups": ("content_bias_HxK", jnp.ones((G, K))),
+    "an integer bias": ("position_bias_HxK", jnp.ones((H, K), jnp.int32)),
     "ids of the queries only": ("segment_ids_BxT", None),
     "ids that are floats": ("segment_ids_BxT", jnp.ones((B, T))),
     "ids of other keys": ("segment_ids_BxT", jnp.ones((B, T + 1), jnp.int32)),

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chinchilla_jax.kernels.arguments import AttentionError
 from chinchilla_jax.kernels.blockwise import blockwise_attention
+from chinchilla_jax.kernels.call import AttentionError
 from chinchilla_jax.kernels.plain import plain_attention
+from tests.kernels.cases import ARGUMENTS, with_arguments
+
+BLOCKWISE, PLAIN = with_arguments(blockwise_attention), with_arguments(plain_attention)
 
 
 def largest_array(jaxpr):
@@ -33,24 +36,24 @@ def gradient_program(form, length):
     ids = jnp.zeros((1, length), jnp.int32)
 
     def loss(x):
-        out, lse = form(x["q"], x["k"], x["v"], r_NxHxK=x["r"], u_HxK=x["u"], w_HxK=x["w"], segment_ids_BxT=ids,
-                        return_lse=True)  # fmt: skip
+        named = {ARGUMENTS[name]: array for name, array in x.items()}
+        out, lse = form(**named, segment_ids_BxT=ids, return_lse=True)
         return out.sum() + lse.sum()
 
     return jax.make_jaxpr(jax.grad(loss))(x).jaxpr
 
 
 def test_memory_grows_with_the_length_and_not_with_its_square():
-    half, whole = (largest_array(gradient_program(blockwise_attention, length)) for length in (4096, 8192))
+    half, whole = (largest_array(gradient_program(BLOCKWISE, length)) for length in (4096, 8192))
     assert whole <= 2 * half
     assert whole < 8192**2 / 32
-    assert largest_array(gradient_program(plain_attention, 8192)) >= 8192**2  # the measure sees one that is there
+    assert largest_array(gradient_program(PLAIN, 8192)) >= 8192**2  # the measure sees one that is there
 
 
 def test_temporary_memory_of_the_compiled_gradient_is_linear_in_the_length():
     def temporaries(length):
         x = jax.ShapeDtypeStruct((1, length, 2, 32), np.float32)
-        gradient = jax.grad(lambda q, k, v: blockwise_attention(q, k, v).sum(), argnums=(0, 1, 2))
+        gradient = jax.grad(lambda q, k, v: BLOCKWISE(q, k, v).sum(), argnums=(0, 1, 2))
         return jax.jit(gradient).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(8192) < 2.1 * temporaries(4096) < 8192**2  # bytes: a quarter of the scores of one head
@@ -61,7 +64,7 @@ def test_keys_in_the_future_and_outside_the_window_are_not_even_read(traced):
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((1, n, 1, 8), np.float32) for n in (20, 160, 160))
     offset = jnp.int32(64) if traced else 64
-    call = functools.partial(blockwise_attention, q_offset=offset, window=20, block=16)
+    call = functools.partial(with_arguments(blockwise_attention, block=16), q_offset=offset, window=20)
     outputs = jax.jit(lambda *qkv: [x(jnp.ones_like(qkv[0])) if callable(x) else x for x in jax.vjp(call, *qkv)])
     expected = outputs(q, k, v)
     for x in (k, v):
@@ -74,10 +77,10 @@ def test_keys_in_the_future_and_outside_the_window_are_not_even_read(traced):
 def test_the_size_of_a_block_changes_rounding_alone(block):
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, 40, 2, 8), np.float32) for _ in range(3))
-    np.testing.assert_allclose(blockwise_attention(q, k, v, block=block), plain_attention(q, k, v), atol=2e-6)
+    np.testing.assert_allclose(with_arguments(blockwise_attention, block=block)(q, k, v), PLAIN(q, k, v), atol=2e-6)
 
 
 def test_a_block_holds_something():
     x = jnp.ones((1, 4, 1, 8))
     with pytest.raises(AttentionError, match="^block: "):
-        blockwise_attention(x, x, x, block=0)
+        with_arguments(blockwise_attention, block=0)(x, x, x)
