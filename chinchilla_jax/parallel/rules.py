@@ -86,7 +86,7 @@ def shardings(abstract_state, mesh: Mesh):
 
 
 def check_split(abstract_state, mesh: Mesh | AbstractMesh) -> None:
-    """Refuses a state of which a large array is held more than once within the axes that weights are split over.
+    """Refuses a state in which a large array is not split over all devices that share the weights: each would hold it.
 
     Args:
       abstract_state: `ShapeDtypeStruct`s with shardings.

@@ -1,8 +1,8 @@
-"""How is the vocabulary split? Each device has some rows of the embedding, and looks up those of them that are wanted.
+"""How is the vocabulary split? Each device has some rows of the embedding, and looks up the tokens that are in them.
 
-Left to the partitioner a look-up gathers the table on every device, and adds its gradient up over all of them. Here
-every device works on its part of the table, and what has to move is written out. `training/loss.py` does so at the
-other end of the model, with the same helpers.
+If the partitioner is left to itself, a look-up gathers the table on every device, and adds up its gradient over all of
+them. Here every device works on its part of the table, and what has to move is written out. `training/loss.py` does so
+at the other end of the model, with the same helpers.
 """
 
 from __future__ import annotations

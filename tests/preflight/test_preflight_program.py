@@ -11,7 +11,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from chinchilla_jax.base.hlo import HloError, arrays
+from chinchilla_jax.base.hlo import HloError
 from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.parallel.topology import topology, topology_mesh
 from chinchilla_jax.preflight.program.program import Kernel, read_program
@@ -106,16 +106,8 @@ def test_texts_of_other_programs_are_refused():
     for broken in ("", "module @jit_f {}", text.replace("is_scheduled=true, ", ""), text[: text.index("ROOT")]):
         with pytest.raises(HloError):
             read_program(broken, SHAPE)
-    with pytest.raises(HloError, match="unknown size"):
-        arrays("f32[<=8]{0}")
     with pytest.raises(HloError, match="not in the text"):
         read_program(module("%p = f32[8]{0} parameter(0)\n%c = f32[8]{0} fusion(%p), kind=kLoop, calls=%gone"), SHAPE)
-
-
-def test_an_array_has_its_memory_and_its_bytes():
-    found = arrays("(bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, pred[3]{0}, s4[6]{0}, /*index=3*/f8e4m3fn[5], u32[], token[])")
-    assert [(a.shape, a.space, a.bytes) for a in found] == [((4, 8), 1, 64), ((3,), 0, 3), ((6,), 0, 3), ((5,), 0, 5),
-                                                            ((), 0, 4)]  # fmt: skip
 
 
 def loop(start, body, condition):
