@@ -10,10 +10,9 @@ from chinchilla_jax.kernels import fused
 from chinchilla_jax.kernels.fused import fused_attention
 from tests.kernels.cases import with_arguments
 
-FUSED = with_arguments(fused_attention)
 
-
-def plans_of(S, T, *, relative=False, dtype="float32", size=128, documents=False, traced=None, **settings):
+def plans_of(S, T, *, relative=False, dtype="float32", size=128, documents=False, traced=None, tiles=None,
+             backward_tiles=None, **settings):  # fmt: skip
     """The plans that a call of one head makes, and its gradient: of the forward passes, of the backward passes."""
     plans = {"forward": [], "backward": []}
 
@@ -39,7 +38,8 @@ def plans_of(S, T, *, relative=False, dtype="float32", size=128, documents=False
     def loss(arrays, offset):
         names = dict(zip(("r_NxHxK", "content_bias_HxK", "position_bias_HxK"), arrays[3:], strict=relative))
         given = names | settings | ({} if traced is None else {"q_offset": offset})
-        return FUSED(*arrays[:3], **given).astype(jnp.float32).sum()
+        attend = with_arguments(fused_attention, tiles=tiles, backward_tiles=backward_tiles)
+        return attend(*arrays[:3], **given).astype(jnp.float32).sum()
 
     with mock.patch.object(fused, "forward_call", forward), mock.patch.object(fused, "backward_call", backward):
         jax.eval_shape(jax.grad(loss), arrays, jax.ShapeDtypeStruct((), jnp.int32))
