@@ -60,9 +60,10 @@ def _plan(values: flags.FlagValues) -> int:
     With --slice every distinct step is first compiled for that TPU slice, as `preflight` does: a plan with a run that
     does not fit is refused, and the manifest's lines say what memory and time each run needs.
     """
+    from chinchilla_jax.study.cost import describe
     from chinchilla_jax.study.folder import MANIFEST, write_manifest
     from chinchilla_jax.study.noise.foresee import foresee
-    from chinchilla_jax.study.plan import describe, plan
+    from chinchilla_jax.study.plan import plan
 
     config = _config(values)
     study = _folder(values, "study") if values.study or not values.dry_run else None

@@ -41,6 +41,16 @@ def change(value: float) -> str:
     return f"{value:+.2%}" if value <= MOST_PERCENT else percent(value)
 
 
+def duration(seconds: float) -> str:
+    """45 -> '45 s', 600 -> '10 min', 9000 -> '2.5 h', 1e6 -> '11.6 d'."""
+    if not math.isfinite(seconds):
+        return "?"
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.{0 if name != 'h' else 1}f} {name}"
+    return f"{seconds / 86400:.1f} d"
+
+
 def _factor(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}" if value < 1e6 else flops_text(value)
 

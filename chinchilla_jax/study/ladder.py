@@ -16,7 +16,7 @@ from chinchilla_jax.config import ConfigError, ModelConfig, RunConfig
 from chinchilla_jax.ledger import count_parameters, train_flops_per_token
 from chinchilla_jax.presets import presets
 
-# Weight of ln(N / wanted)^2 against ln(aspect / wanted)^2: on the ladder 10% in N count as much as a factor 1.9 in
+# Weight of ln(N / target)^2 against ln(aspect / target)^2: on the ladder 10% in N count as much as a factor 1.9 in
 # the aspect, for an exact size 2% do.
 _LADDER_WEIGHT = 40.0
 _EXACT_WEIGHT = 1000.0
@@ -41,22 +41,26 @@ def shape(template: ModelConfig, n_layers: int, d_model: int, fixed_heads: bool 
     Args:
       fixed_heads: as many heads as the template has, if they divide the width.
     """
-    heads = template.n_heads
-    if not fixed_heads or not _divides(template, d_model):
-        heads = _heads(d_model, template.head_dim, even=template.position in ("rope", "xpos"))
+    heads = template.n_heads if fixed_heads and _divides(template, d_model) else _heads(template, d_model)
     group = template.n_heads // template.n_kv_heads
     kv_heads = next(k for k in range(max(heads // group, 1), 0, -1) if heads % k == 0)
     d_ff = max(8, 8 * round(d_model * template.d_ff / template.d_model / 8))
-    return dataclasses.replace(template, n_layers=n_layers, d_model=d_model, n_heads=heads, n_kv_heads=kv_heads,
-                               head_dim=d_model // heads, d_ff=d_ff)  # fmt: skip
+    sizes = {"n_heads": heads, "n_kv_heads": kv_heads, "head_dim": d_model // heads, "d_ff": d_ff}
+    return dataclasses.replace(template, n_layers=n_layers, d_model=d_model, **sizes)
+
+
+def _rotates_pairs(template: ModelConfig) -> bool:
+    """Whether the width of a head must be even: such positions rotate pairs of features."""
+    return template.position in ("rope", "xpos")
 
 
 def _divides(template: ModelConfig, d_model: int) -> bool:
-    """Whether the template's heads can share this width, in pairs of features where positions rotate pairs."""
-    return d_model % (template.n_heads * (2 if template.position in ("rope", "xpos") else 1)) == 0
+    """Whether the template's heads can share this width."""
+    return d_model % (template.n_heads * (2 if _rotates_pairs(template) else 1)) == 0
 
 
-def _heads(d_model: int, head_dim: int, even: bool) -> int:
+def _heads(template: ModelConfig, d_model: int) -> int:
+    head_dim, even = template.head_dim, _rotates_pairs(template)
     if d_model % head_dim == 0:
         return d_model // head_dim
     divisors = [h for h in range(1, d_model + 1) if d_model % h == 0 and not (even and d_model // h % 2)]
@@ -64,9 +68,13 @@ def _heads(d_model: int, head_dim: int, even: bool) -> int:
 
 
 def nearest(
-    template: ModelConfig, params: float, aspect_ratio: float, exact: bool = False, above: Rung | None = None,
+    template: ModelConfig,
+    params: float,
+    aspect_ratio: float,
+    exact: bool = False,
+    above: Rung | None = None,
     fixed_depth: bool = False,
-) -> Rung:  # fmt: skip
+) -> Rung:
     """The shape of the family for about `params` parameters.
 
     Args:
@@ -120,18 +128,22 @@ def published(template: ModelConfig) -> tuple[Rung, ...]:
     rungs = []
     for preset in presets().values():
         if preset.name.startswith("study-"):
-            model = dataclasses.replace(
-                template, n_layers=preset.model.n_layers, d_model=preset.model.d_model, n_heads=preset.model.n_heads,
-                n_kv_heads=preset.model.n_kv_heads, head_dim=preset.model.head_dim, d_ff=preset.model.d_ff,
-            )  # fmt: skip
+            names = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff")
+            model = dataclasses.replace(template, **{name: getattr(preset.model, name) for name in names})
             rungs.append(Rung(model, count_parameters(model).total))
     return tuple(sorted(rungs, key=lambda rung: rung.params))
 
 
-def flops_per_token(config: RunConfig, model: ModelConfig, convention: str) -> float:
-    """Training FLOPs of one token of a run of `config` with the shape `model`."""
+def exact(config: RunConfig, params: float) -> Rung:
+    """The shape of the study's family that is nearest to `params` parameters, on the ladder or not."""
+    study = config.study
+    return nearest(config.model, params, study.aspect_ratio, exact=True, fixed_depth=study.ladder == "width")
+
+
+def flops_per_token(config: RunConfig, model: ModelConfig, convention: str | None = None) -> float:
+    """Training FLOPs of one token of a run of `config` with the shape `model`, by default in the study's convention."""
     sequences = config.train.batch_size // config.train.microbatches
-    return train_flops_per_token(model, config.data.seq_len, convention, sequences)
+    return train_flops_per_token(model, config.data.seq_len, convention or config.study.convention, sequences)
 
 
 def ladder(config: RunConfig, optima: Sequence[float]) -> tuple[Rung, ...]:
@@ -154,15 +166,15 @@ def ladder(config: RunConfig, optima: Sequence[float]) -> tuple[Rung, ...]:
     shapes = published(config.model) if study.ladder == "chinchilla" else ()
     rungs: list[Rung] = []
     for step in range(first, last + 1):
-        wanted = anchor * study.size_ratio**step
+        target = anchor * study.size_ratio**step
         if shapes:
-            rung = min(shapes, key=lambda r: abs(math.log(r.params / wanted)))
+            rung = min(shapes, key=lambda r: abs(math.log(r.params / target)))
         else:
             # Deeper or wider at every step: a ladder that goes back and forth between the two is a noisier one.
-            rung = nearest(config.model, wanted, study.aspect_ratio, above=rungs[-1] if rungs else None,
-                           fixed_depth=study.ladder == "width")  # fmt: skip
+            above, fixed_depth = rungs[-1] if rungs else None, study.ladder == "width"
+            rung = nearest(config.model, target, study.aspect_ratio, above=above, fixed_depth=fixed_depth)
         # At the ends of the family several targets meet in one shape, or in shapes hardly apart.
-        if abs(math.log(rung.params / wanted)) > 0.5 * math.log(study.size_ratio):
+        if abs(math.log(rung.params / target)) > 0.5 * math.log(study.size_ratio):
             continue
         if not rungs or rung.params > rungs[-1].params * study.size_ratio**0.5:
             rungs.append(rung)

@@ -9,8 +9,8 @@ from chinchilla_jax.study.folder import (
     MANIFEST,
     VERIFICATION,
     StudyError,
-    manifests,
     read_json_or,
+    planned_runs,
     read_manifest,
     read_result,
     write_manifest,
@@ -76,7 +76,7 @@ def test_a_damaged_plan_of_held_out_runs_is_named(study):
     text = (study / MANIFEST).read_text()
     (study / VERIFICATION).write_text(text[:-40])
     with pytest.raises(StudyError, match="verification.jsonl: not a manifest"):
-        manifests(study)
+        planned_runs(study)
     with pytest.raises(FitRefused, match="verification.jsonl: line 25: not JSON") as caught:
         load_runs(study)
     assert caught.value.reason == "manifest"

@@ -72,7 +72,7 @@ def test_cells_are_named_or_the_nearest_of_a_budget(small_plan):
 def test_a_cell_that_is_not_there_is_refused(small_plan, cells, words):
     with pytest.raises(StudyError, match=words) as refusal:
         chosen(small_plan, cells)
-    assert refusal.value.code == 2
+    assert refusal.value.exit_code == 2
 
 
 def test_rates_are_positive_factors():
@@ -233,7 +233,7 @@ def test_cells_of_another_config_are_refused_where_a_study_is_planned(study, mea
     calmer = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, clip_norm=0.5))
     with pytest.raises(StudyError, match="plans no run like .* leave --config out") as refusal:
         measure(calmer, study, None, 2, "1", 1, quiet)
-    assert refusal.value.code == 2 and not (study / NOISE).exists()
+    assert refusal.value.exit_code == 2 and not (study / NOISE).exists()
     twice = dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2,)))
     measure(twice, study, None, 2, "1", 1, quiet)
     assert (study / NOISE).exists(), "the same runs, of which each is planned twice"

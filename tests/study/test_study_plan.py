@@ -10,9 +10,11 @@ from chinchilla_jax.config import ConfigError, DataConfig, ModelConfig, RunConfi
 from chinchilla_jax.ledger import count_parameters, count_run
 from chinchilla_jax.study import ladder
 from chinchilla_jax.study.cell import TOLERANCE
+from chinchilla_jax.study.cost import describe
+from chinchilla_jax.study.execute.pace import estimate
 from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, Manifest, StudyError, read_manifest, write_manifest
 from chinchilla_jax.study.guess import guess
-from chinchilla_jax.study.plan import describe, estimate, plan, seeds_at, verification
+from chinchilla_jax.study.plan import plan, seeds_at, verification
 
 SHAPE = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
 

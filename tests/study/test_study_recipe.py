@@ -16,7 +16,7 @@ from chinchilla_jax.study import ladder, recipe
 from chinchilla_jax.study.formula import parse
 from chinchilla_jax.study.guess import guess, published_surfaces
 from chinchilla_jax.study.plan import plan
-from chinchilla_jax.study.recipe import read_recipe, settings
+from chinchilla_jax.study.recipe import read_recipe, with_recipe
 
 FIGURE_4 = pathlib.Path(__file__).parent.parent / "scaling" / "data" / "chinchilla_fig4_points.csv"
 SMALL = ModelConfig(n_layers=2, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
@@ -124,17 +124,17 @@ def test_a_batch_is_whole_microbatches_spread_over_the_devices(wanted, batch_siz
     """Rows of a microbatch (8 here) fit the memory and stay; only a smaller batch has fewer, even over 2 devices."""
     recipe_text = f"lr = 1, batch = {wanted * 64}"
     config = study_config(batch_size=16, microbatches=2, mesh=MeshConfig(data=2), recipe=recipe_text)
-    made = settings(config, 1e12)
+    made = with_recipe(config, 1e12)[0].train
     assert made.microbatches == microbatches
     assert abs(made.batch_size - batch_size) <= (2 if wanted == 7.0 else 0)
     assert made.batch_size % (2 * made.microbatches) == 0
 
 
 def test_a_recipe_without_a_batch_leaves_that_of_the_config():
-    made = settings(study_config(recipe="lr = 0.5 N^-0.5"), 1e12)
-    assert (made.batch_size, made.microbatches) == (8, 2)
-    assert made.peak_lr == pytest.approx(0.5 * count_parameters(SMALL).total ** -0.5, rel=1e-3)
-    assert "as in the config" in made.provenance and "N = " in made.provenance and "D = " not in made.provenance
+    made, provenance = with_recipe(study_config(recipe="lr = 0.5 N^-0.5"), 1e12)
+    assert (made.train.batch_size, made.train.microbatches) == (8, 2)
+    assert made.optimizer.peak_lr == pytest.approx(0.5 * count_parameters(SMALL).total ** -0.5, rel=1e-3)
+    assert "as in the config" in provenance and "N = " in provenance and "D = " not in provenance
 
 
 def test_runs_of_one_trunk_share_its_recipe():

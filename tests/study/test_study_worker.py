@@ -57,7 +57,7 @@ def test_a_living_process_of_this_host_keeps_its_lease_even_if_it_slept(tmp_path
 def test_a_dead_process_loses_its_lease(tmp_path):
     _write_lease(tmp_path / "run", pid=_dead_pid())
     taken = lease.claim(tmp_path / "run", tmp_path, "1")
-    assert taken is not None and lease.read(taken.path)["pid"] == os.getpid()
+    assert taken is not None and lease.owner(taken.path)["pid"] == os.getpid()
 
 
 def test_a_process_number_that_was_given_again_is_not_the_holder(tmp_path):
@@ -173,7 +173,7 @@ def test_beside_accelerators_cores_are_split_evenly():
 
 FAKE = """
 import json, os, pathlib, sys, time
-from chinchilla_jax.study import worker
+from chinchilla_jax.study.execute import worker
 def train(config, folder, facts, echo):
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "tried", "a") as file: file.write(str(os.getpid()) + "\\n")
@@ -274,7 +274,7 @@ def _until(condition, seconds=60.0):
 
 STANDBY = """
 import pathlib, sys
-from chinchilla_jax.study import standby, worker
+from chinchilla_jax.study.execute import standby, worker
 try:
     first = standby.stand_by(pathlib.Path(sys.argv[1]), 0, 1)
 except worker.Stopped as stopped:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 
-from chinchilla_jax.base.files import write_json
+from chinchilla_jax.base import files
 from chinchilla_jax.study.execute import lease
-from chinchilla_jax.study.folder import PlannedRun, read_result, run_folder
+from chinchilla_jax.study.folder import RESULT, PlannedRun, read_result, run_folder, unfinished
 
 # What describes the training; checkpoints stay with the run that made them.
 _COPIED = ("config.json", "ledger.json", "metrics.jsonl")
@@ -42,21 +41,24 @@ def reuse(
     Raises:
       StudyError: a result is damaged.
     """
-    for run in runs:
-        if read_result(study, run.name) is not None:
-            continue
+    for run in unfinished(study, runs):
         twin = finished_twin(study, run, others)
         held = lease.claim(run_folder(study, run.name), study, "reuse") if twin else None
         if held is None:  # no twin, or somebody trains it just now
             continue
         try:
-            folder, theirs = run_folder(study, run.name), read_result(study, twin.name)
-            for name in _COPIED:
-                if (source := run_folder(study, twin.name) / name).exists():
-                    shutil.copyfile(source, folder / name)
-            kept = {key: value for key, value in theirs.items() if key not in (*twin.facts(), *_BOOKED)}
-            spent = None if twin.trunk else theirs.get("seconds")
-            write_json(folder / "result.json", kept | run.facts() | {"reused": twin.name, "reused_seconds": spent})
+            _copy(study, twin, run)
             echo(f"{run.name}: the result of {twin.name}, which has the same config")
         finally:
             held.release()
+
+
+def _copy(study: pathlib.Path, twin: PlannedRun, run: PlannedRun) -> None:
+    source, target = run_folder(study, twin.name), run_folder(study, run.name)
+    for name in _COPIED:
+        if files.exists(source / name):
+            files.write_text(target / name, files.read_text(source / name))
+    result = read_result(study, twin.name)
+    kept = {key: value for key, value in result.items() if key not in (*twin.facts(), *_BOOKED)}
+    seconds = None if twin.trunk else result.get("seconds")
+    files.write_json(target / RESULT, kept | run.facts() | {"reused": twin.name, "reused_seconds": seconds})

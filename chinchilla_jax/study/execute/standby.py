@@ -34,13 +34,13 @@ def stand_by(study: pathlib.Path, worker: int, workers: int) -> str | None:
     line = sys.stdin.buffer.readline()
     if not line:
         raise Stopped("not needed")
-    told = json.loads(line)
-    pin(RunConfig.from_dict(told["template"]), worker, workers)
+    message = json.loads(line)
+    pin(RunConfig.from_dict(message["template"]), worker, workers)
     use_compilation_cache(study)
     from chinchilla_jax.training import loop  # noqa: F401  a second or two, which the first run need not wait for
     from chinchilla_jax.training.machine.warm import warm
 
-    first = told["first"]
+    first = message["first"]
     needed_already = select.select([sys.stdin.buffer], [], [], 0.0)[0]
     if first and not needed_already:
         warm(RunConfig.from_dict(first["config"]))

@@ -5,21 +5,31 @@ Trunks come before the branches that leave them; a branch waits until its trunk 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import PREEMPTED, ExplainedError
-from chinchilla_jax.base.files import write_json
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job import cores, distributed
 from chinchilla_jax.study.execute import lease
 from chinchilla_jax.study.execute.pace import pace
-from chinchilla_jax.study.folder import PlannedRun, StudyError, read_manifest, read_result, run_folder, training_order
+from chinchilla_jax.study.folder import (
+    RESULT,
+    PlannedRun,
+    StudyError,
+    read_manifest,
+    read_result,
+    run_folder,
+    training_order,
+    unfinished,
+)
 
 # Shorter compilations are not worth a file in the cache.
 CACHE_MIN_SECONDS = 0.5
@@ -97,20 +107,28 @@ def work_alone(
     """
     runs = read_manifest(study / manifest).runs
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    if parent is not None:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    try:
+    with on_signal(lambda _: stop.set()):
+        if parent is not None:
+            threading.Thread(target=_watch, args=(parent,), daemon=True).start()
         while not _any_stops(stop):
-            run, held, finished = _next_together(study, runs, str(worker), first)
+            run, held, all_finished = _next_together(study, runs, str(worker), first)
             if run is not None:
                 _train_one(study, run, held, echo, train)
-            elif finished:
+            elif all_finished:
                 return
             else:
                 # Others train the rest. Stay: one of them may die, and its run is then for us.
                 stop.wait(POLL_SECONDS)
         raise Stopped("asked to stop")
+
+
+@contextlib.contextmanager
+def on_signal(handle: Callable[[int], None]) -> Iterator[None]:
+    """Has `handle` called with the number of a SIGINT or SIGTERM that comes in the block."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: handle(number)) for number in numbers}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -122,29 +140,27 @@ def _any_stops(stop: threading.Event) -> bool:
 
 
 def _next_together(
-    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None
+    study: pathlib.Path, runs: Sequence[PlannedRun], worker: str, first: str | None
 ) -> tuple[PlannedRun | None, lease.Lease | None, bool]:
     """The next run, its lease (where this is the process that claims), and whether all runs are finished.
 
     Where the worker is several processes, as on a slice of several hosts, process 0 claims for all of them.
     """
-    claimed, finished = None, False
+    claimed, all_finished = None, False
     if distributed.first():
         claimed = _claim_next(study, runs, worker, first)
-        finished = claimed is None and all(read_result(study, run.name) is not None for run in runs)
-    told = json.dumps({"run": claimed and claimed[0].name, "finished": finished})
-    told = json.loads(distributed.exchange("next", told)[0])
-    run = next((run for run in runs if run.name == told["run"]), None)
-    return run, claimed and claimed[1], told["finished"]
+        all_finished = claimed is None and not unfinished(study, runs)
+    message = json.dumps({"run": claimed and claimed[0].name, "finished": all_finished})
+    message = json.loads(distributed.exchange("next", message)[0])
+    run = next((run for run in runs if run.name == message["run"]), None)
+    return run, claimed and claimed[1], message["finished"]
 
 
 def _claim_next(
-    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None = None
+    study: pathlib.Path, runs: Sequence[PlannedRun], worker: str, first: str | None = None
 ) -> tuple[PlannedRun, lease.Lease] | None:
     for run in sorted(training_order(runs, pace(study)), key=lambda run: run.name != first):
-        if read_result(study, run.name) is not None:
-            continue
-        if run.trunk and read_result(study, run.trunk) is None:
+        if read_result(study, run.name) is not None or run.trunk and read_result(study, run.trunk) is None:
             continue
         held = lease.claim(run_folder(study, run.name), study, worker)
         if held is None:
@@ -161,7 +177,10 @@ def _train_one(
 ) -> None:
     from chinchilla_jax.training import loop
 
-    echo(f"{time.strftime('%H:%M:%S')} {run.name}: start")
+    def report(text: str) -> None:
+        echo(f"{time.strftime('%H:%M:%S')} {run.name}: {text}")
+
+    report("start")
     if held is not None:
         # Without its lease the run is another worker's, which writes the same files: end at once, save nothing.
         held.keep(lost=lambda: os._exit(1))
@@ -172,11 +191,11 @@ def _train_one(
     try:
         _check_trunk_reached(study, run)
         (train or loop.train)(run.run_config(), folder, facts=run.facts(), echo=echo, **branching)
-        echo(f"{time.strftime('%H:%M:%S')} {run.name}: finished")
+        report("finished")
     except loop.Diverged as error:
-        echo(f"{time.strftime('%H:%M:%S')} {run.name}: diverged: {error}")
+        report(f"diverged: {error}")
         if distributed.first() and read_result(study, run.name) is None:
-            write_json(folder / "result.json", run.facts() | {"diverged": True, "loss": None, "error": str(error)})
+            files.write_json(folder / RESULT, run.facts() | {"diverged": True, "loss": None, "error": str(error)})
     except loop.Preempted as error:
         raise Stopped(str(error)) from None
     finally:
@@ -190,7 +209,7 @@ def _check_trunk_reached(study: pathlib.Path, run: PlannedRun) -> None:
 
     trunk = read_result(study, run.trunk) if run.trunk else None
     fork = run_folder(study, run.trunk or "") / "checkpoints" / f"step_{run.fork_step}"
-    unreached = bool(trunk and trunk.get("diverged") and not fork.exists())
+    unreached = bool(trunk and trunk.get("diverged") and not files.exists(fork))
     if distributed.exchange("unreached", str(unreached))[0] == "True":
         raise loop.Diverged(f"its trunk {run.trunk} did, before step {run.fork_step}")
 

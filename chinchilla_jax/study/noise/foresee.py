@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from chinchilla_jax.base import files
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.scaling.read.repeats import noise_of_repeats
-from chinchilla_jax.study.folder import (
-    MANIFEST,
-    NOISE_RESULT,
-    VERIFICATION,
-    Manifest,
-    PlannedRun,
-    manifests,
-    read_json_or,
-    read_result,
-)
+from chinchilla_jax.study.folder import MANIFEST, NOISE_RESULT, Manifest, finished, planned_runs, read_json_or
 from chinchilla_jax.study.guess import published_surfaces
 from chinchilla_jax.study.plan import holdout_budget
 
@@ -49,13 +41,13 @@ def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Callable[[str]
 
     noise, source = known
     runs = _cells(manifest)
-    law, words = _law(manifest, config, runs)
+    law, source_of_law = _law(manifest, config, runs)
     half, factor = expected(Cells.of(law, runs), holdout_budget(config), noise)
     if math.isfinite(half):
         promise = f"the predicted loss will be within +-{half:.1%} (95%), N* within a factor {factor:.2f}"
     else:
         promise = "more than one such study in twenty cannot be fitted: add sizes (study.sizes) or seeds (study.seeds)"
-    echo(f"at {noise:.2%} noise from run to run ({source}) {promise}; simulated with {words}")
+    echo(f"at {noise:.2%} noise from run to run ({source}) {promise}; simulated with {source_of_law}")
 
 
 def known_noise(study: pathlib.Path | None, config: RunConfig) -> tuple[float, str] | None:
@@ -73,7 +65,7 @@ def known_noise(study: pathlib.Path | None, config: RunConfig) -> tuple[float, s
         measured = read_json_or(folder / NOISE_RESULT, {})
         if isinstance(measured.get("noise"), float) and measured.get("freedom", 0) >= LEAST_FREEDOM:
             return measured["noise"], f"{folder / NOISE_RESULT}, {measured['freedom']} degrees of freedom"
-        if (folder / MANIFEST).exists():
+        if files.exists(folder / MANIFEST):
             noise, freedom = repeated(folder)
             if freedom >= LEAST_FREEDOM:
                 return noise, f"runs of {folder} that differ in their seed, {freedom} degrees of freedom"
@@ -87,18 +79,16 @@ def repeated(study: pathlib.Path) -> tuple[float, int]:
       StudyError: a manifest or a result is damaged.
     """
     groups: dict[tuple, list[float]] = {}
-    for manifest in manifests(study, (MANIFEST, VERIFICATION)):
-        for run in manifest.runs:
-            result = read_result(study, run.name)
-            if result is not None and not result.get("diverged"):
-                groups.setdefault((run.role, run.budget, run.params, run.tokens), []).append(result["loss"])
+    for run, result in finished(study, planned_runs(study)):
+        if not result.get("diverged"):
+            groups.setdefault((run.role, run.budget, run.params, run.tokens), []).append(result["loss"])
     return noise_of_repeats(groups.values())
 
 
 def _cells(manifest: Manifest) -> list:
     from chinchilla_jax.scaling.read.runs import Run
 
-    planned: Sequence[PlannedRun] = [run for run in manifest.runs if run.role == "isoflop"]
+    planned = (run for run in manifest.runs if run.role == "isoflop")
     return [Run(run.name, run.params, run.tokens, run.cost, 1.0, run.budget) for run in planned]
 
 
@@ -137,7 +127,7 @@ def _prior(text: str, config: RunConfig, high: float) -> Callable[[float], tuple
     from chinchilla_jax.scaling.read.load import load_runs
     from chinchilla_jax.scaling.read.runs import FitRefused
 
-    if not pathlib.Path(text).exists():
+    if not files.exists(pathlib.Path(text)):
         return None
     try:
         loaded = load_runs(text)
