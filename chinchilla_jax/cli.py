@@ -161,9 +161,7 @@ def _work(values: flags.FlagValues) -> int:
     from chinchilla_jax.study.folder import read_manifest
 
     if values.standby:
-        from chinchilla_jax.study.execute.standby import stand_by
-
-        first = stand_by(study, values.worker, values.workers)
+        first = worker.stand_by(study, values.worker, values.workers)
         worker.work_alone(study, values.manifest, values.worker, _echo, parent=values.parent, first=first)
         return DONE
     template = read_manifest(study / values.manifest).template()

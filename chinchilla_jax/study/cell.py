@@ -19,10 +19,8 @@ class OffBudget(Exception):
 
 
 def steps_on(config: RunConfig, budget: float) -> int:
-    """Whole steps of the config's model and batch that spend `budget`.
-
-    Raises:
-      OffBudget: the nearest number misses it by more than `TOLERANCE`.
+    """Whole steps of the config's model and batch that spend `budget`. Raises OffBudget if the nearest number misses it
+    by more than `TOLERANCE`.
     """
     batch = config.train.batch_size * config.data.seq_len
     per_step = batch * flops_per_token(config, config.model)
@@ -110,10 +108,8 @@ def replicate(run: PlannedRun, more: int) -> PlannedRun:
 
 
 def matched(config: RunConfig, model: ModelConfig, budget: float, role: str) -> PlannedRun:
-    """The run of `model` at `budget` by itself, its schedule matched to its own horizon.
-
-    Raises:
-      OffBudget: no whole number of steps spends the budget.
+    """The run of `model` at `budget` by itself, its schedule matched to its own horizon. Raises OffBudget if no whole
+    number of steps spends the budget.
     """
     chosen, provenance = with_recipe(dataclasses.replace(config, model=model), budget)
     steps = steps_on(chosen, budget)

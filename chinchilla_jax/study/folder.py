@@ -128,10 +128,7 @@ class Manifest:
 def write_manifest(path: pathlib.Path, manifest: Manifest) -> bool:
     """Writes `path` unless it holds the same plan already; returns whether it wrote.
 
-    Who made a plan (version, revision) is not part of what it is.
-
-    Raises:
-      StudyError: `path` holds another plan.
+    Who made a plan (version, revision) is not part of what it is. Raises StudyError if `path` holds another plan.
     """
     if files.exists(path):
         before = read_manifest(path)
@@ -147,11 +144,7 @@ def write_manifest(path: pathlib.Path, manifest: Manifest) -> bool:
 
 
 def read_manifest(path: pathlib.Path) -> Manifest:
-    """The manifest in `path`.
-
-    Raises:
-      StudyError: it is missing or damaged.
-    """
+    """The manifest in `path`. Raises StudyError if it is missing or damaged."""
     try:
         first, *runs = files.read_text(path).splitlines()
         first = json.loads(first)
@@ -174,10 +167,8 @@ def _digest(header: dict[str, Any], lines: list[str]) -> str:
 
 
 def planned_runs(study: pathlib.Path, names: Sequence[str] = (MANIFEST, VERIFICATION)) -> list[PlannedRun]:
-    """The runs of those manifests that the study has: by default of the plan and the verification.
-
-    Raises:
-      StudyError: one is damaged, or there is none.
+    """The runs of those manifests that the study has: by default of the plan and the verification. Raises StudyError if
+    one is damaged, or there is none.
     """
     present = [name for name in names if files.exists(study / name)]
     return [run for name in present or [MANIFEST] for run in read_manifest(study / name).runs]
@@ -189,11 +180,7 @@ def run_folder(study: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def read_json_or(path: pathlib.Path, absent: Any) -> Any:
-    """The JSON object in `path`; `absent` if there is no such file.
-
-    Raises:
-      StudyError: it is not one.
-    """
+    """The JSON object in `path`; `absent` if there is no such file. Raises StudyError if it is not one."""
     try:
         value = files.read_json(path)
         if not isinstance(value, dict):
@@ -206,11 +193,7 @@ def read_json_or(path: pathlib.Path, absent: Any) -> Any:
 
 
 def read_result(study: pathlib.Path, name: str) -> dict[str, Any] | None:
-    """A finished run's `result.json`; None while it is not finished.
-
-    Raises:
-      StudyError: the file is no result.
-    """
+    """A finished run's `result.json`; None while it is not finished. Raises StudyError if the file is no result."""
     path = run_folder(study, name) / RESULT
     result = read_json_or(path, None)
     if result is not None and not (result.get("diverged") or isinstance(result.get("loss"), float)):
@@ -219,21 +202,15 @@ def read_result(study: pathlib.Path, name: str) -> dict[str, Any] | None:
 
 
 def unfinished(study: pathlib.Path, runs: Iterable[PlannedRun]) -> list[PlannedRun]:
-    """Those of `runs` that have no result yet.
-
-    Raises:
-      StudyError: a result is damaged.
-    """
+    """Those of `runs` that have no result yet. Raises StudyError if a result is damaged."""
     return [run for run in runs if read_result(study, run.name) is None]
 
 
 def finished(
     study: pathlib.Path, runs: Iterable[PlannedRun], skip_damaged: bool = False
 ) -> Iterator[tuple[PlannedRun, dict[str, Any]]]:
-    """Those of `runs` that have a result, with it; diverged ones too.
-
-    Raises:
-      StudyError: a result is damaged, unless that is to be skipped.
+    """Those of `runs` that have a result, with it; diverged ones too. Raises StudyError if a result is damaged, unless
+    that is to be skipped.
     """
     for run in runs:
         try:

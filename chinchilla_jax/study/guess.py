@@ -49,10 +49,8 @@ class Guess:
 
 
 def guess(config: RunConfig) -> Guess:
-    """The guess `config.study.guess`.
-
-    Raises:
-      ConfigError: it is none of the forms above, or the runs it names cannot be read or fitted.
+    """The guess `config.study.guess`. Raises ConfigError if it is none of the forms above, or the runs it names cannot
+    be read or fitted.
     """
     text = config.study.guess.strip()
     if "=" in text:

@@ -151,10 +151,8 @@ def ladder(config: RunConfig, optima: Sequence[float]) -> tuple[Rung, ...]:
     and one trunk the cooldowns of several budgets.
 
     Rungs are `study.size_ratio` apart, counted from the geometric mean of the `optima` (the N expected at each budget);
-    steps the family cannot make are left out.
-
-    Raises:
-      ConfigError: `study.sizes` is too small to have three sizes on each side.
+    steps the family cannot make are left out. Raises ConfigError if `study.sizes` is too small to have three sizes on
+    each side.
     """
     study = config.study
     if study.sizes < 6:

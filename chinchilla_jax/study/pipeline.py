@@ -17,25 +17,12 @@ from chinchilla_jax.base import files
 from chinchilla_jax.base.words import duration
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job.cores import default_workers
+from chinchilla_jax.study import folder
 from chinchilla_jax.study.cost import describe
 from chinchilla_jax.study.execute.backend import LOCAL, get_backend, run_manifest
 from chinchilla_jax.study.execute.pace import estimate, pace
 from chinchilla_jax.study.execute.reuse import reuse
-from chinchilla_jax.study.folder import (
-    MANIFEST,
-    NOISE,
-    VERIFICATION,
-    Manifest,
-    PlannedRun,
-    finished,
-    planned_runs,
-    progress,
-    read_json_or,
-    read_manifest,
-    training_order,
-    unfinished,
-    write_manifest,
-)
+from chinchilla_jax.study.folder import MANIFEST, Manifest, PlannedRun
 from chinchilla_jax.study.noise.foresee import foresee
 from chinchilla_jax.study.plan import holdout_runs, plan, verification
 
@@ -86,7 +73,7 @@ class _Pipeline:
         study, echo = self.study, self.echo
 
         # While the text is prepared on some core, workers import JAX and compile on the others.
-        ready, waiting = None, training_order(unfinished(study, self.manifest.runs))
+        ready, waiting = None, folder.training_order(folder.unfinished(study, self.manifest.runs))
         if waiting and not _prepared(self.config):
             ready = self._stand_by(MANIFEST, waiting, min(self.workers, len(waiting)))
 
@@ -96,29 +83,29 @@ class _Pipeline:
             prepare(self.config.data, echo)
 
         with self._stage("plan"):
-            written = write_manifest(study / MANIFEST, self.manifest)
+            written = folder.write_manifest(study / MANIFEST, self.manifest)
             echo(f"{study / MANIFEST}: {'written' if written else 'as planned'}")
             describe(self.manifest, self.workers, echo)
             foresee(self.manifest, study, echo)
 
         with self._stage("isoflop runs"):
-            if files.exists(study / NOISE):
-                reuse(study, self.manifest.runs, read_manifest(study / NOISE).runs, echo)
+            if files.exists(study / folder.NOISE):
+                reuse(study, self.manifest.runs, folder.read_manifest(study / folder.NOISE).runs, echo)
             run_manifest(self.backend, study, MANIFEST, self.workers, echo, ready)
 
         # While the fits are made they import JAX again; nobody knows yet what to compile.
-        predicted = files.exists(study / VERIFICATION)
-        ready = None if predicted else self._stand_by(VERIFICATION, [], self.workers)
+        predicted = files.exists(study / folder.VERIFICATION)
+        ready = None if predicted else self._stand_by(folder.VERIFICATION, [], self.workers)
 
         with self._stage("prediction"):
             if predicted:
-                params = read_manifest(study / VERIFICATION).header["predicted_params"]
-                echo(f"{study / VERIFICATION}: predicted N = {params:.4g}, as before")
+                params = folder.read_manifest(study / folder.VERIFICATION).header["predicted_params"]
+                echo(f"{study / folder.VERIFICATION}: predicted N = {params:.4g}, as before")
             else:
                 self._predict()
 
         with self._stage("held-out runs"):
-            run_manifest(self.backend, study, VERIFICATION, self.workers, echo, ready)
+            run_manifest(self.backend, study, folder.VERIFICATION, self.workers, echo, ready)
 
         with self._stage("report"):
             from chinchilla_jax.scaling.report.report import write_report
@@ -156,15 +143,15 @@ class _Pipeline:
             yield
         finally:  # also when interrupted: that time was spent
             path = self.study / STAGE_SECONDS
-            seconds = read_json_or(path, {})
+            seconds = folder.read_json_or(path, {})
             seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
             files.write_json(path, seconds)
 
     def _seconds_left(self) -> float:
         """Seconds of training still to come, at the pace of the finished runs or else the config's."""
-        runs = unfinished(self.study, self.manifest.runs)
-        if files.exists(self.study / VERIFICATION):
-            runs += unfinished(self.study, read_manifest(self.study / VERIFICATION).runs)
+        runs = folder.unfinished(self.study, self.manifest.runs)
+        if files.exists(self.study / folder.VERIFICATION):
+            runs += folder.unfinished(self.study, folder.read_manifest(self.study / folder.VERIFICATION).runs)
         else:
             # As many runs of the held-out budget, which is so many times that of the largest planned run.
             largest = max(self.manifest.runs, key=lambda run: (run.budget, run.params))
@@ -174,7 +161,7 @@ class _Pipeline:
             changes = {"name": "held-out", "flops": flops, "estimated_seconds": seconds}
             runs += [dataclasses.replace(largest, trunk=None, fork_step=0, **changes)] * holdout_runs(self.config)
         seconds = pace(self.study)
-        left = {run.name: seconds(run) * (1.0 - progress(self.study, run)) for run in runs}
+        left = {run.name: seconds(run) * (1.0 - folder.progress(self.study, run)) for run in runs}
         return estimate(runs, self.workers, lambda run: left[run.name])
 
 
@@ -194,13 +181,13 @@ def where_the_time_went(study: pathlib.Path, workers: int) -> list[str]:
     The share is the seconds of steps summed over runs, over workers * wall time: what is missing is the other parts of
     `training.goodput`, and workers that waited for each other at the end.
     """
-    stages = read_json_or(study / STAGE_SECONDS, {})
+    stages = folder.read_json_or(study / STAGE_SECONDS, {})
     wall = sum(stages.values())
     lines = ["where the time went", f"  {'stage':24} {'wall':>9} {'share':>7}"]
     lines += [f"  {name:24} {duration(s):>9} {s / wall:7.1%}" for name, s in stages.items() if wall]
     lines.append(f"  {'total':24} {duration(wall):>9}")
     parts: Counter[str] = Counter()
-    for _, result in finished(study, planned_runs(study)):
+    for _, result in folder.finished(study, folder.planned_runs(study)):
         spent = result.get("time") or {}
         parts.update(spent)
         parts["other"] += max(0.0, (result.get("seconds") or 0.0) - sum(spent.values()))

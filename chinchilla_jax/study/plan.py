@@ -27,10 +27,8 @@ HELD_OUT = {"predicted": 1.0, "half": 0.5, "double": 2.0}  # roles of the held-o
 
 
 def plan(config: RunConfig) -> Manifest:
-    """The manifest of the study `config.study`, whose template is the rest of `config`.
-
-    Raises:
-      ConfigError: no study, a batch that changes inside runs, or a budget without three sizes on each side.
+    """The manifest of the study `config.study`, whose template is the rest of `config`. Raises ConfigError where there
+    is no study, where batches change inside runs, and for a budget without three sizes on each side.
     """
     study = config.study
     if study is None:

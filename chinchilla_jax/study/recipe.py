@@ -45,10 +45,8 @@ class Recipe:
 
 
 def read_recipe(text: str) -> Recipe:
-    """The recipe `study.recipe`: a formula, or the name of a published one.
-
-    Raises:
-      ConfigError: it is neither; says what is wrong.
+    """The recipe `study.recipe`: a formula, or the name of a published one. Raises ConfigError if it is neither; says
+    what is wrong.
     """
     text, key = text.strip(), "study.recipe"
     if text in PUBLISHED:

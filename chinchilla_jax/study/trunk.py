@@ -20,11 +20,7 @@ from chinchilla_jax.training.schedule import cooldown_start, steps_of
 
 
 def check_schedule(config: RunConfig) -> None:
-    """Refuses a study whose schedule has no cooldown to branch off for.
-
-    Raises:
-      ConfigError: names the key.
-    """
+    """Refuses a study whose schedule has no cooldown to branch off for. The ConfigError names the key."""
     schedule, fraction = config.optimizer.schedule, config.optimizer.cooldown_fraction
     if schedule not in COOLDOWNS:
         needed = f"study.schedule=trunk needs one of {', '.join(COOLDOWNS)}"

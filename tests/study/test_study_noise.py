@@ -10,6 +10,7 @@ import pytest
 from chinchilla_jax.config import ConfigError
 from chinchilla_jax.data import prepare
 from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.study.execute.backend import BACKENDS, Backend
 from chinchilla_jax.study.execute.reuse import reuse
 from chinchilla_jax.study.execute.status import status
 from chinchilla_jax.study.execute.worker import work_alone
@@ -129,16 +130,16 @@ def measured(study, small_plan, finish, monkeypatch):
         order.append(facts["name"])
         return finish(config, folder, facts, loss=3.0 + 0.01 * config.train.seed * config.optimizer.peak_lr**0.5)
 
-    def work(where, manifest, workers, echo):
+    def work(where, manifest, workers, echo, ready):
         work_alone(where, manifest, 0, quiet, train)
 
-    monkeypatch.setattr(noise, "work", work)
+    monkeypatch.setitem(BACKENDS, "pretended", Backend(work))
     monkeypatch.setattr("chinchilla_jax.data.prepare", quiet_prepare)
 
     def run(seeds=3, rates="0.7,1", cells=None, **more):
         lines.clear()
         order.clear()
-        measure(None, study, cells, seeds, rates, 2, lines.append, **more)
+        measure(None, study, cells, seeds, rates, 2, lines.append, backend="pretended", **more)
         return lines, order
 
     return run
@@ -235,7 +236,7 @@ def test_cells_of_another_config_are_refused_where_a_study_is_planned(study, mea
         measure(calmer, study, None, 2, "1", 1, quiet)
     assert refusal.value.exit_code == 2 and not (study / NOISE).exists()
     twice = dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2,)))
-    measure(twice, study, None, 2, "1", 1, quiet)
+    measure(twice, study, None, 2, "1", 1, quiet, backend="pretended")
     assert (study / NOISE).exists(), "the same runs, of which each is planned twice"
 
 

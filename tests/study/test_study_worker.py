@@ -13,11 +13,10 @@ import time
 
 import pytest
 
-from chinchilla_jax.study.execute import lease, pool, standby, worker
+from chinchilla_jax.study.execute import lease, pool, worker
 from chinchilla_jax.study.execute.pool import standing_by, work
-from chinchilla_jax.study.execute.standby import preparation
 from chinchilla_jax.study.execute.status import status
-from chinchilla_jax.study.execute.worker import Stopped, even_share, work_alone
+from chinchilla_jax.study.execute.worker import Stopped, even_share, preparation, work_alone
 from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, read_result, run_folder
 
 
@@ -274,9 +273,9 @@ def _until(condition, seconds=60.0):
 
 STANDBY = """
 import pathlib, sys
-from chinchilla_jax.study.execute import standby, worker
+from chinchilla_jax.study.execute import worker
 try:
-    first = standby.stand_by(pathlib.Path(sys.argv[1]), 0, 1)
+    first = worker.stand_by(pathlib.Path(sys.argv[1]), 0, 1)
 except worker.Stopped as stopped:
     sys.exit(str(stopped))
 print(first, "jax" in sys.modules, flush=True)
@@ -310,18 +309,18 @@ def test_a_worker_that_stands_by_is_pinned_before_it_compiles_its_first_run(stud
 
     def go():
         done.append(("go",))
-        parent.write(standby.GO)
+        parent.write(worker.GO)
         parent.flush()
 
-    monkeypatch.setattr(standby, "pin", functools.partial(note, "pin"))
-    monkeypatch.setattr(standby, "use_compilation_cache", functools.partial(note, "cache"))
+    monkeypatch.setattr(worker, "pin", functools.partial(note, "pin"))
+    monkeypatch.setattr(worker, "use_compilation_cache", functools.partial(note, "cache"))
     monkeypatch.setattr("chinchilla_jax.training.machine.warm.warm", functools.partial(note, "warm"))
     read, write = os.pipe()
     with open(read) as told, open(write, "wb") as parent:
         monkeypatch.setattr(sys, "stdin", told)
         parent.write(preparation(template, run))
         parent.flush()
-        assert standby.stand_by(study, 1, 2) == (run.name if known else None)
+        assert worker.stand_by(study, 1, 2) == (run.name if known else None)
     warmed = [("warm", run.run_config())] if known else []
     assert done == [("pin", template, 1, 2), ("cache", study), *warmed, ("go",)]
 

@@ -16,18 +16,9 @@ from chinchilla_jax.base.errors import FAILED, PREEMPTED, USAGE
 from chinchilla_jax.base.words import duration
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job import cores
-from chinchilla_jax.study.execute.standby import GO, preparation
-from chinchilla_jax.study.execute.worker import Stopped, on_signal
-from chinchilla_jax.study.folder import (
-    MANIFEST,
-    Manifest,
-    PlannedRun,
-    StudyError,
-    finished,
-    progress,
-    read_manifest,
-    unfinished,
-)
+from chinchilla_jax.study import folder
+from chinchilla_jax.study.execute.worker import GO, Stopped, on_signal, preparation
+from chinchilla_jax.study.folder import MANIFEST, Manifest, PlannedRun, StudyError
 
 # A worker killed from outside is started again; one that dies this often has a reason, such as too little memory.
 MAX_RESTARTS = 3
@@ -55,8 +46,8 @@ def work(
       Stopped: SIGINT or SIGTERM came; the runs in progress are saved.
     """
     study = pathlib.Path(study)
-    plan = read_manifest(study / manifest)
-    waiting = unfinished(study, plan.runs)
+    plan = folder.read_manifest(study / manifest)
+    waiting = folder.unfinished(study, plan.runs)
     if not waiting:
         echo(f"{manifest}: all {len(plan.runs)} runs are finished")
         return
@@ -228,11 +219,11 @@ class _Monitor:
     def __init__(self, study: pathlib.Path, plan: Manifest, workers: int, echo: Callable[[str], None]):
         self.study, self.plan, self.workers, self.echo = study, plan, workers, echo
         self.every = 5.0 if sys.stdout.isatty() else 15.0
-        self.waiting = unfinished(study, plan.runs)
+        self.waiting = folder.unfinished(study, plan.runs)
         self.started, self.flops_before = time.monotonic(), self._flops()
 
     def _flops(self) -> float:
-        return sum(run.spent() * progress(self.study, run) for run in self.plan.runs)
+        return sum(run.spent() * folder.progress(self.study, run) for run in self.plan.runs)
 
     def watch(self, pool: Pool, received: Sequence[str]) -> None:
         """Returns when all workers are through; `received` gets the name of a signal that comes meanwhile."""
@@ -250,7 +241,7 @@ class _Monitor:
             raise StudyError(f"the workers ended without finishing {names}; see {self.study / 'logs'}", FAILED)
 
     def _report(self) -> None:
-        for run, result in finished(self.study, self.waiting):
+        for run, result in folder.finished(self.study, self.waiting):
             self.echo(finished_line(run, result))
             self.waiting = [other for other in self.waiting if other is not run]
         total, done = sum(run.spent() for run in self.plan.runs), self._flops()

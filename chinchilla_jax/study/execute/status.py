@@ -9,20 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from chinchilla_jax.base.words import duration
+from chinchilla_jax.study import folder
 from chinchilla_jax.study.execute import lease
-from chinchilla_jax.study.folder import (
-    MANIFEST,
-    NOISE,
-    RESULT,
-    VERIFICATION,
-    PlannedRun,
-    StudyError,
-    last_metrics,
-    planned_runs,
-    progress,
-    read_result,
-    run_folder,
-)
+from chinchilla_jax.study.folder import MANIFEST, PlannedRun, StudyError
 from chinchilla_jax.training.timing.goodput import last_stamp, time_line
 
 STATES = ("done", "running", "failed", "waiting", "damaged")
@@ -51,16 +40,16 @@ class RunStatus:
 def run_status(study: pathlib.Path, run: PlannedRun) -> RunStatus:
     """The state of one run."""
     try:
-        result = read_result(study, run.name)
+        result = folder.read_result(study, run.name)
     except StudyError:
         return RunStatus(run.name, run.role, "damaged")
     if result is not None:
         state = "failed" if result.get("diverged") else "done"
         return RunStatus(run.name, run.role, state, 1.0, result.get("loss"), result.get("seconds"))
-    share, loss = progress(study, run), last_metrics(study, run.name).get("loss")
-    if not lease.alive(run_folder(study, run.name) / lease.LEASE):
+    share, loss = folder.progress(study, run), folder.last_metrics(study, run.name).get("loss")
+    if not lease.alive(folder.run_folder(study, run.name) / lease.LEASE):
         return RunStatus(run.name, run.role, "waiting", share, loss)
-    seconds = last_metrics(study, run.name, file="timing.jsonl").get("seconds")
+    seconds = folder.last_metrics(study, run.name, file="timing.jsonl").get("seconds")
     if not seconds or share <= 0:
         return RunStatus(run.name, run.role, "running", share, loss)
     return RunStatus(run.name, run.role, "running", share, loss, seconds, seconds * (1.0 - share) / share)
@@ -76,10 +65,10 @@ def time_spent(study: pathlib.Path, runs: Iterable[PlannedRun]) -> tuple[dict[st
     steps, used = 0.0, Counter()
     for run in runs:
         try:
-            result = read_result(study, run.name) or {}
+            result = folder.read_result(study, run.name) or {}
         except StudyError:
             continue
-        spent = result.get("time") or (last_stamp(run_folder(study, run.name)) or {}).get("time") or {}
+        spent = result.get("time") or (last_stamp(folder.run_folder(study, run.name)) or {}).get("time") or {}
         parts.update(spent)
         if isinstance(result.get("utilisation"), dict):
             seconds = spent.get("step", 0.0)
@@ -89,13 +78,9 @@ def time_spent(study: pathlib.Path, runs: Iterable[PlannedRun]) -> tuple[dict[st
 
 
 def status(study: str | pathlib.Path, echo: Callable[[str], None] = print) -> list[RunStatus]:
-    """Prints the table of a study's runs and a summary line.
-
-    Raises:
-      StudyError: there is no manifest.
-    """
+    """Prints the table of a study's runs and a summary line. Raises StudyError if there is no manifest."""
     study = pathlib.Path(study)
-    runs = planned_runs(study, (MANIFEST, VERIFICATION, NOISE))
+    runs = folder.planned_runs(study, (MANIFEST, folder.VERIFICATION, folder.NOISE))
     echo(f"{'run':24} {'role':9} {'state':8} {'progress':>8} {'loss':>8} {'time':>8} {'left':>8}")
     rows = []
     for run in runs:
@@ -111,5 +96,5 @@ def status(study: str | pathlib.Path, echo: Callable[[str], None] = print) -> li
     echo(f"{time.strftime('%H:%M:%S')} {states}; {done:.1%} of {total:.3g} FLOPs")
     for row in rows:
         if row.state == "damaged":
-            echo(f"{run_folder(study, row.name) / RESULT} is no result; delete it to have it made again")
+            echo(f"{folder.run_folder(study, row.name) / folder.RESULT} is no result; delete it to have it made again")
     return rows

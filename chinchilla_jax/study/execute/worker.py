@@ -1,6 +1,10 @@
 """What does one worker process do? Claim the longest run nobody has, train it, and the next, until all are finished.
 
 Trunks come before the branches that leave them; a branch waits until its trunk is finished.
+
+A worker may be started before there is work, to import JAX and compile while text is prepared or a fit is made. On its
+standard input it gets a line of JSON, what to get ready for; then, when there is work, an empty line. The end of the
+input means that there will be none.
 """
 
 from __future__ import annotations
@@ -9,7 +13,9 @@ import contextlib
 import json
 import os
 import pathlib
+import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,22 +24,15 @@ from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import PREEMPTED, ExplainedError
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job import cores, distributed
+from chinchilla_jax.study import folder
 from chinchilla_jax.study.execute import lease
 from chinchilla_jax.study.execute.pace import pace
-from chinchilla_jax.study.folder import (
-    RESULT,
-    PlannedRun,
-    StudyError,
-    read_manifest,
-    read_result,
-    run_folder,
-    training_order,
-    unfinished,
-)
+from chinchilla_jax.study.folder import PlannedRun, StudyError
 
 # Shorter compilations are not worth a file in the cache.
 CACHE_MIN_SECONDS = 0.5
 POLL_SECONDS = 1.0
+GO = b"\n"  # to a worker that stands by
 
 Train = Callable[..., dict]
 
@@ -55,10 +54,8 @@ def pin(config: RunConfig, worker: int, workers: int) -> None:
     """Binds this process to the cores that the study `config` gives each run. Call it before JAX looks for devices.
 
     Two workers that share all cores would wait for each other's threads in every operation. Beside accelerators the
-    cores only feed them: there each worker has an even share.
-
-    Raises:
-      StudyError: JAX computes on the CPU after all, with as many threads as it likes.
+    cores only feed them: there each worker has an even share. Raises StudyError if JAX computes on the CPU after all,
+    with as many threads as it likes.
     """
     if cores.on_cpu():
         cores.use(cores.of_study(config), worker)
@@ -83,6 +80,37 @@ def use_compilation_cache(study: pathlib.Path) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def preparation(template: RunConfig, first: PlannedRun | None) -> bytes:
+    """The line for a worker of the study `template`, whose first run will be `first`; None if nobody knows yet."""
+    run = first and {"name": first.name, "config": first.config}
+    return json.dumps({"template": template.to_dict(), "first": run}).encode() + b"\n"
+
+
+def stand_by(study: pathlib.Path, worker: int, workers: int) -> str | None:
+    """Gets this process ready and waits until it is needed; the name of the run that it is ready for.
+
+    Raises:
+      Stopped: it is not needed.
+      StudyError: see `worker.pin`.
+    """
+    line = sys.stdin.buffer.readline()
+    if not line:
+        raise Stopped("not needed")
+    message = json.loads(line)
+    pin(RunConfig.from_dict(message["template"]), worker, workers)
+    use_compilation_cache(study)
+    from chinchilla_jax.training import loop  # noqa: F401  a second or two, which the first run need not wait for
+    from chinchilla_jax.training.machine.warm import warm
+
+    first = message["first"]
+    needed_already = select.select([sys.stdin.buffer], [], [], 0.0)[0]
+    if first and not needed_already:
+        warm(RunConfig.from_dict(first["config"]))
+    if sys.stdin.buffer.readline() != GO:
+        raise Stopped("not needed")
+    return first["name"] if first else None
+
+
 def work_alone(
     study: pathlib.Path,
     manifest: str,
@@ -105,7 +133,7 @@ def work_alone(
       Stopped: SIGTERM or SIGINT came, or the parent died.
       Other errors of `train` except divergence, which is recorded in the run's `result.json`.
     """
-    runs = read_manifest(study / manifest).runs
+    runs = folder.read_manifest(study / manifest).runs
     stop = threading.Event()
     with on_signal(lambda _: stop.set()):
         if parent is not None:
@@ -149,7 +177,7 @@ def _next_together(
     claimed, all_finished = None, False
     if distributed.first():
         claimed = _claim_next(study, runs, worker, first)
-        all_finished = claimed is None and not unfinished(study, runs)
+        all_finished = claimed is None and not folder.unfinished(study, runs)
     message = json.dumps({"run": claimed and claimed[0].name, "finished": all_finished})
     message = json.loads(distributed.exchange("next", message)[0])
     run = next((run for run in runs if run.name == message["run"]), None)
@@ -159,14 +187,17 @@ def _next_together(
 def _claim_next(
     study: pathlib.Path, runs: Sequence[PlannedRun], worker: str, first: str | None = None
 ) -> tuple[PlannedRun, lease.Lease] | None:
-    for run in sorted(training_order(runs, pace(study)), key=lambda run: run.name != first):
-        if read_result(study, run.name) is not None or run.trunk and read_result(study, run.trunk) is None:
+    def waits(name: str) -> bool:
+        return folder.read_result(study, name) is None
+
+    for run in sorted(folder.training_order(runs, pace(study)), key=lambda run: run.name != first):
+        if not waits(run.name) or run.trunk and waits(run.trunk):
             continue
-        held = lease.claim(run_folder(study, run.name), study, worker)
+        held = lease.claim(folder.run_folder(study, run.name), study, worker)
         if held is None:
             continue
         # It may have been finished, and its lease released, since we looked.
-        if read_result(study, run.name) is None:
+        if waits(run.name):
             return run, held
         held.release()
     return None
@@ -184,18 +215,19 @@ def _train_one(
     if held is not None:
         # Without its lease the run is another worker's, which writes the same files: end at once, save nothing.
         held.keep(lost=lambda: os._exit(1))
-    folder = run_folder(study, run.name)
+    workdir = folder.run_folder(study, run.name)
     branching = {"keep": run.keep_steps} if run.keep_steps else {}
     if run.trunk:
-        branching = {"fork": loop.Fork(run_folder(study, run.trunk), run.fork_step)}
+        branching = {"fork": loop.Fork(folder.run_folder(study, run.trunk), run.fork_step)}
     try:
         _check_trunk_reached(study, run)
-        (train or loop.train)(run.run_config(), folder, facts=run.facts(), echo=echo, **branching)
+        (train or loop.train)(run.run_config(), workdir, facts=run.facts(), echo=echo, **branching)
         report("finished")
     except loop.Diverged as error:
         report(f"diverged: {error}")
-        if distributed.first() and read_result(study, run.name) is None:
-            files.write_json(folder / RESULT, run.facts() | {"diverged": True, "loss": None, "error": str(error)})
+        if distributed.first() and folder.read_result(study, run.name) is None:
+            result = {"diverged": True, "loss": None, "error": str(error)}
+            files.write_json(workdir / folder.RESULT, run.facts() | result)
     except loop.Preempted as error:
         raise Stopped(str(error)) from None
     finally:
@@ -207,8 +239,8 @@ def _check_trunk_reached(study: pathlib.Path, run: PlannedRun) -> None:
     """A trunk that diverged has branches only where it left checkpoints; the others would diverge like it."""
     from chinchilla_jax.training import loop
 
-    trunk = read_result(study, run.trunk) if run.trunk else None
-    fork = run_folder(study, run.trunk or "") / "checkpoints" / f"step_{run.fork_step}"
+    trunk = folder.read_result(study, run.trunk) if run.trunk else None
+    fork = folder.run_folder(study, run.trunk or "") / "checkpoints" / f"step_{run.fork_step}"
     unreached = bool(trunk and trunk.get("diverged") and not files.exists(fork))
     if distributed.exchange("unreached", str(unreached))[0] == "True":
         raise loop.Diverged(f"its trunk {run.trunk} did, before step {run.fork_step}")

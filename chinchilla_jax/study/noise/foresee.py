@@ -54,9 +54,7 @@ def known_noise(study: pathlib.Path | None, config: RunConfig) -> tuple[float, s
     """The relative standard deviation of one run and where it is from; None if nothing says.
 
     Asked in this order: this study's `noise.json` and its repeated runs, then those of the study in `study.guess`.
-
-    Raises:
-      StudyError: such a file is damaged.
+    Raises StudyError if such a file is damaged.
     """
     guessed = pathlib.Path(config.study.guess.strip())
     for folder in (study, guessed if guessed.is_dir() else None):
@@ -74,9 +72,7 @@ def known_noise(study: pathlib.Path | None, config: RunConfig) -> tuple[float, s
 
 def repeated(study: pathlib.Path) -> tuple[float, int]:
     """(Noise, degrees of freedom) of a study's finished runs that differ only in their seed; (NaN, 0) without any.
-
-    Raises:
-      StudyError: a manifest or a result is damaged.
+    Raises StudyError if a manifest or a result is damaged.
     """
     groups: dict[tuple, list[float]] = {}
     for run, result in finished(study, planned_runs(study)):

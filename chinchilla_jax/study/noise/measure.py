@@ -20,22 +20,13 @@ from chinchilla_jax.base import files
 from chinchilla_jax.base.words import duration
 from chinchilla_jax.config import RunConfig, did_you_mean
 from chinchilla_jax.parallel.job.cores import default_workers
+from chinchilla_jax.study import folder
 from chinchilla_jax.study.cell import replicate
 from chinchilla_jax.study.cost import describe
 from chinchilla_jax.study.execute.backend import LOCAL, run_manifest
 from chinchilla_jax.study.execute.pace import estimate
 from chinchilla_jax.study.execute.reuse import finished_twin, reuse
-from chinchilla_jax.study.folder import (
-    MANIFEST,
-    NOISE,
-    NOISE_RESULT,
-    Manifest,
-    PlannedRun,
-    StudyError,
-    finished,
-    planned_runs,
-    read_manifest,
-)
+from chinchilla_jax.study.folder import MANIFEST, Manifest, PlannedRun, StudyError
 from chinchilla_jax.study.noise import spread
 from chinchilla_jax.study.plan import manifest_header, plan
 
@@ -68,10 +59,10 @@ def measure(
       ConfigError, DataError, StudyError: each says what to do.
       Stopped: a signal came; what was in progress is saved, and the same call goes on.
     """
-    planned = plan(config) if config else read_manifest(study / MANIFEST)
+    planned = plan(config) if config else folder.read_manifest(study / MANIFEST)
     workers = workers or default_workers(planned.template())
     named = chosen(planned, cells)
-    in_study = planned_runs(study) if study is not None and files.exists(study / MANIFEST) else []
+    in_study = folder.planned_runs(study) if study is not None and files.exists(study / MANIFEST) else []
     if config and in_study:
         _check_study(study, named)
     manifest = noise_plan(planned, named, seeds, factors(rates))
@@ -82,17 +73,17 @@ def measure(
         echo(f"{len(twins)} of them are finished in the study; the others take about {time}")
     if dry_run:
         return
-    _write(study / NOISE, manifest)
+    _write(study / folder.NOISE, manifest)
 
     from chinchilla_jax.data import prepare
 
     prepare(manifest.template().data, echo)
     reuse(study, manifest.runs, in_study, echo)
-    run_manifest(backend, study, NOISE, workers, echo)
+    run_manifest(backend, study, folder.NOISE, workers, echo)
     measured = spreads(study, manifest)
     source = {key: manifest.header[key] for key in ("study", "convention")}
-    files.write_json(study / NOISE_RESULT, source | spread.facts(measured))
-    for line in [*spread.table(measured), *spread.findings(measured), f"written: {study / NOISE_RESULT}"]:
+    files.write_json(study / folder.NOISE_RESULT, source | spread.facts(measured))
+    for line in [*spread.table(measured), *spread.findings(measured), f"written: {study / folder.NOISE_RESULT}"]:
         echo(line)
 
 
@@ -142,10 +133,8 @@ def _budget(word: str, budgets: Sequence[float]) -> float:
 
 
 def factors(text: str) -> list[float]:
-    """`0.7,1,1.4` as numbers, rising and each once, in the six digits that names of runs give them.
-
-    Raises:
-      StudyError: not positive numbers.
+    """`0.7,1,1.4` as numbers, rising and each once, in the six digits that names of runs give them. Raises StudyError
+    if they are no positive numbers.
     """
     try:
         numbers = sorted({float(f"{float(word):g}") for word in text.split(",") if word.strip()})
@@ -179,12 +168,10 @@ def _at_rate(run: PlannedRun, factor: float) -> PlannedRun:
 
 
 def _check_study(study: pathlib.Path, cells: Sequence[PlannedRun]) -> None:
-    """Refuses the cells of another study than the one planned in the folder: its noise is asked for there.
-
-    Raises:
-      StudyError: a cell has a config that no run of the study has.
+    """Refuses the cells of another study than the one planned in the folder: its noise is asked for there. Raises
+    StudyError if a cell has a config that no run of the study has.
     """
-    known = [run.run_config() for run in read_manifest(study / MANIFEST).runs]
+    known = [run.run_config() for run in folder.read_manifest(study / MANIFEST).runs]
     for cell in cells:
         if cell.run_config() not in known:
             raise StudyError(
@@ -194,14 +181,10 @@ def _check_study(study: pathlib.Path, cells: Sequence[PlannedRun]) -> None:
 
 
 def _write(path: pathlib.Path, manifest: Manifest) -> None:
-    """Writes the plan, unless it is there.
-
-    Raises:
-      StudyError: another one is there.
-    """
+    """Writes the plan, unless it is there. Raises StudyError if another one is there."""
     if not files.exists(path):
         files.write_text(path, manifest.text())
-    elif read_manifest(path).runs != manifest.runs:
+    elif folder.read_manifest(path).runs != manifest.runs:
         raise StudyError(
             f"{path}: plans other cells, seeds or rates; delete that file to measure these instead: "
             "what is trained already stays, and is used where it is asked for again"
@@ -209,15 +192,13 @@ def _write(path: pathlib.Path, manifest: Manifest) -> None:
 
 
 def spreads(study: pathlib.Path, manifest: Manifest) -> list[spread.Spread]:
-    """What the finished runs of a noise manifest came to, cell by cell and rate by rate.
-
-    Raises:
-      StudyError: a result is damaged.
+    """What the finished runs of a noise manifest came to, cell by cell and rate by rate. Raises StudyError if a result
+    is damaged.
     """
     header, measured = manifest.header, []
     for number, (cell, factor) in enumerate(itertools.product(header["cells"], header["rates"])):
         group = manifest.runs[number * header["seeds"] : (number + 1) * header["seeds"]]
-        results = [result for _, result in finished(study, group)]
+        results = [result for _, result in folder.finished(study, group)]
         good = [result for result in results if not result.get("diverged")]
         seconds = [s for result in good if (s := result.get("seconds") or result.get("reused_seconds"))]
         first = group[0]
