@@ -71,13 +71,8 @@ class Lease:
 def claim(run_folder: pathlib.Path, study: pathlib.Path, worker: str) -> Lease | None:
     """The lease of `run_folder`, or None if a living worker has it. A dead one's is taken over."""
     path = run_folder / LEASE
-    holder = {
-        "host": _host(),
-        "pid": os.getpid(),
-        "process_start": _started(os.getpid()),
-        "worker": worker,
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
+    holder = {"host": _host(), "pid": os.getpid(), "process_start": _started(os.getpid()), "worker": worker}
+    holder["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
     with _locked(study / "leases.lock"):
         if files.exists(path):
             if alive(path):

@@ -36,9 +36,7 @@ def pace(study: pathlib.Path) -> Callable[[PlannedRun], float]:
 
 
 def estimate(
-    runs: Sequence[PlannedRun],
-    workers: int,
-    seconds: Callable[[PlannedRun], float] = lambda run: run.estimated_seconds,
+    runs: Sequence[PlannedRun], workers: int, seconds: Callable[[PlannedRun], float] = lambda run: run.estimated_seconds
 ) -> float:
     """Seconds for `runs` when each of `workers` takes the next one of `training_order` as soon as it may."""
     loads, ends = [0.0] * workers, {}

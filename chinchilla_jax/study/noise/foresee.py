@@ -56,11 +56,8 @@ def known_noise(study: pathlib.Path | None, config: RunConfig) -> tuple[float, s
     Asked in this order: this study's `noise.json` and its repeated runs, then those of the study in `study.guess`.
     Raises StudyError if such a file is damaged.
     """
-    guessed = pathlib.Path(config.study.guess.strip())
-    for folder in (study, guessed if guessed.is_dir() else None):
-        if folder is None:
-            continue
-        measured = read_json_or(folder / NOISE_RESULT, {})
+    for folder in filter(None, (study, pathlib.Path(config.study.guess.strip()))):
+        measured = read_json_or(folder / NOISE_RESULT, {}) if files.exists(folder / NOISE_RESULT) else {}
         if isinstance(measured.get("noise"), float) and measured.get("freedom", 0) >= LEAST_FREEDOM:
             return measured["noise"], f"{folder / NOISE_RESULT}, {measured['freedom']} degrees of freedom"
         if files.exists(folder / MANIFEST):
@@ -101,23 +98,22 @@ def _law(manifest: Manifest, config: RunConfig, runs: list):
     middle = math.sqrt(low * high)
     exponent = 0.5 if low == high else math.log(n_high / n_low) / math.log(high / low)
     exponent = min(max(exponent, 0.2), 0.8)  # outside, one of the two terms of the law is all there is
-    prior = _prior(text, config, high)
-    if prior:
-        loss, irreducible, fall = prior(middle)
-        words = f"the fit of {text}"
+    fitted = _fitted(text, config, middle, high)
+    if fitted:
+        (loss, irreducible, fall), source = fitted, f"the fit of {text}"
     else:
         known = published.surface(_LAW)
         fall = float(known.alpha + known.beta) * exponent * (1.0 - exponent)
         # In units of the reducible part at the middle budget.
         irreducible = _IRREDUCIBLE / (1.0 - _IRREDUCIBLE) * (high / middle) ** -fall
-        loss, words = 1.0 + irreducible, f"{_LAW} scaled to this study"
+        loss, source = 1.0 + irreducible, f"{_LAW} scaled to this study"
     optimum = math.sqrt(n_low * n_high)
     law = foresight.scaled(runs, optimum, exponent, middle, loss=loss, irreducible=irreducible, fall=fall)
-    return law, words
+    return law, source
 
 
-def _prior(text: str, config: RunConfig, high: float) -> Callable[[float], tuple[float, float, float]] | None:
-    """Lowest loss at a budget, E and g from the runs that the guess names; None where approach 2 does not fit them."""
+def _fitted(text: str, config: RunConfig, budget: float, largest: float) -> tuple[float, float, float] | None:
+    """Lowest loss at `budget`, E and g of the runs that the guess names; None where approach 2 does not fit them."""
     from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
     from chinchilla_jax.scaling.predict.foresight import loss_at, offset_through
     from chinchilla_jax.scaling.read.load import load_runs
@@ -132,10 +128,6 @@ def _prior(text: str, config: RunConfig, high: float) -> Callable[[float], tuple
         fit = fit_isoflop(loaded.role("isoflop"), resampling=None)
     except FitRefused:
         return None
-
-    def at(budget: float) -> tuple[float, float, float]:
-        step = config.study.holdout_factor * high / budget
-        losses = [loss_at(fit, budget * step**i) for i in (-1, 0, 1)]
-        return losses[1], *offset_through(losses, step)
-
-    return at
+    step = config.study.holdout_factor * largest / budget
+    losses = [loss_at(fit, budget * step**i) for i in (-1, 0, 1)]
+    return losses[1], *offset_through(losses, step)

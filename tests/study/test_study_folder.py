@@ -1,16 +1,17 @@
-"""Files of a study that were edited, cut off or overwritten are noticed, and named."""
+"""Files of a study: a manifest that never changes; what was edited, cut off or overwritten is noticed, and named."""
 
 import pytest
 
+from chinchilla_jax.config import DataConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused
-from chinchilla_jax.study.execute.status import status
 from chinchilla_jax.study.folder import (
     MANIFEST,
     VERIFICATION,
+    Manifest,
     StudyError,
-    read_json_or,
     planned_runs,
+    read_json_or,
     read_manifest,
     read_result,
     write_manifest,
@@ -38,17 +39,6 @@ def test_a_manifest_that_is_not_what_was_written_is_refused_by_name(study, damag
     path.write_text(damage(path.read_text()))
     with pytest.raises(StudyError, match="manifest.jsonl"):
         read_manifest(path)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"loss": "x"}'])
-def test_status_shows_a_damaged_result_and_the_rest(study, content):
-    first = read_manifest(study / MANIFEST).runs[0].name
-    (study / "runs" / first).mkdir(parents=True)
-    (study / "runs" / first / "result.json").write_text(content)
-    said = []
-    rows = status(study, said.append)
-    assert [row.state for row in rows].count("damaged") == 1 and len(rows) == 24
-    assert first in said[-1] and "result.json" in said[-1]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"loss": "x"}', '{"loss": null}'])
@@ -86,3 +76,55 @@ def test_a_study_in_which_nothing_is_finished_loads_with_every_run_listed(study)
     loaded = load_runs(study)
     assert not loaded.runs and len(loaded.bad) == 24
     assert all(row.reason == "not finished: no result.json" for row in loaded.bad)
+
+
+SHAPE = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
+
+
+def study_config(model=SHAPE, batch_size=4, **study):
+    """A small study; keyword arguments change its study section."""
+    values = {"budgets": (1e11, 3e11, 9e11), "size_ratio": 1.5, "guess": "D/N = 5", "aspect_ratio": 16.0} | study
+    return RunConfig(model=model, data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
+                     train=TrainConfig(batch_size=batch_size), study=StudyConfig(**values))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config():
+    """The study most tests plan."""
+    return study_config()
+
+
+@pytest.fixture(scope="module")
+def manifest(config):
+    """Its plan."""
+    return plan(config)
+
+
+def test_planning_is_deterministic_and_a_manifest_is_never_changed(tmp_path, manifest, config):
+    path = tmp_path / MANIFEST
+    assert write_manifest(path, manifest) is True
+    before = path.read_bytes()
+    newer = Manifest(manifest.header | {"revision": "another", "package": "later"}, plan(config).runs)
+    assert write_manifest(path, newer) is False
+    with pytest.raises(StudyError, match="another plan"):
+        write_manifest(path, plan(study_config(size_ratio=1.4)))
+    assert path.read_bytes() == before
+    assert read_manifest(path) == manifest
+    assert [p.name for p in tmp_path.iterdir()] == [MANIFEST]
+
+
+def test_a_manifest_from_before_a_key_is_still_this_plan(tmp_path, config):
+    before = plan(config)
+    del before.header["config"]["study"]["cores"]
+    for run in before.runs:
+        run.config["train"].pop("remat")  # as if this key had come later
+    write_manifest(tmp_path / MANIFEST, before)
+    assert write_manifest(tmp_path / MANIFEST, plan(config)) is False
+    assert read_manifest(tmp_path / MANIFEST).template() == config
+
+
+@pytest.mark.parametrize("text", ["", "{}\n", '{"manifest": {}}\n{"name": 1}\n', "not json\n"])
+def test_a_damaged_manifest_is_told_in_one_line(tmp_path, text):
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(StudyError, match="not a manifest"):
+        read_manifest(tmp_path / MANIFEST)
