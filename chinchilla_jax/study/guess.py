@@ -129,7 +129,7 @@ def _optimum(config: RunConfig, law: Power | Surface) -> Callable[[float], float
 
 def _flops_per_token(config: RunConfig) -> Callable[[np.ndarray], np.ndarray]:
     """c(N) of the study's family under its convention: ln(c / 6N) between shapes, linear in ln N."""
-    rungs = [ladder.exact(config, params) for params in np.geomspace(1e3, 1e13, 61)]
+    rungs = [ladder.nearest(config, params, exact=True) for params in np.geomspace(1e3, 1e13, 61)]
     costs = {rung.params: ladder.flops_per_token(config, rung.model) for rung in rungs}
     sizes = np.array(sorted(costs))
     ratios = np.log([costs[n] / (6.0 * n) for n in sizes])
@@ -144,7 +144,7 @@ def size_at_ratio(config: RunConfig, budget: float, tokens_per_param: float) -> 
         middle = (low + high) / 2
         params = math.exp(middle)
         # The family is discrete: scale the FLOPs of the nearest shape to the N asked about.
-        rung = ladder.exact(config, params)
+        rung = ladder.nearest(config, params, exact=True)
         rate = ladder.flops_per_token(config, rung.model) / rung.params
         cost = rate * params * params * tokens_per_param
         low, high = (middle, high) if cost < budget else (low, middle)

@@ -67,24 +67,18 @@ def _heads(template: ModelConfig, d_model: int) -> int:
     return min(divisors, key=lambda h: (abs(math.log(h * head_dim / d_model)), h))
 
 
-def nearest(
-    template: ModelConfig,
-    params: float,
-    aspect_ratio: float,
-    exact: bool = False,
-    above: Rung | None = None,
-    fixed_depth: bool = False,
-) -> Rung:
-    """The shape of the family for about `params` parameters.
+def nearest(config: RunConfig, params: float, exact: bool = False, above: Rung | None = None) -> Rung:
+    """The shape of the study's family for about `params` parameters, embeddings included.
+
+    Its d_model / n_layers is near `study.aspect_ratio`. With `study.ladder=width` only the width varies; depth and
+    number of heads are the template's: a size with fewer heads than the next would show in the profiles like a step of
+    depth, and one with a single head depends on its luck.
 
     Args:
-      params: wanted N, embeddings included.
-      aspect_ratio: wanted d_model / n_layers.
       exact: weigh the count far above the aspect, and consider finer steps of width.
       above: the result is at least as deep and as wide as this.
-      fixed_depth: only the width varies; depth and number of heads are the template's. A size with fewer heads than
-        the next would show in the profiles like a step of depth; one with a single head depends on its luck.
     """
+    template, fixed_depth = config.model, config.study.ladder == "width"
     weight = _EXACT_WEIGHT if exact else _LADDER_WEIGHT
     least_layers, least_width = (above.model.n_layers, above.model.d_model) if above else (1, 16)
     if fixed_depth:
@@ -97,7 +91,7 @@ def nearest(
             if layers > _MAX_LAYERS or d_model < least_width:
                 continue
             count = fixed + layers * per_layer
-            aspect = 0.0 if fixed_depth else math.log(d_model / layers / aspect_ratio)
+            aspect = 0.0 if fixed_depth else math.log(d_model / layers / config.study.aspect_ratio)
             cost = weight * math.log(count / params) ** 2 + aspect**2
             if cost < best_cost:
                 best, best_cost = (layers, d_model), cost
@@ -134,12 +128,6 @@ def published(template: ModelConfig) -> tuple[Rung, ...]:
     return tuple(sorted(rungs, key=lambda rung: rung.params))
 
 
-def exact(config: RunConfig, params: float) -> Rung:
-    """The shape of the study's family that is nearest to `params` parameters, on the ladder or not."""
-    study = config.study
-    return nearest(config.model, params, study.aspect_ratio, exact=True, fixed_depth=study.ladder == "width")
-
-
 def flops_per_token(config: RunConfig, model: ModelConfig, convention: str | None = None) -> float:
     """Training FLOPs of one token of a run of `config` with the shape `model`, by default in the study's convention."""
     sequences = config.train.batch_size // config.train.microbatches
@@ -169,8 +157,7 @@ def ladder(config: RunConfig, optima: Sequence[float]) -> tuple[Rung, ...]:
             rung = min(shapes, key=lambda r: abs(math.log(r.params / target)))
         else:
             # Deeper or wider at every step: a ladder that goes back and forth between the two is a noisier one.
-            above, fixed_depth = rungs[-1] if rungs else None, study.ladder == "width"
-            rung = nearest(config.model, target, study.aspect_ratio, above=above, fixed_depth=fixed_depth)
+            rung = nearest(config, target, above=rungs[-1] if rungs else None)
         # At the ends of the family several targets meet in one shape, or in shapes hardly apart.
         if abs(math.log(rung.params / target)) > 0.5 * math.log(study.size_ratio):
             continue

@@ -107,7 +107,7 @@ def verification(study_dir: pathlib.Path, predicted_params: float) -> Manifest:
     budget = holdout_budget(config)
     runs = []
     for role, factor in HELD_OUT.items():
-        rung = ladders.exact(config, factor * predicted_params)
+        rung = ladders.nearest(config, factor * predicted_params, exact=True)
         try:
             run = matched(config, rung.model, budget, role)
         except OffBudget as error:

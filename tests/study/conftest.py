@@ -12,10 +12,14 @@ from chinchilla_jax.study.plan import plan
 @pytest.fixture(scope="session")
 def small_plan():
     """A plan of twelve runs."""
-    return plan(RunConfig(
-        model=ModelConfig(vocab_size=512), data=DataConfig(vocab_size=512, seq_len=64), train=TrainConfig(batch_size=4),
-        study=StudyConfig(budgets=(2e11, 6e11), sizes=6, size_ratio=1.5, guess="D/N = 5", aspect_ratio=16.0),
-    ))  # fmt: skip
+    return plan(
+        RunConfig(
+            model=ModelConfig(vocab_size=512),
+            data=DataConfig(vocab_size=512, seq_len=64),
+            train=TrainConfig(batch_size=4),
+            study=StudyConfig(budgets=(2e11, 6e11), sizes=6, size_ratio=1.5, guess="D/N = 5", aspect_ratio=16.0),
+        )
+    )
 
 
 @pytest.fixture
@@ -31,8 +35,17 @@ def finish():
 
     def write(config, folder, facts, echo=print, **more):
         folder.mkdir(parents=True, exist_ok=True)
-        result = facts | {"loss": 3.0, "bits_per_byte": 1.5, "seconds": 2.0, "diverged": False,
-                          "time": {"step": 1.5, "compile": 0.25}} | more  # fmt: skip
+        result = (
+            facts
+            | {
+                "loss": 3.0,
+                "bits_per_byte": 1.5,
+                "seconds": 2.0,
+                "diverged": False,
+                "time": {"step": 1.5, "compile": 0.25},
+            }
+            | more
+        )
         (folder / "result.json").write_text(json.dumps(result))
         return result
 

@@ -26,13 +26,17 @@ def study(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("damage", [
-    lambda text: text.replace('"peak_lr": ', '"peak_lr": 1', 1),
-    lambda text: "".join(text.splitlines(keepends=True)[:-1]),
-    lambda text: text[:-40],
-    lambda text: "[]",
-    lambda text: "",
-], ids=["edited", "a run cut off", "half a line", "not a manifest", "empty"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace('"peak_lr": ', '"peak_lr": 1', 1),
+        lambda text: "".join(text.splitlines(keepends=True)[:-1]),
+        lambda text: text[:-40],
+        lambda text: "[]",
+        lambda text: "",
+    ],
+    ids=["edited", "a run cut off", "half a line", "not a manifest", "empty"],
+)
 def test_a_manifest_that_is_not_what_was_written_is_refused_by_name(study, damage):
     path = study / MANIFEST
     assert len(read_manifest(path).runs) == 24
@@ -84,8 +88,12 @@ SHAPE = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32
 def study_config(model=SHAPE, batch_size=4, **study):
     """A small study; keyword arguments change its study section."""
     values = {"budgets": (1e11, 3e11, 9e11), "size_ratio": 1.5, "guess": "D/N = 5", "aspect_ratio": 16.0} | study
-    return RunConfig(model=model, data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
-                     train=TrainConfig(batch_size=batch_size), study=StudyConfig(**values))  # fmt: skip
+    return RunConfig(
+        model=model,
+        data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
+        train=TrainConfig(batch_size=batch_size),
+        study=StudyConfig(**values),
+    )
 
 
 @pytest.fixture(scope="module")

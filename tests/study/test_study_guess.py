@@ -29,15 +29,24 @@ def study_config(model=SMALL, batch_size=8, microbatches=2, seq_len=64, mesh=Non
     """A study; keyword arguments change its study section."""
     values = {"budgets": (1e12, 4e12), "size_ratio": 1.5, "guess": "D/N = 5", "ladder": "width"} | study
     return RunConfig(
-        model=model, data=DataConfig(vocab_size=model.vocab_size, seq_len=seq_len), mesh=mesh or MeshConfig(),
-        train=TrainConfig(batch_size=batch_size, microbatches=microbatches), study=StudyConfig(**values),
-    )  # fmt: skip
+        model=model,
+        data=DataConfig(vocab_size=model.vocab_size, seq_len=seq_len),
+        mesh=mesh or MeshConfig(),
+        train=TrainConfig(batch_size=batch_size, microbatches=microbatches),
+        study=StudyConfig(**values),
+    )
 
 
 def paper_config(**study):
     """The paper's budgets and shapes."""
-    values = {"budgets": (6e18, 1e20, 3e21), "convention": "table_a4", "sizes": 9, "size_ratio": 1.35,
-              "ladder": "chinchilla", "guess": "D/N = 20"}  # fmt: skip
+    values = {
+        "budgets": (6e18, 1e20, 3e21),
+        "convention": "table_a4",
+        "sizes": 9,
+        "size_ratio": 1.35,
+        "ladder": "chinchilla",
+        "guess": "D/N = 20",
+    }
     return study_config(LARGE, 256, 1, 2048, **values | study)
 
 
@@ -62,7 +71,7 @@ def test_a_surface_is_minimised_under_the_count_of_the_study():
     found = guess(config).params(budget)
 
     def loss(params):
-        model = ladder.nearest(config.model, params, 32.0, exact=True, fixed_depth=True).model
+        model = ladder.nearest(config, params, exact=True).model
         per_param = ladder.flops_per_token(config, model, "executed") / count_parameters(model).total
         return float(law.loss(params, budget / (per_param * params)))
 
@@ -90,8 +99,15 @@ def write_study(folder, law, convention):
             params = float(law.optimum(budget)[0]) * 1.5**step
             tokens = budget / (6 * params)
             name = f"c{budget:.1e}-{step + 3}"
-            facts = {"name": name, "role": "isoflop", "budget": budget, "params": params, "tokens": tokens,
-                     "flops": budget, "convention": convention}  # fmt: skip
+            facts = {
+                "name": name,
+                "role": "isoflop",
+                "budget": budget,
+                "params": params,
+                "tokens": tokens,
+                "flops": budget,
+                "convention": convention,
+            }
             (folder / "runs" / name).mkdir(parents=True)
             result = facts | {"loss": float(law.loss(params, tokens)), "diverged": False}
             (folder / "runs" / name / "result.json").write_text(json.dumps(result))
@@ -119,15 +135,18 @@ def test_a_table_of_runs_is_a_guess():
         assert 3e10 < made.params(5.76e23) < 2e11  # the paper's approaches span 40 to 70 billion
 
 
-@pytest.mark.parametrize(("text", "told"), [
-    ("hofmann-1", r"did you mean 'hoffmann-1'\?"),
-    ("studies/none", "no published law and no file"),
-    ("D/N = 20, N = 0.1 C^0.5", "write 'D/N = 20, a = 0.5' with numbers"),
-    ("D/N = 20 C^0.1", "write 'D/N = 20, a = 0.5' with numbers"),
-    ("a = 0.5", "write 'D/N = 20, a = 0.5' with numbers"),
-    ("N = 0.1 D^0.5", "'D^0.5' is unknown".replace("^", r"\^")),
-    ("configs", "no manifest.jsonl|no such|study directory"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("hofmann-1", r"did you mean 'hoffmann-1'\?"),
+        ("studies/none", "no published law and no file"),
+        ("D/N = 20, N = 0.1 C^0.5", "write 'D/N = 20, a = 0.5' with numbers"),
+        ("D/N = 20 C^0.1", "write 'D/N = 20, a = 0.5' with numbers"),
+        ("a = 0.5", "write 'D/N = 20, a = 0.5' with numbers"),
+        ("N = 0.1 D^0.5", "'D^0.5' is unknown".replace("^", r"\^")),
+        ("configs", "no manifest.jsonl|no such|study directory"),
+    ],
+)
 def test_a_guess_that_cannot_be_read_is_refused(text, told, monkeypatch):
     monkeypatch.chdir(pathlib.Path(__file__).parent.parent.parent)
     with pytest.raises(ConfigError, match=told) as refused:

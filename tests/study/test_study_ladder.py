@@ -17,8 +17,12 @@ SHAPE = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32
 def study_config(model=SHAPE, batch_size=4, **study):
     """A small study; keyword arguments change its study section."""
     values = {"budgets": (1e11, 3e11, 9e11), "size_ratio": 1.5, "guess": "D/N = 5", "aspect_ratio": 16.0} | study
-    return RunConfig(model=model, data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
-                     train=TrainConfig(batch_size=batch_size), study=StudyConfig(**values))  # fmt: skip
+    return RunConfig(
+        model=model,
+        data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
+        train=TrainConfig(batch_size=batch_size),
+        study=StudyConfig(**values),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +39,20 @@ def test_the_ladder_is_monotone_and_near_its_ratio(config):
         assert large.params == count_parameters(large.model).total
 
 
-@pytest.mark.parametrize("template", [
-    SHAPE,
-    dataclasses.replace(SHAPE, position="rope", feed_forward="swiglu", biases="none", tie_embeddings=False, d_ff=176),
-    dataclasses.replace(SHAPE, position="rope", n_heads=4, n_kv_heads=2, head_dim=16),
-    dataclasses.replace(SHAPE, position="learned", norm="layernorm", biases="all"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "template",
+    [
+        SHAPE,
+        dataclasses.replace(
+            SHAPE, position="rope", feed_forward="swiglu", biases="none", tie_embeddings=False, d_ff=176
+        ),
+        dataclasses.replace(SHAPE, position="rope", n_heads=4, n_kv_heads=2, head_dim=16),
+        dataclasses.replace(SHAPE, position="learned", norm="layernorm", biases="all"),
+    ],
+)
 @pytest.mark.parametrize("params", [3e4, 3e5, 2e7, 3e9])
 def test_shapes_stay_in_the_family_and_hit_the_size(template, params):
-    rung = ladder.nearest(template, params, 32.0, exact=True)
+    rung = ladder.nearest(study_config(template, aspect_ratio=32.0), params, exact=True)
     if params >= 3e5:
         assert rung.params == pytest.approx(params, rel=0.05)
     made = rung.model
@@ -74,15 +83,22 @@ def test_all_shapes_of_a_width_ladder_have_the_depth_and_the_heads_of_the_templa
 def test_held_out_shapes_of_a_width_ladder_hit_their_sizes():
     model = dataclasses.replace(SHAPE, n_layers=2, n_heads=4, n_kv_heads=4, head_dim=16)
     for params in (5e4, 2e5, 4e5, 8e5):
-        rung = ladder.nearest(model, params, 16.0, exact=True, fixed_depth=True)
+        rung = ladder.nearest(study_config(model, ladder="width"), params, exact=True)
         assert rung.params == pytest.approx(params, rel=0.1)
         assert rung.params == count_parameters(rung.model).total
 
 
 def test_the_chinchilla_ladder_uses_published_shapes():
     model = dataclasses.replace(SHAPE, vocab_size=32000)
-    config = study_config(model, batch_size=64, budgets=(1e19, 1e20, 1e21), ladder="chinchilla", guess="D/N = 20",
-                          size_ratio=1.35, convention="table_a4")  # fmt: skip
+    config = study_config(
+        model,
+        batch_size=64,
+        budgets=(1e19, 1e20, 1e21),
+        ladder="chinchilla",
+        guess="D/N = 20",
+        size_ratio=1.35,
+        convention="table_a4",
+    )
     published = {(m.model.n_layers, m.model.d_model, m.model.n_heads, m.params) for m in ladder.published(model)}
     assert len(published) == 50
     for run in plan(config).runs:

@@ -20,8 +20,12 @@ SHAPE = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32
 def study_config(model=SHAPE, batch_size=4, **study):
     """A small study; keyword arguments change its study section."""
     values = {"budgets": (1e11, 3e11, 9e11), "size_ratio": 1.5, "guess": "D/N = 5", "aspect_ratio": 16.0} | study
-    return RunConfig(model=model, data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
-                     train=TrainConfig(batch_size=batch_size), study=StudyConfig(**values))  # fmt: skip
+    return RunConfig(
+        model=model,
+        data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
+        train=TrainConfig(batch_size=batch_size),
+        study=StudyConfig(**values),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def test_each_budget_has_three_sizes_on_both_sides_of_its_predicted_optimum(mani
 def test_the_predicted_optimum_trains_the_tokens_per_parameter_asked_for(config):
     middle = math.prod(config.study.budgets) ** (1 / len(config.study.budgets))
     params = guess(config).params(middle)
-    model = ladder.nearest(config.model, params, 16.0, exact=True).model
+    model = ladder.nearest(config, params, exact=True).model
     tokens = middle / ladder.flops_per_token(config, model, "executed")
     assert tokens / count_parameters(model).total == pytest.approx(5.0, rel=0.2)  # shapes are discrete
     assert guess(config).params(100 * middle) == pytest.approx(10 * params)
@@ -102,11 +106,14 @@ def test_runs_too_short_to_meet_the_budget_are_dropped_and_listed():
         assert not any(run.budget == row["budget"] and run.params == row["params"] for run in made.runs)
 
 
-@pytest.mark.parametrize(("changes", "key", "words"), [
-    ({"budgets": (1e6, 2e6)}, "study.budgets", "needed on each side"),
-    ({"budgets": (1e10, 9e11)}, "study.budgets", "smallest shape"),
-    ({"sizes": 5}, "study.sizes", "three on each side"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "key", "words"),
+    [
+        ({"budgets": (1e6, 2e6)}, "study.budgets", "needed on each side"),
+        ({"budgets": (1e10, 9e11)}, "study.budgets", "smallest shape"),
+        ({"sizes": 5}, "study.sizes", "three on each side"),
+    ],
+)
 def test_a_study_that_cannot_be_planned_names_the_key(changes, key, words):
     with pytest.raises(ConfigError, match=words) as error:
         plan(study_config(**changes))
@@ -173,8 +180,11 @@ def test_repeated_sizes_do_not_count_as_sizes_beside_the_optimum():
 
 
 def test_the_predicted_model_is_trained_with_several_seeds(tmp_path, config):
-    two = dataclasses.replace(config, study=dataclasses.replace(config.study, holdout_seeds=2),
-                              train=dataclasses.replace(config.train, seed=5))  # fmt: skip
+    two = dataclasses.replace(
+        config,
+        study=dataclasses.replace(config.study, holdout_seeds=2),
+        train=dataclasses.replace(config.train, seed=5),
+    )
     write_manifest(tmp_path / MANIFEST, plan(two))
     made = verification(tmp_path, 400_000.0)
     assert [run.role for run in made.runs] == ["predicted", "predicted", "half", "double"]

@@ -20,31 +20,46 @@ def study_config(model=SMALL, batch_size=8, microbatches=2, seq_len=64, mesh=Non
     """A study; keyword arguments change its study section."""
     values = {"budgets": (1e12, 4e12), "size_ratio": 1.5, "guess": "D/N = 5", "ladder": "width"} | study
     return RunConfig(
-        model=model, data=DataConfig(vocab_size=model.vocab_size, seq_len=seq_len), mesh=mesh or MeshConfig(),
-        train=TrainConfig(batch_size=batch_size, microbatches=microbatches), study=StudyConfig(**values),
-    )  # fmt: skip
+        model=model,
+        data=DataConfig(vocab_size=model.vocab_size, seq_len=seq_len),
+        mesh=mesh or MeshConfig(),
+        train=TrainConfig(batch_size=batch_size, microbatches=microbatches),
+        study=StudyConfig(**values),
+    )
 
 
 def paper_config(**study):
     """The paper's budgets and shapes."""
-    values = {"budgets": (6e18, 1e20, 3e21), "convention": "table_a4", "sizes": 9, "size_ratio": 1.35,
-              "ladder": "chinchilla", "guess": "D/N = 20"}  # fmt: skip
+    values = {
+        "budgets": (6e18, 1e20, 3e21),
+        "convention": "table_a4",
+        "sizes": 9,
+        "size_ratio": 1.35,
+        "ladder": "chinchilla",
+        "guess": "D/N = 20",
+    }
     return study_config(LARGE, 256, 1, 2048, **values | study)
 
 
-@pytest.mark.parametrize(("text", "told"), [
-    ("lr = N^-0.5", "must begin with a positive number"),
-    ("lr = -1 N^-0.5", "must begin with a positive number"),
-    ("lr = 0", "must begin with a positive number"),
-    ("lr = 1 M^-0.5", r"'M\^-0.5' is unknown; after the number come powers such as N\^-0.5, of N, N_ne, D, C, C_ne"),
-    ("lr = 1 N^", r"'\^' is unknown"),
-    ("lr = 1 N^-0.5 + 3", "is unknown"),
-    ("rate = 1 N^-0.5", r"write NAME = NUMBER ... with NAME one of lr, batch"),
-    ("lr = 1, lr = 2", "says twice what lr is"),
-    ("batch = 0.58 D^0.571", "has no learning rate"),
-    ("deepsek", r"unknown recipe 'deepsek' \(did you mean 'deepseek'\?\)"),
-    ("", "unknown recipe ''"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lr = N^-0.5", "must begin with a positive number"),
+        ("lr = -1 N^-0.5", "must begin with a positive number"),
+        ("lr = 0", "must begin with a positive number"),
+        (
+            "lr = 1 M^-0.5",
+            r"'M\^-0.5' is unknown; after the number come powers such as N\^-0.5, of N, N_ne, D, C, C_ne",
+        ),
+        ("lr = 1 N^", r"'\^' is unknown"),
+        ("lr = 1 N^-0.5 + 3", "is unknown"),
+        ("rate = 1 N^-0.5", r"write NAME = NUMBER ... with NAME one of lr, batch"),
+        ("lr = 1, lr = 2", "says twice what lr is"),
+        ("batch = 0.58 D^0.571", "has no learning rate"),
+        ("deepsek", r"unknown recipe 'deepsek' \(did you mean 'deepseek'\?\)"),
+        ("", "unknown recipe ''"),
+    ],
+)
 def test_a_recipe_that_cannot_be_read_is_refused(text, told):
     with pytest.raises(ConfigError, match=told) as refused:
         plan(study_config(recipe=text))
@@ -95,9 +110,18 @@ def test_deepseeks_batch_is_one_per_budget():
     assert sizes[0] * 2048 == pytest.approx(0.2920 * 6e18**0.3271, rel=0.01)
 
 
-@pytest.mark.parametrize(("wanted", "batch_size", "microbatches"), [
-    (0.2, 2, 1), (3.2, 4, 1), (7.0, 6, 1), (8.0, 8, 1), (11.0, 8, 1), (13.0, 16, 2), (100.0, 96, 12),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wanted", "batch_size", "microbatches"),
+    [
+        (0.2, 2, 1),
+        (3.2, 4, 1),
+        (7.0, 6, 1),
+        (8.0, 8, 1),
+        (11.0, 8, 1),
+        (13.0, 16, 2),
+        (100.0, 96, 12),
+    ],
+)
 def test_a_batch_is_whole_microbatches_spread_over_the_devices(wanted, batch_size, microbatches):
     """Rows of a microbatch (8 here) fit the memory and stay; only a smaller batch has fewer, even over 2 devices."""
     recipe_text = f"lr = 1, batch = {wanted * 64}"

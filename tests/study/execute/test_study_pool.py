@@ -76,14 +76,16 @@ def test_an_error_stops_the_study_and_shows_the_end_of_the_log(study):
 
 
 def test_sigterm_to_the_parent_stops_the_workers_and_a_restart_finishes(study, small_plan):
-    script = (f"import sys, os; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
-              "from test_study_pool import fake_workers\n"
-              "from chinchilla_jax.study.execute.pool import work\n"
-              "from chinchilla_jax.study.execute.worker import Stopped\n"
-              "import pathlib\n"
-              "study = pathlib.Path(sys.argv[1])\n"
-              "try: work(study, workers=2, command=fake_workers(study, 'time.sleep(0.5)'))\n"
-              "except Stopped: sys.exit(42)\n")  # fmt: skip
+    script = (
+        f"import sys, os; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "from test_study_pool import fake_workers\n"
+        "from chinchilla_jax.study.execute.pool import work\n"
+        "from chinchilla_jax.study.execute.worker import Stopped\n"
+        "import pathlib\n"
+        "study = pathlib.Path(sys.argv[1])\n"
+        "try: work(study, workers=2, command=fake_workers(study, 'time.sleep(0.5)'))\n"
+        "except Stopped: sys.exit(42)\n"
+    )
     parent = subprocess.Popen([sys.executable, "-c", script, str(study)])
     _until(lambda: len(list(study.glob("runs/*/result.json"))) >= 2)
     parent.send_signal(signal.SIGTERM)

@@ -36,8 +36,12 @@ def test_status_tells_done_running_and_waiting(study, small_plan, finish):
 @pytest.fixture
 def told(study, small_plan, finish):
     """The line of `status` about a study of which two runs are finished and one has begun."""
-    for run, time, share in zip(small_plan.runs[:2], ({"step": 30.0, "compile": 5.0}, {"step": 10.0, "compile": 5.0}),
-                                ((0.2, 0.4), (0.5, 0.6)), strict=True):  # fmt: skip
+    for run, time, share in zip(
+        small_plan.runs[:2],
+        ({"step": 30.0, "compile": 5.0}, {"step": 10.0, "compile": 5.0}),
+        ((0.2, 0.4), (0.5, 0.6)),
+        strict=True,
+    ):
         used = dict(zip(("6nd", "executed"), share, strict=True))
         finish(None, run_folder(study, run.name), run.facts(), time=time, utilisation={"step": used, "all": used})
     begun = run_folder(study, small_plan.runs[2].name)
