@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -61,7 +60,7 @@ def guess(config: RunConfig) -> Guess:
     surfaces = published_surfaces()
     if text in surfaces:
         return Guess(_optimum(config, published.surface(text)), f"{text}: {published.law(text).source}")
-    if files.exists(pathlib.Path(text)):
+    if files.exists(text):
         return _fitted(config, text)
     names = [*POWER_LAWS, *surfaces]
     raise ConfigError(

@@ -82,7 +82,7 @@ def standing_by(
     workers: int,
     echo: Callable[[str], None],
 ) -> Iterator[Pool | None]:
-    """Workers that get ready while the block finds out what they shall do, see `backend.StandBy`.
+    """Workers that get ready while the block finds out what they shall do, see `backend.Backend`.
 
     Each compiles one of the first runs that are waiting. None where accelerators compute: a worker would take them from
     whoever has them now.
@@ -107,7 +107,9 @@ def _command(study: pathlib.Path, manifest: str, worker: int, workers: int) -> l
 class Pool:
     """The worker processes."""
 
-    def __init__(self, study: pathlib.Path, workers: int, command: Callable[[int], list[str]], echo):
+    def __init__(
+        self, study: pathlib.Path, workers: int, command: Callable[[int], list[str]], echo: Callable[[str], None]
+    ):
         self.study, self.command, self.echo = study, command, echo
         self.processes: list[subprocess.Popen | None] = [None] * workers
         self.restarts = [0] * workers

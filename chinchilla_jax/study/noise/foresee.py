@@ -119,7 +119,7 @@ def _fitted(text: str, config: RunConfig, budget: float, largest: float) -> tupl
     from chinchilla_jax.scaling.read.load import load_runs
     from chinchilla_jax.scaling.read.runs import FitRefused
 
-    if not files.exists(pathlib.Path(text)):
+    if not files.exists(text):
         return None
     try:
         loaded = load_runs(text)
