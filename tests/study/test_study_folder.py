@@ -2,7 +2,6 @@
 
 import pytest
 
-from chinchilla_jax.config import DataConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused
 from chinchilla_jax.study.folder import (
@@ -18,6 +17,7 @@ from chinchilla_jax.study.folder import (
 )
 from chinchilla_jax.study.plan import plan
 from configs.isoflop import tiny
+from tests.study.cases import study_config
 
 
 @pytest.fixture()
@@ -80,32 +80,6 @@ def test_a_study_in_which_nothing_is_finished_loads_with_every_run_listed(study)
     loaded = load_runs(study)
     assert not loaded.runs and len(loaded.bad) == 24
     assert all(row.reason == "not finished: no result.json" for row in loaded.bad)
-
-
-SHAPE = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
-
-
-def study_config(model=SHAPE, batch_size=4, **study):
-    """A small study; keyword arguments change its study section."""
-    values = {"budgets": (1e11, 3e11, 9e11), "size_ratio": 1.5, "guess": "D/N = 5", "aspect_ratio": 16.0} | study
-    return RunConfig(
-        model=model,
-        data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
-        train=TrainConfig(batch_size=batch_size),
-        study=StudyConfig(**values),
-    )
-
-
-@pytest.fixture(scope="module")
-def config():
-    """The study most tests plan."""
-    return study_config()
-
-
-@pytest.fixture(scope="module")
-def manifest(config):
-    """Its plan."""
-    return plan(config)
 
 
 def test_planning_is_deterministic_and_a_manifest_is_never_changed(tmp_path, manifest, config):

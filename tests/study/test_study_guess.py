@@ -8,46 +8,16 @@ import pathlib
 import numpy as np
 import pytest
 
-from chinchilla_jax.config import ConfigError, DataConfig, MeshConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
+from chinchilla_jax.config import ConfigError
 from chinchilla_jax.ledger import count_parameters
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.laws.published import surface
 from chinchilla_jax.study import ladder
 from chinchilla_jax.study.guess import guess, published_surfaces
 from chinchilla_jax.study.plan import plan
+from tests.study.cases import paper_config, width_config
 
 FIGURE_4 = pathlib.Path(__file__).parent.parent / "scaling" / "data" / "chinchilla_fig4_points.csv"
-
-
-SMALL = ModelConfig(n_layers=2, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
-
-
-LARGE = ModelConfig(n_layers=12, d_model=1024, n_heads=16, n_kv_heads=16, head_dim=64, d_ff=4096, vocab_size=32000)
-
-
-def study_config(model=SMALL, batch_size=8, microbatches=2, seq_len=64, mesh=None, **study):
-    """A study; keyword arguments change its study section."""
-    values = {"budgets": (1e12, 4e12), "size_ratio": 1.5, "guess": "D/N = 5", "ladder": "width"} | study
-    return RunConfig(
-        model=model,
-        data=DataConfig(vocab_size=model.vocab_size, seq_len=seq_len),
-        mesh=mesh or MeshConfig(),
-        train=TrainConfig(batch_size=batch_size, microbatches=microbatches),
-        study=StudyConfig(**values),
-    )
-
-
-def paper_config(**study):
-    """The paper's budgets and shapes."""
-    values = {
-        "budgets": (6e18, 1e20, 3e21),
-        "convention": "table_a4",
-        "sizes": 9,
-        "size_ratio": 1.35,
-        "ladder": "chinchilla",
-        "guess": "D/N = 20",
-    }
-    return study_config(LARGE, 256, 1, 2048, **values | study)
 
 
 def test_the_published_guesses_are_the_printed_optima():
@@ -66,7 +36,7 @@ def test_the_published_guesses_are_the_printed_optima():
 
 def test_a_surface_is_minimised_under_the_count_of_the_study():
     """Small models cost far more than 6 N per token, so the same law wants another N there."""
-    config = study_config(guess="besiroglu2024", convention="executed")
+    config = width_config(guess="besiroglu2024", convention="executed")
     law, budget = surface("besiroglu2024"), 1e13
     found = guess(config).params(budget)
 
@@ -118,13 +88,13 @@ def write_study(folder, law, convention):
 def test_a_finished_study_is_the_next_ones_guess(tmp_path):
     law = Surface(2.2, 60.0, 300.0, 0.32, 0.36)
     write_study(tmp_path, law, "6nd")
-    same = guess(study_config(guess=str(tmp_path), convention="6nd"))
+    same = guess(width_config(guess=str(tmp_path), convention="6nd"))
     assert same.params(6.4e12) == pytest.approx(float(law.optimum(6.4e12)[0]), rel=0.05)
     assert "approach 2 of the 21 runs" in same.provenance
     # Counted otherwise, the power law of C would be another's; the surface serves every count.
-    other = guess(study_config(guess=str(tmp_path), convention="executed"))
+    other = guess(width_config(guess=str(tmp_path), convention="executed"))
     assert "approach 3 of the 21 runs" in other.provenance
-    planted = guess(study_config(guess="besiroglu2024", convention="executed"))
+    planted = guess(width_config(guess="besiroglu2024", convention="executed"))
     assert planted.provenance != other.provenance
 
 
@@ -150,5 +120,5 @@ def test_a_table_of_runs_is_a_guess():
 def test_a_guess_that_cannot_be_read_is_refused(text, told, monkeypatch):
     monkeypatch.chdir(pathlib.Path(__file__).parent.parent.parent)
     with pytest.raises(ConfigError, match=told) as refused:
-        plan(study_config(guess=text))
+        plan(width_config(guess=text))
     assert refused.value.key == "study.guess"

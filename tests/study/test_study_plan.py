@@ -6,38 +6,14 @@ import math
 
 import pytest
 
-from chinchilla_jax.config import ConfigError, DataConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
+from chinchilla_jax.config import ConfigError
 from chinchilla_jax.ledger import count_parameters, count_run
 from chinchilla_jax.study import ladder
 from chinchilla_jax.study.cell import TOLERANCE
 from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, StudyError, read_manifest, write_manifest
 from chinchilla_jax.study.guess import guess
 from chinchilla_jax.study.plan import plan, seeds_at, verification
-
-SHAPE = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
-
-
-def study_config(model=SHAPE, batch_size=4, **study):
-    """A small study; keyword arguments change its study section."""
-    values = {"budgets": (1e11, 3e11, 9e11), "size_ratio": 1.5, "guess": "D/N = 5", "aspect_ratio": 16.0} | study
-    return RunConfig(
-        model=model,
-        data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
-        train=TrainConfig(batch_size=batch_size),
-        study=StudyConfig(**values),
-    )
-
-
-@pytest.fixture(scope="module")
-def config():
-    """The study most tests plan."""
-    return study_config()
-
-
-@pytest.fixture(scope="module")
-def manifest(config):
-    """Its plan."""
-    return plan(config)
+from tests.study.cases import study_config
 
 
 def test_every_run_spends_its_budget_and_its_horizon_is_its_tokens(manifest, config):

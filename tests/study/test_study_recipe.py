@@ -4,41 +4,12 @@ import dataclasses
 
 import pytest
 
-from chinchilla_jax.config import ConfigError, DataConfig, MeshConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
+from chinchilla_jax.config import ConfigError, MeshConfig
 from chinchilla_jax.ledger import count_parameters
 from chinchilla_jax.study import recipe
 from chinchilla_jax.study.plan import plan
 from chinchilla_jax.study.recipe import read_recipe, with_recipe
-
-SMALL = ModelConfig(n_layers=2, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
-
-
-LARGE = ModelConfig(n_layers=12, d_model=1024, n_heads=16, n_kv_heads=16, head_dim=64, d_ff=4096, vocab_size=32000)
-
-
-def study_config(model=SMALL, batch_size=8, microbatches=2, seq_len=64, mesh=None, **study):
-    """A study; keyword arguments change its study section."""
-    values = {"budgets": (1e12, 4e12), "size_ratio": 1.5, "guess": "D/N = 5", "ladder": "width"} | study
-    return RunConfig(
-        model=model,
-        data=DataConfig(vocab_size=model.vocab_size, seq_len=seq_len),
-        mesh=mesh or MeshConfig(),
-        train=TrainConfig(batch_size=batch_size, microbatches=microbatches),
-        study=StudyConfig(**values),
-    )
-
-
-def paper_config(**study):
-    """The paper's budgets and shapes."""
-    values = {
-        "budgets": (6e18, 1e20, 3e21),
-        "convention": "table_a4",
-        "sizes": 9,
-        "size_ratio": 1.35,
-        "ladder": "chinchilla",
-        "guess": "D/N = 20",
-    }
-    return study_config(LARGE, 256, 1, 2048, **values | study)
+from tests.study.cases import LARGE, SMALL, paper_config, width_config
 
 
 @pytest.mark.parametrize(
@@ -62,7 +33,7 @@ def paper_config(**study):
 )
 def test_a_recipe_that_cannot_be_read_is_refused(text, told):
     with pytest.raises(ConfigError, match=told) as refused:
-        plan(study_config(recipe=text))
+        plan(width_config(recipe=text))
     assert refused.value.key == "study.recipe"
 
 
@@ -125,7 +96,7 @@ def test_deepseeks_batch_is_one_per_budget():
 def test_a_batch_is_whole_microbatches_spread_over_the_devices(wanted, batch_size, microbatches):
     """Rows of a microbatch (8 here) fit the memory and stay; only a smaller batch has fewer, even over 2 devices."""
     recipe_text = f"lr = 1, batch = {wanted * 64}"
-    config = study_config(batch_size=16, microbatches=2, mesh=MeshConfig(data=2), recipe=recipe_text)
+    config = width_config(batch_size=16, microbatches=2, mesh=MeshConfig(data=2), recipe=recipe_text)
     made = with_recipe(config, 1e12)[0].train
     assert made.microbatches == microbatches
     assert abs(made.batch_size - batch_size) <= (2 if wanted == 7.0 else 0)
@@ -133,7 +104,7 @@ def test_a_batch_is_whole_microbatches_spread_over_the_devices(wanted, batch_siz
 
 
 def test_a_recipe_without_a_batch_leaves_that_of_the_config():
-    made, provenance = with_recipe(study_config(recipe="lr = 0.5 N^-0.5"), 1e12)
+    made, provenance = with_recipe(width_config(recipe="lr = 0.5 N^-0.5"), 1e12)
     assert (made.train.batch_size, made.train.microbatches) == (8, 2)
     assert made.optimizer.peak_lr == pytest.approx(0.5 * count_parameters(SMALL).total ** -0.5, rel=1e-3)
     assert "as in the config" in provenance and "N = " in provenance and "D = " not in provenance

@@ -21,12 +21,9 @@ from chinchilla_jax.study.plan import plan
 from chinchilla_jax.training import loop
 from chinchilla_jax.training.metrics import read_metrics
 from configs.isoflop import tiny
+from tests.study.cases import quiet
 
 BUDGETS = (2e9, 4e9)
-
-
-def quiet(_):
-    """An `echo` that says nothing."""
 
 
 def trunk_config(data_dir="data", **optimizer):

@@ -11,12 +11,9 @@ from chinchilla_jax.study.execute.worker import Stopped, work_alone
 from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, StudyError, planned_runs, read_result
 from chinchilla_jax.study.pipeline import run_study
 from configs.isoflop import tiny
+from tests.study.cases import quiet
 
 LAW = Surface(2.0, 30.0, 90.0, 0.4, 0.42)
-
-
-def quiet(_):
-    """An `echo` that says nothing."""
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from chinchilla_jax.study.execute import lease
+from tests.study.cases import until
 
 
 def _dead_pid():
@@ -64,9 +65,9 @@ def test_the_heartbeat_beats_and_notices_a_lost_lease(tmp_path):
     os.utime(held.path, (0, 0))
     lost = []
     held.keep(lambda: lost.append(True), interval=0.02)
-    _until(lambda: held.path.stat().st_mtime > 1)
+    until(lambda: held.path.stat().st_mtime > 1)
     held.path.write_text(json.dumps({"host": "elsewhere"}))
-    _until(lambda: lost)
+    until(lambda: lost)
     held.release()
     assert held.path.exists(), "another's lease is not removed"
 
@@ -92,10 +93,3 @@ def test_of_several_workers_one_gets_each_run_also_when_all_leases_are_stale(tmp
         process.join(timeout=60)
     claimed = sorted(results.get(timeout=5) for _ in range(40))
     assert claimed == list(range(40)) and results.empty()
-
-
-def _until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)

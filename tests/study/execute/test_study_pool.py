@@ -4,18 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from chinchilla_jax.study.execute import pool
 from chinchilla_jax.study.execute.pool import standing_by, work
 from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, read_result
-
-
-def quiet(_):
-    """An `echo` that says nothing."""
-
+from tests.study.cases import quiet, until
 
 FAKE = """
 import json, os, pathlib, sys, time
@@ -87,20 +82,13 @@ def test_sigterm_to_the_parent_stops_the_workers_and_a_restart_finishes(study, s
         "except Stopped: sys.exit(42)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script, str(study)])
-    _until(lambda: len(list(study.glob("runs/*/result.json"))) >= 2)
+    until(lambda: len(list(study.glob("runs/*/result.json"))) >= 2)
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(timeout=60) == 42
     done = set(study.glob("runs/*/result.json"))
     assert 2 <= len(done) < len(small_plan.runs) and not list(study.glob("runs/*/lease.json"))
     work(study, workers=2, echo=quiet, command=fake_workers(study, "pass"))
     assert all(len(pids) == 1 for pids in _tried(study).values())
-
-
-def _until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
 
 
 def test_beside_accelerators_no_worker_stands_by(study, small_plan, monkeypatch):

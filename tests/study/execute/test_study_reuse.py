@@ -7,10 +7,7 @@ from chinchilla_jax.study.folder import (
     read_result,
     run_folder,
 )
-
-
-def quiet(_):
-    """An `echo` that says nothing."""
+from tests.study.cases import quiet
 
 
 def test_a_branch_answers_with_its_loss_and_without_the_seconds_of_its_tail(study, small_plan, finish):

@@ -12,10 +12,7 @@ from chinchilla_jax.study.execute import worker
 from chinchilla_jax.study.execute.status import status
 from chinchilla_jax.study.execute.worker import Stopped, even_share, preparation, work_alone
 from chinchilla_jax.study.folder import MANIFEST, read_result, run_folder
-
-
-def quiet(_):
-    """An `echo` that says nothing."""
+from tests.study.cases import quiet
 
 
 def test_a_worker_trains_every_run_once_the_longest_first(study, small_plan, finish):

@@ -27,10 +27,7 @@ from chinchilla_jax.study.noise import measure as noise
 from chinchilla_jax.study.noise.measure import chosen, factors, measure, noise_plan
 from chinchilla_jax.study.plan import plan
 from configs.isoflop import tiny
-
-
-def quiet(_):
-    """An `echo` that says nothing."""
+from tests.study.cases import quiet
 
 
 def test_by_default_the_size_nearest_the_optimum_of_three_budgets_is_taken(small_plan):
