@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+Echo = Callable[[str], None]  # prints a line
+
 MOST_PERCENT = 3.0  # a relative change beyond 300% is written as a factor
 
 

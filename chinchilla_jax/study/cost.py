@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from chinchilla_jax.base.words import duration
+from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.study.cell import TRUNK, size_name
 from chinchilla_jax.study.execute.pace import estimate
 from chinchilla_jax.study.folder import Manifest, PlannedRun
@@ -12,7 +12,7 @@ from chinchilla_jax.study.plan import holdout_budget, holdout_runs
 from chinchilla_jax.study.recipe import read_recipe
 
 
-def describe(manifest: Manifest, workers: int, echo: Callable[[str], None]) -> None:
+def describe(manifest: Manifest, workers: int, echo: Echo) -> None:
     """Prints a manifest as a table, then what it rests on and what it costs in all.
 
     Args:

@@ -10,11 +10,11 @@ import dataclasses
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from chinchilla_jax.base import files
-from chinchilla_jax.base.words import duration
+from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job.cores import default_workers
 from chinchilla_jax.study import folder
@@ -31,11 +31,7 @@ STAGE_SECONDS = "stages.json"
 
 
 def run_study(
-    config: RunConfig,
-    study: str | pathlib.Path,
-    workers: int | None = None,
-    echo: Callable[[str], None] = print,
-    backend: str = LOCAL,
+    config: RunConfig, study: str | pathlib.Path, workers: int | None = None, echo: Echo = print, backend: str = LOCAL
 ) -> pathlib.Path:
     """Does whatever of a study is not done yet; returns the path of its report.
 
@@ -60,7 +56,7 @@ class _Pipeline:
     study: pathlib.Path
     manifest: Manifest
     workers: int
-    echo: Callable[[str], None]
+    echo: Echo
     backend: str
     early: contextlib.ExitStack
 

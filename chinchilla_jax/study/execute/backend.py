@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.study.execute import pool
 from chinchilla_jax.study.folder import StudyError, read_manifest, unfinished
@@ -56,9 +57,7 @@ def get_backend(name: str) -> Backend:
     return BACKENDS[name]
 
 
-def run_manifest(
-    name: str, study: pathlib.Path, manifest: str, workers: int, echo: Callable[[str], None], ready: Any = None
-) -> None:
+def run_manifest(name: str, study: pathlib.Path, manifest: str, workers: int, echo: Echo, ready: Any = None) -> None:
     """Has the back-end `name` bring the runs of a manifest to an end, see `Backend.run`. Raises StudyError if runs have
     no result afterwards.
     """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from chinchilla_jax.base.errors import FAILED, PREEMPTED, USAGE
-from chinchilla_jax.base.words import duration
+from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job import cores
 from chinchilla_jax.study import folder
@@ -29,7 +29,7 @@ def work(
     study: str | pathlib.Path,
     manifest: str = MANIFEST,
     workers: int | None = None,
-    echo: Callable[[str], None] = print,
+    echo: Echo = print,
     ready: Pool | None = None,
     command: Callable[[int], list[str]] | None = None,
 ) -> None:
@@ -75,12 +75,7 @@ def work(
 
 @contextlib.contextmanager
 def standing_by(
-    study: pathlib.Path,
-    manifest: str,
-    template: RunConfig,
-    waiting: Sequence[PlannedRun],
-    workers: int,
-    echo: Callable[[str], None],
+    study: pathlib.Path, manifest: str, template: RunConfig, waiting: Sequence[PlannedRun], workers: int, echo: Echo
 ) -> Iterator[Pool | None]:
     """Workers that get ready while the block finds out what they shall do, see `backend.Backend`.
 
@@ -107,9 +102,7 @@ def _command(study: pathlib.Path, manifest: str, worker: int, workers: int) -> l
 class Pool:
     """The worker processes."""
 
-    def __init__(
-        self, study: pathlib.Path, workers: int, command: Callable[[int], list[str]], echo: Callable[[str], None]
-    ):
+    def __init__(self, study: pathlib.Path, workers: int, command: Callable[[int], list[str]], echo: Echo):
         self.study, self.command, self.echo = study, command, echo
         self.processes: list[subprocess.Popen | None] = [None] * workers
         self.restarts = [0] * workers
@@ -218,7 +211,7 @@ class Pool:
 class _Monitor:
     """Reports how far the runs are, from what they write."""
 
-    def __init__(self, study: pathlib.Path, plan: Manifest, workers: int, echo: Callable[[str], None]):
+    def __init__(self, study: pathlib.Path, plan: Manifest, workers: int, echo: Echo):
         self.study, self.plan, self.workers, self.echo = study, plan, workers, echo
         self.every = 5.0 if sys.stdout.isatty() else 15.0
         self.waiting = folder.unfinished(study, plan.runs)

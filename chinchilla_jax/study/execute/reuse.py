@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from chinchilla_jax.base import files
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.study import folder
 from chinchilla_jax.study.execute import lease
 from chinchilla_jax.study.folder import PlannedRun
@@ -29,9 +30,7 @@ def finished_twin(study: pathlib.Path, run: PlannedRun, others: Sequence[Planned
     return None
 
 
-def reuse(
-    study: pathlib.Path, runs: Sequence[PlannedRun], others: Sequence[PlannedRun], echo: Callable[[str], None] = print
-) -> None:
+def reuse(study: pathlib.Path, runs: Sequence[PlannedRun], others: Sequence[PlannedRun], echo: Echo = print) -> None:
     """Gives unfinished `runs` the results of finished `others` of the same config.
 
     The result says under `reused` whose it is and, under `reused_seconds`, how long that took; a branch's seconds are

@@ -6,9 +6,9 @@ import dataclasses
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from chinchilla_jax.base.words import duration
+from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.study import folder
 from chinchilla_jax.study.execute import lease
 from chinchilla_jax.study.folder import MANIFEST, PlannedRun, StudyError
@@ -77,7 +77,7 @@ def time_spent(study: pathlib.Path, runs: Iterable[PlannedRun]) -> tuple[dict[st
     return dict(parts), {"step": {name: total / steps for name, total in used.items()}} if steps else None
 
 
-def status(study: str | pathlib.Path, echo: Callable[[str], None] = print) -> list[RunStatus]:
+def status(study: str | pathlib.Path, echo: Echo = print) -> list[RunStatus]:
     """Prints the table of a study's runs and a summary line. Raises StudyError if there is no manifest."""
     study = pathlib.Path(study)
     runs = folder.planned_runs(study, (MANIFEST, folder.VERIFICATION, folder.NOISE))

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import PREEMPTED, ExplainedError
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job import cores, distributed
 from chinchilla_jax.study import folder
@@ -115,7 +116,7 @@ def work_alone(
     study: pathlib.Path,
     manifest: str,
     worker: int,
-    echo: Callable[[str], None] = print,
+    echo: Echo = print,
     train: Train | None = None,
     parent: int | None = None,
     first: str | None = None,
@@ -203,9 +204,7 @@ def _claim_next(
     return None
 
 
-def _train_one(
-    study: pathlib.Path, run: PlannedRun, held: lease.Lease | None, echo: Callable[[str], None], train: Train | None
-) -> None:
+def _train_one(study: pathlib.Path, run: PlannedRun, held: lease.Lease | None, echo: Echo, train: Train | None) -> None:
     from chinchilla_jax.training import loop
 
     def report(text: str) -> None:

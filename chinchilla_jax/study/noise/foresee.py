@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable
 
 from chinchilla_jax.base import files
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.scaling.read.repeats import noise_of_repeats
 from chinchilla_jax.study.folder import MANIFEST, NOISE_RESULT, Manifest, finished, planned_runs, read_json_or
@@ -19,7 +19,7 @@ _LAW = "besiroglu2024"
 _IRREDUCIBLE = 0.6
 
 
-def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Callable[[str], None]) -> None:
+def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Echo) -> None:
     """Prints how sure the study's prediction will be, or how to measure what that depends on.
 
     Args:

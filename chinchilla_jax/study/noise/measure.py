@@ -14,10 +14,10 @@ import dataclasses
 import itertools
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from chinchilla_jax.base import files
-from chinchilla_jax.base.words import duration
+from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.config import RunConfig, did_you_mean
 from chinchilla_jax.parallel.job.cores import default_workers
 from chinchilla_jax.study import folder
@@ -40,7 +40,7 @@ def measure(
     seeds: int,
     rates: str,
     workers: int | None = None,
-    echo: Callable[[str], None] = print,
+    echo: Echo = print,
     dry_run: bool = False,
     backend: str = LOCAL,
 ) -> None:
