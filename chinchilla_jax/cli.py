@@ -60,9 +60,10 @@ def _plan(values: flags.FlagValues) -> int:
     With --slice every distinct step is first compiled for that TPU slice, as `preflight` does: a plan with a run that
     does not fit is refused, and the manifest's lines say what memory and time each run needs.
     """
+    from chinchilla_jax.study.cost import describe
     from chinchilla_jax.study.folder import MANIFEST, write_manifest
     from chinchilla_jax.study.noise.foresee import foresee
-    from chinchilla_jax.study.plan import describe, plan
+    from chinchilla_jax.study.plan import plan
 
     config = _config(values)
     study = _folder(values, "study") if values.study or not values.dry_run else None
@@ -160,9 +161,7 @@ def _work(values: flags.FlagValues) -> int:
     from chinchilla_jax.study.folder import read_manifest
 
     if values.standby:
-        from chinchilla_jax.study.execute.standby import stand_by
-
-        first = stand_by(study, values.worker, values.workers)
+        first = worker.stand_by(study, values.worker, values.workers)
         worker.work_alone(study, values.manifest, values.worker, _echo, parent=values.parent, first=first)
         return DONE
     template = read_manifest(study / values.manifest).template()

@@ -85,7 +85,8 @@ def predict(values: flags.FlagValues) -> int:
     with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
         prediction = ask(loaded, names, question, fits, values.output, _echo)
     if values.verify:
-        from chinchilla_jax.study.plan import describe, verification
+        from chinchilla_jax.study.cost import describe
+        from chinchilla_jax.study.plan import verification
 
         planned = verification(loaded, prediction.best.params)
         describe(planned, cores.default_workers(planned.template()), _echo)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+Echo = Callable[[str], None]  # prints a line
+
 MOST_PERCENT = 3.0  # a relative change beyond 300% is written as a factor
 
 
@@ -39,6 +41,16 @@ def percent(value: float) -> str:
 def change(value: float) -> str:
     """A relative change with its sign: '+1.23%', or 'x5' beyond +300%."""
     return f"{value:+.2%}" if value <= MOST_PERCENT else percent(value)
+
+
+def duration(seconds: float) -> str:
+    """45 -> '45 s', 600 -> '10 min', 9000 -> '2.5 h', 1e6 -> '11.6 d'."""
+    if not math.isfinite(seconds):
+        return "?"
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.{0 if name != 'h' else 1}f} {name}"
+    return f"{seconds / 86400:.1f} d"
 
 
 def _factor(value: float) -> str:

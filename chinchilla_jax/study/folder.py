@@ -1,12 +1,12 @@
 """Where does a study keep what?
 
-    STUDY/manifest.jsonl       header line, then one line per IsoFLOP run; never changed once written
-    STUDY/verification.jsonl   the same for the runs at the held-out budget
-    STUDY/noise.jsonl          the same for runs that measure noise (`noise`), noise.json what they came to
-    STUDY/runs/NAME/           one run: config.json, metrics.jsonl, checkpoints, lease.json, result.json (written last)
-    STUDY/logs/                output of the workers
-    STUDY/compilation_cache/   compiled programs, shared by all workers
-    STUDY/stages.json          seconds spent in each stage, over all restarts
+STUDY/manifest.jsonl       header line, then one line per IsoFLOP run; never changed once written
+STUDY/verification.jsonl   the same for the runs at the held-out budget
+STUDY/noise.jsonl          the same for runs that measure noise (`noise`), noise.json what they came to
+STUDY/runs/NAME/           one run: config.json, metrics.jsonl, checkpoints, lease.json, result.json (written last)
+STUDY/logs/                output of the workers
+STUDY/compilation_cache/   compiled programs, shared by all workers
+STUDY/stages.json          seconds spent in each stage, over all restarts
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import USAGE, ExplainedError
-from chinchilla_jax.base.files import write_text
 from chinchilla_jax.config import RunConfig
 
 MANIFEST = "manifest.jsonl"
 VERIFICATION = "verification.jsonl"
 NOISE, NOISE_RESULT = "noise.jsonl", "noise.json"
+RESULT = "result.json"
+TAIL_BYTES = 8192  # of a run's metrics, read to see how far it is
 
 
 class StudyError(ExplainedError):
@@ -86,24 +88,23 @@ class PlannedRun:
 
     def facts(self) -> dict[str, Any]:
         """What goes into the run's `result.json`, so that a fit needs nothing else."""
-        facts = {"name": self.name, "role": self.role, "budget": self.budget, "convention": self.convention,
-                 "params": self.params, "params_non_embedding": self.params_non_embedding, "tokens": self.tokens,
-                 "flops": self.cost, "flops_by_convention": self.flops,
-                 "seed": self.config["train"]["seed"]}  # fmt: skip
+        same = ("name", "role", "budget", "convention", "params", "params_non_embedding", "tokens")
+        facts = {name: getattr(self, name) for name in same}
+        facts |= {"flops": self.cost, "flops_by_convention": self.flops, "seed": self.config["train"]["seed"]}
         if self.trunk:
             facts |= {"trunk": self.trunk, "fork_step": self.fork_step, "flops_spent": self.spent()}
         return facts
 
 
 def training_order(
-    runs: Sequence[PlannedRun], seconds: Callable[[PlannedRun], float] | None = None
+    runs: Sequence[PlannedRun], seconds: Callable[[PlannedRun], float] = lambda run: run.estimated_seconds
 ) -> list[PlannedRun]:
     """The order in which workers take runs: what others wait for first, then the longest first.
 
     Args:
       seconds: how long a run takes, if that is known better than when it was planned.
     """
-    return sorted(runs, key=lambda run: (not run.keep_steps, -(seconds(run) if seconds else run.estimated_seconds)))
+    return sorted(runs, key=lambda run: (not run.keep_steps, -seconds(run)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,56 +128,50 @@ class Manifest:
 def write_manifest(path: pathlib.Path, manifest: Manifest) -> bool:
     """Writes `path` unless it holds the same plan already; returns whether it wrote.
 
-    Who made a plan (version, revision) is not part of what it is.
-
-    Raises:
-      StudyError: `path` holds another plan.
+    Who made a plan (version, revision) is not part of what it is. Raises StudyError if `path` holds another plan.
     """
-    if path.exists():
-        there = read_manifest(path)
-        same = there.runs == manifest.runs and there.header["study_hash"] == manifest.header["study_hash"]
-        if not same:
-            raise StudyError(f"{path}: holds another plan (study hash {there.header['study_hash']}, this config gives "
-                             f"{manifest.header['study_hash']}); a manifest is never changed: use another --study "
-                             "folder, or delete that one")  # fmt: skip
+    if files.exists(path):
+        before = read_manifest(path)
+        hashes = [one.header["study_hash"] for one in (before, manifest)]
+        if before.runs != manifest.runs or hashes[0] != hashes[1]:
+            raise StudyError(
+                f"{path}: holds another plan (study hash {hashes[0]}, this config gives {hashes[1]}); a manifest is "
+                "never changed: use another --study folder, or delete that one"
+            )
         return False
-    write_text(path, manifest.text())
+    files.write_text(path, manifest.text())
     return True
 
 
 def read_manifest(path: pathlib.Path) -> Manifest:
-    """The manifest in `path`.
-
-    Raises:
-      StudyError: it is missing or damaged.
-    """
+    """The manifest in `path`. Raises StudyError if it is missing or damaged."""
     try:
-        first, *runs = path.read_text(encoding="utf-8").splitlines()
+        first, *runs = files.read_text(path).splitlines()
         first = json.loads(first)
         manifest = Manifest(first["manifest"], tuple(PlannedRun(**json.loads(line)) for line in runs))
         if first["digest"] != _digest(manifest.header, runs):
             raise ValueError("it is not as it was written: edited, or cut off")
         return manifest
     except FileNotFoundError:
-        raise StudyError(f"{path}: no such manifest; make it with: python -m chinchilla_jax plan --config=... "
-                         f"--study={path.parent}") from None  # fmt: skip
+        raise StudyError(
+            f"{path}: no such manifest; make it with: python -m chinchilla_jax plan --config=... --study={path.parent}"
+        ) from None
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise StudyError(f"{path}: not a manifest ({error}); restore it, or plan the study anew in another "
-                         "folder") from None  # fmt: skip
+        raise StudyError(
+            f"{path}: not a manifest ({error}); restore it, or plan the study anew in another folder"
+        ) from None
 
 
 def _digest(header: dict[str, Any], lines: list[str]) -> str:
     return hashlib.sha256("\n".join([json.dumps(header), *lines]).encode()).hexdigest()[:16]
 
 
-def manifests(study: pathlib.Path, names: Sequence[str] = (MANIFEST, VERIFICATION)) -> list[Manifest]:
-    """Those of the study's manifests that are there: by default the plan and the verification.
-
-    Raises:
-      StudyError: one is damaged, or there is none.
+def planned_runs(study: pathlib.Path, names: Sequence[str] = (MANIFEST, VERIFICATION)) -> list[PlannedRun]:
+    """The runs of those manifests that the study has: by default of the plan and the verification. Raises StudyError if
+    one is damaged, or there is none.
     """
-    there = [name for name in names if (study / name).exists()]
-    return [read_manifest(study / name) for name in there or [MANIFEST]]
+    present = [name for name in names if files.exists(study / name)]
+    return [run for name in present or [MANIFEST] for run in read_manifest(study / name).runs]
 
 
 def run_folder(study: pathlib.Path, name: str) -> pathlib.Path:
@@ -185,13 +180,9 @@ def run_folder(study: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def read_json_or(path: pathlib.Path, absent: Any) -> Any:
-    """The JSON object in `path`; `absent` if there is no such file.
-
-    Raises:
-      StudyError: it is not one.
-    """
+    """The JSON object in `path`; `absent` if there is no such file. Raises StudyError if it is not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = files.read_json(path)
         if not isinstance(value, dict):
             raise ValueError("not an object")
         return value
@@ -202,34 +193,48 @@ def read_json_or(path: pathlib.Path, absent: Any) -> Any:
 
 
 def read_result(study: pathlib.Path, name: str) -> dict[str, Any] | None:
-    """A finished run's `result.json`; None while it is not finished.
-
-    Raises:
-      StudyError: the file is no result.
-    """
-    path = run_folder(study, name) / "result.json"
+    """A finished run's `result.json`; None while it is not finished. Raises StudyError if the file is no result."""
+    path = run_folder(study, name) / RESULT
     result = read_json_or(path, None)
     if result is not None and not (result.get("diverged") or isinstance(result.get("loss"), float)):
         raise StudyError(f"{path}: no loss in it; delete the file to have it made again")
     return result
 
 
-def last_metrics(
-    study: pathlib.Path, name: str, file: str = "metrics.jsonl", window: int = 8192
-) -> dict[str, Any]:
-    """The newest value of each metric among the last `window` bytes a run wrote to `file`; {} before the first."""
+def unfinished(study: pathlib.Path, runs: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """Those of `runs` that have no result yet. Raises StudyError if a result is damaged."""
+    return [run for run in runs if read_result(study, run.name) is None]
+
+
+def finished(
+    study: pathlib.Path, runs: Iterable[PlannedRun], skip_damaged: bool = False
+) -> Iterator[tuple[PlannedRun, dict[str, Any]]]:
+    """Those of `runs` that have a result, with it; diverged ones too. Raises StudyError if a result is damaged, unless
+    that is to be skipped.
+    """
+    for run in runs:
+        try:
+            result = read_result(study, run.name)
+        except StudyError:
+            if skip_damaged:
+                continue
+            raise
+        if result is not None:
+            yield run, result
+
+
+def last_metrics(study: pathlib.Path, name: str, file: str = "metrics.jsonl") -> dict[str, Any]:
+    """The newest value of each metric at the end of what a run wrote to `file`; {} before the first."""
     values: dict[str, Any] = {}
     try:
-        with open(run_folder(study, name) / file, "rb") as handle:
-            handle.seek(max(0, handle.seek(0, 2) - window))
-            tail = handle.read().split(b"\n")
+        lines = files.read_end(run_folder(study, name) / file, TAIL_BYTES).split(b"\n")
     except FileNotFoundError:
         return values
-    for line in tail:
+    for line in lines:
         try:
             record = json.loads(line)
         except ValueError:
-            continue  # cut at the window's start, or being written
+            continue  # cut where reading began, or being written
         if isinstance(record, dict):
             values |= record
     return values

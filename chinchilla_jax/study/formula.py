@@ -45,8 +45,8 @@ def parse(key: str, text: str, names: Collection[str], variables: Collection[str
     for part in text.split(","):
         name, equals, right = (word.strip() for word in part.partition("="))
         if not equals or name not in names:
-            raise ConfigError(key, f"{part.strip()!r} in {text!r}: write NAME = NUMBER ... with NAME one of "
-                              f"{', '.join(names)}{did_you_mean(name, names)}")  # fmt: skip
+            form = f"NAME = NUMBER ... with NAME one of {', '.join(names)}{did_you_mean(name, names)}"
+            raise ConfigError(key, f"{part.strip()!r} in {text!r}: write {form}")
         if name in laws:
             raise ConfigError(key, f"{text!r} says twice what {name} is")
         laws[name] = _power(key, right, variables)
@@ -54,16 +54,16 @@ def parse(key: str, text: str, names: Collection[str], variables: Collection[str
 
 
 def _power(key: str, text: str, variables: Collection[str]) -> Power:
-    found = re.match(_NUMBER, text)
-    coefficient = float(found[0]) if found else 0.0
+    number = re.match(_NUMBER, text)
+    coefficient = float(number[0]) if number else 0.0
     if not 0.0 < coefficient < float("inf"):
         raise ConfigError(key, f"{text!r} must begin with a positive number")
-    exponents, at = [], found.end()
-    while text[at:].strip():
-        factor = _FACTOR.match(text, at)
+    exponents, rest = [], text[number.end() :]
+    while rest.strip():
+        factor = _FACTOR.match(rest)
         if not factor or factor[1] not in variables:
-            raise ConfigError(key, f"{text!r}: {text[at:].strip()!r} is unknown; after the number come powers such as "
-                              f"{next(iter(variables))}^-0.5, of {', '.join(variables)}")  # fmt: skip
+            form = f"powers such as {next(iter(variables))}^-0.5, of {', '.join(variables)}"
+            raise ConfigError(key, f"{text!r}: {rest.strip()!r} is unknown; after the number come {form}")
         exponents.append((factor[1], float(factor[2] or 1.0)))
-        at = factor.end()
+        rest = rest[factor.end() :]
     return Power(coefficient, tuple(exponents))

@@ -8,7 +8,7 @@ A guess is a text of the config:
     besiroglu2024, ...         a surface L(N, D) of the table of published laws
     studies/cpu, runs.csv      the runs of a study or a table, fitted now
 
-Surfaces L(N, D) are minimised under the ledger's own count of this study's models, so that a law counted otherwise, as
+Surfaces L(N, D) are minimised under the ledger's count of this study's models, so that a law counted otherwise, as
 C = 6 N D, still puts the sizes where the study needs them. Power laws of C are taken as they are.
 """
 
@@ -17,19 +17,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
+from chinchilla_jax.base import files
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
-from chinchilla_jax.ledger import count_parameters
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.laws import published
 from chinchilla_jax.study import ladder
 from chinchilla_jax.study.formula import Power, parse
 
 _HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556"
+_KEY = "study.guess"
 
 # Name: law, source. Tables 3 and A3 print optima and no coefficients: these are least squares of ln N on ln C through
 # them, good to 3%.
@@ -48,46 +48,49 @@ class Guess:
 
 
 def guess(config: RunConfig) -> Guess:
-    """The guess `config.study.guess`.
-
-    Raises:
-      ConfigError: it is none of the forms above, or the runs it names cannot be read or fitted.
+    """The guess `config.study.guess`. Raises ConfigError if it is none of the forms above, or the runs it names cannot
+    be read or fitted.
     """
     text = config.study.guess.strip()
     if "=" in text:
-        return _written(config, text)
+        return _formula(config, text)
     if text in POWER_LAWS:
         law, source = POWER_LAWS[text]
         return Guess(_optimum(config, law), f"{text}: {source}")
     surfaces = published_surfaces()
     if text in surfaces:
         return Guess(_optimum(config, published.surface(text)), f"{text}: {published.law(text).source}")
-    if pathlib.Path(text).exists():
+    if files.exists(text):
         return _fitted(config, text)
     names = [*POWER_LAWS, *surfaces]
-    raise ConfigError("study.guess", f"{text!r} is no published law{did_you_mean(text, names)} and no file; one of "
-                      f"{', '.join(names)}, a formula such as 'D/N = 20, a = 0.5' or 'N = 0.1 C^0.5', or a study's "
-                      "folder or table of runs")  # fmt: skip
+    raise ConfigError(
+        _KEY,
+        f"{text!r} is no published law{did_you_mean(text, names)} and no file; one of {', '.join(names)}, a formula "
+        "such as 'D/N = 20, a = 0.5' or 'N = 0.1 C^0.5', or a study's folder or table of runs",
+    )
 
 
 def published_surfaces() -> list[str]:
     """The published laws that give the loss per token over N and D, by name."""
-    return [name for name, entry in published.published().items()
-            if entry.form_name == "chinchilla" and entry.constants and entry.gives.endswith("per token")]  # fmt: skip
+    return [
+        name
+        for name, entry in published.published().items()
+        if entry.form_name == "chinchilla" and entry.constants and entry.gives.endswith("per token")
+    ]
 
 
-def _written(config: RunConfig, text: str) -> Guess:
-    laws = parse("study.guess", text, ("D/N", "a", "N"), ("C",))
+def _formula(config: RunConfig, text: str) -> Guess:
+    laws = parse(_KEY, text, ("D/N", "a", "N"), ("C",))
     if set(laws) == {"N"}:
         return Guess(_optimum(config, laws["N"]), f"N* = {laws['N']}, as the config says")
     if "D/N" not in laws or "N" in laws or any(law.exponents for law in laws.values()):
-        raise ConfigError("study.guess", f"{text!r}: write 'D/N = 20, a = 0.5' with numbers, or 'N = 0.1 C^0.5'")
+        raise ConfigError(_KEY, f"{text!r}: write 'D/N = 20, a = 0.5' with numbers, or 'N = 0.1 C^0.5'")
     ratio, exponent = laws["D/N"].coefficient, laws["a"].coefficient if "a" in laws else 0.5
     budgets = config.study.budgets
     middle = math.exp(sum(map(math.log, budgets)) / len(budgets))
-    there = size_at_ratio(config, middle, ratio)
-    said = f"{ratio:g} tokens per parameter at C = {middle:.3g}, N* ~ C^{exponent:g}, as the config says"
-    return Guess(lambda budget: there * (budget / middle) ** exponent, said)
+    size = size_at_ratio(config, middle, ratio)
+    provenance = f"{ratio:g} tokens per parameter at C = {middle:.3g}, N* ~ C^{exponent:g}, as the config says"
+    return Guess(lambda budget: size * (budget / middle) ** exponent, provenance)
 
 
 def _fitted(config: RunConfig, path: str) -> Guess:
@@ -100,20 +103,20 @@ def _fitted(config: RunConfig, path: str) -> Guess:
     try:
         loaded = load_runs(path)
         runs = loaded.role("isoflop")
+        source = f"of the {len(runs)} runs in {path}"
         if loaded.convention == config.study.convention:
             try:
                 law = fit_isoflop(runs, preset=CORRECTED, resampling=None).params_law
-                return Guess(lambda budget: float(law.at(budget)),
-                             f"approach 2 of the {len(runs)} runs in {path}: N* = {float(law.coefficient):.4g} "
-                             f"C^{float(law.exponent):.4g}")  # fmt: skip
+                formula = f"N* = {float(law.coefficient):.4g} C^{float(law.exponent):.4g}"
+                return Guess(lambda budget: float(law.at(budget)), f"approach 2 {source}: {formula}")
             except FitRefused:
                 pass
         surface = fit_parametric(runs, resampling=None).surface
     except FitRefused as refused:
-        raise ConfigError("study.guess", str(refused)) from None
-    v = {name: float(getattr(surface, name)) for name in ("E", "A", "B", "alpha", "beta")}
-    return Guess(_optimum(config, surface), f"approach 3 of the {len(runs)} runs in {path}: L = {v['E']:.4g} + "
-                 f"{v['A']:.4g} / N^{v['alpha']:.4g} + {v['B']:.4g} / D^{v['beta']:.4g}")  # fmt: skip
+        raise ConfigError(_KEY, str(refused)) from None
+    E, A, B, alpha, beta = (float(getattr(surface, name)) for name in ("E", "A", "B", "alpha", "beta"))
+    formula = f"L = {E:.4g} + {A:.4g} / N^{alpha:.4g} + {B:.4g} / D^{beta:.4g}"
+    return Guess(_optimum(config, surface), f"approach 3 {source}: {formula}")
 
 
 def _optimum(config: RunConfig, law: Power | Surface) -> Callable[[float], float]:
@@ -125,30 +128,23 @@ def _optimum(config: RunConfig, law: Power | Surface) -> Callable[[float], float
 
 def _flops_per_token(config: RunConfig) -> Callable[[np.ndarray], np.ndarray]:
     """c(N) of the study's family under its convention: ln(c / 6N) between shapes, linear in ln N."""
-    study = config.study
-    shapes = {
-        rung.params: ladder.flops_per_token(config, rung.model, study.convention)
-        for wanted in np.geomspace(1e3, 1e13, 61)
-        if (rung := ladder.nearest(config.model, wanted, study.aspect_ratio, exact=True,
-                                   fixed_depth=study.ladder == "width"))
-    }  # fmt: skip
-    sizes = np.array(sorted(shapes))
-    ratios = np.log([shapes[n] / (6.0 * n) for n in sizes])
+    rungs = [ladder.nearest(config, params, exact=True) for params in np.geomspace(1e3, 1e13, 61)]
+    costs = {rung.params: ladder.flops_per_token(config, rung.model) for rung in rungs}
+    sizes = np.array(sorted(costs))
+    ratios = np.log([costs[n] / (6.0 * n) for n in sizes])
     return lambda params: 6.0 * params * np.exp(np.interp(np.log(params), np.log(sizes), ratios))
 
 
 @functools.lru_cache(maxsize=64)
 def size_at_ratio(config: RunConfig, budget: float, tokens_per_param: float) -> float:
     """The N at which `budget` buys exactly so many tokens per parameter."""
-    study = config.study
     low, high = math.log(1e3), math.log(1e13)
     for _ in range(48):
         middle = (low + high) / 2
         params = math.exp(middle)
-        model = ladder.nearest(config.model, params, study.aspect_ratio, exact=True,
-                               fixed_depth=study.ladder == "width").model  # fmt: skip
         # The family is discrete: scale the FLOPs of the nearest shape to the N asked about.
-        rate = ladder.flops_per_token(config, model, study.convention) / count_parameters(model).total
+        rung = ladder.nearest(config, params, exact=True)
+        rate = ladder.flops_per_token(config, rung.model) / rung.params
         cost = rate * params * params * tokens_per_param
         low, high = (middle, high) if cost < budget else (low, middle)
     return math.exp((low + high) / 2)

@@ -16,7 +16,7 @@ from chinchilla_jax.config import ConfigError, ModelConfig, RunConfig
 from chinchilla_jax.ledger import count_parameters, train_flops_per_token
 from chinchilla_jax.presets import presets
 
-# Weight of ln(N / wanted)^2 against ln(aspect / wanted)^2: on the ladder 10% in N count as much as a factor 1.9 in
+# Weight of ln(N / target)^2 against ln(aspect / target)^2: on the ladder 10% in N count as much as a factor 1.9 in
 # the aspect, for an exact size 2% do.
 _LADDER_WEIGHT = 40.0
 _EXACT_WEIGHT = 1000.0
@@ -41,42 +41,44 @@ def shape(template: ModelConfig, n_layers: int, d_model: int, fixed_heads: bool 
     Args:
       fixed_heads: as many heads as the template has, if they divide the width.
     """
-    heads = template.n_heads
-    if not fixed_heads or not _divides(template, d_model):
-        heads = _heads(d_model, template.head_dim, even=template.position in ("rope", "xpos"))
+    heads = template.n_heads if fixed_heads and _divides(template, d_model) else _heads(template, d_model)
     group = template.n_heads // template.n_kv_heads
     kv_heads = next(k for k in range(max(heads // group, 1), 0, -1) if heads % k == 0)
     d_ff = max(8, 8 * round(d_model * template.d_ff / template.d_model / 8))
-    return dataclasses.replace(template, n_layers=n_layers, d_model=d_model, n_heads=heads, n_kv_heads=kv_heads,
-                               head_dim=d_model // heads, d_ff=d_ff)  # fmt: skip
+    sizes = {"n_heads": heads, "n_kv_heads": kv_heads, "head_dim": d_model // heads, "d_ff": d_ff}
+    return dataclasses.replace(template, n_layers=n_layers, d_model=d_model, **sizes)
+
+
+def _rotates_pairs(template: ModelConfig) -> bool:
+    """Whether the width of a head must be even: such positions rotate pairs of features."""
+    return template.position in ("rope", "xpos")
 
 
 def _divides(template: ModelConfig, d_model: int) -> bool:
-    """Whether the template's heads can share this width, in pairs of features where positions rotate pairs."""
-    return d_model % (template.n_heads * (2 if template.position in ("rope", "xpos") else 1)) == 0
+    """Whether the template's heads can share this width."""
+    return d_model % (template.n_heads * (2 if _rotates_pairs(template) else 1)) == 0
 
 
-def _heads(d_model: int, head_dim: int, even: bool) -> int:
+def _heads(template: ModelConfig, d_model: int) -> int:
+    head_dim, even = template.head_dim, _rotates_pairs(template)
     if d_model % head_dim == 0:
         return d_model // head_dim
     divisors = [h for h in range(1, d_model + 1) if d_model % h == 0 and not (even and d_model // h % 2)]
     return min(divisors, key=lambda h: (abs(math.log(h * head_dim / d_model)), h))
 
 
-def nearest(
-    template: ModelConfig, params: float, aspect_ratio: float, exact: bool = False, above: Rung | None = None,
-    fixed_depth: bool = False,
-) -> Rung:  # fmt: skip
-    """The shape of the family for about `params` parameters.
+def nearest(config: RunConfig, params: float, exact: bool = False, above: Rung | None = None) -> Rung:
+    """The shape of the study's family for about `params` parameters, embeddings included.
+
+    Its d_model / n_layers is near `study.aspect_ratio`. With `study.ladder=width` only the width varies; depth and
+    number of heads are the template's: a size with fewer heads than the next would show in the profiles like a step of
+    depth, and one with a single head depends on its luck.
 
     Args:
-      params: wanted N, embeddings included.
-      aspect_ratio: wanted d_model / n_layers.
       exact: weigh the count far above the aspect, and consider finer steps of width.
       above: the result is at least as deep and as wide as this.
-      fixed_depth: only the width varies; depth and number of heads are the template's. A size with fewer heads than
-        the next would show in the profiles like a step of depth; one with a single head depends on its luck.
     """
+    template, fixed_depth = config.model, config.study.ladder == "width"
     weight = _EXACT_WEIGHT if exact else _LADDER_WEIGHT
     least_layers, least_width = (above.model.n_layers, above.model.d_model) if above else (1, 16)
     if fixed_depth:
@@ -89,7 +91,7 @@ def nearest(
             if layers > _MAX_LAYERS or d_model < least_width:
                 continue
             count = fixed + layers * per_layer
-            aspect = 0.0 if fixed_depth else math.log(d_model / layers / aspect_ratio)
+            aspect = 0.0 if fixed_depth else math.log(d_model / layers / config.study.aspect_ratio)
             cost = weight * math.log(count / params) ** 2 + aspect**2
             if cost < best_cost:
                 best, best_cost = (layers, d_model), cost
@@ -120,18 +122,16 @@ def published(template: ModelConfig) -> tuple[Rung, ...]:
     rungs = []
     for preset in presets().values():
         if preset.name.startswith("study-"):
-            model = dataclasses.replace(
-                template, n_layers=preset.model.n_layers, d_model=preset.model.d_model, n_heads=preset.model.n_heads,
-                n_kv_heads=preset.model.n_kv_heads, head_dim=preset.model.head_dim, d_ff=preset.model.d_ff,
-            )  # fmt: skip
+            names = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff")
+            model = dataclasses.replace(template, **{name: getattr(preset.model, name) for name in names})
             rungs.append(Rung(model, count_parameters(model).total))
     return tuple(sorted(rungs, key=lambda rung: rung.params))
 
 
-def flops_per_token(config: RunConfig, model: ModelConfig, convention: str) -> float:
-    """Training FLOPs of one token of a run of `config` with the shape `model`."""
+def flops_per_token(config: RunConfig, model: ModelConfig, convention: str | None = None) -> float:
+    """Training FLOPs of one token of a run of `config` with the shape `model`, by default in the study's convention."""
     sequences = config.train.batch_size // config.train.microbatches
-    return train_flops_per_token(model, config.data.seq_len, convention, sequences)
+    return train_flops_per_token(model, config.data.seq_len, convention or config.study.convention, sequences)
 
 
 def ladder(config: RunConfig, optima: Sequence[float]) -> tuple[Rung, ...]:
@@ -139,10 +139,8 @@ def ladder(config: RunConfig, optima: Sequence[float]) -> tuple[Rung, ...]:
     and one trunk the cooldowns of several budgets.
 
     Rungs are `study.size_ratio` apart, counted from the geometric mean of the `optima` (the N expected at each budget);
-    steps the family cannot make are left out.
-
-    Raises:
-      ConfigError: `study.sizes` is too small to have three sizes on each side.
+    steps the family cannot make are left out. Raises ConfigError if `study.sizes` is too small to have three sizes on
+    each side.
     """
     study = config.study
     if study.sizes < 6:
@@ -154,15 +152,14 @@ def ladder(config: RunConfig, optima: Sequence[float]) -> tuple[Rung, ...]:
     shapes = published(config.model) if study.ladder == "chinchilla" else ()
     rungs: list[Rung] = []
     for step in range(first, last + 1):
-        wanted = anchor * study.size_ratio**step
+        target = anchor * study.size_ratio**step
         if shapes:
-            rung = min(shapes, key=lambda r: abs(math.log(r.params / wanted)))
+            rung = min(shapes, key=lambda r: abs(math.log(r.params / target)))
         else:
             # Deeper or wider at every step: a ladder that goes back and forth between the two is a noisier one.
-            rung = nearest(config.model, wanted, study.aspect_ratio, above=rungs[-1] if rungs else None,
-                           fixed_depth=study.ladder == "width")  # fmt: skip
+            rung = nearest(config, target, above=rungs[-1] if rungs else None)
         # At the ends of the family several targets meet in one shape, or in shapes hardly apart.
-        if abs(math.log(rung.params / wanted)) > 0.5 * math.log(study.size_ratio):
+        if abs(math.log(rung.params / target)) > 0.5 * math.log(study.size_ratio):
             continue
         if not rungs or rung.params > rungs[-1].params * study.size_ratio**0.5:
             rungs.append(rung)

@@ -15,9 +15,10 @@ import dataclasses
 from collections.abc import Mapping
 
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
-from chinchilla_jax.ledger import count_parameters, train_flops_per_token
-from chinchilla_jax.scaling.laws.published import PublishedLaw, law
+from chinchilla_jax.ledger import count_parameters
+from chinchilla_jax.scaling.laws.published import law
 from chinchilla_jax.study.formula import Power, parse
+from chinchilla_jax.study.ladder import flops_per_token
 
 VARIABLES = ("N", "N_ne", "D", "C", "C_ne")
 
@@ -43,63 +44,57 @@ class Recipe:
         return f"peak_lr = {self.lr}, {batch} ({self.source})"
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """A run's hyper-parameters. `batch_size` in sequences, a multiple of `microbatches`; `provenance` in one line."""
-
-    peak_lr: float
-    batch_size: int
-    microbatches: int
-    provenance: str
-
-
 def read_recipe(text: str) -> Recipe:
-    """The recipe `study.recipe`: a formula, or the name of a published one.
-
-    Raises:
-      ConfigError: it is neither; says what is wrong.
+    """The recipe `study.recipe`: a formula, or the name of a published one. Raises ConfigError if it is neither; says
+    what is wrong.
     """
-    text = text.strip()
+    text, key = text.strip(), "study.recipe"
     if text in PUBLISHED:
-        lr, batch = (_power(law(name), exponents) for name, exponents in PUBLISHED[text])
+        lr, batch = (_published(name, exponents) for name, exponents in PUBLISHED[text])
         return Recipe(lr, batch, f"{text}: {law(PUBLISHED[text][0][0]).source}")
     if "=" not in text:
-        raise ConfigError("study.recipe", f"unknown recipe {text!r}{did_you_mean(text, PUBLISHED)}; one of "
-                          f"{', '.join(PUBLISHED)}, or a formula such as 'lr = 1 N^-0.5'")  # fmt: skip
-    laws = parse("study.recipe", text, ("lr", "batch"), VARIABLES)
+        names = f"{did_you_mean(text, PUBLISHED)}; one of {', '.join(PUBLISHED)}"
+        raise ConfigError(key, f"unknown recipe {text!r}{names}, or a formula such as 'lr = 1 N^-0.5'")
+    laws = parse(key, text, ("lr", "batch"), VARIABLES)
     if "lr" not in laws:
-        raise ConfigError("study.recipe", f"{text!r} has no learning rate; add 'lr = ...'")
-    return Recipe(laws["lr"], laws.get("batch"), "study.recipe")
+        raise ConfigError(key, f"{text!r} has no learning rate; add 'lr = ...'")
+    return Recipe(laws["lr"], laws.get("batch"), key)
 
 
-def _power(published: PublishedLaw, exponents: Mapping[str, str]) -> Power:
-    constants = published.known()
-    return Power(constants["k"], tuple((variable, constants[name]) for name, variable in exponents.items()))
+def _published(name: str, exponents: Mapping[str, str]) -> Power:
+    constants = law(name).known()
+    return Power(constants["k"], tuple((variable, constants[symbol]) for symbol, variable in exponents.items()))
 
 
-def settings(config: RunConfig, budget: float) -> Settings:
-    """The hyper-parameters of the run of `config.model` on `budget` FLOPs under `config.study.convention`.
+def with_recipe(config: RunConfig, budget: float) -> tuple[RunConfig, str]:
+    """The study's config with learning rate and batch for the run of its model on `budget` FLOPs.
 
     A batch of the recipe becomes whole sequences, spread evenly over the devices; the rows of a microbatch stay those
     of the config, which fit its memory, and their number changes.
 
+    Returns:
+      The config, still with its study and trained for one batch, and the provenance in one line.
+
     Raises:
       ConfigError: the recipe cannot be read.
     """
-    made, known = read_recipe(config.study.recipe), _variables(config, budget)
-    peak_lr = float(f"{made.lr.at(**known):.4g}")
-    provenance = f"peak_lr = {made.lr} ({made.source})"
-    if made.batch is None:
-        batch_size, microbatches = config.train.batch_size, config.train.microbatches
-        provenance += f"; batch of {batch_size} x {config.data.seq_len} tokens as in the config"
+    recipe, known = read_recipe(config.study.recipe), _variables(config, budget)
+    batch_size, microbatches, length = config.train.batch_size, config.train.microbatches, config.data.seq_len
+    if recipe.batch is None:
+        batch = f"batch of {batch_size} x {length} tokens as in the config"
     else:
-        wanted = made.batch.at(**known)
-        batch_size, microbatches = _whole(config, wanted / config.data.seq_len)
-        provenance += (f"; batch = {made.batch} = {wanted:.4g} tokens, rounded to {batch_size} x {config.data.seq_len} "
-                       f"({made.source})")  # fmt: skip
-    used = {name for law in (made.lr, made.batch) if law for name, _ in law.exponents}
-    at = ", ".join(f"{name} = {known[name]:.4g}" for name in VARIABLES if name in used)
-    return Settings(peak_lr, batch_size, microbatches, f"{provenance}; at {at}")
+        tokens = recipe.batch.at(**known)
+        batch_size, microbatches = _whole(config, tokens / length)
+        batch = f"batch = {recipe.batch} = {tokens:.4g} tokens, rounded to {batch_size} x {length} ({recipe.source})"
+    named = {name for power in (recipe.lr, recipe.batch) if power for name, _ in power.exponents}
+    at = ", ".join(f"{name} = {known[name]:.4g}" for name in VARIABLES if name in named)
+    peak_lr = float(f"{recipe.lr.at(**known):.4g}")
+    optimizer = dataclasses.replace(config.optimizer, peak_lr=peak_lr)
+    train = dataclasses.replace(
+        config.train, batch_size=batch_size, microbatches=microbatches, train_tokens=batch_size * length
+    )
+    provenance = f"peak_lr = {recipe.lr} ({recipe.source}); {batch}; at {at}"
+    return dataclasses.replace(config, optimizer=optimizer, train=train), provenance
 
 
 def warmup_steps(config: RunConfig, steps: int) -> int:
@@ -113,18 +108,14 @@ def warmup_steps(config: RunConfig, steps: int) -> int:
 
 
 def _variables(config: RunConfig, budget: float) -> Mapping[str, float]:
-    counted, sequences = count_parameters(config.model), config.train.batch_size // config.train.microbatches
-
-    def per_token(convention: str) -> float:
-        return train_flops_per_token(config.model, config.data.seq_len, convention, sequences)
-
-    tokens = budget / per_token(config.study.convention)
-    return {"N": counted.total, "N_ne": counted.non_embedding, "D": tokens, "C": budget,
-            "C_ne": tokens * per_token("table_a4")}  # fmt: skip
+    counted = count_parameters(config.model)
+    tokens = budget / flops_per_token(config, config.model)
+    without_vocabulary = tokens * flops_per_token(config, config.model, "table_a4")
+    return {"N": counted.total, "N_ne": counted.non_embedding, "D": tokens, "C": budget, "C_ne": without_vocabulary}
 
 
 def _whole(config: RunConfig, sequences: float) -> tuple[int, int]:
-    """Batch size and microbatches nearest to a wanted number of sequences."""
+    """Batch size and microbatches nearest to a number of sequences that need not be whole."""
     rows, devices = config.train.batch_size // config.train.microbatches, config.mesh.data * config.mesh.fsdp
     if sequences >= rows:
         microbatches = round(sequences / rows)

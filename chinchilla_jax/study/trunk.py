@@ -9,46 +9,39 @@ whole way, FLOPs spent only the tail. The trunk ends at the last fork, because n
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from chinchilla_jax.config import COOLDOWNS, ConfigError, ModelConfig, RunConfig
-from chinchilla_jax.study.cell import OffBudget, horizon, line, prepared, steps_on
+from chinchilla_jax.study.cell import TRUNK, OffBudget, horizon, line, steps_on
 from chinchilla_jax.study.folder import PlannedRun
-from chinchilla_jax.study.recipe import warmup_steps
+from chinchilla_jax.study.recipe import warmup_steps, with_recipe
 from chinchilla_jax.training.schedule import cooldown_start, steps_of
-
-TRUNK = "trunk"
 
 
 def check_schedule(config: RunConfig) -> None:
-    """Refuses a study whose schedule has no cooldown to branch off for.
-
-    Raises:
-      ConfigError: names the key.
-    """
-    if config.optimizer.schedule not in COOLDOWNS:
-        raise ConfigError("optimizer.schedule", f"{config.optimizer.schedule!r} knows its horizon from the start; "
-                          f"study.schedule=trunk needs one of {', '.join(COOLDOWNS)}")  # fmt: skip
-    if not 0.0 < config.optimizer.cooldown_fraction < 1.0:
-        raise ConfigError("optimizer.cooldown_fraction", "study.schedule=trunk needs a fraction between 0 and 1, got "
-                          f"{config.optimizer.cooldown_fraction}")  # fmt: skip
+    """Refuses a study whose schedule has no cooldown to branch off for. The ConfigError names the key."""
+    schedule, fraction = config.optimizer.schedule, config.optimizer.cooldown_fraction
+    if schedule not in COOLDOWNS:
+        needed = f"study.schedule=trunk needs one of {', '.join(COOLDOWNS)}"
+        raise ConfigError("optimizer.schedule", f"{schedule!r} knows its horizon from the start; {needed}")
+    if not 0.0 < fraction < 1.0:
+        needed = "study.schedule=trunk needs a fraction between 0 and 1"
+        raise ConfigError("optimizer.cooldown_fraction", f"{needed}, got {fraction}")
 
 
 def with_branches(
-    config: RunConfig, model: ModelConfig, budgets: Sequence[float], prefix: dict[float, str]
+    config: RunConfig, model: ModelConfig, budgets: Sequence[float]
 ) -> tuple[list[PlannedRun], dict[float, str]]:
     """The trunk of `model` and its branches for `budgets`, trunk first; no runs if no budget can be met.
 
     Learning rate and batch are the recipe's for the largest budget, warm-up the fraction of the shortest branch: all of
     a trunk's branches share them.
 
-    Args:
-      prefix: the beginning of each branch's name.
-
     Returns:
       The runs, and the reason for each budget that has none. `trunk` is the trunk's config hash until it has a name.
     """
-    chosen, provenance = prepared(config, model, max(budgets))
+    chosen, provenance = with_recipe(dataclasses.replace(config, model=model), max(budgets))
     steps, refused = {}, {}
     for budget in sorted(budgets):
         try:
@@ -66,9 +59,9 @@ def with_branches(
     if keep:  # a run of one or two steps is all cooldown
         trunk = horizon(chosen, keep[-1], warmup, "constant")
         trunk_hash = trunk.content_hash()
-        runs.append(line(config, trunk, TRUNK, "trunk-n", provenance, keep_steps=keep))
+        runs.append(line(config, trunk, TRUNK, provenance, keep_steps=keep))
     for budget, run in resolved.items():
-        forked = f"; cooldown from step {forks[budget]} of {steps[budget]}"
-        runs.append(line(config, run, "isoflop", prefix[budget], provenance + forked, budget,
-                         trunk=trunk_hash if forks[budget] else None, fork_step=forks[budget]))  # fmt: skip
+        fork = forks[budget]
+        forked = f"{provenance}; cooldown from step {fork} of {steps[budget]}"
+        runs.append(line(config, run, "isoflop", forked, budget, trunk=trunk_hash if fork else None, fork_step=fork))
     return runs, refused

@@ -1,4 +1,4 @@
-"""A small study in a folder, and a `train` that only pretends."""
+"""Small studies, one of them in a folder, and a `train` that only pretends."""
 
 import json
 
@@ -7,15 +7,32 @@ import pytest
 from chinchilla_jax.config import DataConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
 from chinchilla_jax.study.folder import MANIFEST, write_manifest
 from chinchilla_jax.study.plan import plan
+from tests.study.cases import study_config
+
+
+@pytest.fixture(scope="session")
+def config():
+    """A study of three budgets."""
+    return study_config()
+
+
+@pytest.fixture(scope="session")
+def manifest(config):
+    """Its plan."""
+    return plan(config)
 
 
 @pytest.fixture(scope="session")
 def small_plan():
     """A plan of twelve runs."""
-    return plan(RunConfig(
-        model=ModelConfig(vocab_size=512), data=DataConfig(vocab_size=512, seq_len=64), train=TrainConfig(batch_size=4),
-        study=StudyConfig(budgets=(2e11, 6e11), sizes=6, size_ratio=1.5, guess="D/N = 5", aspect_ratio=16.0),
-    ))  # fmt: skip
+    return plan(
+        RunConfig(
+            model=ModelConfig(vocab_size=512),
+            data=DataConfig(vocab_size=512, seq_len=64),
+            train=TrainConfig(batch_size=4),
+            study=StudyConfig(budgets=(2e11, 6e11), sizes=6, size_ratio=1.5, guess="D/N = 5", aspect_ratio=16.0),
+        )
+    )
 
 
 @pytest.fixture
@@ -31,8 +48,8 @@ def finish():
 
     def write(config, folder, facts, echo=print, **more):
         folder.mkdir(parents=True, exist_ok=True)
-        result = facts | {"loss": 3.0, "bits_per_byte": 1.5, "seconds": 2.0, "diverged": False,
-                          "time": {"step": 1.5, "compile": 0.25}} | more  # fmt: skip
+        usual = {"loss": 3.0, "bits_per_byte": 1.5, "seconds": 2.0, "diverged": False}
+        result = facts | usual | {"time": {"step": 1.5, "compile": 0.25}} | more
         (folder / "result.json").write_text(json.dumps(result))
         return result
 

@@ -1,5 +1,6 @@
 """The same study gives the same bits on one machine: with any number of workers, killed and resumed, alone or not."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -33,7 +34,10 @@ def plan_of(tmp_path_factory):
         train = TrainConfig(batch_size=4, log_every=5, checkpoint_every=10, eval_sequences=16)
         config = RunConfig(MODEL, OptimizerConfig(), data, train=train, study=StudyConfig(cores=cores))
         per_step = 4 * 128 * train_flops_per_token(MODEL, 128, "executed")
-        runs = [matched(config, MODEL, steps * per_step, "isoflop", f"s{steps}-n") for steps in (40, 60)]
+        runs = [
+            dataclasses.replace(matched(config, MODEL, steps * per_step, "isoflop"), name=f"s{steps}-n")
+            for steps in (40, 60)
+        ]
         header = {"study_hash": config.content_hash(), "config": config.to_dict(), "dropped": []}
         return Manifest(header, _with_unique_names(runs, config))
 

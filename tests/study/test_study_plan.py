@@ -1,4 +1,4 @@
-"""Plans: runs on budget, sizes on both sides, shapes shared, names from the ledger, manifests that never change."""
+"""Plans: runs on budget, sizes on both sides, shapes shared, names from the ledger, seeds."""
 
 import dataclasses
 import json
@@ -6,34 +6,14 @@ import math
 
 import pytest
 
-from chinchilla_jax.config import ConfigError, DataConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
+from chinchilla_jax.config import ConfigError
 from chinchilla_jax.ledger import count_parameters, count_run
 from chinchilla_jax.study import ladder
 from chinchilla_jax.study.cell import TOLERANCE
-from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, Manifest, StudyError, read_manifest, write_manifest
+from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, StudyError, read_manifest, write_manifest
 from chinchilla_jax.study.guess import guess
-from chinchilla_jax.study.plan import describe, estimate, plan, seeds_at, verification
-
-SHAPE = ModelConfig(n_layers=4, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
-
-
-def study_config(model=SHAPE, batch_size=4, **study):
-    """A small study; keyword arguments change its study section."""
-    values = {"budgets": (1e11, 3e11, 9e11), "size_ratio": 1.5, "guess": "D/N = 5", "aspect_ratio": 16.0} | study
-    return RunConfig(model=model, data=DataConfig(vocab_size=model.vocab_size, seq_len=64),
-                     train=TrainConfig(batch_size=batch_size), study=StudyConfig(**values))  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def config():
-    """The study most tests plan."""
-    return study_config()
-
-
-@pytest.fixture(scope="module")
-def manifest(config):
-    """Its plan."""
-    return plan(config)
+from chinchilla_jax.study.plan import plan, seeds_at, verification
+from tests.study.cases import study_config
 
 
 def test_every_run_spends_its_budget_and_its_horizon_is_its_tokens(manifest, config):
@@ -65,7 +45,7 @@ def test_each_budget_has_three_sizes_on_both_sides_of_its_predicted_optimum(mani
 def test_the_predicted_optimum_trains_the_tokens_per_parameter_asked_for(config):
     middle = math.prod(config.study.budgets) ** (1 / len(config.study.budgets))
     params = guess(config).params(middle)
-    model = ladder.nearest(config.model, params, 16.0, exact=True).model
+    model = ladder.nearest(config, params, exact=True).model
     tokens = middle / ladder.flops_per_token(config, model, "executed")
     assert tokens / count_parameters(model).total == pytest.approx(5.0, rel=0.2)  # shapes are discrete
     assert guess(config).params(100 * middle) == pytest.approx(10 * params)
@@ -85,69 +65,6 @@ def test_names_come_from_the_ledger_and_are_unique(manifest):
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-") for name in names)
 
 
-def test_the_ladder_is_monotone_and_near_its_ratio(config):
-    rungs = ladder.ladder(config, [guess(config).params(budget) for budget in config.study.budgets])
-    for small, large in zip(rungs, rungs[1:], strict=False):
-        assert large.model.n_layers >= small.model.n_layers and large.model.d_model >= small.model.d_model
-        assert 1.5**0.5 < large.params / small.params < 1.5**2
-        assert large.params == count_parameters(large.model).total
-
-
-@pytest.mark.parametrize("template", [
-    SHAPE,
-    dataclasses.replace(SHAPE, position="rope", feed_forward="swiglu", biases="none", tie_embeddings=False, d_ff=176),
-    dataclasses.replace(SHAPE, position="rope", n_heads=4, n_kv_heads=2, head_dim=16),
-    dataclasses.replace(SHAPE, position="learned", norm="layernorm", biases="all"),
-])  # fmt: skip
-@pytest.mark.parametrize("params", [3e4, 3e5, 2e7, 3e9])
-def test_shapes_stay_in_the_family_and_hit_the_size(template, params):
-    rung = ladder.nearest(template, params, 32.0, exact=True)
-    if params >= 3e5:
-        assert rung.params == pytest.approx(params, rel=0.05)
-    made = rung.model
-    assert made.n_heads * made.head_dim == made.d_model
-    assert made.d_ff / made.d_model == pytest.approx(template.d_ff / template.d_model, rel=0.2)
-    fixed = ("position", "feed_forward", "norm", "biases", "tie_embeddings", "vocab_size")
-    assert all(getattr(made, name) == getattr(template, name) for name in fixed)
-    if template.n_kv_heads < template.n_heads and made.n_heads > 1:
-        assert made.n_kv_heads < made.n_heads
-
-
-@pytest.mark.parametrize("position", ["relative", "rope"])
-def test_all_shapes_of_a_width_ladder_have_the_depth_and_the_heads_of_the_template(tmp_path, position):
-    model = dataclasses.replace(SHAPE, position=position, n_layers=2, n_heads=4, n_kv_heads=4, head_dim=16)
-    config = study_config(model, ladder="width")
-    made = plan(config)
-    write_manifest(tmp_path / MANIFEST, made)
-    rungs = ladder.ladder(config, [guess(config).params(budget) for budget in config.study.budgets])
-    shapes = [rung.model for rung in rungs]
-    shapes += [run.run_config().model for run in (*made.runs, *verification(tmp_path, 400_000.0).runs)]
-    assert len({shape.d_model for shape in shapes}) > 6
-    for shape in shapes:
-        assert (shape.n_layers, shape.n_heads, shape.n_kv_heads) == (2, 4, 4)
-        assert shape.n_heads * shape.head_dim == shape.d_model
-        assert shape.head_dim % 2 == 0 or position == "relative"
-
-
-def test_held_out_shapes_of_a_width_ladder_hit_their_sizes():
-    model = dataclasses.replace(SHAPE, n_layers=2, n_heads=4, n_kv_heads=4, head_dim=16)
-    for params in (5e4, 2e5, 4e5, 8e5):
-        rung = ladder.nearest(model, params, 16.0, exact=True, fixed_depth=True)
-        assert rung.params == pytest.approx(params, rel=0.1)
-        assert rung.params == count_parameters(rung.model).total
-
-
-def test_the_chinchilla_ladder_uses_published_shapes():
-    model = dataclasses.replace(SHAPE, vocab_size=32000)
-    config = study_config(model, batch_size=64, budgets=(1e19, 1e20, 1e21), ladder="chinchilla", guess="D/N = 20",
-                          size_ratio=1.35, convention="table_a4")  # fmt: skip
-    published = {(m.model.n_layers, m.model.d_model, m.model.n_heads, m.params) for m in ladder.published(model)}
-    assert len(published) == 50
-    for run in plan(config).runs:
-        m = run.run_config().model
-        assert (m.n_layers, m.d_model, m.n_heads, run.params) in published
-
-
 def test_the_learning_rate_falls_with_size_and_warm_up_scales_with_the_run(manifest, config):
     for run in manifest.runs:
         resolved = run.run_config()
@@ -165,11 +82,14 @@ def test_runs_too_short_to_meet_the_budget_are_dropped_and_listed():
         assert not any(run.budget == row["budget"] and run.params == row["params"] for run in made.runs)
 
 
-@pytest.mark.parametrize(("changes", "key", "words"), [
-    ({"budgets": (1e6, 2e6)}, "study.budgets", "needed on each side"),
-    ({"budgets": (1e10, 9e11)}, "study.budgets", "smallest shape"),
-    ({"sizes": 5}, "study.sizes", "three on each side"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "key", "words"),
+    [
+        ({"budgets": (1e6, 2e6)}, "study.budgets", "needed on each side"),
+        ({"budgets": (1e10, 9e11)}, "study.budgets", "smallest shape"),
+        ({"sizes": 5}, "study.sizes", "three on each side"),
+    ],
+)
 def test_a_study_that_cannot_be_planned_names_the_key(changes, key, words):
     with pytest.raises(ConfigError, match=words) as error:
         plan(study_config(**changes))
@@ -182,41 +102,11 @@ def test_a_batch_that_doubles_is_refused(config):
         plan(doubling)
 
 
-def test_planning_is_deterministic_and_a_manifest_is_never_changed(tmp_path, manifest, config):
-    path = tmp_path / MANIFEST
-    assert write_manifest(path, manifest) is True
-    before = path.read_bytes()
-    newer = Manifest(manifest.header | {"revision": "another", "package": "later"}, plan(config).runs)
-    assert write_manifest(path, newer) is False
-    with pytest.raises(StudyError, match="another plan"):
-        write_manifest(path, plan(study_config(size_ratio=1.4)))
-    assert path.read_bytes() == before
-    assert read_manifest(path) == manifest
-    assert [p.name for p in tmp_path.iterdir()] == [MANIFEST]
-
-
-def test_a_manifest_from_before_a_key_is_still_this_plan(tmp_path, config):
-    before = plan(config)
-    del before.header["config"]["study"]["cores"]
-    for run in before.runs:
-        run.config["train"].pop("remat")  # as if this key had come later
-    write_manifest(tmp_path / MANIFEST, before)
-    assert write_manifest(tmp_path / MANIFEST, plan(config)) is False
-    assert read_manifest(tmp_path / MANIFEST).template() == config
-
-
 def test_the_header_says_where_the_plan_comes_from(manifest, config):
     header = json.loads(manifest.text().splitlines()[0])["manifest"]
     assert header["study"] == "isoflop" and header["study_hash"] == config.content_hash()
     assert header["package"].startswith("chinchilla_jax ") and "revision" in header
     assert manifest.template() == config
-
-
-@pytest.mark.parametrize("text", ["", "{}\n", '{"manifest": {}}\n{"name": 1}\n', "not json\n"])
-def test_a_damaged_manifest_is_told_in_one_line(tmp_path, text):
-    (tmp_path / MANIFEST).write_text(text)
-    with pytest.raises(StudyError, match="not a manifest"):
-        read_manifest(tmp_path / MANIFEST)
 
 
 def test_verification_hits_the_predicted_size_at_the_held_out_budget(tmp_path, manifest, config):
@@ -231,23 +121,6 @@ def test_verification_hits_the_predicted_size_at_the_held_out_budget(tmp_path, m
     with pytest.raises(StudyError, match="another plan"):
         verification(tmp_path, 900_000.0)
     assert read_manifest(tmp_path / VERIFICATION) == made
-
-
-def test_cost_and_time_are_printed_and_every_drop_has_its_line(manifest):
-    lines = []
-    describe(manifest, 2, lines.append)
-    text = "\n".join(lines)
-    assert all(run.name in text for run in manifest.runs)
-    assert sum(line.startswith("dropped:") for line in lines) == len(manifest.header["dropped"])
-    total = sum(run.cost for run in manifest.runs)
-    assert f"{len(manifest.runs)} runs, {total:.3g} FLOPs (executed)" in text and "2 workers" in text
-    assert "5 tokens per parameter at C = 3e+11" in text and "peak_lr = 1 N^-0.5, batch as in the config" in text
-    assert f"3 held-out runs of 3.6e+12 FLOPs: with them {total + 3 * 3.6e12:.3g} in all" in lines[-1]
-    one, two = estimate(manifest.runs, 1), estimate(manifest.runs, 2)
-    assert one == pytest.approx(sum(run.estimated_seconds for run in manifest.runs)) and one / 2 <= two < one
-
-
-# --- Seeds ---
 
 
 def test_replicates_are_ordinary_runs_with_the_seeds_after_the_configs_own(manifest, config):
@@ -283,21 +156,14 @@ def test_repeated_sizes_do_not_count_as_sizes_beside_the_optimum():
 
 
 def test_the_predicted_model_is_trained_with_several_seeds(tmp_path, config):
-    two = dataclasses.replace(config, study=dataclasses.replace(config.study, holdout_seeds=2),
-                              train=dataclasses.replace(config.train, seed=5))  # fmt: skip
+    two = dataclasses.replace(
+        config,
+        study=dataclasses.replace(config.study, holdout_seeds=2),
+        train=dataclasses.replace(config.train, seed=5),
+    )
     write_manifest(tmp_path / MANIFEST, plan(two))
     made = verification(tmp_path, 400_000.0)
     assert [run.role for run in made.runs] == ["predicted", "predicted", "half", "double"]
     one, other = made.runs[:2]
     assert other.name == f"{one.name}-s1" and other.config["train"]["seed"] == 6
     assert (other.params, other.tokens, other.budget) == (one.params, one.tokens, one.budget)
-
-
-def test_planned_costs_include_the_seeds(config):
-    lines = []
-    seeded = plan(dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2,), holdout_seeds=2)))
-    describe(seeded, 2, lines.append)
-    total = sum(run.cost for run in seeded.runs)
-    assert total == pytest.approx(2 * sum(run.cost for run in plan(config).runs))
-    assert f"{len(seeded.runs)} runs, {total:.3g} FLOPs (executed)" in "\n".join(lines)
-    assert f"4 held-out runs of 3.6e+12 FLOPs: with them {total + 4 * 3.6e12:.3g} in all" in lines[-1]

@@ -1,76 +1,40 @@
-"""Where sizes are centred and how runs are trained: by the config's own words, published laws, or finished runs."""
+"""How runs are trained: learning rate and batch by a formula or a published recipe."""
 
 import dataclasses
-import json
-import math
-import pathlib
 
-import numpy as np
 import pytest
 
-from chinchilla_jax.config import ConfigError, DataConfig, MeshConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
+from chinchilla_jax.config import ConfigError, MeshConfig
 from chinchilla_jax.ledger import count_parameters
-from chinchilla_jax.scaling.fits.surface import Surface
-from chinchilla_jax.scaling.laws.published import surface
-from chinchilla_jax.study import ladder, recipe
-from chinchilla_jax.study.formula import parse
-from chinchilla_jax.study.guess import guess, published_surfaces
+from chinchilla_jax.study import recipe
 from chinchilla_jax.study.plan import plan
-from chinchilla_jax.study.recipe import read_recipe, settings
-
-FIGURE_4 = pathlib.Path(__file__).parent.parent / "scaling" / "data" / "chinchilla_fig4_points.csv"
-SMALL = ModelConfig(n_layers=2, d_model=64, n_heads=2, n_kv_heads=2, head_dim=32, d_ff=256, vocab_size=512)
-LARGE = ModelConfig(n_layers=12, d_model=1024, n_heads=16, n_kv_heads=16, head_dim=64, d_ff=4096, vocab_size=32000)
+from chinchilla_jax.study.recipe import read_recipe, with_recipe
+from tests.study.cases import LARGE, SMALL, paper_config, width_config
 
 
-def study_config(model=SMALL, batch_size=8, microbatches=2, seq_len=64, mesh=None, **study):
-    """A study; keyword arguments change its study section."""
-    values = {"budgets": (1e12, 4e12), "size_ratio": 1.5, "guess": "D/N = 5", "ladder": "width"} | study
-    return RunConfig(
-        model=model, data=DataConfig(vocab_size=model.vocab_size, seq_len=seq_len), mesh=mesh or MeshConfig(),
-        train=TrainConfig(batch_size=batch_size, microbatches=microbatches), study=StudyConfig(**values),
-    )  # fmt: skip
-
-
-def paper_config(**study):
-    """The paper's budgets and shapes."""
-    values = {"budgets": (6e18, 1e20, 3e21), "convention": "table_a4", "sizes": 9, "size_ratio": 1.35,
-              "ladder": "chinchilla", "guess": "D/N = 20"}  # fmt: skip
-    return study_config(LARGE, 256, 1, 2048, **values | study)
-
-
-# --- Formulas ---
-
-
-def test_a_formula_is_a_number_times_powers():
-    laws = parse("study.recipe", "lr=1.79 N_ne^-0.713 D^0.307 , batch = .58*D**0.571", ("lr", "batch"), ("N_ne", "D"))
-    assert laws["lr"].at(N_ne=1e9, D=1e11) == pytest.approx(1.79 * 1e9**-0.713 * 1e11**0.307)
-    assert laws["batch"].at(N_ne=1e9, D=1e11) == pytest.approx(0.58 * 1e11**0.571)
-    assert str(laws["lr"]) == "1.79 N_ne^-0.713 D^0.307"
-    assert parse("k", "lr = 3e-4", ("lr",), ("N",))["lr"].at(N=5.0) == 3e-4
-    assert parse("k", "lr = 2 N", ("lr",), ("N",))["lr"].at(N=5.0) == 10.0
-
-
-@pytest.mark.parametrize(("text", "told"), [
-    ("lr = N^-0.5", "must begin with a positive number"),
-    ("lr = -1 N^-0.5", "must begin with a positive number"),
-    ("lr = 0", "must begin with a positive number"),
-    ("lr = 1 M^-0.5", r"'M\^-0.5' is unknown; after the number come powers such as N\^-0.5, of N, N_ne, D, C, C_ne"),
-    ("lr = 1 N^", r"'\^' is unknown"),
-    ("lr = 1 N^-0.5 + 3", "is unknown"),
-    ("rate = 1 N^-0.5", r"write NAME = NUMBER ... with NAME one of lr, batch"),
-    ("lr = 1, lr = 2", "says twice what lr is"),
-    ("batch = 0.58 D^0.571", "has no learning rate"),
-    ("deepsek", r"unknown recipe 'deepsek' \(did you mean 'deepseek'\?\)"),
-    ("", "unknown recipe ''"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lr = N^-0.5", "must begin with a positive number"),
+        ("lr = -1 N^-0.5", "must begin with a positive number"),
+        ("lr = 0", "must begin with a positive number"),
+        (
+            "lr = 1 M^-0.5",
+            r"'M\^-0.5' is unknown; after the number come powers such as N\^-0.5, of N, N_ne, D, C, C_ne",
+        ),
+        ("lr = 1 N^", r"'\^' is unknown"),
+        ("lr = 1 N^-0.5 + 3", "is unknown"),
+        ("rate = 1 N^-0.5", r"write NAME = NUMBER ... with NAME one of lr, batch"),
+        ("lr = 1, lr = 2", "says twice what lr is"),
+        ("batch = 0.58 D^0.571", "has no learning rate"),
+        ("deepsek", r"unknown recipe 'deepsek' \(did you mean 'deepseek'\?\)"),
+        ("", "unknown recipe ''"),
+    ],
+)
 def test_a_recipe_that_cannot_be_read_is_refused(text, told):
     with pytest.raises(ConfigError, match=told) as refused:
-        plan(study_config(recipe=text))
+        plan(width_config(recipe=text))
     assert refused.value.key == "study.recipe"
-
-
-# --- Recipes ---
 
 
 def test_the_published_recipes_have_the_printed_constants():
@@ -117,24 +81,33 @@ def test_deepseeks_batch_is_one_per_budget():
     assert sizes[0] * 2048 == pytest.approx(0.2920 * 6e18**0.3271, rel=0.01)
 
 
-@pytest.mark.parametrize(("wanted", "batch_size", "microbatches"), [
-    (0.2, 2, 1), (3.2, 4, 1), (7.0, 6, 1), (8.0, 8, 1), (11.0, 8, 1), (13.0, 16, 2), (100.0, 96, 12),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wanted", "batch_size", "microbatches"),
+    [
+        (0.2, 2, 1),
+        (3.2, 4, 1),
+        (7.0, 6, 1),
+        (8.0, 8, 1),
+        (11.0, 8, 1),
+        (13.0, 16, 2),
+        (100.0, 96, 12),
+    ],
+)
 def test_a_batch_is_whole_microbatches_spread_over_the_devices(wanted, batch_size, microbatches):
     """Rows of a microbatch (8 here) fit the memory and stay; only a smaller batch has fewer, even over 2 devices."""
     recipe_text = f"lr = 1, batch = {wanted * 64}"
-    config = study_config(batch_size=16, microbatches=2, mesh=MeshConfig(data=2), recipe=recipe_text)
-    made = settings(config, 1e12)
+    config = width_config(batch_size=16, microbatches=2, mesh=MeshConfig(data=2), recipe=recipe_text)
+    made = with_recipe(config, 1e12)[0].train
     assert made.microbatches == microbatches
     assert abs(made.batch_size - batch_size) <= (2 if wanted == 7.0 else 0)
     assert made.batch_size % (2 * made.microbatches) == 0
 
 
 def test_a_recipe_without_a_batch_leaves_that_of_the_config():
-    made = settings(study_config(recipe="lr = 0.5 N^-0.5"), 1e12)
-    assert (made.batch_size, made.microbatches) == (8, 2)
-    assert made.peak_lr == pytest.approx(0.5 * count_parameters(SMALL).total ** -0.5, rel=1e-3)
-    assert "as in the config" in made.provenance and "N = " in made.provenance and "D = " not in made.provenance
+    made, provenance = with_recipe(width_config(recipe="lr = 0.5 N^-0.5"), 1e12)
+    assert (made.train.batch_size, made.train.microbatches) == (8, 2)
+    assert made.optimizer.peak_lr == pytest.approx(0.5 * count_parameters(SMALL).total ** -0.5, rel=1e-3)
+    assert "as in the config" in provenance and "N = " in provenance and "D = " not in provenance
 
 
 def test_runs_of_one_trunk_share_its_recipe():
@@ -147,100 +120,3 @@ def test_runs_of_one_trunk_share_its_recipe():
             assert run.run_config().optimizer.peak_lr == trunk.optimizer.peak_lr
             assert run.run_config().train.batch_size == trunk.train.batch_size
             assert abs(run.cost / run.budget - 1) <= 0.01
-
-
-# --- Guesses ---
-
-
-def test_the_published_guesses_are_the_printed_optima():
-    """Hoffmann et al. 2022: Table 3 (67B at 5.76e23), Table A3 (1B at 1.20e20); equation 4 under 6 N D for surfaces."""
-    config = paper_config(convention="6nd")
-
-    def at(name, budget):
-        return guess(dataclasses.replace(config, study=dataclasses.replace(config.study, guess=name))).params(budget)
-
-    assert at("hoffmann-1", 5.76e23) == pytest.approx(67e9, rel=0.02)
-    assert at("hoffmann-2", 1.20e20) == pytest.approx(1e9, rel=0.02)
-    assert at("hoffmann2022_unrounded", 5.76e23) == pytest.approx(4.0361e10, rel=1e-3)
-    assert at("besiroglu2024", 5.76e23) == pytest.approx(7.2249e10, rel=1e-3)
-    assert all(1e9 < at(name, 5.76e23) < 1e12 for name in published_surfaces())
-
-
-def test_a_surface_is_minimised_under_the_count_of_the_study():
-    """Small models cost far more than 6 N per token, so the same law wants another N there."""
-    config = study_config(guess="besiroglu2024", convention="executed")
-    law, budget = surface("besiroglu2024"), 1e13
-    found = guess(config).params(budget)
-
-    def loss(params):
-        model = ladder.nearest(config.model, params, 32.0, exact=True, fixed_depth=True).model
-        per_param = ladder.flops_per_token(config, model, "executed") / count_parameters(model).total
-        return float(law.loss(params, budget / (per_param * params)))
-
-    grid = found * np.exp(np.linspace(-1.5, 1.5, 13))
-    assert int(np.argmin([loss(n) for n in grid])) in (5, 6, 7)
-    assert abs(math.log(found / float(law.optimum(budget)[0]))) > 0.03
-
-
-@pytest.mark.parametrize("name", ["hoffmann-1", "besiroglu2024", "N = 0.2 C^0.48"])
-def test_the_sizes_of_a_plan_surround_the_guess_and_the_header_says_whose_it_is(name):
-    config = paper_config(guess=name)
-    made = plan(config)
-    for budget, optimum in made.header["guess"]["params"]:
-        assert optimum == pytest.approx(guess(config).params(budget))
-        sizes = [run.params for run in made.runs if run.budget == budget]
-        assert sum(n < optimum for n in sizes) >= 3 and sum(n > optimum for n in sizes) >= 3
-    assert made.header["guess"]["provenance"] == guess(config).provenance
-
-
-def write_study(folder, law, convention):
-    """A finished study of 3 budgets x 7 sizes that follows `law` exactly under C = 6 N D."""
-    lines = []
-    for budget in (1e11, 4e11, 1.6e12):
-        for step in range(-3, 4):
-            params = float(law.optimum(budget)[0]) * 1.5**step
-            tokens = budget / (6 * params)
-            name = f"c{budget:.1e}-{step + 3}"
-            facts = {"name": name, "role": "isoflop", "budget": budget, "params": params, "tokens": tokens,
-                     "flops": budget, "convention": convention}  # fmt: skip
-            (folder / "runs" / name).mkdir(parents=True)
-            result = facts | {"loss": float(law.loss(params, tokens)), "diverged": False}
-            (folder / "runs" / name / "result.json").write_text(json.dumps(result))
-            lines.append(json.dumps(facts))
-    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
-
-
-def test_a_finished_study_is_the_next_ones_guess(tmp_path):
-    law = Surface(2.2, 60.0, 300.0, 0.32, 0.36)
-    write_study(tmp_path, law, "6nd")
-    same = guess(study_config(guess=str(tmp_path), convention="6nd"))
-    assert same.params(6.4e12) == pytest.approx(float(law.optimum(6.4e12)[0]), rel=0.05)
-    assert "approach 2 of the 21 runs" in same.provenance
-    # Counted otherwise, the power law of C would be another's; the surface serves every count.
-    other = guess(study_config(guess=str(tmp_path), convention="executed"))
-    assert "approach 3 of the 21 runs" in other.provenance
-    planted = guess(study_config(guess="besiroglu2024", convention="executed"))
-    assert planted.provenance != other.provenance
-
-
-def test_a_table_of_runs_is_a_guess():
-    for convention, approach in (("6nd", 2), ("table_a4", 3)):
-        made = guess(paper_config(guess=str(FIGURE_4), convention=convention))
-        assert f"approach {approach} of the 245 runs" in made.provenance
-        assert 3e10 < made.params(5.76e23) < 2e11  # the paper's approaches span 40 to 70 billion
-
-
-@pytest.mark.parametrize(("text", "told"), [
-    ("hofmann-1", r"did you mean 'hoffmann-1'\?"),
-    ("studies/none", "no published law and no file"),
-    ("D/N = 20, N = 0.1 C^0.5", "write 'D/N = 20, a = 0.5' with numbers"),
-    ("D/N = 20 C^0.1", "write 'D/N = 20, a = 0.5' with numbers"),
-    ("a = 0.5", "write 'D/N = 20, a = 0.5' with numbers"),
-    ("N = 0.1 D^0.5", "'D^0.5' is unknown".replace("^", r"\^")),
-    ("configs", "no manifest.jsonl|no such|study directory"),
-])  # fmt: skip
-def test_a_guess_that_cannot_be_read_is_refused(text, told, monkeypatch):
-    monkeypatch.chdir(pathlib.Path(__file__).parent.parent.parent)
-    with pytest.raises(ConfigError, match=told) as refused:
-        plan(study_config(guess=text))
-    assert refused.value.key == "study.guess"

@@ -11,20 +11,19 @@ from chinchilla_jax.config import ConfigError
 from chinchilla_jax.data import prepare
 from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
 from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.study.cost import describe, executed
 from chinchilla_jax.study.execute import lease, worker
+from chinchilla_jax.study.execute.pace import estimate
 from chinchilla_jax.study.execute.status import run_status, status
 from chinchilla_jax.study.execute.worker import work_alone
 from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, read_result, run_folder, write_manifest
-from chinchilla_jax.study.plan import describe, estimate, executed, plan
+from chinchilla_jax.study.plan import plan
 from chinchilla_jax.training import loop
 from chinchilla_jax.training.metrics import read_metrics
 from configs.isoflop import tiny
+from tests.study.cases import quiet
 
 BUDGETS = (2e9, 4e9)
-
-
-def quiet(_):
-    """An `echo` that says nothing."""
 
 
 def trunk_config(data_dir="data", **optimizer):
@@ -35,9 +34,10 @@ def trunk_config(data_dir="data", **optimizer):
         model=dataclasses.replace(config.model, n_layers=1),
         data=dataclasses.replace(config.data, data_dir=data_dir, seq_len=32),
         optimizer=dataclasses.replace(config.optimizer, **{"schedule": "cooldown_sqrt"} | optimizer),
-        study=dataclasses.replace(config.study, budgets=BUDGETS, ladder="width", schedule="trunk",
-                                  recipe="lr = 8e-13 N^2.2"),
-    )  # fmt: skip
+        study=dataclasses.replace(
+            config.study, budgets=BUDGETS, ladder="width", schedule="trunk", recipe="lr = 8e-13 N^2.2"
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,9 @@ def test_more_budgets_share_more():
     config = trunk_config()
     saved = []
     for budgets in ((2e9, 4e9), (2e9, 2.8e9, 4e9), (2e9, 2.4e9, 2.8e9, 3.3e9, 4e9)):
-        shared, apart = executed(plan(dataclasses.replace(config, study=dataclasses.replace(
-            config.study, budgets=budgets))).runs)  # fmt: skip
+        shared, apart = executed(
+            plan(dataclasses.replace(config, study=dataclasses.replace(config.study, budgets=budgets))).runs
+        )
         saved.append(1 - shared / apart)
     assert saved == sorted(saved) and saved[-1] > 0.5
 
@@ -152,11 +153,14 @@ def test_the_estimate_lets_branches_wait_for_their_trunk(manifest):
     assert many == pytest.approx(max(seconds[run.trunk] + run.estimated_seconds for run in branches(manifest)))
 
 
-@pytest.mark.parametrize(("optimizer", "key"), [
-    ({"schedule": "cosine"}, "optimizer.schedule"),
-    ({"cooldown_fraction": 0.0}, "optimizer.cooldown_fraction"),
-    ({"cooldown_fraction": 1.0}, "optimizer.cooldown_fraction"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("optimizer", "key"),
+    [
+        ({"schedule": "cosine"}, "optimizer.schedule"),
+        ({"cooldown_fraction": 0.0}, "optimizer.cooldown_fraction"),
+        ({"cooldown_fraction": 1.0}, "optimizer.cooldown_fraction"),
+    ],
+)
 def test_a_schedule_without_a_cooldown_is_refused(optimizer, key):
     with pytest.raises(ConfigError, match="study.schedule=trunk needs") as error:
         plan(trunk_config(**optimizer))
@@ -273,7 +277,11 @@ def test_fits_take_the_branches_with_the_n_d_and_c_of_the_whole_way(trained):
     for planned in branches(manifest):
         run, result = runs[planned.name], read_result(folder, planned.name)
         assert (run.params, run.tokens, run.flops, run.budget) == (
-            planned.params, planned.tokens, planned.cost, planned.budget)  # fmt: skip
+            planned.params,
+            planned.tokens,
+            planned.cost,
+            planned.budget,
+        )
         assert result["trunk"] == planned.trunk and result["flops_spent"] == pytest.approx(planned.spent())
         assert 0 < result["flops_spent"] < 0.25 * run.flops
     fit = fit_isoflop(tuple(runs.values()), resampling=None)
@@ -300,8 +308,11 @@ def test_what_is_missing_and_only_that_is_trained_again(trained):
     assert again == [victim.name]
     assert (run_folder(folder, victim.name) / "metrics.jsonl").read_bytes() == metrics
     assert json.loads(result.read_bytes())["validation"] == json.loads(before[victim.name])["validation"]
-    assert all((run_folder(folder, name) / "result.json").read_bytes() == text
-               for name, text in before.items() if name != victim.name)  # fmt: skip
+    assert all(
+        (run_folder(folder, name) / "result.json").read_bytes() == text
+        for name, text in before.items()
+        if name != victim.name
+    )
 
 
 def test_another_plan_in_the_same_folder_is_refused(trained):

@@ -1,9 +1,13 @@
 """Whose run is it? A worker's claim on a run: a file in the run's folder, held while the worker trains it.
 
-The file is made with O_EXCL, so of two workers one gets it. It names host, process and the process's start, and its
-modification time is a heartbeat. A holder on this host is alive exactly if its process is (a laptop that slept does not
-lose its runs); a holder elsewhere is taken for dead when its heartbeat stops. Taking over from the dead is done under a
-lock of the study, otherwise two takers could each remove the other's fresh claim.
+    claim     makes the file, which only one of several workers can
+    renew     says that the holder is still there: the file's modification time is a heartbeat
+    release   removes the file
+    owner     what the file says: host, process, when the process started, worker
+
+A holder on this host is alive exactly if its process is (a laptop that slept does not lose its runs). A holder on
+another host is taken for dead when its heartbeat stops. A dead worker's lease is taken over under a lock of the study,
+otherwise two workers could each remove the other's new claim.
 """
 
 from __future__ import annotations
@@ -17,10 +21,96 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
+
+from chinchilla_jax.base import files
 
 LEASE = "lease.json"
 STALE_SECONDS = 120.0
 HEARTBEAT_SECONDS = 5.0
+
+
+class Lease:
+    """A claim that is held, until `release`."""
+
+    def __init__(self, path: pathlib.Path, holder: dict[str, Any]):
+        self.path, self.holder = path, holder
+        self._stop = threading.Event()
+        self._heartbeat: threading.Thread | None = None
+
+    def renew(self) -> bool:
+        """Says that the holder is still there; False if the lease is another's by now."""
+        if owner(self.path) != self.holder:
+            return False
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+        return True
+
+    def keep(self, lost: Callable[[], None], interval: float = HEARTBEAT_SECONDS) -> None:
+        """Renews from a thread every `interval` seconds; that calls `lost`, once, if the lease is another's by then."""
+
+        def beat():
+            while not self._stop.wait(interval):
+                if not self.renew():
+                    if not self._stop.is_set():
+                        lost()
+                    return
+
+        self._heartbeat = threading.Thread(target=beat, name="lease", daemon=True)
+        self._heartbeat.start()
+
+    def release(self) -> None:
+        """Gives the run free. Another's lease is left alone."""
+        self._stop.set()
+        if self._heartbeat is not None:
+            self._heartbeat.join()
+        if owner(self.path) == self.holder:
+            files.remove(self.path)
+
+
+def claim(run_folder: pathlib.Path, study: pathlib.Path, worker: str) -> Lease | None:
+    """The lease of `run_folder`, or None if a living worker has it. A dead one's is taken over."""
+    path = run_folder / LEASE
+    holder = {"host": _host(), "pid": os.getpid(), "process_start": _started(os.getpid()), "worker": worker}
+    holder["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
+    with _locked(study / "leases.lock"):
+        if files.exists(path):
+            if alive(path):
+                return None
+            files.remove(path)
+        # The lock may not reach other hosts, so this can still fail.
+        return Lease(path, holder) if files.create(path, json.dumps(holder)) else None
+
+
+def owner(path: pathlib.Path) -> dict[str, Any] | None:
+    """Who holds the lease file `path`: {} while it is being written, None if there is none."""
+    try:
+        return json.loads(files.read_text(path) or "{}")
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+
+
+def alive(path: pathlib.Path) -> bool:
+    """Whether somebody who still lives holds the lease file `path`."""
+    holder = owner(path)
+    if holder is None:
+        return False
+    if holder.get("host") == _host():
+        started = _started(holder["pid"])
+        return started is not None and started == holder.get("process_start")
+    try:
+        return time.time() - path.stat().st_mtime < STALE_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _host() -> str:
@@ -48,86 +138,3 @@ def _started(pid: int) -> str | None:
     except PermissionError:
         pass
     return "unknown"
-
-
-class Lease:
-    """A claim that is held. Leave it with `release`."""
-
-    def __init__(self, path: pathlib.Path, owner: dict):
-        self.path, self.owner = path, owner
-        self._stop = threading.Event()
-        self._beat: threading.Thread | None = None
-
-    def keep(self, lost: Callable[[], None], interval: float = HEARTBEAT_SECONDS) -> None:
-        """Starts the heartbeat; `lost` is called once, from its thread, should the lease no longer be ours."""
-
-        def beat():
-            while not self._stop.wait(interval):
-                if read(self.path) != self.owner:
-                    if not self._stop.is_set():
-                        lost()
-                    return
-                with contextlib.suppress(OSError):
-                    os.utime(self.path)
-
-        self._beat = threading.Thread(target=beat, name="lease", daemon=True)
-        self._beat.start()
-
-    def release(self) -> None:
-        """Gives the run free."""
-        self._stop.set()
-        if self._beat is not None:
-            self._beat.join()
-        if read(self.path) == self.owner:
-            self.path.unlink(missing_ok=True)
-
-
-def read(path: pathlib.Path) -> dict | None:
-    """Who holds the lease file `path`: {} while it is being written, None if there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8") or "{}")
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return {}
-
-
-def alive(path: pathlib.Path) -> bool:
-    """Whether somebody who still lives holds the lease file `path`."""
-    owner = read(path)
-    if owner is None:
-        return False
-    if owner.get("host") == _host():
-        started = _started(owner["pid"])
-        return started is not None and started == owner.get("process_start")
-    try:
-        return time.time() - path.stat().st_mtime < STALE_SECONDS
-    except FileNotFoundError:
-        return False
-
-
-def claim(run_folder: pathlib.Path, study: pathlib.Path, worker: str) -> Lease | None:
-    """The lease of `run_folder`, or None if a living worker has it. A dead one's is taken over."""
-    path = run_folder / LEASE
-    run_folder.mkdir(parents=True, exist_ok=True)
-    owner = {"host": _host(), "pid": os.getpid(), "process_start": _started(os.getpid()), "worker": worker,
-             "since": time.strftime("%Y-%m-%d %H:%M:%S")}  # fmt: skip
-    with _locked(study / "leases.lock"):
-        if path.exists():
-            if alive(path):
-                return None
-            path.unlink()
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:  # a file system whose locks do not reach other hosts
-            return None
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(owner))
-    return Lease(path, owner)
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

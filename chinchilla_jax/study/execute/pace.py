@@ -1,13 +1,14 @@
-"""How long will a run take? As long as finished runs of about its size took for the same work."""
+"""How long will runs take? As long as finished runs of about their size took for the same work."""
 
 from __future__ import annotations
 
 import collections
 import math
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
-from chinchilla_jax.study.folder import MANIFEST, PlannedRun, StudyError, manifests, read_result
+from chinchilla_jax.base import files
+from chinchilla_jax.study.folder import MANIFEST, PlannedRun, finished, planned_runs, training_order
 
 
 def pace(study: pathlib.Path) -> Callable[[PlannedRun], float]:
@@ -17,7 +18,8 @@ def pace(study: pathlib.Path) -> Callable[[PlannedRun], float]:
     compilation, evaluation, checkpoints) takes what it took on average. Without finished runs: what was planned.
     """
     steps, work, other = collections.Counter(), collections.Counter(), []
-    for run, result in _finished(study):
+    runs = planned_runs(study) if files.exists(study / MANIFEST) else ()
+    for run, result in finished(study, runs, skip_damaged=True):  # a damaged one is named where it is needed
         step = (result.get("time") or {}).get("step")
         if step and result.get("seconds"):
             steps[run.params] += step
@@ -33,12 +35,13 @@ def pace(study: pathlib.Path) -> Callable[[PlannedRun], float]:
     return seconds
 
 
-def _finished(study: pathlib.Path) -> Iterable[tuple[PlannedRun, dict]]:
-    for manifest in manifests(study) if (study / MANIFEST).exists() else ():
-        for run in manifest.runs:
-            try:
-                result = read_result(study, run.name)
-            except StudyError:  # damaged: named where it is needed
-                continue
-            if result is not None:
-                yield run, result
+def estimate(
+    runs: Sequence[PlannedRun], workers: int, seconds: Callable[[PlannedRun], float] = lambda run: run.estimated_seconds
+) -> float:
+    """Seconds for `runs` when each of `workers` takes the next one of `training_order` as soon as it may."""
+    loads, ends = [0.0] * workers, {}
+    for run in training_order(runs, seconds):
+        worker = loads.index(min(loads))
+        loads[worker] = max(loads[worker], ends.get(run.trunk, 0.0)) + seconds(run)
+        ends[run.name] = loads[worker]
+    return max(loads)

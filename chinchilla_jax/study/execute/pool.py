@@ -12,21 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
-from chinchilla_jax.base.errors import PREEMPTED
+from chinchilla_jax.base.errors import FAILED, PREEMPTED, USAGE
+from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job import cores
-from chinchilla_jax.study.execute.standby import GO, preparation
-from chinchilla_jax.study.execute.worker import Stopped
-from chinchilla_jax.study.folder import (
-    MANIFEST,
-    Manifest,
-    PlannedRun,
-    StudyError,
-    progress,
-    read_manifest,
-    read_result,
-)
-from chinchilla_jax.study.plan import duration
+from chinchilla_jax.study import folder
+from chinchilla_jax.study.execute.worker import GO, Stopped, on_signal, preparation
+from chinchilla_jax.study.folder import MANIFEST, Manifest, PlannedRun, StudyError
 
 # A worker killed from outside is started again; one that dies this often has a reason, such as too little memory.
 MAX_RESTARTS = 3
@@ -37,25 +29,25 @@ def work(
     study: str | pathlib.Path,
     manifest: str = MANIFEST,
     workers: int | None = None,
-    echo: Callable[[str], None] = print,
-    command: Callable[[int], list[str]] | None = None,
+    echo: Echo = print,
     ready: Pool | None = None,
+    command: Callable[[int], list[str]] | None = None,
 ) -> None:
     """Trains every unfinished run of a manifest with `workers` processes on this machine. What is finished stays.
 
     Args:
       workers: `cores.default_workers` of them unless given. How many there are changes no run: each has the cores that
         were planned for it.
-      command: argument list that starts worker i; by default `python -m chinchilla_jax work --worker=i`.
       ready: workers that stand by for this manifest.
+      command: argument list that starts worker i; by default `python -m chinchilla_jax work --worker=i`.
 
     Raises:
       StudyError: no such manifest, or a worker failed; has the end of its log.
       Stopped: SIGINT or SIGTERM came; the runs in progress are saved.
     """
     study = pathlib.Path(study)
-    plan = read_manifest(study / manifest)
-    waiting = [run for run in plan.runs if read_result(study, run.name) is None]
+    plan = folder.read_manifest(study / manifest)
+    waiting = folder.unfinished(study, plan.runs)
     if not waiting:
         echo(f"{manifest}: all {len(plan.runs)} runs are finished")
         return
@@ -66,30 +58,29 @@ def work(
     if ready:
         ready.resize(workers)
     pool = ready or Pool(study, workers, command or (lambda i: _command(study, manifest, i, workers)), echo)
-    with _Signals() as signals:
+    received = []
+
+    def note(number: int) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(signal.Signals(number).name)
+
+    with on_signal(note):
         try:
             pool.start()
-            _Monitor(study, plan, workers, echo).watch(pool, signals)
+            _Monitor(study, plan, workers, echo).watch(pool, received)
         finally:
             pool.stop()
 
 
 @contextlib.contextmanager
 def standing_by(
-    study: pathlib.Path,
-    manifest: str,
-    template: RunConfig,
-    waiting: Sequence[PlannedRun],
-    workers: int,
-    echo: Callable[[str], None],
+    study: pathlib.Path, manifest: str, template: RunConfig, waiting: Sequence[PlannedRun], workers: int, echo: Echo
 ) -> Iterator[Pool | None]:
-    """Workers that get ready while the block finds out what they shall do; in it, hand them to `work`.
+    """Workers that get ready while the block finds out what they shall do, see `backend.Backend`.
 
-    Args:
-      template: the study's config.
-      waiting: the unfinished runs in `training_order`, as far as they are known: each worker compiles one of the first.
-
-    None where accelerators compute: a worker would take them from whoever has them now.
+    Each compiles one of the first runs that are waiting. None where accelerators compute: a worker would take them from
+    whoever has them now.
     """
     if not cores.on_cpu():
         yield None
@@ -103,14 +94,15 @@ def standing_by(
 
 
 def _command(study: pathlib.Path, manifest: str, worker: int, workers: int) -> list[str]:
-    return [sys.executable, "-m", "chinchilla_jax", "work", f"--study={study}", f"--manifest={manifest}",
-            f"--worker={worker}", f"--workers={workers}", f"--parent={os.getpid()}"]  # fmt: skip
+    what = [f"--study={study}", f"--manifest={manifest}"]
+    who = [f"--worker={worker}", f"--workers={workers}", f"--parent={os.getpid()}"]
+    return [sys.executable, "-m", "chinchilla_jax", "work", *what, *who]
 
 
 class Pool:
     """The worker processes."""
 
-    def __init__(self, study: pathlib.Path, workers: int, command, echo: Callable[[str], None]):
+    def __init__(self, study: pathlib.Path, workers: int, command: Callable[[int], list[str]], echo: Echo):
         self.study, self.command, self.echo = study, command, echo
         self.processes: list[subprocess.Popen | None] = [None] * workers
         self.restarts = [0] * workers
@@ -120,9 +112,9 @@ class Pool:
     def log(self, worker: int) -> pathlib.Path:
         return self.study / "logs" / f"worker-{worker}.log"
 
-    def stand_by(self, told: list[bytes]) -> None:
-        """Starts the workers ahead of their work; `told` is the line for each."""
-        for worker, line in enumerate(told):
+    def stand_by(self, preparations: list[bytes]) -> None:
+        """Starts the workers ahead of their work, with a line for each that says what to get ready for."""
+        for worker, line in enumerate(preparations):
             self._start(worker, standby=True)
             with contextlib.suppress(BrokenPipeError):  # one that has died already is noticed when it is needed
                 self.processes[worker].stdin.write(line)
@@ -152,9 +144,13 @@ class Pool:
         self._logs.append(log)
         # In its own session, so that Ctrl-C reaches only this process, which then asks the workers to save and stop.
         self.processes[worker] = subprocess.Popen(
-            self.command(worker) + ["--standby"] * standby, stdin=subprocess.PIPE if standby else subprocess.DEVNULL,
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
+            self.command(worker) + ["--standby"] * standby,
+            stdin=subprocess.PIPE if standby else subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
 
     def running(self) -> bool:
         """Looks after the workers: whether any is still at work.
@@ -173,8 +169,8 @@ class Pool:
                 raise Stopped(f"worker {worker} was asked to stop")
             elif code < 0 and self.restarts[worker] < MAX_RESTARTS:
                 self.restarts[worker] += 1
-                self.echo(f"worker {worker} was killed by {signal.Signals(-code).name}; starting it again "
-                          f"({self.restarts[worker]} of {MAX_RESTARTS})")  # fmt: skip
+                again = f"starting it again ({self.restarts[worker]} of {MAX_RESTARTS})"
+                self.echo(f"worker {worker} was killed by {signal.Signals(-code).name}; {again}")
                 self._start(worker)
             else:
                 self._fail(worker, code)
@@ -187,7 +183,7 @@ class Pool:
             self.echo(f"    {line}")
         last = next((line for line in reversed(lines) if line.strip()), "no output")
         how = f"killed by signal {-code} {MAX_RESTARTS + 1} times" if code < 0 else f"failed with exit code {code}"
-        raise StudyError(f"worker {worker} {how}: {last.strip()}", code if code in (1, 2) else 1)
+        raise StudyError(f"worker {worker} {how}: {last.strip()}", code if code in (FAILED, USAGE) else FAILED)
 
     def stop(self) -> None:
         """Asks the workers to save and stop, and waits until they have. A second signal ends them at once."""
@@ -212,74 +208,48 @@ class Pool:
                 log.close()
 
 
-class _Signals:
-    """Notes the first SIGINT or SIGTERM; the second one interrupts."""
-
-    def __init__(self):
-        self.received: str | None = None
-        self._before: dict = {}
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def _on_signal(self, number, _):
-        if self.received:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 class _Monitor:
     """Reports how far the runs are, from what they write."""
 
-    def __init__(self, study: pathlib.Path, plan: Manifest, workers: int, echo: Callable[[str], None]):
+    def __init__(self, study: pathlib.Path, plan: Manifest, workers: int, echo: Echo):
         self.study, self.plan, self.workers, self.echo = study, plan, workers, echo
         self.every = 5.0 if sys.stdout.isatty() else 15.0
-        self.finished = {run.name for run in plan.runs if read_result(study, run.name) is not None}
-        self.started, self.first = time.monotonic(), self._done()
+        self.waiting = folder.unfinished(study, plan.runs)
+        self.started, self.flops_before = time.monotonic(), self._flops()
 
-    def _done(self) -> float:
-        return sum(run.spent() * progress(self.study, run) for run in self.plan.runs)
+    def _flops(self) -> float:
+        return sum(run.spent() * folder.progress(self.study, run) for run in self.plan.runs)
 
-    def watch(self, pool: Pool, signals: _Signals) -> None:
-        """Returns when all workers are through."""
-        said = time.monotonic()
+    def watch(self, pool: Pool, received: Sequence[str]) -> None:
+        """Returns when all workers are through; `received` gets the name of a signal that comes meanwhile."""
+        reported = time.monotonic()
         while pool.running():
-            if signals.received:
-                raise Stopped(f"{signals.received} received; what was in progress is saved, the same command goes on")
+            if received:
+                raise Stopped(f"{received[0]} received; what was in progress is saved, the same command goes on")
             time.sleep(0.2)
-            if time.monotonic() - said >= self.every:
-                said = time.monotonic()
-                self._report_finished()
-                self.echo(self.line())
-        self._report_finished()
-        self.echo(self.line())
-        missing = [run.name for run in self.plan.runs if run.name not in self.finished]
-        if missing:
-            raise StudyError(f"the workers ended without finishing {', '.join(missing)}; see {self.study / 'logs'}", 1)
+            if time.monotonic() - reported >= self.every:
+                reported = time.monotonic()
+                self._report()
+        self._report()
+        if self.waiting:
+            names = ", ".join(run.name for run in self.waiting)
+            raise StudyError(f"the workers ended without finishing {names}; see {self.study / 'logs'}", FAILED)
 
-    def _report_finished(self) -> None:
-        for run in self.plan.runs:
-            if run.name not in self.finished and (result := read_result(self.study, run.name)) is not None:
-                self.finished.add(run.name)
-                self.echo(finished_line(run, result))
-
-    def line(self) -> str:
-        """Progress in one line."""
-        total, done = sum(run.spent() for run in self.plan.runs), self._done()
+    def _report(self) -> None:
+        for run, result in folder.finished(self.study, self.waiting):
+            self.echo(finished_line(run, result))
+            self.waiting = [other for other in self.waiting if other is not run]
+        total, done = sum(run.spent() for run in self.plan.runs), self._flops()
         elapsed = time.monotonic() - self.started
-        speed = (done - self.first) / elapsed if elapsed else 0.0
+        speed = (done - self.flops_before) / elapsed if elapsed else 0.0
         if speed > 0:
             left = duration((total - done) / speed)
         else:
-            left = f"{duration((total - done) / self.plan.template().study.flops_per_second / self.workers)} (guess)"
-        return (f"{len(self.finished)}/{len(self.plan.runs)} runs, {done / total:.1%} of {total:.3g} FLOPs, "
-                f"{speed / 1e9:.1f} GFLOP/s, {duration(elapsed)} elapsed, {left} left")  # fmt: skip
+            planned = self.plan.template().study.flops_per_second * self.workers
+            left = f"{duration((total - done) / planned)} (guess)"
+        count = f"{len(self.plan.runs) - len(self.waiting)}/{len(self.plan.runs)} runs"
+        share = f"{done / total:.1%} of {total:.3g} FLOPs, {speed / 1e9:.1f} GFLOP/s"
+        self.echo(f"{count}, {share}, {duration(elapsed)} elapsed, {left} left")
 
 
 def finished_line(run: PlannedRun, result: dict) -> str:

@@ -1,29 +1,39 @@
 """What does one worker process do? Claim the longest run nobody has, train it, and the next, until all are finished.
 
 Trunks come before the branches that leave them; a branch waits until its trunk is finished.
+
+A worker may be started before there is work, to import JAX and compile while text is prepared or a fit is made. On its
+standard input it gets a line of JSON, what to get ready for; then, when there is work, an empty line. The end of the
+input means that there will be none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+import select
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import PREEMPTED, ExplainedError
-from chinchilla_jax.base.files import write_json
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job import cores, distributed
+from chinchilla_jax.study import folder
 from chinchilla_jax.study.execute import lease
 from chinchilla_jax.study.execute.pace import pace
-from chinchilla_jax.study.folder import PlannedRun, StudyError, read_manifest, read_result, run_folder, training_order
+from chinchilla_jax.study.folder import PlannedRun, StudyError
 
 # Shorter compilations are not worth a file in the cache.
 CACHE_MIN_SECONDS = 0.5
 POLL_SECONDS = 1.0
+GO = b"\n"  # to a worker that stands by
 
 Train = Callable[..., dict]
 
@@ -45,10 +55,8 @@ def pin(config: RunConfig, worker: int, workers: int) -> None:
     """Binds this process to the cores that the study `config` gives each run. Call it before JAX looks for devices.
 
     Two workers that share all cores would wait for each other's threads in every operation. Beside accelerators the
-    cores only feed them: there each worker has an even share.
-
-    Raises:
-      StudyError: JAX computes on the CPU after all, with as many threads as it likes.
+    cores only feed them: there each worker has an even share. Raises StudyError if JAX computes on the CPU after all,
+    with as many threads as it likes.
     """
     if cores.on_cpu():
         cores.use(cores.of_study(config), worker)
@@ -73,11 +81,42 @@ def use_compilation_cache(study: pathlib.Path) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def preparation(template: RunConfig, first: PlannedRun | None) -> bytes:
+    """The line for a worker of the study `template`, whose first run will be `first`; None if nobody knows yet."""
+    run = first and {"name": first.name, "config": first.config}
+    return json.dumps({"template": template.to_dict(), "first": run}).encode() + b"\n"
+
+
+def stand_by(study: pathlib.Path, worker: int, workers: int) -> str | None:
+    """Gets this process ready and waits until it is needed; the name of the run that it is ready for.
+
+    Raises:
+      Stopped: it is not needed.
+      StudyError: see `worker.pin`.
+    """
+    line = sys.stdin.buffer.readline()
+    if not line:
+        raise Stopped("not needed")
+    message = json.loads(line)
+    pin(RunConfig.from_dict(message["template"]), worker, workers)
+    use_compilation_cache(study)
+    from chinchilla_jax.training import loop  # noqa: F401  a second or two, which the first run need not wait for
+    from chinchilla_jax.training.machine.warm import warm
+
+    first = message["first"]
+    needed_already = select.select([sys.stdin.buffer], [], [], 0.0)[0]
+    if first and not needed_already:
+        warm(RunConfig.from_dict(first["config"]))
+    if sys.stdin.buffer.readline() != GO:
+        raise Stopped("not needed")
+    return first["name"] if first else None
+
+
 def work_alone(
     study: pathlib.Path,
     manifest: str,
     worker: int,
-    echo: Callable[[str], None] = print,
+    echo: Echo = print,
     train: Train | None = None,
     parent: int | None = None,
     first: str | None = None,
@@ -95,22 +134,30 @@ def work_alone(
       Stopped: SIGTERM or SIGINT came, or the parent died.
       Other errors of `train` except divergence, which is recorded in the run's `result.json`.
     """
-    runs = read_manifest(study / manifest).runs
+    runs = folder.read_manifest(study / manifest).runs
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    if parent is not None:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    try:
+    with on_signal(lambda _: stop.set()):
+        if parent is not None:
+            threading.Thread(target=_watch, args=(parent,), daemon=True).start()
         while not _any_stops(stop):
-            run, held, finished = _next_together(study, runs, str(worker), first)
+            run, held, all_finished = _next_together(study, runs, str(worker), first)
             if run is not None:
                 _train_one(study, run, held, echo, train)
-            elif finished:
+            elif all_finished:
                 return
             else:
                 # Others train the rest. Stay: one of them may die, and its run is then for us.
                 stop.wait(POLL_SECONDS)
         raise Stopped("asked to stop")
+
+
+@contextlib.contextmanager
+def on_signal(handle: Callable[[int], None]) -> Iterator[None]:
+    """Has `handle` called with the number of a SIGINT or SIGTERM that comes in the block."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: handle(number)) for number in numbers}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -122,61 +169,64 @@ def _any_stops(stop: threading.Event) -> bool:
 
 
 def _next_together(
-    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None
+    study: pathlib.Path, runs: Sequence[PlannedRun], worker: str, first: str | None
 ) -> tuple[PlannedRun | None, lease.Lease | None, bool]:
     """The next run, its lease (where this is the process that claims), and whether all runs are finished.
 
     Where the worker is several processes, as on a slice of several hosts, process 0 claims for all of them.
     """
-    claimed, finished = None, False
+    claimed, all_finished = None, False
     if distributed.first():
         claimed = _claim_next(study, runs, worker, first)
-        finished = claimed is None and all(read_result(study, run.name) is not None for run in runs)
-    told = json.dumps({"run": claimed and claimed[0].name, "finished": finished})
-    told = json.loads(distributed.exchange("next", told)[0])
-    run = next((run for run in runs if run.name == told["run"]), None)
-    return run, claimed and claimed[1], told["finished"]
+        all_finished = claimed is None and not folder.unfinished(study, runs)
+    message = json.dumps({"run": claimed and claimed[0].name, "finished": all_finished})
+    message = json.loads(distributed.exchange("next", message)[0])
+    run = next((run for run in runs if run.name == message["run"]), None)
+    return run, claimed and claimed[1], message["finished"]
 
 
 def _claim_next(
-    study: pathlib.Path, runs: tuple[PlannedRun, ...], worker: str, first: str | None = None
+    study: pathlib.Path, runs: Sequence[PlannedRun], worker: str, first: str | None = None
 ) -> tuple[PlannedRun, lease.Lease] | None:
-    for run in sorted(training_order(runs, pace(study)), key=lambda run: run.name != first):
-        if read_result(study, run.name) is not None:
+    def waits(name: str) -> bool:
+        return folder.read_result(study, name) is None
+
+    for run in sorted(folder.training_order(runs, pace(study)), key=lambda run: run.name != first):
+        if not waits(run.name) or run.trunk and waits(run.trunk):
             continue
-        if run.trunk and read_result(study, run.trunk) is None:
-            continue
-        held = lease.claim(run_folder(study, run.name), study, worker)
+        held = lease.claim(folder.run_folder(study, run.name), study, worker)
         if held is None:
             continue
         # It may have been finished, and its lease released, since we looked.
-        if read_result(study, run.name) is None:
+        if waits(run.name):
             return run, held
         held.release()
     return None
 
 
-def _train_one(
-    study: pathlib.Path, run: PlannedRun, held: lease.Lease | None, echo: Callable[[str], None], train: Train | None
-) -> None:
+def _train_one(study: pathlib.Path, run: PlannedRun, held: lease.Lease | None, echo: Echo, train: Train | None) -> None:
     from chinchilla_jax.training import loop
 
-    echo(f"{time.strftime('%H:%M:%S')} {run.name}: start")
+    def report(text: str) -> None:
+        echo(f"{time.strftime('%H:%M:%S')} {run.name}: {text}")
+
+    report("start")
     if held is not None:
         # Without its lease the run is another worker's, which writes the same files: end at once, save nothing.
         held.keep(lost=lambda: os._exit(1))
-    folder = run_folder(study, run.name)
+    workdir = folder.run_folder(study, run.name)
     branching = {"keep": run.keep_steps} if run.keep_steps else {}
     if run.trunk:
-        branching = {"fork": loop.Fork(run_folder(study, run.trunk), run.fork_step)}
+        branching = {"fork": loop.Fork(folder.run_folder(study, run.trunk), run.fork_step)}
     try:
         _check_trunk_reached(study, run)
-        (train or loop.train)(run.run_config(), folder, facts=run.facts(), echo=echo, **branching)
-        echo(f"{time.strftime('%H:%M:%S')} {run.name}: finished")
+        (train or loop.train)(run.run_config(), workdir, facts=run.facts(), echo=echo, **branching)
+        report("finished")
     except loop.Diverged as error:
-        echo(f"{time.strftime('%H:%M:%S')} {run.name}: diverged: {error}")
-        if distributed.first() and read_result(study, run.name) is None:
-            write_json(folder / "result.json", run.facts() | {"diverged": True, "loss": None, "error": str(error)})
+        report(f"diverged: {error}")
+        if distributed.first() and folder.read_result(study, run.name) is None:
+            result = {"diverged": True, "loss": None, "error": str(error)}
+            files.write_json(workdir / folder.RESULT, run.facts() | result)
     except loop.Preempted as error:
         raise Stopped(str(error)) from None
     finally:
@@ -188,9 +238,9 @@ def _check_trunk_reached(study: pathlib.Path, run: PlannedRun) -> None:
     """A trunk that diverged has branches only where it left checkpoints; the others would diverge like it."""
     from chinchilla_jax.training import loop
 
-    trunk = read_result(study, run.trunk) if run.trunk else None
-    fork = run_folder(study, run.trunk or "") / "checkpoints" / f"step_{run.fork_step}"
-    unreached = bool(trunk and trunk.get("diverged") and not fork.exists())
+    trunk = folder.read_result(study, run.trunk) if run.trunk else None
+    fork = folder.run_folder(study, run.trunk or "") / "checkpoints" / f"step_{run.fork_step}"
+    unreached = bool(trunk and trunk.get("diverged") and not files.exists(fork))
     if distributed.exchange("unreached", str(unreached))[0] == "True":
         raise loop.Diverged(f"its trunk {run.trunk} did, before step {run.fork_step}")
 

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable, Sequence
 
+from chinchilla_jax.base import files
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.scaling.read.repeats import noise_of_repeats
-from chinchilla_jax.study.folder import (
-    MANIFEST,
-    NOISE_RESULT,
-    VERIFICATION,
-    Manifest,
-    PlannedRun,
-    manifests,
-    read_json_or,
-    read_result,
-)
+from chinchilla_jax.study.folder import MANIFEST, NOISE_RESULT, Manifest, finished, planned_runs, read_json_or
 from chinchilla_jax.study.guess import published_surfaces
 from chinchilla_jax.study.plan import holdout_budget
 
@@ -27,7 +19,7 @@ _LAW = "besiroglu2024"
 _IRREDUCIBLE = 0.6
 
 
-def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Callable[[str], None]) -> None:
+def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Echo) -> None:
     """Prints how sure the study's prediction will be, or how to measure what that depends on.
 
     Args:
@@ -49,31 +41,26 @@ def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Callable[[str]
 
     noise, source = known
     runs = _cells(manifest)
-    law, words = _law(manifest, config, runs)
+    law, source_of_law = _law(manifest, config, runs)
     half, factor = expected(Cells.of(law, runs), holdout_budget(config), noise)
     if math.isfinite(half):
         promise = f"the predicted loss will be within +-{half:.1%} (95%), N* within a factor {factor:.2f}"
     else:
         promise = "more than one such study in twenty cannot be fitted: add sizes (study.sizes) or seeds (study.seeds)"
-    echo(f"at {noise:.2%} noise from run to run ({source}) {promise}; simulated with {words}")
+    echo(f"at {noise:.2%} noise from run to run ({source}) {promise}; simulated with {source_of_law}")
 
 
 def known_noise(study: pathlib.Path | None, config: RunConfig) -> tuple[float, str] | None:
     """The relative standard deviation of one run and where it is from; None if nothing says.
 
     Asked in this order: this study's `noise.json` and its repeated runs, then those of the study in `study.guess`.
-
-    Raises:
-      StudyError: such a file is damaged.
+    Raises StudyError if such a file is damaged.
     """
-    guessed = pathlib.Path(config.study.guess.strip())
-    for folder in (study, guessed if guessed.is_dir() else None):
-        if folder is None:
-            continue
-        measured = read_json_or(folder / NOISE_RESULT, {})
+    for folder in filter(None, (study, pathlib.Path(config.study.guess.strip()))):
+        measured = read_json_or(folder / NOISE_RESULT, {}) if files.exists(folder / NOISE_RESULT) else {}
         if isinstance(measured.get("noise"), float) and measured.get("freedom", 0) >= LEAST_FREEDOM:
             return measured["noise"], f"{folder / NOISE_RESULT}, {measured['freedom']} degrees of freedom"
-        if (folder / MANIFEST).exists():
+        if files.exists(folder / MANIFEST):
             noise, freedom = repeated(folder)
             if freedom >= LEAST_FREEDOM:
                 return noise, f"runs of {folder} that differ in their seed, {freedom} degrees of freedom"
@@ -82,23 +69,19 @@ def known_noise(study: pathlib.Path | None, config: RunConfig) -> tuple[float, s
 
 def repeated(study: pathlib.Path) -> tuple[float, int]:
     """(Noise, degrees of freedom) of a study's finished runs that differ only in their seed; (NaN, 0) without any.
-
-    Raises:
-      StudyError: a manifest or a result is damaged.
+    Raises StudyError if a manifest or a result is damaged.
     """
     groups: dict[tuple, list[float]] = {}
-    for manifest in manifests(study, (MANIFEST, VERIFICATION)):
-        for run in manifest.runs:
-            result = read_result(study, run.name)
-            if result is not None and not result.get("diverged"):
-                groups.setdefault((run.role, run.budget, run.params, run.tokens), []).append(result["loss"])
+    for run, result in finished(study, planned_runs(study)):
+        if not result.get("diverged"):
+            groups.setdefault((run.role, run.budget, run.params, run.tokens), []).append(result["loss"])
     return noise_of_repeats(groups.values())
 
 
 def _cells(manifest: Manifest) -> list:
     from chinchilla_jax.scaling.read.runs import Run
 
-    planned: Sequence[PlannedRun] = [run for run in manifest.runs if run.role == "isoflop"]
+    planned = (run for run in manifest.runs if run.role == "isoflop")
     return [Run(run.name, run.params, run.tokens, run.cost, 1.0, run.budget) for run in planned]
 
 
@@ -115,29 +98,28 @@ def _law(manifest: Manifest, config: RunConfig, runs: list):
     middle = math.sqrt(low * high)
     exponent = 0.5 if low == high else math.log(n_high / n_low) / math.log(high / low)
     exponent = min(max(exponent, 0.2), 0.8)  # outside, one of the two terms of the law is all there is
-    prior = _prior(text, config, high)
-    if prior:
-        loss, irreducible, fall = prior(middle)
-        words = f"the fit of {text}"
+    fitted = _fitted(text, config, middle, high)
+    if fitted:
+        (loss, irreducible, fall), source = fitted, f"the fit of {text}"
     else:
         known = published.surface(_LAW)
         fall = float(known.alpha + known.beta) * exponent * (1.0 - exponent)
         # In units of the reducible part at the middle budget.
         irreducible = _IRREDUCIBLE / (1.0 - _IRREDUCIBLE) * (high / middle) ** -fall
-        loss, words = 1.0 + irreducible, f"{_LAW} scaled to this study"
+        loss, source = 1.0 + irreducible, f"{_LAW} scaled to this study"
     optimum = math.sqrt(n_low * n_high)
     law = foresight.scaled(runs, optimum, exponent, middle, loss=loss, irreducible=irreducible, fall=fall)
-    return law, words
+    return law, source
 
 
-def _prior(text: str, config: RunConfig, high: float) -> Callable[[float], tuple[float, float, float]] | None:
-    """Lowest loss at a budget, E and g from the runs that the guess names; None where approach 2 does not fit them."""
+def _fitted(text: str, config: RunConfig, budget: float, largest: float) -> tuple[float, float, float] | None:
+    """Lowest loss at `budget`, E and g of the runs that the guess names; None where approach 2 does not fit them."""
     from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
     from chinchilla_jax.scaling.predict.foresight import loss_at, offset_through
     from chinchilla_jax.scaling.read.load import load_runs
     from chinchilla_jax.scaling.read.runs import FitRefused
 
-    if not pathlib.Path(text).exists():
+    if not files.exists(text):
         return None
     try:
         loaded = load_runs(text)
@@ -146,10 +128,6 @@ def _prior(text: str, config: RunConfig, high: float) -> Callable[[float], tuple
         fit = fit_isoflop(loaded.role("isoflop"), resampling=None)
     except FitRefused:
         return None
-
-    def at(budget: float) -> tuple[float, float, float]:
-        step = config.study.holdout_factor * high / budget
-        losses = [loss_at(fit, budget * step**i) for i in (-1, 0, 1)]
-        return losses[1], *offset_through(losses, step)
-
-    return at
+    step = config.study.holdout_factor * largest / budget
+    losses = [loss_at(fit, budget * step**i) for i in (-1, 0, 1)]
+    return losses[1], *offset_through(losses, step)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2
 
+from chinchilla_jax.base.words import duration
 from chinchilla_jax.scaling.read.repeats import noise_of_repeats
-from chinchilla_jax.study.plan import duration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +68,16 @@ def pooled(spreads: Sequence[Spread]) -> tuple[float, int]:
 
 def rates(spreads: Sequence[Spread]) -> list[Rate]:
     """Every rate over the cells, the lowest first."""
-    centres, found = _centres(spreads), []
+    centres, result = _centres(spreads), []
     for factor in sorted({s.factor for s in spreads}):
-        own = [s for s in spreads if s.factor == factor]
-        if any(s.diverged or not s.losses for s in own):
-            found.append(Rate(factor, math.inf, math.inf, math.inf))
+        group = [s for s in spreads if s.factor == factor]
+        if any(s.diverged or not s.losses for s in group):
+            result.append(Rate(factor, math.inf, math.inf, math.inf))
             continue
-        excess = float(np.mean([s.mean / centres[s.cell] - 1.0 for s in own]))
-        error = math.sqrt(sum((s.error * s.mean / centres[s.cell]) ** 2 for s in own)) / len(own)
-        found.append(Rate(factor, excess, error, pooled(own)[0]))
-    return found
+        excess = float(np.mean([s.mean / centres[s.cell] - 1.0 for s in group]))
+        error = math.sqrt(sum((s.error * s.mean / centres[s.cell]) ** 2 for s in group)) / len(group)
+        result.append(Rate(factor, excess, error, pooled(group)[0]))
+    return result
 
 
 def _centres(spreads: Sequence[Spread]) -> dict[str, float]:
@@ -113,83 +113,70 @@ def table(spreads: Sequence[Spread]) -> list[str]:
         f"{'worst':>7} {'time':>7}"
     ]
     for s in spreads:
-        time = "" if s.seconds is None else duration(s.seconds)
-        head = f"{s.cell:{width}} {s.factor:5g} {s.peak_lr:8.2g} {len(s.losses):5d}"
+        line = f"{s.cell:{width}} {s.factor:5g} {s.peak_lr:8.2g} {len(s.losses):5d}"
         if s.losses:
-            low, high = min(s.losses), max(s.losses)
-            head += (
-                f" {s.mean:8.4f} {_share(s.deviation):>7} {low:8.4f} {high:8.4f} "
-                f"{_share(high / s.mean - 1, '+'):>7} {time:>7}"
-            )
-        lines.append(head + (f"  {s.diverged} diverged" if s.diverged else ""))
+            low, high, time = min(s.losses), max(s.losses), "" if s.seconds is None else duration(s.seconds)
+            line += f" {s.mean:8.4f} {_share(s.deviation):>7} {low:8.4f} {high:8.4f}"
+            line += f" {_share(high / s.mean - 1, '+'):>7} {time:>7}"
+        lines.append(line + (f"  {s.diverged} diverged" if s.diverged else ""))
     return lines
 
 
 def findings(spreads: Sequence[Spread]) -> list[str]:
     """What the figures say, as lines: the noise, the best rate with its error, whether a lower one is as good."""
     noise, freedom, factor = noise_of(spreads)
-    where = "the recipe's rate" if factor == 1.0 else f"{factor:g} times the recipe's rate"
     lines = []
     if freedom:
+        where = "the recipe's rate" if factor == 1.0 else f"{factor:g} times the recipe's rate"
         low, high = (noise * math.sqrt(freedom / chi2.ppf(p, freedom)) for p in (0.975, 0.025))
-        lines.append(
-            f"noise from run to run at {where}: {noise:.2%} of the loss (95%: {low:.2%} to {high:.2%}, "
-            f"{freedom} degrees of freedom)"
-        )
-    found = rates(spreads)
-    if len(found) < 2:
+        interval = f"95%: {low:.2%} to {high:.2%}, {freedom} degrees of freedom"
+        lines.append(f"noise from run to run at {where}: {noise:.2%} of the loss ({interval})")
+    tried = rates(spreads)
+    if len(tried) < 2:
         return lines
-    finite = [rate for rate in found if math.isfinite(rate.excess)]
-    for rate in found:
-        if rate not in finite:
-            lines.append(f"rate {rate.factor:g}: a run diverged")
-            continue
-        lines.append(
-            f"rate {rate.factor:g}: {rate.excess:+.2%} of the cells' mean loss, standard error "
-            f"{_share(rate.error)}, sd of a run {_share(rate.deviation)}"
-        )
+    finite = [rate for rate in tried if math.isfinite(rate.excess)]
+    for rate in tried:
+        what = "a run diverged"
+        if rate in finite:
+            errors = f"standard error {_share(rate.error)}, sd of a run {_share(rate.deviation)}"
+            what = f"{rate.excess:+.2%} of the cells' mean loss, {errors}"
+        lines.append(f"rate {rate.factor:g}: {what}")
     if not finite:
         return lines
     best = min(finite, key=lambda rate: rate.excess)
     edge = ""
-    if best in (found[0], found[-1]):
-        edge = f", the {'lowest' if best is found[0] else 'highest'} tried: --rates may go further"
+    if best in (tried[0], tried[-1]):
+        edge = f", the {'lowest' if best is tried[0] else 'highest'} tried: --rates may go further"
     lines.append(f"best on the mean: rate {best.factor:g} (standard error {_share(best.error)}){edge}")
     return lines + _lower(spreads, finite, best)
 
 
-def _lower(spreads: Sequence[Spread], found: Sequence[Rate], best: Rate) -> list[str]:
+def _lower(spreads: Sequence[Spread], finite: Sequence[Rate], best: Rate) -> list[str]:
     """Whether a rate below the best is as good within one standard error of the difference, and calmer."""
-    lower = [rate for rate in found if rate.factor < best.factor]
+    lower = [rate for rate in finite if rate.factor < best.factor]
     if not lower or math.isnan(best.error):
         return []
     lost = {rate: behind(spreads, rate.factor, best.factor) for rate in lower}
     as_good = [rate for rate, (loss, error) in lost.items() if loss <= error]
     if not as_good:
-        near = lower[-1]
-        loss, error = lost[near]
-        return [f"no lower rate is as good within the error: {near.factor:g} loses {loss:.2%} +- {error:.2%}"]
+        loss, error = lost[lower[-1]]
+        return [f"no lower rate is as good within the error: {lower[-1].factor:g} loses {loss:.2%} +- {error:.2%}"]
     calm = min(as_good, key=lambda rate: rate.deviation)
     loss, error = lost[calm]
-    said = f"rate {calm.factor:g} is as good within the error ({loss:+.2%} +- {error:.2%})"
+    line = f"rate {calm.factor:g} is as good within the error ({loss:+.2%} +- {error:.2%})"
+    scatter = f"{calm.deviation:.2%} against {best.deviation:.2%}"
     if calm.deviation < best.deviation:
-        return [f"{said} and scatters less, {calm.deviation:.2%} against {best.deviation:.2%}: take it"]
-    return [f"{said}, but scatters no less, {calm.deviation:.2%} against {best.deviation:.2%}"]
+        return [f"{line} and scatters less, {scatter}: take it"]
+    return [f"{line}, but scatters no less, {scatter}"]
 
 
 def facts(spreads: Sequence[Spread]) -> dict[str, Any]:
     """The same for JSON; figures that are not finite are None."""
     noise, freedom, factor = noise_of(spreads)
     cells = [dataclasses.asdict(s) | {"mean": s.mean, "deviation": s.deviation, "error": s.error} for s in spreads]
-    made = {
-        "noise": noise,
-        "freedom": freedom,
-        "factor": factor,
-        "cells": cells,
-        "rates": [dataclasses.asdict(rate) for rate in rates(spreads)],
-        "findings": findings(spreads),
-    }
-    return _finite(made)
+    by_rate = [dataclasses.asdict(rate) for rate in rates(spreads)]
+    summary = {"noise": noise, "freedom": freedom, "factor": factor, "cells": cells, "rates": by_rate}
+    return _finite(summary | {"findings": findings(spreads)})
 
 
 def _finite(value: Any) -> Any:

@@ -1,15 +1,15 @@
-"""Noise: a study's cells under seeds and rates, trained like its runs, told apart from them, and said in figures."""
+"""Noise: a study's cells under seeds and rates, trained like its runs, told apart from them."""
 
 import dataclasses
 import json
 import math
 
-import numpy as np
 import pytest
 
 from chinchilla_jax.config import ConfigError
 from chinchilla_jax.data import prepare
 from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.study.execute.backend import BACKENDS, Backend
 from chinchilla_jax.study.execute.reuse import reuse
 from chinchilla_jax.study.execute.status import status
 from chinchilla_jax.study.execute.worker import work_alone
@@ -25,21 +25,9 @@ from chinchilla_jax.study.folder import (
 )
 from chinchilla_jax.study.noise import measure as noise
 from chinchilla_jax.study.noise.measure import chosen, factors, measure, noise_plan
-from chinchilla_jax.study.noise.spread import Spread, behind, facts, findings, noise_of, pooled, rates, table
 from chinchilla_jax.study.plan import plan
 from configs.isoflop import tiny
-
-
-def quiet(_):
-    """An `echo` that says nothing."""
-
-
-def first(manifest):
-    """Its smallest run."""
-    return manifest.runs[0]
-
-
-# --- The plan ---
+from tests.study.cases import quiet
 
 
 def test_by_default_the_size_nearest_the_optimum_of_three_budgets_is_taken(small_plan):
@@ -72,7 +60,7 @@ def test_cells_are_named_or_the_nearest_of_a_budget(small_plan):
 def test_a_cell_that_is_not_there_is_refused(small_plan, cells, words):
     with pytest.raises(StudyError, match=words) as refusal:
         chosen(small_plan, cells)
-    assert refusal.value.code == 2
+    assert refusal.value.exit_code == 2
 
 
 def test_rates_are_positive_factors():
@@ -117,9 +105,6 @@ def test_a_branch_is_trained_on_its_own():
     assert run.estimated_seconds == pytest.approx(run.flops["executed"] / config.study.flops_per_second)
 
 
-# --- Trained ---
-
-
 @pytest.fixture
 def measured(study, small_plan, finish, monkeypatch):
     """`measure` with a `train` that pretends; `lines` is what it printed, `order` what was trained."""
@@ -129,16 +114,16 @@ def measured(study, small_plan, finish, monkeypatch):
         order.append(facts["name"])
         return finish(config, folder, facts, loss=3.0 + 0.01 * config.train.seed * config.optimizer.peak_lr**0.5)
 
-    def work(where, manifest, workers, echo):
+    def work(where, manifest, workers, echo, ready):
         work_alone(where, manifest, 0, quiet, train)
 
-    monkeypatch.setattr(noise, "work", work)
+    monkeypatch.setitem(BACKENDS, "pretended", Backend(work))
     monkeypatch.setattr("chinchilla_jax.data.prepare", quiet_prepare)
 
     def run(seeds=3, rates="0.7,1", cells=None, **more):
         lines.clear()
         order.clear()
-        measure(None, study, cells, seeds, rates, 2, lines.append, **more)
+        measure(None, study, cells, seeds, rates, 2, lines.append, backend="pretended", **more)
         return lines, order
 
     return run
@@ -233,9 +218,9 @@ def test_cells_of_another_config_are_refused_where_a_study_is_planned(study, mea
     calmer = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, clip_norm=0.5))
     with pytest.raises(StudyError, match="plans no run like .* leave --config out") as refusal:
         measure(calmer, study, None, 2, "1", 1, quiet)
-    assert refusal.value.code == 2 and not (study / NOISE).exists()
+    assert refusal.value.exit_code == 2 and not (study / NOISE).exists()
     twice = dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2,)))
-    measure(twice, study, None, 2, "1", 1, quiet)
+    measure(twice, study, None, 2, "1", 1, quiet, backend="pretended")
     assert (study / NOISE).exists(), "the same runs, of which each is planned twice"
 
 
@@ -245,16 +230,6 @@ def test_replicates_of_a_study_are_no_cells_of_their_own(small_plan):
     assert chosen(twice, None) == chosen(small_plan, None)
     with pytest.raises(StudyError, match="plans no run"):
         chosen(twice, f"{small_plan.runs[0].name}-s1")
-
-
-def test_a_branch_answers_with_its_loss_and_without_the_seconds_of_its_tail(study, small_plan, finish):
-    whole = small_plan.runs[0]
-    branch = dataclasses.replace(whole, name="branch", trunk="trunk", fork_step=1)
-    finish(None, run_folder(study, branch.name), branch.facts(), loss=2.5)
-    reuse(study, [whole], [branch], quiet)
-    result = read_result(study, whole.name)
-    assert (result["loss"], result["reused"], result["reused_seconds"]) == (2.5, "branch", None)
-    assert not {"trunk", "fork_step", "flops_spent"} & result.keys()
 
 
 def test_really_trained_seeds_differ_and_the_studys_own_run_agrees_to_the_bit(tmp_path):
@@ -277,57 +252,3 @@ def test_really_trained_seeds_differ_and_the_studys_own_run_agrees_to_the_bit(tm
     (found,) = noise.spreads(tmp_path, made)
     assert found.losses[0] == own["loss"] != found.losses[1]
     assert 0 < found.deviation < 0.1 and found.seconds > 0
-
-
-# --- The figures ---
-
-
-def group(factor, losses, cell="a", **more):
-    """The runs of one cell at one rate."""
-    return Spread(cell, 1e12, 10**6, 10**7, factor, 1e-3 * factor, tuple(losses), **more)
-
-
-def test_the_noise_is_pooled_over_cells_and_is_that_of_the_recipes_rate():
-    rng = np.random.default_rng(0)
-    found = [
-        group(f, level * (1 + sd * rng.standard_normal(400)), cell)
-        for cell, level in (("a", 3.0), ("b", 2.0))
-        for f, sd in ((0.5, 0.01), (1.0, 0.005))
-    ]
-    assert noise_of(found) == (pytest.approx(0.005, rel=0.1), 798, 1.0)
-    assert pooled(found[:1]) == (pytest.approx(found[0].deviation), 399)
-    assert math.isnan(pooled([group(1.0, [3.0])])[0])
-    assert facts([group(1.0, [3.0])])["noise"] is None
-
-
-def test_a_lower_rate_that_is_as_good_and_calmer_is_recommended():
-    found = [group(0.7, [3.001, 3.002, 3.0, 3.001]), group(1.0, [2.98, 3.02, 2.99, 3.01]), group(1.4, [3.1] * 4)]
-    lines = findings(found)
-    assert "best on the mean: rate 1 (standard error 0.30%)" in lines
-    assert "rate 0.7 is as good within the error" in lines[-1] and "scatters less, 0.03% against" in lines[-1]
-    calm_best = [group(0.7, [2.99, 3.02]), group(1.0, [3.0, 3.001])]
-    assert "best on the mean: rate 1" in findings(calm_best)[-2] and "scatters no less" in findings(calm_best)[-1]
-
-
-def test_luck_that_seeds_share_does_not_hide_which_rate_is_better():
-    luck = np.array([0.0, 0.05, -0.04, 0.02])
-    found = [group(0.7, 3.02 + luck), group(1.0, 3.0 + luck)]
-    loss, error = behind(found, 0.7, 1.0)
-    assert loss == pytest.approx(0.02 / 3.01, rel=0.01) and error < 1e-9
-    assert "no lower rate is as good within the error: 0.7 loses 0.66%" in findings(found)[-1]
-    assert "the highest tried: --rates may go further" in findings(found)[-2]
-
-
-def test_a_rate_at_which_a_run_diverged_is_never_the_best():
-    found = [group(0.7, [3.1, 3.11]), group(1.0, [2.9], diverged=1)]
-    lines = findings(found)
-    assert "rate 1: a run diverged" in lines and any("best on the mean: rate 0.7" in line for line in lines)
-    assert rates(found)[1].excess == math.inf and facts(found)["rates"][1]["excess"] is None
-    assert json.dumps(facts(found), allow_nan=False)
-    assert "1 diverged" in table(found)[2] and table([group(1.0, [], diverged=2)])[1].endswith("2 diverged")
-
-
-def test_the_table_has_a_line_for_each_cell_and_rate():
-    lines = table([group(0.7, [3.0, 3.03], seconds=150.0), group(1.0, [3.0])])
-    assert lines[1].split() == ["a", "0.7", "0.0007", "2", "3.0150", "0.70%", "3.0000", "3.0300", "+0.50%", "2", "min"]
-    assert lines[2].split() == ["a", "1", "0.001", "1", "3.0000", "-", "3.0000", "3.0000", "+0.00%"]

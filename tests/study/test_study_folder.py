@@ -1,15 +1,15 @@
-"""Files of a study that were edited, cut off or overwritten are noticed, and named."""
+"""Files of a study: a manifest that never changes; what was edited, cut off or overwritten is noticed, and named."""
 
 import pytest
 
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused
-from chinchilla_jax.study.execute.status import status
 from chinchilla_jax.study.folder import (
     MANIFEST,
     VERIFICATION,
+    Manifest,
     StudyError,
-    manifests,
+    planned_runs,
     read_json_or,
     read_manifest,
     read_result,
@@ -17,6 +17,7 @@ from chinchilla_jax.study.folder import (
 )
 from chinchilla_jax.study.plan import plan
 from configs.isoflop import tiny
+from tests.study.cases import study_config
 
 
 @pytest.fixture()
@@ -25,30 +26,23 @@ def study(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("damage", [
-    lambda text: text.replace('"peak_lr": ', '"peak_lr": 1', 1),
-    lambda text: "".join(text.splitlines(keepends=True)[:-1]),
-    lambda text: text[:-40],
-    lambda text: "[]",
-    lambda text: "",
-], ids=["edited", "a run cut off", "half a line", "not a manifest", "empty"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace('"peak_lr": ', '"peak_lr": 1', 1),
+        lambda text: "".join(text.splitlines(keepends=True)[:-1]),
+        lambda text: text[:-40],
+        lambda text: "[]",
+        lambda text: "",
+    ],
+    ids=["edited", "a run cut off", "half a line", "not a manifest", "empty"],
+)
 def test_a_manifest_that_is_not_what_was_written_is_refused_by_name(study, damage):
     path = study / MANIFEST
     assert len(read_manifest(path).runs) == 24
     path.write_text(damage(path.read_text()))
     with pytest.raises(StudyError, match="manifest.jsonl"):
         read_manifest(path)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"loss": "x"}'])
-def test_status_shows_a_damaged_result_and_the_rest(study, content):
-    first = read_manifest(study / MANIFEST).runs[0].name
-    (study / "runs" / first).mkdir(parents=True)
-    (study / "runs" / first / "result.json").write_text(content)
-    said = []
-    rows = status(study, said.append)
-    assert [row.state for row in rows].count("damaged") == 1 and len(rows) == 24
-    assert first in said[-1] and "result.json" in said[-1]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"loss": "x"}', '{"loss": null}'])
@@ -76,7 +70,7 @@ def test_a_damaged_plan_of_held_out_runs_is_named(study):
     text = (study / MANIFEST).read_text()
     (study / VERIFICATION).write_text(text[:-40])
     with pytest.raises(StudyError, match="verification.jsonl: not a manifest"):
-        manifests(study)
+        planned_runs(study)
     with pytest.raises(FitRefused, match="verification.jsonl: line 25: not JSON") as caught:
         load_runs(study)
     assert caught.value.reason == "manifest"
@@ -86,3 +80,33 @@ def test_a_study_in_which_nothing_is_finished_loads_with_every_run_listed(study)
     loaded = load_runs(study)
     assert not loaded.runs and len(loaded.bad) == 24
     assert all(row.reason == "not finished: no result.json" for row in loaded.bad)
+
+
+def test_planning_is_deterministic_and_a_manifest_is_never_changed(tmp_path, manifest, config):
+    path = tmp_path / MANIFEST
+    assert write_manifest(path, manifest) is True
+    before = path.read_bytes()
+    newer = Manifest(manifest.header | {"revision": "another", "package": "later"}, plan(config).runs)
+    assert write_manifest(path, newer) is False
+    with pytest.raises(StudyError, match="another plan"):
+        write_manifest(path, plan(study_config(size_ratio=1.4)))
+    assert path.read_bytes() == before
+    assert read_manifest(path) == manifest
+    assert [p.name for p in tmp_path.iterdir()] == [MANIFEST]
+
+
+def test_a_manifest_from_before_a_key_is_still_this_plan(tmp_path, config):
+    before = plan(config)
+    del before.header["config"]["study"]["cores"]
+    for run in before.runs:
+        run.config["train"].pop("remat")  # as if this key had come later
+    write_manifest(tmp_path / MANIFEST, before)
+    assert write_manifest(tmp_path / MANIFEST, plan(config)) is False
+    assert read_manifest(tmp_path / MANIFEST).template() == config
+
+
+@pytest.mark.parametrize("text", ["", "{}\n", '{"manifest": {}}\n{"name": 1}\n', "not json\n"])
+def test_a_damaged_manifest_is_told_in_one_line(tmp_path, text):
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(StudyError, match="not a manifest"):
+        read_manifest(tmp_path / MANIFEST)

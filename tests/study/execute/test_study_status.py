@@ -1,0 +1,78 @@
+"""How far a study is, and where the time of its runs went, from the files the runs write."""
+
+import json
+
+import pytest
+
+from chinchilla_jax.study.execute import lease
+from chinchilla_jax.study.execute.status import status
+from chinchilla_jax.study.folder import (
+    MANIFEST,
+    read_manifest,
+    run_folder,
+    write_manifest,
+)
+from chinchilla_jax.study.plan import plan
+from configs.isoflop import tiny
+
+
+def test_status_tells_done_running_and_waiting(study, small_plan, finish):
+    done, running, stopped = small_plan.runs[:3]
+    finish(None, run_folder(study, done.name), done.facts())
+    for run in (running, stopped):
+        run_folder(study, run.name).mkdir(parents=True)
+        line = json.dumps({"step": 5, "tokens": run.tokens // 2, "loss": 4.5})
+        (run_folder(study, run.name) / "metrics.jsonl").write_text(line + '\n{"step": 6, "tok')
+        (run_folder(study, run.name) / "timing.jsonl").write_text('{"step": 5, "seconds": 7.0}\n')
+    lease.claim(run_folder(study, running.name), study, "0")
+    lines = []
+    rows = {row.name: row for row in status(study, lines.append)}
+    assert [rows[run.name].state for run in small_plan.runs[:4]] == ["done", "running", "waiting", "waiting"]
+    assert rows[running.name].progress == pytest.approx(0.5, abs=0.01) and rows[running.name].loss == 4.5
+    assert rows[running.name].seconds_left == pytest.approx(7.0, rel=0.05)
+    assert "1 done, 1 running, 0 failed, 10 waiting" in lines[-1]
+
+
+@pytest.fixture
+def told(study, small_plan, finish):
+    """The line of `status` about a study of which two runs are finished and one has begun."""
+    for run, time, share in zip(
+        small_plan.runs[:2],
+        ({"step": 30.0, "compile": 5.0}, {"step": 10.0, "compile": 5.0}),
+        ((0.2, 0.4), (0.5, 0.6)),
+        strict=True,
+    ):
+        used = dict(zip(("6nd", "executed"), share, strict=True))
+        finish(None, run_folder(study, run.name), run.facts(), time=time, utilisation={"step": used, "all": used})
+    begun = run_folder(study, small_plan.runs[2].name)
+    begun.mkdir(parents=True)
+    stamp = {"step": 5, "seconds": 50.0, "time": {"step": 20.0, "startup": 30.0}}
+    (begun / "timing.jsonl").write_text(json.dumps(stamp) + "\n")
+    lines = []
+    status(study, lines.append)
+    return lines[-2]
+
+
+def test_status_adds_up_the_time_of_finished_and_unfinished_runs(told):
+    assert told.startswith("time: step 60.0%, startup 30.0%, compile 10.0%; ")
+
+
+def test_status_averages_utilisation_over_the_step_time_of_finished_runs(told):
+    assert told.endswith("; utilisation 27.5% of peak (6nd), 45.0% (executed)")
+
+
+@pytest.fixture()
+def study(tmp_path):
+    write_manifest(tmp_path / MANIFEST, plan(tiny()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"loss": "x"}'])
+def test_status_shows_a_damaged_result_and_the_rest(study, content):
+    first = read_manifest(study / MANIFEST).runs[0].name
+    (study / "runs" / first).mkdir(parents=True)
+    (study / "runs" / first / "result.json").write_text(content)
+    said = []
+    rows = status(study, said.append)
+    assert [row.state for row in rows].count("damaged") == 1 and len(rows) == 24
+    assert first in said[-1] and "result.json" in said[-1]
