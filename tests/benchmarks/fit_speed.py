@@ -23,8 +23,8 @@ import numpy as np
 import scipy.optimize
 
 import chinchilla_jax
+from chinchilla_jax.scaling.fits.approach3.as_published import paper_objective
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, fit_problem, paper_starts
-from chinchilla_jax.scaling.fits.as_published import paper_objective
 from chinchilla_jax.scaling.fits.resample import Resampling
 from chinchilla_jax.scaling.report.paper import figure_4
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from chinchilla_jax.scaling.fits.approach3.as_published import fit_as_published
+from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.fits.approach3.objective import (
     HUBER,
     L1,
@@ -14,9 +16,7 @@ from chinchilla_jax.scaling.fits.approach3.objective import (
     Problem,
 )
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.approach3.profile_likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.fits.approach3.varpro import fit_varpro
-from chinchilla_jax.scaling.fits.as_published import fit_as_published
 from chinchilla_jax.scaling.fits.resample import PAPER, Resampling, interval
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.fits.approach3.objective import HUBER, SQUARED_LOG
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.approach3.profile_likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.fits.resample import Resampling, interval
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from chinchilla_jax.scaling.fits.approach1.curves import gaussian, local_linear, read_ends, smooth
 from chinchilla_jax.scaling.fits.approach1.envelope import CORRECTED, PAPER, fit_envelope
-from chinchilla_jax.scaling.fits.approach1.envelope_curves import gaussian, local_linear, read_ends, smooth
 from chinchilla_jax.scaling.fits.resample import Resampling, Residuals, interval
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import Curve, FitRefused, Run

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.interpolate import Akima1DInterpolator
 
+from chinchilla_jax.scaling.fits.approach2.curve import akima, lowest_point
 from chinchilla_jax.scaling.fits.approach2.isoflop import AKIMA, CORRECTED, PAPER, fit_isoflop
-from chinchilla_jax.scaling.fits.approach2.profile import akima, lowest_point
 from chinchilla_jax.scaling.fits.frontier import fit_offset
 from chinchilla_jax.scaling.fits.resample import MinimaScatter, Resampling, Residuals, interval
 from chinchilla_jax.scaling.fits.surface import Surface

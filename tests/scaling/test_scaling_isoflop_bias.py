@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from chinchilla_jax.scaling.fits.approach2.grid_bias import isoflop_bias
 from chinchilla_jax.scaling.fits.approach2.isoflop import AKIMA, CORRECTED, PAPER, fit_isoflop
-from chinchilla_jax.scaling.fits.approach2.isoflop_bias import isoflop_bias
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused
 from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop

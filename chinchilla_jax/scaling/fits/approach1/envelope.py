@@ -32,8 +32,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.approach1.envelope_curves import read_curves, read_ends
-from chinchilla_jax.scaling.fits.approach1.smooth_envelope import FEWEST, SmoothEnvelope, fit_smooth_envelope
+from chinchilla_jax.scaling.fits.approach1.curves import read_curves, read_ends
+from chinchilla_jax.scaling.fits.approach1.ends import FEWEST, SmoothEnvelope, fit_smooth_envelope
 from chinchilla_jax.scaling.fits.frontier import OffsetLaw, PowerLaw, fit_offset, fit_power
 from chinchilla_jax.scaling.fits.resample import PAPER as PAPER_RESAMPLING
 from chinchilla_jax.scaling.fits.resample import Resampling, Residuals

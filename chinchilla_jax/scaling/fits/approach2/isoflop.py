@@ -20,12 +20,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtr
 
+from chinchilla_jax.scaling.fits.approach2.curve import Interpolated, Minima, Parabola, Skewed
 from chinchilla_jax.scaling.fits.approach2.loss_law import AveragedLaw, fit_loss_law
 from chinchilla_jax.scaling.fits.approach2.near_minimum import NearFit
 from chinchilla_jax.scaling.fits.approach2.optimum_law import fit_optimum
-from chinchilla_jax.scaling.fits.approach2.profile import Interpolated, Minima, Parabola, Skewed
-from chinchilla_jax.scaling.fits.approach2.profile_replicates import replicates, residuals_of
-from chinchilla_jax.scaling.fits.approach2.profile_table import (
+from chinchilla_jax.scaling.fits.approach2.replicates import replicates, residuals_of
+from chinchilla_jax.scaling.fits.approach2.table import (
     WORDS,
     ProfileTable,
     Refusal,

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from chinchilla_jax.scaling.fits.approach2.curve import Minima, least_noise
 from chinchilla_jax.scaling.fits.approach2.near_minimum import MISFIT, NearFit
-from chinchilla_jax.scaling.fits.approach2.profile import Minima, least_noise
-from chinchilla_jax.scaling.fits.approach2.profile_table import WORDS, ProfileTable
+from chinchilla_jax.scaling.fits.approach2.table import WORDS, ProfileTable
 from chinchilla_jax.scaling.fits.resample import Resampling, Residuals
 
 

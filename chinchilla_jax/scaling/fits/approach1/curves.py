@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.approach1.smooth_envelope import Observations
+from chinchilla_jax.scaling.fits.approach1.ends import Observations
 from chinchilla_jax.scaling.read.runs import Run
 
 _MOST_POINTS = 500

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from chinchilla_jax.scaling.fits.approach2.curve import Minima, akima, parabolas
 from chinchilla_jax.scaling.fits.approach2.near_minimum import NearFit, fit_near
-from chinchilla_jax.scaling.fits.approach2.profile import Minima, akima, parabolas
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 WORDS = ("params", "tokens")
