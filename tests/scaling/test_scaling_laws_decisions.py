@@ -11,9 +11,8 @@ from chinchilla_jax.scaling.laws.data_constrained import effective, unique_data_
 from chinchilla_jax.scaling.laws.form import form
 from chinchilla_jax.scaling.laws.inference import cheapest_for_loss
 from chinchilla_jax.scaling.laws.optimum import allocate
-from chinchilla_jax.scaling.laws.overtraining import fit_over_training, from_tied_exponents
+from chinchilla_jax.scaling.laws.overtraining import fit_over_training
 from chinchilla_jax.scaling.laws.published import law, surface
-from chinchilla_jax.scaling.laws.routed import cutoff_params, dense_equivalent
 from chinchilla_jax.scaling.laws.widths import fit_widths
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
@@ -76,7 +75,7 @@ def test_with_data_to_spare_nothing_is_repeated():
 
 # Over-training and downstream error.
 
-TIED = from_tied_exponents(1.8, 450.0, 900.0, 0.28)
+TIED = {"E": 1.8, "a": 450.0 * 6**0.14, "b": 900.0 * 6**0.14, "eta": 0.14}
 ERROR = {"epsilon": 0.85, "k": 2.0, "gamma": 0.75}
 
 
@@ -163,6 +162,18 @@ def test_a_loss_below_the_irreducible_one_is_refused():
 
 
 # Experts.
+
+
+def dense_equivalent(c, params, experts):
+    """Effective parameter count (eq. 11 of Clark et al.): the dense N of the same loss."""
+    hat = 1 / (1 / (experts - 1 + 1 / (1 / c["E_start"] - 1 / c["E_max"])) + 1 / c["E_max"])
+    e, start, n = np.log10(hat), np.log10(c["E_start"]), np.log10(params)
+    return 10 ** (((c["a"] + c["c"] * e) * n + c["b"] * (e - start)) / (c["a"] + c["c"] * start))
+
+
+def cutoff_params(c):
+    """The dense N above which more experts no longer help."""
+    return 10 ** (-c["b"] / c["c"])
 
 
 @pytest.mark.parametrize("name", ["s_base", "rl_r", "hash"])

@@ -10,8 +10,9 @@ import pytest
 from chinchilla_jax.scaling.fits.approach3.objective import HUBER, SQUARED_LOG, SQUARED_RAW, Misfit
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.fits.resample import Resampling
+from chinchilla_jax.scaling.laws import form as form_module
 from chinchilla_jax.scaling.laws.fit import fit_form
-from chinchilla_jax.scaling.laws.form import Form, amplitude, form, forms, positive, signed
+from chinchilla_jax.scaling.laws.form import Form, amplitude, form, forms, positive, register, signed
 from chinchilla_jax.scaling.read.runs import FitRefused
 
 CHINCHILLA = form("chinchilla")
@@ -134,7 +135,9 @@ def test_double_precision_is_not_switched_on_for_everyone(refit):
     assert jax.numpy.ones(1).dtype == jax.numpy.float32
 
 
-def test_a_new_law_needs_nothing_but_its_form():
+def test_a_new_law_needs_nothing_but_its_form(monkeypatch):
+    known = forms()
+    monkeypatch.setattr(form_module, "_registry", lambda: known)  # other tests go through all forms there are
     # Precision in training, Kumar et al. 2024 (arXiv 2411.04330): N (1 - exp(-P / p)) in place of N.
     law = Form(
         "precision",
@@ -149,6 +152,10 @@ def test_a_new_law_needs_nothing_but_its_form():
         ),
         lambda c, x, xp: c.E + c.A * (x.params * (1.0 - xp.exp(-x.bits / c.p))) ** -c.alpha,
     )
+    register(law)
+    with pytest.raises(ValueError, match="two forms are called 'precision'"):
+        register(law)
+    law = form("precision")
     params, bits = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 5), [3.0, 4.0, 6.0, 8.0, 16.0]))
     truth = {"E": 2.0, "A": 300.0, "alpha": 0.33, "p": 2.7}
     fit = fit_form(law, {"params": params, "bits": bits}, law.value(truth, params=params, bits=bits), SQUARED_LOG)

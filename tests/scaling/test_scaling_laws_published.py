@@ -7,9 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.laws import hyperparameters as hp
 from chinchilla_jax.scaling.laws.form import forms
-from chinchilla_jax.scaling.laws.kaplan import EMBEDDING_COEFFICIENT, non_embedding_params, total_params
 from chinchilla_jax.scaling.laws.optimum import allocate
 from chinchilla_jax.scaling.laws.published import law, published, surface
 from chinchilla_jax.scaling.read.runs import FitRefused
@@ -90,19 +88,16 @@ def test_the_refit_of_farseer_gives_the_optimal_ratios_printed_with_it(flops, ra
     assert at_ratio[np.argmin(losses)] == pytest.approx(ratio, rel=1e-4)
 
 
-def test_embeddings_are_added_and_taken_away_again():
-    assert total_params(1e9) == pytest.approx(1e9 + 47491e3)
+def test_embeddings_are_added():
     assert law("pearce2024").value(params=1e9) == pytest.approx(1e9 + 47491e3)
-    assert law("pearce2024").constants["omega"] == EMBEDDING_COEFFICIENT
-    assert EMBEDDING_COEFFICIENT == pytest.approx((39.2 / 12) ** (1 / 3) * 32000, rel=1e-3)
-    sizes = np.geomspace(1e2, 1e13, 40)
-    assert non_embedding_params(total_params(sizes)) == pytest.approx(sizes, rel=1e-10)
+    assert law("pearce2024").constants["omega"] == pytest.approx((39.2 / 12) ** (1 / 3) * 32000, rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "slope"), [("hoffmann2022_unrounded", 0.7395), ("besiroglu2024", 0.7751)])
 def test_chinchilla_looks_like_kaplan_in_his_variables(name, slope):
     budgets = np.logspace(12.95, 20.7, 100)
-    best = [allocate(lambda n, d: surface(name).loss(total_params(n), d), budget).params for budget in budgets]
+    total = law("pearce2024").value
+    best = [allocate(lambda n, d: surface(name).loss(total(params=n), d), budget).params for budget in budgets]
     found = np.polyfit(np.log(budgets), np.log(best), 1)[0]
     assert found == pytest.approx(slope, abs=1e-4), "Pearce and Song: 0.74 to 0.78, where Kaplan has 0.73"
 
@@ -114,34 +109,30 @@ def test_kaplan_allocation_grows_with_the_published_exponent():
 
 def test_deepseek_learning_rate_batch_and_allocation():
     # At 1e20 FLOPs: 0.3118 * 10^-2.5 and 0.2920 * 10^6.542.
-    assert hp.deepseek_learning_rate(1e20).value == pytest.approx(0.3118 * 10**-2.5, rel=1e-12)
-    assert hp.deepseek_batch(1e20).value == pytest.approx(0.2920 * 10**6.542, rel=1e-12)
-    model, tokens = hp.deepseek_model(1e20).value, hp.deepseek_tokens(1e20).value
+    assert law("deepseek2024_learning_rate").value(x=1e20) == pytest.approx(0.3118 * 10**-2.5, rel=1e-12)
+    assert law("deepseek2024_batch").value(x=1e20) == pytest.approx(0.2920 * 10**6.542, rel=1e-12)
+    model, tokens = law("deepseek2024_model").value(x=1e20), law("deepseek2024_tokens").value(x=1e20)
     assert model * tokens == pytest.approx(1e20, rel=2e-3), "M D = C up to the rounding of the four constants"
-
-
-def test_deepseek_flops_per_token_are_six_times_the_parameters_plus_attention():
-    # 80 layers of 8192 at 4096 tokens: table 3 has 6 N_1 / M = 0.92 there.
-    per_token = hp.deepseek_flops_per_token(80, 8192, 4096)
-    assert 72 * 80 * 8192**2 / per_token == pytest.approx(0.92, abs=0.005)
 
 
 def test_step_law_learning_rate_and_batch():
     # N = 1e9, D = 1e11, by logarithms.
     rate = 10 ** (math.log10(1.79) - 0.713 * 9 + 0.307 * 11)
-    assert hp.step_law_learning_rate(1e9, 1e11).value == pytest.approx(rate, rel=1e-12)
-    assert hp.step_law_batch(1e11).value == pytest.approx(10 ** (math.log10(0.58) + 0.571 * 11), rel=1e-12)
+    assert law("steplaw2025_learning_rate").value(params=1e9, tokens=1e11) == pytest.approx(rate, rel=1e-12)
+    batch = 10 ** (math.log10(0.58) + 0.571 * 11)
+    assert law("steplaw2025_batch").value(x=1e11) == pytest.approx(batch, rel=1e-12)
 
 
 def test_kaplan_critical_batch_grows_as_the_loss_falls():
-    assert hp.kaplan_critical_batch(1.0).value == pytest.approx(2.1e8)
-    assert hp.kaplan_critical_batch(3.0).value == pytest.approx(2.1e8 * math.exp(-math.log(3) / 0.21), rel=1e-12)
+    value = law("kaplan2020_critical_batch").value
+    assert value(loss=1.0) == pytest.approx(2.1e8)
+    assert value(loss=3.0) == pytest.approx(2.1e8 * math.exp(-math.log(3) / 0.21), rel=1e-12)
 
 
-def test_a_recommendation_says_what_it_rests_on():
-    text = hp.step_law_learning_rate(1e9, 1e11).describe()
+def test_an_entry_says_what_it_rests_on():
+    entry = law("steplaw2025_learning_rate")
     for part in ("peak learning rate", "2503.04715", "without the vocabulary"):
-        assert part in text
+        assert part in f"{entry.gives} {entry.source} {entry.counts} {entry.notes}"
 
 
 def test_reading_constants_loads_neither_jax_nor_scipy():

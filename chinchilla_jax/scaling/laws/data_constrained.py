@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla_jax.scaling.laws.chinchilla import PARAMS, TOKENS
+from chinchilla_jax.scaling.laws.dense import PARAMS, TOKENS
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, positive
 from chinchilla_jax.scaling.laws.optimum import allocate
 

@@ -54,17 +54,6 @@ FORMS = (
 )
 
 
-def from_tied_exponents(E: float, A: float, B: float, alpha: float) -> dict[str, float]:
-    """Constants of `overtraining` for a Chinchilla law with beta = alpha: eta = alpha / 2, a = 6^eta A, b = 6^eta B."""
-    eta = alpha / 2.0
-    return {"E": E, "a": A * 6.0**eta, "b": B * 6.0**eta, "eta": eta}
-
-
-def best_multiplier(constants: Mapping[str, float]) -> float:
-    """Compute-optimal tokens per parameter, the same at every budget: (b / a)^(1 / (2 eta))."""
-    return (constants["b"] / constants["a"]) ** (0.5 / constants["eta"])
-
-
 @dataclasses.dataclass(frozen=True)
 class OverTraining:
     """Both stages: `loss` fitted to runs, `error` to measured errors against measured losses."""
