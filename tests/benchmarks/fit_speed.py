@@ -24,7 +24,8 @@ import scipy.optimize
 
 import chinchilla_jax
 from chinchilla_jax.scaling.fits.approach3.as_published import paper_objective
-from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, fit_problem, paper_starts
+from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.fits.resample import Resampling
 from chinchilla_jax.scaling.report.paper import figure_4
 
@@ -62,7 +63,7 @@ def main() -> None:
     pin()
     verb()
     runs = figure_4()
-    problem = fit_problem(runs)
+    problem = SurfaceProblem(runs)
     starts = paper_starts()
 
     def scipy_fit(start: np.ndarray, weights: np.ndarray) -> scipy.optimize.OptimizeResult:

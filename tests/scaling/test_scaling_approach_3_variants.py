@@ -6,17 +6,17 @@ import scipy.stats
 
 from chinchilla_jax.scaling.fits.approach3.as_published import fit_as_published
 from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
-from chinchilla_jax.scaling.fits.approach3.objective import (
+from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.approach3.varpro import fit_varpro
+from chinchilla_jax.scaling.fits.multistart import (
     HUBER,
     L1,
     MISFITS,
     SQUARED_LOG,
     SQUARED_RAW,
     Misfit,
-    Problem,
 )
-from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.approach3.varpro import fit_varpro
 from chinchilla_jax.scaling.fits.resample import PAPER, Resampling, interval
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
@@ -89,7 +89,7 @@ def test_tied_exponents_recover_a_law_that_is_tied():
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("misfit", [HUBER, SQUARED_RAW, Misfit("wide", "raw", 0.05)], ids=lambda m: m.name)
 def test_derivatives_are_those_of_the_value(misfit, tied):
-    problem = Problem(law_runs(0.01), tied)
+    problem = SurfaceProblem(law_runs(0.01), tied)
     value = problem.objective(misfit, np.random.default_rng(0).integers(0, 3, (4, 32)).astype(float), np.arange(4))
     rows = np.arange(4)
     theta = problem.standardise(np.array([[5.0, 6.5, 0.5, 0.3, 0.35]] * 4))
@@ -141,7 +141,7 @@ class TestProfileLikelihood:
     def test_agrees_with_the_delta_method_where_the_law_is_nearly_linear(self):
         runs = law_runs(2e-4)
         fit = fit_parametric(runs, misfit=SQUARED_LOG, starts=FEW, resampling=None)
-        problem = Problem(runs)
+        problem = SurfaceProblem(runs)
         jacobian = problem.jacobian(problem.locate(fit.surface))
         sd = np.sqrt(np.diag(np.linalg.inv(jacobian.T @ jacobian)) * 2 * fit.objective / (len(runs) - 5))
         t = scipy.stats.t.ppf(0.975, len(runs) - 5)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
-from chinchilla_jax.scaling.fits.approach3.objective import HUBER, SQUARED_LOG
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_LOG
 from chinchilla_jax.scaling.fits.resample import Resampling, interval
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.fits.approach3.objective import HUBER, SQUARED_LOG, SQUARED_RAW, Misfit
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_LOG, SQUARED_RAW, Misfit
 from chinchilla_jax.scaling.fits.resample import Resampling
 from chinchilla_jax.scaling.laws import form as form_module
 from chinchilla_jax.scaling.laws.fit import fit_form

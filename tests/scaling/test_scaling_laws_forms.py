@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.fits.approach3.objective import SQUARED_LOG
+from chinchilla_jax.scaling.fits.multistart import SQUARED_LOG
 from chinchilla_jax.scaling.laws.fit import fit_form
 from chinchilla_jax.scaling.laws.form import form, forms
 from chinchilla_jax.scaling.laws.published import law

@@ -94,3 +94,24 @@ def _descend(objective: Objective, theta: np.ndarray, rows: np.ndarray, toleranc
             reference = value.copy()
     worst = np.abs(grad).max(1)
     return Minima(theta, value, worst, steps, worst <= tolerance)
+
+
+def minimise_on_grid(
+    function: Callable[[np.ndarray], np.ndarray], grid: np.ndarray, *, rounds: int, points: int
+) -> np.ndarray:
+    """The lowest point [...] of a function of one unknown, by a grid [..., G] and ever finer ones around the best.
+
+    It cannot fail to converge, nor land in a local minimum that the first grid tells from the lowest one.
+
+    Args:
+      function: values [..., G] at a grid; infinite where there is none.
+      rounds: grids in all, the first included; each later one has `points` between the best one's neighbours.
+    """
+    share = np.linspace(0.0, 1.0, points)
+    for _ in range(rounds):
+        best = function(grid).argmin(-1)[..., None]
+        low = np.take_along_axis(grid, np.maximum(best - 1, 0), -1)
+        high = np.take_along_axis(grid, np.minimum(best + 1, grid.shape[-1] - 1), -1)
+        lowest = np.take_along_axis(grid, best, -1)[..., 0]
+        grid = low + (high - low) * share
+    return lowest

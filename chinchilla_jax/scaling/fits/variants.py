@@ -9,9 +9,9 @@ import numpy as np
 
 from chinchilla_jax.scaling.fits.approach2 import isoflop
 from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
-from chinchilla_jax.scaling.fits.approach3.objective import MISFITS
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, fit_parametric, paper_starts
 from chinchilla_jax.scaling.fits.approach3.varpro import fit_varpro
+from chinchilla_jax.scaling.fits.multistart import MISFITS
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 # A ninth of the starts; with tied exponents, where only those with alpha = beta count, all of them.

@@ -49,7 +49,7 @@ class Analysis:
         presets = {self.isoflop.preset.curve: self.isoflop.preset, isoflop.PAPER.curve: isoflop.PAPER}
         refused: dict[str, str] = {}
         found = {name: attempt(name, functools.partial(
-            isoflop_bias, self.isoflop, self.parametric.surface, flops, preset=preset), refused)
+            isoflop_bias, self.isoflop.runs, self.parametric.surface, flops, preset=preset), refused)
             for name, preset in presets.items()}  # fmt: skip
         return {name: bias for name, bias in found.items() if bias is not None}
 

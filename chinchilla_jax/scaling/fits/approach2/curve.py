@@ -64,72 +64,83 @@ class Interpolated(Parabola):
 
 
 @dataclasses.dataclass(frozen=True)
-class Minima:
-    """Minima of B sets of M profiles: `log_best`, `lowest`, `curvature`, `inside` [B, M]; `skew` [B].
+class ProfileMinima:
+    """Minima of B sets of M profiles: `log_best`, `lowest`, `curvature`, `inside` [B, M].
 
     `inside`: the curve opens upward and its minimum is strictly between the sizes tried (all of them, whatever a
-    resample holds); elsewhere the values stand for nothing. `fitted` [B, M, n] is the curve at the runs.
+    resample holds); elsewhere the values stand for nothing. `fitted` [B, M, n] is the curve at the runs, None for
+    interpolants.
     """
 
     log_best: np.ndarray
     lowest: np.ndarray
     curvature: np.ndarray
     inside: np.ndarray
-    skew: np.ndarray
-    fitted: np.ndarray
+    fitted: np.ndarray | None
 
 
-def parabolas(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarray) -> Minima:
+def parabolas(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarray) -> ProfileMinima:
     """Least-squares parabolas.
 
     Args:
       x: [M, n]; loss: [B, M, n]; weight: [B, M, n] or [1, M, n], 0 where there is no run.
       within: [M, n], which of x are sizes tried; bounds of a minimum.
     """
-    centre, z, scale, square, first_moment = _basis(x, weight)
-    mean, first, second, norm = _project(z, square, loss, weight)
+    total = np.maximum(weight.sum(-1, keepdims=True), 1e-300)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return (weight * values).sum(-1, keepdims=True) / total
+
+    # x centred and scaled, and x^2 orthogonal to it: the normal equations in raw ln N lose half the digits.
+    centre = mean(x)
+    scale = np.sqrt(mean((x - centre) ** 2))
+    z = (x - centre) / np.where(scale > 0, scale, 1.0)
+    third = mean(z**3)
+    square = z * z - third * z - 1.0
+    level, first, norm = mean(loss), mean(z * loss), mean(square * square)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # square = z^2 - m z - 1 carries -m z and -1 with it; undo that to get plain coefficients.
-        plain = first - second * first_moment
-        vertex = -plain / (2.0 * second)
-        lowest = mean - second - second * vertex**2
+        second = mean(square * loss) / norm
+        # square carries -third z and -1 with it; undo that to get plain coefficients.
+        vertex = -(first - second * third) / (2.0 * second)
+        lowest = level - second - second * vertex**2
         log_best = centre + vertex * scale
         curvature = second / scale**2
         # Two or fewer distinct sizes leave only rounding error in `square`: no parabola.
-        good = (norm > 1e-9 * weight.sum(-1)) & (curvature > 0)
+        good = (norm > 1e-9) & (curvature > 0)
+    fitted = level + first * z + second * square
+    log_best, lowest, curvature = (v[..., 0] for v in (log_best, lowest, np.where(good, curvature, -1.0)))
     low, high = _bounds(x, within)
     with np.errstate(invalid="ignore"):
-        inside = good & (log_best > low) & (log_best < high)
-    fitted = mean[..., None] + first[..., None] * z + second[..., None] * square
-    return Minima(log_best, lowest, np.where(good, curvature, -1.0), inside, np.zeros(len(loss)), fitted)
+        inside = good[..., 0] & (log_best > low) & (log_best < high)
+    return ProfileMinima(log_best, lowest, curvature, inside, fitted)
 
 
-def akima(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarray) -> Minima:
-    """Akima's interpolant through losses averaged by size, and its minimum."""
+def interpolant(x: np.ndarray, loss: np.ndarray, weight: np.ndarray) -> Akima1DInterpolator:
+    """Akima's curve through losses [k] or [k, S] of runs at x [k], averaged by size with weights [k]."""
     from scipy.interpolate import Akima1DInterpolator
 
+    knots, size = np.unique(x, return_inverse=True)
+    share = np.zeros((len(knots), len(x)))
+    share[size, np.arange(len(x))] = weight
+    return Akima1DInterpolator(knots, share / share.sum(1, keepdims=True) @ loss)
+
+
+def akima(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarray) -> ProfileMinima:
+    """Akima's interpolant through losses averaged by size, and its minimum; arguments as of `parabolas`."""
     shape = np.broadcast_shapes(loss.shape, weight.shape)
     loss, weight = np.broadcast_to(loss, shape), np.broadcast_to(weight, shape)
-    log_best, lowest, curvature = (np.full(shape[:2], np.nan) for _ in range(3))
-    low, high = _bounds(x, within)
+    found = np.full((3, *shape[:2]), np.nan)
     for m in range(shape[1]):
         # Sets that hold the same runs share their knots.
         patterns, which = np.unique(weight[:, m], axis=0, return_inverse=True)
         for index, pattern in enumerate(patterns):
-            held = np.flatnonzero(pattern > 0)
-            knots, size = np.unique(x[m, held], return_inverse=True)
-            if len(knots) < 4:
-                continue
-            rows = which.ravel() == index
-            share = np.zeros((len(knots), len(held)))
-            share[size, np.arange(len(held))] = pattern[held]
-            averaged = share @ loss[rows, m][:, held].T / share.sum(1, keepdims=True)
-            for target, values in zip(
-                (log_best, lowest, curvature), lowest_point(Akima1DInterpolator(knots, averaged)), strict=True
-            ):
-                target[rows, m] = values
+            held, rows = np.flatnonzero(pattern > 0), which.ravel() == index
+            if len(np.unique(x[m, held])) >= 4:
+                found[:, rows, m] = lowest_point(interpolant(x[m, held], loss[rows, m][:, held].T, pattern[held]))
+    log_best, lowest, curvature = found
+    low, high = _bounds(x, within)
     inside = (log_best > low + 1e-12) & (log_best < high - 1e-12) & (curvature > 0)
-    return Minima(log_best, lowest, curvature, inside, np.zeros(shape[0]), np.full(shape, np.nan))
+    return ProfileMinima(log_best, lowest, curvature, inside, None)
 
 
 def lowest_point(curve: Akima1DInterpolator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -165,22 +176,3 @@ def least_noise(residuals: np.ndarray, freedom: float) -> float:
 
 def _bounds(x: np.ndarray, within: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(within, x, np.inf).min(-1), np.where(within, x, -np.inf).max(-1)
-
-
-def _basis(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Centred and scaled x, and x^2 orthogonal to it: the normal equations in raw ln N lose half the digits."""
-    total = np.maximum(weight.sum(-1, keepdims=True), 1e-300)
-    centre = (weight * x).sum(-1, keepdims=True) / total
-    z = x - centre
-    scale = np.sqrt((weight * z * z).sum(-1, keepdims=True) / total)
-    z = z / np.where(scale > 0, scale, 1.0)
-    third = (weight * z**3).sum(-1, keepdims=True) / total
-    return centre[..., 0], z, scale[..., 0], z * z - third * z - 1.0, third[..., 0]
-
-
-def _project(z: np.ndarray, square: np.ndarray, values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
-    total = np.maximum(weight.sum(-1), 1e-300)
-    norm = (weight * square * square).sum(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        second = (weight * square * values).sum(-1) / norm
-    return (weight * values).sum(-1) / total, (weight * z * values).sum(-1) / total, second, norm

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from chinchilla_jax.base.words import change
-from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit, IsoflopPreset, fit_isoflop
+from chinchilla_jax.scaling.fits.approach2.isoflop import PAPER, IsoflopFit, IsoflopPreset, fit_isoflop
 from chinchilla_jax.scaling.fits.frontier import fit_power
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
 from chinchilla_jax.scaling.read.flops import flops_per_token
@@ -47,14 +47,6 @@ class Bias:
         """The part of `params` that centring the sizes would remove."""
         return None if self.params_width is None else (1.0 + self.params) / (1.0 + self.params_width) - 1.0
 
-    def corrected(self, fit: IsoflopFit) -> tuple[float, float, float]:
-        """N*, D* and minimum loss of `fit` at `flops`, freed of the bias."""
-        return (
-            float(fit.params_law.at(self.flops)) / (1.0 + self.params),
-            float(fit.tokens_law.at(self.flops)) / (1.0 + self.tokens),
-            float(fit.loss_law.at(self.flops)) / (1.0 + self.loss),
-        )
-
     def describe(self) -> str:
         """One sentence for outputs."""
         low, high = self.centre.min(), self.centre.max()
@@ -70,49 +62,46 @@ class Bias:
 
 
 def isoflop_bias(
-    fit: IsoflopFit | Sequence[Run],
+    runs: Sequence[Run],
     surface: Surface,
     flops: float,
     *,
-    preset: IsoflopPreset | None = None,
+    preset: IsoflopPreset = PAPER,
     flops_per: FlopsPerToken | None = None,
 ) -> Bias:
-    """The bias of approach 2 at `flops` on the grid of `fit` (its usable profiles) or of runs.
+    """The bias of approach 2 at `flops` on the grid of the runs.
 
     Args:
       surface: the law taken for true, of scalars.
-      preset: the procedure; that of `fit` unless given.
       flops_per: training FLOPs of one token over N; unless given, from the runs' own N, D and C.
 
     Raises:
       FitRefused: as `fit_isoflop`, if the procedure fails on the law's own losses.
     """
-    if isinstance(fit, IsoflopFit):
-        runs, preset = [run for profile in fit.profiles for run in profile.runs], preset or fit.preset
-    else:
-        runs = [run for run in fit if run.role == "isoflop" and run.budget is not None]
-    options = {"preset": preset} if preset else {}
-    if not runs:
-        raise FitRefused("no_budget", "approach 2 needs IsoFLOP runs with a budget; add a column `budget` in FLOPs")
-    c = flops_per if flops_per is not None else flops_per_token(runs)
-    found = fit_isoflop(_on(surface, runs), resampling=None, **options)
+    runs = [run for run in runs if run.role == "isoflop" and run.budget is not None]
+    found = _fit(surface, runs, preset)
+    c = flops_per or flops_per_token(runs)
     budgets = np.array([profile.budget for profile in found.profiles])
     best = np.array([[float(v) for v in surface.optimum(budget, c)] for budget in budgets])
-    params, tokens, loss = (float(v) for v in surface.optimum(flops, c))
+    truth = [float(v) for v in surface.optimum(flops, c)]
+    params, tokens, loss = (
+        float(law.at(flops)) / value - 1.0
+        for law, value in zip((found.params_law, found.tokens_law, found.loss_law), truth, strict=True)
+    )
     sizes = [np.log([run.params for run in profile.runs]) for profile in found.profiles]
     middle = np.exp([0.5 * (x.min() + x.max()) for x in sizes])
     width = None
     try:
-        centred = fit_isoflop(_on(surface, _centred(found, best[:, 0] / middle, c)), resampling=None, **options)
+        centred = _fit(surface, _centred(found, best[:, 0] / middle, c), preset)
         if len(centred.profiles) == len(found.profiles):
-            width = float(centred.params_law.at(flops)) / params - 1.0
+            width = float(centred.params_law.at(flops)) / truth[0] - 1.0
     except FitRefused:
         pass
     return Bias(
         flops,
-        float(found.params_law.at(flops)) / params - 1.0,
-        float(found.tokens_law.at(flops)) / tokens - 1.0,
-        float(found.loss_law.at(flops)) / loss - 1.0,
+        params,
+        tokens,
+        loss,
         float(found.params_law.exponent - fit_power(budgets, best[:, 0]).exponent),
         float(found.tokens_law.exponent - fit_power(budgets, best[:, 1]).exponent),
         width,
@@ -121,9 +110,10 @@ def isoflop_bias(
     )
 
 
-def _on(surface: Surface, runs: Sequence[Run]) -> list[Run]:
-    """The runs with the law's losses."""
-    return [dataclasses.replace(run, loss=float(surface.loss(run.params, run.tokens))) for run in runs]
+def _fit(surface: Surface, runs: Sequence[Run], preset: IsoflopPreset) -> IsoflopFit:
+    """Approach 2 on the runs with the law's losses in place of theirs."""
+    exact = [dataclasses.replace(run, loss=float(surface.loss(run.params, run.tokens))) for run in runs]
+    return fit_isoflop(exact, preset=preset, resampling=None)
 
 
 def _centred(fit: IsoflopFit, factors: np.ndarray, flops_per: FlopsPerToken) -> list[Run]:

@@ -14,14 +14,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.approach3.objective import HUBER, Problem
-from chinchilla_jax.scaling.fits.approach3.parametric import (
-    AGREEMENT,
-    ParametricFit,
-    describe_fit,
-    fit_problem,
-    paper_starts,
-)
+from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
+from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, describe_fit, paper_starts
+from chinchilla_jax.scaling.fits.multistart import AGREEMENT, HUBER
 from chinchilla_jax.scaling.fits.resample import PAPER, Resampling
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import Run
@@ -51,17 +46,15 @@ def fit_as_published(
     Raises:
       FitRefused: as `fit_parametric`, `no_optimum` excepted: what was reached is returned.
     """
-    problem = fit_problem(runs)
+    problem = SurfaceProblem(runs)
     starts = paper_starts() if starts is None else np.asarray(starts, np.float64)
     every = np.ones(len(problem.loss))
     ends = [_descend(problem, start, every, average) for start in starts]
     values = np.array([value for value, _ in ends])
     best = int(values.argmin())
     theta = problem.standardise(ends[best][1][None])[0]
-    gradient = np.abs(problem.objective(HUBER)(theta[None], np.zeros(1, int))[1]).max()
     agreement = float((values <= values[best] * (1.0 + AGREEMENT)).mean())
-    fit = describe_fit(problem, theta, HUBER, float(gradient), agreement)
-    fit = dataclasses.replace(fit, n_starts=len(starts), preset="paper")
+    fit = dataclasses.replace(describe_fit(problem, theta, HUBER, agreement, len(starts)), preset="paper")
     if resampling is None:
         return fit
     weights = resampling.weights(len(problem.loss), np.random.default_rng(seed))
@@ -70,7 +63,9 @@ def fit_as_published(
     return dataclasses.replace(fit, boot=Surface(np.exp(e), np.exp(a), np.exp(b), alpha, beta))
 
 
-def _descend(problem: Problem, start: np.ndarray, weights: np.ndarray, average: bool) -> tuple[float, np.ndarray]:
+def _descend(
+    problem: SurfaceProblem, start: np.ndarray, weights: np.ndarray, average: bool
+) -> tuple[float, np.ndarray]:
     """Objective as a sum, and a, b, e, alpha, beta where L-BFGS-B stops."""
     import scipy.optimize  # here, because importing it takes longer than the fits of the other preset
 
@@ -79,7 +74,7 @@ def _descend(problem: Problem, start: np.ndarray, weights: np.ndarray, average: 
     return found.fun / scale, found.x
 
 
-def paper_objective(problem: Problem, weights: np.ndarray, scale: float) -> Callable[[np.ndarray], tuple]:
+def paper_objective(problem: SurfaceProblem, weights: np.ndarray, scale: float) -> Callable[[np.ndarray], tuple]:
     """`scale` times the sum over runs, of `weights` [n], and its gradient, in a, b, e, alpha, beta as in the paper."""
     log_n, log_d, log_loss = np.log(problem.params), np.log(problem.tokens), np.log(problem.loss)
 

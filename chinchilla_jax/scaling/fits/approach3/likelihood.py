@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.special import fdtri
 
-from chinchilla_jax.scaling.fits.approach3.objective import Problem
-from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, fit_problem
+from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
+from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit
 from chinchilla_jax.scaling.fits.minimise import minimise
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
 from chinchilla_jax.scaling.read.runs import Run
@@ -71,7 +71,7 @@ def profile_likelihood(
       name: for the reader, e.g. a key of `quantities()`.
       level: of the interval.
     """
-    problem = fit_problem(runs, fit.tied)
+    problem = SurfaceProblem(runs, fit.tied)
     theta = problem.locate(fit.surface)
     best = float(quantity(problem.surface(theta[None]))[0])
     sd = _standard_deviation(problem, theta, quantity, fit.scatter)
@@ -93,7 +93,7 @@ def profile_likelihood(
 
     ends = minimise(pulled, np.tile(theta, (len(targets), 1)), tolerance=1e-5, max_steps=200).theta
     rise = value(ends) - value(theta[None])[0]
-    drop = rise * fit.misfit.unit**2 * _information(problem, theta, fit)
+    drop = rise * problem.unit(fit.misfit) ** 2 * _information(problem, theta, fit)
     order = np.argsort(found := quantity(problem.surface(ends)))
     values = np.concatenate([[best], found[order]])
     drop = np.concatenate([[0.0], np.maximum(drop[order], 0.0)])
@@ -103,7 +103,7 @@ def profile_likelihood(
     return ProfileLikelihood(name, best, values, drop, level, _crossings(values, drop, best, limit))
 
 
-def _slopes(problem: Problem, theta: np.ndarray, quantity: Quantity, step: float = 1e-4) -> np.ndarray:
+def _slopes(problem: SurfaceProblem, theta: np.ndarray, quantity: Quantity, step: float = 1e-4) -> np.ndarray:
     """[B, P]: central differences of the quantity."""
     columns = []
     for unit in np.eye(problem.unknowns) * step:
@@ -112,7 +112,7 @@ def _slopes(problem: Problem, theta: np.ndarray, quantity: Quantity, step: float
     return np.stack(columns, -1)
 
 
-def _standard_deviation(problem: Problem, theta: np.ndarray, quantity: Quantity, scatter: float) -> float:
+def _standard_deviation(problem: SurfaceProblem, theta: np.ndarray, quantity: Quantity, scatter: float) -> float:
     """Of the quantity by the delta method, with independent log residuals of spread `scatter`."""
     step = 1e-5
     columns = [
@@ -125,7 +125,7 @@ def _standard_deviation(problem: Problem, theta: np.ndarray, quantity: Quantity,
     return float(np.sqrt(variance) * max(scatter, 1e-9))
 
 
-def _information(problem: Problem, theta: np.ndarray, fit: ParametricFit) -> float:
+def _information(problem: SurfaceProblem, theta: np.ndarray, fit: ParametricFit) -> float:
     """mean(psi') / mean(psi^2) of the residuals, the latter corrected for the unknowns.
 
     psi' of the Huber loss is 1 within delta. Where delta is far below the scatter hardly any residual lies there, so

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.optimize
 
-from chinchilla_jax.scaling.fits.approach3.objective import SQUARED_RAW
-from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, describe_fit, fit_problem
+from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
+from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, describe_fit
+from chinchilla_jax.scaling.fits.multistart import SQUARED_RAW
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 _EXPONENTS = np.linspace(0.05, 1.5, 30)
@@ -28,7 +29,7 @@ def fit_varpro(runs: Sequence[Run]) -> ParametricFit:
     Raises:
       FitRefused: as `fit_parametric`; `no_optimum` as well when E, A or B is best at zero.
     """
-    problem = fit_problem(runs)
+    problem = SurfaceProblem(runs)
     # Terms relative to the centre of the data are of order one whatever the exponents.
     x, y = np.log(problem.params) - problem.centre[0], np.log(problem.tokens) - problem.centre[1]
 
@@ -50,5 +51,4 @@ def fit_varpro(runs: Sequence[Run]) -> ParametricFit:
         )
     logs = np.log([a, b, e])
     theta = np.array([*logs, found.x[0] * problem.spread[0], found.x[1] * problem.spread[1]])
-    gradient = np.abs(problem.objective(SQUARED_RAW)(theta[None], np.zeros(1, int))[1]).max()
-    return describe_fit(problem, theta, SQUARED_RAW, float(gradient), 1.0)
+    return describe_fit(problem, theta, SQUARED_RAW, agreement=1.0, n_starts=1)
