@@ -41,15 +41,17 @@ def replicates(
             weight[:, m, mine] = resampling.weights(int(mine.sum()), rng)
     minima = [table.redrawn(quantity, loss, weight) for quantity in QUANTITIES]
     good = minima[0].inside & minima[1].inside
-    kept = good.mean(0)
     # A law needs two budgets; of three or more, one without a minimum may be left out.
     enough = good.sum(1) >= min(3, len(table.held))
     rows = np.flatnonzero(enough)
-    if 0 < len(rows) < len(good):
+    if not len(rows):
+        return np.empty((2, 0, len(table.held))), np.empty((0, len(table.held))), good.mean(0)
+    if len(rows) < len(good):
         rows = np.where(enough, np.arange(len(good)), rng.choice(rows, len(good)))
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.exp(np.stack([each.log_best[rows] for each in minima]))
-    return np.where(good[rows], values, 1.0), good[rows].astype(float), kept
+    good = good[rows]
+    return np.where(good, values, 1.0), good.astype(float), good.mean(0)
 
 
 def _unleveraged(table: ProfileTable) -> tuple[np.ndarray, float]:

@@ -11,6 +11,7 @@ nearly Laplacian. No resampling is needed, and unlike a covariance it follows a 
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -47,14 +48,8 @@ class ProfileLikelihood:
 
 def quantities(budget: float | None = None, flops_per: FlopsPerToken = 6.0) -> dict[str, Quantity]:
     """The constants, the exponent a of N*, and with a `budget` in FLOPs ln N*, ln D* and the loss there."""
-    found: dict[str, Quantity] = {
-        "E": lambda s: s.E,
-        "ln A": lambda s: np.log(s.A),
-        "ln B": lambda s: np.log(s.B),
-        "alpha": lambda s: s.alpha,
-        "beta": lambda s: s.beta,
-        "a": lambda s: s.a,
-    }
+    found: dict[str, Quantity] = {name: operator.attrgetter(name) for name in ("E", "alpha", "beta", "a")}
+    found |= {"ln A": lambda s: np.log(s.A), "ln B": lambda s: np.log(s.B)}
     if budget is not None:
         found["ln N*"] = lambda s: np.log(s.optimum(budget, flops_per)[0])
         found["ln D*"] = lambda s: np.log(s.optimum(budget, flops_per)[1])
@@ -73,54 +68,48 @@ def profile_likelihood(
     """
     problem = SurfaceProblem(runs, fit.tied)
     theta = problem.locate(fit.surface)
-    best = float(quantity(problem.surface(theta[None]))[0])
-    sd = _standard_deviation(problem, theta, quantity, fit.scatter)
+    objective = problem.objective(fit.misfit)
+
+    def value_of(at: np.ndarray) -> np.ndarray:
+        return quantity(problem.surface(at))
+
+    best, lowest = float(value_of(theta[None])[0]), objective(theta[None], np.zeros(1, int))[0][0]
+    sd = _standard_deviation(problem, theta, value_of, fit.scatter)
     offsets = np.linspace(-_REACH, _REACH, 2 * _STEPS + 1)
     targets = best + sd * offsets[offsets != 0]
-    objective = problem.objective(fit.misfit)
-    value = lambda t: objective(t, np.zeros(len(t), int))[0]  # noqa: E731
     # Wherever the spring comes to rest, the gradient of H is along that of q: a point of the profile, whether or not q
     # reached its target. So the spring need not be stiff, and its second derivative may be left out.
-    stiffness = _PULL * value(theta[None])[0] / (len(problem.loss) * sd * sd)
+    stiffness = _PULL * lowest / (problem.size * sd * sd)
 
     def pulled(at: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         energy, gradient, hessian = objective(at, rows)
-        gap = quantity(problem.surface(at)) - targets[rows]
-        slope = _slopes(problem, at, quantity)
+        gap, slope = value_of(at) - targets[rows], _derivatives(value_of, at, 1e-4)
         energy = energy + 0.5 * stiffness * gap**2
         gradient = gradient + stiffness * gap[:, None] * slope
         return energy, gradient, hessian + stiffness * slope[:, :, None] * slope[:, None, :]
 
     ends = minimise(pulled, np.tile(theta, (len(targets), 1)), tolerance=1e-5, max_steps=200).theta
-    rise = value(ends) - value(theta[None])[0]
-    drop = rise * problem.unit(fit.misfit) ** 2 * _information(problem, theta, fit)
-    order = np.argsort(found := quantity(problem.surface(ends)))
-    values = np.concatenate([[best], found[order]])
-    drop = np.concatenate([[0.0], np.maximum(drop[order], 0.0)])
-    keep = np.argsort(values, kind="stable")
-    values, drop = values[keep], drop[keep]
-    limit = 0.5 * fdtri(1, max(1, len(problem.loss) - problem.unknowns), level)
+    rise = objective(ends, np.arange(len(ends)))[0] - lowest
+    drop = np.maximum(rise * problem.unit(fit.misfit) ** 2 * _information(problem, theta, fit), 0.0)
+    values, drop = np.append(value_of(ends), best), np.append(drop, 0.0)
+    order = np.argsort(values, kind="stable")
+    values, drop = values[order], drop[order]
+    limit = 0.5 * fdtri(1, max(1, problem.size - problem.unknowns), level)
     return ProfileLikelihood(name, best, values, drop, level, _crossings(values, drop, best, limit))
 
 
-def _slopes(problem: SurfaceProblem, theta: np.ndarray, quantity: Quantity, step: float = 1e-4) -> np.ndarray:
-    """[B, P]: central differences of the quantity."""
-    columns = []
-    for unit in np.eye(problem.unknowns) * step:
-        up, down = (quantity(problem.surface(theta + sign * unit)) for sign in (1, -1))
-        columns.append((up - down) / (2 * step))
-    return np.stack(columns, -1)
+def _derivatives(function: Callable[[np.ndarray], np.ndarray], theta: np.ndarray, step: float) -> np.ndarray:
+    """[..., P]: central differences of a function of theta [..., P]."""
+    units = np.eye(theta.shape[-1]) * step
+    return np.stack([(function(theta + unit) - function(theta - unit)) / (2 * step) for unit in units], -1)
 
 
-def _standard_deviation(problem: SurfaceProblem, theta: np.ndarray, quantity: Quantity, scatter: float) -> float:
+def _standard_deviation(
+    problem: SurfaceProblem, theta: np.ndarray, value_of: Callable[[np.ndarray], np.ndarray], scatter: float
+) -> float:
     """Of the quantity by the delta method, with independent log residuals of spread `scatter`."""
-    step = 1e-5
-    columns = [
-        (problem.residuals(theta + unit, "log") - problem.residuals(theta - unit, "log")) / (2 * step)
-        for unit in np.eye(problem.unknowns) * step
-    ]
-    jacobian = np.stack(columns, -1)
-    slope = _slopes(problem, theta[None], quantity)[0]
+    jacobian = _derivatives(lambda at: problem.residuals(at, "log"), theta, 1e-5)
+    slope = _derivatives(value_of, theta[None], 1e-4)[0]
     variance = slope @ np.linalg.pinv(jacobian.T @ jacobian, hermitian=True) @ slope
     return float(np.sqrt(variance) * max(scatter, 1e-9))
 
@@ -145,15 +134,9 @@ def _crossings(values: np.ndarray, drop: np.ndarray, best: float, limit: float) 
     """Where `drop` crosses `limit` on either side of `best`, linear in its square root, which is nearly straight."""
     ends = []
     for side in (-1.0, 1.0):
-        own = (values - best) * side >= 0
-        far, root = (values[own] - best) * side, np.sqrt(drop[own])
+        beyond = (values - best) * side >= 0
+        far, root = (values[beyond] - best) * side, np.sqrt(drop[beyond])
         order = np.argsort(far)
-        far, root = far[order], np.maximum.accumulate(root[order])
-        beyond = np.flatnonzero(root > np.sqrt(limit))
-        if not len(beyond):
-            ends.append(side * np.inf)
-            continue
-        i = beyond[0]
-        share = (np.sqrt(limit) - root[i - 1]) / (root[i] - root[i - 1])
-        ends.append(best + side * (far[i - 1] + share * (far[i] - far[i - 1])))
-    return float(ends[0]), float(ends[1])
+        root = np.maximum.accumulate(root[order])
+        ends.append(float(best + side * np.interp(np.sqrt(limit), root, far[order], right=np.inf)))
+    return ends[0], ends[1]
