@@ -24,6 +24,7 @@ AGREEMENT = 1e-3  # a start agrees when its objective is within this relative di
 CONVERGED = 1e-2  # largest component of the gradient
 _CARRIED = 512  # distinct minima that go on to the next stage
 _EXACT = 1e-6  # relative residuals below this are a perfect fit; the rest is rounding
+_SEEDS = 2  # distinct minima from which each resample is refitted
 _DIGITS = 4  # minima equal to so many decimals are the same
 
 
@@ -110,11 +111,6 @@ class Descent:
     gradient: float
     agreement: float
 
-    def distinct(self, count: int) -> np.ndarray:
-        """[count or fewer, P]: the best minima that differ."""
-        finite = self.theta[np.isfinite(self.value)]
-        return finite[np.sort(np.unique(np.round(finite, _DIGITS), axis=0, return_index=True)[1])[:count]]
-
 
 def descend(problem: Problem, theta: np.ndarray, stages: Sequence[Misfit]) -> Descent:
     """The minima of the last of `stages`, reached from theta [S, P] through those before it."""
@@ -137,20 +133,22 @@ def descend(problem: Problem, theta: np.ndarray, stages: Sequence[Misfit]) -> De
 
 
 def bootstrap(
-    problem: Problem, misfit: Misfit, seeds: np.ndarray, resampling: Resampling, rng: np.random.Generator
+    problem: Problem, misfit: Misfit, minima: Descent, resampling: Resampling, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-    """[B, P] usable minima of resampled problems, each the best of descents from `seeds` [K, P]; and their share."""
+    """[B, P] usable minima of resampled problems, each from the best distinct `minima` of the points; and their share."""
+    finite = minima.theta[np.isfinite(minima.value)]
+    seeds = finite[np.sort(np.unique(np.round(finite, _DIGITS), axis=0, return_index=True)[1])[:_SEEDS]]
     weights = resampling.weights(problem.size, rng)
     count = len(weights)
     repeated = np.repeat(np.arange(count), len(seeds))
-    minima = minimise(
+    found = minimise(
         problem.objective(misfit, weights, repeated),
         np.tile(seeds, (count, 1)),
         tolerance=1e-4,
         max_steps=60,
         chunk=problem.chunk,
     )
-    value = np.where(np.isfinite(minima.value), minima.value, np.inf).reshape(count, -1)
-    theta = minima.theta.reshape(count, len(seeds), -1)[np.arange(count), value.argmin(1)]
+    value = np.where(np.isfinite(found.value), found.value, np.inf).reshape(count, -1)
+    theta = found.theta.reshape(count, len(seeds), -1)[np.arange(count), value.argmin(1)]
     good = np.isfinite(value.min(1)) & problem.usable(theta)
     return theta[good], float(good.mean())

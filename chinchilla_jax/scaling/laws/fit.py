@@ -24,7 +24,6 @@ from chinchilla_jax.scaling.read.runs import FitRefused
 
 MOVE = 1e-3  # root mean square relative change of the predictions along a flat direction
 FLAT = 0.1  # a direction is flat when some constant may change by this share meanwhile
-_SEEDS = 2  # distinct minima from which each resample is refitted
 # A fit evaluates its objective a few hundred times for milliseconds: compiling fast matters more than running fast.
 _COMPILER = {"xla_backend_optimization_level": 0}
 
@@ -132,7 +131,7 @@ def fit_form(
     )
     if resampling is None:
         return fit
-    boot, kept = bootstrap(problem, misfit, minima.distinct(_SEEDS), resampling, np.random.default_rng(seed))
+    boot, kept = bootstrap(problem, misfit, minima, resampling, np.random.default_rng(seed))
     replicates = problem.decode(boot)
     return dataclasses.replace(fit, boot={name: replicates[name] for name in problem.free}, boot_kept=kept)
 

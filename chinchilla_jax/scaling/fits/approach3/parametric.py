@@ -30,7 +30,6 @@ DIFFERENCES = (
 )
 _FAR_OFF, _FAR_TIMES = 0.05, 8.0
 _FLAT = 0.95  # two constants with a larger correlation are one direction
-_SEEDS = 4  # minima from which each resample is refitted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +95,7 @@ def fit_parametric(
     fit = describe_fit(problem, minima.theta[0], misfit, minima.agreement, len(starts))
     if resampling is None:
         return fit
-    theta, kept = bootstrap(problem, misfit, minima.theta[:_SEEDS], resampling, np.random.default_rng(seed))
+    theta, kept = bootstrap(problem, misfit, minima, resampling, np.random.default_rng(seed))
     return dataclasses.replace(fit, boot=problem.surface(theta) if len(theta) else None, boot_kept=kept)
 
 

@@ -12,6 +12,7 @@ from chinchilla_jax.scaling.read.runs import FitRefused
 from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
 
 LAW = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
+
 BUDGETS = np.geomspace(1e17, 1e21, 5)
 
 

@@ -1,19 +1,16 @@
 """Approach 2: published data, the closed-form bias of parabolas, refusals."""
 
-
 import numpy as np
 import pytest
-from scipy.interpolate import Akima1DInterpolator
 
-from chinchilla_jax.scaling.fits.approach2.curve import akima, lowest_point
 from chinchilla_jax.scaling.fits.approach2.isoflop import AKIMA, CORRECTED, PAPER, fit_isoflop
-from chinchilla_jax.scaling.fits.frontier import fit_offset
-from chinchilla_jax.scaling.fits.resample import MinimaScatter, Resampling, Residuals, interval
+from chinchilla_jax.scaling.fits.resample import Resampling, interval
 from chinchilla_jax.scaling.fits.surface import Surface
-from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.scaling.read.runs import Run
 from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
 
 LAW = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
+
 BUDGETS = np.geomspace(1e18, 2.7e19, 4)
 
 
@@ -55,7 +52,7 @@ def test_bias_of_a_parabola_without_noise(exponents, factor, error, intercept):
     assert law.exponent == pytest.approx(surface.b, abs=1e-6), message
     if intercept is not None:
         assert np.log10(law.coefficient) == pytest.approx(intercept, abs=1e-6), message
-    # Published to 4 digits; test_scaling_isoflop_bias compares with the closed form at 1e-6.
+    # Published to 4 digits; test_grid_bias compares with the closed form at 1e-6.
     assert law.at(1e24) / surface.optimum(1e24)[1] - 1 == pytest.approx(error, abs=6e-5), message
 
 
@@ -112,66 +109,6 @@ def test_parabola_recovers_planted_values():
     assert np.ptp(fit.boot_params.exponent) < 1e-7
 
 
-@pytest.mark.parametrize(
-    ("sizes", "curve", "reason"),
-    [
-        (np.linspace(10, 13, 7), lambda z: 3 - 0.07 * (z - 11.7) ** 2, "downward"),
-        (np.linspace(10, 13, 7), lambda z: 3 + 0.07 * (z - 13.2) ** 2, "edge"),
-        (np.linspace(10, 13, 3), lambda z: 3 + 0.07 * (z - 11.7) ** 2, "few_points"),
-        (np.array([11.0, 11.0, 11.0, 12.0, 13.0]), lambda z: 3 + 0.07 * (z - 11.7) ** 2, "same_size"),
-        (np.full(6, 11.0), lambda z: 3.0, "same_size"),
-    ],
-)
-def test_unusable_profiles_are_refused_with_a_reason(sizes, curve, reason):
-    good = [
-        run for budget in (1e12, 4e12) for run in profile(budget, np.linspace(10, 14, 7), lambda z: 3 + (z - 12) ** 2)
-    ]
-    fit = fit_isoflop(good + profile(16e12, sizes, curve), resampling=None)
-    assert [p.budget for p in fit.profiles] == [1e12, 4e12]
-    assert [(r.budget, r.reason) for r in fit.refusals] == [(16e12, reason)]
-
-
-@pytest.mark.parametrize("preset", [CORRECTED, AKIMA], ids=lambda preset: preset.name)
-@pytest.mark.parametrize(
-    ("sizes", "curve", "reason"),
-    [
-        (np.linspace(10, 13, 7), lambda z: 3 - 0.07 * (z - 11.7) ** 2, "downward"),
-        (np.linspace(10, 13, 7), lambda z: 3 + 0.07 * (z - 14.0) ** 2, "edge"),
-        (np.linspace(10, 13, 3), lambda z: 3 + 0.07 * (z - 11.7) ** 2, "few_points"),
-        (np.array([11.0, 11.0, 11.0, 12.0, 13.0]), lambda z: 3 + 0.07 * (z - 11.7) ** 2, "same_size"),
-    ],
-)
-def test_other_curves_refuse_the_same_profiles(preset, sizes, curve, reason):
-    good = [
-        run for c in (1e12, 4e12) for run in profile(c, np.linspace(10, 14, 7), lambda z: 3 + 0.07 * (z - 12) ** 2)
-    ]
-    fit = fit_isoflop(good + profile(16e12, sizes, curve), preset=preset, resampling=None)
-    assert [p.budget for p in fit.profiles] == [1e12, 4e12]
-    assert [(r.budget, r.reason) for r in fit.refusals] == [(16e12, reason)]
-
-
-def test_lowest_point_of_an_interpolant_is_the_lowest_of_a_fine_grid():
-    rng = np.random.default_rng(0)
-    x = np.sort(rng.uniform(0, 10, 9))
-    curve = Akima1DInterpolator(x, rng.standard_normal((9, 50)))
-    best, value, bend = lowest_point(curve)
-    grid = curve(np.linspace(x[0], x[-1], 20001))
-    assert (value <= grid.min(0) + 1e-12).all() and value == pytest.approx(grid.min(0), abs=1e-5)
-    assert np.diag(curve(best)) == pytest.approx(value, abs=1e-12)
-    inner = bend > 0
-    assert inner.any() and np.diag(curve(best, 1))[inner] == pytest.approx(np.zeros(inner.sum()), abs=1e-7)
-    assert np.isin(best[~inner], (x[0], x[-1])).all()
-
-
-def test_akima_averages_repeats_of_a_size():
-    x = np.array([[1.0, 2.0, 3.0, 3.0, 4.0, 5.0]])
-    loss = np.array([[[4.0, 1.5, 0.9, 1.1, 2.0, 4.5]]])
-    mean = np.array([[[4.0, 1.5, 1.0, 2.0, 4.5]]])
-    once = akima(x[:, [0, 1, 2, 4, 5]], mean, np.ones((1, 1, 5)), np.ones((1, 5), bool))
-    twice = akima(x, loss, np.ones((1, 1, 6)), np.ones((1, 6), bool))
-    assert twice.log_best == pytest.approx(once.log_best) and twice.lowest == pytest.approx(once.lowest)
-
-
 @pytest.mark.parametrize("preset", [PAPER, CORRECTED, AKIMA], ids=lambda preset: preset.name)
 def test_every_profile_can_be_drawn_and_is_lowest_at_its_best(preset):
     runs = simulate_isoflop(LAW, BUDGETS, plan_isoflop(LAW, BUDGETS), noise=0.001)
@@ -202,76 +139,7 @@ def test_profiles_of_unequal_length_do_not_disturb_each_other():
             assert less.profiles[i].params.best == pytest.approx(whole.profiles[i].params.best, rel=1e-9)
 
 
-SCHEMES = [(preset, scheme) for preset in (PAPER, AKIMA) for scheme in (
-    Resampling(200), Resampling(100, 0.8), Residuals(200))] + [(CORRECTED, MinimaScatter(200))]  # fmt: skip
-
-
-@pytest.mark.parametrize("preset, scheme", SCHEMES, ids=lambda value: getattr(value, "name", str(value)))
-def test_every_scheme_gives_an_interval_about_the_fit(preset, scheme):
-    runs = simulate_isoflop(LAW, BUDGETS, plan_isoflop(LAW, BUDGETS), noise=0.001)
-    fit = fit_isoflop(runs, preset=preset, resampling=scheme)
-    for law, boot in ((fit.params_law, fit.boot_params), (fit.tokens_law, fit.boot_tokens)):
-        low, high = interval(boot.exponent, 0.95)
-        assert low < law.exponent < high and high - low < 0.5
-    lowest = [profile.params.lowest for profile in fit.profiles]
-    assert fit.loss_law.at(np.array(BUDGETS)) == pytest.approx(lowest, rel=1.5e-3)
-    low, high = fit.loss_law.interval(BUDGETS[-1], 0.95)
-    assert low < fit.loss_law.at(BUDGETS[-1]) < high and all(0 < p.kept_draws <= 1 for p in fit.profiles)
-
-
-def test_residual_intervals_grow_with_the_noise_and_not_with_the_replicates():
-    widths = {}
-    for noise in (0.0005, 0.001, 0.002):
-        runs = simulate_isoflop(LAW, BUDGETS, plan_isoflop(LAW, BUDGETS), noise=noise, seed=2)
-        boot = fit_isoflop(runs, preset=PAPER, resampling=Residuals(1000)).boot_params.exponent
-        widths[noise] = np.subtract(*interval(boot, 0.95)[::-1])
-    assert widths[0.001] / widths[0.0005] == pytest.approx(2, rel=0.15)
-    assert widths[0.002] / widths[0.001] == pytest.approx(2, rel=0.15)
-
-
-def test_replicates_leave_out_the_budgets_they_would_have_refused():
-    runs = simulate_isoflop(LAW, BUDGETS, plan_isoflop(LAW, BUDGETS, shift=(1, 1, 1, 3.2)), noise=0.002, seed=1)
-    fit = fit_isoflop(runs, preset=PAPER, resampling=Resampling(300))
-    assert fit.profiles[3].kept_draws < 1 and np.isfinite(fit.boot_params.exponent).all()
-
-
 def test_presets_say_what_they_do():
     assert PAPER.resampling == Resampling(100, 0.8) and PAPER.curve == "parabola"
     for preset in (PAPER, CORRECTED, AKIMA):
         assert preset.differences and all(line[-1] != "." and "\n" not in line for line in preset.differences)
-
-
-def test_one_budget_is_refused():
-    runs = profile(1e12, np.linspace(10, 13, 7), lambda z: 3 + 0.07 * (z - 11.7) ** 2)
-    with pytest.raises(FitRefused, match="two usable profiles") as caught:
-        fit_isoflop(runs)
-    assert caught.value.reason == "few_budgets"
-
-
-def test_no_budget_is_refused():
-    with pytest.raises(FitRefused, match="column `budget`") as caught:
-        fit_isoflop([Run("a", 1e6, 1e7, 6e13, 3.0)])
-    assert caught.value.reason == "no_budget"
-
-
-def test_held_out_runs_do_not_enter_the_fit():
-    runs = [r for c in (1e12, 4e12) for r in profile(c, np.linspace(10, 14, 7), lambda z: 3 + (z - 12) ** 2)]
-    held = Run("held", 1e5, 1e7, 16e12, 9.0, 16e12, "predicted")
-    assert len(fit_isoflop([*runs, held], resampling=None).profiles) == 2
-
-
-def test_offset_law_recovers_its_constants_in_every_replicate():
-    flops = np.geomspace(1e11, 2.7e12, 4)
-    truth = np.array([[1.7, 900.0, 0.22], [0.0, 50.0, 0.09]])
-    losses = truth[:, :1] + truth[:, 1:2] * flops ** -truth[:, 2:]
-    law = fit_offset(flops, losses)
-    assert law.irreducible == pytest.approx(truth[:, 0], abs=2e-3)
-    assert law.exponent == pytest.approx(truth[:, 2], rel=2e-3)
-    assert law.at(1e13) == pytest.approx(truth[:, 0] + truth[:, 1] * 1e13 ** -truth[:, 2], rel=1e-5)
-
-
-def test_offset_law_never_goes_below_zero_loss():
-    flops = np.geomspace(1e11, 2.7e12, 4)
-    # Steepening in log-log: an unbounded fit would ask for E < 0.
-    law = fit_offset(flops, 6.0 - 0.9 * np.log10(flops / 1e11))
-    assert law.irreducible == 0.0

@@ -9,8 +9,11 @@ from chinchilla_jax.scaling.fits.approach2.near_minimum import fit_near, near_ru
 from chinchilla_jax.scaling.read.runs import Run
 
 FLOPS = np.array([1e18, 2e18, 4e18, 8e18])
+
 BEST = np.log([1e8, 1.5e8, 2.2e8, 3.3e8])
+
 LOWEST = np.array([3.2, 3.0, 2.85, 2.7])
+
 CURVATURE = 0.05
 
 

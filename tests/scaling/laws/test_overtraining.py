@@ -3,18 +3,22 @@
 import csv
 import importlib.resources
 import json
+import math
 
 import numpy as np
 import pytest
 
 from chinchilla_jax import cli
-from chinchilla_jax.scaling.laws.overtraining import TASKS, fit_published, published_runs
+from chinchilla_jax.scaling.laws.form import form
+from chinchilla_jax.scaling.laws.overtraining import TASKS, fit_over_training, fit_published, published_runs
 from chinchilla_jax.scaling.laws.published import law
 from chinchilla_jax.scaling.read.load import load_runs
-from chinchilla_jax.scaling.read.runs import FitRefused
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 TABLE = importlib.resources.files("chinchilla_jax") / "tables" / "gadre2024_runs.csv"
+
 SIZES = {"c4": 34, "redpajama": 35, "refinedweb": 35}
+
 # Misses in per cent of loss and of the 17-task error on the runs each fit was not shown: 1.4B over-trained, then 6.9B.
 MISSES = {
     "c4": {80: (1.4980, 9.5818), 20: (-4.2952, -0.1370)},
@@ -137,3 +141,45 @@ def test_the_verb_fit_takes_one_data_set_of_the_table(tmp_path, capsys):
     assert (parametric["alpha"], parametric["beta"]) == pytest.approx((0.224, 0.257), abs=1e-3), (
         "measured here: approach 3 on all 34 runs, with both exponents free, does not tie them as the paper does"
     )
+
+
+def test_overtraining_is_the_chinchilla_law_with_tied_exponents():
+    base = law("muennighoff2023_base").constants
+    eta = base["alpha"] / 2
+    tied = {"E": base["E"], "a": base["A"] * 6**eta, "b": base["B"] * 6**eta, "eta": eta}
+    n, d = 3e9, 7e10
+    by_hand = 1.8691 + math.exp(6.255414 - 0.3526596 * math.log(n)) + math.exp(7.3049974 - 0.3526596 * math.log(d))
+    assert form("overtraining").value(tied, flops=6 * n * d, multiplier=d / n) == pytest.approx(by_hand, abs=1e-4)
+    # Muennighoff et al. print U_N = 0.051 U_D for the optimum of the same base law.
+    assert (tied["a"] / tied["b"]) ** (0.5 / eta) == pytest.approx(0.051, abs=5e-4)
+
+
+def test_downstream_error_falls_from_chance_towards_its_limit():
+    value = form("downstream_error").value({"epsilon": 0.85, "k": 2.0, "gamma": 0.75}, loss=np.array([2.0, 100.0]))
+    assert value == pytest.approx([0.85 - 2.0 * math.exp(-1.5), 0.85], rel=1e-12)
+
+
+TIED = {"E": 1.8, "a": 450.0 * 6**0.14, "b": 900.0 * 6**0.14, "eta": 0.14}
+
+ERROR = {"epsilon": 0.85, "k": 2.0, "gamma": 0.75}
+
+
+def tied_run(params, multiplier):
+    tokens, flops = params * multiplier, 6 * params**2 * multiplier
+    return Run(f"{params}-{multiplier}", params, tokens, flops,
+               float(form("overtraining").value(TIED, flops=flops, multiplier=multiplier)))  # fmt: skip
+
+
+def test_five_and_six_small_runs_predict_an_over_trained_model():
+    # The least recipe of Gadre et al.; the models predicted are the two of their abstract.
+    runs = [tied_run(n, 20.0) for n in (0.011e9, 0.079e9, 0.154e9, 0.411e9)] + [tied_run(0.011e9, 320.0)]
+    error_runs = [*runs, tied_run(1.4e9, 20.0)]
+    errors = [float(form("downstream_error").value(ERROR, loss=run.loss)) for run in error_runs]
+    fitted = fit_over_training(runs, error_runs, errors)
+    for params, tokens in ((1.4e9, 900e9), (6.9e9, 138e9)):
+        expected = tied_run(params, tokens / params).loss
+        assert fitted.predict_loss(params, tokens) == pytest.approx(expected, rel=1e-4)
+        by_hand = 0.85 - 2.0 * math.exp(-0.75 * expected)
+        assert fitted.predict_error(params, tokens) == pytest.approx(by_hand, rel=1e-4)
+    with pytest.raises(FitRefused, match="4 free constants"):
+        fit_over_training(runs[:4], error_runs, errors)

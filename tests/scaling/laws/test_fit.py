@@ -10,9 +10,8 @@ import pytest
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_LOG, SQUARED_RAW, Misfit
 from chinchilla_jax.scaling.fits.resample import Resampling
-from chinchilla_jax.scaling.laws import form as form_module
 from chinchilla_jax.scaling.laws.fit import fit_form
-from chinchilla_jax.scaling.laws.form import Form, amplitude, form, forms, positive, register, signed
+from chinchilla_jax.scaling.laws.form import amplitude, form, signed
 from chinchilla_jax.scaling.read.runs import FitRefused
 
 CHINCHILLA = form("chinchilla")
@@ -133,42 +132,6 @@ def test_the_same_seed_gives_the_same_fit(points):
 def test_double_precision_is_not_switched_on_for_everyone(refit):
     assert not jax.config.jax_enable_x64
     assert jax.numpy.ones(1).dtype == jax.numpy.float32
-
-
-def test_a_new_law_needs_nothing_but_its_form(monkeypatch):
-    known = forms()
-    monkeypatch.setattr(form_module, "_registry", lambda: known)  # other tests go through all forms there are
-    # Precision in training, Kumar et al. 2024 (arXiv 2411.04330): N (1 - exp(-P / p)) in place of N.
-    law = Form(
-        "precision",
-        "L = E + A / (N (1 - exp(-P/p)))^alpha",
-        "arXiv 2411.04330",
-        (("params", "N"), ("bits", "P")),
-        (
-            amplitude("E", low=0.1, high=1.0),
-            amplitude("A", lambda c, x, xp: (x.params * (1.0 - xp.exp(-x.bits / c.p))) ** -c.alpha),
-            positive("alpha", 0.05, 1.0),
-            positive("p", 0.5, 10.0),
-        ),
-        lambda c, x, xp: c.E + c.A * (x.params * (1.0 - xp.exp(-x.bits / c.p))) ** -c.alpha,
-    )
-    register(law)
-    with pytest.raises(ValueError, match="two forms are called 'precision'"):
-        register(law)
-    law = form("precision")
-    params, bits = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 5), [3.0, 4.0, 6.0, 8.0, 16.0]))
-    truth = {"E": 2.0, "A": 300.0, "alpha": 0.33, "p": 2.7}
-    fit = fit_form(law, {"params": params, "bits": bits}, law.value(truth, params=params, bits=bits), SQUARED_LOG)
-    assert fit.constants == pytest.approx(truth, rel=1e-6)
-
-
-def test_forms_are_found_by_their_modules_and_carry_their_sources():
-    assert len(forms()) >= 19
-    for name, law in forms().items():
-        assert law.name == name and law.formula and ("arXiv" in law.source), name
-        assert len(set(law.constant_names)) == len(law.constants) and all(unit for _, unit in law.inputs)
-        # Each constant is anchored only to plain constants and to those before it.
-        assert [c.anchored for c in law.decoding_order] == sorted(c.anchored for c in law.constants)
 
 
 def test_a_signed_constant_may_come_out_with_either_sign():
