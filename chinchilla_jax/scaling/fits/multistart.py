@@ -135,7 +135,7 @@ def descend(problem: Problem, theta: np.ndarray, stages: Sequence[Misfit]) -> De
 def bootstrap(
     problem: Problem, misfit: Misfit, minima: Descent, resampling: Resampling, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-    """[B, P] usable minima of resampled problems, each from the best distinct `minima` of the points; and their share."""
+    """[B, P] usable minima of resampled problems, each from the best distinct `minima`; and their share."""
     finite = minima.theta[np.isfinite(minima.value)]
     seeds = finite[np.sort(np.unique(np.round(finite, _DIGITS), axis=0, return_index=True)[1])[:_SEEDS]]
     weights = resampling.weights(problem.size, rng)
