@@ -141,14 +141,14 @@ def bootstrap(
     weights = resampling.weights(problem.size, rng)
     count = len(weights)
     repeated = np.repeat(np.arange(count), len(seeds))
-    found = minimise(
+    refits = minimise(
         problem.objective(misfit, weights, repeated),
         np.tile(seeds, (count, 1)),
         tolerance=1e-4,
         max_steps=60,
         chunk=problem.chunk,
     )
-    value = np.where(np.isfinite(found.value), found.value, np.inf).reshape(count, -1)
-    theta = found.theta.reshape(count, len(seeds), -1)[np.arange(count), value.argmin(1)]
+    value = np.where(np.isfinite(refits.value), refits.value, np.inf).reshape(count, -1)
+    theta = refits.theta.reshape(count, len(seeds), -1)[np.arange(count), value.argmin(1)]
     good = np.isfinite(value.min(1)) & problem.usable(theta)
     return theta[good], float(good.mean())

@@ -41,5 +41,5 @@ def _row(name: str, fit: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _constants(fit: ParametricFit) -> dict[str, float]:
-    found = {name: float(getattr(fit.surface, name)) for name in ("a", "E", "A", "B", "alpha", "beta")}
-    return found | {"starts there": f"{fit.agreement:.0%}", "scatter": f"{np.round(fit.scatter, 6):.2%}"}
+    constants = {name: float(getattr(fit.surface, name)) for name in ("a", "E", "A", "B", "alpha", "beta")}
+    return constants | {"starts there": f"{fit.agreement:.0%}", "scatter": f"{np.round(fit.scatter, 6):.2%}"}

@@ -99,14 +99,14 @@ def unique_data_optimum(constants: Mapping[str, float], unique_tokens: float, fl
         return lambda n, d: law.value(constants, params=n, tokens=d, unique_tokens=unique)
 
     best = allocate(loss(unique_tokens), flops)
-    seen = min(unique_tokens, best.tokens)
-    epochs = best.tokens / seen
+    distinct = min(unique_tokens, best.tokens)
+    epochs = best.tokens / distinct
     return UniqueDataOptimum(
         best.params,
         best.tokens,
         epochs,
         best.loss,
-        float(effective(best.tokens, seen, c.R_D) / best.tokens),
+        float(effective(best.tokens, distinct, c.R_D) / best.tokens),
         float(np.exp(-(epochs - 1.0) / c.R_D)),
         allocate(loss(np.inf), flops).loss,
     )

@@ -143,7 +143,7 @@ class _FormProblem:
 
     def __init__(self, form: Form, inputs: Mapping[str, Any], target: Any, misfit: Misfit, fixed: Mapping):
         form.check_names("inputs", form.input_names, inputs)
-        form.check_names("constants", form.constant_names, dict.fromkeys((*form.constant_names, *fixed)))
+        form.check_names("constants", form.constant_names, (*form.constant_names, *fixed))
         self.form = form
         self.fixed = {name: float(value) for name, value in fixed.items()}
         self.free = tuple(name for name in form.constant_names if name not in fixed)
@@ -275,11 +275,11 @@ def _flat_directions(form: Form, constants: Mapping[str, float], problem: _FormP
     if not np.isfinite(jacobian).all():
         return ()
     roots, axes = np.linalg.eigh(jacobian.T @ jacobian / problem.size)
-    found = []
+    directions = []
     for root, axis in zip(roots, axes.T, strict=True):
         moves = axis * MOVE / np.sqrt(max(root, 1e-24))
         largest = moves[np.abs(moves).argmax()]
         if abs(largest) >= FLAT:
             moves = moves * np.sign(largest)
-            found.append(FlatDirection(dict(zip(names, moves.tolist(), strict=True))))
-    return tuple(found)
+            directions.append(FlatDirection(dict(zip(names, moves.tolist(), strict=True))))
+    return tuple(directions)

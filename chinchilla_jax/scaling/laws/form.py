@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -131,9 +131,9 @@ class Form:
         c, x = (SimpleNamespace(**{k: np.asarray(v, np.float64) for k, v in d.items()}) for d in (constants, inputs))
         return np.asarray(self.law(c, x, np))
 
-    def check_names(self, what: str, expected: tuple[str, ...], given: Mapping[str, Any]) -> None:
-        """Refuses with reason `what` unless the names given are those expected."""
-        missing, unknown = [n for n in expected if n not in given], [n for n in given if n not in expected]
+    def check_names(self, what: str, expected: tuple[str, ...], names: Iterable[str]) -> None:
+        """Refuses with reason `what` unless the names are those expected."""
+        missing, unknown = [n for n in expected if n not in names], [n for n in names if n not in expected]
         if missing or unknown:
             lists = (("missing", missing), ("unknown", unknown))
             wrong = "; ".join(f"{word} {', '.join(names)}" for word, names in lists if names)

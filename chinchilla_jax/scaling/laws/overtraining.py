@@ -116,15 +116,15 @@ def published_runs(data_set: str) -> tuple[PublishedRun, ...]:
     known = tuple(dict.fromkeys(row["dataset"] for row in rows))
     if data_set not in known:
         raise FitRefused("unknown_data_set", f"no published runs on {data_set!r}; there are {', '.join(known)}")
-    found = []
+    runs = []
     for row in rows:
         if row["dataset"] == data_set:
             params, tokens = float(row["params_total"]), float(row["tokens"])
             name = f"{data_set} N={params:.4g} M={row['multiplier']}"
             run = Run(name, params, tokens, 6.0 * params * tokens, float(row["loss"]))
             errors = {tasks: float(row[f"error_{tasks}"]) for tasks in TASKS}
-            found.append(PublishedRun(run, float(row["multiplier"]), errors))
-    return tuple(found)
+            runs.append(PublishedRun(run, float(row["multiplier"]), errors))
+    return tuple(runs)
 
 
 def fit_published(data_set: str, tasks: int = 17) -> OverTraining:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.approach1.ends import Observations
+from chinchilla_jax.scaling.fits.approach1.ends import RunEnds
 from chinchilla_jax.scaling.read.runs import Run
 
 _MOST_POINTS = 500
@@ -75,15 +75,17 @@ def read_curves(runs: Sequence[Run], log_flops: np.ndarray, smoothing: str) -> n
     return loss
 
 
-def read_ends(runs: Sequence[Run]) -> Observations:
+def read_ends(runs: Sequence[Run]) -> RunEnds:
     """The ends of the smoothed curves; repeats of a size and horizon count as one, the mean of their losses."""
-    found = []
+    ends = []
     for run in runs:
         log_flops, loss = smooth(run, "local_linear")
-        found.append((np.log(run.params), log_flops[-1], loss[-1]))
-    found.sort()
+        ends.append((np.log(run.params), log_flops[-1], loss[-1]))
     groups: list[list[tuple[float, float, float]]] = []
-    for end in found:
-        same = groups and end[0] == groups[-1][0][0] and end[1] - groups[-1][0][1] < _SAME_END
-        groups[-1].append(end) if same else groups.append([end])
-    return Observations(*np.array([np.mean(group, axis=0) for group in groups]).T)
+    for end in sorted(ends):
+        first = groups[-1][0] if groups else (np.nan, np.nan)
+        if end[0] == first[0] and end[1] - first[1] < _SAME_END:
+            groups[-1].append(end)
+        else:
+            groups.append([end])
+    return RunEnds(*np.array([np.mean(group, axis=0) for group in groups]).T)

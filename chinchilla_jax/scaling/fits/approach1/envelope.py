@@ -166,24 +166,26 @@ class EnvelopeFit:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What makes the answer doubtful, a sentence each."""
-        found, points, count = [], self.points, len(self.points.flops)
+        sentences, points, count = [], self.points, len(self.points.flops)
         flagged = sum(points.edges.values())
         if self.preset.optimum == "winner" and points.on_schedule < 1.0:
             early = f"{1 - points.on_schedule:.0%} of the {count} envelope points lie before the last 15% of their"
-            found.append(f"{early} run's training, above the law")
+            sentences.append(f"{early} run's training, above the law")
         if self.preset.optimum == "winner" and flagged:
             parts = ", ".join(f"{number} {word}" for word, number in points.edges.items() if number)
-            found.append(f"{flagged} of {count} envelope points are at an edge ({parts}) and are fitted all the same")
+            sentences.append(
+                f"{flagged} of {count} envelope points are at an edge ({parts}) and are fitted all the same"
+            )
         if self.preset.optimum == "smooth" and self.dropped > 0.5 * self.preset.values:
             why = "the optimum is not between the sizes tried there"
-            found.append(f"{self.dropped} of {self.preset.values} FLOP values were left out: {why}")
+            sentences.append(f"{self.dropped} of {self.preset.values} FLOP values were left out: {why}")
         if self.kept_draws < 0.9:
             lost = 1 - self.kept_draws
-            found.append(f"{lost:.0%} of the bootstrap replicates had no optimum and were left out")
+            sentences.append(f"{lost:.0%} of the bootstrap replicates had no optimum and were left out")
         short = sum(len(run.curve.tokens) < 20 for run in self.runs)
         if short:
-            found.append(f"{short} curves have fewer than 20 points; log more often")
-        return tuple(found)
+            sentences.append(f"{short} curves have fewer than 20 points; log more often")
+        return tuple(sentences)
 
 
 def fit_envelope(
@@ -312,10 +314,10 @@ def _smooth(
         raise FitRefused("no_optimum", f"the best size is nearly everywhere at the edge of those tried; add {side}")
     at = flops[inside][:: max(1, int(inside.sum()) // _LAW_VALUES)]
 
-    def laws(found: SmoothEnvelope) -> _Laws:
-        law = found.params_law
+    def laws(smooth: SmoothEnvelope) -> _Laws:
+        law = smooth.params_law
         column = PowerLaw(law.log_centre, law.log_value[..., None], law.exponent[..., None])
-        return law, fit_power(at, at / per_token(column.at(at))), found.loss_law
+        return law, fit_power(at, at / per_token(column.at(at))), smooth.loss_law
 
     optima = Optima(flops, params, inside.astype(float))
     return optima, laws(envelope), laws(boot) if boot else _NO_LAWS, kept, envelope.noise

@@ -129,15 +129,17 @@ def akima(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarra
     """Akima's interpolant through losses averaged by size, and its minimum; arguments as of `parabolas`."""
     shape = np.broadcast_shapes(loss.shape, weight.shape)
     loss, weight = np.broadcast_to(loss, shape), np.broadcast_to(weight, shape)
-    found = np.full((3, *shape[:2]), np.nan)
+    lowest_points = np.full((3, *shape[:2]), np.nan)
     for m in range(shape[1]):
         # Sets that hold the same runs share their knots.
         patterns, which = np.unique(weight[:, m], axis=0, return_inverse=True)
         for index, pattern in enumerate(patterns):
             held, rows = np.flatnonzero(pattern > 0), which.ravel() == index
             if len(np.unique(x[m, held])) >= 4:
-                found[:, rows, m] = lowest_point(interpolant(x[m, held], loss[rows, m][:, held].T, pattern[held]))
-    log_best, lowest, curvature = found
+                lowest_points[:, rows, m] = lowest_point(
+                    interpolant(x[m, held], loss[rows, m][:, held].T, pattern[held])
+                )
+    log_best, lowest, curvature = lowest_points
     low, high = _bounds(x, within)
     inside = (log_best > low + 1e-12) & (log_best < high - 1e-12) & (curvature > 0)
     return ProfileMinima(log_best, lowest, curvature, inside, None)

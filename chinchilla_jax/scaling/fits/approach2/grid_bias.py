@@ -79,21 +79,21 @@ def isoflop_bias(
       FitRefused: as `fit_isoflop`, if the procedure fails on the law's own losses.
     """
     runs = [run for run in runs if run.role == "isoflop" and run.budget is not None]
-    found = _fit(surface, runs, preset)
+    fit = _fit(surface, runs, preset)
     c = flops_per or flops_per_token(runs)
-    budgets = np.array([profile.budget for profile in found.profiles])
+    budgets = np.array([profile.budget for profile in fit.profiles])
     best = np.array([[float(v) for v in surface.optimum(budget, c)] for budget in budgets])
     truth = [float(v) for v in surface.optimum(flops, c)]
     params, tokens, loss = (
         float(law.at(flops)) / value - 1.0
-        for law, value in zip((found.params_law, found.tokens_law, found.loss_law), truth, strict=True)
+        for law, value in zip((fit.params_law, fit.tokens_law, fit.loss_law), truth, strict=True)
     )
-    sizes = [np.log([run.params for run in profile.runs]) for profile in found.profiles]
+    sizes = [np.log([run.params for run in profile.runs]) for profile in fit.profiles]
     middle = np.exp([0.5 * (x.min() + x.max()) for x in sizes])
     width = None
     try:
-        centred = _fit(surface, _centred(found, best[:, 0] / middle, c), preset)
-        if len(centred.profiles) == len(found.profiles):
+        centred = _fit(surface, _centred(fit, best[:, 0] / middle, c), preset)
+        if len(centred.profiles) == len(fit.profiles):
             width = float(centred.params_law.at(flops)) / truth[0] - 1.0
     except FitRefused:
         pass
@@ -102,8 +102,8 @@ def isoflop_bias(
         params,
         tokens,
         loss,
-        float(found.params_law.exponent - fit_power(budgets, best[:, 0]).exponent),
-        float(found.tokens_law.exponent - fit_power(budgets, best[:, 1]).exponent),
+        float(fit.params_law.exponent - fit_power(budgets, best[:, 0]).exponent),
+        float(fit.tokens_law.exponent - fit_power(budgets, best[:, 1]).exponent),
         width,
         float(np.exp(np.mean([0.5 * np.ptp(x) for x in sizes]))),
         middle / best[:, 0],

@@ -63,13 +63,13 @@ class ProfileTable:
         """Minima of the curves in ln N and in ln D through the data, B = 1."""
         if self.curve != "near":
             return {quantity: self.redrawn(quantity, self.loss[None], self.held[None]) for quantity in QUANTITIES}
-        found = {}
+        minima = {}
         for quantity, near in self.near.items():
             x, lowest = getattr(self, quantity), np.exp(near.log_lowest)
             inside = (near.log_best > x.min(1)) & (near.log_best < x.max(1))
             rows = near.log_best, lowest, near.curvature * lowest, inside, near.fitted
-            found[quantity] = ProfileMinima(*(values[None] for values in rows))
-        return found
+            minima[quantity] = ProfileMinima(*(values[None] for values in rows))
+        return minima
 
     def redrawn(self, quantity: str, loss: np.ndarray, weight: np.ndarray) -> ProfileMinima:
         """Minima of the curves `parabola` or `akima` for losses or weights [B, M, n]."""
@@ -121,8 +121,8 @@ def _downward(table: ProfileTable) -> list[Refusal]:
     """Profiles whose parabola through all runs opens downward."""
     refused = {}
     for quantity, name in QUANTITIES.items():
-        found = parabolas(getattr(table, quantity), table.loss[None], table.held[None].astype(float), table.held)
-        for budget in table.budgets[~(found.curvature[0] > 0)].tolist():
+        minima = parabolas(getattr(table, quantity), table.loss[None], table.held[None].astype(float), table.held)
+        for budget in table.budgets[~(minima.curvature[0] > 0)].tolist():
             why = f"the parabola in log {name} opens downward; add sizes on both sides or repeat noisy runs"
             refused.setdefault(budget, _refusal(budget, "downward", why))
     return [refused[budget] for budget in sorted(refused)]
@@ -130,8 +130,8 @@ def _downward(table: ProfileTable) -> list[Refusal]:
 
 def _without_minimum(table: ProfileTable) -> list[Refusal]:
     """Profiles whose curve has no minimum inside the sizes tried, or one far below every loss."""
-    found = [_why_no_minimum(table, m) for m in range(len(table.budgets))]
-    return [refusal for refusal in found if refusal]
+    refusals = [_why_no_minimum(table, m) for m in range(len(table.budgets))]
+    return [refusal for refusal in refusals if refusal]
 
 
 def _why_no_minimum(table: ProfileTable, m: int) -> Refusal | None:

@@ -58,8 +58,7 @@ def fit_as_published(
     if resampling is None:
         return fit
     weights = resampling.weights(len(problem.loss), np.random.default_rng(seed))
-    found = np.array([_descend(problem, ends[best][1], row, average)[1] for row in weights])
-    a, b, e, alpha, beta = found.T
+    a, b, e, alpha, beta = np.array([_descend(problem, ends[best][1], row, average)[1] for row in weights]).T
     return dataclasses.replace(fit, boot=Surface(np.exp(e), np.exp(a), np.exp(b), alpha, beta))
 
 
@@ -70,8 +69,8 @@ def _descend(
     import scipy.optimize  # here, because importing it takes longer than the fits of the other preset
 
     scale = 1.0 / weights.sum() if average else 1.0
-    found = scipy.optimize.minimize(paper_objective(problem, weights, scale), start, jac=True, method="L-BFGS-B")
-    return found.fun / scale, found.x
+    result = scipy.optimize.minimize(paper_objective(problem, weights, scale), start, jac=True, method="L-BFGS-B")
+    return result.fun / scale, result.x
 
 
 def paper_objective(problem: SurfaceProblem, weights: np.ndarray, scale: float) -> Callable[[np.ndarray], tuple]:

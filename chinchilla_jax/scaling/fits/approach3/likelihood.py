@@ -48,13 +48,13 @@ class ProfileLikelihood:
 
 def quantities(budget: float | None = None, flops_per: FlopsPerToken = 6.0) -> dict[str, Quantity]:
     """The constants, the exponent a of N*, and with a `budget` in FLOPs ln N*, ln D* and the loss there."""
-    found: dict[str, Quantity] = {name: operator.attrgetter(name) for name in ("E", "alpha", "beta", "a")}
-    found |= {"ln A": lambda s: np.log(s.A), "ln B": lambda s: np.log(s.B)}
+    by_name: dict[str, Quantity] = {name: operator.attrgetter(name) for name in ("E", "alpha", "beta", "a")}
+    by_name |= {"ln A": lambda s: np.log(s.A), "ln B": lambda s: np.log(s.B)}
     if budget is not None:
-        found["ln N*"] = lambda s: np.log(s.optimum(budget, flops_per)[0])
-        found["ln D*"] = lambda s: np.log(s.optimum(budget, flops_per)[1])
-        found["loss"] = lambda s: s.optimum(budget, flops_per)[2]
-    return found
+        by_name["ln N*"] = lambda s: np.log(s.optimum(budget, flops_per)[0])
+        by_name["ln D*"] = lambda s: np.log(s.optimum(budget, flops_per)[1])
+        by_name["loss"] = lambda s: s.optimum(budget, flops_per)[2]
+    return by_name
 
 
 def profile_likelihood(
