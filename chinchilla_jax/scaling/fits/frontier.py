@@ -59,8 +59,7 @@ def fit_power(flops: np.ndarray, values: np.ndarray, weights: np.ndarray | None 
     log_c = np.log(flops)
     centre = float(log_c.mean())
     x, y = log_c - centre, np.log(values)
-    if weights is None:
-        return PowerLaw(centre, y.mean(-1), (y * x).sum(-1) / (x * x).sum())
+    weights = np.ones_like(log_c) if weights is None else weights
     share = weights / weights.sum(-1, keepdims=True)
     y = np.where(share > 0, y, 0.0)
     x = x - (share * x).sum(-1, keepdims=True)

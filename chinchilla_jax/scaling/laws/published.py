@@ -1,8 +1,8 @@
 """Which constants were published, where, and what did they count?
 
 The table is `chinchilla_jax/tables/published_laws.json`; its notes say which constants are the papers' own and which
-were fitted to their published runs. An entry without constants is a law whose form is here and
-whose constants were not published with it or not found; it says so when asked for a value.
+were fitted to their published runs. An entry without constants is a law whose constants were not published or not
+found; it says so when asked for a value.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""By how much does approach 2 miss the optimum on this very grid, were a given law true and losses free of noise?
+"""By how much does approach 2 miss the optimum on a grid of runs, if a law is true and there is no noise?
 
-A parabola is not the profile of L = E + A/N^alpha + B/D^beta. Its vertex is off by an amount that depends on the law
-and on the grid only: on how wide the sizes range (the exponents stay right, the intercept does not) and on how far off
-centre they are (with a drift from budget to budget, the exponents go too). Both are found here by doing it: losses of
-the law at the runs' own N and D, the same procedure, and the law's own optimum beside it. The law is approach 3's fit
-or any `Surface`; the answer is as good as that law, but needs only its curvature and skew near the optimum.
+A parabola is not the profile of L = E + A/N^alpha + B/D^beta. Its vertex is off by an amount that depends only on the
+law and on the grid: on how wide the sizes range (then the exponents stay right and the intercept does not), and on how
+far off centre they are (if that drifts from budget to budget, the exponents are wrong too). To find it, the losses of
+the runs are replaced by the law's at the same N and D, approach 2 is fitted to them, and its answer is compared with
+the law's optimum. The law is approach 3's fit or any `Surface`; only its curvature and skew near the optimum matter.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Where is the minimum of each IsoFLOP profile, by the runs near it, and how well is it known?
 
-No curve of three constants is right from 0.1 to 10 times the best size. Fitted to all sizes it trades its minimum,
-which is asked for, against runs far from it, which are not.
+No curve of three constants is right from 0.1 to 10 times the best size. Fitted to all sizes, it misses the minimum in
+order to come near runs that nobody asks about.
 
-Here a run counts the less the higher it lies above the
-minimum: its error is taken to be the noise of a run and `MISFIT` of its excess together, and beyond `WINDOW` only the
-two neighbours on either side of the lowest size are fitted at all. Budgets share what they have in common: one skew
-(`profile_shape`), and curvatures, relative to the loss, that follow a line in ln C up to `CURVATURE_SPREAD`.
+So a run counts less the higher it lies above the minimum: its error is taken to be the noise of a run together with the
+share `MISFIT` of its excess. Beyond `WINDOW` only the two neighbours on either side of the lowest size are fitted. All
+budgets share one skew (`profile_shape`), and their curvatures, relative to the loss, follow a line in ln C up to
+`CURVATURE_SPREAD`.
 """
 
 from __future__ import annotations
