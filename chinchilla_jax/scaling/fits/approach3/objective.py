@@ -110,11 +110,9 @@ class SurfaceProblem:
         return Surface(np.exp(e), A, B, alpha, beta)
 
     def locate(self, surface: Surface) -> np.ndarray:
-        """The inverse of `surface`, [..., P]."""
-        logs = np.log(surface.A), np.log(surface.B), np.log(surface.E), surface.alpha, surface.beta
-        return self.standardise(np.stack(np.broadcast_arrays(*logs), -1).reshape(-1, 5)).reshape(
-            *np.shape(surface.alpha), self.unknowns
-        )
+        """The inverse of `surface` for scalars, [P]."""
+        a, b, e = np.log([surface.A, surface.B, surface.E])
+        return self.standardise(np.array([[a, b, e, surface.alpha, surface.beta]]))[0]
 
     def residuals(self, theta: np.ndarray, residual: str) -> np.ndarray:
         """[..., n]: predicted less measured, in log loss or in nats."""
