@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.fits.minimise import minimise
+from chinchilla_jax.scaling.fits.minimise import minimise, minimise_on_grid
 
 
 def test_minimise_escapes_a_saddle_and_finishes_each_problem_on_its_own():
@@ -20,3 +20,10 @@ def test_minimise_escapes_a_saddle_and_finishes_each_problem_on_its_own():
     found = minimise(objective, np.array([[0.01, 3.0], [-0.01, 3.0], [0.3, -2.0]]), tolerance=1e-9)
     assert found.converged.all()
     assert found.theta == pytest.approx(np.array([[1.0, 0], [-1.0, 0], [1.0, 0]]), abs=1e-6)
+
+
+def test_a_grid_that_narrows_finds_the_lowest_point_of_every_row():
+    places = np.array([0.3, -1.7, 2.0])
+    grid = np.broadcast_to(np.linspace(-2.0, 2.0, 41), (3, 41))
+    found = minimise_on_grid(lambda x: np.abs(x - places[:, None]) ** 1.5, grid, rounds=8, points=11)
+    assert found == pytest.approx(places, abs=1e-6)
