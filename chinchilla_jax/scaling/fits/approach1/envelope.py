@@ -2,15 +2,14 @@
 
 Hoffmann et al. 2022 (arXiv 2203.15556) section 3.1: each size is trained for four horizons over a 16x range; the curves
 are smoothed and interpolated to 1500 log-spaced FLOP values; the run with the lowest loss at each gives N and D, and
-power laws go through all 1500. `PAPER` is that. The envelope so made is a staircase among the sizes trained, it prefers
-runs that happen to be near their end (elsewhere the learning rate has not decayed yet), and where the sizes or
-horizons run out the winner is whatever is left: on planted laws all of that moves the exponent by several times the
-interval the paper's resampling gives.
+power laws go through all 1500. `PAPER` does that. Its envelope is a staircase among the sizes trained. It prefers runs
+that are near their end, because elsewhere the learning rate has not decayed yet. Where the sizes or horizons run out,
+the winner is no optimum. On planted laws all of that moves the exponent by several times the interval that the paper's
+resampling gives.
 
-`CORRECTED` keeps the envelope and changes what is put under it: only the ends of the runs, where they are on schedule,
-each once; and the envelope is a smooth function of compute with the runs above it by what their size costs
-(`smooth_envelope`), not a staircase through the winners. The 1500 values are then read off it, and those at which N*
-is not between the sizes tried near that compute are left out.
+`CORRECTED` takes only the ends of the runs, where they are on schedule, each once. Its envelope is a smooth function of
+compute, with every run above it by what its size costs (`ends`). The 1500 values are read off that function; those at
+which N* is not between the sizes tried near that compute are left out.
 
 Measured on 100 planted studies of 16 sizes and 4 horizons (`python -m tests.benchmarks.coverage`): 95% intervals of the
 exponent and of N* at ten times the largest compute hold the truth
@@ -21,8 +20,8 @@ exponent and of N* at ten times the largest compute hold the truth
     paper, 100 subsets of 80%                   0,  14       0,  2     mean error of the exponent -0.038
     paper, runs resampled                       1,  36       1, 30
 
-The corrected reading needs run ends on schedule. Curves of a constant learning rate are on the law all along; cut them
-into runs of their own ends first.
+The corrected reading needs run ends on schedule. Curves of a constant learning rate follow the law throughout; cut them
+into several runs first, each with its end.
 """
 
 from __future__ import annotations
@@ -41,6 +40,7 @@ from chinchilla_jax.scaling.read.flops import flops_per_token
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 LAST_PART = 0.15  # of training; footnote 4 of the paper
+_VALUES = 1500  # of C
 _LOSS_VALUES = 16  # stretches of C the paper reading's offset law is fitted to
 _LAW_VALUES = 50
 _FEWEST_SIZES = 4
@@ -55,23 +55,24 @@ _RANKS = 16  # runs by rank looked at for a replicate's winner; all 16 are missi
 
 @dataclasses.dataclass(frozen=True)
 class EnvelopePreset:
-    """How the envelope is read: `values` of C, the `smoothing` of curves, and the `resampling` of runs.
+    """How the envelope is read, and the `resampling` of runs.
 
     `optimum` is `winner` (the run with the lowest loss at each C) or `smooth` (the envelope below the runs' ends).
     """
 
     name: str
-    values: int
-    smoothing: str
     optimum: str
     resampling: Resampling | Residuals
     differences: tuple[str, ...]
 
+    @property
+    def smoothing(self) -> str:
+        """How curves are smoothed."""
+        return "gaussian" if self.optimum == "winner" else "local_linear"
+
 
 PAPER = EnvelopePreset(
     "paper",
-    1500,
-    "gaussian",
     "winner",
     PAPER_RESAMPLING,
     (
@@ -82,8 +83,6 @@ PAPER = EnvelopePreset(
 )
 CORRECTED = EnvelopePreset(
     "corrected",
-    1500,
-    "local_linear",
     "smooth",
     Residuals(),
     (
@@ -176,9 +175,9 @@ class EnvelopeFit:
             sentences.append(
                 f"{flagged} of {count} envelope points are at an edge ({parts}) and are fitted all the same"
             )
-        if self.preset.optimum == "smooth" and self.dropped > 0.5 * self.preset.values:
+        if self.preset.optimum == "smooth" and self.dropped > 0.5 * _VALUES:
             why = "the optimum is not between the sizes tried there"
-            sentences.append(f"{self.dropped} of {self.preset.values} FLOP values were left out: {why}")
+            sentences.append(f"{self.dropped} of {_VALUES} FLOP values were left out: {why}")
         if self.kept_draws < 0.9:
             lost = 1 - self.kept_draws
             sentences.append(f"{lost:.0%} of the bootstrap replicates had no optimum and were left out")
@@ -216,7 +215,7 @@ def fit_envelope(
     if len(sizes) < 2:
         raise FitRefused("one_size", f"approach 1 compares sizes; all {len(runs)} curves have N = {sizes[0]:.4g}")
     ends = _ends(runs)
-    log_flops = np.linspace(np.log(min(ends)), np.log(max(ends)), preset.values)
+    log_flops = np.linspace(np.log(min(ends)), np.log(max(ends)), _VALUES)
     curves = read_curves(runs, log_flops, preset.smoothing)
     points = _points(runs, log_flops, curves)
     rng = np.random.default_rng(seed)
