@@ -149,8 +149,10 @@ def main() -> None:
     unknown = [word for word in wanted if word not in APPROACHES]
     if unknown:
         sys.exit(f"no approach {unknown[0]!r}; there are {', '.join(APPROACHES)}")
-    print(f"{'approach':24} {'noise':>6}  {'a held':>8} {'error':>8} {'rms':>7} {'width':>7}  "
-          f"{'N* held':>8} {'error':>8} {'rms':>7} {'width':>7}  refused")  # fmt: skip
+    print(
+        f"{'approach':24} {'noise':>6}  {'a held':>8} {'error':>8} {'rms':>7} {'width':>7}  "
+        f"{'N* held':>8} {'error':>8} {'rms':>7} {'width':>7}  refused"
+    )
     for name in wanted:
         for noise in (0.0, NOISE):
             c = coverage(APPROACHES[name], noise, seeds)

@@ -23,8 +23,9 @@ import numpy as np
 import scipy.optimize
 
 import chinchilla_jax
-from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, fit_problem, paper_starts
-from chinchilla_jax.scaling.fits.as_published import paper_objective
+from chinchilla_jax.scaling.fits.approach3.as_published import paper_objective
+from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.fits.resample import Resampling
 from chinchilla_jax.scaling.report.paper import figure_4
 
@@ -44,8 +45,11 @@ def pin() -> None:
 def verb() -> None:
     """Prints how many times the import of numpy and scipy.optimize the verb `fit` takes, medians of five turns."""
     fit = ["-m", "chinchilla_jax", "fit", f"--runs={TABLES / 'chinchilla_fig4_points.csv'}"]
-    commands = {"import": ["-c", "import numpy, scipy.optimize"], "fit, no intervals": [*fit, "--replicates=0"],
-                "fit, 1000 replicates": fit}  # fmt: skip
+    commands = {
+        "import": ["-c", "import numpy, scipy.optimize"],
+        "fit, no intervals": [*fit, "--replicates=0"],
+        "fit, 1000 replicates": fit,
+    }
     seconds = {name: [] for name in commands}
     for _ in range(5):
         for name, arguments in commands.items():
@@ -62,13 +66,14 @@ def main() -> None:
     pin()
     verb()
     runs = figure_4()
-    problem = fit_problem(runs)
+    problem = SurfaceProblem(runs)
     starts = paper_starts()
 
     def scipy_fit(start: np.ndarray, weights: np.ndarray) -> scipy.optimize.OptimizeResult:
         options = {"ftol": 1e-12, "gtol": 1e-8, "maxiter": 5000, "maxfun": 20000}
-        return scipy.optimize.minimize(paper_objective(problem, weights, 1e3), start, jac=True, method="L-BFGS-B",
-                                       options=options)  # fmt: skip
+        return scipy.optimize.minimize(
+            paper_objective(problem, weights, 1e3), start, jac=True, method="L-BFGS-B", options=options
+        )
 
     ratios = []
     for _ in range(ROUNDS):
@@ -87,10 +92,13 @@ def main() -> None:
         loop = one_start * len(starts) + one_resample * RESAMPLES
         ratios.append(loop / ours)
         reached = np.mean([end.fun < 1e3 * fit.objective * 1.001 for end in ends])
-        print(f"4500 starts and {RESAMPLES} bootstrap fits of {len(runs)} points: {ours:.1f} s here, "
-              f"{fit.agreement:.0%} of the starts at the minimum; scipy loop {loop:.0f} s, from {len(ends)} starts at "
-              f"{one_start * 1e3:.0f} ms, {reached:.0%} at the minimum, and {len(weights)} resamples at "
-              f"{one_resample * 1e3:.0f} ms; ratio {loop / ours:.1f}", flush=True)  # fmt: skip
+        print(
+            f"4500 starts and {RESAMPLES} bootstrap fits of {len(runs)} points: {ours:.1f} s here, "
+            f"{fit.agreement:.0%} of the starts at the minimum; scipy loop {loop:.0f} s, from {len(ends)} starts at "
+            f"{one_start * 1e3:.0f} ms, {reached:.0%} at the minimum, and {len(weights)} resamples at "
+            f"{one_resample * 1e3:.0f} ms; ratio {loop / ours:.1f}",
+            flush=True,
+        )
     print(f"ratio {np.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f} in {ROUNDS} rounds)")
 
 

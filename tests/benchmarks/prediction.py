@@ -145,8 +145,10 @@ def line(name: str, rows: list[tuple]) -> str:
     """One method's row: rows are (relative error, ln of the factor in N, held or None, half-width)."""
     error = np.abs([row[0] for row in rows])
     factor = np.abs([row[1] for row in rows])
-    text = (f"{name:28} {len(rows):4} {error.mean():7.2%} {np.median(error):7.2%} {np.mean(error < 0.01):5.0%} "
-            f"{np.mean(error < 0.015):5.0%} {np.mean(factor < np.log(1.3)):6.0%}")  # fmt: skip
+    text = (
+        f"{name:28} {len(rows):4} {error.mean():7.2%} {np.median(error):7.2%} {np.mean(error < 0.01):5.0%} "
+        f"{np.mean(error < 0.015):5.0%} {np.mean(factor < np.log(1.3)):6.0%}"
+    )
     if rows[0][2] is not None:
         text += f" {np.mean([row[2] for row in rows]):6.1%} {np.mean([row[3] for row in rows]):6.2%}"
     return text
@@ -165,8 +167,12 @@ def hidden(found: dict[str, dict[float, list[Run]]]) -> None:
                     said, params, span = predict(runs, budget)
                 except (FitRefused, RuntimeError, ValueError):
                     continue
-                row = (said / loss - 1, np.log(params / size), span and span[0] <= loss <= span[1],
-                       span and (span[1] - span[0]) / 2 / said)  # fmt: skip
+                row = (
+                    said / loss - 1,
+                    np.log(params / size),
+                    span and span[0] <= loss <= span[1],
+                    span and (span[1] - span[0]) / 2 / said,
+                )
                 rows[kind, method].append(row)
                 if method == "recommended":
                     by_table[name].append(row)

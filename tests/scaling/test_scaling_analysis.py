@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.fits import as_published
 from chinchilla_jax.scaling.fits.approach2.isoflop import PAPER, fit_isoflop
+from chinchilla_jax.scaling.fits.approach3 import as_published
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.fits.variants import compare_variants

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.scaling.answers.next_runs import QUANTITIES, Design, describe, next_runs
-from chinchilla_jax.scaling.fits.approach3.objective import HUBER, SQUARED_LOG
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
+from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_LOG
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 

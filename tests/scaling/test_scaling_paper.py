@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.scaling.answers.decide import given_params
-from chinchilla_jax.scaling.fits.approach3.objective import HUBER
-from chinchilla_jax.scaling.fits.approach3.parametric import fit_problem
+from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
+from chinchilla_jax.scaling.fits.multistart import HUBER
 from chinchilla_jax.scaling.report.paper import ROUNDED, UNROUNDED, allocations, describe, figure_4
 
 ROWS = allocations()
@@ -71,10 +71,10 @@ def test_approach_3_does_not_follow_from_its_own_equation():
 
 
 def test_rounding_the_exponents_costs_more_than_the_fit_is_off():
-    problem = fit_problem(figure_4())
+    problem = SurfaceProblem(figure_4())
     objective = problem.objective(HUBER)
     for law, expected in ((ROUNDED, 4.12e-3), (UNROUNDED, 1.231e-3)):
-        value = objective(problem.locate(law)[None], np.zeros(1, int))[0][0] * HUBER.unit**2
+        value = objective(problem.locate(law)[None], np.zeros(1, int))[0][0] * problem.unit(HUBER) ** 2
         assert value == pytest.approx(expected, rel=2e-3)
 
 

@@ -10,6 +10,8 @@ import dataclasses
 
 import numpy as np
 
+from chinchilla_jax.scaling.fits.minimise import minimise_on_grid
+
 _EXPONENT_RANGE = (1e-3, 3.0)
 
 
@@ -57,8 +59,7 @@ def fit_power(flops: np.ndarray, values: np.ndarray, weights: np.ndarray | None 
     log_c = np.log(flops)
     centre = float(log_c.mean())
     x, y = log_c - centre, np.log(values)
-    if weights is None:
-        return PowerLaw(centre, y.mean(-1), (y * x).sum(-1) / (x * x).sum())
+    weights = np.ones_like(log_c) if weights is None else weights
     share = weights / weights.sum(-1, keepdims=True)
     y = np.where(share > 0, y, 0.0)
     x = x - (share * x).sum(-1, keepdims=True)
@@ -70,9 +71,9 @@ def fit_power(flops: np.ndarray, values: np.ndarray, weights: np.ndarray | None 
 def fit_offset(flops: np.ndarray, losses: np.ndarray, weights: np.ndarray | None = None) -> OffsetLaw:
     """Least relative squares of L = E + k C^-g with E >= 0 and k > 0; needs three budgets.
 
-    For a given g the law is linear in E and k, so only g is searched: a grid over `_EXPONENT_RANGE`, then ever finer
-    ones around the best. This cannot land in a local minimum or fail to converge, which a three-parameter descent on
-    four points can. Where the data ask for E < 0 the bound makes it the pure power law.
+    For a given g the law is linear in E and k, so only g is searched. This cannot land in a local minimum or fail to
+    converge, which a three-parameter descent on four points can. Where the data ask for E < 0 the bound makes it the
+    pure power law.
 
     Args:
       flops: [M]; losses: [..., M].
@@ -85,14 +86,9 @@ def fit_offset(flops: np.ndarray, losses: np.ndarray, weights: np.ndarray | None
     weights = np.ones_like(losses) if weights is None else weights
     losses = np.where(weights > 0, losses, 1.0)
     grid = np.broadcast_to(np.geomspace(*_EXPONENT_RANGE, 161), (*losses.shape[:-1], 161))
-    for _ in range(6):
-        error, offset, scale = _linear_part(x, losses, weights, grid)
-        best = error.argmin(-1)[..., None]
-        low = np.take_along_axis(grid, np.maximum(best - 1, 0), -1)
-        high = np.take_along_axis(grid, np.minimum(best + 1, grid.shape[-1] - 1), -1)
-        found = [np.take_along_axis(values, best, -1)[..., 0] for values in (offset, scale, grid)]
-        grid = low + (high - low) * np.linspace(0.0, 1.0, 41)
-    return OffsetLaw(centre, *found)
+    exponent = minimise_on_grid(lambda g: _linear_part(x, losses, weights, g)[0], grid, rounds=6, points=41)
+    _, offset, scale = (part[..., 0] for part in _linear_part(x, losses, weights, exponent[..., None]))
+    return OffsetLaw(centre, offset, scale, exponent)
 
 
 def _linear_part(

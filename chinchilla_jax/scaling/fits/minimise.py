@@ -30,14 +30,13 @@ _STALL_WINDOW, _STALL_DECREASE = 15, 1e-9
 class Minima:
     """Where each of B problems ended.
 
-    `theta` [B, P]; `value` [B]; `gradient` [B], the largest absolute component; `steps` [B]; `converged` [B], whether
-    the gradient fell below the tolerance.
+    `theta` [B, P]; `value` [B]; `gradient` [B], the largest absolute component; `converged` [B], whether it fell below
+    the tolerance.
     """
 
     theta: np.ndarray
     value: np.ndarray
     gradient: np.ndarray
-    steps: np.ndarray
     converged: np.ndarray
 
 
@@ -54,21 +53,19 @@ def minimise(
     """
     starts = np.asarray(starts, np.float64)
     blocks = [np.arange(i, min(i + chunk, len(starts))) for i in range(0, len(starts), chunk)]
-    workers = max(1, min(len(blocks), os.cpu_count() or 1))
-    with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(lambda rows: _block(objective, starts[rows], rows, tolerance, max_steps), blocks))
+
+    def descend(rows: np.ndarray) -> Minima:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return _descend(objective, starts[rows], rows, tolerance, max_steps)
+
+    with ThreadPoolExecutor(max(1, min(len(blocks), os.cpu_count() or 1))) as pool:
+        parts = list(pool.map(descend, blocks))
     return Minima(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Minima)))
-
-
-def _block(objective: Objective, theta: np.ndarray, rows: np.ndarray, tolerance: float, max_steps: int) -> Minima:
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return _descend(objective, theta.copy(), rows, tolerance, max_steps)
 
 
 def _descend(objective: Objective, theta: np.ndarray, rows: np.ndarray, tolerance: float, max_steps: int) -> Minima:
     value, grad, hess = objective(theta, rows)
     damping = np.full(len(theta), _DAMPING_START)
-    steps = np.zeros(len(theta), int)
     reference = value.copy()
     alive = np.isfinite(value) & (np.abs(grad).max(1) > tolerance)
     for step in range(1, max_steps + 1):
@@ -86,11 +83,31 @@ def _descend(objective: Objective, theta: np.ndarray, rows: np.ndarray, toleranc
         theta[won], value[won] = trial[better], new_value[better]
         grad[won], hess[won] = new_grad[better], new_hess[better]
         damping[live] = np.clip(damping[live] * np.where(better, 0.1, 10.0), _DAMPING_MIN, None)
-        steps[live] = step
         alive[live] = (np.abs(grad[live]).max(1) > tolerance) & (damping[live] < _DAMPING_MAX)
         if step % _STALL_WINDOW == 0:
             # A start that slides down an endless slope (E -> 0, say) would otherwise use every step there is.
             alive &= value < reference - _STALL_DECREASE * np.abs(reference)
             reference = value.copy()
     worst = np.abs(grad).max(1)
-    return Minima(theta, value, worst, steps, worst <= tolerance)
+    return Minima(theta, value, worst, worst <= tolerance)
+
+
+def minimise_on_grid(
+    function: Callable[[np.ndarray], np.ndarray], grid: np.ndarray, *, rounds: int, points: int
+) -> np.ndarray:
+    """The lowest point [...] of a function of one unknown, by a grid [..., G] and ever finer ones around the best.
+
+    It cannot fail to converge, nor land in a local minimum that the first grid tells from the lowest one.
+
+    Args:
+      function: values [..., G] at a grid; infinite where there is none.
+      rounds: grids in all, the first included; each later one has `points` between the best one's neighbours.
+    """
+    share = np.linspace(0.0, 1.0, points)
+    for _ in range(rounds):
+        best = function(grid).argmin(-1)[..., None]
+        low = np.take_along_axis(grid, np.maximum(best - 1, 0), -1)
+        high = np.take_along_axis(grid, np.minimum(best + 1, grid.shape[-1] - 1), -1)
+        lowest = np.take_along_axis(grid, best, -1)[..., 0]
+        grid = low + (high - low) * share
+    return lowest

@@ -24,19 +24,13 @@ class Resampling:
     replicates: int = 1000
     fraction: float | None = None
 
-    def weights(self, size: int, rng: np.random.Generator, replicates: int | None = None) -> np.ndarray:
+    def weights(self, size: int, rng: np.random.Generator) -> np.ndarray:
         """[B, size]: how often each of `size` runs occurs in each replicate."""
-        count = self.replicates if replicates is None else replicates
         if self.fraction is None:
-            return rng.multinomial(size, np.full(size, 1.0 / size), size=count).astype(np.float64)
+            return rng.multinomial(size, np.full(size, 1.0 / size), size=self.replicates).astype(np.float64)
         keep = max(1, round(self.fraction * size))
-        rank = rng.random((count, size)).argsort(1).argsort(1)
+        rank = rng.random((self.replicates, size)).argsort(1).argsort(1)
         return (rank < keep).astype(np.float64)
-
-    def picks(self, size: int, rng: np.random.Generator, replicates: int | None = None) -> np.ndarray:
-        """[B, m]: the same as indices of runs, m of them in each replicate."""
-        weights = self.weights(size, rng, replicates).astype(int)
-        return np.repeat(np.tile(np.arange(size), len(weights)), weights.ravel()).reshape(len(weights), -1)
 
     def describe(self) -> str:
         """The scheme in words, for outputs."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from chinchilla_jax.scaling.fits.minimise import minimise_on_grid
+
 FlopsPerToken = float | Callable[[np.ndarray], np.ndarray]
 
 
@@ -34,6 +36,10 @@ class Surface:
         """Loss of a run with `params` N and `tokens` D; broadcasts with the fields."""
         return self.E + self.A * np.power(params, -self.alpha) + self.B * np.power(tokens, -self.beta)
 
+    def columns(self) -> Surface:
+        """The same with fields [..., 1], to be evaluated at many points each."""
+        return Surface(*(np.asarray(getattr(self, field.name))[..., None] for field in dataclasses.fields(self)))
+
     def optimum(
         self, flops: float | np.ndarray, flops_per: FlopsPerToken = 6.0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -48,15 +54,12 @@ class Surface:
         g = (self.alpha * self.A / (self.beta * self.B)) ** (1.0 / (self.alpha + self.beta))
         params, tokens = g * (flops / c) ** self.a, (flops / c) ** self.b / g
         if callable(flops_per):
-            column = Surface(*(np.asarray(getattr(self, f.name))[..., None] for f in dataclasses.fields(self)))
-            grid = np.log(params)[..., None] + np.linspace(-7.0, 7.0, 141)
+            column = self.columns()
             spend = np.asarray(flops)[..., None]
-            for _ in range(6):
-                loss = column.loss(np.exp(grid), spend / flops_per(np.exp(grid)))
-                best = loss.argmin(-1)[..., None]
-                low = np.take_along_axis(grid, np.maximum(best - 1, 0), -1)
-                high = np.take_along_axis(grid, np.minimum(best + 1, grid.shape[-1] - 1), -1)
-                params = np.exp(np.take_along_axis(grid, best, -1)[..., 0])
-                grid = low + (high - low) * np.linspace(0.0, 1.0, 21)
+            grid = np.log(params)[..., None] + np.linspace(-7.0, 7.0, 141)
+            log_params = minimise_on_grid(
+                lambda x: column.loss(np.exp(x), spend / flops_per(np.exp(x))), grid, rounds=6, points=21
+            )
+            params = np.exp(log_params)
             tokens = flops / flops_per(params)
         return params, tokens, self.loss(params, tokens)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla_jax.scaling.laws.chinchilla import PARAMS, TOKENS
+from chinchilla_jax.scaling.laws.dense import PARAMS, TOKENS
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, positive
-from chinchilla_jax.scaling.laws.optimum import allocate
+from chinchilla_jax.scaling.laws.optimum import Allocation, allocate
 
 
 def effective(used: Any, unique: Any, decay: Any, xp: ModuleType = np) -> Any:
@@ -27,21 +27,12 @@ def effective(used: Any, unique: Any, decay: Any, xp: ModuleType = np) -> Any:
     return unique * (1.0 - decay * xp.expm1(-(used / unique - 1.0) / decay))
 
 
-def params_for(tokens: Any, c: SimpleNamespace) -> Any:
-    """The compute-optimal N for `tokens` fresh tokens under the base law: eq. 4 of arXiv 2203.15556 without C."""
-    g = (c.alpha * c.A / (c.beta * c.B)) ** (1.0 / (c.alpha + c.beta))
-    return g * (g * tokens) ** (c.beta / c.alpha)
-
-
-def effective_inputs(c: SimpleNamespace, x: SimpleNamespace, xp: ModuleType = np) -> tuple[Any, Any]:
-    """N' and D' of runs with `x.params`, `x.tokens`, `x.unique_tokens`."""
-    unique_tokens = xp.minimum(x.unique_tokens, x.tokens)
-    unique_params = xp.minimum(x.params, params_for(unique_tokens, c))
-    return effective(x.params, unique_params, c.R_N, xp), effective(x.tokens, unique_tokens, c.R_D, xp)
-
-
 def _law(c: SimpleNamespace, x: SimpleNamespace, xp: ModuleType) -> Any:
-    params, tokens = effective_inputs(c, x, xp)
+    unique_tokens = xp.minimum(x.unique_tokens, x.tokens)
+    # The compute-optimal N for the unique tokens under the base law: eq. 4 of arXiv 2203.15556 without C.
+    g = (c.alpha * c.A / (c.beta * c.B)) ** (1.0 / (c.alpha + c.beta))
+    unique_params = xp.minimum(x.params, g * (g * unique_tokens) ** (c.beta / c.alpha))
+    params, tokens = effective(x.params, unique_params, c.R_N, xp), effective(x.tokens, unique_tokens, c.R_D, xp)
     return c.E + c.A * params**-c.alpha + c.B * tokens**-c.beta
 
 
@@ -67,18 +58,14 @@ FORMS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class UniqueDataOptimum:
-    """The best use of a budget on `unique_tokens`.
+class UniqueDataOptimum(Allocation):
+    """The best use of a budget on unique tokens; `tokens` D are all passes together.
 
-    `params` N; `tokens` D, all passes together; `epochs` D / unique_tokens; `loss`; `mean_value`, what a token trained
-    on was worth on average, D'/D; `next_value`, what one more repeated token would be worth, in fresh tokens.
-    `unlimited` is the loss with fresh tokens throughout at the same budget.
+    `epochs` D / unique tokens; `mean_value`, what a token trained on was worth on average, D'/D; `next_value`, what one
+    more repeated token would be worth, in fresh tokens; `unlimited` the loss with fresh tokens only at the same budget.
     """
 
-    params: float
-    tokens: float
     epochs: float
-    loss: float
     mean_value: float
     next_value: float
     unlimited: float
@@ -99,14 +86,12 @@ def unique_data_optimum(constants: Mapping[str, float], unique_tokens: float, fl
         return lambda n, d: law.value(constants, params=n, tokens=d, unique_tokens=unique)
 
     best = allocate(loss(unique_tokens), flops)
-    seen = min(unique_tokens, best.tokens)
-    epochs = best.tokens / seen
+    distinct = min(unique_tokens, best.tokens)
+    epochs = best.tokens / distinct
     return UniqueDataOptimum(
-        best.params,
-        best.tokens,
-        epochs,
-        best.loss,
-        float(effective(best.tokens, seen, c.R_D) / best.tokens),
-        float(np.exp(-(epochs - 1.0) / c.R_D)),
-        allocate(loss(np.inf), flops).loss,
+        *dataclasses.astuple(best),
+        epochs=epochs,
+        mean_value=float(effective(best.tokens, distinct, c.R_D) / best.tokens),
+        next_value=float(np.exp(-(epochs - 1.0) / c.R_D)),
+        unlimited=allocate(loss(np.inf), flops).loss,
     )

@@ -1,8 +1,6 @@
 """Which constants of a form lie closest to the data, and which of them do the data not determine?
 
-One fitter for every form. The value, gradient and Hessian come from JAX in double precision; `minimise` brings all
-starts to their minima together; the threshold of the Huber loss narrows in stages, as in `parametric.py`, because a
-start far from the data sees only absolute values, whose curvature says nothing.
+Any form is fitted by `fits.multistart`, in double precision; its gradient and Hessian come from JAX.
 
 Constants of a scaling law are rarely determined one by one: a fit with twice the A and a slightly larger alpha can be
 as good. `FormFit.flat` says which constants may move together and how far; compare predictions, not constants.
@@ -18,18 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.approach3.objective import HUBER, Misfit
-from chinchilla_jax.scaling.fits.minimise import Minima, minimise
+from chinchilla_jax.scaling.fits.minimise import Objective
+from chinchilla_jax.scaling.fits.multistart import HUBER, Fit, Misfit, bootstrap, descend
 from chinchilla_jax.scaling.fits.resample import Resampling, interval
 from chinchilla_jax.scaling.laws.form import Constant, Form
 from chinchilla_jax.scaling.read.runs import FitRefused
 
-AGREEMENT = 1e-3  # a start agrees when its objective is within this relative distance of the best
 MOVE = 1e-3  # root mean square relative change of the predictions along a flat direction
 FLAT = 0.1  # a direction is flat when some constant may change by this share meanwhile
-_EXACT = 1e-6  # relative residuals below this are a perfect fit; the rest is rounding
-_BATCH = 64
-_BOOT_SEEDS = 2
 # A fit evaluates its objective a few hundred times for milliseconds: compiling fast matters more than running fast.
 _COMPILER = {"xla_backend_optimization_level": 0}
 
@@ -55,31 +49,21 @@ class FlatDirection:
         return ", ".join(f"{name} x{np.exp(np.clip(self.moves[name], -99, 99)):.3g}" for name in self.names)
 
 
-@dataclasses.dataclass(frozen=True)
-class FormFit:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FormFit(Fit):
     """A form fitted to n points.
 
-    `constants` by name, the fixed ones included; `free` the names that were fitted; `predictions` [n]; `objective` the
-    plain sum of the misfit; `gradient` its largest component in searched coordinates, in units of min(delta, 0.01)^2;
-    `agreement` the share of the `n_starts` starts that reached this minimum; `scatter` the root mean square of the
-    residuals, corrected for the free constants; `flat` the directions that the data leave open, flattest first. `boot`
-    holds bootstrap replicates of the free constants [B], `boot_kept` the share that had a minimum.
+    `constants` by name, the fixed ones included; `free` the names that were fitted; `predictions` [n]; `scatter` is of
+    residuals as in the misfit; `flat` the directions that the data leave open, flattest first; `boot` holds bootstrap
+    replicates of the free constants [B].
     """
 
     form: Form
     constants: Mapping[str, float]
     free: tuple[str, ...]
     predictions: np.ndarray
-    misfit: Misfit
-    objective: float
-    gradient: float
-    converged: bool
-    agreement: float
-    scatter: float
-    n_starts: int
     flat: tuple[FlatDirection, ...]
     boot: Mapping[str, np.ndarray] | None = None
-    boot_kept: float = 1.0
 
     def predict(self, **inputs: Any) -> np.ndarray:
         """The fitted law at other inputs."""
@@ -123,54 +107,44 @@ def fit_form(
         objective takes logarithms), `few_points` (no more points than free constants) or `no_minimum` (no start leads
         anywhere finite).
     """
-    problem = _Problem(form, inputs, target, misfit, fixed or {})
+    problem = _FormProblem(form, inputs, target, misfit, fixed or {})
     theta = problem.starts(starts, seed) if isinstance(starts, int) else problem.encode(starts)
-    minima = None
-    for threshold in [d for d in (1e-1, 1e-2, 1e-3, 1e-4) if d > misfit.delta * 1.001] + [misfit.delta]:
-        minima = problem.minimise(theta, threshold)
-        theta = minima.theta
-    value = np.where(np.isfinite(minima.value), minima.value, np.inf)
-    order = np.argsort(value, kind="stable")
-    best = int(order[0])
-    if not np.isfinite(value[best]):
+    minima = descend(problem, theta, [*misfit.narrowing(misfit.residual), misfit])
+    if not np.isfinite(minima.value[0]):
         raise FitRefused("no_minimum", f"law {form.name}: no start gives finite values; check the units of the inputs")
-    constants = problem.decode(minima.theta[[best]])
-    constants = {name: float(constants[name][0]) for name in form.constant_names}
+    constants = {name: float(values[0]) for name, values in problem.decode(minima.theta[:1]).items()}
     predictions = form.value(constants, **problem.inputs)
     logs = misfit.residual == "log"
     residuals = np.log(predictions / problem.target) if logs else predictions - problem.target
-    allowed = value[best] * (1.0 + AGREEMENT) + 0.5 * problem.size * (_EXACT / problem.unit) ** 2
     fit = FormFit(
-        form,
-        constants,
-        problem.free,
-        predictions,
-        misfit,
-        float(value[best] * problem.unit**2),
-        float(minima.gradient[best]),
-        bool(minima.gradient[best] < 1e-2),
-        float((value <= allowed).mean()),
-        float(np.sqrt((residuals**2).sum() / max(1, problem.size - len(problem.free)))),
-        len(theta),
-        _flat_directions(form, constants, problem),
+        form=form,
+        constants=constants,
+        free=problem.free,
+        predictions=predictions,
+        misfit=misfit,
+        objective=float(minima.value[0] * problem.unit(misfit) ** 2),
+        gradient=minima.gradient,
+        agreement=minima.agreement,
+        scatter=float(np.sqrt((residuals**2).sum() / max(1, problem.size - len(problem.free)))),
+        n_starts=len(theta),
+        flat=_flat_directions(form, constants, problem),
     )
     if resampling is None:
         return fit
-    boot = _bootstrap(problem, minima, order, resampling, np.random.default_rng(seed))
-    good = np.isfinite(boot).all(1)
-    replicates = problem.decode(boot[good])
-    return dataclasses.replace(fit, boot={k: replicates[k] for k in problem.free}, boot_kept=float(good.mean()))
+    boot, kept = bootstrap(problem, misfit, minima, resampling, np.random.default_rng(seed))
+    replicates = problem.decode(boot)
+    return dataclasses.replace(fit, boot={name: replicates[name] for name in problem.free}, boot_kept=kept)
 
 
-class _Problem:
-    """One data set for one form: checked, and with the way between searched quantities and constants."""
+class _FormProblem:
+    """One data set for one form, a `multistart.Problem`: with the way between searched quantities and constants."""
+
+    chunk = 64
 
     def __init__(self, form: Form, inputs: Mapping[str, Any], target: Any, misfit: Misfit, fixed: Mapping):
         form.check_names("inputs", form.input_names, inputs)
-        unknown = [name for name in fixed if name not in form.constant_names]
-        if unknown:
-            form.check_names("constants", form.constant_names, dict.fromkeys((*form.constant_names, *unknown)))
-        self.form, self.misfit = form, misfit
+        form.check_names("constants", form.constant_names, (*form.constant_names, *fixed))
+        self.form = form
         self.fixed = {name: float(value) for name, value in fixed.items()}
         self.free = tuple(name for name in form.constant_names if name not in fixed)
         self.target = np.atleast_1d(np.asarray(target, np.float64))
@@ -186,11 +160,9 @@ class _Problem:
         if misfit.residual == "log" and not (self.target > 0).all():
             raise FitRefused("points", f"law {form.name}: the target must be positive for its logarithm")
         if self.size <= len(self.free):
-            raise FitRefused("few_points", f"law {form.name} has {len(self.free)} free constants: needs more points "
-                             f"than that, got {self.size}")  # fmt: skip
+            why = f"{len(self.free)} free constants: needs more points than that, got {self.size}"
+            raise FitRefused("few_points", f"law {form.name} has {why}")
         self.typical = float(np.median(np.abs(self.target)))
-        # Residuals are measured in this unit, which brings the objective near the number of points.
-        self.unit = min(misfit.delta, 1e-2 * (1.0 if misfit.residual == "log" else self.typical))
         self.free_constants = tuple(c for c in form.constants if c.name in self.free)
 
     def starts(self, count: int, seed: int) -> np.ndarray:
@@ -217,29 +189,33 @@ class _Problem:
         rows = [vars(_decode(self.form, self.free, self.fixed, row, x, self.typical, np)) for row in theta]
         return {name: np.array([float(row[name]) for row in rows]) for name in self.form.constant_names}
 
-    def minimise(self, theta: np.ndarray, delta: float, weights: np.ndarray | None = None, **options: Any) -> Minima:
-        """`minimise` from `theta` [B, P] with this threshold, the objective in units of `unit`^2.
+    def unit(self, misfit: Misfit) -> float:
+        """What residuals are measured in, which brings the objective near the number of points."""
+        return min(misfit.delta, 1e-2 * (1.0 if misfit.residual == "log" else self.typical))
 
-        `weights` [R, n] of the points serve B / R consecutive rows each.
-        """
+    def usable(self, theta: np.ndarray) -> np.ndarray:
+        """[B]: whether theta [B, P] is finite."""
+        return np.isfinite(theta).all(1)
+
+    def objective(
+        self, misfit: Misfit, weights: np.ndarray | None = None, problem_of_row: np.ndarray | None = None
+    ) -> Objective:
+        """As `multistart.Problem` says."""
         import jax
 
-        compiled = _derivatives(self.form, self.free, self.misfit.residual)
-        width = np.float64(delta / self.unit)
-        weights = np.ones((1, self.size)) if weights is None else weights
-        rows_per_weight = len(theta) // len(weights)
-        batch = min(_BATCH, 1 << (len(theta) - 1).bit_length())  # one size for all calls, so that it compiles once
+        compiled = _derivatives(self.form, self.free, misfit.residual)
+        unit = self.unit(misfit)
+        data = self.fixed, self.inputs, self.target
 
         def evaluate(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            count = len(theta)
-            pad = np.minimum(np.arange(batch), count - 1)
-            weight = weights[rows[pad] // rows_per_weight]
+            padded = np.minimum(np.arange(self.chunk), len(theta) - 1)  # one size for all calls: it compiles once
+            weight = np.ones((self.chunk, self.size)) if weights is None else weights[problem_of_row[rows[padded]]]
             # Both are settings of a thread, and `minimise` uses several. Accelerators have no fast double precision.
             with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-                out = compiled(theta[pad], self.fixed, self.inputs, self.target, weight, width, self.unit, self.typical)
-                return tuple(np.array(part)[:count] for part in out)
+                out = compiled(theta[padded], *data, weight, np.float64(misfit.delta / unit), unit, self.typical)
+                return tuple(np.array(part)[: len(theta)] for part in out)
 
-        return minimise(evaluate, theta, chunk=batch, **options)
+        return evaluate
 
 
 def _searched(constant: Constant, value: float) -> float:
@@ -282,7 +258,7 @@ def _derivatives(form: Form, free: tuple[str, ...], scale: str) -> Callable:
     return jax.jit(batched, compiler_options=_COMPILER)
 
 
-def _flat_directions(form: Form, constants: Mapping[str, float], problem: _Problem) -> tuple[FlatDirection, ...]:
+def _flat_directions(form: Form, constants: Mapping[str, float], problem: _FormProblem) -> tuple[FlatDirection, ...]:
     """Directions of the logarithms of the constants in which the predictions hardly move.
 
     From J^T J, with J the derivatives of the log predictions: the Hessian of the squared log objective where the fit is
@@ -299,26 +275,11 @@ def _flat_directions(form: Form, constants: Mapping[str, float], problem: _Probl
     if not np.isfinite(jacobian).all():
         return ()
     roots, axes = np.linalg.eigh(jacobian.T @ jacobian / problem.size)
-    found = []
+    directions = []
     for root, axis in zip(roots, axes.T, strict=True):
         moves = axis * MOVE / np.sqrt(max(root, 1e-24))
         largest = moves[np.abs(moves).argmax()]
         if abs(largest) >= FLAT:
             moves = moves * np.sign(largest)
-            found.append(FlatDirection(dict(zip(names, moves.tolist(), strict=True))))
-    return tuple(found)
-
-
-def _bootstrap(
-    problem: _Problem, minima: Minima, order: np.ndarray, resampling: Resampling, rng: np.random.Generator
-) -> np.ndarray:
-    """[R, P] minima of resampled problems, each the best of the descents from the best distinct minima."""
-    weights = resampling.weights(problem.size, rng)
-    ranked = minima.theta[order][np.isfinite(minima.value[order])]
-    _, first = np.unique(np.round(ranked, 3), axis=0, return_index=True)
-    seeds = ranked[np.sort(first)[:_BOOT_SEEDS]]
-    theta = np.tile(seeds, (len(weights), 1))  # all seeds for one resample, then for the next
-    found = problem.minimise(theta, problem.misfit.delta, weights, tolerance=1e-4, max_steps=60)
-    value = np.where(np.isfinite(found.value), found.value, np.inf).reshape(len(weights), -1)
-    chosen = found.theta.reshape(len(weights), len(seeds), -1)[np.arange(len(weights)), value.argmin(1)]
-    return np.where(np.isfinite(value.min(1))[:, None], chosen, np.nan)
+            directions.append(FlatDirection(dict(zip(names, moves.tolist(), strict=True))))
+    return tuple(directions)

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -131,9 +131,9 @@ class Form:
         c, x = (SimpleNamespace(**{k: np.asarray(v, np.float64) for k, v in d.items()}) for d in (constants, inputs))
         return np.asarray(self.law(c, x, np))
 
-    def check_names(self, what: str, expected: tuple[str, ...], given: Mapping[str, Any]) -> None:
-        """Refuses with reason `what` unless the names given are those expected."""
-        missing, unknown = [n for n in expected if n not in given], [n for n in given if n not in expected]
+    def check_names(self, what: str, expected: tuple[str, ...], names: Iterable[str]) -> None:
+        """Refuses with reason `what` unless the names are those expected."""
+        missing, unknown = [n for n in expected if n not in names], [n for n in names if n not in expected]
         if missing or unknown:
             lists = (("missing", missing), ("unknown", unknown))
             wrong = "; ".join(f"{word} {', '.join(names)}" for word, names in lists if names)
@@ -141,15 +141,33 @@ class Form:
 
 
 @functools.cache
-def forms() -> dict[str, Form]:
-    """Every form by name: those in the tuples `FORMS` of the modules of this package."""
-    found: dict[str, Form] = {}
+def _registry() -> dict[str, Form]:
+    """The forms by name, at first those in the tuples `FORMS` of the modules of this package."""
+    registry: dict[str, Form] = {}
     for module in pkgutil.iter_modules(chinchilla_jax.scaling.laws.__path__, "chinchilla_jax.scaling.laws."):
         for form in getattr(importlib.import_module(module.name), "FORMS", ()):
-            if form.name in found:
-                raise ValueError(f"two forms are called {form.name!r}")
-            found[form.name] = form
-    return found
+            _add(registry, form)
+    return registry
+
+
+def _add(registry: dict[str, Form], form: Form) -> None:
+    if form.name in registry:
+        raise ValueError(f"two forms are called {form.name!r}")
+    registry[form.name] = form
+
+
+def register(form: Form) -> None:
+    """Makes a form from outside this package known by its name.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+    _add(_registry(), form)
+
+
+def forms() -> dict[str, Form]:
+    """Every form by name."""
+    return dict(_registry())
 
 
 def form(name: str) -> Form:
@@ -158,6 +176,6 @@ def form(name: str) -> Form:
     Raises:
       FitRefused: `unknown_form`.
     """
-    if name not in forms():
-        raise FitRefused("unknown_form", f"no scaling law {name!r}; there are {', '.join(sorted(forms()))}")
-    return forms()[name]
+    if name not in _registry():
+        raise FitRefused("unknown_form", f"no scaling law {name!r}; there are {', '.join(sorted(_registry()))}")
+    return _registry()[name]

@@ -21,20 +21,23 @@ _BISECTIONS = 80
 
 @dataclasses.dataclass(frozen=True)
 class ServedModel:
-    """A model of loss `loss` that serves `inference_tokens`; costs in FLOPs. Fields [...] as the arguments.
+    """A model that reaches `loss` and is then served; costs in FLOPs. Fields [...] as the arguments.
 
-    `params` N; `tokens` D_train; `training` 6 N D_train; `inference` 2 N D_inference x price; `total` their sum;
-    `saving` the share of the total saved against the model that is cheapest to train to that loss.
+    `params` N; `tokens` D_train; `training` 6 N D_train; `inference` 2 N D_inference x price; `saving` the share of the
+    total saved against the model that is cheapest to train to that loss.
     """
 
     params: np.ndarray
     tokens: np.ndarray
-    inference_tokens: np.ndarray
     loss: np.ndarray
     training: np.ndarray
     inference: np.ndarray
-    total: np.ndarray
     saving: np.ndarray
+
+    @property
+    def total(self) -> np.ndarray:
+        """Cost of training and inference together."""
+        return self.training + self.inference
 
 
 def cheapest_for_loss(
@@ -71,8 +74,7 @@ def cheapest_for_loss(
         above = middle - trained_only > np.log1p(charged / (3.0 * sizes(middle)[1]))
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     params, tokens = sizes(0.5 * (low + high))
+    usual_params, usual_tokens = sizes(trained_only)
     training, inference = 6.0 * params * tokens, 2.0 * params * charged
-    usual = sizes(trained_only)
-    usual_total = 6.0 * usual[0] * usual[1] + 2.0 * usual[0] * charged
-    total = training + inference
-    return ServedModel(params, tokens, served, loss, training, inference, total, 1.0 - total / usual_total)
+    usual_total = 6.0 * usual_params * usual_tokens + 2.0 * usual_params * charged
+    return ServedModel(params, tokens, loss, training, inference, 1.0 - (training + inference) / usual_total)

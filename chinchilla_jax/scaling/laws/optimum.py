@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from chinchilla_jax.scaling.fits.minimise import minimise_on_grid
 from chinchilla_jax.scaling.read.runs import FitRefused
 
 _LEAST = 10.0  # parameters, and tokens
-_GRID, _ZOOM, _ROUNDS = 800, 21, 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +33,13 @@ def allocate(loss: Callable[[np.ndarray, np.ndarray], np.ndarray], flops: float,
       FitRefused: `no_optimum`, when the loss still falls at the end of the range (N or D of 10).
     """
     ends = np.log(_LEAST), np.log(flops / flops_per / _LEAST)
-    grid = np.linspace(*ends, _GRID)
-    for _ in range(_ROUNDS):
-        values = loss(np.exp(grid), flops / (flops_per * np.exp(grid)))
-        best = int(np.argmin(values))
-        point = grid[best]
-        grid = np.linspace(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], _ZOOM)
+
+    def at(log_params: np.ndarray) -> np.ndarray:
+        return np.asarray(loss(np.exp(log_params), flops / (flops_per * np.exp(log_params))))
+
+    point = minimise_on_grid(at, np.linspace(*ends, 800), rounds=9, points=21)
     if min(point - ends[0], ends[1] - point) < 1e-3:
-        raise FitRefused("no_optimum", f"at {flops:.3g} FLOPs the law falls to the end of the range of sizes, "
-                         f"N = {np.exp(point):.3g}")  # fmt: skip
+        why = f"the law falls to the end of the range of sizes, N = {np.exp(point):.3g}"
+        raise FitRefused("no_optimum", f"at {flops:.3g} FLOPs {why}")
     params = float(np.exp(point))
-    return Allocation(params, flops / (flops_per * params), float(values[best]))
+    return Allocation(params, flops / (flops_per * params), float(at(point)))

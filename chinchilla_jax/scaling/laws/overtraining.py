@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.approach3.objective import SQUARED_RAW
+from chinchilla_jax.scaling.fits.multistart import SQUARED_RAW
 from chinchilla_jax.scaling.laws.fit import FormFit, fit_form
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, positive
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
@@ -52,17 +52,6 @@ FORMS = (
         "mean top-1 error of the downstream tasks",
     ),
 )
-
-
-def from_tied_exponents(E: float, A: float, B: float, alpha: float) -> dict[str, float]:
-    """Constants of `overtraining` for a Chinchilla law with beta = alpha: eta = alpha / 2, a = 6^eta A, b = 6^eta B."""
-    eta = alpha / 2.0
-    return {"E": E, "a": A * 6.0**eta, "b": B * 6.0**eta, "eta": eta}
-
-
-def best_multiplier(constants: Mapping[str, float]) -> float:
-    """Compute-optimal tokens per parameter, the same at every budget: (b / a)^(1 / (2 eta))."""
-    return (constants["b"] / constants["a"]) ** (0.5 / constants["eta"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,15 +116,15 @@ def published_runs(data_set: str) -> tuple[PublishedRun, ...]:
     known = tuple(dict.fromkeys(row["dataset"] for row in rows))
     if data_set not in known:
         raise FitRefused("unknown_data_set", f"no published runs on {data_set!r}; there are {', '.join(known)}")
-    found = []
+    runs = []
     for row in rows:
         if row["dataset"] == data_set:
             params, tokens = float(row["params_total"]), float(row["tokens"])
             name = f"{data_set} N={params:.4g} M={row['multiplier']}"
             run = Run(name, params, tokens, 6.0 * params * tokens, float(row["loss"]))
             errors = {tasks: float(row[f"error_{tasks}"]) for tasks in TASKS}
-            found.append(PublishedRun(run, float(row["multiplier"]), errors))
-    return tuple(found)
+            runs.append(PublishedRun(run, float(row["multiplier"]), errors))
+    return tuple(runs)
 
 
 def fit_published(data_set: str, tasks: int = 17) -> OverTraining:

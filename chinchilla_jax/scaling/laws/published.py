@@ -1,8 +1,8 @@
 """Which constants were published, where, and what did they count?
 
 The table is `chinchilla_jax/tables/published_laws.json`; its notes say which constants are the papers' own and which
-were fitted to their published runs. An entry without constants is a law whose form is here and
-whose constants were not published with it or not found; it says so when asked for a value.
+were fitted to their published runs. An entry without constants is a law whose constants were not published or not
+found; it says so when asked for a value.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PublishedLaw:
     counts: str
     source: str
     notes: str
-    standard_errors: Mapping[str, float]
+    standard_errors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def form(self) -> Form:
@@ -69,11 +69,10 @@ class PublishedLaw:
 def published() -> Mapping[str, PublishedLaw]:
     """Every published law by name."""
     text = (importlib.resources.files("chinchilla_jax") / "tables" / TABLE).read_text(encoding="utf-8")
-    return MappingProxyType({
-        name: PublishedLaw(name, row["form"], MappingProxyType(row["constants"]), row["gives"], row["counts"],
-                           row["source"], row["notes"], MappingProxyType(row.get("standard_errors", {})))
-        for name, row in json.loads(text).items()
-    })  # fmt: skip
+    laws = {}
+    for name, row in json.loads(text, object_hook=MappingProxyType).items():
+        laws[name] = PublishedLaw(name, row["form"], **{key: row[key] for key in row if key != "form"})
+    return MappingProxyType(laws)
 
 
 def law(name: str) -> PublishedLaw:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chinchilla_jax.scaling.fits.approach3.objective import SQUARED_RAW
+from chinchilla_jax.scaling.fits.multistart import SQUARED_RAW
 from chinchilla_jax.scaling.laws.fit import FormFit, fit_form
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, signed
 

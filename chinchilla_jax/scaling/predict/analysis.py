@@ -6,15 +6,14 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
-from chinchilla_jax.scaling.fits import as_published
 from chinchilla_jax.scaling.fits.approach1 import envelope
 from chinchilla_jax.scaling.fits.approach1.envelope import EnvelopeFit, fit_envelope
 from chinchilla_jax.scaling.fits.approach2 import isoflop
+from chinchilla_jax.scaling.fits.approach2.grid_bias import Bias, isoflop_bias
 from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit, fit_isoflop
-from chinchilla_jax.scaling.fits.approach2.isoflop_bias import Bias, isoflop_bias
-from chinchilla_jax.scaling.fits.approach3 import parametric
+from chinchilla_jax.scaling.fits.approach3 import as_published, parametric
+from chinchilla_jax.scaling.fits.approach3.as_published import fit_as_published
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, few_starts, fit_parametric
-from chinchilla_jax.scaling.fits.as_published import fit_as_published
 from chinchilla_jax.scaling.fits.resample import PAPER, Resampling
 from chinchilla_jax.scaling.predict.rollout import attempt
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
@@ -50,7 +49,7 @@ class Analysis:
         presets = {self.isoflop.preset.curve: self.isoflop.preset, isoflop.PAPER.curve: isoflop.PAPER}
         refused: dict[str, str] = {}
         found = {name: attempt(name, functools.partial(
-            isoflop_bias, self.isoflop, self.parametric.surface, flops, preset=preset), refused)
+            isoflop_bias, self.isoflop.runs, self.parametric.surface, flops, preset=preset), refused)
             for name, preset in presets.items()}  # fmt: skip
         return {name: bias for name, bias in found.items() if bias is not None}
 

@@ -13,8 +13,8 @@ from chinchilla_jax.scaling.fits.approach1 import envelope
 from chinchilla_jax.scaling.fits.approach1.envelope import fit_envelope
 from chinchilla_jax.scaling.fits.approach2 import isoflop
 from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit, Profile, fit_isoflop
+from chinchilla_jax.scaling.fits.approach3.as_published import fit_as_published
 from chinchilla_jax.scaling.fits.approach3.parametric import few_starts, fit_parametric
-from chinchilla_jax.scaling.fits.as_published import fit_as_published
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from chinchilla_jax.scaling.answers.decide import per_token
 from chinchilla_jax.scaling.answers.recommended import other_sizes
-from chinchilla_jax.scaling.fits.approach3.profile_likelihood import profile_likelihood, quantities
+from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.fits.resample import interval
 from chinchilla_jax.scaling.predict.estimates import LOSS_LAW
 from chinchilla_jax.scaling.predict.predict import Prediction

@@ -16,8 +16,8 @@ import numpy as np
 
 from chinchilla_jax.scaling.answers.decide import given_params
 from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
+from chinchilla_jax.scaling.fits.approach3.as_published import fit_as_published
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
-from chinchilla_jax.scaling.fits.as_published import fit_as_published
 from chinchilla_jax.scaling.fits.frontier import fit_power
 from chinchilla_jax.scaling.fits.resample import PAPER, interval
 from chinchilla_jax.scaling.fits.surface import Surface

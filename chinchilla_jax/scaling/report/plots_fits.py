@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from chinchilla_jax.base.words import flops_text, loss_label, unit_of
+from chinchilla_jax.scaling.fits.approach1.curves import smooth
 from chinchilla_jax.scaling.fits.approach1.envelope import EnvelopeFit
-from chinchilla_jax.scaling.fits.approach1.envelope_curves import smooth
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken
 from chinchilla_jax.scaling.predict.predict import Prediction

@@ -12,8 +12,8 @@ from chinchilla_jax.base.words import cell, change, count, flops_text, in_unit, 
 from chinchilla_jax.scaling.answers import answers
 from chinchilla_jax.scaling.answers.answers import Law, Section
 from chinchilla_jax.scaling.answers.recommended import other_sizes
+from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit
-from chinchilla_jax.scaling.fits.approach3.profile_likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.fits.resample import interval
 from chinchilla_jax.scaling.predict.analysis import APPROACHES, Analysis, analyse
 from chinchilla_jax.scaling.predict.doubts import doubts

@@ -2,15 +2,14 @@
 
 Hoffmann et al. 2022 (arXiv 2203.15556) section 3.1: each size is trained for four horizons over a 16x range; the curves
 are smoothed and interpolated to 1500 log-spaced FLOP values; the run with the lowest loss at each gives N and D, and
-power laws go through all 1500. `PAPER` is that. The envelope so made is a staircase among the sizes trained, it prefers
-runs that happen to be near their end (elsewhere the learning rate has not decayed yet), and where the sizes or
-horizons run out the winner is whatever is left: on planted laws all of that moves the exponent by several times the
-interval the paper's resampling gives.
+power laws go through all 1500. `PAPER` does that. Its envelope is a staircase among the sizes trained. It prefers runs
+that are near their end, because elsewhere the learning rate has not decayed yet. Where the sizes or horizons run out,
+the winner is no optimum. On planted laws all of that moves the exponent by several times the interval that the paper's
+resampling gives.
 
-`CORRECTED` keeps the envelope and changes what is put under it: only the ends of the runs, where they are on schedule,
-each once; and the envelope is a smooth function of compute with the runs above it by what their size costs
-(`smooth_envelope`), not a staircase through the winners. The 1500 values are then read off it, and those at which N*
-is not between the sizes tried near that compute are left out.
+`CORRECTED` takes only the ends of the runs, where they are on schedule, each once. Its envelope is a smooth function of
+compute, with every run above it by what its size costs (`ends`). The 1500 values are read off that function; those at
+which N* is not between the sizes tried near that compute are left out.
 
 Measured on 100 planted studies of 16 sizes and 4 horizons (`python -m tests.benchmarks.coverage`): 95% intervals of the
 exponent and of N* at ten times the largest compute hold the truth
@@ -21,8 +20,8 @@ exponent and of N* at ten times the largest compute hold the truth
     paper, 100 subsets of 80%                   0,  14       0,  2     mean error of the exponent -0.038
     paper, runs resampled                       1,  36       1, 30
 
-The corrected reading needs run ends on schedule. Curves of a constant learning rate are on the law all along; cut them
-into runs of their own ends first.
+The corrected reading needs run ends on schedule. Curves of a constant learning rate follow the law throughout; cut them
+into several runs first, each with its end.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.approach1.envelope_curves import read_curves, read_ends
-from chinchilla_jax.scaling.fits.approach1.smooth_envelope import FEWEST, SmoothEnvelope, fit_smooth_envelope
+from chinchilla_jax.scaling.fits.approach1.curves import read_curves, read_ends
+from chinchilla_jax.scaling.fits.approach1.ends import FEWEST, SmoothEnvelope, fit_smooth_envelope
 from chinchilla_jax.scaling.fits.frontier import OffsetLaw, PowerLaw, fit_offset, fit_power
 from chinchilla_jax.scaling.fits.resample import PAPER as PAPER_RESAMPLING
 from chinchilla_jax.scaling.fits.resample import Resampling, Residuals
@@ -41,34 +40,39 @@ from chinchilla_jax.scaling.read.flops import flops_per_token
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 LAST_PART = 0.15  # of training; footnote 4 of the paper
+_VALUES = 1500  # of C
 _LOSS_VALUES = 16  # stretches of C the paper reading's offset law is fitted to
 _LAW_VALUES = 50
 _FEWEST_SIZES = 4
 _UPWARD = 2.0  # standard errors of the curvature above zero
 _NEAR = np.log(4.0)  # sizes count as tried at C when a run of theirs ended within this factor of it
 _NARROW = np.log(2.0)
+# The laws of N*, D* and the loss.
+_Laws = tuple[PowerLaw | None, PowerLaw | None, OffsetLaw | None]
+_NO_LAWS = (None, None, None)
 _RANKS = 16  # runs by rank looked at for a replicate's winner; all 16 are missing once in 10^7 draws
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvelopePreset:
-    """How the envelope is read: `values` of C, the `smoothing` of curves, and the `resampling` of runs.
+    """How the envelope is read, and the `resampling` of runs.
 
     `optimum` is `winner` (the run with the lowest loss at each C) or `smooth` (the envelope below the runs' ends).
     """
 
     name: str
-    values: int
-    smoothing: str
     optimum: str
     resampling: Resampling | Residuals
     differences: tuple[str, ...]
 
+    @property
+    def smoothing(self) -> str:
+        """How curves are smoothed."""
+        return "gaussian" if self.optimum == "winner" else "local_linear"
+
 
 PAPER = EnvelopePreset(
     "paper",
-    1500,
-    "gaussian",
     "winner",
     PAPER_RESAMPLING,
     (
@@ -79,8 +83,6 @@ PAPER = EnvelopePreset(
 )
 CORRECTED = EnvelopePreset(
     "corrected",
-    1500,
-    "local_linear",
     "smooth",
     Residuals(),
     (
@@ -126,12 +128,10 @@ class EnvelopePoints:
 
 @dataclasses.dataclass(frozen=True)
 class Optima:
-    """What the laws are fitted to: N*, D* and loss at each C, and the weight of each value; all [G]."""
+    """What the laws are fitted to: N* at each C, and the weight (0 or 1) of each value; all [G]."""
 
     flops: np.ndarray
     params: np.ndarray
-    tokens: np.ndarray
-    loss: np.ndarray
     weight: np.ndarray
 
 
@@ -139,27 +139,52 @@ class Optima:
 class EnvelopeFit:
     """Approach 1: the envelope, and laws of scalars and of B bootstrap replicates.
 
-    `params_law` N*(C) = k C^a; `tokens_law` D*(C) = k' C^b; `loss_power` and `loss_offset` the minimum loss. `boot_*`
-    are the replicates, None without resampling; `kept_draws` the share of them that had an optimum. `scatter` is the
-    relative noise of one run, 0 under `PAPER`, which does not estimate it. `dropped` counts the FLOP values left out.
+    `params_law` N*(C) = k C^a; `tokens_law` D*(C) = k' C^b; `loss_offset` the minimum loss. `boot_*` are the
+    replicates, None without resampling; `kept_draws` the share of them that had an optimum. `scatter` is the relative
+    noise of one run, 0 under `PAPER`, which does not estimate it.
     """
 
     preset: EnvelopePreset
     runs: tuple[Run, ...]
     points: EnvelopePoints
     optima: Optima
-    dropped: int
     params_law: PowerLaw
     tokens_law: PowerLaw
-    loss_power: PowerLaw
     loss_offset: OffsetLaw
-    scatter: float
-    warnings: tuple[str, ...]
+    scatter: float = 0.0
     boot_params: PowerLaw | None = None
     boot_tokens: PowerLaw | None = None
-    boot_loss_power: PowerLaw | None = None
     boot_loss_offset: OffsetLaw | None = None
     kept_draws: float = 1.0
+
+    @property
+    def dropped(self) -> int:
+        """How many FLOP values were left out."""
+        return int((self.optima.weight == 0).sum())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the answer doubtful, a sentence each."""
+        sentences, points, count = [], self.points, len(self.points.flops)
+        flagged = sum(points.edges.values())
+        if self.preset.optimum == "winner" and points.on_schedule < 1.0:
+            early = f"{1 - points.on_schedule:.0%} of the {count} envelope points lie before the last 15% of their"
+            sentences.append(f"{early} run's training, above the law")
+        if self.preset.optimum == "winner" and flagged:
+            parts = ", ".join(f"{number} {word}" for word, number in points.edges.items() if number)
+            sentences.append(
+                f"{flagged} of {count} envelope points are at an edge ({parts}) and are fitted all the same"
+            )
+        if self.preset.optimum == "smooth" and self.dropped > 0.5 * _VALUES:
+            why = "the optimum is not between the sizes tried there"
+            sentences.append(f"{self.dropped} of {_VALUES} FLOP values were left out: {why}")
+        if self.kept_draws < 0.9:
+            lost = 1 - self.kept_draws
+            sentences.append(f"{lost:.0%} of the bootstrap replicates had no optimum and were left out")
+        short = sum(len(run.curve.tokens) < 20 for run in self.runs)
+        if short:
+            sentences.append(f"{short} curves have fewer than 20 points; log more often")
+        return tuple(sentences)
 
 
 def fit_envelope(
@@ -184,90 +209,93 @@ def fit_envelope(
         raise FitRefused("resampling", "the paper's envelope has no residuals to draw from; resample runs")
     runs = tuple(run for run in runs if run.role == "isoflop" and run.curve is not None and len(run.curve.tokens) > 1)
     if not runs:
-        raise FitRefused("no_curves", "approach 1 needs training curves: a study and run directories have them, a "
-                         "table needs a field `curve` or --curves")  # fmt: skip
+        why = "a study and run directories have them, a table needs a field `curve` or --curves"
+        raise FitRefused("no_curves", f"approach 1 needs training curves: {why}")
     sizes = np.unique([run.params for run in runs])
     if len(sizes) < 2:
         raise FitRefused("one_size", f"approach 1 compares sizes; all {len(runs)} curves have N = {sizes[0]:.4g}")
-    ends = [run.flops * run.curve.tokens[-1] / run.tokens for run in runs]
-    log_flops = np.linspace(np.log(min(ends)), np.log(max(ends)), preset.values)
+    ends = _ends(runs)
+    log_flops = np.linspace(np.log(min(ends)), np.log(max(ends)), _VALUES)
     curves = read_curves(runs, log_flops, preset.smoothing)
     points = _points(runs, log_flops, curves)
-    read = _winners if preset.optimum == "winner" else _smooth
-    optima, laws, boot, kept, scatter = read(runs, log_flops, curves, resampling, np.random.default_rng(seed))
-    dropped = int((optima.weight == 0).sum())
-    warnings = _warnings(preset, runs, points, dropped, kept)
-    return EnvelopeFit(preset, runs, points, optima, dropped, *laws, scatter, warnings, *boot, kept)
+    rng = np.random.default_rng(seed)
+    if preset.optimum == "winner":
+        optima, laws, boot = _winners(runs, log_flops, curves, resampling, rng)
+        return EnvelopeFit(preset, runs, points, optima, *laws, 0.0, *boot)
+    optima, laws, boot, kept, scatter = _smooth(runs, log_flops, resampling, rng)
+    return EnvelopeFit(preset, runs, points, optima, *laws, scatter, *boot, kept)
+
+
+def _ends(runs: Sequence[Run]) -> list[float]:
+    """C at the end of each curve."""
+    return [run.flops * run.curve.tokens[-1] / run.tokens for run in runs]
 
 
 def _points(runs: Sequence[Run], log_flops: np.ndarray, curves: np.ndarray) -> EnvelopePoints:
     log_n = np.log([run.params for run in runs])
-    there = np.isfinite(curves)
-    two = (np.where(there, log_n[:, None], -np.inf).max(0) > np.where(there, log_n[:, None], np.inf).min(0)).any()
-    if not two:
+    reached = np.isfinite(curves).any(0)
+    log_flops, curves = log_flops[reached], curves[:, reached]
+    smallest, largest = _range(log_n, np.isfinite(curves))
+    if not (largest > smallest).any():
         raise FitRefused("no_overlap", "nowhere do curves of two sizes reach the same compute; train sizes at equal C")
-    seen = there.any(0)
-    log_flops, curves, there = log_flops[seen], curves[:, seen], there[:, seen]
     run = curves.argmin(0)
-    smallest = np.where(there, log_n[:, None], np.inf).min(0)
-    largest = np.where(there, log_n[:, None], -np.inf).max(0)
     tokens_per_flop = np.array([r.tokens / r.flops for r in runs])
-    end = np.log([r.flops * r.curve.tokens[-1] / r.tokens for r in runs])
+    end = np.log(_ends(runs))
     last_of_size = np.array([end[log_n == n].max() for n in log_n])
     step = np.append(log_flops[1:], np.inf)
     edge = np.where(step > last_of_size[run] + 1e-9, "end", "")
     edge = np.where(log_n[run] >= largest, "largest", edge)
     edge = np.where(log_n[run] <= smallest, "smallest", edge)
-    flops = np.exp(log_flops)
-    return EnvelopePoints(
-        flops,
-        np.exp(log_n[run]),
-        flops * tokens_per_flop[run],
-        curves.min(0),
-        run,
-        np.exp(log_flops - end[run]),
-        edge,
-    )
+    flops, tokens = np.exp(log_flops), np.exp(log_flops) * tokens_per_flop[run]
+    return EnvelopePoints(flops, np.exp(log_n[run]), tokens, curves.min(0), run, np.exp(log_flops - end[run]), edge)
 
 
-def _winners(runs, log_flops, curves, resampling, rng):
-    """The paper's reading: the run with the lowest loss at each C."""
+def _range(log_n: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest ln N [G] of the runs [R] that are `present` [R, G]; infinite where none is."""
+    column = log_n[:, None]
+    return np.where(present, column, np.inf).min(0), np.where(present, column, -np.inf).max(0)
+
+
+def _winners(
+    runs: Sequence[Run],
+    log_flops: np.ndarray,
+    curves: np.ndarray,
+    resampling: Resampling | None,
+    rng: np.random.Generator,
+) -> tuple[Optima, _Laws, _Laws]:
+    """The paper's reading: the run with the lowest loss at each C. Optima, the laws, and their replicates."""
     log_n = np.log([run.params for run in runs])
     log_d = np.log([run.tokens / run.flops for run in runs])
 
-    def laws(run: np.ndarray, loss: np.ndarray) -> tuple:
-        return _laws(log_flops, log_n[run], log_flops + log_d[run], np.log(loss), np.isfinite(loss).astype(float))
+    def laws(run: np.ndarray, loss: np.ndarray) -> _Laws:
+        return _laws_through(log_flops, log_n[run], log_flops + log_d[run], loss)
 
-    best = curves.argmin(0)
+    best, lowest = curves.argmin(0), curves.min(0)
     if len(np.unique(log_n[best])) < 2:
         raise FitRefused("few_sizes", f"N = {np.exp(log_n[best[0]]):.4g} wins at every C; add sizes on both sides")
-    flops = np.exp(log_flops)
-    optima = Optima(
-        flops, np.exp(log_n[best]), flops * np.exp(log_d[best]), curves.min(0), np.isfinite(curves.min(0)).astype(float)
-    )
+    optima = Optima(np.exp(log_flops), np.exp(log_n[best]), np.isfinite(lowest).astype(float))
     if resampling is None:
-        return optima, laws(best, curves.min(0)), (None,) * 4, 1.0, 0.0
+        return optima, laws(best, lowest), _NO_LAWS
     order = curves.argsort(0)[:_RANKS]
     ranked = np.take_along_axis(curves, order, 0)
-    drawn, lost = [], []
+    winner, loss = [], []
     for present in resampling.weights(len(runs), rng) > 0:
         first = present[order].argmax(0)[None]
-        loss = np.take_along_axis(np.where(present[order], ranked, np.inf), first, 0)[0]
-        drawn.append(np.take_along_axis(order, first, 0)[0])
-        lost.append(loss)
-    return optima, laws(best, curves.min(0)), laws(np.array(drawn), np.array(lost)), 1.0, 0.0
+        loss.append(np.take_along_axis(np.where(present[order], ranked, np.inf), first, 0)[0])
+        winner.append(np.take_along_axis(order, first, 0)[0])
+    return optima, laws(best, lowest), laws(np.array(winner), np.array(loss))
 
 
-def _smooth(runs, log_flops, curves, resampling, rng):
-    """The corrected reading: the smooth envelope below the runs' ends."""
-    del curves
+def _smooth(
+    runs: Sequence[Run], log_flops: np.ndarray, resampling: Resampling | Residuals | None, rng: np.random.Generator
+) -> tuple[Optima, _Laws, _Laws, float, float]:
+    """The corrected reading: the smooth envelope below the runs' ends. As `_winners`; also the share of replicates with
+    an optimum, and a run's relative noise."""
     ends = read_ends(runs)
     sizes = len(np.unique(ends.log_params))
     if sizes < _FEWEST_SIZES or len(ends.loss) < FEWEST:
-        raise FitRefused(
-            "few_sizes",
-            f"{len(ends.loss)} run ends of {sizes} sizes; the envelope needs {FEWEST} of {_FEWEST_SIZES} sizes or more",
-        )
+        needs = f"the envelope needs {FEWEST} of {_FEWEST_SIZES} sizes or more"
+        raise FitRefused("few_sizes", f"{len(ends.loss)} run ends of {sizes} sizes; {needs}")
     envelope, boot, kept = fit_smooth_envelope(ends, resampling, rng)
     if not envelope.curvature_z > _UPWARD:
         raise FitRefused(
@@ -276,67 +304,32 @@ def _smooth(runs, log_flops, curves, resampling, rng):
             f"({envelope.curvature_z:.1f} standard errors); train sizes further apart on the same compute",
         )
     per_token = flops_per_token(runs)
-
-    def tokens(params: np.ndarray, flops: np.ndarray) -> np.ndarray:
-        return flops / per_token(params)
-
     flops = np.exp(log_flops)
-    params, loss = envelope.params_law.at(flops), envelope.loss_law.at(flops)
-    near = np.abs(ends.log_flops[:, None] - log_flops) < _NEAR
-    low = np.where(near, ends.log_params[:, None], np.inf).min(0)
-    high = np.where(near, ends.log_params[:, None], -np.inf).max(0)
+    params = envelope.params_law.at(flops)
+    low, high = _range(ends.log_params, np.abs(ends.log_flops[:, None] - log_flops) < _NEAR)
     inside = (np.log(params) > low) & (np.log(params) < high)
     if not inside.any() or np.ptp(log_flops[inside]) < _NARROW:
         side = "smaller" if (np.log(params) <= low).sum() > (np.log(params) >= high).sum() else "larger"
         raise FitRefused("no_optimum", f"the best size is nearly everywhere at the edge of those tried; add {side}")
-    optima = Optima(flops, params, tokens(params, flops), loss, inside.astype(float))
+    at = flops[inside][:: max(1, int(inside.sum()) // _LAW_VALUES)]
 
-    def laws(found: SmoothEnvelope) -> tuple[PowerLaw, PowerLaw, PowerLaw, OffsetLaw]:
-        at = np.exp(log_flops[inside][:: max(1, int(inside.sum()) // _LAW_VALUES)])
-        column = SmoothEnvelope(found.log_centre, found.theta[..., None, :], found.noise)
-        law = found.params_law
-        n, y = column.params_law.at(at), column.loss_law.at(at)
-        return law, fit_power(at, tokens(n, at)), fit_power(at, y), found.loss_law
+    def laws(smooth: SmoothEnvelope) -> _Laws:
+        law = smooth.params_law
+        column = PowerLaw(law.log_centre, law.log_value[..., None], law.exponent[..., None])
+        return law, fit_power(at, at / per_token(column.at(at))), smooth.loss_law
 
-    return optima, laws(envelope), laws(boot) if boot else (None,) * 4, kept, envelope.noise
+    optima = Optima(flops, params, inside.astype(float))
+    return optima, laws(envelope), laws(boot) if boot else _NO_LAWS, kept, envelope.noise
 
 
-def _laws(
-    log_flops: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray, log_loss: np.ndarray, weight: np.ndarray
-) -> tuple[PowerLaw, PowerLaw, PowerLaw, OffsetLaw]:
-    """Laws of N*, D* and the loss (pure and with offset) through values [..., G] of weight [..., G]."""
-    flops = np.exp(log_flops)
-    power = [fit_power(flops, np.exp(y), weight) for y in (log_params, log_tokens, log_loss)]
-    loss = np.exp(np.where(weight > 0, log_loss, 0.0))
+def _laws_through(log_flops: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray, loss: np.ndarray) -> _Laws:
+    """Laws of N*, D* and the loss through values [..., G]; a value whose loss is infinite does not count."""
+    flops, weight = np.exp(log_flops), np.isfinite(loss).astype(float)
+    power = [fit_power(flops, np.exp(y), weight) for y in (log_params, log_tokens)]
+    loss = np.where(weight > 0, loss, 1.0)
     # A few means over stretches of C: the offset law is searched, and 1500 values per replicate would take minutes.
     parts = np.array_split(np.arange(len(flops)), _LOSS_VALUES)
     total = np.stack([weight[..., part].sum(-1) for part in parts], -1)
     mean = np.stack([(weight * loss)[..., part].sum(-1) for part in parts], -1) / np.where(total > 0, total, 1.0)
     centre = np.exp([log_flops[part].mean() for part in parts])
     return *power, fit_offset(centre, mean, total)
-
-
-def _warnings(
-    preset: EnvelopePreset, runs: Sequence[Run], points: EnvelopePoints, dropped: int, kept: float
-) -> tuple[str, ...]:
-    found = []
-    count = len(points.flops)
-    if preset.optimum == "winner" and points.on_schedule < 1.0:
-        found.append(
-            f"{1 - points.on_schedule:.0%} of the {count} envelope points lie before the last 15% of their run's "
-            "training, above the law"
-        )
-    flagged = int((points.edge != "").sum())
-    if preset.optimum == "winner" and flagged:
-        parts = ", ".join(f"{number} {word}" for word, number in points.edges.items() if number)
-        found.append(f"{flagged} of {count} envelope points are at an edge ({parts}) and are fitted all the same")
-    if preset.optimum == "smooth" and dropped > 0.5 * preset.values:
-        found.append(
-            f"{dropped} of {preset.values} FLOP values were left out: the optimum is not between the sizes tried there"
-        )
-    if kept < 0.9:
-        found.append(f"{1 - kept:.0%} of the bootstrap replicates had no optimum and were left out")
-    short = sum(len(run.curve.tokens) < 20 for run in runs)
-    if short:
-        found.append(f"{short} curves have fewer than 20 points; log more often")
-    return tuple(found)

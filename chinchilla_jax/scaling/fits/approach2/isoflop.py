@@ -20,25 +20,17 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtr
 
+from chinchilla_jax.scaling.fits.approach2.curve import Interpolated, Parabola, Skewed, interpolant
 from chinchilla_jax.scaling.fits.approach2.loss_law import AveragedLaw, fit_loss_law
-from chinchilla_jax.scaling.fits.approach2.near_minimum import NearFit
 from chinchilla_jax.scaling.fits.approach2.optimum_law import fit_optimum
-from chinchilla_jax.scaling.fits.approach2.profile import Interpolated, Minima, Parabola, Skewed
-from chinchilla_jax.scaling.fits.approach2.profile_replicates import replicates, residuals_of
-from chinchilla_jax.scaling.fits.approach2.profile_table import (
-    WORDS,
-    ProfileTable,
-    Refusal,
-    check,
-    downward,
-    without_minimum,
-)
+from chinchilla_jax.scaling.fits.approach2.replicates import replicates, residuals_of
+from chinchilla_jax.scaling.fits.approach2.table import QUANTITIES, ProfileTable, Refusal, read_profiles
 from chinchilla_jax.scaling.fits.frontier import PowerLaw, fit_power
 from chinchilla_jax.scaling.fits.resample import PAPER as PAPER_RESAMPLING
 from chinchilla_jax.scaling.fits.resample import MinimaScatter, Resampling, Residuals
-from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.scaling.read.runs import Run
 
-# Of N* and D*: the laws, their replicates (None without intervals); and [M] how likely each minimum is an interior one.
+# The laws of N* and D*, their replicates (None without intervals), and [M] how likely each minimum is an interior one.
 _Laws = tuple[tuple[PowerLaw, PowerLaw], tuple[PowerLaw | None, PowerLaw | None], np.ndarray]
 
 
@@ -129,6 +121,11 @@ class IsoflopFit:
         """Root mean square over the budgets of what their fitted runs scatter by, relative."""
         return float(np.sqrt(np.mean([p.scatter**2 for p in self.profiles])))
 
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs of all usable profiles."""
+        return tuple(run for profile in self.profiles for run in profile.runs)
+
 
 def fit_isoflop(
     runs: Sequence[Run],
@@ -147,56 +144,25 @@ def fit_isoflop(
       resampling: overrides the preset's; None for no intervals.
 
     Raises:
-      FitRefused: `no_budget` (no run has one), or `few_budgets` (fewer than two profiles are usable).
+      FitRefused: as `read_profiles`.
     """
     resampling = preset.resampling if isinstance(resampling, str) else resampling
-    budgets = sorted({run.budget for run in runs if run.role == "isoflop" and run.budget is not None})
-    if not budgets:
-        raise FitRefused("no_budget", "approach 2 needs IsoFLOP runs with a budget; add a column `budget` in FLOPs")
-    members, refusals = {}, []
-    for budget in budgets:
-        mine = tuple(run for run in runs if run.role == "isoflop" and run.budget == budget)
-        try:
-            check(budget, mine)
-            members[budget] = mine
-        except FitRefused as refusal:
-            refusals.append(Refusal(budget, refusal.reason, str(refusal)))
-    while True:  # A profile refused takes its part of the skew with it.
-        if len(members) < 2:
-            why = "; ".join(r.message for r in refusals) or f"the only budget is {budgets[0]:.3g} FLOPs"
-            raise FitRefused("few_budgets", f"approach 2 needs two usable profiles, got {len(members)}: {why}")
-        table = ProfileTable(members)
-        bad = [downward(budget, m, table) for m, budget in enumerate(members)]
-        if not any(bad):
-            near = {word: table.near(word) for word in WORDS}
-            minima = {word: table.minima(preset.curve, word, near[word]) for word in WORDS}
-            bad = [without_minimum(budget, m, minima, table) for m, budget in enumerate(members)]
-        if not any(bad):
-            break
-        refusals += [refusal for refusal in bad if refusal]
-        members = {b: mine for (b, mine), refusal in zip(members.items(), bad, strict=True) if not refusal}
-    refusals = tuple(sorted(refusals, key=lambda refusal: refusal.budget))
-    found = near["params"]
-    loss_law = fit_loss_law(table.budgets, minima["params"].lowest[0], found.covariance, found.noise, found.freedom)
-    rng = np.random.default_rng(seed)
-    if preset.curve == "near":
-        laws, boot, kept = _from_scatter(table, near, resampling, rng)
-    else:
-        laws, boot, kept = _from_runs(preset.curve, table, minima, near, resampling, rng)
-    profiles = _profiles(preset.curve, members, table, minima, found, kept)
-    return IsoflopFit(profiles, refusals, *laws, loss_law, found.noise, *boot, preset=preset)
+    table, refusals = read_profiles(runs, preset.curve)
+    near = table.near["params"]
+    loss_law = fit_loss_law(table.budgets, table.minima["params"].lowest[0], near.covariance, near.noise, near.freedom)
+    fit_laws = _from_scatter if preset.curve == "near" else _from_runs
+    laws, boot, kept = fit_laws(table, resampling, np.random.default_rng(seed))
+    return IsoflopFit(_profiles(table, kept), refusals, *laws, loss_law, near.noise, *boot, preset=preset)
 
 
-def _from_scatter(
-    table: ProfileTable, near: dict[str, NearFit], resampling: MinimaScatter | None, rng: np.random.Generator
-) -> _Laws:
-    """From the minima's scatter: laws of N* and D*, their replicates, and [M] how likely each minimum is interior."""
-    params, tokens = (fit_optimum(table.budgets, near[w].log_best, near[w].log_best_sd) for w in WORDS)
+def _from_scatter(table: ProfileTable, resampling: MinimaScatter | None, rng: np.random.Generator) -> _Laws:
+    """The laws and their replicates from the minima's scatter about the laws."""
+    params, tokens = (fit_optimum(table.budgets, near.log_best, near.log_best_sd) for near in table.near.values())
     inside = np.ones(len(table.budgets))
-    for word, found in near.items():
-        low, high = table.range(word)
-        ends = (np.stack([low, high]) - found.log_best) / found.log_best_sd
-        inside = np.minimum(inside, np.diff(stdtr(found.freedom, ends), axis=0)[0])
+    for quantity, near in table.near.items():
+        x = getattr(table, quantity)
+        ends = (np.stack([x.min(1), x.max(1)]) - near.log_best) / near.log_best_sd
+        inside = np.minimum(inside, np.diff(stdtr(near.freedom, ends), axis=0)[0])
     if resampling is None:
         return (params, tokens), (None, None), inside
     normal = rng.standard_normal((resampling.replicates, 2))
@@ -205,53 +171,34 @@ def _from_scatter(
     return (params, tokens), (params.draws(normal, shared), tokens.draws(-normal, shared)), inside
 
 
-def _from_runs(
-    curve: str,
-    table: ProfileTable,
-    minima: dict[str, Minima],
-    near: dict[str, NearFit],
-    resampling: Resampling | Residuals | None,
-    rng: np.random.Generator,
-) -> _Laws:
-    """The same through all minima alike, with replicates from resampled runs or redrawn residuals."""
-    best = np.exp(minima["params"].log_best[0]), np.exp(minima["tokens"].log_best[0])
-    laws = tuple(fit_power(table.budgets, values) for values in best)
+def _from_runs(table: ProfileTable, resampling: Resampling | Residuals | None, rng: np.random.Generator) -> _Laws:
+    """The laws through all minima alike, with replicates from resampled runs or redrawn residuals."""
+    laws = tuple(fit_power(table.budgets, np.exp(minima.log_best[0])) for minima in table.minima.values())
     if resampling is None:
         return laws, (None, None), np.ones(len(table.budgets))
-    values, kept = replicates(curve, table, near, resampling, rng)
-    if values is None:
-        return laws, (None, None), kept
-    *drawn, weight = values
-    return laws, tuple(fit_power(table.budgets, each, weight) for each in drawn), kept
+    values, weight, kept = replicates(table, resampling, rng)
+    boot = tuple(fit_power(table.budgets, each, weight) for each in values) if len(weight) else (None, None)
+    return laws, boot, kept
 
 
-def _profiles(
-    curve: str,
-    members: dict[float, tuple[Run, ...]],
-    table: ProfileTable,
-    minima: dict[str, Minima],
-    near: NearFit,
-    kept: np.ndarray,
-) -> tuple[Profile, ...]:
-    residuals, used = residuals_of(curve, table, minima["params"], near)
+def _profiles(table: ProfileTable, kept: np.ndarray) -> tuple[Profile, ...]:
+    residuals, used = residuals_of(table)
     profiles = []
-    for m, (budget, runs) in enumerate(members.items()):
-        curves = {}
-        for word, found in minima.items():
-            x = getattr(table, word)[m, table.held[m]]
-            best, lowest = float(np.exp(found.log_best[0, m])), float(found.lowest[0, m])
-            common = best, lowest, float(found.curvature[0, m]), float(np.exp(x.min())), float(np.exp(x.max()))
-            if curve == "parabola":
-                curves[word] = Parabola(*common)
-            elif curve == "near":
-                curves[word] = Skewed(*common, float(found.skew[0]))
-            else:
-                from scipy.interpolate import Akima1DInterpolator
-
-                knots, size = np.unique(x, return_inverse=True)
-                mean = np.bincount(size, table.loss[m, table.held[m]]) / np.bincount(size)
-                curves[word] = Interpolated(*common, Akima1DInterpolator(knots, mean))
+    for m, (budget, runs) in enumerate(table.members.items()):
+        curves = [_drawn(table, quantity, m) for quantity in QUANTITIES]
         scatter = float(np.sqrt((residuals[m] ** 2).sum() / max(1, used[m].sum() - 3)))
-        fitted = tuple(run for run, one in zip(runs, used[m], strict=False) if one)
-        profiles.append(Profile(budget, runs, fitted, curves["params"], curves["tokens"], scatter, float(kept[m])))
+        near = tuple(run for run, one in zip(runs, used[m], strict=False) if one)
+        profiles.append(Profile(budget, runs, near, *curves, scatter, float(kept[m])))
     return tuple(profiles)
+
+
+def _drawn(table: ProfileTable, quantity: str, m: int) -> Parabola:
+    """The curve of profile m, which can be evaluated anywhere."""
+    x, minima = getattr(table, quantity)[m, table.held[m]], table.minima[quantity]
+    best, low, high = (float(np.exp(value)) for value in (minima.log_best[0, m], x.min(), x.max()))
+    common = best, float(minima.lowest[0, m]), float(minima.curvature[0, m]), low, high
+    if table.curve == "parabola":
+        return Parabola(*common)
+    if table.curve == "near":
+        return Skewed(*common, table.near[quantity].skew)
+    return Interpolated(*common, interpolant(x, table.loss[m, table.held[m]], np.ones(len(x))))

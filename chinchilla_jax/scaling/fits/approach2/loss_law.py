@@ -1,12 +1,12 @@
 """Which loss will a larger budget reach, when nobody knows how much of it is irreducible?
 
-The minimum loss is E + k C^-g. Four budgets hardly show E, and what is read off them a few times further on depends on
-it, so it is not chosen: for every E the rest is a straight line of ln(L - E) in ln C, and the prediction is the average
-over E, weighted by how well each line fits and by a weak prior. `k C^-g` is one of them, E = 0.
+The minimum loss is E + k C^-g. Four budgets hardly show E, but a prediction a few times beyond them depends on it. So E
+is not chosen: for every E the rest is a straight line of ln(L - E) in ln C, and the prediction is the average over E,
+weighted by how well each line fits and by a weak prior. `k C^-g` is one of these laws, E = 0.
 
 No such law holds over decades. Each minimum may be off by d for every factor e between its budget and the largest one
-fitted, and so may the prediction beyond it: small budgets are forgotten, and far targets uncertain. How large d is the
-minima themselves say a little; it is averaged over as well, about `DISCREPANCY`.
+fitted, and so may the prediction beyond it. Small budgets therefore count little, and far targets are uncertain. The
+minima tell a little about how large d is; it is averaged over as well, about `DISCREPANCY`.
 
 Priors and d were set on public IsoFLOP tables (`python -m tests.benchmarks.prediction` shows what they are worth).
 """

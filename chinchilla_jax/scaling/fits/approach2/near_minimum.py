@@ -1,12 +1,12 @@
 """Where is the minimum of each IsoFLOP profile, by the runs near it, and how well is it known?
 
-No curve of three constants is right from 0.1 to 10 times the best size. Fitted to all sizes it trades its minimum,
-which is asked for, against runs far from it, which are not.
+No curve of three constants is right from 0.1 to 10 times the best size. Fitted to all sizes, it misses the minimum in
+order to come near runs that nobody asks about.
 
-Here a run counts the less the higher it lies above the
-minimum: its error is taken to be the noise of a run and `MISFIT` of its excess together, and beyond `WINDOW` only the
-two neighbours on either side of the lowest size are fitted at all. Budgets share what they have in common: one skew
-(`profile_shape`), and curvatures, relative to the loss, that follow a line in ln C up to `CURVATURE_SPREAD`.
+So a run counts less the higher it lies above the minimum: its error is taken to be the noise of a run together with the
+share `MISFIT` of its excess. Beyond `WINDOW` only the two neighbours on either side of the lowest size are fitted. All
+budgets share one skew (`profile_shape`), and their curvatures, relative to the loss, follow a line in ln C up to
+`CURVATURE_SPREAD`.
 """
 
 from __future__ import annotations
@@ -131,26 +131,25 @@ class _Problem:
         theta[3 * m + 1] = np.median(theta[2 * m : 3 * m])
         return theta
 
-    def _linear(self, theta: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weighted residuals of the runs, their derivatives, and the normal matrix with the priors."""
+    def _runs(self, theta: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+        """Weighted residuals of the runs, and their derivatives with the sign turned."""
         m, rows = self.count, np.arange(len(self.x))
-        low, best, log_curvature = theta[:m], theta[m : 2 * m], theta[2 * m : 3 * m]
+        low, best, log_curvature = theta[: 3 * m].reshape(3, m)[:, self.profile]
         skew = theta[3 * m]
-        curvature = np.exp(log_curvature)[self.profile]
-        u = self.x - best[self.profile]
+        curvature = np.exp(log_curvature)
+        u = self.x - best
         excess = curvature * profile_shape.shape(u, skew)
         inner = 1.0 / (1.0 + excess)
         weight = 1.0 / np.sqrt(noise**2 + (MISFIT * np.minimum(excess, 1.0)) ** 2)
-        residual = (self.y - low[self.profile] - np.log1p(excess)) * weight
         slopes = np.zeros((len(rows), self.size))
         slopes[rows, self.profile] = 1.0
         slopes[rows, m + self.profile] = -curvature * profile_shape.slope(u, skew) * inner
         slopes[rows, 2 * m + self.profile] = excess * inner
         slopes[:, 3 * m] = curvature * profile_shape.skew_slope(u, skew) * inner
-        return residual, slopes * weight[:, None], self._priors()[1]
+        return (self.y - low - np.log1p(excess)) * weight, slopes * weight[:, None]
 
-    def _priors(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows [k, size] of the priors, scaled by their spreads, and their normal matrix."""
+    def _priors(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the priors: what theta misses of what is expected, over its spread."""
         m = self.count
         rows = np.zeros((m + 3, self.size))
         rows[np.arange(m), 2 * m + np.arange(m)] = 1.0 / CURVATURE_SPREAD
@@ -159,17 +158,18 @@ class _Problem:
         rows[m, 3 * m] = 1.0 / profile_shape.SKEW_SPREAD
         rows[m + 1, 3 * m + 1] = 1.0
         rows[m + 2, 3 * m + 2] = 1.0 / _CURVATURE_SLOPE
-        return rows, rows.T @ rows
+        expected = np.zeros(len(rows))
+        expected[m + 1] = np.log(_USUAL_CURVATURE)
+        return expected - rows @ theta, rows
+
+    def _normal(self, slopes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return slopes.T @ slopes + rows.T @ rows + 1e-9 * np.eye(self.size)
 
     def step(self, theta: np.ndarray, noise: float) -> np.ndarray:
         """The next change of theta, short enough that the line it rests on holds."""
         m = self.count
-        residual, slopes, normal = self._linear(theta, noise)
-        rows, _ = self._priors()
-        wanted = np.zeros(len(rows))
-        wanted[m + 1] = np.log(_USUAL_CURVATURE)
-        pull = slopes.T @ residual + rows.T @ (wanted - rows @ theta)
-        step = np.linalg.solve(slopes.T @ slopes + normal + 1e-9 * np.eye(self.size), pull)
+        (residual, slopes), (missed, rows) = self._runs(theta, noise), self._priors(theta)
+        step = np.linalg.solve(self._normal(slopes, rows), slopes.T @ residual + rows.T @ missed)
         step[m : 2 * m] = np.clip(step[m : 2 * m], -0.4, 0.4)
         step[2 * m : 3 * m] = np.clip(step[2 * m : 3 * m], -0.5, 0.5)
         step[3 * m] = np.clip(step[3 * m], -0.03, 0.03)
@@ -177,10 +177,9 @@ class _Problem:
 
     def noise(self, theta: np.ndarray, noise: float) -> tuple[float, float, np.ndarray]:
         """A run's relative noise from the residuals, its degrees of freedom, and theta's covariance."""
-        residual, slopes, normal = self._linear(theta, noise)
-        covariance = np.linalg.inv(slopes.T @ slopes + normal + 1e-9 * np.eye(self.size))
+        residual, slopes = self._runs(theta, noise)
+        covariance = np.linalg.inv(self._normal(slopes, self._priors(theta)[1]))
         spent = float(np.einsum("ri,ij,rj->", slopes, covariance, slopes))
-        freedom = max(0.5, len(residual) - spent)
-        mean = noise**2 * float((residual**2).sum()) + _NOISE_FREEDOM * _USUAL_NOISE**2
-        found = np.sqrt(mean / (freedom + _NOISE_FREEDOM))
-        return float(np.clip(found, _LEAST_NOISE, _MOST_NOISE)), freedom + _NOISE_FREEDOM, covariance
+        freedom = max(0.5, len(residual) - spent) + _NOISE_FREEDOM
+        squares = noise**2 * float((residual**2).sum()) + _NOISE_FREEDOM * _USUAL_NOISE**2
+        return float(np.clip(np.sqrt(squares / freedom), _LEAST_NOISE, _MOST_NOISE)), freedom, covariance

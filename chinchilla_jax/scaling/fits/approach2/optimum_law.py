@@ -1,7 +1,7 @@
 """How does the best size grow with compute, and between which sizes does the best one of a larger budget lie?
 
-A straight line of ln N* (or ln D*) in ln C, and the prediction interval that its own residuals give: minima of flat
-profiles scatter by more than the noise of runs explains, and the optimum of the next budget will too.
+A straight line of ln N* (or ln D*) in ln C, with the prediction interval that its residuals give. Minima of flat
+profiles scatter by more than the noise of runs explains, and so will the optimum of the next budget.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from scipy.special import stdtrit
 
 from chinchilla_jax.scaling.fits.frontier import PowerLaw
 
-# What optima scatter by about their line before the residuals speak, in ln N (tables have 0.02 to 0.2:
-# `tests.benchmarks.prediction`), how much more for every factor e of
-# compute away from the largest budget, and how many residuals that counts for.
+# The scatter of optima about their line, in ln N, that is supposed before the residuals are seen (tables have 0.02 to
+# 0.2: `tests.benchmarks.prediction`); how much it grows for every factor e of compute away from the largest budget; and
+# how many residuals this assumption counts for.
 _SCATTER, _DRIFT, _FREEDOM = 0.08, 0.03, 3.0
 
 

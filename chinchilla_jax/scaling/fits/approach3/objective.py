@@ -7,12 +7,12 @@ value, gradient and Hessian of thousands of problems are a few products of momen
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from chinchilla_jax.scaling.fits.minimise import Objective
+from chinchilla_jax.scaling.fits.multistart import Misfit
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
@@ -22,58 +22,31 @@ _MIN_SPREAD = 0.05  # of ln D about its line in ln N; an IsoFLOP ladder of ratio
 _LOG_NEGLIGIBLE = np.log(1e-6)  # a term this much smaller than the loss is absent
 
 
-@dataclasses.dataclass(frozen=True)
-class Misfit:
-    """The sum over runs of Huber_delta(residual), half the square within `delta` and linear beyond.
+class SurfaceProblem:
+    """The fit of E + A/N^alpha + B/D^beta to the runs with role `isoflop`, a `multistart.Problem`.
 
-    `residual` is `log`, ln(predicted) - ln(loss), or `raw`, predicted - loss in nats per token.
-    """
-
-    name: str
-    residual: str
-    delta: float
-
-    @property
-    def unit(self) -> float:
-        """Residuals are measured in this unit, which brings the objective near the number of runs."""
-        return min(self.delta, 1e-2)
-
-
-HUBER = Misfit("huber", "log", 1e-3)  # the paper's
-# Residuals below 1e-5 are below anything measured, so this is the sum of absolute values.
-L1 = Misfit("l1", "log", 1e-5)
-SQUARED_LOG = Misfit("squared_log", "log", np.inf)
-SQUARED_RAW = Misfit("squared_raw", "raw", np.inf)
-MISFITS = {misfit.name: misfit for misfit in (HUBER, L1, SQUARED_LOG, SQUARED_RAW)}
-
-
-class Problem:
-    """The law's fit to some runs in standardised coordinates theta [..., P].
-
-    ln N and ln D are centred and divided by their spread, so that a, b and e are logs of the three terms at the centre
-    of the data and all five unknowns matter about equally. With `tied` exponents P is 4: a, b, e and the common
-    exponent (alpha = beta).
+    In standardised coordinates theta [..., P]: ln N and ln D are centred and divided by their spread, so that a, b and
+    e are logs of the three terms at the centre of the data and all five unknowns matter about equally. With `tied`
+    exponents P is 4: a, b, e and the common exponent (alpha = beta).
 
     Raises:
-      FitRefused: `constant_loss` (all losses equal), `same_size` (fewer than 3 distinct N or D), `collinear` (D/N the
-        same function of N throughout).
+      FitRefused: `few_points` (not more runs than unknowns), `constant_loss` (all losses equal), `same_size` (fewer
+        than 3 distinct N or D), `collinear` (D/N the same function of N throughout).
     """
 
+    chunk = 128  # so that the working arrays of a batch stay in the processor's cache
+
     def __init__(self, runs: Sequence[Run], tied: bool = False):
-        self.params = np.array([run.params for run in runs])
-        self.tokens = np.array([run.tokens for run in runs])
-        self.loss = np.array([run.loss for run in runs])
-        if len(self.loss) and np.ptp(self.loss) <= 1e-12 * self.loss.max():
-            raise FitRefused("constant_loss", f"approach 3: all {len(self.loss)} losses are {self.loss[0]:g}: nothing "
-                             "falls with N or D; is this the column of the loss?")  # fmt: skip
-        for word, values in (("N", self.params), ("D", self.tokens)):
-            if len(np.unique(values)) < 3:
-                raise FitRefused("same_size", f"approach 3: {len(np.unique(values))} distinct {word}; needs 3")
-        self.centre = np.log(self.params).mean(), np.log(self.tokens).mean()
-        self.spread = np.log(self.params).std(), np.log(self.tokens).std()
-        x = (np.log(self.params) - self.centre[0]) / self.spread[0]
-        y = (np.log(self.tokens) - self.centre[1]) / self.spread[1]
-        self._x, self._y = x, y
+        runs = [run for run in runs if run.role == "isoflop"]
+        self.tied, self.size = tied, len(runs)
+        self.params, self.tokens, self.loss = (
+            np.array([getattr(run, name) for run in runs]) for name in ("params", "tokens", "loss")
+        )
+        self._refuse_unfit(5 if tied else 6)
+        log_n, log_d = np.log(self.params), np.log(self.tokens)
+        self.centre, self.spread = (log_n.mean(), log_d.mean()), (log_n.std(), log_d.std())
+        self._x = x = (log_n - self.centre[0]) / self.spread[0]
+        self._y = y = (log_d - self.centre[1]) / self.spread[1]
         one = np.ones_like(x)
         self._moments_x = np.stack([one, x, x * x], 1)
         self._moments_y = np.stack([one, y, y * y], 1)
@@ -85,17 +58,33 @@ class Problem:
                 f"approach 3: ln D follows ln N to within {apart:.2g}, so their effects cannot be told apart; train "
                 "some size on several token counts",
             )
-        self.tied = tied
         # theta_[P] -> the five of the untied law; the common exponent is measured in the geometric mean of the spreads.
         ratio = np.sqrt(self.spread[0] / self.spread[1])
         self._basis = np.eye(5)
         if tied:
             self._basis = np.column_stack([np.eye(5, 3), [0.0, 0.0, 0.0, ratio, 1.0 / ratio]])
 
+    def _refuse_unfit(self, needed: int) -> None:
+        if self.size < needed:
+            raise FitRefused(
+                "few_points",
+                f"approach 3 has {needed - 1} unknowns: needs {needed} runs, got {self.size}; train more sizes",
+            )
+        if np.ptp(self.loss) <= 1e-12 * self.loss.max():
+            why = "nothing falls with N or D; is this the column of the loss?"
+            raise FitRefused("constant_loss", f"approach 3: all {self.size} losses are {self.loss[0]:g}: {why}")
+        for word, values in (("N", self.params), ("D", self.tokens)):
+            if len(np.unique(values)) < 3:
+                raise FitRefused("same_size", f"approach 3: {len(np.unique(values))} distinct {word}; needs 3")
+
     @property
     def unknowns(self) -> int:
         """P."""
         return self._basis.shape[1]
+
+    def unit(self, misfit: Misfit) -> float:
+        """What residuals are measured in, which brings the objective near the number of runs."""
+        return min(misfit.delta, 1e-2)
 
     def usable(self, theta: np.ndarray) -> np.ndarray:
         """[B]: whether the law falls with both N and D, by more than rounding error at the centre of the data."""
@@ -121,43 +110,28 @@ class Problem:
         return Surface(np.exp(e), A, B, alpha, beta)
 
     def locate(self, surface: Surface) -> np.ndarray:
-        """The inverse of `surface`, [..., P]."""
-        logs = np.log(surface.A), np.log(surface.B), np.log(surface.E), surface.alpha, surface.beta
-        return self.standardise(np.stack(np.broadcast_arrays(*logs), -1).reshape(-1, 5)).reshape(
-            *np.shape(surface.alpha), self.unknowns
-        )
+        """The inverse of `surface` for scalars, [P]."""
+        a, b, e = np.log([surface.A, surface.B, surface.E])
+        return self.standardise(np.array([[a, b, e, surface.alpha, surface.beta]]))[0]
 
     def residuals(self, theta: np.ndarray, residual: str) -> np.ndarray:
         """[..., n]: predicted less measured, in log loss or in nats."""
-        surface = self.surface(theta)
-        column = Surface(*(np.asarray(getattr(surface, f.name))[..., None] for f in dataclasses.fields(Surface)))
-        predicted = column.loss(self.params, self.tokens)
+        predicted = self.surface(theta).columns().loss(self.params, self.tokens)
         return np.log(predicted / self.loss) if residual == "log" else predicted - self.loss
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
         """[n, 5]: derivative of the log of the predicted loss by ln A, ln B, ln E, alpha, beta."""
-        surface = self.surface(theta)
-        terms = np.stack(
-            [
-                surface.A * self.params**-surface.alpha,
-                surface.B * self.tokens**-surface.beta,
-                np.broadcast_to(surface.E, self.params.shape),
-            ],
-            1,
-        )
+        s = self.surface(theta)
+        term_n, term_d = s.A * self.params**-s.alpha, s.B * self.tokens**-s.beta
+        terms = np.stack([term_n, term_d, np.broadcast_to(s.E, term_n.shape)], 1)
         share = terms / terms.sum(1, keepdims=True)
         return np.column_stack([share, -share[:, 0] * np.log(self.params), -share[:, 1] * np.log(self.tokens)])
 
     def objective(
         self, misfit: Misfit, weights: np.ndarray | None = None, problem_of_row: np.ndarray | None = None
     ) -> Objective:
-        """The sum of Huber losses in units of `misfit.unit` squared, with gradient and Hessian; for `minimise`.
-
-        Args:
-          weights: [R, n] multiplicities of the runs in each of R resamples; `problem_of_row` [B] says which of them a
-            problem is about.
-        """
-        unit, raw = misfit.unit, misfit.residual == "raw"
+        """As `multistart.Problem` says."""
+        unit, raw = self.unit(misfit), misfit.residual == "raw"
         width, log_loss = misfit.delta / unit, np.log(self.loss)
         basis = self._basis if self.tied else None
 

@@ -2,8 +2,8 @@
 
 Hoffmann et al. 2022 (arXiv 2203.15556) section 3.3 and appendix D.2: minimise the sum over runs of
 Huber_delta(LSE(a - alpha ln N, b - beta ln D, e) - ln L) from 4500 starting points. The fit here keeps that objective
-and those starts and changes how the minimum is reached (see `minimise`): the published constants stop short of it
-(Besiroglu et al., arXiv 2404.10102; `as_published` shows how). Other objectives are those of `objective.MISFITS`. A
+and those starts and changes how the minimum is reached (see `multistart`): the published constants stop short of it
+(Besiroglu et al., arXiv 2404.10102; `as_published` shows how). Other objectives are those of `multistart.MISFITS`. A
 and B are flat directions: compare predictions and exponents, not A and B.
 """
 
@@ -15,13 +15,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.approach3.objective import CONSTANTS, HUBER, Misfit, Problem
-from chinchilla_jax.scaling.fits.minimise import Minima, minimise
+from chinchilla_jax.scaling.fits.approach3.objective import CONSTANTS, SurfaceProblem
+from chinchilla_jax.scaling.fits.multistart import HUBER, Fit, Misfit, bootstrap, descend
 from chinchilla_jax.scaling.fits.resample import FULL, Resampling
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
-AGREEMENT = 1e-3  # a start agrees when its objective is within this relative distance of the best
 DIFFERENCES = (
     "the objective is the sum over runs, not the mean, and is brought to zero gradient: averaged, it is so small that "
     "an optimiser's default tolerance stops it early (Besiroglu et al. 2024)",
@@ -29,36 +28,24 @@ DIFFERENCES = (
     "as wide as the sampling error",
     "constants are kept unrounded: alpha and beta to two digits move predicted losses by more than the fit's error",
 )
-_CARRIED = 512
 _FAR_OFF, _FAR_TIMES = 0.05, 8.0
 _FLAT = 0.95  # two constants with a larger correlation are one direction
 
 
-@dataclasses.dataclass(frozen=True)
-class ParametricFit:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParametricFit(Fit):
     """Approach 3 on `n_runs` runs.
 
-    `objective` is the plain sum of the misfit; `gradient` its largest component in standardised coordinates, in units
-    of `misfit.unit` squared; `agreement` the share of the starts that reached this minimum; `scatter` the root mean
-    square of the log residuals, corrected for the unknowns. `flat` names the constants that cannot be told apart, with
-    their correlation. `boot` holds the bootstrap replicates and `boot_kept` the share of resamples that had a usable
-    minimum.
+    `scatter` is of the log residuals whatever the misfit. `flat` names the constants that cannot be told apart, with
+    their correlation. `boot` holds the bootstrap replicates.
     """
 
     surface: Surface
-    misfit: Misfit
     tied: bool
     n_runs: int
-    n_starts: int
-    objective: float
-    gradient: float
-    converged: bool
-    agreement: float
-    scatter: float
-    flat: tuple[tuple[str, str, float], ...] = ()
+    flat: tuple[tuple[str, str, float], ...]
     preset: str = "corrected"
     boot: Surface | None = None
-    boot_kept: float = 1.0
 
 
 def paper_starts() -> np.ndarray:
@@ -85,80 +72,50 @@ def fit_parametric(
 ) -> ParametricFit:
     """Approach 3 on the runs with role `isoflop`.
 
-    The starts first descend a wider Huber loss (0.1 in log loss), where almost every residual counts as squared; the
-    best distinct minima go on through narrower ones to `misfit`. At once with 1e-3 most starts see only absolute
-    values, whose curvature says nothing, and crawl. The minimum reached is that of the final objective.
-
     Args:
       tied: one exponent for N and D (Muennighoff et al. 2023; Gadre et al. 2024).
       starts: [S, 5] in a, b, e, alpha, beta; `paper_starts()` unless given. With `tied` those with alpha = beta.
       resampling: how runs are resampled; each replicate is refitted from the best minima of the full fit.
 
     Raises:
-      FitRefused: `few_points` (not more runs than unknowns), `same_size` (all N or all D equal), `collinear` (D/N the
-        same function of N throughout), `no_optimum` (the best surface does not fall with both N and D).
+      FitRefused: as `SurfaceProblem`; `no_optimum` (the best surface does not fall with both N and D).
     """
-    problem = fit_problem(runs, tied)
+    problem = SurfaceProblem(runs, tied)
     starts = paper_starts() if starts is None else np.asarray(starts, np.float64)
     starts = starts[starts[:, 3] == starts[:, 4]] if tied else starts
-    wide = [Misfit("", "log", d) for d in (1e-1, 1e-2, 1e-3, 1e-4) if d > misfit.delta * 1.001]
-    stages = [*(wide or [Misfit("", "log", 1e-1)]), misfit]
-    theta, origin, minima = problem.standardise(starts), np.arange(len(starts)), None
-    for index, stage in enumerate(stages):
-        minima = minimise(problem.objective(stage), theta, max_steps=300 if index else 100)
-        theta, origin = _distinct(minima, origin, keep=None if stage is misfit else _CARRIED)
-    order = np.argsort(np.where(np.isfinite(minima.value), minima.value, np.inf))
-    best = int(order[0])
-    found = minima.value[best]
-    if not problem.usable(minima.theta[[best]])[0]:
-        surface = problem.surface(minima.theta[best])
+    wide = misfit.narrowing("log") or [Misfit("", "log", 1e-1)]
+    minima = descend(problem, problem.standardise(starts), [*wide, misfit])
+    if not problem.usable(minima.theta[:1])[0]:
+        surface = problem.surface(minima.theta[0])
         raise FitRefused(
             "no_optimum",
             f"approach 3: the best surface has alpha = {surface.alpha:.3g}, beta = "
             f"{surface.beta:.3g}; loss must fall with both N and D: widen the range of sizes and tokens",
         )
-    reached = np.isin(origin, np.flatnonzero(minima.value[_first(minima)] <= found * (1.0 + AGREEMENT)))
-    fit = describe_fit(problem, minima.theta[best], misfit, float(minima.gradient[best]), float(reached.mean()))
-    fit = dataclasses.replace(fit, n_starts=len(starts), objective=float(found * misfit.unit**2))
+    fit = describe_fit(problem, minima.theta[0], misfit, minima.agreement, len(starts))
     if resampling is None:
         return fit
-    boot = _bootstrap(problem, misfit, minima.theta[order[:4]], resampling, np.random.default_rng(seed))
-    good = problem.usable(boot)
-    if not good.any():
-        return dataclasses.replace(fit, boot_kept=0.0)
-    return dataclasses.replace(fit, boot=problem.surface(boot[good]), boot_kept=float(good.mean()))
-
-
-def fit_problem(runs: Sequence[Run], tied: bool = False) -> Problem:
-    """The problem of the runs with role `isoflop`; raises `FitRefused` as `fit_parametric` says."""
-    runs = [run for run in runs if run.role == "isoflop"]
-    needed = 5 if tied else 6
-    if len(runs) < needed:
-        raise FitRefused(
-            "few_points",
-            f"approach 3 has {needed - 1} unknowns: needs {needed} runs, got {len(runs)}; train more sizes",
-        )
-    return Problem(runs, tied)
+    theta, kept = bootstrap(problem, misfit, minima, resampling, np.random.default_rng(seed))
+    return dataclasses.replace(fit, boot=problem.surface(theta) if len(theta) else None, boot_kept=kept)
 
 
 def describe_fit(
-    problem: Problem, theta: np.ndarray, misfit: Misfit, gradient: float, agreement: float
+    problem: SurfaceProblem, theta: np.ndarray, misfit: Misfit, agreement: float, n_starts: int
 ) -> ParametricFit:
     """What there is to say about a minimum `theta` [P] of `problem`."""
+    value, gradient, _ = problem.objective(misfit)(theta[None], np.zeros(1, int))
     residual = problem.residuals(theta, "log")
-    spare = max(1, len(residual) - problem.unknowns)
     return ParametricFit(
-        problem.surface(theta),
-        misfit,
-        problem.tied,
-        len(residual),
-        1,
-        float(problem.objective(misfit)(theta[None], np.zeros(1, int))[0][0] * misfit.unit**2),
-        gradient,
-        gradient < 1e-2,
-        agreement,
-        float(np.sqrt((residual**2).sum() / spare)),
-        _flat_directions(problem, theta),
+        surface=problem.surface(theta),
+        misfit=misfit,
+        tied=problem.tied,
+        n_runs=problem.size,
+        n_starts=n_starts,
+        objective=float(value[0] * problem.unit(misfit) ** 2),
+        gradient=float(np.abs(gradient).max()),
+        agreement=agreement,
+        scatter=float(np.sqrt((residual**2).sum() / max(1, problem.size - problem.unknowns))),
+        flat=_correlated(problem, theta),
     )
 
 
@@ -167,13 +124,13 @@ def suspects(fit: ParametricFit, runs: Sequence[Run]) -> tuple[tuple[Run, float]
 
     Far is eight times the typical residual (1.48 times the median of absolute values) and at least 5%.
     """
-    own = [run for run in runs if run.role == "isoflop"]
-    excess = np.array([run.loss / float(fit.surface.loss(run.params, run.tokens)) - 1.0 for run in own])
+    fitted = [run for run in runs if run.role == "isoflop"]
+    excess = np.array([run.loss / float(fit.surface.loss(run.params, run.tokens)) - 1.0 for run in fitted])
     far = np.abs(excess) > max(_FAR_OFF, _FAR_TIMES * 1.48 * float(np.median(np.abs(excess))))
-    return tuple((own[i], float(excess[i])) for i in np.argsort(-np.abs(excess)) if far[i])
+    return tuple((fitted[i], float(excess[i])) for i in np.argsort(-np.abs(excess)) if far[i])
 
 
-def _flat_directions(problem: Problem, theta: np.ndarray) -> tuple[tuple[str, str, float], ...]:
+def _correlated(problem: SurfaceProblem, theta: np.ndarray) -> tuple[tuple[str, str, float], ...]:
     """Pairs of constants the runs determine only together, and their correlation, from the Gauss-Newton covariance."""
     jacobian = problem.jacobian(theta)
     if problem.tied:
@@ -184,31 +141,3 @@ def _flat_directions(problem: Problem, theta: np.ndarray) -> tuple[tuple[str, st
     correlation = covariance / np.outer(sd, sd)
     pairs = [(i, j) for i in range(problem.unknowns) for j in range(i) if abs(correlation[i, j]) > _FLAT]
     return tuple((CONSTANTS[j], CONSTANTS[i], float(correlation[i, j])) for i, j in sorted(pairs))
-
-
-def _first(minima: Minima) -> np.ndarray:
-    """Index of one representative of each distinct minimum."""
-    return np.unique(np.round(minima.theta, 4), axis=0, return_index=True)[1]
-
-
-def _distinct(minima: Minima, origin: np.ndarray, keep: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Representatives of the `keep` best distinct minima, and for each start which it belongs to (-1: none kept)."""
-    _, first, inverse = np.unique(np.round(minima.theta, 4), axis=0, return_index=True, return_inverse=True)
-    value = np.where(np.isfinite(minima.value[first]), minima.value[first], np.inf)
-    chosen = np.arange(len(first)) if keep is None else np.argsort(value, kind="stable")[:keep]
-    place = np.full(len(first) + 1, -1)
-    place[chosen] = np.arange(len(chosen))
-    return minima.theta[first[chosen]], place[np.where(origin >= 0, inverse.ravel()[origin], -1)]
-
-
-def _bootstrap(
-    problem: Problem, misfit: Misfit, seeds: np.ndarray, resampling: Resampling, rng: np.random.Generator
-) -> np.ndarray:
-    """[B, P] minima of resampled problems, each the best of the descents from `seeds` [K, P]."""
-    weights = resampling.weights(len(problem.loss), rng)
-    count = len(weights)
-    theta = np.tile(seeds, (count, 1))
-    repeated = np.repeat(np.arange(count), len(seeds))
-    minima = minimise(problem.objective(misfit, weights, repeated), theta, tolerance=1e-4, max_steps=60)
-    value = np.where(np.isfinite(minima.value), minima.value, np.inf).reshape(count, -1)
-    return minima.theta.reshape(count, -1, problem.unknowns)[np.arange(count), value.argmin(1)]

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.optimize
 
-from chinchilla_jax.scaling.fits.approach3.objective import SQUARED_RAW
-from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, describe_fit, fit_problem
+from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
+from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, describe_fit
+from chinchilla_jax.scaling.fits.multistart import SQUARED_RAW
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 _EXPONENTS = np.linspace(0.05, 1.5, 30)
@@ -28,7 +29,7 @@ def fit_varpro(runs: Sequence[Run]) -> ParametricFit:
     Raises:
       FitRefused: as `fit_parametric`; `no_optimum` as well when E, A or B is best at zero.
     """
-    problem = fit_problem(runs)
+    problem = SurfaceProblem(runs)
     # Terms relative to the centre of the data are of order one whatever the exponents.
     x, y = np.log(problem.params) - problem.centre[0], np.log(problem.tokens) - problem.centre[1]
 
@@ -38,17 +39,16 @@ def fit_varpro(runs: Sequence[Run]) -> ParametricFit:
 
     grid = np.stack(np.meshgrid(_EXPONENTS, _EXPONENTS, indexing="ij"), -1).reshape(-1, 2)
     start = grid[np.argmin([linear(pair)[1] for pair in grid])]
-    found = scipy.optimize.minimize(
+    best = scipy.optimize.minimize(
         lambda pair: linear(pair)[1] ** 2, start, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-16}
     )
-    (e, a, b), _ = linear(found.x)
-    if not (min(e, a, b) > 0 and min(found.x) > 0):
+    (e, a, b), _ = linear(best.x)
+    if not (min(e, a, b) > 0 and min(best.x) > 0):
         raise FitRefused(
             "no_optimum",
             f"approach 3 by variable projection: E, A, B = {e:.3g}, {a:.3g}, {b:.3g} at the centre of the data and "
-            f"alpha, beta = {found.x[0]:.3g}, {found.x[1]:.3g}; loss must fall with both N and D and have a floor",
+            f"alpha, beta = {best.x[0]:.3g}, {best.x[1]:.3g}; loss must fall with both N and D and have a floor",
         )
     logs = np.log([a, b, e])
-    theta = np.array([*logs, found.x[0] * problem.spread[0], found.x[1] * problem.spread[1]])
-    gradient = np.abs(problem.objective(SQUARED_RAW)(theta[None], np.zeros(1, int))[1]).max()
-    return describe_fit(problem, theta, SQUARED_RAW, float(gradient), 1.0)
+    theta = np.array([*logs, best.x[0] * problem.spread[0], best.x[1] * problem.spread[1]])
+    return describe_fit(problem, theta, SQUARED_RAW, agreement=1.0, n_starts=1)

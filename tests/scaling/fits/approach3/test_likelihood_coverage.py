@@ -1,0 +1,37 @@
+"""From a planted law through plan, simulated losses and fit: how often does the profile likelihood hold the truth?"""
+
+import numpy as np
+import pytest
+
+from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_LOG
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
+
+TRUTH = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
+
+BUDGETS = np.geomspace(6e18, 3e21, 6)
+
+TARGET = 10 * BUDGETS[-1]
+
+SIZES = plan_isoflop(TRUTH, BUDGETS, 7)
+
+FEW = paper_starts()[::300]
+
+SEEDS = 100
+
+
+@pytest.mark.parametrize("misfit", [
+    pytest.param(HUBER, id="huber"), pytest.param(SQUARED_LOG, id="squared_log", marks=pytest.mark.long),
+])  # fmt: skip
+def test_profile_likelihood_holds_the_truth_in_at_least_90_of_100_seeds(misfit):
+    wanted = {name: quantities(TARGET)[name] for name in ("ln N*", "loss")}
+    held = dict.fromkeys(wanted, 0)
+    for seed in range(SEEDS):
+        runs = simulate_isoflop(TRUTH, BUDGETS, SIZES, noise=0.003, seed=seed)
+        fit = fit_parametric(runs, misfit=misfit, starts=FEW, resampling=None)
+        for name, quantity in wanted.items():
+            low, high = profile_likelihood(runs, fit, name, quantity).interval
+            held[name] += low <= float(quantity(TRUTH)) <= high
+    assert min(held.values()) >= 90, held

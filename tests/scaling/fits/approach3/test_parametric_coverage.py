@@ -1,0 +1,44 @@
+"""Approach 3 from a planted law through plan, simulated losses and fit: how often do its intervals hold the truth?"""
+
+import numpy as np
+import pytest
+
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.resample import Resampling, interval
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
+
+TRUTH = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
+
+BUDGETS = np.geomspace(6e18, 3e21, 6)
+
+TARGET = 10 * BUDGETS[-1]
+
+SIZES = plan_isoflop(TRUTH, BUDGETS, 7)
+
+FEW = paper_starts()[::300]
+
+SEEDS = 100
+
+
+def test_without_noise_the_law_itself_comes_back():
+    runs = simulate_isoflop(TRUTH, BUDGETS, SIZES)
+    fit = fit_parametric(runs, starts=paper_starts()[::45], resampling=Resampling(50))
+    for name in ("E", "A", "B", "alpha", "beta"):
+        assert getattr(fit.surface, name) == pytest.approx(getattr(TRUTH, name), rel=1e-5)
+    low, high = interval(fit.boot.a, 0.95)
+    assert low - 1e-6 <= TRUTH.a <= high + 1e-6
+
+
+def test_bootstrap_intervals_hold_the_truth_in_at_least_90_of_100_seeds():
+    held = {"a": 0, "N* at ten times the largest budget": 0}
+    for seed in range(SEEDS):
+        runs = simulate_isoflop(TRUTH, BUDGETS, SIZES, noise=0.003, seed=seed)
+        boot = fit_parametric(runs, starts=FEW, resampling=Resampling(120), seed=seed).boot
+        for name, samples, truth in (
+            ("a", boot.a, TRUTH.a),
+            ("N* at ten times the largest budget", boot.optimum(TARGET)[0], TRUTH.optimum(TARGET)[0]),
+        ):
+            low, high = interval(samples, 0.95)
+            held[name] += low <= truth <= high
+    assert min(held.values()) >= 90, held

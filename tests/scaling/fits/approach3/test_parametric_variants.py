@@ -1,0 +1,54 @@
+"""Approach 3 beyond its default: other misfits, tied exponents, what the runs leave open."""
+
+import numpy as np
+import pytest
+
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.multistart import L1, MISFITS, SQUARED_RAW
+from chinchilla_jax.scaling.fits.resample import Resampling
+from chinchilla_jax.scaling.fits.surface import Surface
+
+FEW = paper_starts()[::45]
+
+
+@pytest.mark.parametrize(
+    ("misfit", "A", "B", "E", "alpha", "beta", "a"),
+    [
+        (L1, 481.98, 2085.0, 1.81685, 0.34781, 0.36584, 0.51263),
+        (SQUARED_RAW, 567.8, 7582.0, 1.8828, 0.3576, 0.4276, 0.5446),
+    ],
+)
+def test_figure_4_under_other_misfits(figure_4_trimmed, misfit, A, B, E, alpha, beta, a):
+    s = fit_parametric(figure_4_trimmed, misfit=misfit, starts=FEW, resampling=None).surface
+    assert (s.alpha, s.beta, s.E, s.a) == pytest.approx((alpha, beta, E, a), abs=3e-4)
+    assert (s.A, s.B) == pytest.approx((A, B), rel=4e-3)
+
+
+def test_squared_raw_loss_of_figure_4_has_the_known_residual_sum(figure_4_trimmed):
+    fit = fit_parametric(figure_4_trimmed, misfit=SQUARED_RAW, starts=FEW, resampling=None)
+    assert 2 * fit.objective == pytest.approx(0.0832, abs=5e-5)
+    residual = fit.surface.loss(*(np.array([getattr(r, f) for r in figure_4_trimmed]) for f in ("params", "tokens")))
+    residual -= [r.loss for r in figure_4_trimmed]
+    assert fit.objective == pytest.approx(0.5 * (residual**2).sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("misfit", MISFITS.values(), ids=MISFITS)
+def test_tied_exponents_are_equal_and_fit_no_better(misfit, law_runs):
+    runs = law_runs(0.004)
+    tied = fit_parametric(runs, misfit=misfit, tied=True, starts=paper_starts()[::3], resampling=Resampling(20))
+    free = fit_parametric(runs, misfit=misfit, starts=FEW, resampling=None)
+    assert tied.surface.alpha == pytest.approx(tied.surface.beta, rel=1e-12) and tied.surface.a == pytest.approx(0.5)
+    assert tied.objective >= free.objective * (1 - 1e-9)
+    assert tied.boot.alpha == pytest.approx(tied.boot.beta) and np.ptp(tied.boot.alpha) > 0
+
+
+def test_tied_exponents_recover_a_law_that_is_tied(law_runs):
+    truth = Surface(1.9, 500.0, 1500.0, 0.353, 0.353)
+    s = fit_parametric(law_runs(surface=truth), tied=True, starts=paper_starts()[::3], resampling=None).surface
+    assert (s.E, s.A, s.B, s.alpha) == pytest.approx((1.9, 500, 1500, 0.353), rel=1e-5)
+
+
+def test_flat_directions_are_named(figure_4_trimmed):
+    flat = fit_parametric(figure_4_trimmed, starts=FEW, resampling=None).flat
+    assert {pair[:2] for pair in flat} == {("A", "alpha"), ("B", "beta")}
+    assert all(correlation > 0.998 for *_, correlation in flat)
