@@ -4,6 +4,12 @@ import pytest
 
 from chinchilla_jax.scaling.read.runs import FitRefused
 from chinchilla_jax.scaling.read.table.columns import choose_columns, parse_columns
+from chinchilla_jax.scaling.read.table.formats import Table
+
+
+def choose(present, by_hand):
+    """The columns chosen for a table of these headers and no rows, and what is said of the choice."""
+    return choose_columns(Table("table", (), tuple(present)), by_hand)
 
 
 @pytest.mark.parametrize(("field", "header", "factor", "count"), [
@@ -39,7 +45,7 @@ from chinchilla_jax.scaling.read.table.columns import choose_columns, parse_colu
     ("name", "Run Name", 1.0, ""),
 ])  # fmt: skip
 def test_a_header_is_understood_with_its_multiplier_and_count(field, header, factor, count):
-    chosen, _ = choose_columns("table", ["x", header, "y"], {})
+    chosen, _ = choose(["x", header, "y"], {})
     assert list(chosen) == [field]
     assert (chosen[field].name, chosen[field].factor, chosen[field].count) == (header, factor, count)
 
@@ -48,12 +54,12 @@ def test_a_header_is_understood_with_its_multiplier_and_count(field, header, fac
                                     "active", "learning_rate", "params_digitised",
                                     "pflops", "TFLOPs", "run-0/loss"])  # fmt: skip
 def test_a_header_that_may_mean_something_else_is_not_taken(header):
-    assert choose_columns("table", [header], {}) == ({}, ())
+    assert choose([header], {}) == ({}, ())
 
 
 def test_of_several_columns_the_plain_one_serves_and_the_others_are_told():
     present = ["params_non_embedding", "params", "flops_table_a4", "flops_6nd", "val_loss", "loss"]
-    chosen, notes = choose_columns("table", present, {})
+    chosen, notes = choose(present, {})
     assert {field: column.name for field, column in chosen.items()} == {
         "params": "params", "loss": "loss", "flops": "flops_6nd",
     }  # fmt: skip
@@ -67,14 +73,14 @@ def test_the_flag_is_field_colon_column_with_an_optional_multiplier():
         "params": "N", "tokens": "D*1e9", "loss": "loss, nats",
     }  # fmt: skip
     wanted = {"params_non_embedding": "N", "tokens": "D*1e9", "loss": "a*2"}
-    chosen, _ = choose_columns("table", ["N", "D", "a*2"], wanted)
+    chosen, _ = choose(["N", "D", "a*2"], wanted)
     assert (chosen["params"].name, chosen["params"].count) == ("N", "non_embedding")
     assert (chosen["tokens"].name, chosen["tokens"].factor, str(chosen["tokens"])) == ("D", 1e9, "D x 1e+09")
     assert chosen["loss"].name == "a*2", "a column that is really called so wins over a multiplier"
 
 
 def test_a_multiplier_of_the_header_can_be_switched_off():
-    assert choose_columns("table", ["N (M)"], {"params": "N (M)*1"})[0]["params"].factor == 1.0
+    assert choose(["N (M)"], {"params": "N (M)*1"})[0]["params"].factor == 1.0
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -99,10 +105,10 @@ def test_a_flag_that_cannot_be_read_is_refused(text, words):
 ])  # fmt: skip
 def test_a_wanted_column_that_is_not_there_is_refused_with_the_nearest(wanted, words):
     with pytest.raises(FitRefused) as caught:
-        choose_columns("table", ["N", "validation_loss"], wanted)
+        choose(["N", "validation_loss"], wanted)
     assert caught.value.reason == "columns" and all(word in str(caught.value) for word in words)
 
 
 def test_a_column_that_is_there_twice_is_refused():
     with pytest.raises(FitRefused, match="column 'loss' is there twice"):
-        choose_columns("table", ["loss", "N", "loss"], {})
+        choose(["loss", "N", "loss"], {})

@@ -1,4 +1,4 @@
-"""Which runs are at a path: a study, run directories, or a table?"""
+"""Which runs are at a path: a study, run directories, or a table? The way of a table is told here, step by step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from chinchilla_jax.base import files
 from chinchilla_jax.scaling.read.directories import load_directory
-from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
-from chinchilla_jax.scaling.read.table.tables import load_table
+from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
+from chinchilla_jax.scaling.read.table.chart import find_chart
+from chinchilla_jax.scaling.read.table.columns import NONE, Columns, choose_columns, require
+from chinchilla_jax.scaling.read.table.curves import curves_in_cells, curves_of_table
+from chinchilla_jax.scaling.read.table.derive import derive_loss, derive_tokens
+from chinchilla_jax.scaling.read.table.formats import Table, read_table
+from chinchilla_jax.scaling.read.table.history import to_runs
+from chinchilla_jax.scaling.read.table.records import SIX_ND, read_records
+from chinchilla_jax.scaling.read.table.select import Where, select
+from chinchilla_jax.scaling.read.table.settings import best_per_cell as keep_best
+from chinchilla_jax.scaling.read.table.settings import remarks
 
 
 def load_runs(
@@ -37,20 +47,109 @@ def load_runs(
     if isinstance(path, LoadedRuns):
         return path
     path = pathlib.Path(path)
-    if not path.exists():
+    if not files.exists(path):
         raise FitRefused("not_found", f"{path}: no such file or directory")
-    if path.is_dir():
-        if curves is not None:
-            raise FitRefused("curves", f"{path}: run directories have their curves in metrics.jsonl; --curves goes "
-                             "with a table")  # fmt: skip
-        loaded = load_directory(path, columns or {}, where, best_per_cell)
+    if not files.is_folder(path):
+        loaded = _load_table(path, columns or {}, curves, where or {}, best_per_cell)
+    elif curves is None:
+        loaded = load_directory(path, columns or {}, where or {}, best_per_cell)
     else:
-        loaded = load_table(path, columns or {}, None if curves is None else pathlib.Path(curves), where, best_per_cell)
-    if not loaded.runs and not any("not finished" in row.reason for row in loaded.bad):
-        below = [row for row in loaded.bad if row.reason.startswith("loss is not above 0")]
-        if below and len(below) == len(loaded.bad):
-            raise FitRefused("floor", f"{path}: no loss is above 0, the floor of a loss in nats per token; the first: "
-                             f"{below[0].where}: {below[0].reason}")  # fmt: skip
-        first = f"; the first: {loaded.bad[0].where}: {loaded.bad[0].reason}" if loaded.bad else ""
-        raise FitRefused("no_runs", f"{path}: no usable run among {len(loaded.bad)} rows{first}")
+        words = "run directories have their curves in metrics.jsonl; --curves goes with a table"
+        raise FitRefused("curves", f"{path}: {words}")
+    _check_usable(loaded)
     return loaded
+
+
+def _load_table(
+    path: pathlib.Path, by_hand: Mapping[str, str], curves: str | os.PathLike | None, where: Where, best: bool
+) -> LoadedRuns:
+    # 1. The file becomes rows of text; what is not asked for goes.
+    table = read_table(path)
+    if not table.rows:
+        raise FitRefused("no_runs", f"{path}: no rows below the header")
+    table = select(table, where)
+
+    # 2. Every field gets a column, or a formula over columns.
+    columns, guesses = choose_columns(table, by_hand)
+    columns, computed = derive_tokens(table, columns)
+    columns, unit, converted = derive_loss(table, columns, [field for field in by_hand if by_hand[field] == NONE])
+    _check_columns(table, columns, by_hand, curves)
+
+    # 3. Cells become numbers, and rows runs, or the reason why not.
+    records = read_records(table.rows, columns)
+    histories = by_hand["step"] != NONE if "step" in by_hand else None
+    usable, bad, decided = to_runs(records, columns, table.present, histories)
+    notes = (*table.notes, *guesses, *computed, *converted, *decided)
+
+    # 4. Of a sweep the best setting, if asked for; then what a reader should know of how the runs differ.
+    if best:
+        usable, kept = keep_best(usable, columns, table.present)
+        notes += kept
+    notes += remarks(usable, columns, table.present)
+
+    # 5. Training curves: of a second table, of a column, or of a history.
+    if curves is None:
+        runs, spoilt = curves_in_cells(usable, columns)
+    else:
+        names = (record.name for record in records)
+        runs, spoilt, joined = curves_of_table(usable, names, pathlib.Path(curves), by_hand)
+        notes += joined
+    unstated = f"not stated by {path.name} (with embeddings, or without?)"
+    return LoadedRuns(
+        source=str(path),
+        runs=runs,
+        bad=bad + spoilt,
+        columns={"flops": SIX_ND} | {field: str(column) for field, column in columns.items()},
+        convention=_convention(path, columns, runs),
+        params_count=columns["params"].count or unstated,
+        loss_unit=unit,
+        notes=notes,
+    )
+
+
+def _check_columns(
+    table: Table, columns: Columns, by_hand: Mapping[str, str], curves: str | os.PathLike | None
+) -> None:
+    """Refuses a table that lacks a column it needs, by itself or for its curves."""
+    if ("params" not in columns or "tokens" not in columns) and (chart := find_chart(table)):
+        raise FitRefused(
+            "columns",
+            f"{table.source}: the export of a chart: {chart.describe()}; N and D of the runs are "
+            "missing: give a table with a row for each run (name, params, tokens, loss) as --runs, and "
+            "this one as --curves",
+        )
+    require(table, columns, ("params", "tokens", "loss"))
+    if curves is None and any(key.startswith("curves.") for key in by_hand):
+        raise FitRefused("columns", "--columns: curves.FIELD names a column of --curves=TABLE, which is missing")
+    if curves is not None and "name" not in columns:
+        raise FitRefused(
+            "curves",
+            f"{table.source}: --curves needs names to join by; add a column name, or give --columns=name:COLUMN",
+        )
+
+
+def _convention(path: pathlib.Path, columns: Columns, runs: Sequence[Run]) -> str:
+    """How C was counted, in words."""
+    if "flops" not in columns:
+        count = columns["params"].count.replace("_", "-")
+        return "6nd, computed" if count in ("", "total") else f"6nd, computed with the {count} N"
+    if count := columns["flops"].count:
+        return count
+    equal = runs and all(abs(run.flops / (6.0 * run.params * run.tokens) - 1.0) < 1e-3 for run in runs)
+    return f"not stated by {path.name}{', but equal to 6 N D' if equal else ''}"
+
+
+def _check_usable(loaded: LoadedRuns) -> None:
+    """Refuses what holds no run, unless some are not finished yet."""
+    if loaded.runs or any("not finished" in row.reason for row in loaded.bad):
+        return
+    first = f"{loaded.bad[0].where}: {loaded.bad[0].reason}" if loaded.bad else ""
+    if first and all(row.reason.startswith("loss is not above 0") for row in loaded.bad):
+        raise FitRefused(
+            "floor",
+            f"{loaded.source}: no loss is above 0, the floor of a loss in nats per token; the first: {first}",
+        )
+    raise FitRefused(
+        "no_runs",
+        f"{loaded.source}: no usable run among {len(loaded.bad)} rows{f'; the first: {first}' if first else ''}",
+    )

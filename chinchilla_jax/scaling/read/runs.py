@@ -1,7 +1,6 @@
 """Which finished runs is a scaling law fitted to, how were they counted, and which rows were left out and why?
 
-Three sources: a study directory, run directories (`directories.py`), or a table from anywhere (`tables.py`). A row
-that cannot be used is listed with its reason; nothing is dropped in silence.
+A row that cannot be used is listed with its reason; nothing is dropped in silence.
 """
 
 from __future__ import annotations
@@ -128,7 +127,7 @@ def telling_left_out(loaded: LoadedRuns) -> Iterator[None]:
     except FitRefused as refused:
         if not loaded.bad:
             raise
-        number, first = len(loaded.bad), loaded.bad[0]
-        raise FitRefused(refused.reason, f"{refused}; {number} row{'s' * (number > 1)} of {loaded.source} "
-                         f"{'were' if number > 1 else 'was'} left out, the first: {first.where}: {first.reason}"
-                         ) from None  # fmt: skip
+        rows = "1 row" if len(loaded.bad) == 1 else f"{len(loaded.bad)} rows"
+        were = "was" if len(loaded.bad) == 1 else "were"
+        first = f"the first: {loaded.bad[0].where}: {loaded.bad[0].reason}"
+        raise FitRefused(refused.reason, f"{refused}; {rows} of {loaded.source} {were} left out, {first}") from None

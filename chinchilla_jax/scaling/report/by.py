@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from chinchilla_jax.base.words import table
@@ -14,7 +14,7 @@ from chinchilla_jax.scaling.predict.analysis import APPROACHES, Analysis, analys
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, telling_left_out
 from chinchilla_jax.scaling.read.table.cells import text_of
-from chinchilla_jax.scaling.read.table.formats import Row, read_table
+from chinchilla_jax.scaling.read.table.formats import Row, read_table, table_of
 from chinchilla_jax.scaling.read.table.select import Where, select, values_to_split
 from chinchilla_jax.scaling.report import summary
 
@@ -84,13 +84,8 @@ def _values(path: str | os.PathLike, column: str, where: Where) -> list[str]:
     path = pathlib.Path(path)
     if path.is_dir() or not path.exists():
         details = load_runs(path, where=where).details
-        rows: Sequence[Row] = [Row(name, values) for name, values in details.items()]
-        present = tuple(dict.fromkeys(key for row in rows for key in row.values))
-    else:
-        read = read_table(path)
-        rows, _ = select(str(path), read.rows, read.present, where)
-        present = read.present
-    return values_to_split(str(path), rows, present, column)
+        return values_to_split(table_of(str(path), [Row(name, values) for name, values in details.items()]), column)
+    return values_to_split(select(read_table(path), where), column)
 
 
 def _announce(title: str, loaded: LoadedRuns, said: set[str], echo: Callable[[str], None]) -> None:

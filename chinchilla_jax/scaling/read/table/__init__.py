@@ -1,5 +1,6 @@
-"""Tables as people have them. In: a file. Out: runs and their curves.
+"""The steps from a table, as people have them, to runs. In: a file. Out: runs, curves, and what to say of them.
 
-A file becomes rows of text (`formats`), headers become fields (`headers`, `columns`, `derive`), cells numbers
-(`cells`), rows runs and histories (`rows`, `history`, `chart`); `select` and `settings` say which of them are fitted.
+`formats` reads rows of text, `select` takes those that are asked for; `headers`, `columns` and `derive` find a column
+or a formula for every field; `cells` and `records` turn cells into numbers; `history` joins rows to runs; `settings`
+looks for sweeps and mixes; `chart` and `curves` read training curves.
 """

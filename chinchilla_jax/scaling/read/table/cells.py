@@ -8,12 +8,15 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+MULTIPLIERS = {
+    **dict.fromkeys(("k", "thousand", "thousands"), 1e3),
+    **dict.fromkeys(("m", "mm", "mn", "million", "millions"), 1e6),
+    **dict.fromkeys(("b", "bn", "billion", "billions"), 1e9),
+    **dict.fromkeys(("t", "tn", "trillion", "trillions"), 1e12),
+}
+FLOP_PREFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
 _MISSING = ("", "na", "n/a", "none", "null", "-")
-_FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "mm": 1e6, "mn": 1e6, "b": 1e9, "bn": 1e9, "g": 1e9, "t": 1e12, "tn": 1e12,
-            "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}  # fmt: skip
-_FLOP_FACTORS = {"p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
-_UNIT = {"params": r"param(?:eter)?s?", "tokens": r"tok(?:en)?s?", "flops": r"flops?", "budget": r"flops?"}
-_FIELDS_OF_FLOPS = ("flops", "budget")
+_UNITS = {"params": r"param(?:eter)?s?", "tokens": r"tok(?:en)?s?", "flops": r"flops?", "budget": r"flops?"}
 
 
 class Unusable(ValueError):
@@ -22,6 +25,10 @@ class Unusable(ValueError):
 
 class Missing(Unusable):
     """There is no value at all."""
+
+
+class Zero(Unusable):
+    """The value is 0, as the first step of a history may be."""
 
 
 def positive(raw: Any, field: str) -> float:
@@ -40,20 +47,24 @@ def positive(raw: Any, field: str) -> float:
     if not math.isfinite(value):
         raise Unusable(f"diverged: loss is {raw}" if field == "loss" else f"{field} is not finite: {raw!r}")
     if value <= 0:
-        raise Unusable(f"{field} is not above 0: {raw!r}")
+        raise (Unusable if value else Zero)(f"{field} is not above 0: {raw!r}")
     return value
 
 
-def scaled(raw: Any, field: str, factor: float) -> float:
-    """The number of a cell under a header with this multiplier.
-
-    Raises:
-      Unusable: as `positive`; or both the cell and the header have a multiplier.
-    """
-    value = positive(raw, field)
+def number(raw: Any, field: str, factor: float = 1.0) -> float | Unusable:
+    """As `positive`, for a cell under a header with a multiplier; the reason is returned, not raised."""
+    try:
+        value = positive(raw, field)
+    except Unusable as reason:
+        return reason
     if factor != 1.0 and isinstance(raw, str) and (parts := _letters(raw.strip(), field)) and parts[1] != 1.0:
-        raise Unusable(f"{field} {raw!r} has a multiplier, and so has its header: which one holds?")
-    return value * factor
+        return Unusable(f"{field} {raw!r} has a multiplier, and so has its header: which one holds?")
+    return in_range(value * factor, field)
+
+
+def in_range(value: float, field: str) -> float | Unusable:
+    """The value of a computation, unless it is too large or too small for a floating-point number."""
+    return value if 0 < value < math.inf else Unusable(f"{field} is beyond what a number holds")
 
 
 def missing(raw: Any) -> bool:
@@ -71,9 +82,8 @@ def as_number(raw: Any) -> float | None:
 
 def holds_numbers(values: Iterable[Any]) -> bool:
     """Whether at least half of the values that are there look like numbers; so it is when none are there."""
-    there = [value for value in values if not missing(value)]
-    like = sum(isinstance(value, Unusable) or as_number(value) is not None or _digits(value) for value in there)
-    return 2 * like >= len(there)
+    filled = [value for value in values if not missing(value)]
+    return 2 * sum(as_number(value) is not None or _digits(value) for value in filled) >= len(filled)
 
 
 def text_of(raw: Any) -> str:
@@ -98,9 +108,8 @@ def with_decimal_commas(text: str) -> str:
 
 def has_decimal_point(text: str) -> bool:
     """Whether a number has a point that can only be decimal, so that a comma beside it is none."""
-    return bool(re.fullmatch(r"\s*[+-]?\d{1,3}(,\d{3})*\.\d+([eE][+-]?\d+)?\s*", text)) and not re.fullmatch(
-        r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*", text
-    )
+    point = re.fullmatch(r"\s*[+-]?\d{1,3}(,\d{3})*\.\d+([eE][+-]?\d+)?\s*", text)
+    return bool(point) and not re.fullmatch(r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*", text)
 
 
 def _digits(raw: Any) -> bool:
@@ -109,22 +118,12 @@ def _digits(raw: Any) -> bool:
 
 
 def _number(raw: Any, field: str) -> float:
-    if isinstance(raw, decimal.Decimal):
-        raw = float(raw)
-    if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
+    if isinstance(raw, bool) or not isinstance(raw, (int, float, str, decimal.Decimal)):
         raise Unusable(f"{field} is not a number: {raw!r}")
-    text, factor = raw.strip() if isinstance(raw, str) else raw, 1.0
-    if isinstance(text, str) and (parts := _letters(text, field)):
-        text, factor = parts
-    if isinstance(text, str) and "," in text:
-        # One group of three may be a thousand or a decimal fraction; two groups, or a point behind, are thousands.
-        if re.fullmatch(r"[+-]?\d{1,3}(,\d{3}){2,}(\.\d*)?|[+-]?\d{1,3}(,\d{3})+\.\d*", text):
-            text = text.replace(",", "")
-        elif re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", text):
-            point, none = text.replace(",", "."), text.replace(",", "")
-            either = f"a comma that may stand for thousands or for a decimal point; write {none} or {point}"
-            three = re.fullmatch(r"[+-]?\d{1,3},\d{3}", text)
-            raise Unusable(f"{field} {text!r} has {either if three else f'a decimal comma; write {point}'}")
+    text, factor = raw, 1.0
+    if isinstance(raw, str):
+        text, factor = _letters(raw.strip(), field) or (raw.strip(), 1.0)
+        text = _without_commas(text, field)
     try:
         return float(text) * factor
     except OverflowError:
@@ -133,13 +132,29 @@ def _number(raw: Any, field: str) -> float:
         raise Unusable(f"{field} is not a number: {raw!r}") from None
 
 
+def _without_commas(text: str, field: str) -> str:
+    """The text without the commas between thousands, which are told by two groups of three, or by a point behind.
+
+    Raises:
+      Unusable: the comma is decimal, or may be.
+    """
+    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3}){2,}(\.\d*)?|[+-]?\d{1,3}(,\d{3})+\.\d*", text):
+        return text.replace(",", "")
+    if re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", text):
+        point, none = text.replace(",", "."), text.replace(",", "")
+        either = f"a comma that may stand for thousands or for a decimal point; write {none} or {point}"
+        three = re.fullmatch(r"[+-]?\d{1,3},\d{3}", text)
+        raise Unusable(f"{field} {text!r} has {either if three else f'a decimal comma; write {point}'}")
+    return text
+
+
 def _letters(text: str, field: str) -> tuple[str, float] | None:
     """`25.008M` -> (`25.008`, 1e6), for fields that people write so; None where there are no such letters."""
-    if field not in _UNIT:
+    if field not in _UNITS:
         return None
     parts = re.fullmatch(r"([+-]?[\d.,]*\d(?:[eE][+-]?\d+)?)\s*([A-Za-z]+(?: [A-Za-z]+)?)", text)
     if not parts:
         return None
-    word = re.sub(rf"\s*{_UNIT[field]}$", "", parts[2].lower())
-    factors = _FACTORS | (_FLOP_FACTORS if field in _FIELDS_OF_FLOPS else {})
+    word = re.sub(rf"\s*{_UNITS[field]}$", "", parts[2].lower())
+    factors = {"": 1.0, "g": 1e9} | MULTIPLIERS | (FLOP_PREFIXES if field in ("flops", "budget") else {})
     return (parts[1], factors[word]) if word in factors else None

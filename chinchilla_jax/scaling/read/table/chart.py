@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
 
 from chinchilla_jax.scaling.read.table.cells import holds_numbers, missing
-from chinchilla_jax.scaling.read.table.columns import Values
 from chinchilla_jax.scaling.read.table.formats import Row, Table
-from chinchilla_jax.scaling.read.table.headers import HEADERS, INGREDIENTS, is_header
+from chinchilla_jax.scaling.read.table.headers import HEADERS, is_header
 
 _AXES = ("step", "tokens", "flops")
 _SHOWN = 3
@@ -35,27 +33,24 @@ class Chart:
         return f"curves{f' of {self.metric}' if self.metric else ''} by {self.at}, one column a run: {shown}"
 
 
-def find_chart(present: Sequence[str], values: Values) -> Chart | None:
+def find_chart(table: Table) -> Chart | None:
     """The chart that a table is the export of, or None."""
-    found = next(((field, name) for name in present for field in _AXES if is_header(field, name)), None)
-    if found is None:
+    axes = ((field, name) for name in table.present for field in _AXES if is_header(field, name))
+    axis, at = next(axes, ("", ""))
+    if not axis:
         return None
-    axis, at = found
-    others = [name for name in dict.fromkeys(present) if name != at]
+    others = [name for name in dict.fromkeys(table.present) if name != at]
     named = {name: match for name in others if (match := re.fullmatch(r"(.+?) - (.+)", name))}
     if named and 2 * len(named) >= len(others):
         main = {name: match for name, match in named.items() if not re.search(r"__(MIN|MAX)$|_step$", name)}
-        metrics = {match[2] for match in main.values()}
-        if not main:
-            return None
-        return Chart(axis, at, {match[1]: name for name, match in main.items()}, metrics.pop())
-    if axis != "step" or at != present[0]:  # only then is a table of numbers under unknown headers a chart
+        metric = next((match[2] for match in main.values()), "")
+        return Chart(axis, at, {match[1]: name for name, match in main.items()}, metric) if main else None
+    if axis != "step" or at != table.present[0]:  # only then is a table of numbers under unknown headers a chart
         return None
-    fields = [*HEADERS, *INGREDIENTS]
-    plain = [name for name in others if not any(is_header(field, name) for field in fields)]
-    if len(plain) < 2 or len(plain) != len(others) or not all(holds_numbers(values(name)) for name in plain):
+    unknown = not any(is_header(field, name) for name in others for field in HEADERS)
+    if len(others) < 2 or not unknown or not all(holds_numbers(table.cells(name)) for name in others):
         return None
-    return Chart(axis, at, {name: name for name in plain})
+    return Chart(axis, at, {name: name for name in others})
 
 
 def melt(table: Table, chart: Chart) -> Table:
@@ -67,4 +62,4 @@ def melt(table: Table, chart: Chart) -> Table:
         if not missing(row.values.get(column))
     ]
     notes = (*table.notes, f"{chart.describe()}, read as such")
-    return Table(tuple(rows), ("run", chart.at, "loss"), notes)
+    return Table(table.source, tuple(rows), ("run", chart.at, "loss"), notes)

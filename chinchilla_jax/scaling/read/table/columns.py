@@ -14,36 +14,52 @@ from typing import Any
 
 from chinchilla_jax.config import CONVENTIONS, did_you_mean
 from chinchilla_jax.scaling.read.runs import FitRefused
-from chinchilla_jax.scaling.read.table.cells import holds_numbers, missing
-from chinchilla_jax.scaling.read.table.headers import COUNTED, HEADERS, last_part, loss_rank, understand
+from chinchilla_jax.scaling.read.table.cells import Unusable, holds_numbers, missing, number
+from chinchilla_jax.scaling.read.table.formats import Row, Table
+from chinchilla_jax.scaling.read.table.headers import COUNTED, HEADERS, loss_rank, readings, understand
 
 RUN_FIELDS = ("name", "params", "tokens", "loss", "flops", "budget", "role", "curve", "diverged")
 # How rows belong together, which of them finished, and how often the data were seen.
-ROW_FIELDS = ("step", "seed", "state", "epochs")
-FIELDS = (*RUN_FIELDS, *ROW_FIELDS)
+_ROW_FIELDS = ("step", "seed", "state", "epochs")
+_FIELDS = (*RUN_FIELDS, *_ROW_FIELDS)
 CURVE_FIELDS = ("name", "tokens", "flops", "step", "loss")
 NONE = "-"  # `--columns=FIELD:-`: no column serves as it
-_NUMBERS = ("params", "tokens", "loss", "flops", "budget", "step", "epochs")
+_WORDS = ("name", "role", "curve", "diverged", "seed", "state")  # fields that need not be numbers
 _COUNT_RANKS = {"params": ("active", "total", "", "non_embedding", "nominal"), "flops": ("", "6nd", *CONVENTIONS)}
-
-Values = Callable[[str], Sequence[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column `name` whose numbers are multiplied by `factor`; `count` is the named count it holds, or empty.
+    """Where a field comes from: a column `name` whose numbers are multiplied by `factor`, or a formula of that name.
 
-    `guessed` is False where it was named by hand.
+    `count` is the named count it holds, or empty; `plain` says that the factor was given by hand: nothing else is
+    done. `formula` computes the value from a row and raises `Unusable` where an ingredient is.
     """
 
     name: str
     factor: float = 1.0
     count: str = ""
-    guessed: bool = dataclasses.field(default=True, compare=False)
-    plain: bool = dataclasses.field(default=False, compare=False)  # a factor was given by hand: nothing else is done
+    plain: bool = dataclasses.field(default=False, compare=False)
+    formula: Callable[[Row], float] | None = dataclasses.field(default=None, compare=False)
 
     def __str__(self) -> str:
         return self.name if self.factor == 1.0 else f"{self.name} x {self.factor:g}"
+
+    def cell(self, row: Row) -> Any:
+        """What the row holds, before the factor; an `Unusable` where the formula has no value."""
+        if self.formula is None:
+            return row.values.get(self.name)
+        try:
+            return self.formula(row)
+        except Unusable as reason:
+            return reason
+
+    def number(self, row: Row, field: str) -> float | Unusable:
+        """The positive number that the row holds as `field`, or why there is none."""
+        return number(self.cell(row), field, self.factor)
+
+
+Columns = Mapping[str, Column]
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -65,117 +81,118 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def choose_columns(
-    source: str,
-    present: Sequence[str],
-    wanted: Mapping[str, str],
-    fields: Iterable[str] = FIELDS,
-    curves: bool = False,
-    values: Values | None = None,
+    table: Table, by_hand: Mapping[str, str], fields: Iterable[str] = _FIELDS, curves: bool = False
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
-    """The column of each field, as wanted or else guessed from the header, and what is worth saying about the guess.
+    """The column of each field, by hand or else guessed from the header, and what is worth saying about the guess.
+
+    A column that should hold numbers and holds text is not guessed.
 
     Args:
-      source: the table, for messages.
-      present: its columns.
-      wanted: column by field; a field may name its count (`params_non_embedding`, `flops_table_a4`), a column its
+      by_hand: column by field; a field may name its count (`params_non_embedding`, `flops_table_a4`), a column its
         multiplier (`D*1e9`); `-` says that no column serves. Fields of a table of curves are written `curves.loss`.
-      fields: those to look for.
+      fields: those to guess.
       curves: whether this is a table of curves.
-      values: the cells of a column by its name; one that should hold numbers and holds text is not guessed.
 
     Raises:
       FitRefused: `columns`, an unknown field or column, or one header twice.
     """
-    chosen: dict[str, Column] = {}
-    without = set()
-    for key, name in wanted.items():
+    named = _columns_by_hand(table, by_hand, curves)
+    chosen = {field: column for field, column in named.items() if column is not None}
+    notes = []
+    for field in fields:
+        if field in named:
+            continue
+        candidates = [column for column in _candidates(field, table) if _serves(field, column.name, table)]
+        if candidates and not (field in _ROW_FIELDS and table.present.count(candidates[0].name) > 1):
+            chosen[field] = candidates[0]
+        if len(candidates) > 1 and field not in ("name", *_ROW_FIELDS):
+            first, *others = (column.name for column in candidates)
+            notes.append(
+                f"{field} is read from column {first}; also there: {', '.join(others)} "
+                f"(--columns={field}:{others[0]} to change)"
+            )
+    for column in chosen.values():
+        if table.present.count(column.name) > 1:
+            raise FitRefused("columns", f"{table.source}: column {column.name!r} is there twice; rename one")
+    return chosen, tuple(notes)
+
+
+def guess_column(field: str, table: Table) -> Column | None:
+    """The column under a header of this field that holds numbers, the most specific one first."""
+    return next((column for column in _candidates(field, table) if _serves(field, column.name, table)), None)
+
+
+def require(table: Table, chosen: Columns, needed: Sequence[str]) -> None:
+    """Refuses a table in which a needed field has no column.
+
+    Raises:
+      FitRefused: `columns`; the message names the columns that come near it.
+    """
+    absent = [field for field in needed if field not in chosen]
+    if not absent:
+        return
+    near = []
+    for field in absent:
+        columns = [column.name for column in _candidates(field, table)]
+        if field == "loss" and not columns and len(losses := _losses(table)) > 1:
+            near.append(f"several may be the loss: {', '.join(losses)}")
+            columns = losses[:1]
+        if texts := [name for name in columns if not _serves(field, name, table)]:
+            example = next(value for value in table.cells(texts[0]) if not missing(value))
+            near.append(f"{texts[0]} holds no numbers: {str(example)[:30]!r}")
+    example = (_losses(table) if absent == ["loss"] else []) or ["COLUMN"]
+    raise FitRefused(
+        "columns",
+        f"{table.source}: no column for {', '.join(absent)} among {', '.join(table.present) or 'none'}"
+        f"{''.join(f'; {line}' for line in near)}; name it: --columns={absent[0]}:{example[0]}, or rename "
+        f"your column to {absent[0]}",
+    )
+
+
+def _check_field(key: str) -> None:
+    known = [*_FIELDS, *(f"{field}_{count}" for field, counts in COUNTED.items() for count in counts)]
+    known += [f"curves.{field}" for field in CURVE_FIELDS]
+    if key not in known:
+        raise FitRefused(
+            "columns",
+            f"--columns: {key!r} is no field of a run{did_you_mean(key, known)}; use one of {', '.join(known)}",
+        )
+
+
+def _columns_by_hand(table: Table, by_hand: Mapping[str, str], curves: bool) -> dict[str, Column | None]:
+    """The columns that are named by hand, by field; None for a field that no column is to serve."""
+    named: dict[str, Column | None] = {}
+    for key, name in by_hand.items():
         _check_field(key)
         if key.startswith("curves.") != curves:
             continue
         field, count = _split_field(key.removeprefix("curves."))
-        if field in chosen or field in without:
-            raise FitRefused("columns", f"{source}: two columns are given for {field}: "
-                             f"{chosen[field].name if field in chosen else NONE} and {name}")  # fmt: skip
-        if name == NONE and name not in present:
-            without.add(field)
-        else:
-            chosen[field] = _wanted_column(source, field, count, name, present)
-    notes = []
-    for field in fields:
-        if field in chosen or field in without:
-            continue
-        found = [column for column in _candidates(field, present) if _serves(field, column.name, values)]
-        if found:
-            chosen[field] = found[0]
-        if len(found) > 1 and field not in ("name", *ROW_FIELDS):
-            others = ", ".join(column.name for column in found[1:])
-            notes.append(f"{field} is read from column {found[0].name}; also there: {others} "
-                         f"(--columns={field}:{found[1].name} to change)")  # fmt: skip
-    for field, column in list(chosen.items()):
-        if list(present).count(column.name) > 1:
-            if field in ROW_FIELDS and column.guessed:
-                del chosen[field]
-                continue
-            raise FitRefused("columns", f"{source}: column {column.name!r} is there twice; rename one")
-    return chosen, tuple(notes)
-
-
-def require(
-    source: str,
-    chosen: Mapping[str, Column],
-    needed: Iterable[str],
-    present: Sequence[str],
-    values: Values | None = None,
-) -> None:
-    """Raises:
-    FitRefused: `columns`, when a needed field has no column; the message names the columns that come near it.
-    """
-    needed = list(needed)
-    missed = [field for field in needed if field not in chosen]
-    if not missed:
-        return
-    near = []
-    for field in missed:
-        columns = [column.name for column in _candidates(field, present)]
-        if field == "loss" and not columns:
-            several = _losses(present, values)
-            if len(several) > 1:
-                near.append(f"several may be the loss: {', '.join(several)}")
-                columns = several[:1]
-        if texts := [name for name in columns if not _serves(field, name, values)]:
-            example = next(value for value in values(texts[0]) if not missing(value))
-            near.append(f"{texts[0]} holds no numbers: {str(example)[:30]!r}")
-    example = next((name for name in _losses(present, values)), "COLUMN") if missed == ["loss"] else "COLUMN"
-    raise FitRefused("columns", f"{source}: no column for {', '.join(missed)} among {', '.join(present) or 'none'}"
-                     f"{''.join(f'; {line}' for line in near)}; name it: --columns={missed[0]}:{example}, or rename "
-                     f"your column to {missed[0]}")  # fmt: skip
-
-
-def _check_field(key: str) -> None:
-    known = [*FIELDS, *(f"{field}_{count}" for field, counts in COUNTED.items() for count in counts)]
-    known += [f"curves.{field}" for field in CURVE_FIELDS]
-    if key not in known:
-        raise FitRefused("columns", f"--columns: {key!r} is no field of a run{did_you_mean(key, known)}; "
-                         f"use one of {', '.join(known)}")  # fmt: skip
+        if field in named:
+            other = named[field].name if named[field] else NONE
+            raise FitRefused("columns", f"{table.source}: two columns are given for {field}: {other} and {name}")
+        nothing = name == NONE and name not in table.present
+        named[field] = None if nothing else _column_by_hand(table, field, count, name)
+    return named
 
 
 def _split_field(key: str) -> tuple[str, str]:
     """`flops_table_a4` -> (`flops`, `table_a4`)."""
-    for field, counts in COUNTED.items():
-        if key.startswith(f"{field}_") and key.removeprefix(f"{field}_") in counts:
-            return field, key.removeprefix(f"{field}_")
-    return key, ""
+    field, _, count = key.partition("_")
+    return (field, count) if count in COUNTED.get(field, ()) else (key, "")
 
 
-def _wanted_column(source: str, field: str, count: str, name: str, present: Sequence[str]) -> Column:
+def _column_by_hand(table: Table, field: str, count: str, name: str) -> Column:
     factor = None
-    if name not in present and (match := re.fullmatch(r"(.+?)\s*\*\s*([0-9.eE+-]+)", name)):
+    if name not in table.present and (match := re.fullmatch(r"(.+?)\s*\*\s*([0-9.eE+-]+)", name)):
         name, factor = match[1], _factor(match[2], name)
-    if name not in present:
-        raise FitRefused("columns", f"{source}: no column {name!r} for {field}{did_you_mean(name, present)}; "
-                         f"there are {', '.join(present)}")  # fmt: skip
+    if name not in table.present:
+        raise FitRefused(
+            "columns",
+            f"{table.source}: no column {name!r} for {field}{did_you_mean(name, table.present)}; "
+            f"there are {', '.join(table.present)}",
+        )
     _, understood, counted = understand(field, name)
-    return Column(name, understood if factor is None else factor, count or counted, False, factor is not None)
+    return Column(name, understood if factor is None else factor, count or counted, plain=factor is not None)
 
 
 def _factor(text: str, name: str) -> float:
@@ -188,27 +205,30 @@ def _factor(text: str, name: str) -> float:
     return factor
 
 
-def _serves(field: str, name: str, values: Values | None) -> bool:
-    return values is None or field not in _NUMBERS or holds_numbers(values(name))
+def _serves(field: str, name: str, table: Table) -> bool:
+    return field in _WORDS or holds_numbers(table.cells(name))
 
 
-def _candidates(field: str, present: Sequence[str]) -> list[Column]:
+def _candidates(field: str, table: Table) -> list[Column]:
     """The columns that may hold `field`, the best guess first."""
     counts = _COUNT_RANKS.get(field, ("",))
-    found = []
-    for position, name in enumerate(present):
-        for rank, header in enumerate((name, last_part(name))):
+    ranked = []
+    for position, name in enumerate(table.present):
+        for rank, header in enumerate(readings(name)):
             base, factor, count = understand(field, header)
-            if header and base in HEADERS[field]:
-                found.append(((rank, counts.index(count), HEADERS[field].index(base), position),
-                              Column(name, factor, count)))  # fmt: skip
+            if base in HEADERS[field]:
+                key = (rank, counts.index(count), HEADERS[field].index(base), position)
+                ranked.append((key, Column(name, factor, count)))
                 break
-    if field == "loss" and not found and len(losses := _losses(present, None)) == 1:
-        return [Column(losses[0])]
-    return [column for _, column in sorted(found, key=lambda pair: pair[0])]
+    if field == "loss" and not ranked:
+        losses = _losses(table, numbers_only=False)
+        return [Column(losses[0])] if len(losses) == 1 else []
+    return [column for _, column in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def _losses(present: Sequence[str], values: Values | None) -> list[str]:
+def _losses(table: Table, numbers_only: bool = True) -> list[str]:
     """The columns under no known header that may be the loss, those of the likeliest kind."""
-    ranks = {name: rank for name in present if (rank := loss_rank(name)) is not None and _serves("loss", name, values)}
+    ranks = {name: rank for name in table.present if (rank := loss_rank(name)) is not None}
+    if numbers_only:
+        ranks = {name: rank for name, rank in ranks.items() if _serves("loss", name, table)}
     return [name for name, rank in ranks.items() if rank == min(ranks.values())]

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from chinchilla_jax.base import files
 from chinchilla_jax.scaling.read.runs import FitRefused
 from chinchilla_jax.scaling.read.table.cells import has_decimal_point, with_decimal_commas
 
@@ -43,11 +44,21 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rows of a file, the columns in their order (a header that is there twice stands twice), and remarks."""
+    """The rows of a `source`, its columns in their order (a header that is there twice stands twice), and remarks."""
 
+    source: str
     rows: tuple[Row, ...]
     present: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+    def cells(self, column: str) -> list[Any]:
+        """What the rows hold in a column, None where they hold nothing."""
+        return [row.values.get(column) for row in self.rows]
+
+
+def table_of(source: str, rows: Sequence[Row]) -> Table:
+    """A table of JSON objects: its columns are their keys, in the order in which they first occur."""
+    return Table(source, tuple(rows), tuple(dict.fromkeys(key for row in rows for key in row.values)))
 
 
 def read_table(path: pathlib.Path) -> Table:
@@ -70,7 +81,7 @@ def read_table(path: pathlib.Path) -> Table:
         rows = tuple(_parse_lines(text))
         if all(row.problem for row in rows):
             raise FitRefused("no_runs", f"{path}: not one line is a JSON object; {rows[0].where}: {rows[0].problem}")
-        return Table(rows, tuple(dict.fromkeys(key for row in rows for key in row.values)))
+        return table_of(str(path), rows)
     return _read_csv(path, text)
 
 
@@ -85,7 +96,7 @@ def json_lines(path: pathlib.Path) -> Iterator[Row]:
 
 def _bytes(path: pathlib.Path) -> bytes:
     try:
-        return path.read_bytes()
+        return files.read_bytes(path)
     except OSError as error:
         raise FitRefused("not_found", f"{path}: cannot be read: {error.strerror}") from None
 
@@ -98,8 +109,8 @@ def _text(path: pathlib.Path, content: bytes) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise FitRefused("columns", f"{path}: not a text file in UTF-8 (byte {content[error.start]:#04x} in line "
-                         f"{line}); give {_KINDS}") from None  # fmt: skip
+        byte = f"byte {content[error.start]:#04x} in line {line}"
+        raise FitRefused("columns", f"{path}: not a text file in UTF-8 ({byte}); give {_KINDS}") from None
     if "\0" in text:
         raise FitRefused("columns", f"{path}: not a text file; give {_KINDS}")
     return text
@@ -108,38 +119,43 @@ def _text(path: pathlib.Path, content: bytes) -> str:
 def _read_csv(path: pathlib.Path, text: str) -> Table:
     first = next(line for line in text.splitlines() if line.strip())
     separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     header: list[str] = []
     rows = []
+    for where, cells, problem in _csv_lines(text, separator):
+        if problem and not header:
+            raise FitRefused("columns", f"{path}: {where.partition(' to ')[0]}: the header is not CSV: {problem}")
+        if problem:
+            rows.append(Row(where, {}, f"not CSV: {problem}; is a quote opened and not closed?"))
+        elif not header:
+            header = [cell.strip() for cell in cells]
+        else:
+            rows.append(_row(where, header, cells))
+    notes = () if separator == "," else (f"{path.name} is read as separated by {_SEPARATORS[separator]}",)
+    if separator == ";":
+        rows, more = _with_commas_as_points(rows)
+        notes += more
+    return Table(str(path), tuple(rows), tuple(header), notes)
+
+
+def _csv_lines(text: str, separator: str) -> Iterator[tuple[str, list[str], str]]:
+    """(where it is, its cells, why they cannot be read) of every line of a CSV that is not blank."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     while True:
         start = reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
-            break
+            return
         except csv.Error as error:
-            if not header:
-                raise FitRefused("columns", f"{path}: line {start}: the header is not CSV: {error}") from None
-            lines = f"line {start}" + (f" to {reader.line_num}" if reader.line_num > start else "")
-            rows.append(Row(lines, {}, f"not CSV: {error}; is a quote opened and not closed?"))
+            yield f"line {start}" + (f" to {reader.line_num}" if reader.line_num > start else ""), [], str(error)
             continue
-        if not any(cell.strip() for cell in cells):
-            continue  # a blank line holds no run
-        if not header:
-            header = [cell.strip() for cell in cells]
-            continue
-        rows.append(_row(f"line {reader.line_num}", header, cells))
-    notes = () if separator == "," else (f"{path.name} is read as separated by {_SEPARATORS[separator]}",)
-    if separator == ";":
-        rows, more = _with_commas_as_points(rows)
-        notes += more
-    return Table(tuple(rows), tuple(header), notes)
+        if _filled(cells):
+            yield f"line {reader.line_num}", cells, ""
 
 
 def _row(where: str, header: Sequence[str], cells: Sequence[Any]) -> Row:
     problem = ""
-    beyond = [cell for cell in cells[len(header) :] if cell is not None and str(cell).strip()]
-    if len(cells) < len(header) or beyond:
+    if len(cells) < len(header) or _filled(cells[len(header) :]):
         problem = f"{len(cells)} cells, the header has {len(header)}"
     return Row(where, dict(zip(header, cells, strict=False)), problem)
 
@@ -177,7 +193,7 @@ def _read_parquet(path: pathlib.Path, content: bytes) -> Table:
     except Exception as error:  # the library raises half a dozen kinds over a damaged file
         raise _damaged(path, "Parquet", error) from None
     rows = (_row(f"row {number}", header, cells) for number, cells in enumerate(zip(*columns, strict=True), 1))
-    return Table(tuple(rows), tuple(header))
+    return Table(str(path), tuple(rows), tuple(header))
 
 
 def _read_workbook(path: pathlib.Path, content: bytes) -> Table:
@@ -194,24 +210,29 @@ def _read_workbook(path: pathlib.Path, content: bytes) -> Table:
         sheets = {sheet.title: list(map(list, sheet.iter_rows(values_only=True))) for sheet in book.worksheets}
     except Exception as error:  # likewise: errors of XML, keys and values
         raise _damaged(path, "Excel", error) from None
-    held = {name: lines for name, lines in sheets.items() if any(_filled(cells) for cells in lines)}
-    if not held:
+    filled = {name: lines for name, lines in sheets.items() if any(_filled(cells) for cells in lines)}
+    if not filled:
         raise FitRefused("no_runs", f"{path}: no sheet holds anything")
-    name, lines = next(iter(held.items()))
+    first, *others = filled
+    header, rows = _sheet_rows(filled[first])
+    notes = (f"sheet {first!r} of {path.name} is read; not read: {', '.join(others)}",) if others else ()
+    return Table(str(path), tuple(rows), tuple(header), notes)
+
+
+def _sheet_rows(lines: Sequence[list[Any]]) -> tuple[list[str], list[Row]]:
+    """(the header, the rows below it) of a sheet; empty cells beyond the header are no cells."""
     header: list[str] = []
     rows = []
     for number, cells in enumerate(lines, 1):
         if not _filled(cells):
             continue
-        while cells and (cells[-1] is None or not str(cells[-1]).strip()) and (not header or len(cells) > len(header)):
+        while not _filled(cells[-1:]) and (not header or len(cells) > len(header)):
             cells = cells[:-1]
         if not header:
             header = ["" if cell is None else " ".join(str(cell).split()) for cell in cells]
         else:
             rows.append(_row(f"row {number}", header, [*cells, *[None] * (len(header) - len(cells))]))
-    others = [other for other in held if other != name]
-    notes = (f"sheet {name!r} of {path.name} is read; not read: {', '.join(others)}",) if others else ()
-    return Table(tuple(rows), tuple(header), notes)
+    return header, rows
 
 
 def _filled(cells: Sequence[Any]) -> bool:
@@ -225,8 +246,8 @@ def _library(path: pathlib.Path, module: str, package: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise FitRefused("columns", f"{path}: {what}, and {package} is not installed: pip install {package}, or save "
-                         "the table as CSV") from None  # fmt: skip
+        fix = f"pip install {package}, or save the table as CSV"
+        raise FitRefused("columns", f"{path}: {what}, and {package} is not installed: {fix}") from None
 
 
 def _damaged(path: pathlib.Path, kind: str, error: Exception) -> FitRefused:

@@ -9,35 +9,35 @@ trainings for several token counts (**horizons**) are runs of their own. One dec
 from __future__ import annotations
 
 import collections
-import dataclasses
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.read.runs import BadRow, Run
-from chinchilla_jax.scaling.read.table.cells import missing, same_value
-from chinchilla_jax.scaling.read.table.columns import Column
-from chinchilla_jax.scaling.read.table.formats import Row
-from chinchilla_jax.scaling.read.table.headers import last_part, split_words, understand
-from chinchilla_jax.scaling.read.table.rows import Parsed, Point, parse, to_curve, value_of
+from chinchilla_jax.scaling.read.runs import BadRow
+from chinchilla_jax.scaling.read.table.cells import Missing, Zero, same_value
+from chinchilla_jax.scaling.read.table.columns import Columns
+from chinchilla_jax.scaling.read.table.curves import Point, to_curve
+from chinchilla_jax.scaling.read.table.headers import joined_words, readings, understand
+from chinchilla_jax.scaling.read.table.records import Record
 
 # A log counts steps one by one; `steps` or `total_steps` says how long a run was.
 _LOGGED = ("step", "global_step", "iteration", "iter")
-_PLANNED = re.compile(r"(^|_)(horizon|schedule|max_steps|total_steps|num_steps|n_steps|train_steps|training_steps|"
-                      r"decay_steps|max_tokens|target_tokens|planned_tokens|tokens_planned|max_lr|peak_lr|"
-                      r"chinchilla)(_|$)")  # fmt: skip
+_PLANNED = re.compile(
+    r"(^|_)(horizon|schedule|max_steps|total_steps|num_steps|n_steps|train_steps|training_steps|"
+    r"decay_steps|max_tokens|target_tokens|planned_tokens|tokens_planned|max_lr|peak_lr|chinchilla)(_|$)"
+)
 _LONG = 12  # rows of one name; nobody trains one size for so many token counts
 _MOSTLY = 0.9
 
+Listed = tuple[int, BadRow]  # a row that was left out, with its position in the table
+
 
 def to_runs(
-    rows: Iterable[Row],
-    columns: Mapping[str, Column],
-    present: Sequence[str] = (),
-    histories: bool | None = None,
-) -> tuple[tuple[tuple[Row, Run], ...], tuple[BadRow, ...], tuple[str, ...]]:
-    """The usable rows, each with its run, the others with their reasons, and what was decided about shared names.
+    records: Sequence[Record], columns: Columns, present: Sequence[str] = (), histories: bool | None = None
+) -> tuple[list[Record], tuple[BadRow, ...], tuple[str, ...]]:
+    """The records that are runs, the others with their reasons, and what was decided about shared names.
 
     Everything is in the source's order. Names of runs are unique: the seed or a number is added to shared ones. Two
     rows with the same N, D, C, loss and seed are one run.
@@ -46,168 +46,170 @@ def to_runs(
       present: the columns of the source, some of which may tell runs of one name apart.
       histories: whether rows of one name with rising tokens are one run's history; None to judge by the rows.
     """
-    parsed = [parse(row, columns) for row in rows]
-    parts = _parts(parsed, columns, present)
-    sequences = {id(part): _rising(part, columns) for part in parts if len(part) > 1}
-    rising = [seq for found in sequences.values() for seq in found if len(seq) > 1]
+    groups = _groups(records, columns, present)
+    sequences = [_rising(group) if len(group) > 1 else [] for group in groups]
+    rising = [sequence for found in sequences for sequence in found if len(sequence) > 1]
     notes: list[str] = []
     if rising:
         why = "as --columns says"
         if histories is None:
             histories, why = _looks_like_history(rising, columns)
-        notes.append(_says(histories, why, rising))
-    usable: list[tuple[Row, Run]] = []
-    bad: list[tuple[Row, BadRow]] = []
-    passed = 0
-    for part in parts:
-        if not (rising and histories and len(part) > 1):
-            usable += [(p.row, p.run) for p in part if p.run is not None]
-            bad += [(p.row, BadRow(p.label, p.problem)) for p in part if p.run is None]
-            continue
-        found, spoilt, pointless = _of_history(part, sequences[id(part)], columns)
-        usable += found
-        bad += spoilt
-        passed += pointless
-    if passed:
-        notes.append(f"{passed} rows of histories have no loss, or no tokens yet: they are no points of a curve")
-    order = {id(p.row): position for position, p in enumerate(parsed)}
-    labels = {id(p.row): p.label for p in parsed}
-    usable.sort(key=lambda pair: order[id(pair[0])])
-    kept, twice = _distinct(usable, labels)
-    bad = sorted(bad + twice, key=lambda entry: order[id(entry[0])])
-    return _with_own_names(kept), tuple(entry for _, entry in bad), tuple(notes)
+        notes.append(_decision(histories, why, rising))
+    usable: list[Record] = []
+    bad: list[Listed] = []
+    pointless = 0
+    for group, found in zip(groups, sequences, strict=True):
+        if rising and histories and len(group) > 1:
+            runs, problems, silent = _of_history(group, found, columns)
+            usable, bad, pointless = usable + runs, bad + problems, pointless + silent
+        else:
+            usable += [record for record in group if record.run is not None]
+            bad += [_listed(record) for record in group if record.run is None]
+    if pointless:
+        notes.append(f"{pointless} rows of histories have no loss, or no tokens yet: they are no points of a curve")
+    usable, twice = _distinct(sorted(usable, key=lambda record: record.position))
+    bad = sorted(bad + twice, key=lambda listed: listed[0])
+    return _with_unique_names(usable), tuple(row for _, row in bad), tuple(notes)
 
 
-def _parts(parsed: Sequence[Parsed], columns: Mapping[str, Column], present: Sequence[str]) -> list[list[Parsed]]:
+def _listed(record: Record, reason: str = "") -> Listed:
+    return record.position, BadRow(record.label, reason or record.problem)
+
+
+def _groups(records: Sequence[Record], columns: Columns, present: Sequence[str]) -> list[list[Record]]:
     """Rows that may belong to one run: of one name, N, seed, role, budget, and of one value of every planned column."""
     used = {column.name for field, column in columns.items() if field not in ("budget", "role")}
-    plans = [name for name in present if name not in used and _PLANNED.search("_".join(split_words(name)))]
+    plans = [name for name in present if name not in used and _PLANNED.search(joined_words(name))]
     plans += [columns[field].name for field in ("budget", "role") if field in columns]
-    parts: dict[tuple, list[Parsed]] = {}
-    for position, p in enumerate(parsed):
-        key: tuple = (position,)
-        if p.name and not p.row.problem:
-            values = p.row.values
-            key = (p.name, same_value(values.get(columns["params"].name)), p.seed,
-                   *(same_value(values.get(name)) for name in plans))  # fmt: skip
-        parts.setdefault(key, []).append(p)
-    return list(parts.values())
+    groups: dict[tuple, list[Record]] = collections.defaultdict(list)
+    for record in records:
+        key: tuple = (record.position,)
+        if record.name and not record.row.problem:
+            values = record.row.values
+            stated = (same_value(values.get(name)) for name in (columns["params"].name, *plans))
+            key = (record.name, record.seed, *stated)
+        groups[key].append(record)
+    return list(groups.values())
 
 
-def _rising(part: Sequence[Parsed], columns: Mapping[str, Column]) -> list[list[Parsed]]:
+def _rising(group: Sequence[Record]) -> list[list[Record]]:
     """The rows that have tokens and a loss, cut wherever the tokens do not rise; a list newest first is turned."""
-    points = [(at, p) for p in part if (at := _at(p, columns)) is not None]
-    if len(points) > 2 and all(late[0] < early[0] for early, late in zip(points, points[1:], strict=False)):
+    points = [(tokens, record) for record in group if (tokens := _tokens(record)) is not None]
+    if len(points) > 2 and all(late[0] < early[0] for early, late in itertools.pairwise(points)):
         points.reverse()
-    found: list[list[Parsed]] = []
+    sequences: list[list[Record]] = []
     before = np.inf
-    for at, p in points:
-        if at <= before:
-            found.append([])
-        found[-1].append(p)
-        before = at
-    return found
+    for tokens, record in points:
+        if tokens <= before:
+            sequences.append([])
+        sequences[-1].append(record)
+        before = tokens
+    return sequences
 
 
-def _at(p: Parsed, columns: Mapping[str, Column]) -> float | None:
+def _tokens(record: Record) -> float | None:
     """Tokens of a row that may be a point of a curve: one with a loss, be it not finite."""
-    return None if missing(p.row.values.get(columns["loss"].name)) else value_of(p.row, "tokens", columns)
+    return None if isinstance(record.numbers["loss"], Missing) else record.value("tokens")
 
 
-def _looks_like_history(rising: Sequence[Sequence[Parsed]], columns: Mapping[str, Column]) -> tuple[bool, str]:
+def _looks_like_history(rising: Sequence[Sequence[Record]], columns: Columns) -> tuple[bool, str]:
     """(whether these are logs of single trainings, by what that is judged)."""
     if "step" in columns:
         name = columns["step"].name
-        logged = {understand("step", header)[0] for header in (name, last_part(name)) if header} & set(_LOGGED)
-        if logged and np.mean([_climbs(seq, columns) for seq in rising]) >= _MOSTLY:
+        logged = any(understand("step", header)[0] in _LOGGED for header in readings(name))
+        if logged and np.mean([_climbs(sequence) for sequence in rising]) >= _MOSTLY:
             return True, f"column {name} rises with the tokens"
-    longest = int(np.median([len(seq) for seq in rising]))
+    longest = int(np.median([len(sequence) for sequence in rising]))
     if longest >= _LONG:
         return True, f"{longest} rows a name"
-    votes = [np.diff(tokens).std() / np.diff(tokens).mean() < np.diff(np.log(tokens)).std() / np.diff(
-        np.log(tokens)).mean() for seq in rising if len(seq) > 2
-        for tokens in [np.array([value_of(p.row, "tokens", columns) for p in seq])]]  # fmt: skip
+    votes = [_evenly_spaced([_tokens(record) for record in sequence]) for sequence in rising if len(sequence) > 2]
     if votes and np.mean(votes) > 0.5:
         return True, "their tokens are evenly spaced, as in a log"
     return False, "too few rows a name for a log" if not votes else "their tokens are spaced by factors, not evenly"
 
 
-def _climbs(seq: Sequence[Parsed], columns: Mapping[str, Column]) -> bool:
-    steps = [value_of(p.row, "step", columns) or 0.0 for p in seq]
-    return all(late > early for early, late in zip(steps, steps[1:], strict=False))
+def _climbs(sequence: Sequence[Record]) -> bool:
+    steps = [record.value("step") or 0.0 for record in sequence]
+    return all(late > early for early, late in itertools.pairwise(steps))
 
 
-def _says(histories: bool, why: str, rising: Sequence[Sequence[Parsed]]) -> str:
-    rows, names = sum(map(len, rising)), len({seq[0].name for seq in rising})
+def _evenly_spaced(tokens: Sequence[float]) -> bool:
+    """Whether the gaps between numbers vary less than the factors between them."""
+    gaps, factors = np.diff(tokens), np.diff(np.log(tokens))
+    return bool(gaps.std() / gaps.mean() < factors.std() / factors.mean())
+
+
+def _decision(histories: bool, why: str, rising: Sequence[Sequence[Record]]) -> str:
+    rows, names = sum(map(len, rising)), len({sequence[0].name for sequence in rising})
     shared = f"{rows} rows share {names} name{'s' * (names > 1)} while their tokens rise"
     if histories:
-        return (f"{shared}: read as histories ({why}) of {len(rising)} run{'s' * (len(rising) > 1)}: the last row is "
-                "the run, those before are its curve; if each row is a run of its own: --columns=step:-")  # fmt: skip
-    return (f"{shared}: read as {rows} runs trained for several token counts ({why}); if they are histories, of which "
-            "the last row counts: --columns=step:COLUMN names the column of the steps, or of the tokens")  # fmt: skip
+        return (
+            f"{shared}: read as histories ({why}) of {len(rising)} run{'s' * (len(rising) > 1)}: the last row is "
+            "the run, those before are its curve; if each row is a run of its own: --columns=step:-"
+        )
+    return (
+        f"{shared}: read as {rows} runs trained for several token counts ({why}); if they are histories, of which "
+        "the last row counts: --columns=step:COLUMN names the column of the steps, or of the tokens"
+    )
 
 
 def _of_history(
-    part: Sequence[Parsed], sequences: Sequence[Sequence[Parsed]], columns: Mapping[str, Column]
-) -> tuple[list[tuple[Row, Run]], list[tuple[Row, BadRow]], int]:
+    group: Sequence[Record], sequences: Sequence[Sequence[Record]], columns: Columns
+) -> tuple[list[Record], list[Listed], int]:
     """(runs with their curves, what is wrong, how many rows are no points) of the rows of one name."""
-    usable: list[tuple[Row, Run]] = []
-    bad: list[tuple[Row, BadRow]] = []
-    for seq in sequences:
-        last = seq[-1]
+    usable: list[Record] = []
+    bad: list[Listed] = []
+    for sequence in sequences:
+        last = sequence[-1]
         if last.run is None:
-            where = f"{seq[0].row.where} to {last.row.where.rpartition(' ')[2]} ({last.name})"
-            bad.append((last.row, BadRow(where if len(seq) > 1 else last.label, last.problem)))
+            span = f"{sequence[0].row.where} to {last.row.where.rpartition(' ')[2]} ({last.name})"
+            bad.append((last.position, BadRow(span if len(sequence) > 1 else last.label, last.problem)))
             continue
-        points = [Point(p.row.where, value_of(p.row, "tokens", columns), _loss(p, columns)) for p in seq]
-        curve, spoilt = (None, []) if "curve" in columns else to_curve(points, last.run, last.name)
-        bad += [(last.row, problem) for problem in spoilt]
-        usable.append((last.row, dataclasses.replace(last.run, curve=curve)))
-    inside = {id(p) for seq in sequences for p in seq}
-    outside = [p for p in part if id(p) not in inside]
-    silent = [p for p in outside if missing(p.row.values.get(columns["loss"].name)) or _before_start(p, columns)]
-    bad += [(p.row, BadRow(p.label, p.problem)) for p in outside if p not in silent]
+        curve = None
+        if "curve" not in columns:
+            points = [Point(r.row.where, r.numbers["tokens"], r.numbers["loss"]) for r in sequence]
+            curve, problems = to_curve(points, last.run, last.name)
+            bad += [(last.position, problem) for problem in problems]
+        usable.append(last.changed(curve=curve))
+    inside = {record for sequence in sequences for record in sequence}
+    outside = [record for record in group if record not in inside]
+    silent = [record for record in outside if _is_silent(record)]
+    bad += [_listed(record) for record in outside if record not in silent]
     if not sequences and silent:
-        bad.append((silent[-1].row, BadRow(silent[-1].label, silent[-1].problem)))
+        bad.append(_listed(silent[-1]))
     return usable, bad, len(silent)
 
 
-def _loss(p: Parsed, columns: Mapping[str, Column]) -> object:
-    value = value_of(p.row, "loss", columns)
-    return p.row.values.get(columns["loss"].name) if value is None else value
+def _is_silent(record: Record) -> bool:
+    """Whether a row of a history has no loss, or no tokens yet."""
+    return isinstance(record.numbers["loss"], Missing) or isinstance(record.numbers["tokens"], (Missing, Zero))
 
 
-def _before_start(p: Parsed, columns: Mapping[str, Column]) -> bool:
-    raw = p.row.values.get(columns["tokens"].name)
-    return missing(raw) or same_value(raw) == 0.0
-
-
-def _distinct(
-    usable: Sequence[tuple[Row, Run]], labels: Mapping[int, str]
-) -> tuple[list[tuple[Row, Run]], list[tuple[Row, BadRow]]]:
+def _distinct(records: Sequence[Record]) -> tuple[list[Record], list[Listed]]:
     seen: dict[tuple, str] = {}
     kept, bad = [], []
-    for row, run in usable:
+    for record in records:
+        run = record.run
         key = (run.params, run.tokens, run.flops, run.loss, run.seed)
         if key in seen:
-            bad.append((row, BadRow(labels[id(row)], f"duplicate of {seen[key]}: same N, D, C and loss")))
+            bad.append(_listed(record, f"duplicate of {seen[key]}: same N, D, C and loss"))
         else:
-            seen[key] = labels[id(row)]
-            kept.append((row, run))
+            seen[key] = record.label
+            kept.append(record)
     return kept, bad
 
 
-def _with_own_names(usable: Sequence[tuple[Row, Run]]) -> tuple[tuple[Row, Run], ...]:
+def _with_unique_names(records: Sequence[Record]) -> list[Record]:
     """The runs under names that are unique: `x seed 1` where seeds tell them apart, else `x`, `x #2`, `x #3`."""
-    counts = collections.Counter(run.name for _, run in usable)
+    counts = collections.Counter(record.run.name for record in records)
     taken = {name for name, number in counts.items() if number == 1}
-    made = []
-    for row, run in usable:
-        name = run.name
+    named = []
+    for record in records:
+        name = record.run.name
         if counts[name] > 1:
-            stem = f"{name} seed {run.seed}" if run.seed else name
-            numbered = (f"{stem} #{number}" for number in range(2, len(usable) + 2 + len(taken)))
-            name = next(candidate for candidate in (stem, *numbered) if candidate not in taken)
+            stem = f"{name} seed {record.run.seed}" if record.run.seed else name
+            candidates = itertools.chain([stem], (f"{stem} #{number}" for number in itertools.count(2)))
+            name = next(candidate for candidate in candidates if candidate not in taken)
             taken.add(name)
-        made.append((row, dataclasses.replace(run, name=name)))
-    return tuple(made)
+        named.append(record.changed(name=name))
+    return named
