@@ -29,6 +29,16 @@ DTYPES = ("float32", "bfloat16")
 CONVENTIONS = ("table_a4", "appendix_f", "6nd", "executed")
 LADDERS = ("generated", "width", "chinchilla")
 STUDY_SCHEDULES = ("matched", "trunk")
+# Where text may come from, and the module of `data/sources` that registers it there; a path or a name follows a colon.
+SOURCES = {
+    "auto": "",
+    "debian": "packages",
+    "pypi": "packages",
+    "shipped": "text",
+    "tfds:": "tfds",
+    "text:": "text",
+    "jsonl:": "jsonl",
+}
 
 
 def _positive(section: Any, *names: str) -> None:
@@ -163,11 +173,10 @@ class DataConfig:
         _positive(self, "vocab_size", "seq_len", "validation_fraction")
         _below_one(self, "validation_fraction")
         kind, _, rest = self.source.partition(":")
-        if kind in ("tfds", "text", "jsonl"):
-            if not rest:
-                raise ConfigError("source", f"{kind}: needs a name or path after the colon")
-        else:
-            _one_of(self, "source", ("auto", "debian", "pypi", "shipped", "tfds:", "text:", "jsonl:"))
+        if f"{kind}:" not in SOURCES:
+            _one_of(self, "source", tuple(SOURCES))
+        elif not rest:
+            raise ConfigError("source", f"{kind}: needs a name or path after the colon")
         if self.tokenizer == "train" and self.vocab_size < 300:
             raise ConfigError("vocab_size", f"256 byte pieces, 4 control pieces and some characters need at least 300, "
                               f"got {self.vocab_size}")  # fmt: skip

@@ -16,6 +16,7 @@ import absl.logging
 import numpy as np
 import tensorflow_datasets as tfds
 
+from chinchilla_jax.base import files
 from chinchilla_jax.data.clean import content_hash, read_cleaned
 from chinchilla_jax.data.errors import DataError
 
@@ -73,9 +74,8 @@ def read_domain(corpus: pathlib.Path, domain: str, split: str, batch: int = 256)
       DataError: the domain is not there.
     """
     folder = corpus / NAME / domain / VERSION
-    if not folder.is_dir():
+    if not files.is_folder(folder):
         raise DataError(f"{folder}: missing; delete {corpus} and prepare the data again")
     rows = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
     for start in range(0, len(rows), batch):
-        found = rows.__getitems__(list(range(start, min(start + batch, len(rows)))))
-        yield [row["text"].decode() for row in found]
+        yield [row["text"].decode() for row in rows.__getitems__(list(range(start, min(start + batch, len(rows)))))]

@@ -15,19 +15,22 @@ Rule 3 costs one hash per word: only the held-out documents' grams are kept in m
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
 
+from chinchilla_jax.base import files
 from chinchilla_jax.data.errors import DataError
-from chinchilla_jax.data.files import Progress, write_json
-from chinchilla_jax.data.sources.corpora import Document, Source
+from chinchilla_jax.data.sources.registry import Document, Source
+from chinchilla_jax.data.steps import Echo, Progress, write_description
 
 GRAM_WORDS = 13
 REPEATED_SHARE = 0.5
@@ -40,7 +43,7 @@ _TABLE_BITS = 22
 _TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
 
 
-def clean(source: Source, validation_fraction: float, folder: pathlib.Path, echo: Callable[[str], None]) -> dict:
+def clean(source: Source, validation_fraction: float, folder: pathlib.Path, echo: Echo) -> dict:
     """Writes the documents to keep as `folder/DOMAIN.SPLIT.jsonl`, then `folder/cleaned.json`, which is returned.
 
     Returns:
@@ -50,17 +53,17 @@ def clean(source: Source, validation_fraction: float, folder: pathlib.Path, echo
       DataError: no text at all, or a domain too small to hold anything out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.jsonl"):
-        old.unlink()
+    for path in files.glob(folder, "*.jsonl"):
+        files.remove(path)
     domains, duplicates = _deal(source, validation_fraction, folder, echo)
     dropped = _drop_repeated(folder, domains, echo)
     counts = {domain: {split: _count(folder, domain, split) for split in _SPLITS} for domain in domains}
     for domain, splits in counts.items():
         if not splits["validation"]["documents"]:
-            raise DataError(f"domain {domain!r}: every held-out document repeats training text; raise "
-                            "data.validation_fraction or add text")  # fmt: skip
+            fix = "raise data.validation_fraction or add text"
+            raise DataError(f"domain {domain!r}: every held-out document repeats training text; {fix}")
     result = {"domains": counts, "duplicates": duplicates, "repeated_in_training": dropped}
-    write_json(folder / "cleaned.json", result)
+    write_description(folder / "cleaned.json", result)
     return result
 
 
@@ -73,38 +76,43 @@ def read_cleaned(folder: pathlib.Path, domain: str, split: str) -> Iterator[str]
 
 def content_hash(text: str) -> int:
     """The first 64 bits of the SHA-256 of the text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return _leading_bits(hashlib.sha256(text.encode()).digest())
 
 
-def _deal(source: Source, fraction: float, folder: pathlib.Path, echo: Callable[[str], None]) -> tuple[list[str], int]:
+def _leading_bits(digest: bytes) -> int:
+    return int.from_bytes(digest[:8], "big")
+
+
+def _deal(source: Source, fraction: float, folder: pathlib.Path, echo: Echo) -> tuple[list[str], int]:
     """Rules 1 and 2; returns the domains in alphabetical order and the number of duplicates."""
-    files: dict[tuple[str, str], IO[str]] = {}
     seen: set[bytes] = set()
     lowest: dict[str, tuple[int, Document]] = {}
     duplicates = 0
     progress = Progress(echo, "reading text", total=0)
+    handles: dict[tuple[str, str], IO[str]] = {}
+    with contextlib.ExitStack() as stack:
 
-    def write(document: Document, split: str) -> None:
-        key = (document.domain, split)
-        if key not in files:
-            files[key] = open(folder / f"{document.domain}.{split}.jsonl", "w", encoding="utf-8")
-        files[key].write(json.dumps(document.text) + "\n")
+        def write(document: Document, split: str) -> None:
+            key = (document.domain, split)
+            if key not in handles:
+                path = folder / f"{document.domain}.{split}.jsonl"
+                handles[key] = stack.enter_context(open(path, "w", encoding="utf-8"))
+            handles[key].write(json.dumps(document.text) + "\n")
 
-    try:
         for document in source.documents():
             if not document.text.strip():
                 continue
             progress.add(len(document.text))
-            digest = hashlib.sha256(document.text.encode()).digest()[:16]
-            if digest in seen:
+            digest = hashlib.sha256(document.text.encode()).digest()
+            if digest[:16] in seen:
                 duplicates += 1
                 continue
-            seen.add(digest)
-            number = content_hash(document.text)
+            seen.add(digest[:16])
             if document.split is not None:
                 write(document, document.split)
                 continue
             # The lowest hash so far waits; what it displaces goes where its own hash says.
+            number = _leading_bits(digest)
             if document.domain not in lowest or number < lowest[document.domain][0]:
                 waiting = lowest.get(document.domain)
                 lowest[document.domain] = (number, document)
@@ -114,44 +122,41 @@ def _deal(source: Source, fraction: float, folder: pathlib.Path, echo: Callable[
             write(document, "validation" if number / 2**64 < fraction else "train")
         for _, document in lowest.values():
             write(document, "validation")
-    finally:
-        for handle in files.values():
-            handle.close()
-    domains = sorted({domain for domain, _ in files})
+    domains = sorted({domain for domain, _ in handles})
     if not domains:
         raise DataError(f"source {source.name}: no text in it; every document is empty")
-    for domain in domains:
-        for split in _SPLITS:
-            if (domain, split) not in files:
-                raise DataError(f"domain {domain!r} of {source.name}: no {split} document; it needs at least two "
-                                "different documents (a file is cut every 4000 characters or so)")  # fmt: skip
+    for domain, split in itertools.product(domains, _SPLITS):
+        if (domain, split) not in handles:
+            need = "it needs at least two different documents (a file is cut every 4000 characters or so)"
+            raise DataError(f"domain {domain!r} of {source.name}: no {split} document; {need}")
     return domains, duplicates
 
 
-def _drop_repeated(folder: pathlib.Path, domains: list[str], echo: Callable[[str], None]) -> int:
+def _drop_repeated(folder: pathlib.Path, domains: list[str], echo: Echo) -> int:
     """Rule 3, rewriting the validation files; returns the number of documents dropped."""
-    held_out = {domain: [(text, np.unique(grams(text))) for text in read_cleaned(folder, domain, "validation")]
-                for domain in domains}  # fmt: skip
+    held_out = {
+        domain: [(text, np.unique(grams(text))) for text in read_cleaned(folder, domain, "validation")]
+        for domain in domains
+    }
     known = np.unique(np.concatenate([g for documents in held_out.values() for _, g in documents]))
     in_training = np.zeros(len(known), bool)
     # A table small enough for the processor's cache passes over nearly every gram that is not known.
     may_be_known = np.zeros(1 << _TABLE_BITS, bool)
     may_be_known[known >> _TABLE_SHIFT] = True
-    total = sum((folder / f"{domain}.train.jsonl").stat().st_size for domain in domains)
+    total = sum(files.stamp(folder / f"{domain}.train.jsonl")[0] for domain in domains)
     progress = Progress(echo, "comparing training text with what is held out", total)
     for domain in domains:
         for text in read_cleaned(folder, domain, "train"):
-            found = grams(text)
-            found = found[may_be_known[found >> _TABLE_SHIFT]]
-            at = np.minimum(np.searchsorted(known, found), len(known) - 1)
-            in_training[at[known[at] == found]] = True
+            trained = grams(text)
+            trained = trained[may_be_known[trained >> _TABLE_SHIFT]]
+            at = np.minimum(np.searchsorted(known, trained), len(known) - 1)
+            in_training[at[known[at] == trained]] = True
             progress.add(len(text))
     dropped = 0
     for domain, documents in held_out.items():
         kept = [text for text, g in documents if np.mean(in_training[np.searchsorted(known, g)]) < REPEATED_SHARE]
         dropped += len(documents) - len(kept)
-        lines = "".join(json.dumps(text) + "\n" for text in kept)
-        (folder / f"{domain}.validation.jsonl").write_text(lines, encoding="utf-8")
+        files.write_text(folder / f"{domain}.validation.jsonl", "".join(json.dumps(text) + "\n" for text in kept))
     return dropped
 
 

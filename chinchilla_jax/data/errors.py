@@ -1,6 +1,5 @@
 """What goes wrong with data, in one type."""
 
-
 from chinchilla_jax.base.errors import ExplainedError
 
 

@@ -1,14 +1,14 @@
-"""What share of training each domain gets, and how often that repeats its text."""
+"""What share of training each domain gets."""
 
 from __future__ import annotations
 
 import csv
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from chinchilla_jax.base import files
 from chinchilla_jax.config import ConfigError
-from chinchilla_jax.data.index import MixtureIndex as MixtureIndex
 
 _TABLES = pathlib.Path(__file__).parent / "mixtures"
 PRESETS = {"massivetext-chinchilla": "massivetext", "massivetext-gopher": "massivetext", "llama": "llama"}
@@ -22,25 +22,13 @@ def preset_table(preset: str) -> list[dict[str, str]]:
     """
     if preset not in PRESETS:
         raise ConfigError("data.mixture", f"unknown preset {preset!r}; one of {', '.join(PRESETS)}")
-    with open(_TABLES / f"{PRESETS[preset]}.csv", encoding="utf-8") as handle:
-        return list(csv.DictReader(line for line in handle if not line.startswith("#")))
+    lines = files.read_text(_TABLES / f"{PRESETS[preset]}.csv").splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
 def preset_weights(preset: str) -> dict[str, float]:
     """Published sampling proportion per domain; they sum to 1."""
     return {row["domain"]: float(row[preset]) for row in preset_table(preset)}
-
-
-def preset_epochs(preset: str, tokens: float) -> dict[str, float]:
-    """Epochs over each published domain when `tokens` are drawn in the preset's proportions."""
-    unique = {row["domain"]: float(row["unique_tokens"]) for row in preset_table(preset)}
-    return epochs(preset_weights(preset), unique, tokens)
-
-
-def epochs(weights: Mapping[str, float], unique_tokens: Mapping[str, float], tokens: float) -> dict[str, float]:
-    """How often each domain's `unique_tokens` are seen when `tokens` are drawn in proportion to `weights`."""
-    total = sum(weights.values())
-    return {domain: tokens * weight / total / unique_tokens[domain] for domain, weight in weights.items()}
 
 
 def resolve_mixture(mixture: str, train_tokens: Mapping[str, int]) -> dict[str, float]:
@@ -59,15 +47,15 @@ def resolve_mixture(mixture: str, train_tokens: Mapping[str, int]) -> dict[str, 
         weights = dict.fromkeys(train_tokens, 1.0)
     elif mixture in PRESETS:
         present = {domain.lower(): domain for domain in train_tokens}
-        wanted = preset_weights(mixture)
-        _check_domains(mixture, wanted, [d for d in wanted if d.lower() not in present], train_tokens)
-        weights = {present[domain.lower()]: weight for domain, weight in wanted.items()}
+        published = preset_weights(mixture)
+        _check_domains(mixture, published, [d for d in published if d.lower() not in present], train_tokens)
+        weights = {present[domain.lower()]: weight for domain, weight in published.items()}
     elif "=" in mixture:
         weights = _parse(mixture)
         _check_domains(mixture, weights, [d for d in weights if d not in train_tokens], train_tokens)
     else:
-        raise ConfigError("data.mixture", f"unknown mixture {mixture!r}; one of proportional, uniform, "
-                          f"{', '.join(PRESETS)}, or domain=weight,domain=weight")  # fmt: skip
+        known = f"proportional, uniform, {', '.join(PRESETS)}, or domain=weight,domain=weight"
+        raise ConfigError("data.mixture", f"unknown mixture {mixture!r}; one of {known}")
     weights = {domain: weight for domain, weight in weights.items() if weight > 0}
     total = sum(weights.values())
     if not total:
@@ -75,10 +63,10 @@ def resolve_mixture(mixture: str, train_tokens: Mapping[str, int]) -> dict[str, 
     return {domain: weights[domain] / total for domain in sorted(weights)}
 
 
-def _check_domains(mixture: str, wanted, absent: list[str], train_tokens) -> None:
+def _check_domains(mixture: str, needed: Iterable[str], absent: list[str], present: Iterable[str]) -> None:
     if absent:
-        raise ConfigError("data.mixture", f"{mixture!r} needs the domains {', '.join(wanted)}; the store has "
-                          f"{', '.join(train_tokens)}; absent: {', '.join(absent)}")  # fmt: skip
+        both = f"needs the domains {', '.join(needed)}; the store has {', '.join(present)}"
+        raise ConfigError("data.mixture", f"{mixture!r} {both}; absent: {', '.join(absent)}")
 
 
 def _parse(mixture: str) -> dict[str, float]:

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import itertools
 import pathlib
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from chinchilla_jax.base import files
 from chinchilla_jax.config import ConfigError, DataConfig
 from chinchilla_jax.data import store
 from chinchilla_jax.data.clean import clean
 from chinchilla_jax.data.errors import DataError
-from chinchilla_jax.data.files import Progress, content_key, lock, read_json, write_json
-from chinchilla_jax.data.sources import corpora
+from chinchilla_jax.data.sources import registry
+from chinchilla_jax.data.steps import Echo, Progress, content_key, one_at_a_time, read_description, write_description
 from chinchilla_jax.data.tokenizer import TRAINER_VERSION, Tokenizer, train_tokenizer
 
 CORPUS_FORMAT = 1
@@ -31,7 +31,7 @@ CORPUS_FORMAT = 1
 TOKENIZER_SAMPLE_BYTES = 20_000_000
 
 
-def prepare(data: DataConfig, echo: Callable[[str], None] = print) -> pathlib.Path:
+def prepare(data: DataConfig, echo: Echo = print) -> pathlib.Path:
     """Makes whatever of the token store of `data` does not exist yet.
 
     Args:
@@ -45,8 +45,7 @@ def prepare(data: DataConfig, echo: Callable[[str], None] = print) -> pathlib.Pa
       ConfigError: a setting that does not fit what was found.
       DataError: text that cannot be fetched or used; names the file.
     """
-    root = pathlib.Path(data.data_dir)
-    with lock(root / ".lock", echo):
+    with one_at_a_time(pathlib.Path(data.data_dir) / ".lock", echo):
         start = time.monotonic()
         corpus = _prepare_corpus(data, echo)
         tokenizer = _prepare_tokenizer(data, corpus, echo)
@@ -61,78 +60,86 @@ def store_path(data: DataConfig) -> pathlib.Path:
     Raises:
       DataError: there is none; says how to prepare it.
     """
-    root = pathlib.Path(data.data_dir)
     hint = "prepare it first: python -m chinchilla_jax data --config=..."
-    auto = root / "corpus" / "auto.json"
-    if data.source == "auto" and not auto.exists():
-        raise DataError(f"{root}: no data prepared for data.source=auto; {hint}")
-    name = read_json(auto)["source"] if data.source == "auto" else data.source
+    auto = _auto_file(data)
+    if data.source == "auto" and not files.exists(auto):
+        raise DataError(f"{data.data_dir}: no data prepared for data.source=auto; {hint}")
+    name = read_description(auto)["source"] if data.source == "auto" else data.source
     corpus = _find_corpus(data, name)
     if corpus is None:
-        raise DataError(f"{root}: no data prepared for data.source={data.source} (or its files changed since); {hint}")
+        changed = "(or its files changed since)"
+        raise DataError(f"{data.data_dir}: no data prepared for data.source={data.source} {changed}; {hint}")
     model = _tokenizer_path(data, corpus)
-    path = _store_folder(data, corpus, Tokenizer(model)) if model.exists() else None
-    if path is None or not (path / "store.json").exists():
-        raise DataError(f"{root}: the text is there, but no token store for data.tokenizer={data.tokenizer}, "
-                        f"vocab_size={data.vocab_size}, seq_len={data.seq_len}; {hint}")  # fmt: skip
+    path = _store_folder(data, corpus, Tokenizer(model)) if files.exists(model) else None
+    if path is None or not files.exists(path / "store.json"):
+        settings = f"data.tokenizer={data.tokenizer}, vocab_size={data.vocab_size}, seq_len={data.seq_len}"
+        raise DataError(f"{data.data_dir}: the text is there, but no token store for {settings}; {hint}")
     return path
 
 
-def _prepare_corpus(data: DataConfig, echo: Callable[[str], None]) -> pathlib.Path:
+def _prepare_corpus(data: DataConfig, echo: Echo) -> pathlib.Path:
     from chinchilla_jax.data import builder  # TFDS takes a second to import, and a finished store needs none of it.
 
     name, reasons = _resolve_source(data, echo)
-    corpus = _corpus_folder(data, name, corpora.fingerprint(name) or [])
-    if (corpus / "corpus.json").exists():
+    corpus = _corpus_folder(data, name, registry.fingerprint(name) or [])
+    if files.exists(corpus / "corpus.json"):
         echo(f"corpus: {corpus} is there")
         return corpus
-    source = corpora.open_source(name, data, echo)
+    source = registry.open_source(name, data, echo)
     cleaned = corpus / "cleaned"
-    if not (cleaned / "cleaned.json").exists():
+    if not files.exists(cleaned / "cleaned.json"):
         echo(f"corpus: reading {name}, removing duplicates, holding out {data.validation_fraction:.1%}")
         clean(source, data.validation_fraction, cleaned, echo)
-    result = read_json(cleaned / "cleaned.json")
+    result = read_description(cleaned / "cleaned.json")
     for domain, counts in result["domains"].items():
         size = sum(split["bytes"] for split in counts.values())
-        echo(f"corpus: writing domain {domain}: {size / 1e6:.1f} MB of text, "
-             f"{counts['train']['documents']} + {counts['validation']['documents']} documents")  # fmt: skip
+        documents = f"{counts['train']['documents']} + {counts['validation']['documents']} documents"
+        echo(f"corpus: writing domain {domain}: {size / 1e6:.1f} MB of text, {documents}")
         builder.build_domain(corpus, cleaned, domain)
-    for abandoned in corpus.glob(f"{builder.NAME}/*/incomplete.*"):
-        shutil.rmtree(abandoned)
-    write_json(corpus / "corpus.json", {
-        "format": CORPUS_FORMAT, "source": name, "requested": data.source, "passed_over": reasons,
-        "details": source.details, "settings": _corpus_settings(data, name), **result,
-    })  # fmt: skip
-    shutil.rmtree(cleaned)
-    echo(f"corpus: removed {result['duplicates']} duplicates, and {result['repeated_in_training']} held-out documents "
-         "that training text repeats")  # fmt: skip
+    for abandoned in files.glob(corpus, f"{builder.NAME}/*/incomplete.*"):
+        files.remove(abandoned)
+    description = {
+        "format": CORPUS_FORMAT,
+        "source": name,
+        "requested": data.source,
+        "passed_over": reasons,
+        "details": source.details,
+        "settings": _corpus_settings(data, name),
+    }
+    write_description(corpus / "corpus.json", description | result)
+    files.remove(cleaned)
+    echo(
+        f"corpus: removed {result['duplicates']} duplicates, and {result['repeated_in_training']} held-out documents "
+        "that training text repeats"
+    )
     return corpus
 
 
-def _resolve_source(data: DataConfig, echo: Callable[[str], None]) -> tuple[str, list[str]]:
+def _resolve_source(data: DataConfig, echo: Echo) -> tuple[str, list[str]]:
     """(source, reasons against earlier ones). `auto` is decided once per data_dir: reruns should see the same text."""
     if data.source != "auto":
         return data.source, []
-    decided = pathlib.Path(data.data_dir) / "corpus" / "auto.json"
-    if not decided.exists():
-        name, reasons = corpora.first_source_that_works(data, echo)
-        write_json(decided, {"source": name, "passed_over": reasons})
-    choice = read_json(decided)
+    decided = _auto_file(data)
+    if not files.exists(decided):
+        name, reasons = registry.first_source_that_works(data, echo)
+        write_description(decided, {"source": name, "passed_over": reasons})
+    choice = read_description(decided)
     echo(f"source=auto: using {choice['source']} (delete {decided} to choose again)")
     return choice["source"], choice["passed_over"]
 
 
-def _prepare_tokenizer(data: DataConfig, corpus: pathlib.Path, echo: Callable[[str], None]) -> Tokenizer:
+def _prepare_tokenizer(data: DataConfig, corpus: pathlib.Path, echo: Echo) -> Tokenizer:
     path = _tokenizer_path(data, corpus)
-    if data.tokenizer == "train" and not path.exists():
+    if data.tokenizer == "train" and not files.exists(path):
         echo(f"tokenizer: training {data.vocab_size} pieces")
         train_tokenizer(_sample(corpus), data.vocab_size, path)
     tokenizer = Tokenizer(path)
-    if tokenizer.vocab_size > data.vocab_size:
-        raise ConfigError("data.vocab_size", f"tokenizer {path} has {tokenizer.vocab_size} pieces, vocab_size="
-                          f"{data.vocab_size} is too few; set data.vocab_size (and model.vocab_size) to at least "
-                          f"{tokenizer.vocab_size}")  # fmt: skip
-    echo(f"tokenizer: {path}, {tokenizer.vocab_size} pieces")
+    size = tokenizer.vocab_size
+    if size > data.vocab_size:
+        fix = f"set data.vocab_size (and model.vocab_size) to at least {size}"
+        few = f"tokenizer {path} has {size} pieces, vocab_size={data.vocab_size} is too few"
+        raise ConfigError("data.vocab_size", f"{few}; {fix}")
+    echo(f"tokenizer: {path}, {size} pieces")
     return tokenizer
 
 
@@ -140,7 +147,8 @@ def _sample(corpus: pathlib.Path) -> Iterator[str]:
     """Training text of every domain, up to `TOKENIZER_SAMPLE_BYTES` in all, from the start of its hashed order."""
     from chinchilla_jax.data import builder
 
-    sizes = {domain: c["train"]["bytes"] for domain, c in read_json(corpus / "corpus.json")["domains"].items()}
+    domains = read_description(corpus / "corpus.json")["domains"]
+    sizes = {domain: counts["train"]["bytes"] for domain, counts in domains.items()}
     share = min(1.0, TOKENIZER_SAMPLE_BYTES / sum(sizes.values()))
     for domain, size in sizes.items():
         taken = 0
@@ -151,64 +159,74 @@ def _sample(corpus: pathlib.Path) -> Iterator[str]:
             yield text
 
 
-def _prepare_store(
-    data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer, echo: Callable[[str], None]
-) -> pathlib.Path:
-    from chinchilla_jax.data import builder
-
+def _prepare_store(data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer, echo: Echo) -> pathlib.Path:
     path = _store_folder(data, corpus, tokenizer)
-    if not (path / "store.json").exists():
-        path.mkdir(parents=True, exist_ok=True)
-        for leftover in path.glob("*.partial-*"):
-            leftover.unlink()
-        description = read_json(corpus / "corpus.json")
-        domains = description.pop("domains")
-        todo = [(d, s) for d in domains for s in store.SPLITS if not (path / f"{d}.{s}.json").exists()]
-        progress = Progress(echo, "store: tokenising", sum(domains[d][s]["bytes"] for d, s in todo))
-        for domain, split in todo:
-            texts = builder.read_domain(corpus, domain, split)
-            store.write_rows(path / f"{domain}.{split}.npy", texts, tokenizer, data.seq_len, progress)
-        store.finish_store(path, tokenizer, data.seq_len, description, domains)
+    if not files.exists(path / "store.json"):
+        _write_store(path, data, corpus, tokenizer, echo)
     finished = store.TokenStore.open(path, tokenizer)
     for domain in finished.domains:
         tokens, size = finished.tokens(domain), finished.bytes(domain)
-        echo(f"store: {domain}: {tokens:,} training tokens, {size / tokens:.2f} bytes each; "
-             f"{finished.tokens(domain, 'validation'):,} held out")  # fmt: skip
+        held_out = f"{finished.tokens(domain, 'validation'):,} held out"
+        echo(f"store: {domain}: {tokens:,} training tokens, {size / tokens:.2f} bytes each; {held_out}")
         for split in store.SPLITS:
-            _check_bytes(finished, domain, split, echo)
+            counted, real = finished.bytes(domain, split), finished.text_bytes(domain, split)
+            if counted != real:
+                echo(
+                    f"store: note: the pieces of {domain}/{split} add up to {counted} bytes, the text has {real} "
+                    f"({counted / real - 1:+.3%}): this tokenizer changes text; bits per byte are off by as much"
+                )
     return path
 
 
-def _check_bytes(finished: store.TokenStore, domain: str, split: str, echo: Callable[[str], None]) -> None:
-    counted, real = finished.bytes(domain, split), finished.text_bytes(domain, split)
-    if counted != real:
-        echo(f"store: note: the pieces of {domain}/{split} add up to {counted} bytes, the text has {real} "
-             f"({counted / real - 1:+.3%}): this tokenizer changes text; bits per byte are off by as much")  # fmt: skip
+def _write_store(path: pathlib.Path, data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer, echo: Echo) -> None:
+    """Tokenises what is not tokenised yet, and finishes the store."""
+    from chinchilla_jax.data import builder
+
+    path.mkdir(parents=True, exist_ok=True)
+    for leftover in [*files.glob(path, "*.partial-*"), *files.glob(path, ".*.tmp")]:
+        files.remove(leftover)
+    description = read_description(corpus / "corpus.json")
+    domains = description.pop("domains")
+    parts = {(d, s): path / f"{d}.{s}.npy" for d in domains for s in store.SPLITS}
+    todo = {key: part for key, part in parts.items() if not files.exists(part.with_suffix(".json"))}
+    progress = Progress(echo, "store: tokenising", sum(domains[d][s]["bytes"] for d, s in todo))
+    for (domain, split), part in todo.items():
+        texts = builder.read_domain(corpus, domain, split)
+        store.write_rows(part, texts, tokenizer, data.seq_len, progress)
+    store.finish_store(path, tokenizer, data.seq_len, description, domains)
+
+
+def _auto_file(data: DataConfig) -> pathlib.Path:
+    return pathlib.Path(data.data_dir) / "corpus" / "auto.json"
 
 
 def _corpus_settings(data: DataConfig, name: str) -> dict:
-    kind = name.partition(":")[0]
-    return {"format": CORPUS_FORMAT, "source": name, "validation_fraction": data.validation_fraction,
-            "text_field": data.text_field if kind in ("jsonl", "tfds") else None}  # fmt: skip
+    return {
+        "format": CORPUS_FORMAT,
+        "source": name,
+        "validation_fraction": data.validation_fraction,
+        "text_field": data.text_field if registry.reads_field(name) else None,
+    }
 
 
-def _corpus_folder(data: DataConfig, name: str, files: list) -> pathlib.Path:
-    key = content_key(_corpus_settings(data, name), files)
-    return pathlib.Path(data.data_dir) / "corpus" / f"{corpora.domain_name(name)[:40]}-{key}"
+def _corpus_folder(data: DataConfig, name: str, fingerprint: list) -> pathlib.Path:
+    key = content_key(_corpus_settings(data, name), fingerprint)
+    return pathlib.Path(data.data_dir) / "corpus" / f"{registry.domain_name(name)[:40]}-{key}"
 
 
 def _find_corpus(data: DataConfig, name: str) -> pathlib.Path | None:
     """The finished corpus of these settings; where the original files are absent, the only one there is."""
-    files = corpora.fingerprint(name)
-    if files is not None:
-        folder = _corpus_folder(data, name, files)
-        return folder if (folder / "corpus.json").exists() else None
-    found = [path.parent for path in sorted((pathlib.Path(data.data_dir) / "corpus").glob("*/corpus.json"))
-             if read_json(path)["settings"] == _corpus_settings(data, name)]  # fmt: skip
-    if len(found) > 1:
-        raise DataError(f"{name} is not on this machine and {len(found)} versions of it were prepared: "
-                        f"{', '.join(folder.name for folder in found)}; delete all but one")  # fmt: skip
-    return found[0] if found else None
+    fingerprint = registry.fingerprint(name)
+    if fingerprint is not None:
+        folder = _corpus_folder(data, name, fingerprint)
+        return folder if files.exists(folder / "corpus.json") else None
+    settings = _corpus_settings(data, name)
+    finished = files.glob(pathlib.Path(data.data_dir) / "corpus", "*/corpus.json")
+    folders = [path.parent for path in finished if read_description(path)["settings"] == settings]
+    if len(folders) > 1:
+        versions = f"{len(folders)} versions of it were prepared: {', '.join(folder.name for folder in folders)}"
+        raise DataError(f"{name} is not on this machine and {versions}; delete all but one")
+    return folders[0] if folders else None
 
 
 def _tokenizer_path(data: DataConfig, corpus: pathlib.Path) -> pathlib.Path:

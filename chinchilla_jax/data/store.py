@@ -14,6 +14,8 @@ own segment. The last row is filled up with separators that are no targets.
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
 import json
 import os
 import pathlib
@@ -21,8 +23,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from chinchilla_jax.base import files
 from chinchilla_jax.data.errors import DataError
-from chinchilla_jax.data.files import Progress, read_json, write_bytes, write_json
+from chinchilla_jax.data.steps import Progress, read_description, write_description
 from chinchilla_jax.data.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -61,8 +64,8 @@ def write_rows(
         np.lib.format.write_array_header_1_0(handle, header | {"shape": (0, seq_len + 1)})
         start = handle.tell()
         for batch in texts:
-            ids = [np.asarray([tokenizer.separator, *document], dtype)
-                   for document in tokenizer.encode_all(batch, threads=os.cpu_count() or 1)]  # fmt: skip
+            encoded = tokenizer.encode_all(batch, threads=os.cpu_count() or 1)
+            ids = [np.asarray([tokenizer.separator, *document], dtype) for document in encoded]
             stream = np.concatenate([stream, *ids])
             token_bytes += sum(int(lengths[document].sum()) for document in ids)
             text_bytes += (size := sum(len(text.encode()) for text in batch))
@@ -81,9 +84,9 @@ def write_rows(
         handle.seek(0)
         np.lib.format.write_array_header_1_0(handle, header | {"shape": (rows, seq_len + 1)})
         assert handle.tell() == start, "numpy's header grew"
-    os.replace(partial, path)
+    files.rename(partial, path)
     counts = {"rows": rows, "tokens": tokens, "bytes": token_bytes, "text_bytes": text_bytes}
-    write_json(path.with_suffix(".json"), counts)
+    write_description(path.with_suffix(".json"), counts)
     return counts
 
 
@@ -94,18 +97,24 @@ def _rows(stream: np.ndarray, rows: int, seq_len: int) -> np.ndarray:
 
 def finish_store(path: pathlib.Path, tokenizer: Tokenizer, seq_len: int, source: dict, domains: Iterable[str]) -> None:
     """Gathers what `write_rows` left in `path` into store.json, which makes the folder a store."""
-    counts = {d: {s: read_json(path / f"{d}.{s}.json") for s in SPLITS} for d in domains}
-    write_bytes(path / "tokenizer.model", tokenizer.path.read_bytes())
-    partial = path / f"byte_lengths.partial-{os.getpid()}.npy"
-    np.save(partial, tokenizer.byte_lengths())
-    os.replace(partial, path / "byte_lengths.npy")
-    write_json(path / "store.json", {
-        "format": FORMAT, "seq_len": seq_len, "vocab_size": tokenizer.vocab_size, "separator": tokenizer.separator,
-        "tokenizer": tokenizer.fingerprint(), "source": source, "domains": counts,
-    })  # fmt: skip
-    for domain in counts:
-        for split in SPLITS:
-            (path / f"{domain}.{split}.json").unlink()
+    parts = {domain: {split: path / f"{domain}.{split}.json" for split in SPLITS} for domain in domains}
+    description = {
+        "format": FORMAT,
+        "seq_len": seq_len,
+        "vocab_size": tokenizer.vocab_size,
+        "separator": tokenizer.separator,
+        "tokenizer": tokenizer.fingerprint(),
+        "source": source,
+        "domains": {d: {split: read_description(part) for split, part in parts[d].items()} for d in parts},
+    }
+    byte_lengths = io.BytesIO()
+    np.save(byte_lengths, tokenizer.byte_lengths())
+    files.write_bytes(path / "tokenizer.model", files.read_bytes(tokenizer.path))
+    files.write_bytes(path / "byte_lengths.npy", byte_lengths.getvalue())
+    write_description(path / "store.json", description)
+    for splits in parts.values():
+        for part in splits.values():
+            files.remove(part)
 
 
 class TokenStore:
@@ -139,22 +148,24 @@ class TokenStore:
           DataError: unfinished, of another format, cut off, or made with another tokenizer; names the file.
         """
         path = pathlib.Path(path)
-        description = read_json(path / "store.json")
-        found = description.get("format") if isinstance(description, dict) else None
-        if found != FORMAT:
-            raise DataError(f"{path / 'store.json'}: format {found!r}, this version reads {FORMAT}; delete the folder "
-                            "and prepare the data again")  # fmt: skip
+        file, fix = path / "store.json", "delete the folder and prepare the data again"
+        description = read_description(file)
+        version = description.get("format") if isinstance(description, dict) else None
+        if version != FORMAT:
+            raise DataError(f"{file}: format {version!r}, this version reads {FORMAT}; {fix}")
         if damage := _damage(description):
-            raise DataError(f"{path / 'store.json'}: damaged, {damage}; delete the folder and prepare the data again")
+            raise DataError(f"{file}: damaged, {damage}; {fix}")
         store = cls(path, description, _load(path / "byte_lengths.npy", (description["vocab_size"],)))
         if check_tokenizer:
             tokenizer = store.tokenizer()
         if tokenizer is not None and tokenizer.fingerprint() != store.tokenizer_fingerprint:
-            raise DataError(f"{path}: made with tokenizer {store.tokenizer_fingerprint}, but {tokenizer.path} is "
-                            f"{tokenizer.fingerprint()}; prepare the data again with that tokenizer")  # fmt: skip
-        for domain in store.domains:
-            for split in SPLITS:
-                store.array(domain, split)
+            other = f"{tokenizer.path} is {tokenizer.fingerprint()}"
+            raise DataError(
+                f"{path}: made with tokenizer {store.tokenizer_fingerprint}, but {other}; prepare the data again with "
+                "that tokenizer"
+            )
+        for domain, split in itertools.product(store.domains, SPLITS):
+            store.array(domain, split)
         return store
 
     def content_hash(self) -> str:
@@ -203,35 +214,34 @@ class TokenStore:
         """
         tokenizer = Tokenizer(self.path / "tokenizer.model")
         if tokenizer.fingerprint() != self.tokenizer_fingerprint:
-            raise DataError(f"{tokenizer.path}: is tokenizer {tokenizer.fingerprint()}, the store was made with "
-                            f"{self.tokenizer_fingerprint}; prepare the data again")  # fmt: skip
+            made_with = f"the store was made with {self.tokenizer_fingerprint}; prepare the data again"
+            raise DataError(f"{tokenizer.path}: is tokenizer {tokenizer.fingerprint()}, {made_with}")
         return tokenizer
 
 
 def _damage(description: dict) -> str:
     """What a store.json of this format lacks, or empty."""
-    for key, kind in (("seq_len", int), ("vocab_size", int), ("separator", int), ("tokenizer", str), ("source", dict),
-                      ("domains", dict)):  # fmt: skip
+    kinds = {"seq_len": int, "vocab_size": int, "separator": int, "tokenizer": str, "source": dict, "domains": dict}
+    for key, kind in kinds.items():
         if not isinstance(description.get(key), kind):
             return f"{key!r} is {f'{description[key]!r}' if key in description else 'missing'}"
     for domain, splits in description["domains"].items():
-        for split in SPLITS:
-            for count in ("rows", "tokens", "bytes", "text_bytes"):
-                try:
-                    whole = isinstance(splits[split][count], int)
-                except (KeyError, TypeError):
-                    whole = False
-                if not whole:
-                    return f"no count {count!r} of {domain}.{split}"
+        for split, count in itertools.product(SPLITS, ("rows", "tokens", "bytes", "text_bytes")):
+            try:
+                whole = isinstance(splits[split][count], int)
+            except (KeyError, TypeError):
+                whole = False
+            if not whole:
+                return f"no count {count!r} of {domain}.{split}"
     return "" if description["domains"] else "it has no domains"
 
 
 def _load(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+    fix = "delete its folder and prepare the data again"
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: missing or cut off ({error}); delete its folder and prepare the data again") from None
+        raise DataError(f"{path}: missing or cut off ({error}); {fix}") from None
     if array.shape != shape:
-        raise DataError(f"{path}: has shape {array.shape}, store.json says {shape}; delete its folder and prepare the "
-                        "data again")  # fmt: skip
+        raise DataError(f"{path}: has shape {array.shape}, store.json says {shape}; {fix}")
     return array

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
+from chinchilla_jax.base import files
 from chinchilla_jax.data.errors import DataError
-from chinchilla_jax.data.files import content_key, write_bytes
+from chinchilla_jax.data.steps import content_key
 
 # Enters the keys of trained models: change it with any setting below.
 TRAINER_VERSION = 1
@@ -27,17 +28,23 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: pathlib.Path) -
       DataError: `vocab_size` is more pieces than the text gives, or fewer than its characters need.
     """
     model = io.BytesIO()
+    unchanged = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": False}
+    pieces = {"byte_fallback": True, "split_digits": True, "allow_whitespace_only_pieces": True}
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": 3}
+    settings = {"character_coverage": 0.9995, "num_threads": 1, "minloglevel": 2} | unchanged | pieces | ids
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts), model_writer=model, model_type="bpe", vocab_size=vocab_size,
-            normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
-            byte_fallback=True, split_digits=True, allow_whitespace_only_pieces=True, user_defined_symbols=["\n"],
-            character_coverage=0.9995, num_threads=1, pad_id=0, eos_id=1, unk_id=2, bos_id=3, minloglevel=2,
-        )  # fmt: skip
+            sentence_iterator=_lines(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            user_defined_symbols=["\n"],
+            **settings,
+        )
     except RuntimeError as error:
         reason = str(error).rsplit("] ", 1)[-1]  # Before that: SentencePiece's own file and line.
         raise DataError(f"data.vocab_size={vocab_size} does not suit this text: {reason}") from None
-    write_bytes(path, model.getvalue())
+    files.write_bytes(path, model.getvalue())
     return Tokenizer(path)
 
 
@@ -59,11 +66,11 @@ class Tokenizer:
           DataError: no such file, no SentencePiece model, or one with neither an end nor a beginning piece.
         """
         self.path = pathlib.Path(path)
-        if not self.path.is_file():
+        if not files.is_file(self.path):
             raise DataError(f"{path}: no such tokenizer; data.tokenizer is `train` or a SentencePiece .model file")
         self._model = sentencepiece.SentencePieceProcessor()
         try:
-            self._model.Load(model_proto=self.path.read_bytes())
+            self._model.Load(model_proto=files.read_bytes(self.path))
         except (RuntimeError, ValueError) as error:
             raise DataError(f"{path}: not a SentencePiece model ({error})") from None
         self.vocab_size: int = self._model.vocab_size()

@@ -7,6 +7,7 @@ import sentencepiece
 
 from chinchilla_jax.config import DataConfig
 from chinchilla_jax.data import TokenStore, prepare
+from chinchilla_jax.data.sources.registry import open_source
 
 
 def quiet(_):
@@ -19,6 +20,17 @@ def data(tmp_path_factory):
     config = DataConfig(source="shipped", data_dir=str(tmp_path_factory.mktemp("data")), vocab_size=512, seq_len=32)
     prepare(config, quiet)
     return config
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """`documents(source, **settings)`: all documents of a source."""
+
+    def read(source, **settings):
+        data = DataConfig(source=source, data_dir=str(tmp_path), **settings)
+        return list(open_source(source, data, quiet).documents())
+
+    return read
 
 
 @pytest.fixture(scope="session")

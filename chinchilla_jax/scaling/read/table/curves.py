@@ -105,7 +105,7 @@ def curves_of_table(
     Raises:
       FitRefused: `not_found`, or `columns`.
     """
-    if not files.exists(path) or files.is_folder(path):
+    if not files.is_file(path):
         raise FitRefused("not_found", f"{path}: no such table of curves")
     table = read_table(path)
     chart = find_chart(table)

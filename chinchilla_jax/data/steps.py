@@ -1,4 +1,4 @@
-"""How data files are written so that none is ever seen half-written, and how two preparations keep apart."""
+"""What the steps of a preparation share: a key for each result, one process at a time, a line of progress."""
 
 from __future__ import annotations
 
@@ -6,40 +6,15 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from chinchilla_jax.base import files
 from chinchilla_jax.data.errors import DataError
 
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes `content` under a temporary name, then renames: a reader sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """Parsed JSON of `path`.
-
-    Raises:
-      DataError: the file is missing or is not JSON; names it.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); delete its folder and prepare the data again") from None
+Echo = Callable[[str], None]  # called with a line for each step, and during long ones every few seconds
 
 
 def content_key(*parts: Any) -> str:
@@ -47,9 +22,28 @@ def content_key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def read_description(path: pathlib.Path) -> Any:
+    """The value in a JSON file that a preparation wrote.
+
+    Raises:
+      DataError: the file is missing or is not JSON; names it.
+    """
+    try:
+        return files.read_json(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); delete its folder and prepare the data again") from None
+
+
+def write_description(path: pathlib.Path, value: Any) -> None:
+    """Writes what `read_description` reads."""
+    files.write_json(path, value, sort_keys=True)
+
+
 @contextlib.contextmanager
-def lock(path: pathlib.Path, echo: Callable[[str], None]) -> Iterator[None]:
-    """Holds `path` so that one process at a time prepares data; released by the system if the process dies."""
+def one_at_a_time(path: pathlib.Path, echo: Echo) -> Iterator[None]:
+    """Locks `path` so that one process at a time prepares data; released by the system if the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as handle:
         try:
@@ -61,10 +55,13 @@ def lock(path: pathlib.Path, echo: Callable[[str], None]) -> Iterator[None]:
 
 
 class Progress:
-    """Prints how far a long step is and how long it will still take, at most every `every` seconds."""
+    """Says how far a long step is and how long it will still take, every five seconds at most."""
 
-    def __init__(self, echo: Callable[[str], None], what: str, total: float, every: float = 5.0):
-        self.echo, self.what, self.total, self.every = echo, what, total, every
+    _EVERY = 5.0
+
+    def __init__(self, echo: Echo, what: str, total: float):
+        """`total` is in the unit of `add`; 0 where it is not known."""
+        self.echo, self.what, self.total = echo, what, total
         self.done, self.start = 0.0, time.monotonic()
         self.last = self.start
 
@@ -72,7 +69,7 @@ class Progress:
         """Counts `amount` more of `total` as done."""
         self.done += amount
         now = time.monotonic()
-        if now - self.last < self.every:
+        if now - self.last < self._EVERY:
             return
         self.last = now
         if self.total > 0 and self.done > 0:

@@ -1,0 +1,121 @@
+"""Every `DataConfig.source` becomes a stream of documents with a domain, which is what a mixture weighs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from chinchilla_jax.base import files
+from chinchilla_jax.config import SOURCES, ConfigError, DataConfig
+from chinchilla_jax.data.errors import DataError
+from chinchilla_jax.data.steps import Echo
+
+
+class Document(NamedTuple):
+    """A text of a domain; `split` is `train`, `validation`, or None where the corpus builder is to choose."""
+
+    domain: str
+    text: str
+    split: str | None = None
+
+
+Documents = Callable[[], Iterator[Document]]  # each call starts a new pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A place text comes from; `details` says what exactly was read."""
+
+    name: str
+    documents: Documents
+    details: dict
+
+
+class _Kind(NamedTuple):
+    open: Callable[[str, DataConfig, Echo], tuple[Documents, dict]]
+    files: Callable[[pathlib.Path], list[pathlib.Path]] | None
+    reads_field: bool
+
+
+_KINDS: dict[str, _Kind] = {}
+
+
+def register(
+    name: str,
+    open: Callable[[str, DataConfig, Echo], tuple[Documents, dict]],
+    files: Callable[[pathlib.Path], list[pathlib.Path]] | None = None,
+    reads_field: bool = False,
+) -> None:
+    """Makes `name` a value of `DataConfig.source`; one that ends in a colon is followed by a path or a name.
+
+    Args:
+      open: fetches the text if need be; takes what follows the colon, the config and `echo`. Returns the stream of
+        documents and the details of the `Source`, or raises `DataError`.
+      files: where the name is followed by a path: the files behind it. When one of them changes, the corpus is another.
+      reads_field: whether the text of a record is its `DataConfig.text_field`.
+    """
+    SOURCES.setdefault(name, "")
+    _KINDS[name] = _Kind(open, files, reads_field)
+
+
+def open_source(name: str, data: DataConfig, echo: Echo) -> Source:
+    """The source called `name` (anything `DataConfig.source` may be, except `auto`), fetched if need be.
+
+    Raises:
+      DataError: nothing there, or it cannot be fetched.
+    """
+    kind, rest = _kind(name)
+    return Source(name, *kind.open(rest, data, echo))
+
+
+def first_source_that_works(data: DataConfig, echo: Echo) -> tuple[str, list[str]]:
+    """What `auto` means on this machine: (source name, why each earlier one was passed over)."""
+    reasons = []
+    for name in ("debian", "pypi"):
+        try:
+            open_source(name, data, echo)
+            return name, reasons
+        except DataError as error:
+            reasons.append(f"{name}: {error}")
+            echo(f"source=auto: {name} cannot be used: {error}")
+    return "shipped", reasons
+
+
+def fingerprint(name: str) -> list | None:
+    """What the files behind a source look like now: [[path, size, modified], ...]; [] where they are not the user's.
+
+    None when the folder is not on this machine (a store may be used where its text is not). Sizes and times stand for
+    the content: hashing a large corpus at every start would take longer than the mistake it prevents.
+    """
+    kind, rest = _kind(name)
+    if kind.files is None:
+        return []
+    root = pathlib.Path(rest)
+    if not files.exists(root):
+        return None
+    return [[path.relative_to(root).as_posix(), *files.stamp(path)] for path in kind.files(root)]
+
+
+def reads_field(name: str) -> bool:
+    """Whether `DataConfig.text_field` matters to this source."""
+    return _kind(name)[0].reads_field
+
+
+def domain_name(text: str) -> str:
+    """`text` as a name that is safe in file names and in `domain=weight,domain=weight`."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_.-") or "text"
+
+
+def _kind(name: str) -> tuple[_Kind, str]:
+    """(how the source is opened, what follows the colon of its name)."""
+    kind, colon, rest = name.partition(":")
+    key = kind + colon
+    if key not in _KINDS and SOURCES.get(key):
+        importlib.import_module(f"{__package__}.{SOURCES[key]}")
+    if key not in _KINDS:
+        raise ConfigError("data.source", f"unknown source {name!r}")
+    return _KINDS[key], rest

@@ -1,0 +1,52 @@
+"""Folders of plain text: each is read in full or refused with a reason, and long files are cut well."""
+
+import json
+
+import pytest
+
+from chinchilla_jax.data import DataError
+from chinchilla_jax.data.sources.text import DOCUMENT_CHARACTERS, cut_document
+
+
+def test_folders_are_domains(documents, tmp_path):
+    root = tmp_path / "my texts"
+    (root / "b c" / "deep").mkdir(parents=True)
+    (root / "loose.txt").write_text("loose")
+    (root / "b c" / "deep" / "x.rst").write_text("deep é")
+    (root / ".hidden").write_bytes(b"\0")
+    assert documents(f"text:{root}") == [("b_c", "deep é", None), ("my_texts", "loose", None)]
+
+
+def test_long_files_are_cut_at_good_places_and_nothing_is_lost():
+    text = "".join(f"Headword {n}\n   meaning\n\n   more\n\n" for n in range(2000))
+    pieces = cut_document(text)
+    assert "".join(pieces) == text and all(piece.startswith("Headword") for piece in pieces)
+    assert cut_document("short") == ["short"]
+    unbroken = cut_document("x" * 50_000)
+    assert "".join(unbroken) == "x" * 50_000
+    assert max(map(len, pieces + unbroken)) <= 2 * DOCUMENT_CHARACTERS
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"a\0b", "x.txt: a binary file"), (b"\xff\xfe", "x.txt: not UTF-8")])
+def test_binary_files_are_named(documents, tmp_path, content, message):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "x.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        documents(f"text:{tmp_path / 'texts'}")
+
+
+def test_absent_and_empty_folders_are_named(documents, tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        documents(f"text:{tmp_path / 'nowhere'}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no text files"):
+        documents(f"text:{tmp_path / 'empty'}")
+    with pytest.raises(DataError, match="empty: no .jsonl"):
+        documents(f"jsonl:{tmp_path / 'empty'}")
+
+
+def test_shipped_text_is_about_a_megabyte_in_three_domains(documents, tmp_path):
+    found = documents("shipped")
+    assert {document.domain for document in found} == {"plays", "poems", "prose"}
+    assert 0.9e6 < sum(len(document.text) for document in found) < 1.1e6
+    assert json.dumps(found)
