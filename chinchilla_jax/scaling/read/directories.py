@@ -43,12 +43,12 @@ _MARKS = ("result.json", "config.json", "metrics.jsonl")
 
 @dataclasses.dataclass
 class _Study:
-    """The run directories by name, and what the manifests say of them, if there are any."""
+    """The run directories by name, what the manifests say of them, if there are any, and what is left out."""
 
-    folders: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
-    planned: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    header: dict[str, Any] = dataclasses.field(default_factory=dict)
-    bad: list[BadRow] = dataclasses.field(default_factory=list)
+    folders: dict[str, pathlib.Path]
+    planned: dict[str, dict[str, Any]]
+    header: dict[str, Any]
+    bad: list[BadRow]
 
 
 def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where, best: bool) -> LoadedRuns:
@@ -63,7 +63,7 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
       FitRefused: `not_found` (none of the three), `manifest`, `conventions`, `columns` or `where`.
     """
     # 1. The results become rows of a table; what is not asked for goes.
-    study = _read_study(path) if files.exists(path / "manifest.jsonl") else _Study(_run_directories(path))
+    study = _read_study(path) if files.exists(path / "manifest.jsonl") else _Study(_run_directories(path), {}, {}, [])
     table = select(_read_results(path, study), where)
 
     # 2. FLOPs of one convention, and the key that serves each field.
@@ -110,7 +110,7 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
 
 def _read_study(path: pathlib.Path) -> _Study:
     """What the manifests plan, what they left out, and what lies beside the planned runs."""
-    study = _Study()
+    study = _Study({}, {}, {}, [])
     for file in (path / "manifest.jsonl", path / "verification.jsonl"):
         for row in _lines(file):
             name, line = row.values.get("name"), row.values
@@ -160,11 +160,9 @@ def _run_directories(path: pathlib.Path) -> dict[str, pathlib.Path]:
         return {path.resolve().name: path}
     folders = {child.name: child for child in files.glob(path) if files.is_folder(child) and is_run(child)}
     if not folders:
-        raise FitRefused(
-            "not_found",
-            f"{path}: no manifest.jsonl, and no run directory in it (one has a result.json); give a study directory, "
-            "run directories or a table of runs",
-        )
+        nothing = "no manifest.jsonl, and no run directory in it (one has a result.json)"
+        fix = "give a study directory, run directories or a table of runs"
+        raise FitRefused("not_found", f"{path}: {nothing}; {fix}")
     return folders
 
 
@@ -194,11 +192,8 @@ def _stated_convention(table: Table) -> str:
     """
     conventions = sorted({str(row.values["convention"]) for row in table.rows if "convention" in row.values})
     if len(conventions) > 1:
-        raise FitRefused(
-            "conventions",
-            f"{table.source}: runs count FLOPs in several ways ({', '.join(conventions)}); fit runs of one "
-            "convention at a time",
-        )
+        ways = f"runs count FLOPs in several ways ({', '.join(conventions)})"
+        raise FitRefused("conventions", f"{table.source}: {ways}; fit runs of one convention at a time")
     return conventions[0] if conventions else _DEFAULT
 
 
@@ -227,11 +222,9 @@ def _columns(table: Table, by_hand: Mapping[str, str], stated: str) -> dict[str,
     if flops.name == "flops":
         return columns | {"flops": dataclasses.replace(flops, count=flops.count or stated)}
     if flops.count not in CONVENTIONS:
-        raise FitRefused(
-            "conventions",
-            f"{table.source}: key {flops.name} of result.json does not say how FLOPs are counted; write "
-            f"--columns=flops_{CONVENTIONS[0]}:{flops.name} or one of {', '.join(CONVENTIONS)}",
-        )
+        words = f"key {flops.name} of result.json does not say how FLOPs are counted"
+        fix = f"write --columns=flops_{CONVENTIONS[0]}:{flops.name} or one of {', '.join(CONVENTIONS)}"
+        raise FitRefused("conventions", f"{table.source}: {words}; {fix}")
     return columns
 
 

@@ -112,20 +112,15 @@ def _check_columns(
 ) -> None:
     """Refuses a table that lacks a column it needs, by itself or for its curves."""
     if ("params" not in columns or "tokens" not in columns) and (chart := find_chart(table)):
-        raise FitRefused(
-            "columns",
-            f"{table.source}: the export of a chart: {chart.describe()}; N and D of the runs are "
-            "missing: give a table with a row for each run (name, params, tokens, loss) as --runs, and "
-            "this one as --curves",
-        )
+        fix = "give a table with a row for each run (name, params, tokens, loss) as --runs, and this one as --curves"
+        words = f"the export of a chart: {chart.describe()}; N and D of the runs are missing: {fix}"
+        raise FitRefused("columns", f"{table.source}: {words}")
     require(table, columns, ("params", "tokens", "loss"))
     if curves is None and any(key.startswith("curves.") for key in by_hand):
         raise FitRefused("columns", "--columns: curves.FIELD names a column of --curves=TABLE, which is missing")
     if curves is not None and "name" not in columns:
-        raise FitRefused(
-            "curves",
-            f"{table.source}: --curves needs names to join by; add a column name, or give --columns=name:COLUMN",
-        )
+        words = "--curves needs names to join by; add a column name, or give --columns=name:COLUMN"
+        raise FitRefused("curves", f"{table.source}: {words}")
 
 
 def _convention(path: pathlib.Path, columns: Columns, runs: Sequence[Run]) -> str:
@@ -143,13 +138,8 @@ def _check_usable(loaded: LoadedRuns) -> None:
     """Refuses what holds no run, unless some are not finished yet."""
     if loaded.runs or any("not finished" in row.reason for row in loaded.bad):
         return
-    first = f"{loaded.bad[0].where}: {loaded.bad[0].reason}" if loaded.bad else ""
+    first = f"; the first: {loaded.bad[0].where}: {loaded.bad[0].reason}" if loaded.bad else ""
     if first and all(row.reason.startswith("loss is not above 0") for row in loaded.bad):
-        raise FitRefused(
-            "floor",
-            f"{loaded.source}: no loss is above 0, the floor of a loss in nats per token; the first: {first}",
-        )
-    raise FitRefused(
-        "no_runs",
-        f"{loaded.source}: no usable run among {len(loaded.bad)} rows{f'; the first: {first}' if first else ''}",
-    )
+        words = "no loss is above 0, the floor of a loss in nats per token"
+        raise FitRefused("floor", f"{loaded.source}: {words}{first}")
+    raise FitRefused("no_runs", f"{loaded.source}: no usable run among {len(loaded.bad)} rows{first}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from chinchilla_jax.config import CONVENTIONS, did_you_mean
 from chinchilla_jax.scaling.read.runs import FitRefused
-from chinchilla_jax.scaling.read.table.cells import Unusable, holds_numbers, missing, number
+from chinchilla_jax.scaling.read.table.cells import Unusable, as_number, holds_numbers, missing, number
 from chinchilla_jax.scaling.read.table.formats import Row, Table
 from chinchilla_jax.scaling.read.table.headers import COUNTED, HEADERS, loss_rank, readings, understand
 
@@ -102,15 +102,13 @@ def choose_columns(
     for field in fields:
         if field in named:
             continue
-        candidates = [column for column in _candidates(field, table) if _serves(field, column.name, table)]
+        candidates = _serving(field, table)
         if candidates and not (field in _ROW_FIELDS and table.present.count(candidates[0].name) > 1):
             chosen[field] = candidates[0]
         if len(candidates) > 1 and field not in ("name", *_ROW_FIELDS):
             first, *others = (column.name for column in candidates)
-            notes.append(
-                f"{field} is read from column {first}; also there: {', '.join(others)} "
-                f"(--columns={field}:{others[0]} to change)"
-            )
+            change = f"(--columns={field}:{others[0]} to change)"
+            notes.append(f"{field} is read from column {first}; also there: {', '.join(others)} {change}")
     for column in chosen.values():
         if table.present.count(column.name) > 1:
             raise FitRefused("columns", f"{table.source}: column {column.name!r} is there twice; rename one")
@@ -119,7 +117,7 @@ def choose_columns(
 
 def guess_column(field: str, table: Table) -> Column | None:
     """The column under a header of this field that holds numbers, the most specific one first."""
-    return next((column for column in _candidates(field, table) if _serves(field, column.name, table)), None)
+    return next(iter(_serving(field, table)), None)
 
 
 def require(table: Table, chosen: Columns, needed: Sequence[str]) -> None:
@@ -132,31 +130,27 @@ def require(table: Table, chosen: Columns, needed: Sequence[str]) -> None:
     if not absent:
         return
     near = []
+    losses = _losses(name for name in table.present if _serves("loss", name, table))
     for field in absent:
         columns = [column.name for column in _candidates(field, table)]
-        if field == "loss" and not columns and len(losses := _losses(table)) > 1:
+        if field == "loss" and not columns and len(losses) > 1:
             near.append(f"several may be the loss: {', '.join(losses)}")
             columns = losses[:1]
         if texts := [name for name in columns if not _serves(field, name, table)]:
             example = next(value for value in table.cells(texts[0]) if not missing(value))
             near.append(f"{texts[0]} holds no numbers: {str(example)[:30]!r}")
-    example = (_losses(table) if absent == ["loss"] else []) or ["COLUMN"]
-    raise FitRefused(
-        "columns",
-        f"{table.source}: no column for {', '.join(absent)} among {', '.join(table.present) or 'none'}"
-        f"{''.join(f'; {line}' for line in near)}; name it: --columns={absent[0]}:{example[0]}, or rename "
-        f"your column to {absent[0]}",
-    )
+    name = losses[0] if losses and absent == ["loss"] else "COLUMN"
+    problem = f"{table.source}: no column for {', '.join(absent)} among {', '.join(table.present) or 'none'}"
+    fix = f"name it: --columns={absent[0]}:{name}, or rename your column to {absent[0]}"
+    raise FitRefused("columns", "; ".join([problem, *near, fix]))
 
 
 def _check_field(key: str) -> None:
     known = [*_FIELDS, *(f"{field}_{count}" for field, counts in COUNTED.items() for count in counts)]
     known += [f"curves.{field}" for field in CURVE_FIELDS]
     if key not in known:
-        raise FitRefused(
-            "columns",
-            f"--columns: {key!r} is no field of a run{did_you_mean(key, known)}; use one of {', '.join(known)}",
-        )
+        near = did_you_mean(key, known)
+        raise FitRefused("columns", f"--columns: {key!r} is no field of a run{near}; use one of {', '.join(known)}")
 
 
 def _columns_by_hand(table: Table, by_hand: Mapping[str, str], curves: bool) -> dict[str, Column | None]:
@@ -186,23 +180,21 @@ def _column_by_hand(table: Table, field: str, count: str, name: str) -> Column:
     if name not in table.present and (match := re.fullmatch(r"(.+?)\s*\*\s*([0-9.eE+-]+)", name)):
         name, factor = match[1], _factor(match[2], name)
     if name not in table.present:
-        raise FitRefused(
-            "columns",
-            f"{table.source}: no column {name!r} for {field}{did_you_mean(name, table.present)}; "
-            f"there are {', '.join(table.present)}",
-        )
+        near, there_are = did_you_mean(name, table.present), ", ".join(table.present)
+        raise FitRefused("columns", f"{table.source}: no column {name!r} for {field}{near}; there are {there_are}")
     _, understood, counted = understand(field, name)
     return Column(name, understood if factor is None else factor, count or counted, plain=factor is not None)
 
 
 def _factor(text: str, name: str) -> float:
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = math.nan
-    if not 0 < factor < math.inf:
+    factor = as_number(text)
+    if factor is None or not 0 < factor < math.inf:
         raise FitRefused("columns", f"--columns: {name}*{text}: {text} is no positive factor, as in {name}*1e9")
     return factor
+
+
+def _serving(field: str, table: Table) -> list[Column]:
+    return [column for column in _candidates(field, table) if _serves(field, column.name, table)]
 
 
 def _serves(field: str, name: str, table: Table) -> bool:
@@ -221,14 +213,12 @@ def _candidates(field: str, table: Table) -> list[Column]:
                 ranked.append((key, Column(name, factor, count)))
                 break
     if field == "loss" and not ranked:
-        losses = _losses(table, numbers_only=False)
+        losses = _losses(table.present)
         return [Column(losses[0])] if len(losses) == 1 else []
     return [column for _, column in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def _losses(table: Table, numbers_only: bool = True) -> list[str]:
+def _losses(names: Iterable[str]) -> list[str]:
     """The columns under no known header that may be the loss, those of the likeliest kind."""
-    ranks = {name: rank for name in table.present if (rank := loss_rank(name)) is not None}
-    if numbers_only:
-        ranks = {name: rank for name, rank in ranks.items() if _serves("loss", name, table)}
+    ranks = {name: rank for name in names if (rank := loss_rank(name)) is not None}
     return [name for name, rank in ranks.items() if rank == min(ranks.values())]

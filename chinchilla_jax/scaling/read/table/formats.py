@@ -11,7 +11,7 @@ import io
 import json
 import pathlib
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from chinchilla_jax.base import files
@@ -31,6 +31,8 @@ _NOT_TEXT = {
     b"\xfe\xff": "in UTF-16; save it as UTF-8",
 }
 _KINDS = "a CSV, JSON-lines, Parquet or .xlsx table of runs"
+
+Line = tuple[str, list[Any], str]  # of a table: where it is, its cells, why they cannot be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,29 +118,33 @@ def _text(path: pathlib.Path, content: bytes) -> str:
     return text
 
 
-def _read_csv(path: pathlib.Path, text: str) -> Table:
-    first = next(line for line in text.splitlines() if line.strip())
-    separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
+def _table(path: pathlib.Path, lines: Iterable[Line], *notes: str) -> Table:
+    """The table whose header is the first line."""
     header: list[str] = []
     rows = []
-    for where, cells, problem in _csv_lines(text, separator):
-        if problem and not header:
-            raise FitRefused("columns", f"{path}: {where.partition(' to ')[0]}: the header is not CSV: {problem}")
+    for where, cells, problem in lines:
+        if not header:
+            if problem:
+                raise FitRefused("columns", f"{path}: {where.partition(' to ')[0]}: the header is {problem}")
+            header = ["" if cell is None else str(cell).strip() for cell in cells]
+            continue
         if problem:
-            rows.append(Row(where, {}, f"not CSV: {problem}; is a quote opened and not closed?"))
-        elif not header:
-            header = [cell.strip() for cell in cells]
-        else:
-            rows.append(_row(where, header, cells))
-    notes = () if separator == "," else (f"{path.name} is read as separated by {_SEPARATORS[separator]}",)
-    if separator == ";":
-        rows, more = _with_commas_as_points(rows)
-        notes += more
+            problem = f"{problem}; is a quote opened and not closed?"
+        elif len(cells) < len(header) or _filled(cells[len(header) :]):
+            problem = f"{len(cells)} cells, the header has {len(header)}"
+        rows.append(Row(where, dict(zip(header, cells, strict=False)), problem))
     return Table(str(path), tuple(rows), tuple(header), notes)
 
 
-def _csv_lines(text: str, separator: str) -> Iterator[tuple[str, list[str], str]]:
-    """(where it is, its cells, why they cannot be read) of every line of a CSV that is not blank."""
+def _read_csv(path: pathlib.Path, text: str) -> Table:
+    first = next(line for line in text.splitlines() if line.strip())
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
+    notes = () if separator == "," else (f"{path.name} is read as separated by {_SEPARATORS[separator]}",)
+    table = _table(path, _csv_lines(text, separator), *notes)
+    return _with_commas_as_points(table) if separator == ";" else table
+
+
+def _csv_lines(text: str, separator: str) -> Iterator[Line]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     while True:
         start = reader.line_num + 1
@@ -147,29 +153,24 @@ def _csv_lines(text: str, separator: str) -> Iterator[tuple[str, list[str], str]
         except StopIteration:
             return
         except csv.Error as error:
-            yield f"line {start}" + (f" to {reader.line_num}" if reader.line_num > start else ""), [], str(error)
+            end = f" to {reader.line_num}" if reader.line_num > start else ""
+            yield f"line {start}{end}", [], f"not CSV: {error}"
             continue
         if _filled(cells):
             yield f"line {reader.line_num}", cells, ""
 
 
-def _row(where: str, header: Sequence[str], cells: Sequence[Any]) -> Row:
-    problem = ""
-    if len(cells) < len(header) or _filled(cells[len(header) :]):
-        problem = f"{len(cells)} cells, the header has {len(header)}"
-    return Row(where, dict(zip(header, cells, strict=False)), problem)
-
-
-def _with_commas_as_points(rows: list[Row]) -> tuple[list[Row], tuple[str, ...]]:
+def _with_commas_as_points(table: Table) -> Table:
     """Where a semicolon separates, a comma is the decimal point, unless some number of the table has a point."""
-    cells = [cell for row in rows for cell in row.values.values()]
+    cells = [cell for row in table.rows for cell in row.values.values()]
     if any(has_decimal_point(cell) for cell in cells) or not any(with_decimal_commas(cell) != cell for cell in cells):
-        return rows, ()
-    changed = [
+        return table
+    rows = [
         dataclasses.replace(row, values={name: with_decimal_commas(cell) for name, cell in row.values.items()})
-        for row in rows
+        for row in table.rows
     ]
-    return changed, ("commas in numbers are read as decimal points, since a semicolon separates the columns",)
+    note = "commas in numbers are read as decimal points, since a semicolon separates the columns"
+    return dataclasses.replace(table, rows=tuple(rows), notes=(*table.notes, note))
 
 
 def _parse_lines(text: str) -> Iterator[Row]:
@@ -188,51 +189,43 @@ def _read_parquet(path: pathlib.Path, content: bytes) -> Table:
     parquet = _library(path, "pyarrow.parquet", "pyarrow", "a Parquet file")
     try:
         table = parquet.read_table(io.BytesIO(content))
-        header = [str(name) for name in table.column_names]
-        columns = [column.to_pylist() for column in table.columns]
+        columns = [[name, *column.to_pylist()] for name, column in zip(table.column_names, table.columns, strict=True)]
     except Exception as error:  # the library raises half a dozen kinds over a damaged file
         raise _damaged(path, "Parquet", error) from None
-    rows = (_row(f"row {number}", header, cells) for number, cells in enumerate(zip(*columns, strict=True), 1))
-    return Table(str(path), tuple(rows), tuple(header))
+    return _table(path, ((f"row {number}", list(cells), "") for number, cells in enumerate(zip(*columns, strict=True))))
 
 
 def _read_workbook(path: pathlib.Path, content: bytes) -> Table:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            files = archive.namelist()
+            members = archive.namelist()
     except Exception as error:  # likewise
         raise _damaged(path, "Excel or zip", error) from None
-    if "xl/workbook.xml" not in files:
+    if "xl/workbook.xml" not in members:
         raise FitRefused("columns", f"{path}: a zip archive; unpack it first")
     openpyxl = _library(path, "openpyxl", "openpyxl", "an Excel file")
     try:
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
-        sheets = {sheet.title: list(map(list, sheet.iter_rows(values_only=True))) for sheet in book.worksheets}
+        sheets = {sheet.title: list(_sheet_lines(sheet.iter_rows(values_only=True))) for sheet in book.worksheets}
     except Exception as error:  # likewise: errors of XML, keys and values
         raise _damaged(path, "Excel", error) from None
-    filled = {name: lines for name, lines in sheets.items() if any(_filled(cells) for cells in lines)}
-    if not filled:
+    first, *others = [name for name, lines in sheets.items() if lines] or [""]
+    if not first:
         raise FitRefused("no_runs", f"{path}: no sheet holds anything")
-    first, *others = filled
-    header, rows = _sheet_rows(filled[first])
     notes = (f"sheet {first!r} of {path.name} is read; not read: {', '.join(others)}",) if others else ()
-    return Table(str(path), tuple(rows), tuple(header), notes)
+    return _table(path, sheets[first], *notes)
 
 
-def _sheet_rows(lines: Sequence[list[Any]]) -> tuple[list[str], list[Row]]:
-    """(the header, the rows below it) of a sheet; empty cells beyond the header are no cells."""
-    header: list[str] = []
-    rows = []
-    for number, cells in enumerate(lines, 1):
-        if not _filled(cells):
-            continue
-        while not _filled(cells[-1:]) and (not header or len(cells) > len(header)):
-            cells = cells[:-1]
-        if not header:
-            header = ["" if cell is None else " ".join(str(cell).split()) for cell in cells]
-        else:
-            rows.append(_row(f"row {number}", header, [*cells, *[None] * (len(header) - len(cells))]))
-    return header, rows
+def _sheet_lines(rows: Iterable[Sequence[Any]]) -> Iterator[Line]:
+    """The rows of a sheet that hold anything, texts on one line; empty cells beyond the header are no cells."""
+    width = 0
+    for number, row in enumerate(rows, 1):
+        cells = [" ".join(cell.split()) if isinstance(cell, str) else cell for cell in row]
+        while cells and not _filled(cells[-1:]):
+            cells.pop()
+        if cells:
+            width = width or len(cells)
+            yield f"row {number}", cells + [None] * (width - len(cells)), ""
 
 
 def _filled(cells: Sequence[Any]) -> bool:

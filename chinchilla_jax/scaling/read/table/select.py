@@ -74,11 +74,8 @@ def values_to_split(table: Table, column: str) -> list[str]:
     if not values:
         raise FitRefused("where", f"{table.source}: column {column} is empty: there is nothing to split by")
     if len(values) > _MOST:
-        raise FitRefused(
-            "where",
-            f"{table.source}: column {column} has {len(values)} values ({', '.join(values[:3])} ...): "
-            f"--by takes one of at most {_MOST}",
-        )
+        many = f"{len(values)} values ({', '.join(values[:3])} ...)"
+        raise FitRefused("where", f"{table.source}: column {column} has {many}: --by takes one of at most {_MOST}")
     return values
 
 
@@ -89,22 +86,17 @@ def _keys(table: Table, column: str, values: Sequence[str]) -> set[str | float]:
         if same_value(value) not in present:
             shown = list(present.values())
             more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-            raise FitRefused(
-                "where",
-                f"{table.source}: no row with {column}={value}{did_you_mean(value, shown)}; there "
-                f"are {', '.join(shown[:_SHOWN])}{more}",
-            )
+            there_are = f"there are {', '.join(shown[:_SHOWN])}{more}"
+            near = did_you_mean(value, shown)
+            raise FitRefused("where", f"{table.source}: no row with {column}={value}{near}; {there_are}")
     return {same_value(value) for value in values}
 
 
 def _values_of(table: Table, flag: str, column: str) -> dict[str | float, str]:
     """The distinct values of a column in their order: what they are compared by, and how they are written first."""
     if column not in table.present:
-        raise FitRefused(
-            "where",
-            f"{table.source}: {flag}: no column {column!r}{did_you_mean(column, table.present)}; there are "
-            f"{', '.join(table.present) or 'none'}",
-        )
+        near, there_are = did_you_mean(column, table.present), ", ".join(table.present) or "none"
+        raise FitRefused("where", f"{table.source}: {flag}: no column {column!r}{near}; there are {there_are}")
     distinct: dict[str | float, str] = {}
     for raw in table.cells(column):
         if not missing(raw) and not isinstance(raw, (dict, list)):
