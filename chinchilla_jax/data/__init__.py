@@ -5,8 +5,8 @@ Preparing (`prepare`) is done once; training only reads the token store. `TokenS
 """
 
 from chinchilla_jax.data.batches import Batches
-from chinchilla_jax.data.errors import DataError
 from chinchilla_jax.data.prepare import prepare, store_path
+from chinchilla_jax.data.steps import DataError
 from chinchilla_jax.data.store import TokenStore, segment_ids
 from chinchilla_jax.data.tokenizer import Tokenizer
 

@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from chinchilla_jax.base import files
 from chinchilla_jax.data.clean import content_hash, read_cleaned
-from chinchilla_jax.data.errors import DataError
+from chinchilla_jax.data.steps import DataError
 
 NAME = "chinchilla_text"
 VERSION = "1.0.0"

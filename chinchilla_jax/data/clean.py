@@ -28,9 +28,8 @@ from typing import IO
 import numpy as np
 
 from chinchilla_jax.base import files
-from chinchilla_jax.data.errors import DataError
 from chinchilla_jax.data.sources.registry import Document, Source
-from chinchilla_jax.data.steps import Echo, Progress, write_description
+from chinchilla_jax.data.steps import DataError, Echo, Progress, write_description
 
 GRAM_WORDS = 13
 REPEATED_SHARE = 0.5

@@ -1,4 +1,4 @@
-"""What share of training each domain gets."""
+"""What share of training each domain gets, and how often that repeats its text."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def preset_table(preset: str) -> list[dict[str, str]]:
 def preset_weights(preset: str) -> dict[str, float]:
     """Published sampling proportion per domain; they sum to 1."""
     return {row["domain"]: float(row[preset]) for row in preset_table(preset)}
+
+
+def preset_epochs(preset: str, tokens: float) -> dict[str, float]:
+    """Epochs over each published domain when `tokens` are drawn in the preset's proportions."""
+    rows = preset_table(preset)
+    total = sum(preset_weights(preset).values())
+    return {row["domain"]: tokens * float(row[preset]) / total / float(row["unique_tokens"]) for row in rows}
 
 
 def resolve_mixture(mixture: str, train_tokens: Mapping[str, int]) -> dict[str, float]:

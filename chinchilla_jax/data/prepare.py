@@ -21,9 +21,16 @@ from chinchilla_jax.base import files
 from chinchilla_jax.config import ConfigError, DataConfig
 from chinchilla_jax.data import store
 from chinchilla_jax.data.clean import clean
-from chinchilla_jax.data.errors import DataError
 from chinchilla_jax.data.sources import registry
-from chinchilla_jax.data.steps import Echo, Progress, content_key, one_at_a_time, read_description, write_description
+from chinchilla_jax.data.steps import (
+    DataError,
+    Echo,
+    Progress,
+    content_key,
+    one_at_a_time,
+    read_description,
+    write_description,
+)
 from chinchilla_jax.data.tokenizer import TRAINER_VERSION, Tokenizer, train_tokenizer
 
 CORPUS_FORMAT = 1

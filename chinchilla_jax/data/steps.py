@@ -1,4 +1,4 @@
-"""What the steps of a preparation share: a key for each result, one process at a time, a line of progress."""
+"""What the steps of a preparation share: their error, a key for each result, one process at a time, progress."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from chinchilla_jax.base import files
-from chinchilla_jax.data.errors import DataError
+from chinchilla_jax.base.errors import ExplainedError
 
 Echo = Callable[[str], None]  # called with a line for each step, and during long ones every few seconds
+
+
+class DataError(ExplainedError, ValueError):
+    """Text, a tokenizer or a token store that cannot be used. The message names the file and what to do about it."""
 
 
 def content_key(*parts: Any) -> str:

@@ -24,8 +24,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from chinchilla_jax.base import files
-from chinchilla_jax.data.errors import DataError
-from chinchilla_jax.data.steps import Progress, read_description, write_description
+from chinchilla_jax.data.steps import DataError, Progress, read_description, write_description
 from chinchilla_jax.data.tokenizer import Tokenizer
 
 FORMAT = 1

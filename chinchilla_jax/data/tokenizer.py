@@ -10,8 +10,7 @@ import numpy as np
 import sentencepiece
 
 from chinchilla_jax.base import files
-from chinchilla_jax.data.errors import DataError
-from chinchilla_jax.data.steps import content_key
+from chinchilla_jax.data.steps import DataError, content_key
 
 # Enters the keys of trained models: change it with any setting below.
 TRAINER_VERSION = 1

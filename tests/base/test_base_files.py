@@ -1,11 +1,20 @@
 """The door to storage: what is written comes back, whole or not at all."""
 
+import ast
 import json
 import math
+import pathlib
 
 import pytest
 
+import chinchilla_jax
 from chinchilla_jax.base import files
+
+# What reads, writes, lists or changes whole files without the door.
+_AROUND = frozenset(
+    """read_text read_bytes write_text write_bytes exists is_file is_dir glob rglob iterdir stat unlink rmtree
+    rename""".split()
+)
 
 
 def test_what_is_written_comes_back_and_folders_are_made(tmp_path):
@@ -57,3 +66,14 @@ def test_listing_renaming_and_removing(tmp_path):
     for name in ("c", "b.txt", "never there"):
         files.remove(tmp_path / name)
     assert files.glob(tmp_path) == []
+
+
+@pytest.mark.parametrize("folder", ["data", "scaling/read"])
+def test_whole_files_go_through_the_door_alone(folder):
+    around = []
+    for path in sorted((pathlib.Path(chinchilla_jax.__file__).parent / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in _AROUND:
+                if ast.unparse(node.value) != "files":
+                    around.append(f"{path.name}:{node.lineno}: {ast.unparse(node)}")
+    assert not around

@@ -94,28 +94,21 @@ def test_presets_match_the_domains_of_a_store_whatever_their_case():
     assert weights["massiveweb"] == pytest.approx(0.45) and "extra" not in weights
 
 
-def _epochs(preset, tokens):
-    """How often each published domain is seen when `tokens` are drawn in the preset's proportions."""
-    rows = mixture.preset_table(preset)
-    total = sum(mixture.preset_weights(preset).values())
-    return {row["domain"]: tokens * float(row[preset]) / total / float(row["unique_tokens"]) for row in rows}
-
-
 def test_chinchilla_epochs_are_the_printed_ones():
     # Table A1 at 1.4e12 tokens. Wikipedia is 3.5 by arithmetic and 3.40 in print: its 4e9 tokens are a rounded figure.
-    computed = _epochs("massivetext-chinchilla", 1.4e12)
+    computed = mixture.preset_epochs("massivetext-chinchilla", 1.4e12)
     for row in mixture.preset_table("massivetext-chinchilla"):
         printed = float(row["printed_epochs"])
         assert computed[row["domain"]] == pytest.approx(printed, abs=0.101 if row["domain"] == "Wikipedia" else 0.0051)
 
 
 def test_gopher_sees_no_domain_twice_but_wikipedia():
-    computed = _epochs("massivetext-gopher", 300e9)
+    computed = mixture.preset_epochs("massivetext-gopher", 300e9)
     assert {domain for domain, epochs in computed.items() if epochs > 1} == {"Wikipedia"}
     assert computed["Wikipedia"] == pytest.approx(1.5)
 
 
 def test_llama_repeats_little_but_wikipedia_and_books():
     # Unique tokens follow from the printed epochs, so those come back by construction; the prose says the rest.
-    computed = _epochs("llama", 1.4e12)
+    computed = mixture.preset_epochs("llama", 1.4e12)
     assert {domain for domain, epochs in computed.items() if epochs > 1.5} == {"Wikipedia", "Books"}

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 
 from chinchilla_jax.base import files
 from chinchilla_jax.config import DataConfig
-from chinchilla_jax.data.errors import DataError
 from chinchilla_jax.data.sources.registry import Document, Documents, domain_name, register
-from chinchilla_jax.data.steps import Echo
+from chinchilla_jax.data.steps import DataError, Echo
 
 
 def _open_jsonl(path: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:

@@ -19,10 +19,9 @@ from typing import NamedTuple
 
 from chinchilla_jax.base import files
 from chinchilla_jax.config import DataConfig
-from chinchilla_jax.data.errors import DataError
 from chinchilla_jax.data.sources.registry import Documents, register
 from chinchilla_jax.data.sources.text import cut_documents
-from chinchilla_jax.data.steps import Echo
+from chinchilla_jax.data.steps import DataError, Echo
 
 
 class DebianText(NamedTuple):

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from chinchilla_jax.base import files
 from chinchilla_jax.config import SOURCES, ConfigError, DataConfig
-from chinchilla_jax.data.errors import DataError
-from chinchilla_jax.data.steps import Echo
+from chinchilla_jax.data.steps import DataError, Echo
 
 
 class Document(NamedTuple):

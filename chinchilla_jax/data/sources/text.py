@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from chinchilla_jax.base import files
 from chinchilla_jax.config import DataConfig
-from chinchilla_jax.data.errors import DataError
 from chinchilla_jax.data.sources.registry import Document, Documents, domain_name, register
-from chinchilla_jax.data.steps import Echo
+from chinchilla_jax.data.steps import DataError, Echo
 
 _SHIPPED = pathlib.Path(__file__).parents[1] / "shipped" / "text"
 # A book or a dictionary is cut into documents of this many to twice as many characters; records are never cut.

@@ -33,8 +33,8 @@ def held_out(runs: Sequence[Run], budget: float | None = None) -> tuple[HeldOut,
     Args:
       budget: FLOPs they were held out at; runs of another budget are left out. None: any.
     """
-    found: dict[tuple, list[Run]] = {}
+    models: dict[tuple, list[Run]] = {}
     for run in runs:
         if run.role != "isoflop" and (budget is None or run.budget in (None, budget)):
-            found.setdefault((run.role, run.params, run.tokens, run.flops), []).append(run)
-    return tuple(HeldOut(*key, sum(run.loss for run in own) / len(own), tuple(own)) for key, own in found.items())
+            models.setdefault((run.role, run.params, run.tokens, run.flops), []).append(run)
+    return tuple(HeldOut(*key, sum(run.loss for run in same) / len(same), tuple(same)) for key, same in models.items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from chinchilla_jax.scaling.read.table.cells import holds_numbers, missing
 from chinchilla_jax.scaling.read.table.formats import Row, Table
@@ -37,20 +38,25 @@ def find_chart(table: Table) -> Chart | None:
     """The chart that a table is the export of, or None."""
     axes = ((field, name) for name in table.present for field in _AXES if is_header(field, name))
     axis, at = next(axes, ("", ""))
-    if not axis:
-        return None
     others = [name for name in dict.fromkeys(table.present) if name != at]
-    named = {name: match for name in others if (match := re.fullmatch(r"(.+?) - (.+)", name))}
-    if named and 2 * len(named) >= len(others):
-        main = {name: match for name, match in named.items() if not re.search(r"__(MIN|MAX)$|_step$", name)}
-        metric = next((match[2] for match in main.values()), "")
-        return Chart(axis, at, {match[1]: name for name, match in main.items()}, metric) if main else None
-    if axis != "step" or at != table.present[0]:  # only then is a table of numbers under unknown headers a chart
-        return None
-    unknown = not any(is_header(field, name) for name in others for field in HEADERS)
-    if len(others) < 2 or not unknown or not all(holds_numbers(table.cells(name)) for name in others):
-        return None
-    return Chart(axis, at, {name: name for name in others})
+    metrics = [match for name in others if (match := re.fullmatch(r"(.+?) - (.+)", name))]
+    if axis and metrics and 2 * len(metrics) >= len(others):
+        return _tracker_chart(axis, at, metrics)
+    # Only below a first column of steps is a table of numbers under unknown headers a chart.
+    if axis == "step" and at == table.present[0] and len(others) > 1 and _are_unknown_numbers(others, table):
+        return Chart(axis, at, {name: name for name in others})
+    return None
+
+
+def _tracker_chart(axis: str, at: str, columns: Sequence[re.Match]) -> Chart | None:
+    """The chart of columns `RUN - METRIC`, without those of its bands."""
+    means = [match for match in columns if not re.search(r"__(MIN|MAX)$|_step$", match[0])]
+    return Chart(axis, at, {match[1]: match[0] for match in means}, means[0][2]) if means else None
+
+
+def _are_unknown_numbers(names: Sequence[str], table: Table) -> bool:
+    known = any(is_header(field, name) for name in names for field in HEADERS)
+    return not known and all(holds_numbers(table.cells(name)) for name in names)
 
 
 def melt(table: Table, chart: Chart) -> Table:

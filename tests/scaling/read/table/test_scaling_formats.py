@@ -18,7 +18,7 @@ from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
 from chinchilla_jax.scaling.read.table.cells import has_decimal_point, with_decimal_commas
 
-REPORTS = pathlib.Path(__file__).parent / "data" / "reports"
+REPORTS = pathlib.Path(__file__).parents[2] / "data" / "reports"
 
 
 def rows_of(name):

@@ -1,7 +1,6 @@
 """Rows that are asked for, sweeps, mixes and two counts of C: what is said, and what the flags do about it."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused
 from chinchilla_jax.scaling.read.table.select import parse_where
 
-REPORTS = pathlib.Path(__file__).parent / "data" / "reports"
 SIZES = [2e7 * 1.5**i for i in range(7)]
 BUDGETS = (1e18, 3e18, 9e18)
 

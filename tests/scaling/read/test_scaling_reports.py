@@ -8,7 +8,7 @@ import pytest
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused
 
-REPORTS = pathlib.Path(__file__).parent / "data" / "reports"
+REPORTS = pathlib.Path(__file__).parents[1] / "data" / "reports"
 
 
 @pytest.fixture(scope="module")
