@@ -1,7 +1,8 @@
-"""Text to batches: where it comes from, how it is cut into tokens, and which tokens are in which step.
+"""Text to batches. In: a `DataConfig`. Out: the tokens of every step, the same whatever the hosts or restarts.
 
-Preparing (`prepare`) is done once; training only reads the token store. `TokenStore.open(store_path(data))` and
-`Batches(store, data.mixture, seed)` are all a training loop needs.
+`sources/` yields documents, `clean` and `builder` make a corpus of them, `tokenizer` and `store` a token store;
+`mixture` and `index` say which row comes when, `batches` reads it. Preparing (`prepare`) is done once; training only
+reads the store: `TokenStore.open(store_path(data))` and `Batches(store, data.mixture, seed)` are all that it needs.
 """
 
 from chinchilla_jax.data.batches import Batches

@@ -72,4 +72,4 @@ def _text(line: bytes, field: str, where: str) -> str:
     return record[field]
 
 
-register("jsonl:", _open_jsonl, files=_jsonl_files, reads_field=True)
+register("jsonl:", _open_jsonl, list_files=_jsonl_files, reads_field=True)

@@ -34,31 +34,30 @@ class Source:
     details: dict
 
 
+Opener = Callable[[str, DataConfig, Echo], tuple[Documents, dict]]
+Lister = Callable[[pathlib.Path], list[pathlib.Path]]
+
+
 class _Kind(NamedTuple):
-    open: Callable[[str, DataConfig, Echo], tuple[Documents, dict]]
-    files: Callable[[pathlib.Path], list[pathlib.Path]] | None
+    open: Opener
+    list_files: Lister | None
     reads_field: bool
 
 
 _KINDS: dict[str, _Kind] = {}
 
 
-def register(
-    name: str,
-    open: Callable[[str, DataConfig, Echo], tuple[Documents, dict]],
-    files: Callable[[pathlib.Path], list[pathlib.Path]] | None = None,
-    reads_field: bool = False,
-) -> None:
+def register(name: str, opener: Opener, list_files: Lister | None = None, reads_field: bool = False) -> None:
     """Makes `name` a value of `DataConfig.source`; one that ends in a colon is followed by a path or a name.
 
     Args:
-      open: fetches the text if need be; takes what follows the colon, the config and `echo`. Returns the stream of
+      opener: fetches the text if need be; takes what follows the colon, the config and `echo`. Returns the stream of
         documents and the details of the `Source`, or raises `DataError`.
-      files: where the name is followed by a path: the files behind it. When one of them changes, the corpus is another.
+      list_files: of the path that follows the name, the files behind it. When one changes, the corpus is another.
       reads_field: whether the text of a record is its `DataConfig.text_field`.
     """
     SOURCES.setdefault(name, "")
-    _KINDS[name] = _Kind(open, files, reads_field)
+    _KINDS[name] = _Kind(opener, list_files, reads_field)
 
 
 def open_source(name: str, data: DataConfig, echo: Echo) -> Source:
@@ -91,12 +90,12 @@ def fingerprint(name: str) -> list | None:
     the content: hashing a large corpus at every start would take longer than the mistake it prevents.
     """
     kind, rest = _kind(name)
-    if kind.files is None:
+    if kind.list_files is None:
         return []
     root = pathlib.Path(rest)
     if not files.exists(root):
         return None
-    return [[path.relative_to(root).as_posix(), *files.stamp(path)] for path in kind.files(root)]
+    return [[path.relative_to(root).as_posix(), *files.stamp(path)] for path in kind.list_files(root)]
 
 
 def reads_field(name: str) -> bool:

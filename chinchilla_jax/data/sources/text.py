@@ -90,5 +90,5 @@ def _read_folder(root: pathlib.Path) -> Iterator[tuple[str, str]]:
             raise DataError(f"{path}: not UTF-8 text (byte {error.start}); convert or remove it") from None
 
 
-register("text:", _open_text, files=lambda root: [path for _, path in _text_files(root)])
+register("text:", _open_text, list_files=lambda root: [path for _, path in _text_files(root)])
 register("shipped", _open_shipped)

@@ -199,8 +199,8 @@ def _stated_convention(table: Table) -> str:
 
 def _with_flops(row: Row, convention: str) -> Row:
     """The row with its FLOPs by convention as columns, and `flops` under the one its study states."""
-    by = row.values.get("flops_by_convention")
-    by = by if isinstance(by, dict) else {}
+    stated = row.values.get("flops_by_convention")
+    by = stated if isinstance(stated, dict) else {}
     more = {f"flops_{name}": value for name, value in by.items()}
     if "flops" not in row.values and convention in by:
         more["flops"] = by[convention]

@@ -83,7 +83,9 @@ def as_number(raw: Any) -> float | None:
 def holds_numbers(values: Iterable[Any]) -> bool:
     """Whether at least half of the values that are there look like numbers; so it is when none are there."""
     filled = [value for value in values if not missing(value)]
-    return 2 * sum(as_number(value) is not None or _digits(value) for value in filled) >= len(filled)
+    # A number in a form of two readings is no text either.
+    digits = (isinstance(value, str) and re.fullmatch(r"[+-]?\d[\d.,]*", value.strip()) for value in filled)
+    return 2 * sum(as_number(v) is not None or bool(d) for v, d in zip(filled, digits, strict=True)) >= len(filled)
 
 
 def text_of(raw: Any) -> str:
@@ -110,11 +112,6 @@ def has_decimal_point(text: str) -> bool:
     """Whether a number has a point that can only be decimal, so that a comma beside it is none."""
     point = re.fullmatch(r"\s*[+-]?\d{1,3}(,\d{3})*\.\d+([eE][+-]?\d+)?\s*", text)
     return bool(point) and not re.fullmatch(r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*", text)
-
-
-def _digits(raw: Any) -> bool:
-    """A number in a form of two readings is no text either."""
-    return isinstance(raw, str) and bool(re.fullmatch(r"[+-]?\d[\d.,]*", raw.strip()))
 
 
 def _number(raw: Any, field: str) -> float:

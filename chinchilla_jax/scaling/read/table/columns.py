@@ -160,7 +160,9 @@ def _columns_by_hand(table: Table, by_hand: Mapping[str, str], curves: bool) -> 
         _check_field(key)
         if key.startswith("curves.") != curves:
             continue
-        field, count = _split_field(key.removeprefix("curves."))
+        field, count = key.removeprefix("curves."), ""
+        if (parts := field.partition("_"))[2] in COUNTED.get(parts[0], ()):  # flops_table_a4
+            field, _, count = parts
         if field in named:
             other = named[field].name if named[field] else NONE
             raise FitRefused("columns", f"{table.source}: two columns are given for {field}: {other} and {name}")
@@ -169,16 +171,13 @@ def _columns_by_hand(table: Table, by_hand: Mapping[str, str], curves: bool) -> 
     return named
 
 
-def _split_field(key: str) -> tuple[str, str]:
-    """`flops_table_a4` -> (`flops`, `table_a4`)."""
-    field, _, count = key.partition("_")
-    return (field, count) if count in COUNTED.get(field, ()) else (key, "")
-
-
 def _column_by_hand(table: Table, field: str, count: str, name: str) -> Column:
     factor = None
     if name not in table.present and (match := re.fullmatch(r"(.+?)\s*\*\s*([0-9.eE+-]+)", name)):
-        name, factor = match[1], _factor(match[2], name)
+        name, factor = match[1], as_number(match[2])
+        if factor is None or not 0 < factor < math.inf:
+            words = f"{match[2]} is no positive factor, as in {name}*1e9"
+            raise FitRefused("columns", f"--columns: {name}*{match[2]}: {words}")
     if name not in table.present:
         near, there_are = did_you_mean(name, table.present), ", ".join(table.present)
         raise FitRefused("columns", f"{table.source}: no column {name!r} for {field}{near}; there are {there_are}")
@@ -186,14 +185,8 @@ def _column_by_hand(table: Table, field: str, count: str, name: str) -> Column:
     return Column(name, understood if factor is None else factor, count or counted, plain=factor is not None)
 
 
-def _factor(text: str, name: str) -> float:
-    factor = as_number(text)
-    if factor is None or not 0 < factor < math.inf:
-        raise FitRefused("columns", f"--columns: {name}*{text}: {text} is no positive factor, as in {name}*1e9")
-    return factor
-
-
 def _serving(field: str, table: Table) -> list[Column]:
+    """The candidates that hold numbers, where the field is a number."""
     return [column for column in _candidates(field, table) if _serves(field, column.name, table)]
 
 

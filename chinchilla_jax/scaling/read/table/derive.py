@@ -35,7 +35,7 @@ def derive_tokens(table: Table, columns: Columns) -> tuple[Columns, tuple[str, .
     elif cost and params:
         tokens = Column(
             f"{cost} / (6 x {params})",
-            formula=lambda row: _from_zero(row, cost, "flops") / (6.0 * _positive(row, params, "params")),
+            formula=lambda row: _value(row, cost, "flops", from_zero=True) / (6.0 * _value(row, params, "params")),
         )
         nominal = (
             ""
@@ -64,14 +64,12 @@ def derive_loss(table: Table, columns: Columns, without: Collection[str] = ()) -
         unit = "nats per token, the logarithm of a perplexity"
         note = f"the loss is {loss}: {column.name} is taken as a perplexity, e to the loss in nats per token"
     elif kind == "loss_bits":
-        loss = Column(f"{column.name} x ln 2", formula=lambda row: _positive(row, column, "loss") * math.log(2.0))
+        loss = Column(f"{column.name} x ln 2", formula=lambda row: _value(row, column, "loss") * math.log(2.0))
         unit, note = "nats per token, from bits", f"the loss is {loss}: {column.name} is taken as bits per token"
     elif size := guess_column("bytes_per_token", table):
         loss = Column(
             f"{column.name} x ln 2 x {size.name}",
-            formula=lambda row: (
-                _positive(row, column, "loss") * math.log(2.0) * _positive(row, size, "bytes per token")
-            ),
+            formula=lambda row: _value(row, column, "loss") * math.log(2.0) * _value(row, size, "bytes per token"),
         )
         unit, note = "nats per token, from bits per byte", f"the loss is {loss}"
     else:
@@ -101,29 +99,25 @@ def _product(*factors: tuple[Column, str]) -> Column:
     """The product of columns, each with the word for what it holds."""
     return Column(
         " x ".join(str(column) for column, _ in factors),
-        formula=lambda row: math.prod(_from_zero(row, column, word) for column, word in factors),
+        formula=lambda row: math.prod(_value(row, column, word, from_zero=True) for column, word in factors),
     )
 
 
-def _from_zero(row: Row, column: Column, word: str) -> float:
-    """As `_positive`, but a history may begin at step 0, before any token."""
+def _value(row: Row, column: Column, word: str, from_zero: bool = False) -> float:
+    """The number of a cell; units and multipliers as the word's field may have them.
+
+    A history may begin at step 0, before any token: 0 is a number with `from_zero`.
+    """
     value = column.number(row, word)
-    return 0.0 if isinstance(value, Zero) else _usable(value)
-
-
-def _positive(row: Row, column: Column, word: str) -> float:
-    """The number of a cell; units and multipliers as the word's field may have them."""
-    return _usable(column.number(row, word))
-
-
-def _usable(value: float | Unusable) -> float:
+    if from_zero and isinstance(value, Zero):
+        return 0.0
     if isinstance(value, Unusable):
         raise value
     return value
 
 
 def _log_perplexity(row: Row, column: Column) -> float:
-    loss = math.log(_positive(row, column, "perplexity"))
+    loss = math.log(_value(row, column, "perplexity"))
     if loss <= 0.0:
         raise Unusable(f"{column.name} is not above 1, the perplexity of a loss of 0")
     return loss

@@ -48,7 +48,7 @@ def to_runs(
     """
     groups = _groups(records, columns, present)
     sequences = [_rising(group) if len(group) > 1 else [] for group in groups]
-    rising = [sequence for found in sequences for sequence in found if len(sequence) > 1]
+    rising = [sequence for group in sequences for sequence in group if len(sequence) > 1]
     notes: list[str] = []
     if rising:
         why = "as --columns says"
@@ -58,10 +58,12 @@ def to_runs(
     usable: list[Record] = []
     bad: list[Listed] = []
     pointless = 0
-    for group, found in zip(groups, sequences, strict=True):
+    for group, parts in zip(groups, sequences, strict=True):
         if rising and histories and len(group) > 1:
-            runs, problems, silent = _of_history(group, found, columns)
-            usable, bad, pointless = usable + runs, bad + problems, pointless + silent
+            runs, problems, silent = _of_history(group, parts, columns)
+            usable += runs
+            bad += problems
+            pointless += silent
         else:
             usable += [record for record in group if record.run is not None]
             bad += [_listed(record) for record in group if record.run is None]
@@ -143,14 +145,12 @@ def _decision(histories: bool, why: str, rising: Sequence[Sequence[Record]]) -> 
     rows, names = sum(map(len, rising)), len({sequence[0].name for sequence in rising})
     shared = f"{rows} rows share {names} name{'s' * (names > 1)} while their tokens rise"
     if histories:
-        return (
-            f"{shared}: read as histories ({why}) of {len(rising)} run{'s' * (len(rising) > 1)}: the last row is "
-            "the run, those before are its curve; if each row is a run of its own: --columns=step:-"
-        )
-    return (
-        f"{shared}: read as {rows} runs trained for several token counts ({why}); if they are histories, of which "
-        "the last row counts: --columns=step:COLUMN names the column of the steps, or of the tokens"
-    )
+        runs = f"histories ({why}) of {len(rising)} run{'s' * (len(rising) > 1)}"
+        fix = "if each row is a run of its own: --columns=step:-"
+        return f"{shared}: read as {runs}: the last row is the run, those before are its curve; {fix}"
+    fix = "--columns=step:COLUMN names the column of the steps, or of the tokens"
+    runs = f"{rows} runs trained for several token counts ({why})"
+    return f"{shared}: read as {runs}; if they are histories, of which the last row counts: {fix}"
 
 
 def _of_history(

@@ -55,7 +55,11 @@ def best_per_cell(
     names, cells = _cells(records, columns, present)
     if not names:
         return list(records), ("--best_per_cell: no N and D have runs that differ in a setting; all are kept",)
-    best = {record for cell in cells for record in min(cell.values(), key=_mean_loss)}
+
+    def mean_loss(group: Sequence[Record]) -> float:
+        return float(np.mean([record.run.loss for record in group]))
+
+    best = {record for cell in cells for record in min(cell.values(), key=mean_loss)}
     kept = [record for record in records if record.run.role != "isoflop" or record in best]
     note = (
         f"--best_per_cell: of {len(records)} runs at {len(cells)} pairs of N and D those of the lowest loss by "
@@ -77,10 +81,6 @@ def remarks(records: Sequence[Record], columns: Columns, present: Sequence[str])
     elif not mixes:
         notes += _replicate_note(runs)
     return (*notes, *_repeat_note(runs, columns), *_budget_note(runs, columns))
-
-
-def _mean_loss(records: Sequence[Record]) -> float:
-    return float(np.mean([record.run.loss for record in records]))
 
 
 def _mixes(records: Sequence[Record], columns: Columns, present: Sequence[str]) -> dict[str, collections.Counter]:
