@@ -167,9 +167,17 @@ def _count(folder: pathlib.Path, domain: str, split: str) -> dict[str, int]:
 
 
 def grams(text: str) -> np.ndarray:
-    """uint64[grams]: hashes of the word 13-grams of `text`, in its order; never empty."""
+    """uint64[grams]: hashes of the word 13-grams of `text`, in its order; never empty.
+
+    That of the words i to i + 12 is the sum over k of hashes[i + k] * M^(12 - k), modulo 2^64.
+    """
     hashes = _word_hashes(text)
-    return _rolling(hashes, min(GRAM_WORDS, len(hashes)))
+    size = min(GRAM_WORDS, len(hashes))
+    count = len(hashes) - size + 1
+    result = np.zeros(count, np.uint64)
+    for k in range(size):
+        result = result * np.uint64(_MULTIPLIER) + hashes[k : k + count]
+    return result
 
 
 def _word_hashes(text: str) -> np.ndarray:
@@ -201,22 +209,3 @@ def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
         np.cumprod(np.r_[np.uint64(1), np.full(count - 1, base, np.uint64)])
         for base in (_BASE, pow(_BASE, -1, 1 << 64))
     )
-
-
-def _rolling(hashes: np.ndarray, size: int) -> np.ndarray:
-    """uint64[len - size + 1]: sum over k of hashes[i + k] * M^(size - 1 - k), modulo 2^64.
-
-    That of a + b words is that of the first a, times M^b, plus that of the last b: so by the binary digits of `size`.
-    """
-    count, left = len(hashes) - size + 1, size
-    result, done, width = np.zeros(count, np.uint64), 0, 1
-    while left:
-        power = np.uint64(pow(_MULTIPLIER, width, 1 << 64))
-        if left & 1:
-            result = result * power + hashes[done : done + count]
-            done += width
-        left >>= 1
-        if left:
-            hashes = hashes[:-width] * power + hashes[width:]
-            width *= 2
-    return result

@@ -47,11 +47,10 @@ def write_rows(
     tokenizer: Tokenizer,
     seq_len: int,
     progress: Progress | None = None,
-) -> dict[str, int]:
+) -> None:
     """Tokenises batches of documents into the rows of `path` (.npy) and its counts, `path` with the suffix .json.
 
-    Returns:
-      {"rows", "tokens" (targets in the rows), "bytes" (of those targets), "text_bytes" (of the documents)}.
+    The counts are rows, tokens (targets in the rows), bytes (of those targets) and text_bytes (of the documents).
     """
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
     lengths = tokenizer.byte_lengths()
@@ -86,7 +85,6 @@ def write_rows(
     files.rename(partial, path)
     counts = {"rows": rows, "tokens": tokens, "bytes": token_bytes, "text_bytes": text_bytes}
     write_description(path.with_suffix(".json"), counts)
-    return counts
 
 
 def _rows(stream: np.ndarray, rows: int, seq_len: int) -> np.ndarray:
@@ -96,7 +94,7 @@ def _rows(stream: np.ndarray, rows: int, seq_len: int) -> np.ndarray:
 
 def finish_store(path: pathlib.Path, tokenizer: Tokenizer, seq_len: int, source: dict, domains: Iterable[str]) -> None:
     """Gathers what `write_rows` left in `path` into store.json, which makes the folder a store."""
-    parts = {domain: {split: path / f"{domain}.{split}.json" for split in SPLITS} for domain in domains}
+    counts = {d: {s: read_description(path / f"{d}.{s}.json") for s in SPLITS} for d in domains}
     description = {
         "format": FORMAT,
         "seq_len": seq_len,
@@ -104,16 +102,15 @@ def finish_store(path: pathlib.Path, tokenizer: Tokenizer, seq_len: int, source:
         "separator": tokenizer.separator,
         "tokenizer": tokenizer.fingerprint(),
         "source": source,
-        "domains": {d: {split: read_description(part) for split, part in parts[d].items()} for d in parts},
+        "domains": counts,
     }
     byte_lengths = io.BytesIO()
     np.save(byte_lengths, tokenizer.byte_lengths())
     files.write_bytes(path / "tokenizer.model", files.read_bytes(tokenizer.path))
     files.write_bytes(path / "byte_lengths.npy", byte_lengths.getvalue())
     write_description(path / "store.json", description)
-    for splits in parts.values():
-        for part in splits.values():
-            files.remove(part)
+    for domain, split in itertools.product(counts, SPLITS):
+        files.remove(path / f"{domain}.{split}.json")
 
 
 class TokenStore:
