@@ -80,23 +80,23 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
         if passed := [row for row in rows if _is_passed_over(row, role)]:
             notes.append(f"{why}: {len(passed)} passed over")
     to_fit = [row for row in rows if not any(_is_passed_over(row, role) for role in _NOT_FITTED)]
-    usable, bad, _ = to_runs(read_records(to_fit, columns), columns)
+    usable, bad_rows, _ = to_runs(read_records(to_fit, columns), columns)
 
     # 4. The best settings, if asked for; then seeds and training curves.
     if best:
-        usable, kept = best_per_cell(usable, columns, table.present)
-        notes += kept
-    runs, spoilt = [], []
+        usable, best_notes = best_per_cell(usable, columns, table.present)
+        notes += best_notes
+    runs, bad_curves = [], []
     for record in usable:
         folder = study.folders[record.row.where]
         curve, problems = _curve(record.run, folder / "metrics.jsonl")
-        spoilt += problems
+        bad_curves += problems
         seed = _seed(record.row, study.planned, folder)
         runs.append(dataclasses.replace(record.run, seed=seed, curve=curve))
     return LoadedRuns(
         source=str(path),
         runs=tuple(runs),
-        bad=(*study.bad, *bad, *spoilt),
+        bad=(*study.bad, *bad_rows, *bad_curves),
         columns={field: str(column) for field, column in columns.items()},
         convention=convention,
         details={row.where: row.values for row in rows},
@@ -258,5 +258,5 @@ def _curve(run: Run, path: pathlib.Path) -> tuple[Curve | None, list[BadRow]]:
                 points.append(Point(f"metrics.jsonl {row.where}", tokens, loss))
     except FitRefused as refused:
         bad.append(BadRow(run.name, f"curve left out: {refused}"))
-    curve, spoilt = to_curve(points, run, run.name)
-    return (None if bad else curve), bad + spoilt
+    curve, bad_points = to_curve(points, run, run.name)
+    return (None if bad else curve), bad + bad_points

@@ -70,35 +70,35 @@ def _load_table(
     table = select(table, where)
 
     # 2. Every field gets a column, or a formula over columns.
-    columns, guesses = choose_columns(table, by_hand)
-    columns, computed = derive_tokens(table, columns)
-    columns, unit, converted = derive_loss(table, columns, [field for field in by_hand if by_hand[field] == NONE])
+    columns, guess_notes = choose_columns(table, by_hand)
+    columns, token_notes = derive_tokens(table, columns)
+    columns, unit, loss_notes = derive_loss(table, columns, [field for field in by_hand if by_hand[field] == NONE])
     _check_columns(table, columns, by_hand, curves)
 
     # 3. Cells become numbers, and rows runs, or the reason why not.
     records = read_records(table.rows, columns)
     histories = by_hand["step"] != NONE if "step" in by_hand else None
-    usable, bad, decided = to_runs(records, columns, table.present, histories)
-    notes = (*table.notes, *guesses, *computed, *converted, *decided)
+    usable, bad_rows, history_notes = to_runs(records, columns, table.present, histories)
+    notes = (*table.notes, *guess_notes, *token_notes, *loss_notes, *history_notes)
 
     # 4. Of a sweep the best setting, if asked for; then what a reader should know of how the runs differ.
     if best:
-        usable, kept = keep_best(usable, columns, table.present)
-        notes += kept
+        usable, best_notes = keep_best(usable, columns, table.present)
+        notes += best_notes
     notes += remarks(usable, columns, table.present)
 
     # 5. Training curves: of a second table, of a column, or of a history.
     if curves is None:
-        runs, spoilt = curves_in_cells(usable, columns)
+        runs, bad_curves = curves_in_cells(usable, columns)
     else:
         names = (record.name for record in records)
-        runs, spoilt, joined = curves_of_table(usable, names, pathlib.Path(curves), by_hand)
-        notes += joined
+        runs, bad_curves, curve_notes = curves_of_table(usable, names, pathlib.Path(curves), by_hand)
+        notes += curve_notes
     unstated = f"not stated by {path.name} (with embeddings, or without?)"
     return LoadedRuns(
         source=str(path),
         runs=runs,
-        bad=bad + spoilt,
+        bad=bad_rows + bad_curves,
         columns={"flops": SIX_ND} | {field: str(column) for field, column in columns.items()},
         convention=_convention(path, columns, runs),
         params_count=columns["params"].count or unstated,
