@@ -56,6 +56,13 @@ def test_what_is_there_and_what_is_not(tmp_path):
         files.read_json(path)
 
 
+def test_a_file_is_created_by_one_alone_and_its_end_is_read_while_it_grows(tmp_path):
+    path = tmp_path / "a" / "claim"
+    assert files.create(path, "first") and not files.create(path, "second")
+    assert files.read_text(path) == "first"
+    assert files.read_end(path, 2) == b"st" and files.read_end(path, 99) == b"first"
+
+
 def test_listing_renaming_and_removing(tmp_path):
     for name in ("b.txt", "a.txt", "c/d.txt"):
         files.write_text(tmp_path / name, name)
