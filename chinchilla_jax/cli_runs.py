@@ -35,30 +35,40 @@ def fit(values: flags.FlagValues) -> int:
 
     --variants adds the answer under other curves, misfits and tied exponents; --explain what the preset does, and why.
     """
-    from chinchilla_jax.scaling.read.runs import telling_left_out
-    from chinchilla_jax.scaling.report import summary
-
-    if values.by:
-        facts = _fit_each(values)
-    else:
-        loaded = _load(values)
-        with telling_left_out(loaded):
-            found = summary.fit(loaded, values.preset, _echo, values.replicates, values.seed, values.explain)
-        facts = summary.fit_facts(found)
-    if values.variants:
-        from chinchilla_jax.base.words import table
-        from chinchilla_jax.scaling.fits.variants import compare_variants
-
-        facts["variants"] = list(compare_variants(loaded.runs))
-        _echo("variants:")
-        for line in table(facts["variants"]):
-            _echo(f"  {line}")
+    facts = _fit_each(values) if values.by else _fit_all(values)
     if values.output:
         from chinchilla_jax.base.files import write_json
 
         write_json(pathlib.Path(values.output), facts)
         _echo(f"written: {values.output}")
     return 0
+
+
+def _fit_all(values: flags.FlagValues) -> dict[str, Any]:
+    """Fits all runs and prints it; returns the facts."""
+    from chinchilla_jax.scaling.predict.analysis import analyse
+    from chinchilla_jax.scaling.read.runs import telling_left_out
+    from chinchilla_jax.scaling.report import sections
+    from chinchilla_jax.scaling.report.facts import facts_of
+    from chinchilla_jax.scaling.report.text import announce, tell
+
+    loaded = _load(values)
+    announce(loaded, values.preset, _echo)
+    with telling_left_out(loaded):
+        fits = analyse(loaded.runs, **_fits(values))
+    facts = facts_of(loaded, fits)
+    tell(sections.of_fit(facts, values.explain), _echo)
+    if values.variants:
+        from chinchilla_jax.scaling.fits.variants import compare_variants
+
+        facts["variants"] = list(compare_variants(loaded.runs))
+        tell(sections.variants(facts), _echo)
+    return facts
+
+
+def _fits(values: flags.FlagValues) -> dict[str, Any]:
+    """How the fits are made, as `analyse` takes it."""
+    return {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
 
 
 def predict(values: flags.FlagValues) -> int:
@@ -78,12 +88,18 @@ def predict(values: flags.FlagValues) -> int:
     if values.verify and (values.runs or values.law or budget(values, _echo)):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
     loaded = _load(values) if values.study or values.runs else None
-    question = Question(budget(values, _echo), values.params, values.tokens, values.unique_tokens,
-                        values.inference_tokens, values.more_runs, parse_inputs(values.inputs))  # fmt: skip
+    question = Question(
+        budget(values, _echo),
+        values.params,
+        values.tokens,
+        values.unique_tokens,
+        values.inference_tokens,
+        values.more_runs,
+        parse_inputs(values.inputs),
+    )
     names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
-    fits = {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
     with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
-        prediction = ask(loaded, names, question, fits, values.output, _echo)
+        prediction = ask(loaded, names, question, _fits(values), values.output, _echo)
     if values.verify:
         from chinchilla_jax.study.cost import describe
         from chinchilla_jax.study.plan import verification
@@ -103,10 +119,8 @@ def report(values: flags.FlagValues) -> int:
     path = write_report(
         _load(values),
         budget=budget(values, _echo),
-        preset=values.preset,
         output=values.output,
-        replicates=values.replicates,
-        seed=values.seed,
+        **_fits(values),
         command=f"python -m chinchilla_jax report {shlex.join(words)}",
     )
     _echo(f"report: {path}")
@@ -129,19 +143,18 @@ def _load(values: flags.FlagValues) -> LoadedRuns:
 
 
 def _fit_each(values: flags.FlagValues) -> dict[str, Any]:
-    """Prints the fits of each value of the column --by side by side; returns them for JSON.
+    """Prints the fits of each value of the column --by side by side; returns the facts of each.
 
     Raises:
       UsageError: not one source, or --variants.
       FitRefused: see `fit_by`.
     """
-    from chinchilla_jax.scaling.report.by import facts, fit_by
+    from chinchilla_jax.scaling.report.by import fit_by
 
     if values.variants:
         raise UsageError(f"--by and --variants: look at the variants of one value, --where={values.by}=VALUE")
     path, reading = _reading(values)
-    fits = {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
-    return {"by": values.by, "fits": facts(fit_by(path, values.by, **reading, **fits, echo=_echo))}
+    return {"by": values.by, "fits": fit_by(path, values.by, reading, _fits(values), _echo)}
 
 
 def _reading(values: flags.FlagValues) -> tuple[str, dict[str, Any]]:

@@ -77,6 +77,8 @@ _FORMS: dict[str, Callable[[float], str]] = {
     "C": flops_text, "loss": loss_text, "above optimum": percent, "FLOPs wasted": percent, "extra FLOPs": percent,
     "saved": percent, "D/N": lambda v: f"{v:.3g}", "a": lambda v: f"{v:.4f}", "E": loss_text, "A": lambda v: f"{v:.5g}",
     "B": lambda v: f"{v:.5g}", "alpha": lambda v: f"{v:.4f}", "beta": lambda v: f"{v:.4f}",
+    "scatter": percent, "minimum inside": percent, "share": percent, "loss error": change, "cost of size": percent,
+    "seconds": lambda v: f"{v:,.0f}",
 }  # fmt: skip
 
 

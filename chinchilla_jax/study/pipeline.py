@@ -119,13 +119,18 @@ class _Pipeline:
 
     def _predict(self) -> None:
         """Fits the runs, says what they predict, and plans the held-out ones."""
+        from chinchilla_jax.scaling.predict.analysis import analyse
+        from chinchilla_jax.scaling.predict.predict import predict
         from chinchilla_jax.scaling.read.load import load_runs
         from chinchilla_jax.scaling.read.target import target_budget
-        from chinchilla_jax.scaling.report.summary import forecast, remarks
+        from chinchilla_jax.scaling.report.facts import facts_of
+        from chinchilla_jax.scaling.report.sections import of_prediction
+        from chinchilla_jax.scaling.report.text import announce, tell
 
         loaded = load_runs(self.study)
-        prediction = forecast(loaded, target_budget(loaded), self.echo)
-        remarks(prediction, loaded, self.echo)
+        announce(loaded, "corrected", self.echo)
+        prediction = predict(analyse(loaded.runs), target_budget(loaded))
+        tell(of_prediction(facts_of(loaded, prediction=prediction)), self.echo)
         describe(verification(self.study, prediction.best.params), self.workers, self.echo)
 
     @contextlib.contextmanager

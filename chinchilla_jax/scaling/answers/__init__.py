@@ -1,1 +1,5 @@
-"""What should be trained? In: a law and a question. Out: tables of choices and what each costs."""
+"""What should be trained? In: laws, published or fitted, and a question. Out: an `Answer`, a table of choices.
+
+`answers` has the questions, `decide` the arithmetic of one law, `recommended` the law behind a prediction, `next_runs`
+the runs that would narrow it.
+"""

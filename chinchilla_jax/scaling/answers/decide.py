@@ -49,18 +49,14 @@ def trained(law: Surface, params: float, tokens: float | np.ndarray, flops_per: 
     return Choice(np.broadcast_to(params, np.shape(loss)), tokens, flops, loss, best, 1 - enough / flops)
 
 
-def given_params(
-    law: Surface, params: float, flops: float | None = None, flops_per: FlopsPerToken = 6.0
-) -> Choice:
+def given_params(law: Surface, params: float, flops: float | None = None, flops_per: FlopsPerToken = 6.0) -> Choice:
     """N fixed: all of `flops` spent on tokens, or, without a budget, the one for which N is optimal."""
     if flops is not None:
         return trained(law, params, flops / per_token(params, flops_per), flops_per)
     return optimal(law, _root(lambda c: law.optimum(c, flops_per)[0], params, law, flops_per), flops_per)
 
 
-def given_tokens(
-    law: Surface, tokens: float, flops: float | None = None, flops_per: FlopsPerToken = 6.0
-) -> Choice:
+def given_tokens(law: Surface, tokens: float, flops: float | None = None, flops_per: FlopsPerToken = 6.0) -> Choice:
     """D fixed: the largest N that `flops` can train on D, or, without a budget, the N for which D is optimal."""
     if flops is not None:
         params = np.exp(_bisect(lambda x: cost(np.exp(x), tokens, flops_per) - flops, np.log(flops / 6.0 / tokens)))
@@ -77,9 +73,12 @@ def reaching(law: Surface, params: float, loss: float | np.ndarray, flops_per: F
     choice = trained(law, params, np.where(finite, tokens, 1e30), flops_per)
     flops = np.where(finite, choice.flops, np.inf)
     return dataclasses.replace(
-        choice, tokens=tokens, flops=flops, loss=np.broadcast_to(loss, np.shape(tokens)),
+        choice,
+        tokens=tokens,
+        flops=flops,
+        loss=np.broadcast_to(loss, np.shape(tokens)),
         wasted=np.where(finite, choice.wasted, 1.0),
-    )  # fmt: skip
+    )
 
 
 def flops_for_loss(law: Surface, loss: float | np.ndarray, flops_per: FlopsPerToken = 6.0) -> np.ndarray:

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from chinchilla_jax.scaling.answers.answers import Answer
+from chinchilla_jax.scaling.answers.decide import per_token
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, fit_parametric
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
 from chinchilla_jax.scaling.read.flops import flops_per_token
@@ -106,10 +108,10 @@ def next_runs(
     if not 0.0 < budget < math.inf:
         raise FitRefused("budget", f"the target budget must be positive and finite, got {budget}")
     fit = fit or fit_parametric(fitted, resampling=None)
-    per_token = flops_per if flops_per is not None else flops_per_token(fitted)
+    flops_per = flops_per if flops_per is not None else flops_per_token(fitted)
     design = Design(fit.surface, [r.params for r in fitted], [r.tokens for r in fitted], _noise(fit))
-    gradient, value = design.target(budget, per_token, quantity)
-    params, tokens, flops = _candidates(fitted, per_token, allowance)
+    gradient, value = design.target(budget, flops_per, quantity)
+    params, tokens, flops = _candidates(fitted, flops_per, allowance)
     rows = design.rows(params, tokens)
     start = _Choice(design.covariance, design.noise, gradient, rows, flops, allowance)
     chosen = min((start.exchanged(start.greedy(count, power)) for power in (0.0, 1.0)), key=start.variance)
@@ -132,20 +134,31 @@ def next_runs(
     )
 
 
-def describe(found: NextRuns, echo: Callable[[str], None] = print) -> None:
-    """Prints the runs with what each leaves of the interval."""
-    what = {"loss": "predicted loss", "params": "predicted N*"}[found.quantity]
-    low, high = found.interval(found.before)
-    echo(f"{what} at C = {found.budget:.4g}: {found.value:.5g}, 80% {low:.5g} to {high:.5g} (+-"
-         f"{LEVEL_80 * found.before:.3%})")  # fmt: skip
-    echo(f"{'run':>5} {'N':>10} {'D':>10} {'D/N':>8} {'C':>10} {'80% after it':>14}")
-    for number, run in enumerate(found.runs, 1):
-        echo(f"{number:5d} {run.params:10.4g} {run.tokens:10.4g} {run.tokens / run.params:8.3g} {run.flops:10.3g} "
-             f"{f'+-{LEVEL_80 * run.deviation:.3%}':>14}")  # fmt: skip
-    low, high = found.interval(found.after)
-    echo(f"with these {len(found.runs)} runs, {found.flops:.3g} of {found.allowance:.3g} FLOPs allowed: 80% {low:.5g} "
-         f"to {high:.5g}, {1 - found.after / found.before:.0%} narrower")  # fmt: skip
-    echo(f"the same FLOPs on repeats of the present runs: {1 - found.repeated / found.before:.0%} narrower")
+def answer(found: NextRuns) -> Answer:
+    """The runs with what each leaves of the interval."""
+    what = {"loss": "Predicted loss", "params": "Predicted N*"}[found.quantity]
+    before, after = found.interval(found.before), found.interval(found.after)
+    rows = [
+        {
+            "run": str(number),
+            "N": run.params,
+            "D": run.tokens,
+            "D/N": run.tokens / run.params,
+            "C": run.flops,
+            "80% after it": f"+-{LEVEL_80 * run.deviation:.3%}",
+        }
+        for number, run in enumerate(found.runs, 1)
+    ]
+    notes = (
+        f"With these {len(found.runs)} runs, {found.flops:.3g} of {found.allowance:.3g} FLOPs allowed: 80% "
+        f"{after[0]:.5g} to {after[1]:.5g}, {1 - found.after / found.before:.0%} narrower",
+        f"The same FLOPs on repeats of the present runs: {1 - found.repeated / found.before:.0%} narrower",
+    )
+    title = (
+        f"{what} at C = {found.budget:.4g}: {found.value:.5g}, 80% {before[0]:.5g} to {before[1]:.5g} "
+        f"(+-{LEVEL_80 * found.before:.3%}); further runs that narrow it most"
+    )
+    return Answer("more_runs", title, tuple(rows), notes)
 
 
 class Design:
@@ -189,8 +202,8 @@ class Design:
         m, bend = 1.0, 0.0
         if callable(flops_per):
             # Over a factor of e in N: a count read off the runs is a broken line, whose corners mean nothing.
-            low, here, high = (math.log(flops_per(np.array(params * math.exp(step)))) for step in (-0.5, 0.0, 0.5))
-            m, bend = high - low, 4.0 * (high - 2.0 * here + low)
+            low, middle, high = (math.log(flops_per(np.array(params * math.exp(step)))) for step in (-0.5, 0.0, 0.5))
+            m, bend = high - low, 4.0 * (high - 2.0 * middle + low)
         x, y = math.log(params) - self.centre[0], math.log(tokens) - self.centre[1]
         along = np.array([1.0, -1.0, 0.0, 1.0 / s.alpha - x, y - 1.0 / s.beta])
         return along / (s.alpha + m * s.beta + bend / m), params
@@ -276,14 +289,22 @@ def _candidates(
     ratios = np.array([run.tokens / run.params for run in runs])
     cheapest = min(run.flops for run in runs)
     if not cheapest <= allowance < math.inf:
-        raise FitRefused("allowance", f"{allowance:.4g} FLOPs do not pay for one more run: the cheapest there is cost "
-                         f"{cheapest:.4g}")  # fmt: skip
+        raise FitRefused(
+            "allowance", f"{allowance:.4g} FLOPs do not pay for one more run: the cheapest there is cost {cheapest:.4g}"
+        )
     largest = params.max() * max(1.0, allowance / cheapest)
-    n, c = (grid.ravel() for grid in np.meshgrid(np.geomspace(params.min(), largest, 2 * _GRID),
-                                                 np.geomspace(cheapest, allowance, _GRID)))  # fmt: skip
-    d = c / (flops_per(n) if callable(flops_per) else flops_per * n)
-    there = (d / n >= ratios.min() * (1.0 - 1e-9)) & (d / n <= ratios.max() * (1.0 + 1e-9))
-    if not there.any():
-        raise FitRefused("allowance", f"no run within {allowance:.4g} FLOPs has a D/N among those of the present runs, "
-                         f"{ratios.min():.3g} to {ratios.max():.3g}")  # fmt: skip
-    return n[there], d[there], c[there]
+    n, c = (
+        grid.ravel()
+        for grid in np.meshgrid(
+            np.geomspace(params.min(), largest, 2 * _GRID), np.geomspace(cheapest, allowance, _GRID)
+        )
+    )
+    d = c / per_token(n, flops_per)
+    tried = (d / n >= ratios.min() * (1.0 - 1e-9)) & (d / n <= ratios.max() * (1.0 + 1e-9))
+    if not tried.any():
+        raise FitRefused(
+            "allowance",
+            f"no run within {allowance:.4g} FLOPs has a D/N among those of the present runs, "
+            f"{ratios.min():.3g} to {ratios.max():.3g}",
+        )
+    return n[tried], d[tried], c[tried]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from chinchilla_jax.scaling.fits.approach1 import envelope
 from chinchilla_jax.scaling.fits.approach1.envelope import EnvelopeFit, fit_envelope
@@ -15,23 +15,28 @@ from chinchilla_jax.scaling.fits.approach3 import as_published, parametric
 from chinchilla_jax.scaling.fits.approach3.as_published import fit_as_published
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, few_starts, fit_parametric
 from chinchilla_jax.scaling.fits.resample import PAPER, Resampling
-from chinchilla_jax.scaling.predict.rollout import attempt
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 PRESETS = ("corrected", "paper")
-_LONELY = 0.05  # share of the few starts at the best minimum below which all are tried
 APPROACHES = {
-    "envelope": "approach 1 (training-curve envelope)",
-    "isoflop": "approach 2 (IsoFLOP profiles)",
-    "parametric": "approach 3 (parametric surface)",
+    "envelope": "approach 1: training-curve envelope",
+    "isoflop": "approach 2: IsoFLOP profiles",
+    "parametric": "approach 3: parametric surface",
 }
+_LONELY = 0.05  # share of the few starts at the best minimum below which all are tried
+_Fit = TypeVar("_Fit")
 
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """The three fits of one preset, None where refused, with the reasons in `refused` by approach."""
+    """The fits of one preset to `runs`, all of role `isoflop`; None where refused, with the reason in `refused`.
+
+    `seed` is that of the bootstrap.
+    """
 
     preset: str
+    runs: tuple[Run, ...]
+    seed: int
     envelope: EnvelopeFit | None
     isoflop: IsoflopFit | None
     parametric: ParametricFit | None
@@ -39,28 +44,31 @@ class Analysis:
 
     @property
     def differences(self) -> dict[str, tuple[str, ...]]:
-        """By approach: what the presets do differently, and why."""
-        return differences(self.preset)
+        """By approach: what this preset does that the other does not, and why."""
+        paper = self.preset == "paper"
+        return {
+            "envelope": (envelope.PAPER if paper else envelope.CORRECTED).differences,
+            "isoflop": (isoflop.PAPER if paper else isoflop.CORRECTED).differences,
+            "parametric": as_published.DIFFERENCES if paper else parametric.DIFFERENCES,
+        }
 
     def isoflop_bias(self, flops: float) -> dict[str, Bias]:
         """Approach 2's own error at `flops` if approach 3's surface were true, of the curve used and of a parabola."""
         if self.isoflop is None or self.parametric is None:
             return {}
-        presets = {self.isoflop.preset.curve: self.isoflop.preset, isoflop.PAPER.curve: isoflop.PAPER}
-        refused: dict[str, str] = {}
-        found = {name: attempt(name, functools.partial(
-            isoflop_bias, self.isoflop.runs, self.parametric.surface, flops, preset=preset), refused)
-            for name, preset in presets.items()}  # fmt: skip
+        presets = {preset.curve: preset for preset in (self.isoflop.preset, isoflop.PAPER)}
+        asked = self.isoflop.runs, self.parametric.surface, flops
+        found = {name: attempt(name, {}, isoflop_bias, *asked, preset=preset) for name, preset in presets.items()}
         return {name: bias for name, bias in found.items() if bias is not None}
 
 
-def differences(preset: str) -> dict[str, tuple[str, ...]]:
-    """By approach: what this preset does that the other does not."""
-    return {
-        "envelope": (envelope.PAPER if preset == "paper" else envelope.CORRECTED).differences,
-        "isoflop": (isoflop.PAPER if preset == "paper" else isoflop.CORRECTED).differences,
-        "parametric": as_published.DIFFERENCES if preset == "paper" else parametric.DIFFERENCES,
-    }
+def attempt(name: str, refused: dict[str, str], fit: Callable[..., _Fit], *args, **options) -> _Fit | None:
+    """`fit(*args, **options)`, or None with the reason noted in `refused` under `name`."""
+    try:
+        return fit(*args, **options)
+    except FitRefused as refusal:
+        refused[name] = str(refusal)
+        return None
 
 
 def analyse(runs: Sequence[Run], preset: str = "corrected", *, replicates: int = 1000, seed: int = 0) -> Analysis:
@@ -77,37 +85,38 @@ def analyse(runs: Sequence[Run], preset: str = "corrected", *, replicates: int =
     """
     if preset not in PRESETS:
         raise FitRefused("preset", f"no preset {preset!r}; use one of {', '.join(PRESETS)}")
-    fitted = [run for run in runs if run.role == "isoflop"]
+    fitted = tuple(run for run in runs if run.role == "isoflop")
     if not fitted:
         raise FitRefused("no_fit", "no IsoFLOP run is finished yet: there is nothing to fit")
+    fits = fit_all(fitted, preset, replicates, seed)
+    if fits.isoflop is None and fits.parametric is None:
+        raise FitRefused("no_fit", "; ".join(f"{name}: {why}" for name, why in fits.refused.items()))
+    return fits
+
+
+def fit_all(runs: Sequence[Run], preset: str, replicates: int = 0, seed: int = 0, *, quick: bool = False) -> Analysis:
+    """As `analyse`, but never refused as a whole. `quick`: approach 3 starts from a ninth of the starts only."""
     refused: dict[str, str] = {}
     paper = preset == "paper"
+
+    def with_preset(name: str, fit: Callable[..., _Fit], chosen) -> _Fit | None:
+        resampling = chosen.resampling if replicates else None
+        if resampling and not paper:
+            resampling = dataclasses.replace(resampling, replicates=replicates)
+        return attempt(name, refused, fit, runs, preset=chosen, resampling=resampling, seed=seed)
+
+    curves = with_preset("envelope", fit_envelope, envelope.PAPER if paper else envelope.CORRECTED)
+    profiles = with_preset("isoflop", fit_isoflop, isoflop.PAPER if paper else isoflop.CORRECTED)
     resampling = (PAPER if paper else Resampling(replicates)) if replicates else None
-    found = {
-        "envelope": attempt("envelope", lambda: fit_envelope(
-            fitted, preset=_sized(envelope.PAPER if paper else envelope.CORRECTED, replicates), seed=seed), refused),
-        "isoflop": attempt("isoflop", lambda: fit_isoflop(
-            fitted, preset=_sized(isoflop.PAPER if paper else isoflop.CORRECTED, replicates), seed=seed), refused),
-        "parametric": attempt("parametric", lambda: _parametric(fitted, paper, resampling, seed), refused),
-    }  # fmt: skip
-    if found["isoflop"] is None and found["parametric"] is None:
-        raise FitRefused("no_fit", "; ".join(f"{name}: {why}" for name, why in refused.items()))
-    return Analysis(preset, **found, refused=refused)
+    surface = attempt("parametric", refused, _surface, runs, paper, quick, resampling=resampling, seed=seed)
+    return Analysis(preset, tuple(runs), seed, curves, profiles, surface, refused)
 
 
-def _sized(preset, replicates: int):
-    """The preset with as many replicates; the paper's number stays, unless none are wanted."""
-    if not replicates:
-        return dataclasses.replace(preset, resampling=None)
-    if preset.name == "paper":
-        return preset
-    return dataclasses.replace(preset, resampling=dataclasses.replace(preset.resampling, replicates=replicates))
-
-
-def _parametric(runs: Sequence[Run], paper: bool, resampling: Resampling | None, seed: int) -> ParametricFit:
+def _surface(runs: Sequence[Run], paper: bool, quick: bool, **options) -> ParametricFit:
+    few = {"starts": few_starts()} | options
     if paper:
-        return fit_as_published(runs, resampling=resampling, seed=seed)
-    fit = fit_parametric(runs, starts=few_starts(), resampling=resampling, seed=seed)
-    if fit.agreement < _LONELY:  # a minimum that few starts find may not be the best one
-        fit = fit_parametric(runs, resampling=resampling, seed=seed)
+        return fit_as_published(runs, **(few if quick else options))
+    fit = fit_parametric(runs, **few)
+    if fit.agreement < _LONELY and not quick:  # a minimum that few starts find may not be the best one
+        fit = fit_parametric(runs, **options)
     return fit

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, IsoflopFit, fit_isoflop
+from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, fit_isoflop
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.flops import flops_per_token
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
@@ -24,24 +24,12 @@ _SECONDS, _FEWEST = 1.5, 20  # a slow fit gets fewer draws, so that a plan is no
 _LEVEL = 0.95
 
 
-@dataclasses.dataclass(frozen=True)
-class Cells:
-    """A planned study as a law would have it: `runs` with their losses free of noise, replicates once each."""
-
-    law: Surface
-    runs: tuple[Run, ...]
-
-    @classmethod
-    def of(cls, law: Surface, runs: Sequence[Run]) -> Cells:
-        """The runs with the law's losses instead of their own."""
-        made = (dataclasses.replace(run, loss=float(law.loss(run.params, run.tokens))) for run in runs)
-        return cls(law, tuple(made))
-
-
-def expected(cells: Cells, budget: float, noise: float, seed: int = 0) -> tuple[float, float]:
+def expected(law: Surface, runs: Sequence[Run], budget: float, noise: float, seed: int = 0) -> tuple[float, float]:
     """How far off the study's prediction will be, in 95 of 100 cases.
 
     Args:
+      law: gives the losses, free of noise.
+      runs: the planned cells, replicates once each; their own losses do not count.
       budget: the held-out FLOPs.
       noise: standard deviation of one run's loss from run to run, relative.
 
@@ -49,28 +37,24 @@ def expected(cells: Cells, budget: float, noise: float, seed: int = 0) -> tuple[
       Half width of the loss, relative: it is predicted within +- this of the law's lowest at the budget; and the factor
       by which N* may be off either way. Both are infinite if more than 5 of 100 such studies could not be fitted.
     """
-    params, _, loss = (float(v) for v in cells.law.optimum(budget, flops_per_token(cells.runs)))
+    params, _, loss = (float(v) for v in law.optimum(budget, flops_per_token(runs)))
+    losses = np.array([float(law.loss(run.params, run.tokens)) for run in runs])
     rng, errors, factors = np.random.default_rng(seed), [], []
     start = time.monotonic()
     for draw in range(DRAWS):
         if draw >= _FEWEST and time.monotonic() - start > _SECONDS:
             break
-        luck = noise * rng.standard_normal(len(cells.runs))
-        runs = [dataclasses.replace(run, loss=run.loss * math.exp(e)) for run, e in zip(cells.runs, luck, strict=True)]
+        lucky = (y * math.exp(e) for y, e in zip(losses, noise * rng.standard_normal(len(runs)), strict=True))
+        played = [dataclasses.replace(run, loss=float(y)) for run, y in zip(runs, lucky, strict=True)]
         try:
-            fit = fit_isoflop(runs, preset=CORRECTED, resampling=None)
+            fit = fit_isoflop(played, preset=CORRECTED, resampling=None)
         except FitRefused:
             errors.append(math.inf)
             factors.append(math.inf)
             continue
-        errors.append(abs(loss_at(fit, budget) / loss - 1.0))
+        errors.append(abs(float(fit.loss_law.at(budget)) / loss - 1.0))
         factors.append(math.exp(abs(math.log(float(fit.params_law.at(budget)) / params))))
     return _quantile(errors), _quantile(factors)
-
-
-def loss_at(fit: IsoflopFit, budget: float) -> float:
-    """Approach 2's lowest loss at `budget` FLOPs, nats per token."""
-    return float(fit.loss_law.at(budget))
 
 
 def _quantile(values: Sequence[float]) -> float:

@@ -44,24 +44,28 @@ def judge(
 
 
 def _profiles(prediction: Prediction | None, refusal: str, unfinished: int) -> Verdict:
-    question = "Every IsoFLOP profile opens upward with its minimum inside the sizes tried"
-    failed, waiting = ("pending", f" ({unfinished} runs to come)") if unfinished else ("fail", "")
-    if prediction is None or prediction.isoflop is None:
-        why = prediction.refused.get("isoflop", "") if prediction else refusal
-        detail = why or "approach 2 was not fitted"
-        return Verdict("profiles", question, failed, detail + waiting)
-    good, refused = prediction.isoflop.profiles, prediction.isoflop.refusals
-    if refused:
-        return Verdict("profiles", question, failed, "; ".join(r.message for r in refused) + waiting)
+    fit, status = (prediction.fits.isoflop, "pass") if prediction else (None, "fail")
+    if fit is None:
+        why = prediction.fits.refused.get("isoflop", "") if prediction else refusal
+        status, detail = "fail", why or "approach 2 was not fitted"
+    elif fit.refusals:
+        status, detail = "fail", "; ".join(r.message for r in fit.refusals)
+    else:
+        detail = f"{len(fit.profiles)} of {len(fit.profiles)} profiles"
+    if unfinished:
+        status, detail = "pending", f"{detail} ({unfinished} runs to come)"
     return Verdict(
-        "profiles", question, "pending" if unfinished else "pass", f"{len(good)} of {len(good)} profiles{waiting}"
+        "profiles", "Every IsoFLOP profile opens upward with its minimum inside the sizes tried", status, detail
     )
 
 
 def _loss(prediction: Prediction | None, held: dict[str, HeldOut]) -> Verdict:
-    half, said = _half_width(prediction)
-    allowed = max(LOSS_TOLERANCE, half)
-    question = f"The predicted loss is within {allowed:.2%} of the trained loss ({LOSS_TOLERANCE:.1%}{said})"
+    allowed, also = LOSS_TOLERANCE, ""
+    if prediction is not None and "loss" in prediction.best.intervals:
+        low, high = prediction.best.intervals["loss"][0.95]
+        half = 0.5 * (high - low) / prediction.best.loss
+        allowed, also = max(allowed, half), f", or the half-width of its 95% interval, {half:.2%}"
+    question = f"The predicted loss is within {allowed:.2%} of the trained loss ({LOSS_TOLERANCE:.1%}{also})"
     if "predicted" not in held:
         return Verdict("loss", question, "pending", "the model of the predicted size is not trained yet")
     if prediction is None:
@@ -73,22 +77,9 @@ def _loss(prediction: Prediction | None, held: dict[str, HeldOut]) -> Verdict:
             low, high = estimate.intervals["loss"][0.95]
             inside = f", {'inside' if low <= trained <= high else 'outside'} the 95% interval"
         parts.append(f"{name} {estimate.loss:.4f} ({estimate.loss / trained - 1:+.2%}{inside})")
-    error = abs(prediction.best.loss / trained - 1.0)
-    return Verdict(
-        "loss",
-        question,
-        "pass" if error <= allowed else "fail",
-        f"trained {held['predicted']}; {'; '.join(parts)}; judged on {prediction.recommended}",
-    )
-
-
-def _half_width(prediction: Prediction | None) -> tuple[float, str]:
-    """Of the recommended loss's 95% interval, relative, and in words; 0 where there is none."""
-    if prediction is None or "loss" not in prediction.best.intervals:
-        return 0.0, ""
-    low, high = prediction.best.intervals["loss"][0.95]
-    half = 0.5 * (high - low) / prediction.best.loss
-    return half, f", or the half-width of its 95% interval, {half:.2%}"
+    status = "pass" if abs(prediction.best.loss / trained - 1.0) <= allowed else "fail"
+    detail = f"trained {held['predicted']}; {'; '.join(parts)}; judged on {prediction.recommended}"
+    return Verdict("loss", question, status, detail)
 
 
 def _size(held: dict[str, HeldOut]) -> Verdict:
@@ -99,9 +90,5 @@ def _size(held: dict[str, HeldOut]) -> Verdict:
     best = min(held.values(), key=lambda model: model.loss)
     excess = held["predicted"].loss / best.loss - 1.0
     losses = ", ".join(f"{role} {held[role]}" for role in ("half", "predicted", "double"))
-    return Verdict(
-        "size",
-        question,
-        "pass" if excess <= SIZE_TOLERANCE else "fail",
-        f"{losses}; the best is {best.role}, predicted is {excess:.2%} above it",
-    )
+    detail = f"{losses}; the best is {best.role}, predicted is {excess:.2%} above it"
+    return Verdict("size", question, "pass" if excess <= SIZE_TOLERANCE else "fail", detail)

@@ -9,75 +9,62 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from chinchilla_jax.base.words import table
-from chinchilla_jax.scaling.fits.resample import interval
-from chinchilla_jax.scaling.predict.analysis import APPROACHES, Analysis, analyse
+from chinchilla_jax.scaling.predict.analysis import APPROACHES, analyse
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, telling_left_out
 from chinchilla_jax.scaling.read.table.cells import text_of
 from chinchilla_jax.scaling.read.table.formats import Row, read_table, table_of
 from chinchilla_jax.scaling.read.table.select import Where, select, values_to_split
-from chinchilla_jax.scaling.report import summary
-
-Found = Analysis | FitRefused
+from chinchilla_jax.scaling.report.facts import facts_of
+from chinchilla_jax.scaling.report.sections import Facts, exponents
 
 
 def fit_by(
-    path: str | os.PathLike,
-    column: str,
-    *,
-    where: Where | None = None,
-    preset: str = "corrected",
-    replicates: int = 1000,
-    seed: int = 0,
-    echo: Callable[[str], None] = print,
-    **reading: Any,
-) -> dict[str, Found]:
-    """Fits the runs of each value of a column alone and prints the fits side by side; returns them by value.
+    path: str | os.PathLike, column: str, reading: Mapping[str, Any], fits: Mapping[str, Any], echo: Callable
+) -> dict[str, Facts]:
+    """Fits the runs of each value of a column alone and prints the fits side by side; returns the facts by value.
 
-    A value whose runs cannot carry a fit has its refusal instead.
+    Of a value whose runs cannot carry a fit the facts are `{"refused": reason}`.
 
     Args:
       path: a table, a study directory or run directories.
-      where: rows to take, as values by column.
-      reading: further arguments of `load_runs`: columns, curves, best_per_cell.
+      reading: further arguments of `load_runs`: where, columns, curves, best_per_cell.
+      fits: preset, replicates and seed, as for `analyse`.
 
     Raises:
       FitRefused: `where` (no such column, or too many values), or not one value can be fitted.
     """
-    where = dict(where or {})
+    where = dict(reading["where"] or {})
     if column in where:
-        raise FitRefused("where", f"--by={column} and --where={column}=...: give one of them; a fit of some values "
-                         "apart is one --where at a time")  # fmt: skip
-    found: dict[str, Found] = {}
-    loaded: dict[str, LoadedRuns] = {}
-    said: set[str] = set()
+        raise FitRefused(
+            "where",
+            f"--by={column} and --where={column}=...: give one of them; a fit of some values apart is one --where at "
+            "a time",
+        )
+    found: dict[str, Facts] = {}
+    rows, told, refusals = [], set(), []
     for value in _values(path, column, where):
+        row = {column: text_of(value), "runs": "0"}
         try:
-            loaded[value] = load_runs(path, where=where | {column: (value,)}, **reading)
-            _announce(f"{column} = {value}", loaded[value], said, echo)
-            with telling_left_out(loaded[value]):
-                found[value] = analyse(loaded[value].runs, preset, replicates=replicates, seed=seed)
+            loaded = load_runs(path, **reading | {"where": where | {column: (value,)}})
+            row["runs"] = str(len(loaded.role("isoflop")))
+            _announce(f"{column} = {value}", loaded, told, echo)
+            with telling_left_out(loaded):
+                found[value] = facts_of(loaded, analyse(loaded.runs, **fits))
+            rows.append(row | _cells(found[value]))
         except FitRefused as refused:
-            found[value] = refused
-    if not any(isinstance(fit, Analysis) for fit in found.values()):
-        value, refused = next(iter(found.items()))
-        raise FitRefused(refused.reason, f"no value of {column} can be fitted; {value}: {refused}")
-    echo(f"preset {preset}; intervals 95%; one fit for each value of {column}:")
-    for line in table([_row(column, value, fit, loaded.get(value)) for value, fit in found.items()]):
-        echo(f"  {line}")
-    for line in _refusals(found):
+            refusals.append(refused)
+            found[value] = {"refused": str(refused)}
+            rows.append(row | {"E": "refused"})
+    if len(refusals) == len(found):
+        value, facts = next(iter(found.items()))
+        raise FitRefused(refusals[0].reason, f"no value of {column} can be fitted; {value}: {facts['refused']}")
+    echo(f"preset {fits['preset']}; intervals 95%; one fit for each value of {column}:")
+    for line in (*table(rows), *_refusals(found)):
         echo(f"  {line}")
     one = shlex.quote(f"--where={column}={next(iter(found))}")
     echo(f"one of them whole: {one} instead of --by={column}")
     return found
-
-
-def facts(found: Mapping[str, Found]) -> dict[str, Any]:
-    """The fits for JSON, by value."""
-    return {
-        value: {"refused": str(fit)} if isinstance(fit, FitRefused) else summary.fit_facts(fit)
-        for value, fit in found.items()
-    }
 
 
 def _values(path: str | os.PathLike, column: str, where: Where) -> list[str]:
@@ -88,47 +75,44 @@ def _values(path: str | os.PathLike, column: str, where: Where) -> list[str]:
     return values_to_split(select(read_table(path), where), column)
 
 
-def _announce(title: str, loaded: LoadedRuns, said: set[str], echo: Callable[[str], None]) -> None:
-    """The runs of one value; of what describes them only what was not said of a value before."""
+def _announce(title: str, loaded: LoadedRuns, told: set[str], echo: Callable[[str], None]) -> None:
+    """The runs of one value; of what describes them only what was not told of a value before."""
     echo(f"{title}: {len(loaded.role('isoflop'))} runs")
     for line in loaded.describe():
-        if line not in said:
+        if line not in told:
             echo(f"  {line}")
-    said.update(loaded.describe())
+    told.update(loaded.describe())
     for row in loaded.bad:
         echo(f"  left out: {row.where}: {row.reason}")
 
 
-def _row(column: str, value: str, found: Found, loaded: LoadedRuns | None) -> dict[str, Any]:
-    row: dict[str, Any] = {column: text_of(value), "runs": str(len(loaded.role("isoflop"))) if loaded else "0"}
-    if isinstance(found, FitRefused):
-        return row | {"E": "refused"}
-    for number, name in ((1, "envelope"), (2, "isoflop")):
-        fit = getattr(found, name)
-        row[f"a ({number})"] = _span(fit.params_law.exponent, fit.boot_params, "exponent") if fit else "-"
-    fit = found.parametric
-    for name in ("a", "E", "alpha", "beta"):
-        key = "a (3)" if name == "a" else name
-        row[key] = _span(getattr(fit.surface, name), fit.boot, name) if fit else "-"
-    return row
+def _cells(facts: Facts) -> dict[str, str]:
+    """The exponent a of each approach and the constants of approach 3, each with its 95% interval."""
+    cells = {}
+    for number, name in enumerate(APPROACHES, 1):
+        cells[f"a ({number})"] = _with_interval(*exponents(facts, name)["a"]) if facts[name] else "-"
+    fit = facts["parametric"]
+    for name in ("E", "alpha", "beta"):
+        cells[name] = _with_interval(fit["values"][name], fit["intervals"].get(name, {})) if fit else "-"
+    return cells
 
 
-def _refusals(found: Mapping[str, Found]) -> Iterator[str]:
+def _with_interval(value: float, intervals: Mapping[str, Sequence[float]]) -> str:
+    span = " ({:.3f} to {:.3f})".format(*intervals["95%"]) if intervals else ""
+    return f"{value:.3f}{span}"
+
+
+def _refusals(found: Mapping[str, Facts]) -> Iterator[str]:
     """What could not be fitted and why, once for all values with the same reason."""
     values: dict[str, list[str]] = {}
-    for value, fit in found.items():
-        if isinstance(fit, FitRefused):
-            values.setdefault(f"refused: {fit}", []).append(value)
-        else:
-            for name, why in fit.refused.items():
-                values.setdefault(f"{APPROACHES[name]} refused: {why}", []).append(value)
+    for value, facts in found.items():
+        refused = facts["refused"]
+        reasons = (
+            {"refused": refused}
+            if isinstance(refused, str)
+            else {f"{APPROACHES[name].split(':')[0]} refused": why for name, why in refused.items()}
+        )
+        for title, why in reasons.items():
+            values.setdefault(f"{title}: {why}", []).append(value)
     for line, names in values.items():
         yield f"{', '.join(names)}: {line}"
-
-
-def _span(value: Any, boot: Any, name: str) -> str:
-    text = f"{float(value):.3f}"
-    if boot is None:
-        return text
-    low, high = interval(getattr(boot, name), 0.95)
-    return f"{text} ({low:.3f} to {high:.3f})"

@@ -1,201 +1,278 @@
-"""Everything a report says, as values that JSON can hold."""
+"""Everything that `fit`, `predict` and `report` find, as one structure of plain JSON values.
+
+`fit --output`, `predict --output` and `report.json` hold it; text and page are made from it (`sections`). N, D and C
+are numbers of parameters, tokens and FLOPs; losses are in `loss_unit`; what is called relative is a share. Intervals
+are `{"80%": [low, high], "95%": [low, high]}`, empty without a bootstrap; infinite numbers are the text `inf`. All keys
+are there always, null or empty where nothing was asked or found.
+
+What was read:
+  source         name of the study, folder or table
+  convention     how C was counted
+  loss_unit      the unit of losses, in words
+  reading        sentences: units, counts, what was changed on reading
+  runs           a list: the fields of `Run` but its curve, `tokens_per_param`, `seconds`, `bits_per_byte`
+  bad_rows       a list of `where` and `reason`: what was left out
+  flops_range, tokens_per_param_range    [lowest, highest] of the fitted runs
+
+What was fitted:
+  preset         `corrected` or `paper`
+  differences    by approach, sentences: what this preset does that the other does not, and why
+  refused        by approach: why there is no fit; `prediction`: why there is none at all
+  warnings       sentences
+  envelope       approach 1: `laws`, as below; number of `curves`, and of FLOP `values` read; the share of winners
+                 `on_schedule`; winners at `edges`; values `dropped`; relative `scatter` of a run; `kept_draws`
+  isoflop        approach 2: `laws` of `params`, `tokens` and `loss`, each with its `form`, `exponent` and the
+                 `intervals` of it; the first two with a `coefficient`, the last with `irreducible` E and
+                 `irreducible_95`. `noise` of a run and `scatter`, relative. `profiles`, a list: `budget` in FLOPs,
+                 `runs`, those `near` the minimum, its `params`, `tokens` and `loss`, `curvature`, `scatter`,
+                 `kept_draws`. `refusals`: budgets left out. `bias`: sentences
+  parametric     approach 3: `values` of E, A, B, alpha, beta, a, b, their `intervals`, and `profile_likelihood`, 95%;
+                 `flat`: pairs of constants and their correlation; the other fields of `ParametricFit`
+
+What was predicted:
+  target_budget  FLOPs; `extrapolation`: over the largest budget fitted
+  prediction     `recommended` approach and `why`; `tokens_at_budget`; `estimates` by approach, as `Estimate`, with
+                 `tokens_at_budget`, what spends the budget at that N; `rollouts`, as `Rollout`; `profile_likelihood`
+                 of N, D and loss, 95%
+  verdicts       a list of `name`, `question`, `status` (pass, fail, pending) and `detail`
+
+What was asked:
+  question       of `predict`, as `Question`
+  answers        a list of `Answer`: `key`, `title`, `rows`, `notes`
+  more_runs      further runs that narrow the prediction, as `NextRuns`
+
+How it was shown: `plots`, paths by title; `command`, which makes the report again; `variants`, rows of other fits.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from chinchilla_jax.scaling.answers.decide import per_token
-from chinchilla_jax.scaling.answers.recommended import other_sizes
 from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
+from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit
 from chinchilla_jax.scaling.fits.resample import interval
-from chinchilla_jax.scaling.predict.estimates import LOSS_LAW
+from chinchilla_jax.scaling.predict.analysis import APPROACHES, Analysis
+from chinchilla_jax.scaling.predict.doubts import doubts
+from chinchilla_jax.scaling.predict.estimates import LEVELS, LOSS_LAW
 from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.predict.verdicts import judge
-from chinchilla_jax.scaling.read.runs import LoadedRuns
-from chinchilla_jax.scaling.report import summary
+from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
 
+_TEXTS = ("source", "convention", "loss_unit", "preset", "command")
+_VALUES = (
+    "target_budget",
+    "extrapolation",
+    "prediction",
+    "question",
+    "more_runs",
+    "flops_range",
+    "tokens_per_param_range",
+    *APPROACHES,
+)
+_LISTS = ("reading", "runs", "bad_rows", "warnings", "verdicts", "answers", "variants")
+_MAPPINGS = ("differences", "refused", "plots")
 _SECONDS = ("seconds", "train_seconds", "wall_seconds", "elapsed_seconds", "wall_clock_seconds")
+_CONSTANTS = ("E", "A", "B", "alpha", "beta", "a", "b")
 _PROFILED = ("E", "alpha", "beta", "a")
+_SPARE = 4  # runs beyond the unknowns for a profile likelihood
+_BEYOND = 10.0  # times the largest budget: where a fit without a target states the bias of approach 2
 
 
-def report_facts(
-    loaded: LoadedRuns, prediction: Prediction | None, target: float | None, refusal: str
+def facts_of(
+    loaded: LoadedRuns | None = None, fits: Analysis | None = None, prediction: Prediction | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Everything the report says, as JSON-safe values."""
+    """The facts of what was read, fitted and predicted; `more` are values of other keys.
+
+    Args:
+      fits: those of the prediction, if there is one.
+    """
+    fits = prediction.fits if prediction else fits
+    facts: dict[str, Any] = dict.fromkeys((*_TEXTS, *_VALUES))
+    facts |= {key: [] for key in _LISTS} | {key: {} for key in _MAPPINGS}
+    if loaded is not None:
+        facts |= _reading(loaded)
+    if fits is not None:
+        facts |= _fits(fits, prediction.budget if prediction else None)
+    if prediction is not None:
+        facts |= {"target_budget": prediction.budget, "extrapolation": prediction.extrapolation}
+        facts |= {"warnings": prediction.warnings, "prediction": _prediction(prediction)}
+    return as_json(facts | more)
+
+
+def verdicts_of(loaded: LoadedRuns, prediction: Prediction | None, target: float | None, refusal: str) -> tuple:
+    """The verdicts on a study, which may not be finished."""
+    waiting = {row.where for row in loaded.bad if row.reason.startswith("not finished")}
+    roles = [row.get("role", "isoflop") for name, row in loaded.planned.items() if name in waiting]
+    return judge(prediction, loaded.runs, target, refusal, roles.count("isoflop"))
+
+
+def _reading(loaded: LoadedRuns) -> dict[str, Any]:
     fitted = loaded.role("isoflop")
-    ratios = [run.tokens / run.params for run in fitted]
-    facts: dict[str, Any] = {
+    ranges = {
+        "flops_range": [run.flops for run in fitted],
+        "tokens_per_param_range": [run.tokens / run.params for run in fitted],
+    }
+    return {
         "source": pathlib.Path(loaded.source).name,
         "convention": loaded.convention,
         "loss_unit": loaded.loss_unit,
         "reading": loaded.describe(),
-        "target_budget": target,
-        "extrapolation": prediction.extrapolation if prediction else None,
-        "tokens_per_param_range": [min(ratios), max(ratios)] if ratios else None,
-        "flops_range": [min(r.flops for r in fitted), max(r.flops for r in fitted)] if fitted else None,
-        "verdicts": [
-            dataclasses.asdict(v) for v in judge(prediction, loaded.runs, target, refusal, _unfinished(loaded))
-        ],
-        "runs": [_run_row(run, loaded) for run in loaded.runs],
-        "bad_rows": [dataclasses.asdict(row) for row in loaded.bad],
-        "refused": dict(prediction.refused) if prediction else {"prediction": refusal},
-        "warnings": list(prediction.warnings) if prediction else [],
-        "preset": prediction.analysis.preset if prediction else None,
-        "differences": {},
-        "approaches": [],
-        "envelope": None,
-        "isoflop": None,
-        "parametric": None,
-        "prediction": None,
-        "answers": [],
-    }
-    if not prediction:
-        return facts
-    facts["differences"] = summary.as_json(prediction.analysis.differences)
-    facts["approaches"] = _approaches(prediction)
-    if prediction.envelope:
-        facts["envelope"] = _envelope(prediction)
-    if prediction.isoflop:
-        facts["isoflop"] = _isoflop(prediction)
-        facts["isoflop"]["bias"] = list(summary.bias_lines(prediction.analysis, prediction.budget))
-    if prediction.parametric:
-        facts["parametric"] = _parametric(prediction, loaded)
-        facts["parametric"]["profiled_prediction"] = summary.as_json(summary.profiled_prediction(prediction, loaded))
-    facts["answers"] = summary.as_json(other_sizes(prediction))
-    facts["prediction"] = {
-        "recommended": prediction.recommended,
-        "why": prediction.why,
-        "tokens_at_budget": prediction.tokens_at_budget,
-        "estimates": {name: _estimate(e, prediction) for name, e in prediction.estimates.items()},
-        "rollouts": [dataclasses.asdict(r) | {"score": r.score} for r in prediction.rollouts],
-    }
-    return facts
+        "runs": [_run(run, loaded.details.get(run.name, {})) for run in loaded.runs],
+        "bad_rows": loaded.bad,
+    } | {name: [min(values), max(values)] for name, values in ranges.items() if values}
 
 
-def _run_row(run, loaded: LoadedRuns) -> dict[str, Any]:
-    details = loaded.details.get(run.name, {})
-    seconds = next((details[key] for key in _SECONDS if isinstance(details.get(key), (int, float))), None)
+def _run(run: Run, details: Mapping[str, Any]) -> dict[str, Any]:
     row = {field.name: getattr(run, field.name) for field in dataclasses.fields(run) if field.name != "curve"}
     return row | {
         "tokens_per_param": run.tokens / run.params,
-        "seconds": seconds,
+        "seconds": next((details[key] for key in _SECONDS if isinstance(details.get(key), (int, float))), None),
         "bits_per_byte": details.get("bits_per_byte"),
     }
 
 
-def _spread(samples: np.ndarray) -> dict[str, list[float]]:
-    return {"80%": list(interval(samples, 0.8)), "95%": list(interval(samples, 0.95))}
-
-
-def _estimate(estimate, prediction: Prediction) -> dict[str, Any]:
-    row = dataclasses.asdict(estimate)
-    row["tokens_at_budget"] = float(prediction.budget / per_token(estimate.params, prediction.flops_per))
-    row["intervals"] = {
-        name: {f"{level:.0%}": list(pair) for level, pair in levels.items()}
-        for name, levels in estimate.intervals.items()
-    }
-    return row
-
-
-def _approaches(prediction: Prediction) -> list[dict[str, Any]]:
-    """Side by side: exponents of N* and D*, and the answer at the target budget, each with its 95% interval."""
-    rows = []
-    for name, estimate in prediction.estimates.items():
-        fit = getattr(prediction, name)
-        if name == "parametric":
-            a, b = fit.surface.a, fit.surface.b
-            boots = (fit.boot.a, fit.boot.b) if fit.boot is not None else (None, None)
-        else:
-            a, b = fit.params_law.exponent, fit.tokens_law.exponent
-            laws = fit.boot_params, fit.boot_tokens
-            boots = tuple(law.exponent if law is not None else None for law in laws)
-        spans = [None if boot is None else list(interval(boot, 0.95)) for boot in boots]
-        rows.append({
-            "approach": name, "a": float(a), "a_95": spans[0], "b": float(b), "b_95": spans[1],
-            "params": estimate.params, "tokens": estimate.tokens, "tokens_per_param": estimate.tokens_per_param,
-            "loss": estimate.loss, "loss_law": estimate.loss_law,
-        } | {f"{key}_95": list(levels[0.95]) for key, levels in estimate.intervals.items()})  # fmt: skip
-    return rows
-
-
-def _envelope(prediction: Prediction) -> dict[str, Any]:
-    fit = prediction.envelope
+def _fits(fits: Analysis, budget: float | None) -> dict[str, Any]:
     return {
-        "values": len(fit.points.flops), "on_schedule": fit.points.on_schedule, "edges": fit.points.edges,
-        "dropped": fit.dropped, "scatter": fit.scatter, "kept_draws": fit.kept_draws, "curves": len(fit.runs),
-    }  # fmt: skip
+        "preset": fits.preset,
+        "differences": fits.differences,
+        "refused": fits.refused,
+        "warnings": doubts(fits),
+        "envelope": _envelope(fits) if fits.envelope else None,
+        "isoflop": _isoflop(fits, budget) if fits.isoflop else None,
+        "parametric": _parametric(fits) if fits.parametric else None,
+    }
 
 
-def _isoflop(prediction: Prediction) -> dict[str, Any]:
-    fit = prediction.isoflop
+def _spans(replicates: np.ndarray) -> dict[str, tuple[float, float]]:
+    return {f"{level:.0%}": interval(replicates, level) for level in LEVELS}
+
+
+def _laws(fit: Any) -> dict[str, Any]:
+    """N*(C) and D*(C) of approach 1 or 2."""
     laws = {}
-    for name, symbol in (("params", "N* = k C^a"), ("tokens", "D* = k C^b")):
+    for name, form in (("params", "N* = k C^a"), ("tokens", "D* = k C^b")):
         law, boot = getattr(fit, f"{name}_law"), getattr(fit, f"boot_{name}")
-        laws[name] = {
-            "form": symbol,
-            "coefficient": float(law.coefficient),
-            "exponent": float(law.exponent),
-            "intervals": _spread(boot.exponent) if boot else {},
-        }
+        laws[name] = {"form": form, "coefficient": law.coefficient, "exponent": law.exponent}
+        laws[name]["intervals"] = _spans(boot.exponent) if boot is not None else {}
+    return laws
+
+
+def _envelope(fits: Analysis) -> dict[str, Any]:
+    fit = fits.envelope
+    return {
+        "laws": _laws(fit),
+        "curves": len(fit.runs),
+        "values": len(fit.points.flops),
+        "on_schedule": fit.points.on_schedule,
+        "edges": fit.points.edges,
+        "dropped": fit.dropped,
+        "scatter": fit.scatter,
+        "kept_draws": fit.kept_draws,
+    }
+
+
+def _isoflop(fits: Analysis, budget: float | None) -> dict[str, Any]:
+    fit = fits.isoflop
     law, largest = fit.loss_law, fit.profiles[-1].budget
-    laws["loss"] = {
+    loss = {
         "form": f"L* = {LOSS_LAW}",
         "irreducible": law.irreducible_mean,
-        "irreducible_95": list(law.irreducible_interval(0.95)),
+        "irreducible_95": law.irreducible_interval(0.95),
         "exponent": -law.slope(largest) / law.at(largest),  # of the loss, d ln L* / d ln C at the largest budget
         "intervals": {},
     }
-    return {
-        "laws": laws,
-        "noise": fit.noise,
-        "scatter": fit.scatter,
-        "profiles": [
-            {
-                "budget": p.budget,
-                "runs": len(p.runs),
-                "near": len(p.near),
-                "params": p.params.best,
-                "tokens": p.tokens.best,
-                "loss": p.params.lowest,
-                "curvature": p.params.curvature,
-                "scatter": p.scatter,
-                "kept_draws": p.kept_draws,
-            }
-            for p in fit.profiles
-        ],
-        "refusals": [dataclasses.asdict(r) for r in fit.refusals],
-    }
+    profiles = [
+        {
+            "budget": p.budget,
+            "runs": len(p.runs),
+            "near": len(p.near),
+            "params": p.params.best,
+            "tokens": p.tokens.best,
+            "loss": p.params.lowest,
+            "curvature": p.params.curvature,
+            "scatter": p.scatter,
+            "kept_draws": p.kept_draws,
+        }
+        for p in fit.profiles
+    ]
+    bias = [
+        f"bias of the {name} profile, approach 3 taken for true: {bias.describe()}"
+        for name, bias in fits.isoflop_bias(budget or _BEYOND * largest).items()
+    ]
+    found = {"laws": _laws(fit) | {"loss": loss}, "noise": fit.noise, "scatter": fit.scatter}
+    return found | {"profiles": profiles, "refusals": fit.refusals, "bias": bias}
 
 
-def _parametric(prediction: Prediction, loaded: LoadedRuns) -> dict[str, Any]:
-    fit = prediction.parametric
-    names = ("E", "A", "B", "alpha", "beta", "a", "b")
+def _parametric(fits: Analysis) -> dict[str, Any]:
+    fit = fits.parametric
+    names = ("objective", "gradient", "converged", "agreement", "scatter", "flat", "boot_kept")
     profiles = {}
-    if summary.has_profile(fit):
-        profiles = {name: profile_likelihood(loaded.role("isoflop"), fit, name, quantities()[name]).interval
-                    for name in _PROFILED}  # fmt: skip
+    if has_profile(fit):
+        asked = {name: quantities()[name] for name in _PROFILED}
+        profiles = {name: profile_likelihood(fits.runs, fit, name, q).interval for name, q in asked.items()}
     return {
-        "profile_likelihood": summary.as_json(profiles),
-        "flat": summary.flat_text(fit.flat),
+        "values": {name: getattr(fit.surface, name) for name in _CONSTANTS},
+        "intervals": {name: _spans(getattr(fit.boot, name)) for name in _CONSTANTS} if fit.boot else {},
+        "profile_likelihood": profiles,
         "misfit": fit.misfit.name,
-        "values": {name: float(getattr(fit.surface, name)) for name in names},
-        "intervals": {name: _spread(getattr(fit.boot, name)) for name in names} if fit.boot else {},
         "delta": fit.misfit.delta,
         "runs": fit.n_runs,
         "starts": fit.n_starts,
-        "objective": fit.objective,
-        "gradient": fit.gradient,
-        "converged": fit.converged,
-        "agreement": fit.agreement,
-        "scatter": fit.scatter,
-        "boot_kept": fit.boot_kept,
+    } | {name: getattr(fit, name) for name in names}
+
+
+def has_profile(fit: ParametricFit | None) -> bool:
+    """Not where an optimiser stopped on a slope, nor with hardly more runs than unknowns, nor without any noise."""
+    return fit is not None and fit.preset != "paper" and fit.n_runs >= 5 + _SPARE and fit.scatter > 1e-6
+
+
+def _prediction(prediction: Prediction) -> dict[str, Any]:
+    estimates = {}
+    for name, estimate in prediction.estimates.items():
+        spans = {
+            quantity: {f"{level:.0%}": pair for level, pair in levels.items()}
+            for quantity, levels in estimate.intervals.items()
+        }
+        spent = prediction.tokens_at(estimate.params)
+        estimates[name] = dataclasses.asdict(estimate) | {"tokens_at_budget": spent, "intervals": spans}
+    return {
+        "recommended": prediction.recommended,
+        "why": prediction.why,
+        "tokens_at_budget": prediction.tokens_at_budget,
+        "estimates": estimates,
+        "rollouts": prediction.rollouts,
+        "profile_likelihood": profiled_prediction(prediction),
     }
 
 
-def _unfinished(loaded: LoadedRuns) -> int:
-    waiting = {row.where for row in loaded.bad if row.reason.startswith("not finished")}
-    return sum(row.get("role", "isoflop") == "isoflop" for name, row in loaded.planned.items() if name in waiting)
+def profiled_prediction(prediction: Prediction) -> dict[str, tuple[float, float]]:
+    """95% profile-likelihood intervals of N, D and loss at the target budget; {} where approach 3 has none."""
+    fits = prediction.fits
+    if not has_profile(fits.parametric):
+        return {}
+    asked, found = quantities(prediction.budget, prediction.flops_per), {}
+    for name, key, form in (("N", "ln N*", math.exp), ("D", "ln D*", math.exp), ("loss", "loss", float)):
+        low, high = profile_likelihood(fits.runs, fits.parametric, key, asked[key]).interval
+        found[name] = form(low), form(high)
+    return found
+
+
+def as_json(value: Any) -> Any:
+    """Dataclasses, tuples and numpy numbers as JSON; infinite values as text, since JSON has none."""
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return as_json(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

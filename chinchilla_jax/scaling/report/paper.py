@@ -10,25 +10,28 @@ from __future__ import annotations
 import csv
 import dataclasses
 import importlib.resources
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from chinchilla_jax.scaling.answers.decide import given_params
 from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
 from chinchilla_jax.scaling.fits.approach3.as_published import fit_as_published
-from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
+from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, fit_parametric
 from chinchilla_jax.scaling.fits.frontier import fit_power
 from chinchilla_jax.scaling.fits.resample import PAPER, interval
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import Run
+from chinchilla_jax.scaling.report.sections import Section, Table
+from chinchilla_jax.scaling.report.text import tell
 
 # Eq. 10 before rounding: the TeX source, as quoted by Besiroglu et al. 2024.
 UNROUNDED = Surface(np.exp(0.5267228), np.exp(6.0073404), np.exp(6.0179186), 0.33917084, 0.2849083)
 ROUNDED = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
 _MISPRINT = 0.5  # a printed budget further than this from 6 N D, as a share of it, is a slip of the pen
 _LOOSE = 0.03
+_NUMBERS = ("params", "flops_printed", "tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,33 +72,26 @@ def allocations() -> tuple[Allocation, ...]:
     """Tables 3 and A3, each row beside its recomputation."""
     text = (importlib.resources.files("chinchilla_jax") / "tables" / "chinchilla_allocation.csv").read_text("utf-8")
     printed = list(csv.DictReader(text.splitlines()))
+    first = {key: np.array([float(row[key]) for row in printed if row["approach"] == "1"]) for key in _NUMBERS}
+    rows = [fit_power(first["flops_printed"], first[key]) for key in ("params", "tokens")]
     isoflop = fit_isoflop(figure_4(), resampling=None)
+    minima = isoflop.params_law, isoflop.tokens_law
 
-    def approach_1(params: float) -> tuple[float, float]:
-        own = [row for row in printed if row["approach"] == "1"]
-        flops = np.array([float(row["flops_printed"]) for row in own])
-        sizes, tokens = (fit_power(flops, np.array([float(row[k]) for row in own])) for k in ("params", "tokens"))
-        return _at(sizes, tokens, params)
-
-    def approach_2(params: float) -> tuple[float, float]:
-        return _at(isoflop.params_law, isoflop.tokens_law, params)
-
-    def approach_3(params: float) -> tuple[float, float]:
+    def surface(params: float) -> tuple[float, float]:
         choice = given_params(UNROUNDED, params)
         return float(choice.flops), float(choice.tokens)
 
     ways: dict[str, tuple[Callable, str]] = {
-        "1": (approach_1, "power law through the printed rows"),
-        "2": (approach_2, "approach 2 on Figure 4"),
-        "3": (approach_3, "eq. 4 with the unrounded constants of eq. 10"),
+        "1": (lambda params: _at(*rows, params), "power law through the printed rows"),
+        "2": (lambda params: _at(*minima, params), "approach 2 on Figure 4"),
+        "3": (surface, "eq. 4 with the unrounded constants of eq. 10"),
     }
     found = []
     for row in printed:
-        params, flops, tokens = (float(row[key]) for key in ("params", "flops_printed", "tokens"))
+        params, flops, tokens = (float(row[key]) for key in _NUMBERS)
         (compute, how), six_nd = ways[row["approach"]], 6.0 * params * tokens
-        here = compute(params)
-        found.append(Allocation(int(row["approach"]), row["table"], params, flops, tokens, six_nd, *here, how,
-                                _note(flops, six_nd)))  # fmt: skip
+        numbers = (params, flops, tokens, six_nd, *compute(params))
+        found.append(Allocation(int(row["approach"]), row["table"], *numbers, how, _note(flops, six_nd)))
     return tuple(found)
 
 
@@ -114,47 +110,51 @@ def _note(flops: float, six_nd: float) -> str:
 
 def describe(echo: Callable[[str], None]) -> None:
     """Prints the tables side by side, the exponents of Table 2, and what averaging the objective does."""
+    found = allocations()
     echo("Tables 3 and A3 of Hoffmann et al. 2022: the budget for which a size is optimal")
-    echo(f"{'approach':>8} {'N':>8} {'C printed':>10} {'here':>9} {'D printed':>10} {'here':>9}  note")
-    approach = 0
-    for row in allocations():
-        if row.approach != approach:
-            approach = row.approach
-            echo(f"  approach {approach}, {row.table}; here: {row.how}")
-        echo(f"{row.approach:8d} {row.params:8.3g} {row.printed_flops:10.3g} {row.flops:9.3g} "
-             f"{row.printed_tokens:10.3g} {row.tokens:9.3g}  {row.note}")  # fmt: skip
-    echo("")
-    echo("Exponent a of N* ~ C^a on the 240 points of Figure 4 (80% interval: 100 subsets of 80%)")
-    for line in exponents():
-        echo(line)
-    echo("")
-    echo("Approach 3, what averaging does: from the constants of eq. 10, L-BFGS-B at its default tolerance")
-    for line in averaging():
-        echo(line)
-
-
-def exponents() -> Iterable[str]:
-    """Table 2's a beside what Figure 4 gives."""
+    tell([_allocations([row for row in found if row.approach == approach]) for approach in (1, 2, 3)], echo)
     runs = figure_4()
-    fits = (
-        ("2", "0.49 (0.462, 0.534)", (two := fit_isoflop(runs, resampling=PAPER)).params_law.exponent,
-         two.boot_params.exponent),
-        ("3", "0.46 (0.454, 0.455)", (three := fit_parametric(runs, resampling=PAPER)).surface.a, three.boot.a),
-    )  # fmt: skip
-    for name, printed, value, boot in fits:
+    profiles, optimum = fit_isoflop(runs, resampling=PAPER), fit_parametric(runs, resampling=PAPER)
+    lines = []
+    for name, printed, value, boot in (
+        ("2", "0.49 (0.462, 0.534)", profiles.params_law.exponent, profiles.boot_params.exponent),
+        ("3", "0.46 (0.454, 0.455)", optimum.surface.a, optimum.boot.a),
+    ):
         low, high = interval(boot, 0.8)
-        yield f"  approach {name}: printed {printed}, here {float(value):.3f} ({low:.3f}, {high:.3f})"
+        lines.append(f"approach {name}: printed {printed}, here {float(value):.3f} ({low:.3f}, {high:.3f})")
+    title = "Exponent a of N* ~ C^a on the 240 points of Figure 4 (80% interval: 100 subsets of 80%)"
+    tell([Section(title, sentences=lines), _averaging(optimum)], echo)
 
 
-def averaging() -> Iterable[str]:
+def _allocations(rows: Sequence[Allocation]) -> Section:
+    cells = [
+        {
+            "N": f"{row.params:.3g}",
+            "C printed": f"{row.printed_flops:.3g}",
+            "C here": f"{row.flops:.3g}",
+            "D printed": f"{row.printed_tokens:.3g}",
+            "D here": f"{row.tokens:.3g}",
+            "note": row.note,
+        }
+        for row in rows
+    ]
+    return Section(f"Approach {rows[0].approach}, {rows[0].table}; here: {rows[0].how}", tables=(Table(cells),))
+
+
+def _averaging(optimum: ParametricFit) -> Section:
     """The objective summed against averaged, both from the published constants."""
-    runs = figure_4()
-    start = np.array([[np.log(UNROUNDED.A), np.log(UNROUNDED.B), np.log(UNROUNDED.E), UNROUNDED.alpha, UNROUNDED.beta]])
-    optimum = fit_parametric(runs, resampling=PAPER)
-    averaged = fit_as_published(runs, starts=start)
+    s = UNROUNDED
+    start = np.array([[np.log(s.A), np.log(s.B), np.log(s.E), s.alpha, s.beta]])
+    averaged, lines = fit_as_published(figure_4(), starts=start), []
     for name, fit in (("averaged, stops where it started", averaged), ("summed, brought to zero gradient", optimum)):
         s, (low, high) = fit.surface, interval(fit.boot.a, 0.8)
-        yield (f"  {name}: E {s.E:.4f}, A {s.A:.1f}, B {s.B:.1f}, alpha {s.alpha:.4f}, beta {s.beta:.4f}; a {s.a:.4f} "
-               f"({low:.4f}, {high:.4f}); objective {fit.objective:.4g}")  # fmt: skip
+        lines.append(
+            f"{name}: E {s.E:.4f}, A {s.A:.1f}, B {s.B:.1f}, alpha {s.alpha:.4f}, beta {s.beta:.4f}; a {s.a:.4f} "
+            f"({low:.4f}, {high:.4f}); objective {fit.objective:.4g}"
+        )
     above = averaged.objective / optimum.objective - 1
-    yield f"  averaged it stops {above:.0%} above the minimum; its interval is narrow because no replicate moves either"
+    lines.append(
+        f"averaged it stops {above:.0%} above the minimum; its interval is narrow because no replicate moves either"
+    )
+    title = "Approach 3, what averaging does: from the constants of eq. 10, L-BFGS-B at its default tolerance"
+    return Section(title, sentences=lines)

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from chinchilla_jax.base.files import write_json, write_text
+from chinchilla_jax.scaling.answers.recommended import other_sizes
+from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
 from chinchilla_jax.scaling.read.target import target_budget
-from chinchilla_jax.scaling.report import plots, plots_fits, plots_profiles
-from chinchilla_jax.scaling.report.facts import report_facts
-from chinchilla_jax.scaling.report.page import render
+from chinchilla_jax.scaling.report.facts import facts_of, verdicts_of
+from chinchilla_jax.scaling.report.html import render
+from chinchilla_jax.scaling.report.plots import fitted, frontier, profiles
 
 
 def write_report(
@@ -55,35 +57,46 @@ def write_report(
     try:
         if target is None:
             raise FitRefused("no_runs", "no IsoFLOP run is finished yet: there is nothing to fit")
-        prediction = predict(loaded.runs, target, preset=preset, replicates=replicates, seed=seed)
+        prediction = predict(analyse(loaded.runs, preset, replicates=replicates, seed=seed), target)
     except FitRefused as error:
         refusal = str(error)
-    facts = report_facts(loaded, prediction, target, refusal)
     options = {"budget": budget, "preset": preset, "output": output, "replicates": replicates, "seed": seed}
-    facts["command"] = command or _command(study, options)
     images = _draw(prediction, loaded, folder / "plots") if prediction else {}
-    facts["plots"] = {title: str(path.relative_to(folder)) for title, path in images.items()}
+    facts = facts_of(
+        loaded,
+        prediction=prediction,
+        target_budget=target,
+        verdicts=verdicts_of(loaded, prediction, target, refusal),
+        answers=other_sizes(prediction) if prediction else (),
+        command=command or _command(study, options),
+        plots={title: str(path.relative_to(folder)) for title, path in images.items()},
+        **({} if prediction else {"refused": {"prediction": refusal}}),
+    )
     write_json(folder / "report.json", facts)
     write_text(folder / "report.html", render(facts, {title: path.read_bytes() for title, path in images.items()}))
     return folder / "report.html"
 
 
 def _draw(prediction: Prediction, loaded: LoadedRuns, folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    runs, unit = loaded.runs, loaded.loss_unit
-    images = {}
-    if any(run.role == "isoflop" and run.budget for run in runs):
-        images["IsoFLOP profiles"] = plots_profiles.plot_profiles(prediction, runs, folder / "profiles.png", unit)
-    images["Frontier"] = plots.plot_frontier(prediction, runs, folder / "frontier.png")
-    images["Loss frontier"] = plots.plot_loss_frontier(prediction, runs, folder / "loss_frontier.png", unit)
-    images["Held-out budget"] = plots_profiles.plot_heldout(prediction, runs, folder / "heldout.png", unit)
-    if prediction.envelope:
-        images["Envelope"] = plots_fits.plot_envelope(prediction.envelope, folder / "envelope.png", unit)
-    if prediction.parametric:
-        fit = prediction.parametric
-        images["Contours"] = plots_fits.plot_contours(fit, prediction, runs, folder / "contours.png", unit)
-        images["Residuals"] = plots_fits.plot_residuals(fit, runs, folder / "residuals.png")
-    images["Coverage of N and D"] = plots_fits.plot_coverage(prediction, runs, folder / "coverage.png", unit)
-    return images
+    """The figures that these fits allow: paths by title."""
+    fits, runs, unit = prediction.fits, loaded.runs, loaded.loss_unit
+    figures = {
+        "IsoFLOP profiles": ("profiles.png", profiles.plot_profiles),
+        "Frontier": ("frontier.png", frontier.plot_frontier),
+        "Loss frontier": ("loss_frontier.png", frontier.plot_loss_frontier),
+        "Held-out budget": ("heldout.png", profiles.plot_heldout),
+        "Envelope": ("envelope.png", fitted.plot_envelope),
+        "Contours": ("contours.png", fitted.plot_contours),
+        "Residuals": ("residuals.png", fitted.plot_residuals),
+        "Coverage of N and D": ("coverage.png", fitted.plot_coverage),
+    }
+    possible = {"IsoFLOP profiles": any(run.budget for run in fits.runs), "Envelope": fits.envelope}
+    possible |= dict.fromkeys(("Contours", "Residuals"), fits.parametric)
+    return {
+        title: plot(prediction, runs, folder / name, unit)
+        for title, (name, plot) in figures.items()
+        if possible.get(title, True)
+    }
 
 
 def _command(study: pathlib.Path, options: Mapping[str, Any]) -> str:

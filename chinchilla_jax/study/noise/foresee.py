@@ -37,12 +37,12 @@ def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Echo) -> None:
         )
         return
     # The fits are slow to import, and most plans do not get here.
-    from chinchilla_jax.scaling.predict.foresight import Cells, expected
+    from chinchilla_jax.scaling.predict.foresight import expected
 
     noise, source = known
     runs = _cells(manifest)
     law, source_of_law = _law(manifest, config, runs)
-    half, factor = expected(Cells.of(law, runs), holdout_budget(config), noise)
+    half, factor = expected(law, runs, holdout_budget(config), noise)
     if math.isfinite(half):
         promise = f"the predicted loss will be within +-{half:.1%} (95%), N* within a factor {factor:.2f}"
     else:
@@ -115,7 +115,7 @@ def _law(manifest: Manifest, config: RunConfig, runs: list):
 def _fitted(text: str, config: RunConfig, budget: float, largest: float) -> tuple[float, float, float] | None:
     """Lowest loss at `budget`, E and g of the runs that the guess names; None where approach 2 does not fit them."""
     from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
-    from chinchilla_jax.scaling.predict.foresight import loss_at, offset_through
+    from chinchilla_jax.scaling.predict.foresight import offset_through
     from chinchilla_jax.scaling.read.load import load_runs
     from chinchilla_jax.scaling.read.runs import FitRefused
 
@@ -129,5 +129,5 @@ def _fitted(text: str, config: RunConfig, budget: float, largest: float) -> tupl
     except FitRefused:
         return None
     step = config.study.holdout_factor * largest / budget
-    losses = [loss_at(fit, budget * step**i) for i in (-1, 0, 1)]
+    losses = [float(fit.loss_law.at(budget * step**i)) for i in (-1, 0, 1)]
     return losses[1], *offset_through(losses, step)

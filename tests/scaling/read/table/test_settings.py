@@ -189,7 +189,8 @@ def test_by_fits_each_value_and_shows_them_side_by_side(write, capsys, tmp_path)
     first, second = (line.split() for line in out.splitlines() if line.strip().startswith(("c4  ", "the pile  ")))
     assert first[-3] == "1.800" and second[-3] == "2.100", "E, then alpha and beta"
     fits = json.loads(answer.read_text())["fits"]
-    assert fits["the pile"]["parametric"]["E"] == pytest.approx(2.1, abs=1e-3) and set(fits) == {"c4", "the pile"}
+    values = fits["the pile"]["parametric"]["values"]
+    assert values["E"] == pytest.approx(2.1, abs=1e-3) and set(fits) == {"c4", "the pile"}
 
 
 def test_by_tells_a_value_that_cannot_be_fitted_and_refuses_when_none_can(write, capsys):

@@ -8,7 +8,7 @@ import pytest
 from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.predict import foresight
-from chinchilla_jax.scaling.predict.foresight import Cells, expected, offset_through, scaled
+from chinchilla_jax.scaling.predict.foresight import expected, offset_through, scaled
 from chinchilla_jax.scaling.read.runs import FitRefused
 from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
 
@@ -26,8 +26,7 @@ def runs(sizes=7, repeats=1, shift=1.0):
 @pytest.fixture(scope="module")
 def at():
     """The expectation by noise, each once."""
-    cells = Cells.of(LAW, runs())
-    return {noise: expected(cells, TARGET, noise) for noise in (0.0, 0.001, 0.004)}
+    return {noise: expected(LAW, runs(), TARGET, noise) for noise in (0.0, 0.001, 0.004)}
 
 
 def test_without_noise_little_is_left_and_more_noise_is_less_sure(at):
@@ -37,9 +36,9 @@ def test_without_noise_little_is_left_and_more_noise_is_less_sure(at):
 
 
 def test_seeds_make_it_surer_and_the_same_seed_says_the_same(at):
-    twice = expected(Cells.of(LAW, runs(repeats=2)), TARGET, 0.004)
+    twice = expected(LAW, runs(repeats=2), TARGET, 0.004)
     assert twice[0] < at[0.004][0] and twice[1] < at[0.004][1]
-    assert expected(Cells.of(LAW, runs()), TARGET, 0.001) == at[0.001]
+    assert expected(LAW, runs(), TARGET, 0.001) == at[0.001]
 
 
 def test_the_half_width_holds_as_often_as_it_says(at):
@@ -49,18 +48,18 @@ def test_the_half_width_holds_as_often_as_it_says(at):
     fits = [
         fit_isoflop(simulate_isoflop(LAW, BUDGETS, plan, noise=0.004, seed=s), resampling=None) for s in range(100, 300)
     ]
-    errors = np.array([foresight.loss_at(fit, TARGET) / float(loss) - 1 for fit in fits])
+    errors = np.array([float(fit.loss_law.at(TARGET)) / float(loss) - 1 for fit in fits])
     sizes = np.abs(np.log([float(fit.params_law.at(TARGET)) / best for fit in fits]))
     assert 0.85 < np.mean(np.abs(errors) <= half) <= 1.0
     assert 0.85 < np.mean(sizes <= math.log(factor)) <= 1.0
 
 
 def test_a_study_that_cannot_be_fitted_is_not_sure_of_anything():
-    assert expected(Cells.of(LAW, runs(shift=20.0)), TARGET, 0.01) == (math.inf, math.inf)
+    assert expected(LAW, runs(shift=20.0), TARGET, 0.01) == (math.inf, math.inf)
 
 
 def test_it_does_not_keep_anybody_waiting(monkeypatch):
-    cells, done = Cells.of(LAW, runs()), []
+    done = []
 
     def slow(*args, **more):
         done.append(True)
@@ -68,7 +67,7 @@ def test_it_does_not_keep_anybody_waiting(monkeypatch):
 
     monkeypatch.setattr(foresight, "_SECONDS", 0.0)
     monkeypatch.setattr(foresight, "fit_isoflop", slow)
-    expected(cells, TARGET, 0.01)
+    expected(LAW, runs(), TARGET, 0.01)
     assert len(done) == foresight._FEWEST
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.answers.next_runs import QUANTITIES, Design, describe, next_runs
+from chinchilla_jax.scaling.answers.next_runs import QUANTITIES, Design, answer, next_runs
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
 from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_LOG
 from chinchilla_jax.scaling.fits.surface import Surface
@@ -34,15 +34,17 @@ def fits():
     runs = study(np.random.default_rng(3))
     return {
         misfit.name: dataclasses.replace(
-            fit_parametric(runs, misfit=misfit, starts=START, resampling=None), surface=TRUE, scatter=SCATTER)
+            fit_parametric(runs, misfit=misfit, starts=START, resampling=None), surface=TRUE, scatter=SCATTER
+        )
         for misfit in (HUBER, SQUARED_LOG)
-    }  # fmt: skip
+    }
 
 
 def chosen(fits, quantity, allowance=TOTAL / 2, count=6, misfit="squared_log"):
     """The next runs after the planned ones."""
-    return next_runs(study(np.random.default_rng(0)), TARGET, allowance, count, quantity=quantity, fit=fits[misfit],
-                     flops_per=6.0)  # fmt: skip
+    return next_runs(
+        study(np.random.default_rng(0)), TARGET, allowance, count, quantity=quantity, fit=fits[misfit], flops_per=6.0
+    )
 
 
 def spread(params, tokens, replicates=3000, seed=0):
@@ -67,8 +69,9 @@ def spread(params, tokens, replicates=3000, seed=0):
         theta = theta + step
     assert np.abs(step).max() < 1e-6, "least squares did not converge in some replicate"
     a, b, e, alpha, beta = theta.T
-    law = Surface(np.exp(e), np.exp(a + alpha * np.log(PARAMS).mean()), np.exp(b + beta * np.log(TOKENS).mean()),
-                  alpha, beta)  # fmt: skip
+    law = Surface(
+        np.exp(e), np.exp(a + alpha * np.log(PARAMS).mean()), np.exp(b + beta * np.log(TOKENS).mean()), alpha, beta
+    )
     best, _, loss = law.optimum(TARGET)
     return {"loss": float(np.log(loss).std()), "params": float(np.log(best).std())}
 
@@ -111,16 +114,21 @@ def test_the_same_flops_are_worth_less_as_repeats_or_at_random(fits, quantity):
     flops = np.repeat(BUDGETS, 7)
     order = rng.permuted(np.tile(np.arange(len(flops)), (replicates, 1)), axis=1)
     taken = flops[order].cumsum(1) <= found.flops
-    again = [spread(np.append(PARAMS, PARAMS[o[t]]), np.append(TOKENS, TOKENS[o[t]]), 300, seed)[quantity]
-             for seed, (o, t) in enumerate(zip(order[:30], taken[:30], strict=True))]  # fmt: skip
+    again = [
+        spread(np.append(PARAMS, PARAMS[o[t]]), np.append(TOKENS, TOKENS[o[t]]), 300, seed)[quantity]
+        for seed, (o, t) in enumerate(zip(order[:30], taken[:30], strict=True))
+    ]
 
     # As many runs as were chosen, of equal cost, at random N and D within the plan's range of D/N.
     count = len(found.runs)
     share = found.flops / count
     ratio = np.exp(rng.uniform(*np.log([(TOKENS / PARAMS).min(), (TOKENS / PARAMS).max()]), (replicates, count)))
     params = np.sqrt(share / 6 / ratio)
-    anywhere = spread(np.hstack([np.tile(PARAMS, (replicates, 1)), params]),
-                      np.hstack([np.tile(TOKENS, (replicates, 1)), params * ratio]), replicates)[quantity]  # fmt: skip
+    anywhere = spread(
+        np.hstack([np.tile(PARAMS, (replicates, 1)), params]),
+        np.hstack([np.tile(TOKENS, (replicates, 1)), params * ratio]),
+        replicates,
+    )[quantity]
     assert after < 0.96 * np.mean(again), "repeating the plan's own runs is as good"
     assert after < 0.96 * anywhere, "random runs are as good"
     assert found.after < found.repeated < found.before
@@ -133,8 +141,9 @@ def test_the_gradient_is_that_of_the_optimum(quantity):
     for per_token in (6.0, lambda n: 6.0 * n * (1.0 + 0.9 * (np.asarray(n) / 1e9) ** -0.35)):
         gradient, _ = design.target(TARGET, per_token, quantity)
         x0, y0 = design.centre
-        centred = np.array([np.log(TRUE.A) - TRUE.alpha * x0, np.log(TRUE.B) - TRUE.beta * y0, np.log(TRUE.E),
-                            TRUE.alpha, TRUE.beta])  # fmt: skip
+        centred = np.array(
+            [np.log(TRUE.A) - TRUE.alpha * x0, np.log(TRUE.B) - TRUE.beta * y0, np.log(TRUE.E), TRUE.alpha, TRUE.beta]
+        )
 
         def value(theta, per_token=per_token, x0=x0, y0=y0):
             a, b, e, alpha, beta = theta
@@ -202,24 +211,33 @@ def test_it_reads_flops_per_token_off_the_runs_and_fits_them_itself(fits):
     found = next_runs([*runs, *held_out], TARGET, 1e19, 2)
     assert found.scatter == pytest.approx(SCATTER, rel=0.35)
     assert all(run.flops == pytest.approx(6 * run.params * run.tokens, rel=1e-6) for run in found.runs)
-    lines = []
-    describe(found, lines.append)
-    assert len(lines) == len(found.runs) + 4
-    assert lines[0].startswith(f"predicted loss at C = {TARGET:.4g}: {found.value:.5g}, 80%")
-    assert f"{1 - found.after / found.before:.0%} narrower" in lines[-2] and "repeats of the present runs" in lines[-1]
+    shown = answer(found)
+    assert len(shown.rows) == len(found.runs) and len(shown.notes) == 2
+    assert shown.title.startswith(f"Predicted loss at C = {TARGET:.4g}: {found.value:.5g}, 80%")
+    narrower = f"{1 - found.after / found.before:.0%} narrower"
+    assert narrower in shown.notes[0] and "repeats of the present runs" in shown.notes[1]
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({"quantity": "los"}, "quantity"),
-    ({"count": 0}, "count"),
-    ({"allowance": 1e17}, "allowance"),
-    ({"allowance": math.inf}, "allowance"),
-    ({"budget": -1.0}, "budget"),
-    ({"budget": math.nan}, "budget"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"quantity": "los"}, "quantity"),
+        ({"count": 0}, "count"),
+        ({"allowance": 1e17}, "allowance"),
+        ({"allowance": math.inf}, "allowance"),
+        ({"budget": -1.0}, "budget"),
+        ({"budget": math.nan}, "budget"),
+    ],
+)
 def test_what_cannot_be_answered_is_refused(fits, change, reason):
     asked = {"budget": TARGET, "allowance": 1e19, "count": 2} | change
     with pytest.raises(FitRefused) as refused:
-        next_runs(study(np.random.default_rng(0)), asked.pop("budget"), asked.pop("allowance"), asked.pop("count"),
-                  fit=fits["huber"], **asked)  # fmt: skip
+        next_runs(
+            study(np.random.default_rng(0)),
+            asked.pop("budget"),
+            asked.pop("allowance"),
+            asked.pop("count"),
+            fit=fits["huber"],
+            **asked,
+        )
     assert refused.value.reason == reason

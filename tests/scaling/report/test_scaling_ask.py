@@ -13,21 +13,24 @@ COLUMNS = {name: name for name in ("params", "tokens", "flops", "loss", "budget"
 FITS = {"preset": "corrected", "replicates": 0, "seed": 0}
 
 
-@pytest.mark.parametrize(("argv", "words"), [
-    ([], "nothing to answer"),
-    (["--budget=1e300"], "--budget=1e+300 must lie between"),
-    (["--params=-1"], "--params=-1"),
-    (["--budget=1e20", "--law=nobody"], "no published law 'nobody'"),
-    (["--budget=1e20", "--law=kaplan2020", "--params=1e9"], "--params needs a law"),
-    (["--budget=1e20", "--law=kaplan2020", "--inputs=foo:3"], "--inputs=foo"),
-    (["--budget=1e20", "--law=abnar2025", "--inputs=sparsity:1"], "below 1"),
-    (["--budget=1e20", "--law=krajewski2024"], "--inputs=granularity:VALUE"),
-    (["--budget=1e20", "--law=krajewski2024", "--inputs=granularity"], "NAME:VALUE"),
-    (["--law=kaplan2020", "--params=1e9"], "kaplan2020 is asked about a budget only"),
-    (["--chip=v4", "--chips=8"], "--days is missing"),
-    (["--chip=v44", "--chips=8", "--days=1"], "did you mean 'v4'"),
-    (["--chip=v4", "--chips=8", "--days=1", "--budget=1e20"], "either --budget or --chip"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "nothing to answer"),
+        (["--budget=1e300"], "--budget=1e+300 must lie between"),
+        (["--params=-1"], "--params=-1"),
+        (["--budget=1e20", "--law=nobody"], "no published law 'nobody'"),
+        (["--budget=1e20", "--law=kaplan2020", "--params=1e9"], "--params needs a law"),
+        (["--budget=1e20", "--law=kaplan2020", "--inputs=foo:3"], "--inputs=foo"),
+        (["--budget=1e20", "--law=abnar2025", "--inputs=sparsity:1"], "below 1"),
+        (["--budget=1e20", "--law=krajewski2024"], "--inputs=granularity:VALUE"),
+        (["--budget=1e20", "--law=krajewski2024", "--inputs=granularity"], "NAME:VALUE"),
+        (["--law=kaplan2020", "--params=1e9"], "kaplan2020 is asked about a budget only"),
+        (["--chip=v4", "--chips=8"], "--days is missing"),
+        (["--chip=v44", "--chips=8", "--days=1"], "did you mean 'v4'"),
+        (["--chip=v4", "--chips=8", "--days=1", "--budget=1e20"], "either --budget or --chip"),
+    ],
+)
 def test_a_question_that_cannot_be_answered_ends_in_one_line(capsys, argv, words):
     assert cli.main(["predict", *argv]) == 2
     out, err = capsys.readouterr()
@@ -38,8 +41,14 @@ def test_scarce_data_and_serving_are_answered_from_runs_counted_as_6nd():
     runs = figure_4()
     assert all(abs(run.flops / (6 * run.params * run.tokens) - 1) < 0.01 for run in runs)
     lines = []
-    ask(LoadedRuns("figure 4", runs, (), COLUMNS, "6nd"), (),
-        Question(5.76e23, unique_tokens=3e11, inference_tokens=5e12), FITS, None, lines.append)  # fmt: skip
+    ask(
+        LoadedRuns("figure 4", runs, (), COLUMNS, "6nd"),
+        (),
+        Question(5.76e23, unique_tokens=3e11, inference_tokens=5e12),
+        FITS,
+        None,
+        lines.append,
+    )
     text = "\n".join(lines)
     assert "epochs" in text and "C, inference" in text and "recommended is isoflop" in text
 
@@ -56,6 +65,6 @@ def test_the_answer_is_written_whole_as_json(tmp_path, capsys):
     path = tmp_path / "answer.json"
     assert cli.main(["predict", "--budget=5.76e23", "--params=70e9", f"--output={path}"]) == 0
     said = json.loads(path.read_text())
-    assert {section["key"] for section in said["sections"]} >= {"optimum", "fixed", "smaller", "presets"}
+    assert {section["key"] for section in said["answers"]} >= {"optimum", "fixed", "smaller", "presets"}
     assert cli.main(["predict", "--budget=1e20", f"--output={tmp_path}"]) == 2  # a folder
     assert [p.name for p in tmp_path.iterdir()] == ["answer.json"] and "Traceback" not in capsys.readouterr().err

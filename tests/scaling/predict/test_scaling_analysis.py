@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from chinchilla_jax.scaling.answers.recommended import other_sizes
 from chinchilla_jax.scaling.fits.approach2.isoflop import PAPER, fit_isoflop
 from chinchilla_jax.scaling.fits.approach3 import as_published
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
@@ -16,9 +17,10 @@ from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.doubts import misfits
 from chinchilla_jax.scaling.predict.predict import predict
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
-from chinchilla_jax.scaling.report import summary
-from chinchilla_jax.scaling.report.facts import report_facts
-from chinchilla_jax.scaling.report.page import render
+from chinchilla_jax.scaling.report.facts import facts_of, profiled_prediction, verdicts_of
+from chinchilla_jax.scaling.report.html import render
+from chinchilla_jax.scaling.report.sections import of_fit
+from chinchilla_jax.scaling.report.text import announce, tell
 from chinchilla_jax.tools.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
 
 TRUTH = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
@@ -50,8 +52,11 @@ def few_starts(monkeypatch):
 
 
 def test_all_three_approaches_find_the_planted_exponent(corrected):
-    a = [float(corrected.envelope.params_law.exponent), float(corrected.isoflop.params_law.exponent),
-         float(corrected.parametric.surface.a)]  # fmt: skip
+    a = [
+        float(corrected.envelope.params_law.exponent),
+        float(corrected.isoflop.params_law.exponent),
+        float(corrected.parametric.surface.a),
+    ]
     assert a == pytest.approx([TRUTH.a] * 3, abs=0.03) and not corrected.refused
 
 
@@ -75,37 +80,54 @@ def test_the_bias_of_a_parabola_is_stated_beside_that_of_the_curve_used(correcte
     assert abs(bias["near"].params) < abs(bias["parabola"].params)
 
 
-def test_everything_printed_states_units_and_intervals_and_results_come_first(loaded, corrected, monkeypatch):
-    monkeypatch.setattr(summary, "analyse", lambda *_, **__: corrected)
+def test_everything_printed_states_units_and_intervals_and_results_come_first(loaded, corrected):
     lines = []
-    summary.fit(loaded, "corrected", lines.append)
+    announce(loaded, "corrected", lines.append)
+    facts = facts_of(loaded, corrected)
+    tell(of_fit(facts, explain=False), lines.append)
     text = "\n".join(lines)
-    for words in ("convention 6nd", "nats per token", "approach 1", "approach 2", "approach 3", "profile likelihood",
-                  "flat directions", "starts reached this minimum", "bias of the parabola", "--explain"):  # fmt: skip
+    for words in (
+        "convention 6nd",
+        "nats per token",
+        "Approach 1",
+        "Approach 2",
+        "Approach 3",
+        "profile likelihood",
+        "flat directions",
+        "starts reached this minimum",
+        "bias of the parabola",
+        "--explain",
+    ):
         assert words in text, words
     last = max(i for i, line in enumerate(lines) if "flat directions" in line or line.startswith("warning"))
-    assert "approach 1" in lines[2] and lines.index("notes:") > last
-    json.dumps(summary.fit_facts(corrected))
+    assert "Approach 1" in lines[3] and lines.index("Notes") > last
+    json.dumps(facts, allow_nan=False)
 
 
-def test_what_a_preset_does_is_said_once_and_only_when_asked(loaded, corrected, monkeypatch):
-    monkeypatch.setattr(summary, "analyse", lambda *_, **__: corrected)
-    short, long = [], []
-    summary.fit(loaded, "corrected", short.append)
-    summary.fit(loaded, "corrected", long.append, explain=True)
+def test_what_a_preset_does_is_said_once_and_only_when_asked(loaded, corrected):
+    short, long, facts = [], [], facts_of(loaded, corrected)
+    tell(of_fit(facts, explain=False), short.append)
+    tell(of_fit(facts, explain=True), long.append)
     for paragraphs in corrected.differences.values():
         for paragraph in paragraphs:
             assert paragraph not in "\n".join(short) and "\n".join(long).count(paragraph) == 1
 
 
 def test_a_report_with_curves_shows_three_approaches_side_by_side(loaded):
-    prediction = predict(loaded.runs, TARGET, replicates=50)
-    facts = report_facts(loaded, prediction, TARGET, "")
-    facts["command"] = "command"
-    assert [row["approach"] for row in facts["approaches"]] == ["envelope", "isoflop", "parametric"]
-    for row in facts["approaches"]:
-        assert row["a_95"][0] < row["a"] < row["a_95"][1] and row["params_95"][0] < row["params"] < row["params_95"][1]
+    prediction = predict(analyse(loaded.runs, replicates=50), TARGET)
+    verdicts, answers = verdicts_of(loaded, prediction, TARGET, ""), other_sizes(prediction)
+    facts = facts_of(loaded, prediction=prediction, verdicts=verdicts, answers=answers, command="command")
+    assert list(facts["prediction"]["estimates"]) == ["envelope", "isoflop", "parametric"]
+    for name, estimate in facts["prediction"]["estimates"].items():
+        law = facts["parametric"] if name == "parametric" else facts[name]["laws"]["params"]
+        a, spans = (
+            (law["values"]["a"], law["intervals"]["a"]) if "values" in law else (law["exponent"], law["intervals"])
+        )
+        low, high = estimate["intervals"]["params"]["95%"]
+        assert spans["95%"][0] < a < spans["95%"][1] and low < estimate["params"] < high
     page = render(json.loads(json.dumps(facts)), {})
+    table = page[page.index("Three approaches, side by side") :]
+    assert all(f"<td class=text>Approach {number}</td>" in table[: table.index("</table>")] for number in (1, 2, 3))
     assert "Approach 1: training-curve envelope" in page and "What preset corrected does, and why" in page
     assert "bias of the parabola profile" in page and "What else could be trained" in page
 
@@ -121,9 +143,9 @@ def test_a_slip_in_the_table_is_named_and_not_taken_for_a_law(loaded):
     def spoilt(index, loss):
         return [dataclasses.replace(r, loss=loss) if i == index else r for i, r in enumerate(loaded.runs)]
 
-    warnings = " ".join(predict(spoilt(5, 25.1), TARGET, replicates=0).warnings)
+    warnings = " ".join(predict(analyse(spoilt(5, 25.1), replicates=0), TARGET).warnings)
     assert loaded.runs[5].name in warnings and "check them" in warnings
-    assert "far off" not in " ".join(predict(loaded.runs, TARGET, replicates=0).warnings)
+    assert "far off" not in " ".join(predict(analyse(loaded.runs, replicates=0), TARGET).warnings)
 
 
 def test_a_profile_that_dips_below_every_loss_is_refused():
@@ -145,8 +167,8 @@ def test_a_surface_that_leans_at_the_largest_compute_is_told(loaded):
 
 
 def test_rollouts_are_those_of_the_preset(loaded, few_starts):
-    paper = predict(loaded.runs, TARGET, preset="paper", replicates=0).rollouts
-    other = predict(loaded.runs, TARGET, replicates=0).rollouts
+    paper = predict(analyse(loaded.runs, preset="paper", replicates=0), TARGET).rollouts
+    other = predict(analyse(loaded.runs, replicates=0), TARGET).rollouts
     for name in ("isoflop", "envelope"):
         one, two = (next(r for r in found if r.candidate == name) for found in (paper, other))
         assert one.predicted_params != two.predicted_params, name
@@ -154,18 +176,19 @@ def test_rollouts_are_those_of_the_preset(loaded, few_starts):
 
 def test_without_noise_or_spare_runs_there_is_no_profile_likelihood():
     exact = simulate_isoflop(TRUTH, BUDGETS, plan_isoflop(TRUTH, BUDGETS, 7))
-    columns = {name: name for name in ("params", "tokens", "flops", "loss", "budget")}
-    prediction = predict(exact, TARGET, replicates=0)
-    assert summary.profiled_prediction(prediction, LoadedRuns("exact", exact, (), columns, "6nd")) == {}
+    assert profiled_prediction(predict(analyse(exact, replicates=0), TARGET)) == {}
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda r: {"params": r.params / 1e6, "tokens": r.tokens / 1e9}, "the same unit"),
-    (lambda r: {"flops": r.flops / 3}, "0.333 times 6 N D"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: {"params": r.params / 1e6, "tokens": r.tokens / 1e9}, "the same unit"),
+        (lambda r: {"flops": r.flops / 3}, "0.333 times 6 N D"),
+    ],
+)
 def test_slips_of_unit_are_told(loaded, change, words):
     runs = [dataclasses.replace(r, **change(r)) for r in loaded.runs if r.budget]
-    assert words in " ".join(predict(runs, TARGET, replicates=0).warnings)
+    assert words in " ".join(predict(analyse(runs, replicates=0), TARGET).warnings)
 
 
 def test_every_variant_is_there_and_near_the_planted_exponent(loaded):
@@ -177,7 +200,7 @@ def test_every_variant_is_there_and_near_the_planted_exponent(loaded):
 
 
 def test_a_target_far_below_the_runs_is_told(loaded):
-    assert "far below the runs" in " ".join(predict(loaded.runs, 1e18, replicates=0).warnings)
+    assert "far below the runs" in " ".join(predict(analyse(loaded.runs, replicates=0), 1e18).warnings)
 
 
 def test_all_starts_are_tried_where_few_of_the_few_agree(loaded, monkeypatch):

@@ -6,10 +6,11 @@ from matplotlib.text import Text
 
 from chinchilla_jax.base.words import change, count, in_unit, loss_label, percent, unit_of
 from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.predict import predict
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import Curve, Run
-from chinchilla_jax.scaling.report import figures, plots, plots_fits, plots_profiles
+from chinchilla_jax.scaling.report.plots import fitted, frontier, profiles, style
 
 WIDE = Surface(2.0, 300.0, 400.0, 0.35, 0.33)
 UNIT = "taken as nats per token: the numbers cannot tell"
@@ -36,7 +37,7 @@ def sets(tmp_path_factory, write_study, figure_4):
     write_study(root)
     study = load_runs(root).runs
     return [
-        (runs, predict(runs, target, replicates=20))
+        (runs, predict(analyse(runs, replicates=20), target))
         for runs, target in ((study, 4 * 2.7e12), (figure_4, 5.76e23), (wide_table(), 1e20))
     ]
 
@@ -51,25 +52,23 @@ def drawn(monkeypatch):
             figure.tight_layout()
         figure.canvas.draw()
         found[path.name] = figure
-        return path
 
-    for module in (plots, plots_fits, plots_profiles):
-        monkeypatch.setattr(module, "save", keep)
+    monkeypatch.setattr(style, "save", keep)
     yield found
     for figure in found.values():
-        figures.plt.close(figure)
+        style.plt.close(figure)
 
 
 def draw_all(runs, prediction, folder):
-    plots_profiles.plot_profiles(prediction, runs, folder / "profiles", UNIT)
-    plots_profiles.plot_heldout(prediction, runs, folder / "heldout", UNIT)
-    plots.plot_frontier(prediction, runs, folder / "frontier")
-    plots.plot_loss_frontier(prediction, runs, folder / "loss_frontier", UNIT)
-    plots_fits.plot_contours(prediction.parametric, prediction, runs, folder / "contours", UNIT)
-    plots_fits.plot_residuals(prediction.parametric, runs, folder / "residuals")
-    plots_fits.plot_coverage(prediction, runs, folder / "coverage", UNIT)
-    if prediction.envelope:
-        plots_fits.plot_envelope(prediction.envelope, folder / "envelope", UNIT)
+    profiles.plot_profiles(prediction, runs, folder / "profiles", UNIT)
+    profiles.plot_heldout(prediction, runs, folder / "heldout", UNIT)
+    frontier.plot_frontier(prediction, runs, folder / "frontier")
+    frontier.plot_loss_frontier(prediction, runs, folder / "loss_frontier", UNIT)
+    fitted.plot_contours(prediction, runs, folder / "contours", UNIT)
+    fitted.plot_residuals(prediction, runs, folder / "residuals")
+    fitted.plot_coverage(prediction, runs, folder / "coverage", UNIT)
+    if prediction.fits.envelope:
+        fitted.plot_envelope(prediction, runs, folder / "envelope", UNIT)
 
 
 def words_of(figure):
@@ -91,14 +90,14 @@ def words_of(figure):
 def test_words_are_inside_apart_and_of_one_size(sets, drawn, tmp_path, which):
     runs, prediction = sets[which]
     draw_all(runs, prediction, tmp_path)
-    assert len(drawn) == (8 if prediction.envelope else 7)
+    assert len(drawn) == (8 if prediction.fits.envelope else 7)
     for name, figure in drawn.items():
         page, seen = figure.bbox, list(words_of(figure))
-        assert len(seen) > 6 and figure.get_size_inches()[0] == figures.WIDTH
+        assert len(seen) > 6 and figure.get_size_inches()[0] == style.WIDTH
         for text, box in seen:
             assert page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1, (name, text)
             assert page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1, (name, text)
-            assert text.get_fontsize() == figures.SIZE, (name, text)
+            assert text.get_fontsize() == style.SIZE, (name, text)
             if text.get_text().startswith("D/N"):
                 inner = text.axes.bbox
                 assert inner.x0 <= box.x0 and box.x1 <= inner.x1 and inner.y0 <= box.y0 and box.y1 <= inner.y1
@@ -111,9 +110,9 @@ def test_words_are_inside_apart_and_of_one_size(sets, drawn, tmp_path, which):
 
 def test_the_minima_fill_the_panels_and_runs_beyond_are_arrows(sets, drawn, tmp_path):
     runs, prediction = sets[2]
-    plots_profiles.plot_profiles(prediction, runs, tmp_path / "profiles", UNIT)
+    profiles.plot_profiles(prediction, runs, tmp_path / "profiles", UNIT)
     losses, above = drawn["profiles"].axes[:2]
-    lowest = [p.params.lowest for p in prediction.isoflop.profiles]
+    lowest = [p.params.lowest for p in prediction.fits.isoflop.profiles]
     low, high = losses.get_ylim()
     assert (max(lowest) - min(lowest)) / (high - low) > 0.35 and max(run.loss for run in runs) > high
     assert above.get_ylim()[1] < 12 and above.get_ylim()[0] <= 0
@@ -126,7 +125,7 @@ def test_the_minima_fill_the_panels_and_runs_beyond_are_arrows(sets, drawn, tmp_
     dots = [
         line
         for line in losses.lines
-        if line.get_marker() in figures.MARKERS and len(line.get_xdata()) > 2 and line.get_linestyle() == "None"
+        if line.get_marker() in style.MARKERS and len(line.get_xdata()) > 2 and line.get_linestyle() == "None"
     ]
     rings = next(line for line in losses.lines if line.get_label() == "minimum")
     assert rings.get_zorder() < min(line.get_zorder() for line in dots) and rings.get_markerfacecolor() == "none"
@@ -134,9 +133,9 @@ def test_the_minima_fill_the_panels_and_runs_beyond_are_arrows(sets, drawn, tmp_
 
 def test_the_held_out_plot_follows_the_recommended_law(sets, drawn, tmp_path):
     runs, prediction = sets[0]
-    plots_profiles.plot_heldout(prediction, runs, tmp_path / "heldout", UNIT)
+    profiles.plot_heldout(prediction, runs, tmp_path / "heldout", UNIT)
     axes = drawn["heldout"].axes[0]
-    colour, _, name = figures.STYLE[prediction.recommended]
+    colour, _, name = style.STYLE[prediction.recommended]
     curve = next(line for line in axes.lines if line.get_label() == f"{name} (recommended), profile")
     assert curve.get_color() == colour
     assert curve.get_ydata().min() == pytest.approx(prediction.best.loss, rel=1e-3)
@@ -150,10 +149,10 @@ def luminance(colour):
 
 def test_shades_stand_out_on_white_and_darken_one_way():
     for number in (2, 4, 9, 14):
-        light = [luminance(colour) for colour in figures.shades_of(number)]
+        light = [luminance(colour) for colour in style.shades_of(number)]
         assert all(1.05 / (value + 0.05) >= 2.95 for value in light)
         assert all(one > other for one, other in zip(light, light[1:], strict=False))
-    assert figures.shades()(1.0) == figures.shades(reverse=True)(0.0)
+    assert style.shades()(1.0) == style.shades(reverse=True)(0.0)
 
 
 def test_what_is_far_beyond_300_percent_is_a_factor():

@@ -7,9 +7,10 @@ categories take the palette of Okabe and Ito (2008), and differ in marker as wel
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import matplotlib
 
@@ -124,13 +125,38 @@ def clipped(
             )
 
 
+def band(axes: Axes, x: np.ndarray, ends: Sequence[np.ndarray], colour: str = BLUE, **options) -> None:
+    """Shades between the two `ends` [2, K] at `x` [K]."""
+    axes.fill_between(x, *ends, color=colour, lw=0, **{"alpha": 0.18, "label": "95% bootstrap band"} | options)
+
+
+def mark_budget(axes: Axes, budget: float) -> None:
+    """A dashed line at the budget asked about."""
+    axes.axvline(budget, color=GREY, lw=1, ls=(0, (4, 3)))
+
+
+def bar(figure: Figure, axes, scale, label: str, **options) -> None:
+    """A bar of the shades of a count on a logarithmic `scale`."""
+    drawn = figure.colorbar(plt.cm.ScalarMappable(scale, shades()), ax=axes, label=label, **options)
+    log_counts(drawn.ax, "y")
+
+
 def legend_below(axes: Axes, columns: int = 3, **options) -> None:
     """A legend under the axes, where it hides nothing."""
     inches = axes.figure.get_size_inches()[1] * axes.get_position().height
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.62 / inches), ncols=columns, **options)
 
 
-def save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
+@contextlib.contextmanager
+def drawing(path: pathlib.Path, height: float, *grid: int, **options) -> Iterator[tuple[Figure, Axes | np.ndarray]]:
+    """A figure `height` inches high and its axes, one or a `grid` of rows and columns; saved at the end."""
+    with plt.rc_context(RC):
+        figure, axes = plt.subplots(*grid, figsize=(WIDTH, height), **options)
+        yield figure, axes
+        save(figure, path)
+
+
+def save(figure: Figure, path: pathlib.Path) -> None:
     """Writes and closes the figure; the file is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -139,4 +165,3 @@ def save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
     figure.savefig(temporary, format="png", facecolor="white")
     plt.close(figure)
     os.replace(temporary, path)
-    return path

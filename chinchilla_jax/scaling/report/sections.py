@@ -1,0 +1,366 @@
+"""How are the facts worded? Each is put into a sentence or a table once, for text and page alike.
+
+A `Section` is what the renderers, `text` and `html`, take. `of_fit`, `of_prediction` and `of_page` choose the sections
+of `fit`, `predict` and the page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from chinchilla_jax.base.words import cell, count, flops_text, in_unit, loss_text, unit_of
+from chinchilla_jax.scaling.predict.analysis import APPROACHES
+
+Facts = Mapping[str, Any]
+# Columns of tables -> keys of the facts.
+_ROLLOUT = {
+    "approach": "candidate",
+    "C": "budget",
+    "budgets below": "fitted",
+    "N": "predicted_params",
+    "N of profile": "profile_params",
+    "loss": "predicted_loss",
+    "loss, of profile": "profile_loss",
+    "loss error": "loss_error",
+    "cost of size": "size_cost",
+}
+_PROFILE = {
+    "C": "budget",
+    "runs": "runs",
+    "near": "near",
+    "N*": "params",
+    "D*": "tokens",
+    "D*/N*": "tokens_per_param",
+    "loss": "loss",
+    "scatter": "scatter",
+    "minimum inside": "kept_draws",
+}
+_RUN = {
+    "run": "name",
+    "role": "role",
+    "C, nominal": "budget",
+    "N": "params",
+    "D": "tokens",
+    "D/N": "tokens_per_param",
+    "C": "flops",
+    "loss": "loss",
+    "loss, bits/byte": "bits_per_byte",
+    "seconds": "seconds",
+}
+_SAME = 0.002  # relative difference between two numbers of tokens that need not be told apart
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """`rows` of column -> text, or (text, text in small print below it); `words` are columns of words, which may wrap.
+
+    `marked` rows stand out; `folded` is the line that opens a long table.
+    """
+
+    rows: Sequence[Mapping[str, str | tuple[str, str]]]
+    words: Sequence[str] = ()
+    marked: Sequence[int] = ()
+    folded: str = ""
+
+    @property
+    def columns(self) -> list[str]:
+        """In the order in which they first occur."""
+        return list(dict.fromkeys(column for row in self.rows for column in row))
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part under one title: a list of `items`, `sentences`, `tables`, and `notes` in small print, in this order.
+
+    `label` goes before each item in text; `level` is that of the title, 3 for a part of the section above.
+    """
+
+    title: str
+    items: Sequence[str] = ()
+    sentences: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    notes: Sequence[str] = ()
+    label: str = ""
+    level: int = 2
+
+
+def of_fit(facts: Facts, explain: bool) -> list[Section]:
+    """Results, then warnings, then notes; with `explain` also what the preset does, and why."""
+    head = f"Preset {facts['preset']}; losses {in_unit(facts['loss_unit'])}."
+    hint = f"--explain says what the preset {facts['preset']} does, and why"
+    more = [_presets(facts)] if explain else []
+    notes = _notes(facts, () if explain else (hint,))
+    return [Section("", sentences=(head,)), *_approaches(facts), _warnings(facts), notes, *more]
+
+
+def of_prediction(facts: Facts) -> list[Section]:
+    """Results, then warnings, then notes; without runs the answers alone."""
+    answers = [answer_section(answer) for answer in facts["answers"]]
+    if facts["prediction"] is None:
+        return answers
+    found = [_lead(facts), _side_by_side(facts, refusals=True), *_rollouts(facts)]
+    return [*found, *answers, _warnings(facts), _notes(facts)]
+
+
+def of_page(facts: Facts) -> tuple[list[Section], list[Section]]:
+    """The sections before the figures, and after them."""
+    first, then = [_lead(facts), _verdicts(facts)], []
+    if facts["prediction"]:
+        first += [_side_by_side(facts), _prediction(facts), *_rollouts(facts)]
+        then += _approaches(facts)
+    if facts["answers"]:
+        then += [Section("What else could be trained"), *(answer_section(a, level=3) for a in facts["answers"])]
+    then += [_warnings(facts), _notes(facts), *_time(facts), _runs(facts)]
+    then.append(Section("To make this report again", sentences=(facts["command"],)))
+    return first, then + ([_presets(facts)] if facts["preset"] else [])
+
+
+def _span(pair: Sequence[Any] | None, form: Callable[[float], str] = count) -> str:
+    return f"{form(float(pair[0]))} to {form(float(pair[1]))}" if pair else "-"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.5g}"
+
+
+def _named(name: str) -> str:
+    """`Approach 2` of `isoflop`."""
+    return APPROACHES[name].split(":")[0].capitalize()
+
+
+def _lead(facts: Facts) -> Section:
+    prediction = facts["prediction"]
+    if not prediction:
+        return Section("", sentences=(f"No prediction yet: {facts['refused']['prediction']}.",))
+    best, tokens = prediction["estimates"][prediction["recommended"]], prediction["tokens_at_budget"]
+    interval = best["intervals"].get("loss", {}).get("95%")
+    sure = f" (95% interval {_span(interval, loss_text)})" if interval else ""
+    kind, unit = "validation loss" if "held-out" in facts["loss_unit"] else "loss", unit_of(facts["loss_unit"])
+    comma = "," if unit.startswith("taken as") else ""
+    lead = (
+        f"For {flops_text(facts['target_budget'])} FLOPs, {facts['extrapolation']:.3g} times the largest budget "
+        f"fitted, train {count(best['params'])} parameters on {count(tokens)} tokens and expect a {kind} of "
+        f"{best['loss']:.4f}{comma} {unit}{sure}."
+    )
+    return Section("", sentences=(lead,))
+
+
+def _verdicts(facts: Facts) -> Section:
+    rows = [{"Verdict": v["status"].upper(), "Question": (v["question"], v["detail"])} for v in facts["verdicts"]]
+    return Section("Verdicts", tables=(Table(rows, words=("Question",)),))
+
+
+def _side_by_side(facts: Facts, refusals: bool = False) -> Section:
+    """The exponents, and the answers at the target, of all approaches; `refusals`: also why one is missing."""
+    prediction, rows = facts["prediction"], []
+    for name, estimate in prediction["estimates"].items():
+        spans = {quantity: levels["95%"] for quantity, levels in estimate["intervals"].items()}
+        row: dict[str, Any] = {"Approach": _named(name)}
+        for symbol, (value, intervals) in exponents(facts, name).items():
+            row[symbol] = f"{value:.3f}", _span(intervals.get("95%"), lambda v: f"{v:.3f}")
+        for column, quantity in (("N*", "params"), ("D*", "tokens"), ("D*/N*", "tokens_per_param")):
+            row[column] = count(estimate[quantity]), _span(spans.get(quantity))
+        training = " (training)" if "training" in estimate["loss_law"] else ""
+        rows.append(row | {"Loss": (loss_text(estimate["loss"]) + training, _span(spans.get("loss"), loss_text))})
+    notes = [
+        f"Recommended, marked: {prediction['why']}.",
+        f"Below each value its 95% interval. N* ~ C^a, D* ~ C^b; N*, D* and loss for "
+        f"{flops_text(facts['target_budget'])} FLOPs, losses {in_unit(facts['loss_unit'])}. Preset {facts['preset']}.",
+    ]
+    if prediction["profile_likelihood"]:
+        spans = (
+            f"{name} {_span(v, loss_text if name == 'loss' else count)}"
+            for name, v in prediction["profile_likelihood"].items()
+        )
+        notes.append(f"Approach 3, profile likelihood, 95%: {', '.join(spans)}.")
+    best = prediction["estimates"][prediction["recommended"]]
+    if abs(best["tokens"] / prediction["tokens_at_budget"] - 1.0) > _SAME:
+        spent = "C / 6N*" if (facts["convention"] or "").startswith("6nd") else "what C buys at N*"
+        notes.append(
+            f"Two numbers of tokens: D* = {count(best['tokens'])} is fitted apart from N*, and "
+            f"{count(prediction['tokens_at_budget'])}, {spent}, is what spends the budget. Train on the latter."
+        )
+    if refusals:
+        notes += [f"{_named(name)} refused: {why}." for name, why in facts["refused"].items()]
+    marked = (list(prediction["estimates"]).index(prediction["recommended"]),)
+    table = Table(rows, words=("Approach",), marked=marked)
+    return Section("Three approaches, side by side", tables=(table,), notes=notes)
+
+
+def exponents(facts: Facts, name: str) -> dict[str, tuple[float, Mapping[str, Any]]]:
+    """a of N* and b of D* of an approach, each with its intervals."""
+    fit = facts[name]
+    if name == "parametric":
+        return {symbol: (fit["values"][symbol], fit["intervals"].get(symbol, {})) for symbol in "ab"}
+    laws = {"a": fit["laws"]["params"], "b": fit["laws"]["tokens"]}
+    return {symbol: (law["exponent"], law["intervals"]) for symbol, law in laws.items()}
+
+
+def _prediction(facts: Facts) -> Section:
+    prediction, rows = facts["prediction"], []
+    quantities = (
+        ("params", "Parameters N", count),
+        ("tokens", "Tokens D*", count),
+        ("tokens_at_budget", "Tokens that spend C at N", count),
+        ("tokens_per_param", "D*/N", count),
+        ("loss", f"Loss, {unit_of(facts['loss_unit'])}", loss_text),
+    )
+    for name, estimate in prediction["estimates"].items():
+        mark = " (recommended)" if name == prediction["recommended"] else ""
+        for quantity, label, form in quantities:
+            row = {"Approach": _named(name) + mark if quantity == "params" else "", "Quantity": label}
+            row["Prediction"] = form(estimate[quantity])
+            spans = estimate["intervals"].get(quantity, {})
+            rows.append(row | {f"{level} interval": _span(spans.get(level), form) for level in ("80%", "95%")})
+    note = (
+        "Intervals are bootstrap percentiles; those of the loss are for a single trained run. Approach 2 fits N and D "
+        "apart, so its D* need not spend the budget."
+    )
+    table = Table(rows, words=("Approach", "Quantity"))
+    return Section(f"Prediction for {flops_text(facts['target_budget'])} FLOPs", tables=(table,), notes=(note,))
+
+
+def _rollouts(facts: Facts) -> list[Section]:
+    rows = [row | {"candidate": _named(row["candidate"])} for row in facts["prediction"]["rollouts"]]
+    sentences = ("Larger budgets are hidden and predicted from the smaller ones.",)
+    return [Section("Rollouts", sentences=sentences, tables=(_cells(rows, _ROLLOUT),))] if rows else []
+
+
+def _approaches(facts: Facts) -> list[Section]:
+    """The three fits, or why one was refused."""
+    found = []
+    for name, title in APPROACHES.items():
+        title = title[:1].upper() + title[1:]
+        if facts[name]:
+            found.append(_FITS[name](title, facts[name]))
+        else:
+            found.append(Section(title, sentences=(f"Refused: {facts['refused'].get(name, 'not fitted')}.",)))
+    return found
+
+
+def _laws(fit: Facts) -> Table:
+    rows = [
+        {"Law": law["form"], "k": f"{law['coefficient']:.4g}", "Exponent": f"{law['exponent']:.4f}"}
+        | {f"{level} interval": _span(law["intervals"].get(level), loss_text) for level in ("80%", "95%")}
+        for law in fit["laws"].values()
+        if "coefficient" in law
+    ]
+    return Table(rows)
+
+
+def _envelope(title: str, fit: Facts) -> Section:
+    edges = ", ".join(f"{number} {word}" for word, number in fit["edges"].items() if number) or "none"
+    sentence = (
+        f"{fit['curves']} curves read at {fit['values']} FLOP values. The lowest run is in the last 15% of its "
+        f"training at {fit['on_schedule']:.0%} of them (in the paper: all). Winners at an edge, where there is no "
+        f"choice: {edges}. Values left out of the fit: {fit['dropped']}. Bootstrap replicates usable: "
+        f"{fit['kept_draws']:.0%}."
+    )
+    return Section(title, sentences=(sentence,), tables=(_laws(fit),))
+
+
+def _isoflop(title: str, fit: Facts) -> Section:
+    profiles = [p | {"tokens_per_param": p["tokens"] / p["params"]} for p in fit["profiles"]]
+    law = fit["laws"]["loss"]
+    notes = [
+        f"{law['form']}: E = {law['irreducible']:.4f} ({_span(law['irreducible_95'], loss_text)}), exponent of L* at "
+        f"the largest budget {law['exponent']:.4f}; noise of a run {fit['noise']:.2%}."
+    ]
+    notes += [f"Left out: {refusal['message']}." for refusal in fit["refusals"]]
+    return Section(title, tables=(_cells(profiles, _PROFILE), _laws(fit)), notes=notes)
+
+
+def _parametric(title: str, fit: Facts) -> Section:
+    v = fit["values"]
+    formula = (
+        f"L = {v['E']:.4f} + {v['A']:.5g} / N^{v['alpha']:.4f} + {v['B']:.5g} / D^{v['beta']:.4f}; under C = 6 N D "
+        f"N* ~ C^{v['a']:.4f} and D* ~ C^{v['b']:.4f}."
+    )
+    rows = []
+    for name, value in v.items():
+        spans = fit["intervals"].get(name, {})
+        row = {"Constant": name, "Value": _digits(value)}
+        row |= {f"{level} interval": _span(spans.get(level), _digits) for level in ("80%", "95%")}
+        rows.append(row | {"95%, profile likelihood": _span(fit["profile_likelihood"].get(name), _digits)})
+    notes = [
+        f"{fit['runs']} runs, misfit {fit['misfit']} (threshold {float(fit['delta']):g}); objective "
+        f"{fit['objective']:.8g}, gradient {fit['gradient']:.1e}; {fit['agreement']:.1%} of {fit['starts']} starts "
+        f"reached this minimum; scatter of a run about the surface {fit['scatter']:.2%}."
+    ]
+    if fit["flat"]:
+        pairs = ", ".join(f"{one} and {other} ({correlation:+.3f})" for one, other, correlation in fit["flat"])
+        notes.append(f"Constants in flat directions, known only together (correlation): {pairs}; compare predictions.")
+    return Section(title, sentences=(formula,), tables=(Table(rows),), notes=notes)
+
+
+_FITS = {"envelope": _envelope, "isoflop": _isoflop, "parametric": _parametric}
+
+
+def _cells(rows: Sequence[Facts], columns: Mapping[str, str] | None = None, **options) -> Table:
+    """A table of plain values, worded by the names of its columns.
+
+    Args:
+      columns: title -> key of the rows; without it the keys are the titles.
+    """
+    columns = columns or {key: key for row in rows for key in row}
+    infinite = {"inf": float("inf")}
+    values = [{title: row.get(key) for title, key in columns.items()} for row in rows]
+    return Table([{name: cell(name, infinite.get(str(v), v)) for name, v in row.items()} for row in values], **options)
+
+
+def answer_section(answer: Facts, level: int = 2) -> Section:
+    """An `Answer`."""
+    tables = (_cells(answer["rows"]),) if answer["rows"] else ()
+    return Section(answer["title"], tables=tables, notes=[f"{note}." for note in answer["notes"]], level=level)
+
+
+def variants(facts: Facts) -> list[Section]:
+    """Other ways to fit, if they were asked for."""
+    return [Section("Variants", tables=(_cells(facts["variants"]),))] if facts["variants"] else []
+
+
+def _warnings(facts: Facts) -> Section:
+    sentences, tables = [], ()
+    if facts["tokens_per_param_range"]:
+        ratios, flops = _span(facts["tokens_per_param_range"]), _span(facts["flops_range"], flops_text)
+        sentences.append(f"Support: D/N from {ratios}, C from {flops} FLOPs.")
+    if facts["bad_rows"]:
+        sentences.append(f"Rows left out ({len(facts['bad_rows'])}):")
+        rows = [{"Row": row["where"], "Reason": row["reason"]} for row in facts["bad_rows"]]
+        tables = (Table(rows, words=("Reason",)),)
+    else:
+        sentences.append("No row was left out.")
+    return Section("Warnings and limits", facts["warnings"], sentences, tables, label="warning: ")
+
+
+def _notes(facts: Facts, more: Sequence[str] = ()) -> Section:
+    bias = facts["isoflop"]["bias"] if facts["isoflop"] else []
+    return Section("Notes", items=(*facts["reading"], *bias, *more))
+
+
+def _presets(facts: Facts) -> Section:
+    items = [f"{_named(name)}: {line}" for name, lines in facts["differences"].items() for line in lines if facts[name]]
+    return Section(f"What preset {facts['preset']} does, and why", items=items)
+
+
+def _time(facts: Facts) -> list[Section]:
+    spent: dict[float, list[float]] = {}
+    for run in facts["runs"]:
+        if run["seconds"] is not None:
+            spent.setdefault(run["budget"] or 0.0, []).append(run["seconds"])
+    if not spent:
+        return []
+    total = sum(sum(values) for values in spent.values())
+    rows = [
+        {"C, nominal": c, "runs": len(v), "seconds": sum(v), "seconds, longest": max(v), "share": sum(v) / total}
+        for c, v in sorted(spent.items())
+    ]
+    sentence = f"{total:,.0f} seconds of training in all."
+    return [Section("Where the time went", sentences=(sentence,), tables=(_cells(rows),))]
+
+
+def _runs(facts: Facts) -> Section:
+    rows = facts["runs"]
+    return Section("Runs", tables=(_cells(rows, _RUN, words=("role",), folded=f"{len(rows)} runs"),))
