@@ -108,10 +108,10 @@ def of_isoflop(preset: isoflop.IsoflopPreset, resampling: Resampling | Residuals
 
 def of_surface(runs: tuple[Run, ...], seed: int) -> np.ndarray:
     """Approach 3, from few starts: a planted law has one minimum."""
-    found = fit_parametric(runs, starts=paper_starts()[::300], resampling=Resampling(REPLICATES), seed=seed)
+    fit = fit_parametric(runs, starts=paper_starts()[::300], resampling=Resampling(REPLICATES), seed=seed)
     target = _target(runs)
-    exponents = np.append(found.surface.a, found.boot.a)
-    return np.stack([exponents, np.log(np.append(found.surface.optimum(target)[0], found.boot.optimum(target)[0]))])
+    exponents = np.append(fit.surface.a, fit.boot.a)
+    return np.stack([exponents, np.log(np.append(fit.surface.optimum(target)[0], fit.boot.optimum(target)[0]))])
 
 
 def _laws(fit, runs: tuple[Run, ...]) -> np.ndarray:
@@ -145,15 +145,15 @@ APPROACHES: dict[str, Approach] = {
 def main() -> None:
     """Prints the table."""
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1].isdigit() else 100
-    wanted = [word for word in sys.argv[1:] if not word.isdigit()] or list(APPROACHES)
-    unknown = [word for word in wanted if word not in APPROACHES]
+    names = [word for word in sys.argv[1:] if not word.isdigit()] or list(APPROACHES)
+    unknown = [word for word in names if word not in APPROACHES]
     if unknown:
         sys.exit(f"no approach {unknown[0]!r}; there are {', '.join(APPROACHES)}")
     print(
         f"{'approach':24} {'noise':>6}  {'a held':>8} {'error':>8} {'rms':>7} {'width':>7}  "
         f"{'N* held':>8} {'error':>8} {'rms':>7} {'width':>7}  refused"
     )
-    for name in wanted:
+    for name in names:
         for noise in (0.0, NOISE):
             c = coverage(APPROACHES[name], noise, seeds)
             columns = "  ".join(

@@ -4,7 +4,7 @@
 
 1. Each budget that has two or more below it is hidden in turn: `next` is the budget after the fitted ones, `4 -> 4x` a
    budget 3 to 6 times the largest of four neighbouring ones, `ahead` 10 to 300 times the largest of all below.
-2. How far minima scatter about their line, and how curved profiles are; the losses of this project's own studies
+2. How far minima scatter about their line, and how curved profiles are; the losses of this project's studies
    perturbed.
 3. Planted laws with more and less irreducible loss.
 
@@ -30,7 +30,7 @@ from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 TABLES = pathlib.Path(chinchilla_jax.__file__).parent / "tables"
-OWN = pathlib.Path(__file__).parent / "tables"
+STUDIES = pathlib.Path(__file__).parent / "tables"
 SETTING = ("hparams", "warmup", "decay", "param_count", "split")
 STARTS = paper_starts()[::45]
 KINDS = (("4 -> 4x", 3, 6), ("10x ahead", 7, 15), ("30x ahead", 20, 45), ("100x+ ahead", 70, 450))
@@ -38,14 +38,14 @@ KINDS = (("4 -> 4x", 3, 6), ("10x ahead", 7, 15), ("30x ahead", 20, 45), ("100x+
 
 def tables() -> dict[str, dict[float, list[Run]]]:
     """Runs by budget, by table; budgets with fewer than four sizes are left out."""
-    found = {"figure 4": [r for r in load_runs(TABLES / "chinchilla_fig4_points.csv").runs if r.budget]}
+    runs_of = {"figure 4": [r for r in load_runs(TABLES / "chinchilla_fig4_points.csv").runs if r.budget]}
     for row in csv.DictReader((TABLES / "porian_owt2_points.csv").open()):
         n, d, c = float(row["n"]), float(row["tokens"]), float(row["flops"])
         name = "owt2 " + " ".join(row[key] for key in SETTING)
-        found.setdefault(name, []).append(Run(name, n, d, c, float(row["loss"]), c))
-    for path in sorted(OWN.glob("*.csv")):
-        found[path.stem] = list(load_runs(path).role("isoflop"))
-    return {name: _by_budget(runs) for name, runs in found.items()}
+        runs_of.setdefault(name, []).append(Run(name, n, d, c, float(row["loss"]), c))
+    for path in sorted(STUDIES.glob("*.csv")):
+        runs_of[path.stem] = list(load_runs(path).role("isoflop"))
+    return {name: _by_budget(runs) for name, runs in runs_of.items()}
 
 
 def _by_budget(runs) -> dict[float, list[Run]]:
@@ -84,9 +84,9 @@ def surface(runs: list[Run], budget: float):
 def parabolas(runs: list[Run], budget: float):
     """Baseline: a parabola through all runs of a budget, E + k C^-g through the minima."""
     c, best, low = [], [], []
-    for flops, own in _by_budget(runs).items():
-        x = np.log([run.params for run in own])
-        second, first, constant = np.polyfit(x - x.mean(), [run.loss for run in own], 2)
+    for flops, profile in _by_budget(runs).items():
+        x = np.log([run.params for run in profile])
+        second, first, constant = np.polyfit(x - x.mean(), [run.loss for run in profile], 2)
         if second > 0:
             c.append(flops)
             best.append(x.mean() - first / (2 * second))
@@ -109,8 +109,8 @@ def huber(runs: list[Run], budget: float):
         return np.where(size < 1e-3, 0.5 * left**2, 1e-3 * (size - 0.5e-3)).sum()
 
     starts = [(a, b, e, p, p) for a in (4, 8) for b in (4, 8) for e in (0.0, 0.7) for p in (0.3, 0.5)]
-    found = min((minimize(objective, s, method="BFGS") for s in starts), key=lambda r: r.fun)
-    a, b, e, alpha, beta = found.x
+    best = min((minimize(objective, s, method="BFGS") for s in starts), key=lambda r: r.fun)
+    a, b, e, alpha, beta = best.x
     sizes = np.geomspace(min(np.exp(n)) / 30, max(np.exp(n)) * 1000, 4000)
     tokens = budget / (_per_token(runs) * sizes)
     loss = np.exp(e) + np.exp(a) * sizes**-alpha + np.exp(b) * tokens**-beta
@@ -154,24 +154,24 @@ def line(name: str, rows: list[tuple]) -> str:
     return text
 
 
-def hidden(found: dict[str, dict[float, list[Run]]]) -> None:
+def hidden(runs_of: dict[str, dict[float, list[Run]]]) -> None:
     """Part 1."""
     rows, by_table = defaultdict(list), defaultdict(list)
-    for name, groups in found.items():
+    for name, groups in runs_of.items():
         for kind, fitted, budget, (size, loss) in cases(groups):
             runs = [run for c in fitted for run in groups[c]]
             for method, predict in METHODS.items():
                 if method != "recommended" and kind not in ("4 -> 4x", "next, largest"):
                     continue
                 try:
-                    said, params, span = predict(runs, budget)
+                    predicted, params, span = predict(runs, budget)
                 except (FitRefused, RuntimeError, ValueError):
                     continue
                 row = (
-                    said / loss - 1,
+                    predicted / loss - 1,
                     np.log(params / size),
                     span and span[0] <= loss <= span[1],
-                    span and (span[1] - span[0]) / 2 / said,
+                    span and (span[1] - span[0]) / 2 / predicted,
                 )
                 rows[kind, method].append(row)
                 if method == "recommended":
@@ -183,28 +183,28 @@ def hidden(found: dict[str, dict[float, list[Run]]]) -> None:
             if rows[kind, method]:
                 print(line(method, rows[kind, method]))
     print(f"\nrecommended, by table\n{head}")
-    for name, own in by_table.items():
-        print(line(name[-28:], own))
+    for name, rows_of_table in by_table.items():
+        print(line(name[-28:], rows_of_table))
 
 
-def shapes(found: dict[str, dict[float, list[Run]]]) -> None:
+def shapes(runs_of: dict[str, dict[float, list[Run]]]) -> None:
     """What the priors of `near_minimum` and `optimum_law` stand for, in each table."""
     print("\nby table: scatter of ln N* about its line in ln C, and the middle curvature of the profiles, relative")
-    for name, groups in found.items():
-        fit = fit_isoflop([run for own in groups.values() for run in own], preset=CORRECTED, resampling=None)
+    for name, groups in runs_of.items():
+        fit = fit_isoflop([run for profile in groups.values() for run in profile], preset=CORRECTED, resampling=None)
         x, y = np.log([(p.budget, p.params.best) for p in fit.profiles]).T
         left = y - np.polyval(np.polyfit(x, y, 1), x)
         curvature = np.median([p.params.curvature / p.params.lowest for p in fit.profiles])
         print(f"{name[-28:]:28} {np.sqrt((left**2).sum() / (len(x) - 2)):6.3f} {curvature:6.3f}")
 
 
-def perturbed(found: dict[str, dict[float, list[Run]]], draws: int) -> None:
+def perturbed(runs_of: dict[str, dict[float, list[Run]]], draws: int) -> None:
     """Part 2: the truth is the fit to the losses as they are."""
     print("\nown studies, losses perturbed: noise, within 1.5% of the unperturbed answer, interval holds it")
-    for name, groups in found.items():
+    for name, groups in runs_of.items():
         if not name.startswith("cpu"):
             continue
-        runs, text = [run for own in groups.values() for run in own], ""
+        runs, text = [run for profile in groups.values() for run in profile], ""
         budget = 4.0 * max(groups)
         middle = recommended(runs, budget)[0]
         for noise in (0.0025, 0.006):
@@ -212,8 +212,8 @@ def perturbed(found: dict[str, dict[float, list[Run]]], draws: int) -> None:
             for _ in range(draws):
                 luck = np.exp(noise * rng.standard_normal(len(runs)))
                 moved = [Run(r.name, r.params, r.tokens, r.flops, r.loss * e, r.budget) for r, e in zip(runs, luck)]  # noqa: B905
-                said, _, (low, high) = recommended(moved, budget)
-                rows.append((abs(said / middle - 1) < 0.015, low <= middle <= high))
+                predicted, _, (low, high) = recommended(moved, budget)
+                rows.append((abs(predicted / middle - 1) < 0.015, low <= middle <= high))
             near, held = np.mean(rows, axis=0)
             text += f"   {noise:.2%}: {near:4.0%} {held:4.0%}"
         print(f"{name:28}{text}")
@@ -243,9 +243,11 @@ def _planted(share: float, budgets: np.ndarray, ahead: float, noises: tuple[floa
                     u = np.log(size / 1e5) - 0.55 * np.log(c)
                     loss = level(c) * (1 + 0.045 * profile_shape.shape(u, 0.02)) * np.exp(noise * rng.standard_normal())
                     runs.append(Run("r", size, 1e12 * c / (6 * size), 1e12 * c, float(loss), 1e12 * c))
-            said, _, (low, high) = recommended(runs, 1e12 * top * ahead)
+            predicted, _, (low, high) = recommended(runs, 1e12 * top * ahead)
             one = level(top * ahead) * np.exp(noise * rng.standard_normal())
-            rows.append((abs(said / level(top * ahead) - 1) < 0.015, low <= one <= high, (high - low) / 2 / said))
+            rows.append(
+                (abs(predicted / level(top * ahead) - 1) < 0.015, low <= one <= high, (high - low) / 2 / predicted)
+            )
         near, held, width = np.mean(rows, axis=0)
         text += f"  {noise:.2%}: {near:4.0%} {held:4.0%} {width:6.2%}"
     return text
@@ -256,12 +258,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=200, help="of the perturbed and planted losses")
     draws = parser.parse_args().draws
-    found = tables()
+    runs_of = tables()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's, of the baselines
-        hidden(found)
-    shapes(found)
-    perturbed(found, draws)
+        hidden(runs_of)
+    shapes(runs_of)
+    perturbed(runs_of, draws)
     planted(draws)
 
 

@@ -28,16 +28,11 @@ _STALL_WINDOW, _STALL_DECREASE = 15, 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Minima:
-    """Where each of B problems ended.
-
-    `theta` [B, P]; `value` [B]; `gradient` [B], the largest absolute component; `converged` [B], whether it fell below
-    the tolerance.
-    """
+    """Where each of B problems ended: `theta` [B, P]; `value` [B]; `gradient` [B], the largest absolute component."""
 
     theta: np.ndarray
     value: np.ndarray
     gradient: np.ndarray
-    converged: np.ndarray
 
 
 def minimise(
@@ -88,8 +83,7 @@ def _descend(objective: Objective, theta: np.ndarray, rows: np.ndarray, toleranc
             # A start that slides down an endless slope (E -> 0, say) would otherwise use every step there is.
             alive &= value < reference - _STALL_DECREASE * np.abs(reference)
             reference = value.copy()
-    worst = np.abs(grad).max(1)
-    return Minima(theta, value, worst, worst <= tolerance)
+    return Minima(theta, value, np.abs(grad).max(1))
 
 
 def minimise_on_grid(

@@ -75,8 +75,14 @@ class MinimaScatter:
         return f"{self.replicates} draws of the law from the minima's scatter about it"
 
 
+LEAST_NOISE = 1e-4  # relative; no evaluation of a loss is more exact
 PAPER = Resampling(100, 0.8)
 FULL = Resampling(1000)
+
+
+def sized(residuals: np.ndarray, noise: float) -> np.ndarray:
+    """The residuals times what makes their root mean square `noise`."""
+    return residuals * noise / max(1e-300, float(np.sqrt((residuals**2).mean())))
 
 
 def interval(samples: np.ndarray, level: float) -> tuple[float, float]:

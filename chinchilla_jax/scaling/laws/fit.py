@@ -26,6 +26,7 @@ MOVE = 1e-3  # root mean square relative change of the predictions along a flat 
 FLAT = 0.1  # a direction is flat when some constant may change by this share meanwhile
 # A fit evaluates its objective a few hundred times for milliseconds: compiling fast matters more than running fast.
 _COMPILER = {"xla_backend_optimization_level": 0}
+_LEAST_BATCH, _MOST_BATCH = 8, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +110,7 @@ def fit_form(
     """
     problem = _FormProblem(form, inputs, target, misfit, fixed or {})
     theta = problem.starts(starts, seed) if isinstance(starts, int) else problem.encode(starts)
+    problem.chunk = min(max(_LEAST_BATCH, 1 << (len(theta) - 1).bit_length()), _MOST_BATCH)
     minima = descend(problem, theta, [*misfit.narrowing(misfit.residual), misfit])
     if not np.isfinite(minima.value[0]):
         raise FitRefused("no_minimum", f"law {form.name}: no start gives finite values; check the units of the inputs")
@@ -137,9 +139,12 @@ def fit_form(
 
 
 class _FormProblem:
-    """One data set for one form, a `multistart.Problem`: with the way between searched quantities and constants."""
+    """One data set for one form, a `multistart.Problem`: with the way between searched quantities and constants.
 
-    chunk = 64
+    All evaluations are padded to `chunk` problems, so that one size is compiled.
+    """
+
+    chunk = _MOST_BATCH
 
     def __init__(self, form: Form, inputs: Mapping[str, Any], target: Any, misfit: Misfit, fixed: Mapping):
         form.check_names("inputs", form.input_names, inputs)
@@ -208,7 +213,7 @@ class _FormProblem:
         data = self.fixed, self.inputs, self.target
 
         def evaluate(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            padded = np.minimum(np.arange(self.chunk), len(theta) - 1)  # one size for all calls: it compiles once
+            padded = np.minimum(np.arange(self.chunk), len(theta) - 1)
             weight = np.ones((self.chunk, self.size)) if weights is None else weights[problem_of_row[rows[padded]]]
             # Both are settings of a thread, and `minimise` uses several. Accelerators have no fast double precision.
             with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):

@@ -81,26 +81,46 @@ PLANTED = {
     ),
     "routed": ("clark2022_s_base", grid(params=N, experts=np.array([1.0, 2, 4, 8, 32, 128, 512]))),
     "routed_served": (
-        {"A": 120.0, "B": 0.9, "C": 250.0, "F": 1.3, "d": -0.001, "alpha": 0.28, "beta": 0.6, "gamma": 0.27,
-         "E_start": 1.8, "E_max": 300.0},
+        {
+            "A": 120.0,
+            "B": 0.9,
+            "C": 250.0,
+            "F": 1.3,
+            "d": -0.001,
+            "alpha": 0.28,
+            "beta": 0.6,
+            "gamma": 0.27,
+            "E_start": 1.8,
+            "E_max": 300.0,
+        },
         grid(params=N_3, experts=np.array([1.0, 4, 16, 256]), tokens=D_3),
     ),
     "granularity": ("krajewski2024", grid(params=N_3, tokens=D_3, granularity=np.array([1.0, 2, 4, 16]))),
     "sparsity": ("abnar2025", grid(params=N_3, tokens=D_3, sparsity=np.array([0.0, 0.5, 0.8, 0.95]))),
     "interaction": (
-        {"alpha": 0.1, "a1": -0.1, "b1": -0.45, "beta": -0.1, "a2": 40.0, "b2": 0.4, "gamma": -0.1, "a3": 12.0,
-         "b3": -1.2},
+        {
+            "alpha": 0.1,
+            "a1": -0.1,
+            "b1": -0.45,
+            "beta": -0.1,
+            "a2": 40.0,
+            "b2": 0.4,
+            "gamma": -0.1,
+            "a3": 12.0,
+            "b3": -1.2,
+        },
         N_D,
     ),
     "broken_power_1": (
-        {"a": 0.4, "b": 90.0, "c0": 0.2, "c1": 0.3, "d1": 1e8, "f1": 0.4}, {"x": np.geomspace(1e5, 1e11, 30)}
+        {"a": 0.4, "b": 90.0, "c0": 0.2, "c1": 0.3, "d1": 1e8, "f1": 0.4},
+        {"x": np.geomspace(1e5, 1e11, 30)},
     ),
     "broken_power_2": (
         {"a": 0.4, "b": 20.0, "c0": 0.05, "c1": 0.3, "d1": 1e7, "f1": 0.4, "c2": -0.2, "d2": 1e10, "f2": 0.3},
         {"x": np.geomspace(1e5, 1e13, 45)},
     ),
     "width": ({"a": 2.469, "b": -0.423, "c": 2.923}, {"params": np.geomspace(5.0, 1500.0, 7)}),
-}  # fmt: skip
+}
 
 
 def elsewhere(inputs):

@@ -54,8 +54,10 @@ def test_the_table_holds_the_papers_104_runs_with_tokens_at_their_multiplier():
     assert len({published.run.params for published in everything}) == 6
     assert len({published.run.name for published in everything}) == 104, "names tell runs apart"
     # With embeddings, less without, is the vocabulary times the width, in and out: 50,432 tokens.
-    widths = {round((int(row["params_total"]) - int(row["params_non_embedding"])) / 50432)
-              for row in csv.DictReader(TABLE.open())}  # fmt: skip
+    widths = {
+        round((int(row["params_total"]) - int(row["params_non_embedding"])) / 50432)
+        for row in csv.DictReader(TABLE.open())
+    }
     assert widths == {96, 512, 576, 1024, 2048, 4096}
 
 
@@ -76,8 +78,10 @@ def test_five_and_six_small_runs_predict_the_large_ones_by_so_much(fits, data_se
     assert set(targets(data_set)) == set(MISSES[data_set])
     for multiplier, published in targets(data_set).items():
         run = published.run
-        found = (miss(fitted.predict_loss(run.params, run.tokens), run.loss),
-                 miss(fitted.predict_error(run.params, run.tokens), published.errors[17]))  # fmt: skip
+        found = (
+            miss(fitted.predict_loss(run.params, run.tokens), run.loss),
+            miss(fitted.predict_error(run.params, run.tokens), published.errors[17]),
+        )
         assert found == pytest.approx(MISSES[data_set][multiplier], abs=2e-4), (
             "measured here with this fitter; another value means that the recipe, the runs or the minimum changed"
         )
@@ -85,8 +89,10 @@ def test_five_and_six_small_runs_predict_the_large_ones_by_so_much(fits, data_se
 
 @pytest.mark.parametrize("data_set", SIZES)
 def test_nearly_every_start_finds_the_published_constants(fits, data_set):
-    for name, fit in ((f"gadre2024_{data_set}", fits[data_set].loss),
-                      (f"gadre2024_{data_set}_error", fits[data_set].error)):  # fmt: skip
+    for name, fit in (
+        (f"gadre2024_{data_set}", fits[data_set].loss),
+        (f"gadre2024_{data_set}_error", fits[data_set].error),
+    ):
         assert fit.converged and fit.agreement > 0.95
         assert law(name).constants == pytest.approx(fit.constants, rel=2e-5), "six digits in the table"
 
@@ -166,8 +172,13 @@ ERROR = {"epsilon": 0.85, "k": 2.0, "gamma": 0.75}
 
 def tied_run(params, multiplier):
     tokens, flops = params * multiplier, 6 * params**2 * multiplier
-    return Run(f"{params}-{multiplier}", params, tokens, flops,
-               float(form("overtraining").value(TIED, flops=flops, multiplier=multiplier)))  # fmt: skip
+    return Run(
+        f"{params}-{multiplier}",
+        params,
+        tokens,
+        flops,
+        float(form("overtraining").value(TIED, flops=flops, multiplier=multiplier)),
+    )
 
 
 def test_five_and_six_small_runs_predict_an_over_trained_model():

@@ -71,15 +71,37 @@ def test_minicpm_ratio_is_the_printed_one_in_billions():
 def test_the_broken_power_law_of_addition_runs_through_the_measured_points():
     # Test cross-entropy after so many training examples, from the script for figure 4, left. The last are held out.
     examples = np.array([160, 256, 384, 512, 544, 576, 608, 640, 672, 736, 800, 864, 928])
-    measured = np.array([2.13809046, 2.08955508, 2.05404987, 2.00496872, 1.95576149, 1.86313841, 1.70891537, 1.50637664,
-                         1.29754721, 0.96559684, 0.75856477, 0.64768338, 0.55695445])  # fmt: skip
+    measured = np.array(
+        [
+            2.13809046,
+            2.08955508,
+            2.05404987,
+            2.00496872,
+            1.95576149,
+            1.86313841,
+            1.70891537,
+            1.50637664,
+            1.29754721,
+            0.96559684,
+            0.75856477,
+            0.64768338,
+            0.55695445,
+        ]
+    )
     miss = np.abs(law("caballero2022_addition").value(x=examples) / measured - 1)
     assert miss[:10].max() < 0.0011 and miss[10:].max() < 0.016
 
 
-@pytest.mark.parametrize(("flops", "ratio"), [
-    (1e19, 32.292098), (1e20, 25.219001), (1e21, 28.295696), (1e22, 42.699263), (1e23, 82.390434),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flops", "ratio"),
+    [
+        (1e19, 32.292098),
+        (1e20, 25.219001),
+        (1e21, 28.295696),
+        (1e22, 42.699263),
+        (1e23, 82.390434),
+    ],
+)
 def test_the_refit_of_farseer_gives_the_optimal_ratios_printed_with_it(flops, ratio):
     # m3_wedge_rival_Mstar_curves.csv of the same repository. The search stays near the sizes that were trained.
     at_ratio = np.exp(np.linspace(np.log(ratio / 2), np.log(2 * ratio), 20001))

@@ -21,7 +21,7 @@ import numpy as np
 from chinchilla_jax.scaling.fits.approach2 import profile_shape
 from chinchilla_jax.scaling.fits.frontier import OffsetLaw, PowerLaw
 from chinchilla_jax.scaling.fits.minimise import minimise
-from chinchilla_jax.scaling.fits.resample import Resampling, Residuals
+from chinchilla_jax.scaling.fits.resample import LEAST_NOISE, Resampling, Residuals, sized
 
 FEWEST = 10  # run ends
 _F0, _F1, _G, _K0, _H, _P, _A, _SKEW = range(8)
@@ -35,7 +35,6 @@ _STEP = np.array([0.01, 0.01, 0.1, 0.01, 0.1, 0.3, 0.1, 0.05])
 _EXPONENTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _PASSES = 4
 _OUTLIER = 3.0  # Huber's limit, in robust standard deviations
-_LEAST_NOISE = 1e-4  # relative; evaluation of a loss is not more exact than that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +91,7 @@ def fit_smooth_envelope(
         freedom = max(1.0, float((1.0 - leverage).sum()))
         weight = _huber(np.abs(residual), np.median(np.abs(residual)) * np.sqrt(problem.size / freedom))
         clipped = residual * weight
-        noise = max(_LEAST_NOISE, float(np.sqrt((clipped**2).sum() / freedom)))
+        noise = max(LEAST_NOISE, float(np.sqrt((clipped**2).sum() / freedom)))
     curvature_z = float(theta[0, _K0] / np.sqrt(covariance[_K0, _K0]))
     envelope = SmoothEnvelope(problem.centre, theta[0], noise, curvature_z)
     if resampling is None:
@@ -100,8 +99,7 @@ def fit_smooth_envelope(
     count = resampling.replicates
     loss = np.broadcast_to(ends.loss, (count, problem.size))
     if isinstance(resampling, Residuals):
-        unleveraged = clipped / np.sqrt(1.0 - leverage)
-        unleveraged *= noise / max(1e-300, np.sqrt((unleveraged**2).mean()))
+        unleveraged = sized(clipped / np.sqrt(1.0 - leverage), noise)
         loss = loss * (1.0 + resampling.draw(unleveraged, freedom, problem.size, rng))
     else:
         weight = weight * resampling.weights(problem.size, rng)
@@ -214,5 +212,5 @@ def _away_from_zero(g: np.ndarray) -> np.ndarray:
 
 def _huber(error: np.ndarray, median: np.ndarray | float) -> np.ndarray:
     """Weights of least squares that amount to Huber's loss, for absolute errors of this median."""
-    limit = _OUTLIER * np.maximum(_LEAST_NOISE, 1.4826 * median)
+    limit = _OUTLIER * np.maximum(LEAST_NOISE, 1.4826 * median)
     return np.minimum(1.0, limit / np.maximum(error, 1e-300))

@@ -23,8 +23,6 @@ from chinchilla_jax.scaling.fits.approach2 import profile_shape
 if TYPE_CHECKING:  # importing it takes longer than most fits
     from scipy.interpolate import Akima1DInterpolator
 
-_LEAST_NOISE = 1e-4  # relative; evaluation of a loss is not more exact than that
-
 
 @dataclasses.dataclass(frozen=True)
 class Parabola:
@@ -169,11 +167,6 @@ def lowest_point(curve: Akima1DInterpolator) -> tuple[np.ndarray, np.ndarray, np
     bend = np.where((x <= curve.x[0]) | (x >= curve.x[-1]), -1.0, np.maximum(bend, 1e-12))
     trailing = curve.c.shape[2:]
     return x.reshape(trailing), y.reshape(trailing), bend.reshape(trailing)
-
-
-def least_noise(residuals: np.ndarray, freedom: float) -> float:
-    """Relative noise from relative residuals [k], not below what an evaluation can tell apart."""
-    return max(_LEAST_NOISE, float(np.sqrt((residuals**2).sum() / max(1.0, freedom))))
 
 
 def _bounds(x: np.ndarray, within: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ import dataclasses
 import numpy as np
 
 from chinchilla_jax.scaling.fits.approach2 import profile_shape
+from chinchilla_jax.scaling.fits.resample import LEAST_NOISE
 
 WINDOW = 0.1  # relative excess over the lowest loss of a budget up to which a run is near
 NEIGHBOURS = 2  # sizes on either side of the lowest that are near whatever they cost
@@ -24,7 +25,6 @@ CURVATURE_SPREAD = 0.3  # of ln(relative curvature) about its line in ln C
 _CURVATURE_SLOPE = 0.15  # standard deviation of that line's slope
 _USUAL_CURVATURE = 0.04  # relative, in ln N: the middle of what tables have (`tests.benchmarks.prediction`)
 _USUAL_NOISE, _NOISE_FREEDOM = 0.002, 3.0  # a run's noise before residuals speak, and how many of them it counts for
-_LEAST_NOISE = 1e-4  # relative; no evaluation of a loss is more exact
 _MOST_NOISE = 0.05
 _ROUNDS, _STEPS = 4, 30
 
@@ -182,4 +182,4 @@ class _Problem:
         spent = float(np.einsum("ri,ij,rj->", slopes, covariance, slopes))
         freedom = max(0.5, len(residual) - spent) + _NOISE_FREEDOM
         squares = noise**2 * float((residual**2).sum()) + _NOISE_FREEDOM * _USUAL_NOISE**2
-        return float(np.clip(np.sqrt(squares / freedom), _LEAST_NOISE, _MOST_NOISE)), freedom, covariance
+        return float(np.clip(np.sqrt(squares / freedom), LEAST_NOISE, _MOST_NOISE)), freedom, covariance

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.approach2.curve import least_noise
 from chinchilla_jax.scaling.fits.approach2.near_minimum import MISFIT
 from chinchilla_jax.scaling.fits.approach2.table import QUANTITIES, ProfileTable
-from chinchilla_jax.scaling.fits.resample import Resampling, Residuals
+from chinchilla_jax.scaling.fits.resample import LEAST_NOISE, Resampling, Residuals, sized
 
 
 def residuals_of(table: ProfileTable) -> tuple[np.ndarray, np.ndarray]:
@@ -66,10 +65,9 @@ def _unleveraged(table: ProfileTable) -> tuple[np.ndarray, float]:
         x = table.params[m, mine]
         q, _ = np.linalg.qr(np.vander((x - x.mean()) / x.std(), 3))
         spared[m, mine] = np.sqrt(np.maximum(1.0 - (q * q).sum(1), 0.05))
-    drawn = residuals[used] / spared[used]
-    size = max(1e-300, float(np.sqrt((drawn**2).mean())))
-    if table.curve == "parabola":
-        freedom = float((used.sum(1) - 3).clip(0).sum())
-        return drawn * least_noise(residuals, freedom) / size, max(1.0, freedom)
-    near = table.near["params"]
-    return drawn * near.noise / size, near.freedom
+    unleveraged = residuals[used] / spared[used]
+    if table.curve != "parabola":
+        return sized(unleveraged, table.near["params"].noise), table.near["params"].freedom
+    freedom = max(1.0, float((used.sum(1) - 3).clip(0).sum()))
+    noise = max(LEAST_NOISE, float(np.sqrt((residuals**2).sum() / freedom)))
+    return sized(unleveraged, noise), freedom

@@ -45,11 +45,16 @@ def test_runs_far_above_the_minimum_move_it_hardly_and_a_parabola_through_all_of
     loss = loss * (1 + lift)
     near = fit(x, loss)
     assert np.abs(near.log_best - BEST).max() < 0.05
-    runs = [Run("r", np.exp(n), c / (6 * np.exp(n)), c, y, c) for c, row, ys in zip(FLOPS, x, loss, strict=True)
-            for n, y in zip(row, ys, strict=True)]  # fmt: skip
+    runs = [
+        Run("r", np.exp(n), c / (6 * np.exp(n)), c, y, c)
+        for c, row, ys in zip(FLOPS, x, loss, strict=True)
+        for n, y in zip(row, ys, strict=True)
+    ]
     plain, corrected = (fit_isoflop(runs, preset=p, resampling=None) for p in (PAPER, CORRECTED))
-    missed = {name: max(abs(np.log(p.params.best) - b) for p, b in zip(f.profiles, BEST, strict=True))
-              for name, f in (("plain", plain), ("corrected", corrected))}  # fmt: skip
+    missed = {
+        name: max(abs(np.log(p.params.best) - b) for p, b in zip(f.profiles, BEST, strict=True))
+        for name, f in (("plain", plain), ("corrected", corrected))
+    }
     assert missed["corrected"] < 0.05 < 0.15 < missed["plain"]
     assert all(len(p.near) < len(p.runs) for p in corrected.profiles)
 

@@ -18,8 +18,9 @@ def profile(budget, log_sizes, loss):
     return [Run(f"{budget:g}-{z}", np.exp(z), budget / (6 * np.exp(z)), budget, loss(z), budget) for z in log_sizes]
 
 
-SCHEMES = [(preset, scheme) for preset in (PAPER, AKIMA) for scheme in (
-    Resampling(200), Resampling(100, 0.8), Residuals(200))] + [(CORRECTED, MinimaScatter(200))]  # fmt: skip
+SCHEMES = [
+    (preset, scheme) for preset in (PAPER, AKIMA) for scheme in (Resampling(200), Resampling(100, 0.8), Residuals(200))
+] + [(CORRECTED, MinimaScatter(200))]
 
 
 @pytest.mark.parametrize("preset, scheme", SCHEMES, ids=lambda value: getattr(value, "name", str(value)))

@@ -22,9 +22,13 @@ FEW = paper_starts()[::300]
 SEEDS = 100
 
 
-@pytest.mark.parametrize("misfit", [
-    pytest.param(HUBER, id="huber"), pytest.param(SQUARED_LOG, id="squared_log", marks=pytest.mark.long),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "misfit",
+    [
+        pytest.param(HUBER, id="huber"),
+        pytest.param(SQUARED_LOG, id="squared_log", marks=pytest.mark.long),
+    ],
+)
 def test_profile_likelihood_holds_the_truth_in_at_least_90_of_100_seeds(misfit):
     wanted = {name: quantities(TARGET)[name] for name in ("ln N*", "loss")}
     held = dict.fromkeys(wanted, 0)

@@ -15,8 +15,10 @@ from chinchilla_jax.scaling.read.runs import FitRefused, Run
 def law_runs(surface, noise=0.0, seed=0):
     rng = np.random.default_rng(seed)
     grid = [(n, d) for n in np.geomspace(1e6, 1e9, 8) for d in n * np.array([3.0, 10.0, 30.0, 100.0])]
-    return [Run(str(i), n, d, 6 * n * d, surface.loss(n, d) * (1 + noise * rng.standard_normal()))
-            for i, (n, d) in enumerate(grid)]  # fmt: skip
+    return [
+        Run(str(i), n, d, 6 * n * d, surface.loss(n, d) * (1 + noise * rng.standard_normal()))
+        for i, (n, d) in enumerate(grid)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,12 @@ def test_infinite_threshold_is_least_squares(figure_4_trimmed):
     n, d, loss = (np.log([getattr(r, f) for r in figure_4_trimmed]) for f in ("params", "tokens", "loss"))
     independent = scipy.optimize.least_squares(
         lambda t: np.logaddexp(np.logaddexp(t[0] - t[3] * n, t[1] - t[4] * d), t[2]) - loss,
-        [6.3, 8.4, 0.6, 0.35, 0.4], x_scale="jac", xtol=1e-14, ftol=1e-14, gtol=1e-14)  # fmt: skip
+        [6.3, 8.4, 0.6, 0.35, 0.4],
+        x_scale="jac",
+        xtol=1e-14,
+        ftol=1e-14,
+        gtol=1e-14,
+    )
     fit = fit_parametric(figure_4_trimmed, misfit=SQUARED_LOG, starts=paper_starts()[::9], resampling=None)
     assert fit.objective == pytest.approx(independent.cost, rel=1e-9)
     assert fit.surface.alpha == pytest.approx(independent.x[3], abs=1e-6)
