@@ -68,6 +68,7 @@ class Slices:
     largest: chips of the largest slice; None where `preflight` does not know the slices of a generation.
     aliases: other names of the generation in the names of slices.
     chip_config: what the compiler is told so that the cores of a chip are one device.
+    splits_sides: whether JAX splits a side of the grid between axes of a mesh.
     """
 
     compiler: str
@@ -75,6 +76,7 @@ class Slices:
     largest: int | None = None
     aliases: tuple[str, ...] = ()
     chip_config: str = ""
+    splits_sides: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +185,7 @@ register(
         hbm_bandwidth=0.819e12,
         core=Core(**_MXU_128, cross_lane_cycles=9, delay_slots=4, granule=32, vmem=128 * MIB),
         network=Network(links=4, link_bandwidth=50e9, dcn_bandwidth=3.125e9),
-        slices=Slices("v5e", axes=2, largest=256, aliases=("v5litepod", "v5lite")),
+        slices=Slices("v5e", axes=2, largest=256, aliases=("v5litepod", "v5lite"), splits_sides=True),
     )
 )
 register(
@@ -234,9 +236,15 @@ def kernel_chips() -> dict[str, Chip]:
     return {name: chip for name, chip in CHIPS.items() if chip.core}
 
 
+def chip_of(kind: str) -> Chip | None:
+    """The chip that JAX devices of this `device_kind` belong to; None where it is not known."""
+    return next((chip for chip in CHIPS.values() if kind in chip.kinds), None)
+
+
 def device_peak(kind: str) -> float | None:
     """Peak FLOP/s of one JAX device of this `device_kind`; None where it is not known."""
-    return next((chip.peak_per_device for chip in CHIPS.values() if kind in chip.kinds), None)
+    chip = chip_of(kind)
+    return None if chip is None else chip.peak_per_device
 
 
 def chip_days(chip: str, chips: float, days: float, utilisation: float) -> float:

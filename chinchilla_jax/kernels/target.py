@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import jax
 
-from chinchilla_jax.base.chips import kernel_chips
+from chinchilla_jax.base.chips import CHIPS, chip_of, kernel_chips
 from chinchilla_jax.kernels.call import AttentionError
 
 # Part of the key of JAX's caches: what was traced for one generation is not used for another.
@@ -48,7 +48,7 @@ def generation() -> str | None:
     if kind is None:
         device = jax.sharding.get_abstract_mesh().abstract_device
         kind = device.device_kind if device is not None else jax.devices()[0].device_kind
-    for name, chip in kernel_chips().items():
-        if kind == name or kind in chip.kinds:
-            return name
+    chip = CHIPS.get(kind) or chip_of(kind)
+    if chip is not None and chip.core is not None:
+        return chip.name
     return kind if kind.startswith("TPU") else None

@@ -8,6 +8,7 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from chinchilla_jax.base.chips import chip_of
 from chinchilla_jax.config import ConfigError, MeshConfig
 from chinchilla_jax.parallel.rules import MESH_AXES
 
@@ -57,8 +58,8 @@ def lay_out(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
         if slices == 1:
             return jax.make_mesh(config.shape, MESH_AXES, axis_types=types, devices=devices)
         within, across = (config.data // slices, *config.shape[1:]), (slices, *(1 for _ in config.shape[1:]))
-        # As jax.make_mesh does: only there may a side of the grid be split between axes.
-        split = devices[0].device_kind == "TPU v5 lite"
+        chip = chip_of(devices[0].device_kind)
+        split = chip is not None and chip.slices is not None and chip.slices.splits_sides  # as jax.make_mesh does
         grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=split)
         return Mesh(grid, MESH_AXES, axis_types=types)
     except NotImplementedError as error:

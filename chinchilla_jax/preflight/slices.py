@@ -126,11 +126,12 @@ def _grid(generation: str, text: str) -> tuple[int, ...]:
 def lays_out(slice_: Slice, mesh: MeshConfig) -> bool:
     """Whether the mesh is as large as the slice and each of its axes is made of whole sides of the grid.
 
-    Slices of v5e have no such limit: JAX splits their sides. Across slices the `data` axis is split first.
+    Where JAX splits sides of the grid there is no such limit. Across slices the `data` axis is split first.
     """
     if mesh.size != slice_.chips or mesh.shape[0] % slice_.count:
         return False
-    return slice_.generation == "v5e" or _assignable((mesh.shape[0] // slice_.count, *mesh.shape[1:]), slice_.grid)
+    shape = (mesh.shape[0] // slice_.count, *mesh.shape[1:])
+    return slice_.chip.slices.splits_sides or _assignable(shape, slice_.grid)
 
 
 def _assignable(shape: tuple[int, ...], sides: tuple[int, ...]) -> bool:
