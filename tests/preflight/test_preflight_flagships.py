@@ -34,7 +34,7 @@ ADVICE = "if the program is meant to have changed: correct README.md, the docstr
 @pytest.mark.parametrize(("file", "name", "slice_name", "sequences", "peak", "seconds"), PRINTED)
 def test_a_flagship_fits_its_slice_as_printed(file, name, slice_name, sequences, peak, seconds, tmp_path):
     config = RunConfig.from_dict(importlib.import_module(f"configs.{file}").get_config(name).to_dict())
-    verdict = check(config, parse_slice(slice_name), Options(Cache(tmp_path), every_batch=True), print)
+    verdict = check(config, Options(parse_slice(slice_name), Cache(tmp_path), every_batch=True), print)
     assert verdict.fits
     found = verdict.checked[sequences]
     assert found.step.memory.peak / 2**30 == pytest.approx(peak, rel=0.02), ADVICE

@@ -6,9 +6,9 @@ import pytest
 
 from chinchilla_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from chinchilla_jax.ledger import train_flops_per_token
-from chinchilla_jax.preflight.predict import batches, ici_seconds, run_cost, step_time
+from chinchilla_jax.preflight.predict import ici_seconds, run_cost, step_time
 from chinchilla_jax.preflight.slices import parse_slice
-from chinchilla_jax.preflight.step import CompiledStep, Memory, Traffic
+from chinchilla_jax.preflight.step import CompiledStep, Memory, Traffic, step_configs
 
 V5E = parse_slice("v5e-16")  # 197 TFLOP/s, 1.503 GHz, 819 GB/s, links of 50 GB/s, 3.125 GB/s between slices
 MEMORY = Memory(parameters=1, optimizer=2, batch=0, outputs=0, temporary=3, code=0, peak=6, usable=16)
@@ -82,7 +82,8 @@ def test_the_run_costs_chips_for_as_long_as_its_tokens_take():
 
 def test_a_doubled_batch_has_two_phases_and_one_that_was_not_timed_takes_the_others_rate():
     config, time = config_of(double_batch_at=0.25), step_time(STEP, V5E, CALLS)
-    assert batches(config) == (8, 16) and batches(config_of()) == (8,)
+    assert [step.train.batch_size for step in step_configs(config)] == [8, 16]
+    assert step_configs(config_of()) == (config_of(),)
     slow = dataclasses.replace(time, products=4 * time.total)
     one, both = run_cost(config, {16: slow}, V5E, None), run_cost(config, {8: time, 16: slow}, V5E, None)
     assert [phase.tokens for phase in both.phases] == [2**18, 3 * 2**18]
@@ -90,7 +91,3 @@ def test_a_doubled_batch_has_two_phases_and_one_that_was_not_timed_takes_the_oth
     assert both.phases[1].tokens_per_second == pytest.approx(16 * 128 / slow.total)
     assert not one.phases[0].predicted and one.phases[0].tokens_per_second == one.phases[1].tokens_per_second
     assert both.dollars is None
-
-
-def test_a_step_survives_json():
-    assert CompiledStep.from_dict(STEP.to_dict()) == STEP

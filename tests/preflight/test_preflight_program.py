@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from chinchilla_jax.base.hlo import HloError
 from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.parallel.topology import topology, topology_mesh
-from chinchilla_jax.preflight.program.program import Kernel, read_program
+from chinchilla_jax.preflight.program.program import read_program
 
 needs_compiler = [pytest.mark.compiler,
                   pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
@@ -147,7 +147,7 @@ def loop(start, body, condition):
 def test_a_loop_that_counts_has_its_trips(start, step, condition, trips):
     text = loop(start, f"%d = s32[] constant({step})\n%next = s32[] add(%i, %d)", condition)
     program = read_program(text, SHAPE)
-    assert [(c.trips, c.loops) for c in program.collectives] == [(trips, ("while",))] and program.unknown_loops == ()
+    assert [(c.trips, c.loops) for c in program.collectives] == [(trips, ("while",))] and program.unknown_loops == {}
     assert program.cycles == 11 * trips
 
 
@@ -183,8 +183,8 @@ def test_a_limit_that_an_outer_loop_carries_is_found():
 ])  # fmt: skip
 def test_a_loop_whose_trips_cannot_be_found_is_named_and_counted_once(body, condition):
     program = read_program(loop(1, body, condition), SHAPE)
-    assert program.unknown_loops == ("while jit(f)/while",)
-    assert [(c.trips, c.unknown_loop) for c in program.collectives] == [(1, "while")]
+    assert program.unknown_loops == {"while": "while jit(f)/while"}
+    assert [(c.trips, c.loops) for c in program.collectives] == [(1, ("while",))]
 
 
 def fusion(body, operands="%p", result="f32[256]{0}", opcode="fusion", **settings):
@@ -224,7 +224,7 @@ def test_an_asynchronous_collective_counts_at_its_start_alone():
                %e = f32[1024]{0} fusion(%p), kind=kCustom, calls=%done"""
     parts = [("start", ASYNC.format("Start")), ("step", step), ("done", ASYNC.format("Done"))]
     [found] = read_program(module(entry, *parts), SHAPE).collectives
-    assert (found.asynchronous, found.bytes, found.shape) == (True, 4096, (1024,))
+    assert (found.asynchronous, found.bytes) == (True, 4096)
     unstarted = entry.replace("calls=%start", "calls=%step")
     with pytest.raises(HloError, match="starts nowhere"):
         read_program(module(unstarted, *parts), SHAPE)
@@ -333,7 +333,7 @@ def test_cycles_kernels_and_temporaries_in_hbm_are_listed():
     text = module(entry, ("inner", inner), ("fused", fused),
                   head="input_output_alias={ {0}: (0, {}, may-alias) }, entry_computation_layout={}, ")  # fmt: skip
     program = read_program(text, SHAPE)
-    assert (program.cycles, program.kernels) == (127, (Kernel("k", 1), Kernel("b", 1), Kernel("b", 1)))
+    assert (program.cycles, program.kernels) == (127, {"k": 1, "b": 2})
     assert [(t.name, t.shape, t.bytes, t.op_name) for t in program.largest] == [
         ("b", (9, 256), 9216, "loop"), ("f", (4, 256), 4096, ""), ("k.1", (2, 256), 1024, "")]  # fmt: skip
 
@@ -394,7 +394,7 @@ class TestWithTheCompiler:
     def test_every_collective_is_found_with_its_axes_and_bytes(self, function, spec, out, expected):
         mesh = topology_mesh("v5e:4x4", MeshConfig(2, 2, 4))
         program = self.read(function, mesh, ((ROWS, COLUMNS), spec), mapped=out)
-        assert brief(program) == [(*expected, 1)] and program.collectives[0].dtype == "bf16"
+        assert brief(program) == [(*expected, 1)]
 
     @pytest.mark.parametrize(("slice_", "data"), [("v5e:2x2", 1), ("v4:2x2x1", 1), ("v6e:2x2", 1), ("v5p:2x2x1", 1),
                                                   ("tpu7x:2x2x1", 2)])  # fmt: skip
@@ -416,7 +416,7 @@ class TestWithTheCompiler:
             ("reduce-scatter", ("fsdp",), 2, MIB // 2, MIB // 4, 7),
         ]
         assert program.matmul_flops == 7 * (5 * 2 * 256 * 512 * 512 + 2 * 256 * 512 * 1024)
-        assert program.unknown_loops == () and program.cycles > 0
+        assert program.unknown_loops == {} and program.cycles > 0
         assert sorted(len(c.loops) for c in program.collectives) == [1, 1, 1, 2]
         assert "all_gather" in next(c.op_name for c in program.collectives if c.kind == "all-gather")
 
@@ -434,7 +434,7 @@ class TestWithTheCompiler:
         program = self.read(lambda up, down, x: lax.scan(layer, x, (up, down))[0], mesh,
                             ((layers, d, f), P(None, "fsdp", "tensor")), ((layers, f, d), P(None, "tensor", "fsdp")),
                             ((8, 2048, d), P("fsdp", "tensor", None)), out=P("fsdp", "tensor", None))  # fmt: skip
-        assert program.unknown_loops == ()
+        assert program.unknown_loops == {}
         assert program.matmul_flops == layers * 2 * 2 * tokens * d * f // 16
         trips = {c.trips for c in program.collectives if c.kind == "collective-permute"}
         assert trips and max(trips) > layers and all(count % layers == 0 for count in trips)
@@ -465,4 +465,4 @@ def test_a_kernel_that_is_fused_with_its_copies_is_counted():
                %attention_backward.3 = f32[256]{0} custom-call(%p), custom_call_target="tpu_custom_call", x=1"""
     entry = """%p = f32[256]{0} parameter(0)
                %attention_backward.2 = f32[256]{0} fusion(%p), kind=kCustom, calls=%fused"""
-    assert read_program(module(entry, ("fused", fused)), SHAPE).kernels == (Kernel("attention_backward", 1),)
+    assert read_program(module(entry, ("fused", fused)), SHAPE).kernels == {"attention_backward": 1}
