@@ -26,7 +26,7 @@ VERSIONED = ("jax", "jaxlib", "libtpu", "flax", "optax")
 ENVIRONMENT = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
 # Modules and packages that decide what is compiled, and what is read from it.
 SOURCES = """
-    config.py base/chips.py model kernels parallel tools/tpu_meter tables/attention_tiles.json
+    config.py base/chips.py base/hlo.py model kernels parallel tools/tpu_meter tables/attention_tiles.json
     training/loss.py training/optimizer.py training/step.py
     training/machine/ahead.py training/machine/shape.py training/machine/xla_flags.py
     preflight/program preflight/attention.py preflight/compiled.py preflight/slices.py preflight/step.py

@@ -6,9 +6,9 @@ A run whose batch doubles has two train steps. The larger decides whether it fit
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.preflight.attention import KernelCycles, kernel_cycles
 from chinchilla_jax.preflight.cache import Cache
@@ -17,8 +17,6 @@ from chinchilla_jax.preflight.search import activation_bytes, mesh_flags, neares
 from chinchilla_jax.preflight.slices import Slice, lays_out
 from chinchilla_jax.preflight.step import CompiledStep, step_configs
 from chinchilla_jax.training.machine.shape import shape_key
-
-Echo = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from chinchilla_jax.base.chips import GIB
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.preflight import search
-from chinchilla_jax.preflight.check import Echo, Options, Verdict, check_step
+from chinchilla_jax.preflight.check import Options, Verdict, check_step
 from chinchilla_jax.preflight.describe import mesh_words, refusal_words
 from chinchilla_jax.preflight.search import Estimate, setting_flags
 from chinchilla_jax.preflight.step import step_configs

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from chinchilla_jax.base.chips import GIB
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.preflight.cache import versions
-from chinchilla_jax.preflight.check import Checked, Echo, Verdict
+from chinchilla_jax.preflight.check import Checked, Verdict
 from chinchilla_jax.preflight.predict import ASSUMPTIONS, BASIS, RunCost, StepTime
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.preflight.step import CompiledStep

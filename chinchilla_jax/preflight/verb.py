@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from chinchilla_jax.base.chips import GIB
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.files import write_json
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.preflight.cache import open_cache
-from chinchilla_jax.preflight.check import Echo, Options, Verdict, check
+from chinchilla_jax.preflight.check import Options, Verdict, check
 from chinchilla_jax.preflight.choose import choose, nearest_that_fits
 from chinchilla_jax.preflight.describe import describe, facts, refusal_words, table
 from chinchilla_jax.preflight.predict import BASIS
