@@ -1,5 +1,9 @@
 """Results are found again until anything that they depend on changes."""
 
+import pathlib
+import subprocess
+import sys
+
 from chinchilla_jax.preflight import cache as caches
 from chinchilla_jax.preflight.cache import Cache
 
@@ -25,3 +29,15 @@ def test_the_folder_of_the_cache_is_the_flags_or_the_environments(tmp_path, monk
     assert caches.open_cache(None).folder == tmp_path / "there"
     monkeypatch.delenv(caches.VARIABLE)
     assert caches.open_cache(None).folder.parts[-3:] == (".cache", "chinchilla_jax", "preflight")
+
+
+def test_every_module_that_makes_or_reads_a_program_is_part_of_the_key():
+    files = "*(getattr(module, '__file__', None) for module in sys.modules.values())"
+    code = f"import sys, chinchilla_jax.preflight.compiled; print({files})"
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    root = pathlib.Path(caches.__file__).parents[1]
+    loaded = {path.relative_to(root) for path in map(pathlib.Path, output.split()) if path.is_relative_to(root)}
+    known = [root / name for name in caches.SOURCES]
+    missed = {path for path in loaded if not any((root / path).is_relative_to(source) for source in known)}
+    others = {path.as_posix() for path in missed if path.name != "__init__.py"}
+    assert all(source.exists() for source in known) and others == {"base/errors.py"}
