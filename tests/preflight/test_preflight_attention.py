@@ -8,10 +8,12 @@ from chinchilla_jax.preflight.slices import parse_slice
 
 
 def test_attention_is_measured_for_a_few_heads_of_a_row_of_a_chip():
-    values = {"model": {"n_layers": 2, "d_model": 1024, "n_heads": 24, "n_kv_heads": 12, "head_dim": 128,
-                        "position": "rope"}, "mesh": {"fsdp": 4, "tensor": 2},
-              "train": {"batch_size": 64, "microbatches": 2, "compute_dtype": "bfloat16"},
-              "data": {"seq_len": 512}}  # fmt: skip
+    values = {
+        "model": {"n_layers": 2, "d_model": 1024, "n_heads": 24, "n_kv_heads": 12, "head_dim": 128, "position": "rope"},
+        "mesh": {"fsdp": 4, "tensor": 2},
+        "train": {"batch_size": 64, "microbatches": 2, "compute_dtype": "bfloat16"},
+        "data": {"seq_len": 512},
+    }
     config = RunConfig.from_dict(values)
     shape, factor = shape_of(config, parse_slice("v5p-16"))
     assert (shape["heads"], shape["groups"], shape["position"], shape["seq"]) == (4, 2, "rope", 512)

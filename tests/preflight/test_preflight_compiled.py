@@ -1,7 +1,5 @@
 """What the compiler says of memory is read, links are counted, and collectives are added up."""
 
-import importlib.util
-
 import pytest
 
 from chinchilla_jax.config import MeshConfig
@@ -11,10 +9,8 @@ from chinchilla_jax.preflight.compiled import axis_links, usable_hbm
 from chinchilla_jax.preflight.program.collectives import Collective
 from chinchilla_jax.preflight.slices import parse_slice
 from chinchilla_jax.preflight.step import Traffic
+from tests.compiling import needs_compiler
 
-needs_compiler = [pytest.mark.compiler,
-                  pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                     reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
 GIB = 2**30
 
 
@@ -43,15 +39,19 @@ def test_other_errors_are_no_refusals(message):
 
 def test_collectives_are_added_up_by_kind_axes_loop_and_whether_they_overlap():
     def collective(kind, axes, group, size, wire, trips, network="ici", asynchronous=False, loops=("w",)):
-        return Collective("c", kind, axes, group, size, wire, trips, network, asynchronous, "x/layers/y",
-                          loops)  # fmt: skip
+        return Collective("c", kind, axes, group, size, wire, trips, network, asynchronous, "x/layers/y", loops)
 
-    found = compiled.traffic([
-        collective("all-gather", ("fsdp",), 4, 400, 300, 10), collective("all-gather", ("fsdp",), 4, 800, 600, 10),
-        collective("all-gather", ("fsdp",), 4, 400, 300, 1, loops=()),
-        collective("all-reduce", ("data",), 2, 50, 50, 1, network="dcn", asynchronous=True),
-        collective("all-to-all", ("fsdp",), 16, 100, 93, 1), collective("all-to-all", ("context",), 16, 99, 92, 1),
-    ], {"data": 0, "fsdp": 2, "context": 4})  # fmt: skip
+    found = compiled.traffic(
+        [
+            collective("all-gather", ("fsdp",), 4, 400, 300, 10),
+            collective("all-gather", ("fsdp",), 4, 800, 600, 10),
+            collective("all-gather", ("fsdp",), 4, 400, 300, 1, loops=()),
+            collective("all-reduce", ("data",), 2, 50, 50, 1, network="dcn", asynchronous=True),
+            collective("all-to-all", ("fsdp",), 16, 100, 93, 1),
+            collective("all-to-all", ("context",), 16, 99, 92, 1),
+        ],
+        {"data": 0, "fsdp": 2, "context": 4},
+    )
     assert found == (
         Traffic("all-gather", ("fsdp",), True, False, 2, 20, 12000, 9000, 0),
         Traffic("all-to-all", ("fsdp",), True, False, 1, 1, 100, 400, 0),  # 16 / 4 links on the way

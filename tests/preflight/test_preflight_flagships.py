@@ -1,7 +1,6 @@
 """The runs that `configs/` are about fit their slices, with the memory and in the time that their docstrings print."""
 
 import importlib
-import importlib.util
 
 import pytest
 
@@ -9,10 +8,9 @@ from chinchilla_jax.config import RunConfig
 from chinchilla_jax.preflight.cache import Cache
 from chinchilla_jax.preflight.check import Options, check
 from chinchilla_jax.preflight.slices import parse_slice
+from tests.compiling import needs_compiler
 
-pytestmark = [pytest.mark.long, pytest.mark.compiler,
-              pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                 reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
+pytestmark = [pytest.mark.long, *needs_compiler]
 
 # config, its name, slice, sequences; GiB at the peak and seconds of a step as printed in the docstring and in README.md
 PRINTED = [

@@ -14,9 +14,14 @@ GIB = 2**30
 
 def config_of(mesh=(1, 128, 1), **train):
     model = preset("llama-7b").model
-    return RunConfig(model, data=DataConfig(vocab_size=32000, seq_len=2048), mesh=MeshConfig(*mesh),
-                     train=TrainConfig(train_tokens=10**12, compute_dtype="bfloat16",
-                                       **{"remat": "none", "batch_size": 1024} | train))  # fmt: skip
+    return RunConfig(
+        model,
+        data=DataConfig(vocab_size=32000, seq_len=2048),
+        mesh=MeshConfig(*mesh),
+        train=TrainConfig(
+            train_tokens=10**12, compute_dtype="bfloat16", **{"remat": "none", "batch_size": 1024} | train
+        ),
+    )
 
 
 def changed(config, **setting):
@@ -85,13 +90,16 @@ def test_the_nearest_setting_that_fits_changes_least_and_needs_less():
 
 def test_flags_can_be_pasted():
     flags = search.setting_flags(with_setting(config_of(), MeshConfig(1, 32, 4), 2, "dots"))
-    assert flags == ("--config.mesh.data=1 --config.mesh.fsdp=32 --config.mesh.tensor=4 --config.mesh.context=1 "
-                     "--config.train.microbatches=2 --config.train.remat=dots")  # fmt: skip
+    assert flags == (
+        "--config.mesh.data=1 --config.mesh.fsdp=32 --config.mesh.tensor=4 --config.mesh.context=1 "
+        "--config.train.microbatches=2 --config.train.remat=dots"
+    )
 
 
 def test_a_setting_that_does_not_divide_the_batch_is_none():
-    counts = {one.train.microbatches for one in search.settings(config_of(), SLICE)
-              if one.mesh == MeshConfig(1, 128, 1)}  # fmt: skip
+    counts = {
+        one.train.microbatches for one in search.settings(config_of(), SLICE) if one.mesh == MeshConfig(1, 128, 1)
+    }
     assert counts == {1, 2, 4, 8}, "1024 sequences over 128 devices"
     with pytest.raises(ValueError, match="batch_size"):
         with_setting(config_of(), MeshConfig(1, 128, 1), 16, "none")

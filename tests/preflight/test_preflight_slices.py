@@ -1,6 +1,5 @@
 """Names of slices: what Cloud's names mean in chips, and every mistake names the nearest slice."""
 
-import importlib.util
 import math
 
 import pytest
@@ -9,10 +8,7 @@ from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.config import ConfigError, MeshConfig
 from chinchilla_jax.parallel.topology import topology_mesh
 from chinchilla_jax.preflight.slices import lays_out, offered, parse_slice
-
-needs_compiler = [pytest.mark.compiler,
-                  pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                     reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
+from tests.compiling import needs_compiler
 
 
 @pytest.mark.parametrize(("name", "chips", "grid", "says"), [

@@ -13,10 +13,8 @@ from chinchilla_jax.preflight import compiled
 from chinchilla_jax.preflight.attention import KernelCycles, shape_of
 from chinchilla_jax.preflight.program.traffic import Sent
 from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Traffic
+from tests.compiling import needs_compiler
 
-needs_compiler = [pytest.mark.compiler,
-                  pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                     reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
 GIB = 2**30
 CONFIG = """
     import dataclasses
@@ -66,9 +64,18 @@ def compiler(monkeypatch):
             return CompiledStep(sequences, memory, links, 3.0, Refusal(needs, usable, "too large")), ""
         traffic = (Traffic("all-gather", ("fsdp",), True, True, 3, 6, GIB, GIB // 2, 0),)
         sent = (Sent(True, "all-gather", ("fsdp",), 110.0, 100.0), Sent(True, "all", (), 110.0, 100.0))
-        return CompiledStep(sequences, memory, links, 60.0, matmul_flops=10**12, cycles=10**7, hbm_bytes=10**9,
-                            kernels={"attention_forward": 2 * config.train.microbatches}, traffic=traffic,
-                            sent=sent), "text"  # fmt: skip
+        return CompiledStep(
+            sequences,
+            memory,
+            links,
+            60.0,
+            matmul_flops=10**12,
+            cycles=10**7,
+            hbm_bytes=10**9,
+            kernels={"attention_forward": 2 * config.train.microbatches},
+            traffic=traffic,
+            sent=sent,
+        ), "text"
 
     def kernel_cycles(config, slice_, cache):
         return KernelCycles({"attention_forward": 1000.0}, *shape_of(config, slice_))
@@ -85,9 +92,19 @@ FITS = "--config.train.microbatches=2"
 def test_a_step_that_fits_is_told_with_memory_traffic_time_and_cost(run, compiler):
     code, out, err = run(FITS, "--price=2")
     assert (code, err) == (0, "")
-    for words in ("v5e-4: 4 chips, 2x2", "peak                          10.000", "headroom 6.000 (38%)",
-                  "all-gather", "1.00 GiB", "512.0 MiB", "4 x attention_forward", "chip-hours, $", "(6nd)",
-                  "(executed)", "a layer sends 110 B a microbatch, 1.10 times the least"):  # fmt: skip
+    for words in (
+        "v5e-4: 4 chips, 2x2",
+        "peak                          10.000",
+        "headroom 6.000 (38%)",
+        "all-gather",
+        "1.00 GiB",
+        "512.0 MiB",
+        "4 x attention_forward",
+        "chip-hours, $",
+        "(6nd)",
+        "(executed)",
+        "a layer sends 110 B a microbatch, 1.10 times the least",
+    ):
         assert words in out
     times = [line for line in out.splitlines() if re.match(r"(time|run|assumed) .*\(", line.strip())]
     assert len(times) == 3 and all("predicted, no hardware" in line for line in times)
@@ -110,16 +127,28 @@ def test_what_does_not_fit_gives_2_the_compilers_figure_and_flags_that_do(run, c
 
 
 def test_a_program_that_is_not_understood_fits_but_is_not_timed(run, compiler, monkeypatch):
-    monkeypatch.setattr(compiled, "compile_step", lambda config, slice_: (
-        CompiledStep(config.train.batch_size, Memory(1, 2, 0, 0, 0, 0, 9, 16), {}, 1.0, unread="a new opcode"), ""))
+    monkeypatch.setattr(
+        compiled,
+        "compile_step",
+        lambda config, slice_: (
+            CompiledStep(config.train.batch_size, Memory(1, 2, 0, 0, 0, 0, 9, 16), {}, 1.0, unread="a new opcode"),
+            "",
+        ),
+    )
     code, out, _ = run()
     assert code == 0 and "not timed, since the compiled program was not understood: a new opcode" in out
     assert "tokens/s" not in out
 
 
 def test_nothing_that_fits_is_said_so(run, compiler, monkeypatch):
-    monkeypatch.setattr(compiled, "compile_step", lambda config, slice_: (
-        CompiledStep(16, Memory(1, 2, 0, 0, 0, 0, 0, 16), {}, 1.0, Refusal(10**15, 16, "far too large")), ""))
+    monkeypatch.setattr(
+        compiled,
+        "compile_step",
+        lambda config, slice_: (
+            CompiledStep(16, Memory(1, 2, 0, 0, 0, 0, 0, 16), {}, 1.0, Refusal(10**15, 16, "far too large")),
+            "",
+        ),
+    )
     code, out, _ = run()
     assert code == 2 and "none found: more chips, or a smaller batch, are needed" in out
 
@@ -254,8 +283,11 @@ class TestWithTheCompiler:
         assert parameters < memory["parameters"] < 2 * parameters, "float32 over 4 chips, and r's weights, and biases"
         assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=1e-3)
         assert memory["usable"] == 15.75 * GIB and 0 < memory["peak"] < GIB
-        assert set(step["program"]["kernels"]) == {"attention_forward", "attention_backward"} == set(
-            step["attention"]["calls"])  # fmt: skip
+        assert (
+            set(step["program"]["kernels"])
+            == {"attention_forward", "attention_backward"}
+            == set(step["attention"]["calls"])
+        )
         assert step["seconds"]["total"] > step["seconds"]["attention"] > 0 and not step["seconds"]["unmeasured"]
         assert {tuple(group["axes"]) for group in step["program"]["traffic"]} >= {("fsdp",)}
         assert all(row["minimum"] for row in step["program"]["sent"] if not row["axes"])
