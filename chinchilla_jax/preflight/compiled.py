@@ -98,7 +98,7 @@ def _with_program(step: CompiledStep, text: str, config: RunConfig, mesh: Mesh) 
         kernels=program.kernels,
         traffic=traffic(program.collectives, step.links),
         sent=compare(program, config),
-        largest=tuple(dataclasses.asdict(a) | {"shape": list(a.shape)} for a in program.largest[:4]),
+        largest=tuple(dataclasses.asdict(a) | {"shape": list(a.shape)} for a in program.largest),
         unknown_loops=tuple(program.unknown_loops.values()),
     )
 

@@ -55,7 +55,7 @@ def is_collective(instruction: Instruction) -> bool:
 def read_collective(
     computation: Computation, instruction: Instruction, mesh_shape: Mapping[str, int], slices: Group
 ) -> Collective | None:
-    """One run of a collective, as the instruction alone tells it.
+    """One run of a collective, as the instruction alone tells it; `is_collective` holds.
 
     Args:
       computation: where the instruction stands.
@@ -69,14 +69,13 @@ def read_collective(
       HloError: a kind of collective, or groups of devices, that are not known.
     """
     match = _COLLECTIVE.match(instruction.opcode)
-    kind = match and match[1]
-    between_slices = kind is None
+    between_slices = match[1] is None
     if between_slices:
         kind, group = _transfer_kind(instruction, slices), slices
         if instruction.opcode == "recv":
             return None
     else:
-        group = device_group(instruction, mesh_shape)
+        kind, group = match[1], device_group(instruction, mesh_shape)
     if kind == "all-reduce" and _only_sliced(computation, instruction):
         kind = "reduce-scatter"
     operands = [array for name in instruction.operands for array in computation.instructions[name].arrays]
@@ -102,10 +101,8 @@ def _transfer_kind(instruction: Instruction, slices: Group) -> str:
         raise HloError(f"{instruction.name}: a collective of a kind that is not known, {instruction.opcode}")
     taking_part = _SLICES.search(instruction.attributes)
     if slices.size == 1 or (taking_part and taking_part[1].count(",") + 1 != slices.size):
-        raise HloError(
-            f"{instruction.name}: a transfer among other slices than the {slices.size} of the "
-            "mesh; it must be that of all slices"
-        )
+        what = f"a transfer among other slices than the {slices.size} of the mesh; it must be that of all slices"
+        raise HloError(f"{instruction.name}: {what}")
     return _BETWEEN_SLICES[transfer[1]]
 
 
