@@ -30,31 +30,63 @@ import pathlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from chinchilla_jax import cli_runs
 from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
 from chinchilla_jax.cli_flags import define
-from chinchilla_jax.config import RunConfig, did_you_mean
+from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.config_flag import define_config, read_config
 from chinchilla_jax.parallel.job import cores
+
+if TYPE_CHECKING:
+    from chinchilla_jax.parallel.job.hosts import Settings
 
 
 def _echo(line: str) -> None:
     print(line, flush=True)
 
 
-def _data(values: flags.FlagValues) -> int:
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """What a verb does, which its docstring explains, and the flags it takes (`cli_flags.FLAGS`).
+
+    `run` returns the exit code; None is `DONE`.
+    """
+
+    run: Callable[[flags.FlagValues], int | None]
+    flags: tuple[str, ...]
+
+
+VERBS: dict[str, Verb] = {}
+
+
+def _verb(*names: str) -> Callable[[Callable], Callable]:
+    """Adds a function to the verbs, under its name, with these flags."""
+
+    def add(run: Callable) -> Callable:
+        VERBS[run.__name__.strip("_")] = Verb(run, names)
+        return run
+
+    return add
+
+
+_PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
+
+
+@_verb("config")
+def _data(values: flags.FlagValues) -> None:
     """Fetches, cleans and tokenises the text of a config."""
-    config = _config(values)
+    config = read_config(values)
     from chinchilla_jax.data import prepare
 
     prepare(config.data, _echo)
-    return DONE
 
 
-def _plan(values: flags.FlagValues) -> int:
+@_verb("config", "study", "workers", "dry_run", "slice", "cache")
+def _plan(values: flags.FlagValues) -> None:
     """Writes the manifest of a study and prints its runs and their cost. --dry_run only prints.
 
     With --slice every distinct step is first compiled for that TPU slice, as `preflight` does: a plan with a run that
@@ -65,7 +97,7 @@ def _plan(values: flags.FlagValues) -> int:
     from chinchilla_jax.study.noise.foresee import foresee
     from chinchilla_jax.study.plan import plan
 
-    config = _config(values)
+    config = read_config(values)
     study = _folder(values, "study") if values.study or not values.dry_run else None
     manifest = plan(config)
     describe(manifest, values.workers or cores.default_workers(config), _echo)
@@ -75,9 +107,11 @@ def _plan(values: flags.FlagValues) -> int:
     if not values.dry_run:
         written = write_manifest(study / MANIFEST, manifest)
         _echo(f"{study / MANIFEST}: {'written' if written else 'unchanged, it holds this plan already'}")
-    return DONE
 
 
+@_verb(
+    "config", "study", "manifest", "slice", "choose", "compiles", "every_batch", "price", "output", "cache", "keep_hlo"
+)
 def _preflight(values: flags.FlagValues) -> int:
     """Compiles the train step of --config, or every distinct one of --study, for a TPU slice; needs no TPU.
 
@@ -89,12 +123,14 @@ def _preflight(values: flags.FlagValues) -> int:
     2xv5e-256 is two slices, joined by the data centre network; v5p:8x8x12 names the grid of chips.
     """
     verb = _preflight_verb()
-    what = verb.read_options(values)
+    options = verb.read_options(values)
     if values.study and "config" in values:
         raise UsageError("give either --config=FILE or --study=DIR")
     if values.study:
-        return DONE if verb.preflight_study(_folder(values, "study"), values.manifest, what, _echo) else USAGE
-    return DONE if verb.preflight_run(_config(values), what, _echo) else USAGE
+        fits = verb.preflight_study(_folder(values, "study"), values.manifest, options, _echo)
+    else:
+        fits = verb.preflight_run(read_config(values), options, _echo)
+    return DONE if fits else USAGE
 
 
 def _preflight_verb() -> ModuleType:
@@ -106,98 +142,103 @@ def _preflight_verb() -> ModuleType:
     return verb
 
 
-def _train(values: flags.FlagValues) -> int:
+@_verb("config", "workdir", "profile", *_PROCESSES)
+def _train(values: flags.FlagValues) -> int | None:
     """Trains the run of a config in --workdir, or goes on with it. --profile=START:STOP traces some of its steps.
 
     Of a study's config that is its template, on as many cores of a CPU as the study gives each run (study.cores).
     """
-    given = _config(values)
-    config = dataclasses.replace(given, study=None)
+    config = read_config(values)
     workdir = _folder(values, "workdir")
     from chinchilla_jax.parallel.job import distributed
 
     processes = _processes(values)
-    if given.study and not processes and cores.on_cpu():
-        cores.use(cores.of_study(given))
+    if config.study and not processes and cores.on_cpu():
+        cores.use(cores.of_study(config))
     with distributed.joined(processes):
         from chinchilla_jax.training import loop
         from chinchilla_jax.training.timing import profiler
 
         window = profiler.parse_window(values.profile) if values.profile else None
         try:
-            loop.train(config, workdir, profile=window, echo=_echo)
+            loop.train(dataclasses.replace(config, study=None), workdir, profile=window, echo=_echo)
         except loop.Preempted as stopped:
             return _say(f"{distributed.prefix()}stopped: {stopped}; start again to go on", PREEMPTED)
         except loop.Diverged as error:
             return _say(f"{distributed.prefix()}diverged: {error}", FAILED)
-    return DONE
+    return None
 
 
-def _work(values: flags.FlagValues) -> int:
+@_verb("study", "manifest", "workers", "worker", "standby", "parent", *_PROCESSES)
+def _work(values: flags.FlagValues) -> int | None:
     """Trains the runs of a study's manifest on this machine. With --worker=I as one worker, in this process.
 
     On a slice of several hosts, each of which runs this command, all hosts together are one worker.
     """
     study = _folder(values, "study")
-    if found := _processes(values):
-        from chinchilla_jax.parallel.job import distributed
-
-        with distributed.joined(found):
-            from chinchilla_jax.study.execute import worker
-
-            echo = _echo if distributed.first() else lambda line: None
-            worker.use_compilation_cache(study)
-            try:
-                worker.work_alone(study, values.manifest, values.worker or 0, echo)
-            except worker.Stopped as stopped:
-                return _say(f"{distributed.prefix()}{stopped}", PREEMPTED)
-        return DONE
+    if processes := _processes(values):
+        return _work_together(study, values, processes)
     if values.worker is None:
         from chinchilla_jax.study.execute.pool import work
 
         work(study, values.manifest, values.workers, _echo)
-        return DONE
+        return None
     from chinchilla_jax.study.execute import worker
-    from chinchilla_jax.study.folder import read_manifest
 
+    first = None
     if values.standby:
         first = worker.stand_by(study, values.worker, values.workers)
-        worker.work_alone(study, values.manifest, values.worker, _echo, parent=values.parent, first=first)
-        return DONE
-    template = read_manifest(study / values.manifest).template()
-    worker.pin(template, values.worker, values.workers or cores.default_workers(template))
-    worker.use_compilation_cache(study)
-    worker.work_alone(study, values.manifest, values.worker, _echo, parent=values.parent)
-    return DONE
+    else:
+        from chinchilla_jax.study.folder import read_manifest
+
+        template = read_manifest(study / values.manifest).template()
+        worker.pin(template, values.worker, values.workers or cores.default_workers(template))
+        worker.use_compilation_cache(study)
+    worker.work_alone(study, values.manifest, values.worker, _echo, parent=values.parent, first=first)
+    return None
 
 
-def _status(values: flags.FlagValues) -> int:
+def _work_together(study: pathlib.Path, values: flags.FlagValues, processes: Settings) -> int | None:
+    """Joins the other processes of a slice: all of them are one worker, and the first one prints."""
+    from chinchilla_jax.parallel.job import distributed
+
+    with distributed.joined(processes):
+        from chinchilla_jax.study.execute import worker
+
+        echo = _echo if distributed.first() else lambda line: None
+        worker.use_compilation_cache(study)
+        try:
+            worker.work_alone(study, values.manifest, values.worker or 0, echo)
+        except worker.Stopped as stopped:
+            return _say(f"{distributed.prefix()}{stopped}", PREEMPTED)
+    return None
+
+
+@_verb("study")
+def _status(values: flags.FlagValues) -> None:
     """Shows which runs of a study are done, running, failed and waiting."""
     from chinchilla_jax.study.execute.status import status
 
     status(_folder(values, "study"), _echo)
-    return DONE
 
 
-def _paper(values: flags.FlagValues) -> int:
-    """Recomputes what Hoffmann et al. 2022 printed: Tables 3 and A3, exponents, and what averaging did to eq. 10."""
-    from chinchilla_jax.scaling.report.paper import describe
-
-    describe(_echo)
-    return DONE
+_verb(*cli_runs.FIT)(cli_runs.fit)
+_verb(*cli_runs.PREDICT)(cli_runs.predict)
+_verb(*cli_runs.REPORT)(cli_runs.report)
 
 
-def _study(values: flags.FlagValues) -> int:
+@_verb("config", "study", "workers")
+def _study(values: flags.FlagValues) -> None:
     """Runs a whole study: data, plan, runs, prediction, held-out runs, report. Does only what is missing."""
-    config = _config(values)
+    config = read_config(values)
     study = _folder(values, "study")
     from chinchilla_jax.study.pipeline import run_study
 
     run_study(config, study, values.workers, _echo)
-    return DONE
 
 
-def _noise(values: flags.FlagValues) -> int:
+@_verb("config", "study", "cells", "seeds", "rates", "workers", "dry_run")
+def _noise(values: flags.FlagValues) -> None:
     """Trains a few cells of a study with several seeds and learning rates: how far do single runs differ?
 
     --cells names runs of the plan, or BUDGET:nearest for the size nearest the guessed optimum; by default that of the
@@ -206,45 +247,25 @@ def _noise(values: flags.FlagValues) -> int:
     """
     from chinchilla_jax.study.noise.measure import measure
 
-    config = _config(values) if "config" in values else None
+    config = read_config(values) if "config" in values else None
     study = _folder(values, "study") if values.study or config is None or not values.dry_run else None
     measure(config, study, values.cells, values.seeds, values.rates, values.workers, _echo, values.dry_run)
-    return DONE
 
 
-def _presets(values: flags.FlagValues) -> int:
+@_verb()
+def _presets(values: flags.FlagValues) -> None:
     """Lists the published models: the size printed in the paper and the one counted from the shape."""
     from chinchilla_jax.presets import describe
 
     describe(_echo)
-    return DONE
 
 
-@dataclasses.dataclass(frozen=True)
-class _Verb:
-    """What a verb does and which flags it takes."""
+@_verb()
+def _paper(values: flags.FlagValues) -> None:
+    """Recomputes what Hoffmann et al. 2022 printed: Tables 3 and A3, exponents, and what averaging did to eq. 10."""
+    from chinchilla_jax.scaling.report.paper import describe
 
-    run: Callable[[flags.FlagValues], int]
-    flags: tuple[str, ...]
-
-
-_PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
-VERBS = {
-    "data": _Verb(_data, ("config",)),
-    "plan": _Verb(_plan, ("config", "study", "workers", "dry_run", "slice", "cache")),
-    "preflight": _Verb(_preflight, ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch",
-                                    "price", "output", "cache", "keep_hlo")),
-    "train": _Verb(_train, ("config", "workdir", "profile", *_PROCESSES)),
-    "work": _Verb(_work, ("study", "manifest", "workers", "worker", "standby", "parent", *_PROCESSES)),
-    "status": _Verb(_status, ("study",)),
-    "fit": _Verb(cli_runs.fit, cli_runs.FIT),
-    "predict": _Verb(cli_runs.predict, cli_runs.PREDICT),
-    "report": _Verb(cli_runs.report, cli_runs.REPORT),
-    "study": _Verb(_study, ("config", "study", "workers")),
-    "noise": _Verb(_noise, ("config", "study", "cells", "seeds", "rates", "workers", "dry_run")),
-    "presets": _Verb(_presets, ()),
-    "paper": _Verb(_paper, ()),
-}
+    describe(_echo)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -256,24 +277,13 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] not in VERBS:
         what = f"unknown verb {argv[0]!r}{did_you_mean(argv[0], VERBS)}" if argv else "a verb is missing"
         return _say(f"{what}; one of {', '.join(VERBS)} (--help explains them)", USAGE)
-    name, verb = argv[0], VERBS[argv[0]]
-    values = flags.FlagValues()
+    name, known = argv[0], [f"--{flag}" for flag in VERBS[argv[0]].flags]
     try:
-        define(verb.flags, values)
-        words = argv[1:]
-        if any(word in ("--help", "-h", "-help") for word in words):
-            _help(name, verb, values)
-            return DONE
-        if "config" in verb.flags:
-            words = define_config(values, words)
-        left = values([f"chinchilla_jax {name}", *words])[1:]
-        if left:
-            raise UsageError(f"{name}: unexpected argument {left[0]!r}; settings look like --flag=value")
-        return verb.run(values)
+        return _run(name, argv[1:])
     except flags.UnrecognizedFlagError as error:
-        unknown, known = f"--{error.flagname}", [f"--{flag}" for flag in verb.flags]
-        return _say(f"{name}: unknown flag {unknown}{did_you_mean(unknown, known)}; {name} takes "
-                    f"{', '.join(known) or 'none'}", USAGE)  # fmt: skip
+        unknown = f"--{error.flagname}"
+        what = f"{name}: unknown flag {unknown}{did_you_mean(unknown, known)}"
+        return _say(f"{what}; {name} takes {', '.join(known) or 'none'}", USAGE)
     except flags.Error as error:
         return _say(str(error), USAGE)
     except ExplainedError as error:
@@ -289,31 +299,44 @@ def main(argv: list[str] | None = None) -> int:
         return _say("interrupted; start again to go on", PREEMPTED)
 
 
+def _run(name: str, words: list[str]) -> int:
+    """Reads the flags of a verb and runs it, or prints its help."""
+    verb, values = VERBS[name], flags.FlagValues()
+    define(verb.flags, values)
+    if any(word in ("--help", "-h", "-help") for word in words):
+        _help(name, verb, values)
+        return DONE
+    if "config" in verb.flags:
+        words = define_config(values, words)
+    left = values([f"chinchilla_jax {name}", *words])[1:]
+    if left:
+        raise UsageError(f"{name}: unexpected argument {left[0]!r}; settings look like --flag=value")
+    return verb.run(values) or DONE
+
+
 def _say(message: str, code: int) -> int:
     print(f"chinchilla_jax: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code
 
 
-def _help(name: str, verb: _Verb, values: flags.FlagValues) -> None:
+def _help(name: str, verb: Verb, values: flags.FlagValues) -> None:
     _echo(f"python -m chinchilla_jax {name} [flags]\n\n{verb.run.__doc__}\n")
     for flag in verb.flags:
         if flag == "config":
-            _echo("  --config=FILE[:NAME]  Config file, e.g. configs/isoflop.py:cpu; --config.SECTION.KEY=VALUE with "
-                  "it changes a setting.")  # fmt: skip
+            _echo(
+                "  --config=FILE[:NAME]  Config file, e.g. configs/isoflop.py:cpu; --config.SECTION.KEY=VALUE with "
+                "it changes a setting."
+            )
         else:
             default = values[flag].default
             _echo(f"  --{flag}  {values[flag].help}{f' Default: {default}.' if default is not None else ''}")
 
 
-def _processes(values: flags.FlagValues):
+def _processes(values: flags.FlagValues) -> Settings | None:
     """How to join the other processes of a job, if there are any."""
     from chinchilla_jax.parallel.job.hosts import host_settings
 
     return host_settings(values.coordinator, values.processes, values.process, values.peer_timeout, values.join_timeout)
-
-
-def _config(values: flags.FlagValues) -> RunConfig:
-    return read_config(values)
 
 
 def _folder(values: flags.FlagValues, flag: str) -> pathlib.Path:

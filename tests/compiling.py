@@ -1,7 +1,19 @@
-"""A fixture that spares tests the optimisation of their programs; a folder that wants it imports it in its conftest."""
+"""A mark for tests that need the TPU compiler, and a fixture that spares tests the optimisation of their programs.
+
+A folder that wants the fixture imports it in its conftest.
+"""
+
+import importlib.util
 
 import jax
 import pytest
+
+needs_compiler = [
+    pytest.mark.compiler,
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None, reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'"
+    ),
+]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,8 +1,8 @@
-"""How many cycles do the attention kernels of a step take? Counted by the meter, for a row of a few heads.
+"""How many cycles do the attention kernels of a step take? The meter counts them, for a row of a few heads.
 
-A chip's rows and heads are turns of the kernels' grid, one like the other, so that the cycles of all are those of one
-row and a few heads times as many. Only the start of the pipeline is then counted too often: 2 to 6% too much, at 2048
-tokens on v5p. Where documents are packed, what a kernel can skip depends on the data: nothing is taken to be skipped.
+All rows and heads of a chip are equal turns of the kernels' grid. So the cycles of all are those of one row and a few
+heads, times their number. Only the start of the pipeline is then counted too often: 2 to 6% too much, at 2048 tokens on
+v5p. Where documents are packed, what a kernel can skip depends on the data; nothing is taken to be skipped.
 """
 
 from __future__ import annotations
@@ -21,41 +21,46 @@ FEW = 4  # heads that are measured
 
 @dataclasses.dataclass(frozen=True)
 class KernelCycles:
-    """`calls[name]` cycles of one call for all rows and heads of a chip.
+    """Cycles of the attention kernels of a chip."""
 
-    `measured` says what was measured, `factor` times which it is; `error` why nothing was.
-    """
-
-    calls: dict[str, float]
-    measured: dict[str, Any]
-    factor: float
-    error: str | None = None
+    calls: dict[str, float]  # by kernel, of one call for all rows and heads
+    measured: dict[str, Any]  # the shape that was measured
+    factor: float  # how many times a call holds that shape
+    error: str | None = None  # why nothing was measured
 
 
-def shape_of(config: RunConfig, slice_: Slice, sequences: int) -> tuple[dict[str, Any], float]:
-    """What to measure, and how many times that a chip does in each call of a kernel."""
+def shape_of(config: RunConfig, slice_: Slice) -> tuple[dict[str, Any], float]:
+    """The shape to measure, and how many times a call of a kernel holds it. The batch is that of `config`."""
     m, mesh = config.model, config.mesh
-    rows = max(1, sequences // config.train.microbatches // (mesh.data * mesh.fsdp))
+    rows = max(1, config.train.batch_size // config.train.microbatches // (mesh.data * mesh.fsdp))
     heads, groups = m.n_heads // mesh.tensor, m.n_kv_heads // mesh.tensor
     shared = heads // groups
     few = max(n for n in range(1, max(FEW // shared, 1) + 1) if groups % n == 0)
     # Two TensorCores share rows and heads evenly, if there is an even number of them.
     twice = 2 if few * shared % 2 and rows % 2 == 0 else 1
     position = "rope" if m.position in ("rope", "xpos") else m.position if m.position == "relative" else "none"
-    shape = {"generation": slice_.generation, "rows": twice, "heads": few * shared, "groups": few,
-             "head_dim": m.head_dim, "seq": config.data.seq_len, "position": position,
-             "packed": config.data.mask_documents, "dtype": config.train.compute_dtype}  # fmt: skip
+    shape = {
+        "generation": slice_.generation,
+        "rows": twice,
+        "heads": few * shared,
+        "groups": few,
+        "head_dim": m.head_dim,
+        "seq": config.data.seq_len,
+        "position": position,
+        "packed": config.data.mask_documents,
+        "dtype": config.train.compute_dtype,
+    }
     # A context axis shares the work out evenly (`parallel/context.py`); where heads do not divide, in two calls.
     calls = 2 if mesh.context > 1 and (heads % mesh.context or groups % mesh.context) else 1
     return shape, rows / twice * groups / few / mesh.context / calls
 
 
-def kernel_cycles(config: RunConfig, slice_: Slice, sequences: int, cache: Cache) -> KernelCycles:
+def kernel_cycles(config: RunConfig, slice_: Slice, cache: Cache) -> KernelCycles:
     """Cycles of a call of the forward and of the backward kernel; 5 to 30 seconds the first time for a shape."""
-    shape, factor = shape_of(config, slice_, sequences)
+    shape, factor = shape_of(config, slice_)
     key = cache.key({"attention": shape})
-    found = cache.read(key)
-    if found is None or not all(isinstance(cycles, list) and cycles for cycles in found.values()):
+    calls = cache.read(key, lambda cycles: _calls(cycles, factor))
+    if calls is None:
         from chinchilla_jax.tools.tpu_meter import MeterError
         from chinchilla_jax.tools.tpu_meter.measure import measure
 
@@ -63,13 +68,17 @@ def kernel_cycles(config: RunConfig, slice_: Slice, sequences: int, cache: Cache
             report = measure(BUILD, slice_.generation, {k: v for k, v in shape.items() if k != "generation"})
         except MeterError as error:
             return KernelCycles({}, shape, factor, str(error).strip().split("\n")[-1][:200])
-        found = {}
+        cycles: dict[str, list[float]] = {}
         for kernel in report.kernels:
-            found.setdefault(plain_name(kernel.name), []).append(kernel.bound_cycles)
-        cache.write(key, found)
-    # A long sequence takes several calls of a kernel: the program counts each, so that here is the mean.
-    calls = {name: factor * sum(cycles) / len(cycles) for name, cycles in found.items()}
+            cycles.setdefault(plain_name(kernel.name), []).append(kernel.bound_cycles)
+        cache.write(key, cycles)
+        calls = _calls(cycles, factor)
     return KernelCycles(calls, shape, factor)
+
+
+def _calls(cycles: dict[str, list[float]], factor: float) -> dict[str, float]:
+    """A long sequence takes several calls of a kernel. The program counts each of them, so their mean is taken here."""
+    return {name: factor * sum(calls) / len(calls) for name, calls in cycles.items()}
 
 
 def plain_name(name: str) -> str:

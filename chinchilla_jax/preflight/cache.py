@@ -1,8 +1,8 @@
 """What was compiled before? Results as JSON files, each named by the hash of everything it depends on.
 
-What a program depends on: the part of the config that shapes it, the slice, the versions of JAX and of the compiler,
-its flags in the environment, and the text of this package's modules that it is made by and read with. Change any, and
-it is compiled anew.
+A result depends on: the part of the config that shapes the program, the slice, the versions of JAX and of the compiler,
+the compiler's flags in the environment, and the text of those modules of this package that make the program and read
+it. If any of these changes, the program is compiled again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ VARIABLE = "CHINCHILLA_JAX_CACHE"
 VERSIONED = ("jax", "jaxlib", "libtpu", "flax", "optax")
 ENVIRONMENT = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
 # Modules and packages that decide what is compiled, and what is read from it.
-SOURCES = ("config.py", "base/chips.py", "model", "kernels", "parallel", "tools/tpu_meter",
-           "tables/attention_tiles.json", "preflight/program",
-           *(f"training/{name}.py" for name in ("loss", "optimizer", "step")),
-           *(f"training/machine/{name}.py" for name in ("ahead", "shape", "xla_flags")),
-           *(f"preflight/{name}.py" for name in ("attention", "compiled", "slices", "step")))  # fmt: skip
+SOURCES = """
+    config.py config_values.py base/chips.py base/hlo.py tables/attention_tiles.json
+    model kernels parallel tools/tpu_meter
+    training/loss.py training/optimizer.py training/step.py
+    training/machine/ahead.py training/machine/shape.py training/machine/xla_flags.py
+    preflight/program preflight/attention.py preflight/compiled.py preflight/slices.py preflight/step.py
+""".split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,36 +46,30 @@ class Cache:
         whole = {"facts": facts, "versions": versions(), "sources": sources(), "environment": environment}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:24]
 
-    def read(self, key: str) -> dict[str, Any] | None:
-        """The result, if it is there."""
+    def read(self, key: str, build: Callable[[dict[str, Any]], Any] = dict) -> Any | None:
+        """What `build` makes of the result; None if there is none, or if it is of another form than `build` takes."""
         try:
-            found = json.loads(self._path(key).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return build(json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, ZeroDivisionError):
             return None
-        return found if isinstance(found, dict) else None
 
     def write(self, key: str, result: Mapping[str, Any]) -> None:
         """Keeps a result."""
-        write_json(self._path(key), dict(result))
+        write_json(self.folder / f"{key}.json", dict(result))
 
     def keep_text(self, key: str, text: str) -> Path:
         """Keeps the text of a compiled program beside its result, compressed."""
         path = self.folder / f"{key}.hlo.txt.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
         return path
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
 
 
 def open_cache(flag: str | None) -> Cache:
-    """The cache in the folder of `--cache`, of the environment, or of the user."""
+    """The cache in the folder that `--cache` names, or else the environment, or else in the user's own.
+
+    Raises:
+      ConfigError: the folder cannot be made.
+    """
     folder = flag or os.environ.get(VARIABLE) or Path.home() / ".cache" / "chinchilla_jax" / "preflight"
     path = Path(folder).expanduser()
     try:
@@ -84,14 +80,14 @@ def open_cache(flag: str | None) -> Cache:
 
 
 def versions() -> dict[str, str]:
-    """Of what compiles; `none` where it is not installed."""
-    found = {}
+    """The versions of the packages that compile; `none` of one that is not installed."""
+    installed = {}
     for name in VERSIONED:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "none"
-    return found
+            installed[name] = "none"
+    return installed
 
 
 @functools.cache

@@ -2,9 +2,9 @@
 
     step = max(matrix products, the compiler's cycles, HBM traffic) + attention kernels + exposed communication
 
-Nothing here was measured on hardware. The compiler's cycles are its own estimate of every fusion, a ranking within 30%
-at best; kernels are counted instruction by instruction (`tools/tpu_meter`); the rest is bytes
-over published bandwidths.
+Nothing here was measured on hardware. The compiler's cycles are its own estimate of every fusion: they rank programs,
+within 30% at best. Kernels are counted instruction by instruction (`tools/tpu_meter`). The rest is bytes over published
+bandwidths.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from chinchilla_jax.base.chips import SECONDS_PER_DAY
 from chinchilla_jax.config import CONVENTIONS, RunConfig
 from chinchilla_jax.ledger import train_flops_per_token
 from chinchilla_jax.preflight.slices import Slice
-from chinchilla_jax.preflight.step import CompiledStep, Traffic
+from chinchilla_jax.preflight.step import CompiledStep, Traffic, step_configs
 
 BASIS = "predicted, no hardware"
 ASSUMPTIONS = (
@@ -35,24 +35,16 @@ ASSUMPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class StepTime:
-    """Seconds of a step of one chip, by term.
+    """Seconds of a step of one chip, by term."""
 
-    Attributes:
-      products: FLOPs of all products over the peak. fusions: the compiler's cycles over the clock.
-      hbm: bytes to and from memory over its bandwidth.
-      attention: kernels. unmeasured: kernels that run but were not measured, which count nothing.
-      synchronous, asynchronous: collectives within a slice. dcn: between slices.
-      exposed: what is not hidden of these.
-    """
-
-    products: float
-    fusions: float
-    hbm: float
-    attention: float
-    synchronous: float
-    asynchronous: float
-    dcn: float
-    unmeasured: tuple[str, ...] = ()
+    products: float  # FLOPs of all products over the peak
+    fusions: float  # the compiler's cycles over the clock
+    hbm: float  # bytes to and from memory over its bandwidth
+    attention: float  # kernels
+    synchronous: float  # collectives within a slice
+    asynchronous: float  # collectives within a slice
+    dcn: float  # collectives between slices
+    unmeasured: tuple[str, ...] = ()  # kernels that run but were not measured, which count nothing
 
     @property
     def compute(self) -> float:
@@ -66,7 +58,6 @@ class StepTime:
 
     @property
     def total(self) -> float:
-        """All together."""
         return self.compute + self.attention + self.exposed
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +66,7 @@ class StepTime:
 
 
 def step_time(step: CompiledStep, slice_: Slice, calls: Mapping[str, float]) -> StepTime:
-    """The terms of a step on a slice; `calls` the cycles of one call of each attention kernel, over all its rows."""
+    """The terms of a step on a slice. `calls`: cycles of one call of each attention kernel, over all its rows."""
     chip = slice_.chip
     synchronous = asynchronous = dcn = 0.0
     for group in step.traffic:
@@ -88,13 +79,15 @@ def step_time(step: CompiledStep, slice_: Slice, calls: Mapping[str, float]) -> 
         fusions=step.cycles / chip.clock,
         hbm=step.hbm_bytes / chip.hbm_bandwidth,
         attention=sum(runs * calls.get(name, 0.0) for name, runs in step.kernels.items()) / chip.clock,
-        synchronous=synchronous, asynchronous=asynchronous, dcn=dcn,
+        synchronous=synchronous,
+        asynchronous=asynchronous,
+        dcn=dcn,
         unmeasured=tuple(sorted(name for name in step.kernels if name not in calls)),
-    )  # fmt: skip
+    )
 
 
 def ici_seconds(group: Traffic, links: Mapping[str, int], slice_: Slice) -> float:
-    """Of a step's collectives of one kind within a slice. A permute is to one neighbour, over one link."""
+    """Seconds of a step's collectives of one kind within a slice. A permute is to one neighbour, over one link."""
     used = sum(links[axis] for axis in group.axes)
     if not used:
         return 0.0
@@ -111,53 +104,37 @@ class Phase:
     tokens_per_second: float
     predicted: bool
 
-    @property
-    def seconds(self) -> float:
-        """That it takes."""
-        return self.tokens / self.tokens_per_second
-
 
 @dataclasses.dataclass(frozen=True)
 class RunCost:
-    """What a whole run takes. `utilisation` by convention, of the largest batch that was timed; dollars if a price."""
+    """What a whole run takes; no dollars if there is no price."""
 
     phases: tuple[Phase, ...]
-    utilisation: dict[str, float]
+    utilisation: dict[str, float]  # by convention, of the largest batch that was timed
     days: float
     chip_hours: float
     dollars: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return dataclasses.asdict(self)
-
-
-def batches(config: RunConfig) -> tuple[int, ...]:
-    """Sequences of every kind of batch that the run has, the first first."""
-    once = config.train.batch_size
-    return (once, 2 * once) if config.train.double_batch_at else (once,)
-
 
 def run_cost(config: RunConfig, times: Mapping[int, StepTime], slice_: Slice, price: float | None) -> RunCost:
-    """Of the run of a config, from the times of steps by their sequences.
+    """The cost of a run, from the times of its steps by their sequences, at a price in dollars of a chip-hour.
 
     A batch size that was not timed is taken to train as many tokens a second as the largest that was.
-
-    Args:
-      price: dollars of a chip-hour.
     """
-    seq_len, tokens, largest = config.data.seq_len, config.train.train_tokens, max(times)
-    sizes, split = batches(config), config.train.double_batch_at or 1.0
-    shares = (split, 1.0 - split)[: len(sizes)]
-    phases = []
-    for size, share in zip(sizes, shares, strict=True):
-        timed = size if size in times else largest
-        phases.append(Phase(size, share * tokens, timed * seq_len / times[timed].total, size in times))
-    seconds = sum(phase.seconds for phase in phases)
+    seq_len = config.data.seq_len
+    rates = {sequences: sequences * seq_len / time.total for sequences, time in times.items()}
+    sizes = [step.train.batch_size for step in step_configs(config)]
+    split, largest = config.train.double_batch_at or 1.0, max(times)
+    phases = tuple(
+        Phase(size, share * config.train.train_tokens, rates.get(size, rates[largest]), size in times)
+        for size, share in zip(sizes, (split, 1.0 - split), strict=False)
+    )
+    seconds = sum(phase.tokens / phase.tokens_per_second for phase in phases)
     chip_hours = slice_.chips * seconds / 3600
-    rate = largest * seq_len / times[largest].total
     rows = largest // config.train.microbatches
-    utilisation = {name: rate * train_flops_per_token(config.model, seq_len, name, rows)
-                   / (slice_.chips * slice_.chip.peak) for name in CONVENTIONS}  # fmt: skip
-    return RunCost(tuple(phases), utilisation, seconds / SECONDS_PER_DAY, chip_hours,
-                   None if price is None else price * chip_hours)  # fmt: skip
+    peak = slice_.chips * slice_.chip.peak
+    utilisation = {
+        name: rates[largest] * train_flops_per_token(config.model, seq_len, name, rows) / peak for name in CONVENTIONS
+    }
+    dollars = None if price is None else price * chip_hours
+    return RunCost(phases, utilisation, seconds / SECONDS_PER_DAY, chip_hours, dollars)

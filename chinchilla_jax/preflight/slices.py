@@ -1,9 +1,9 @@
 """What is a slice called `v5p-512`? Names as Google Cloud writes them, and the grid of chips behind each.
 
-    v5e-16, v5litepod-16, v6e-64    16, 16, 64 chips
-    v4-1024, v5p-512                512 and 256 chips: these generations are named by TensorCores, two to a chip
-    2xv5e-256                       two slices of 256 chips, joined by the data centre network (DCN)
-    v5p:8x8x12, 2xv5p:4x4x8         the grid itself, as the compiler names it; for grids that no count above means
+v5e-16, v5litepod-16, v6e-64    16, 16, 64 chips
+v4-1024, v5p-512                512 and 256 chips: these generations are named by TensorCores, two to a chip
+2xv5e-256                       two slices of 256 chips, joined by the data centre network (DCN)
+v5p:8x8x12, 2xv5p:4x4x8         the grid itself, as the compiler names it; for grids that have no other name
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Slice:
 
     @property
     def name(self) -> str:
-        """As Cloud names it where it does, otherwise as the compiler does."""
+        """The name that Google Cloud has for it, or else the compiler's."""
         one = math.prod(self.grid)
         usual = one in offered(self.generation) and offered(self.generation)[one] == self.grid
         name = f"{self.generation}-{one * self.chip.cores}" if usual else self.topology
@@ -75,8 +75,12 @@ def offered(generation: str) -> dict[int, tuple[int, ...]]:
         return {math.prod(grid): grid for grid in _SMALL_2D}
     found = {math.prod(grid): grid for grid in _SMALL_3D}
     side = CHIPS[generation].slices.largest // _CUBE**3
-    cubes = [(a, b, c) for a in range(1, side + 1) for b in range(a, side // a + 1)
-             for c in range(b, min(side // (a * b), 4 * a) + 1)]  # fmt: skip
+    cubes = [
+        (a, b, c)
+        for a in range(1, side + 1)
+        for b in range(a, side // a + 1)
+        for c in range(b, min(side // (a * b), 4 * a) + 1)
+    ]
     for shape in sorted(cubes, key=lambda shape: -shape[2] / shape[0]):  # the last of equal size is the most cubic
         found[_CUBE**3 * math.prod(shape)] = tuple(_CUBE * side for side in shape)
     return dict(sorted(found.items()))
@@ -105,16 +109,22 @@ def parse_slice(text: str) -> Slice:
     near = sorted(sorted(offered(generation), key=lambda chips: abs(chips * cores - size))[:2])
     names = " or ".join(f"{generation}-{chips * cores}" for chips in near)
     counted = " (the name counts TensorCores, two to a chip)" if cores == 2 else ""
-    raise ConfigError("--slice", f"no slice {text!r}{counted}; nearest: {names}; other grids of chips can be named as "
-                      f"{Slice(generation, offered(generation)[near[0]]).topology}")  # fmt: skip
+    raise ConfigError(
+        "--slice",
+        f"no slice {text!r}{counted}; nearest: {names}; other grids of chips can be named as "
+        f"{Slice(generation, offered(generation)[near[0]]).topology}",
+    )
 
 
 def _grid(generation: str, text: str) -> tuple[int, ...]:
     grid, axes = tuple(map(int, text.split("x"))), CHIPS[generation].slices.axes
     if len(grid) != axes:
         near = next(iter(offered(generation).values()))
-        raise ConfigError("--slice", f"{generation}:{text}: its grids have {axes} sides, as in "
-                          f"{generation}:{'x'.join(map(str, near if max(near) > 1 else (2, 2)))}")  # fmt: skip
+        raise ConfigError(
+            "--slice",
+            f"{generation}:{text}: its grids have {axes} sides, as in "
+            f"{generation}:{'x'.join(map(str, near if max(near) > 1 else (2, 2)))}",
+        )
     odd = set(grid) != {1} and any(side % 2 for side in grid[:2])
     if odd or math.prod(grid) > CHIPS[generation].slices.largest or 0 in grid:
         near = min(offered(generation).values(), key=lambda other: abs(math.prod(other) - math.prod(grid)))
@@ -140,6 +150,7 @@ def _assignable(shape: tuple[int, ...], sides: tuple[int, ...]) -> bool:
         return all(size == 1 for size in shape)
     if sides[0] == 1:
         return _assignable(shape, sides[1:])
-    return any(size % sides[0] == 0
-               and _assignable((*shape[:i], size // sides[0], *shape[i + 1 :]), sides[1:])
-               for i, size in enumerate(shape))  # fmt: skip
+    return any(
+        size % sides[0] == 0 and _assignable((*shape[:i], size // sides[0], *shape[i + 1 :]), sides[1:])
+        for i, size in enumerate(shape)
+    )

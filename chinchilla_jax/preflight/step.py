@@ -1,4 +1,7 @@
-"""What is known of a compiled train step? Plain values of one chip, without JAX: they are cached, timed and printed."""
+"""Which train steps does a run have, and what is known of one that is compiled?
+
+A compiled step is plain values of one chip, without JAX: they are cached, timed and printed.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,46 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from chinchilla_jax.config import RunConfig
+from chinchilla_jax.preflight.program.traffic import Sent
+
+
+def step_configs(config: RunConfig) -> tuple[RunConfig, ...]:
+    """A config for each train step of a run: one, or two if its batch doubles, the smaller batch first."""
+    first = config.train.batch_size
+    sizes = (first, 2 * first) if config.train.double_batch_at else (first,)
+    return tuple(_with_batch(config, size) for size in sizes)
+
+
+def _with_batch(config: RunConfig, sequences: int) -> RunConfig:
+    """The config with batches of this size from first to last, and tokens for at least one batch."""
+    tokens = max(config.train.train_tokens, sequences * config.data.seq_len)
+    train = dataclasses.replace(config.train, batch_size=sequences, train_tokens=tokens, double_batch_at=0.0)
+    return dataclasses.replace(config, train=train)
+
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of HBM of one chip.
+    """Bytes of HBM of one chip."""
 
-    Attributes:
-      parameters: float32 master weights. optimizer: its moments and counters. batch: tokens and weights.
-      outputs: that do not take an argument's place.
-      temporary: at the fullest moment: activations kept for the backward pass, gradients, and whatever else lives
-        within the step.
-      code: the program.
-      peak: at the fullest moment, all together.
-      usable: that the compiler gives a program.
-    """
-
-    parameters: int
-    optimizer: int
-    batch: int
-    outputs: int
-    temporary: int
-    code: int
-    peak: int
-    usable: int
+    parameters: int  # float32 master weights
+    optimizer: int  # moments and counters
+    batch: int  # tokens and weights
+    outputs: int = 0  # results that do not take an argument's place
+    temporary: int = 0  # what lives within the step at the fullest moment: kept activations, gradients and all else
+    code: int = 0  # the program
+    peak: int = 0  # everything together at the fullest moment
+    usable: int = 0  # what the compiler gives a program
 
     @property
     def headroom(self) -> int:
         """Usable less peak."""
         return self.usable - self.peak
+
+    @property
+    def free_share(self) -> float:
+        """Headroom as a share of the usable memory."""
+        return self.headroom / self.usable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,89 +62,59 @@ class Refusal:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """Collectives of one kind over the same mesh axes.
-
-    Attributes:
-      in_layers: in the loop over the layers, so that they run for each of them.
-      count: in the program; `runs` in a step.
-      bytes: of the arrays, over a step. wire_bytes: that a chip sends to its neighbours, dcn_bytes: to other slices.
-    """
+    """Collectives of one kind over the same mesh axes."""
 
     kind: str
     axes: tuple[str, ...]
-    in_layers: bool
+    in_layers: bool  # in the loop over the layers, so that they run for each of them
     asynchronous: bool
-    count: int
-    runs: int
-    bytes: int
-    wire_bytes: int
-    dcn_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Sent:
-    """Bytes that a chip sends in collectives per layer and microbatch, and the least it could (`traffic.minimum`).
-
-    `kind` and `axes` as in `traffic.Row`; `in_layers` False for what the embedding and the loss send per microbatch.
-    """
-
-    in_layers: bool
-    kind: str
-    axes: tuple[str, ...]
-    measured: float
-    minimum: float
+    count: int  # in the program
+    runs: int  # in a step
+    bytes: int  # of the arrays, over a step
+    wire_bytes: int  # that a chip sends to its neighbours
+    dcn_bytes: int  # that it sends to other slices
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """A step for a batch of `sequences`, on one chip.
-
-    Attributes:
-      memory: if the step was refused, only the state and the batch.
-      refusal: why it does not fit; None if it does.
-      unread: what in the program was not understood; then nothing but the memory is known.
-      links: of a chip that serve each mesh axis, one way.
-      matmul_flops, cycles, hbm_bytes: as in `program.StepProgram`; `kernels` the calls of each in a step.
-      largest: the largest arrays in HBM that it makes: name, dtype, shape, bytes, op_name.
-      unknown_loops: loops counted once for want of a number of turns.
-      seconds: that compiling took.
-    """
+    """A step for a batch of `sequences`, on one chip. The figures that also a `StepProgram` has are those."""
 
     sequences: int
-    memory: Memory
-    links: Mapping[str, int]
-    seconds: float
-    refusal: Refusal | None = None
-    unread: str | None = None
+    memory: Memory  # if the step was refused, only the state and the batch
+    links: Mapping[str, int]  # of a chip that serve each mesh axis, one way
+    seconds: float  # that compiling took
+    refusal: Refusal | None = None  # why it does not fit
+    unread: str | None = None  # what in the program was not understood; then nothing but the memory is known
     matmul_flops: int = 0
     cycles: int = 0
     hbm_bytes: int = 0
     kernels: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    traffic: tuple[Traffic, ...] = ()
-    sent: tuple[Sent, ...] = ()
-    largest: tuple[dict[str, Any], ...] = ()
+    traffic: tuple[Traffic, ...] = ()  # the largest first
+    sent: tuple[Sent, ...] = ()  # against the least that the mesh needs
+    largest: tuple[dict[str, Any], ...] = ()  # arrays in HBM that it makes: fields of `program.Temporary`
     unknown_loops: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
-        """Whether the compiler accepts it."""
         return self.refusal is None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CompiledStep:
-        """Inverts `to_dict`, after JSON too.
+        """Inverts `dataclasses.asdict`, after JSON too.
 
         Raises:
           TypeError, KeyError: values of another kind.
         """
-        refusal = values["refusal"] and Refusal(**values["refusal"])
-        traffic = tuple(Traffic(**group | {"axes": tuple(group["axes"])}) for group in values["traffic"])
-        sent = tuple(Sent(**row | {"axes": tuple(row["axes"])}) for row in values["sent"])
-        return cls(**dict(values) | {"memory": Memory(**values["memory"]), "refusal": refusal, "traffic": traffic,
-                                     "sent": sent,
-                                     "largest": tuple(values["largest"]),
-                                     "unknown_loops": tuple(values["unknown_loops"])})  # fmt: skip
+
+        def rows(kind: type, name: str) -> tuple:
+            return tuple(kind(**row | {"axes": tuple(row["axes"])}) for row in values[name])
+
+        changes = {
+            "memory": Memory(**values["memory"]),
+            "refusal": values["refusal"] and Refusal(**values["refusal"]),
+            "traffic": rows(Traffic, "traffic"),
+            "sent": rows(Sent, "sent"),
+            "largest": tuple(values["largest"]),
+            "unknown_loops": tuple(values["unknown_loops"]),
+        }
+        return cls(**dict(values) | changes)

@@ -1,7 +1,6 @@
 """The runs that `configs/` are about fit their slices, with the memory and in the time that their docstrings print."""
 
 import importlib
-import importlib.util
 
 import pytest
 
@@ -9,10 +8,9 @@ from chinchilla_jax.config import RunConfig
 from chinchilla_jax.preflight.cache import Cache
 from chinchilla_jax.preflight.check import Options, check
 from chinchilla_jax.preflight.slices import parse_slice
+from tests.compiling import needs_compiler
 
-pytestmark = [pytest.mark.long, pytest.mark.compiler,
-              pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                 reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
+pytestmark = [pytest.mark.long, *needs_compiler]
 
 # config, its name, slice, sequences; GiB at the peak and seconds of a step as printed in the docstring and in README.md
 PRINTED = [
@@ -34,7 +32,7 @@ ADVICE = "if the program is meant to have changed: correct README.md, the docstr
 @pytest.mark.parametrize(("file", "name", "slice_name", "sequences", "peak", "seconds"), PRINTED)
 def test_a_flagship_fits_its_slice_as_printed(file, name, slice_name, sequences, peak, seconds, tmp_path):
     config = RunConfig.from_dict(importlib.import_module(f"configs.{file}").get_config(name).to_dict())
-    verdict = check(config, parse_slice(slice_name), Options(Cache(tmp_path), every_batch=True), print)
+    verdict = check(config, Options(parse_slice(slice_name), Cache(tmp_path), every_batch=True), print)
     assert verdict.fits
     found = verdict.checked[sequences]
     assert found.step.memory.peak / 2**30 == pytest.approx(peak, rel=0.02), ADVICE

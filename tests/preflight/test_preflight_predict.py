@@ -6,25 +6,34 @@ import pytest
 
 from chinchilla_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from chinchilla_jax.ledger import train_flops_per_token
-from chinchilla_jax.preflight.predict import batches, ici_seconds, run_cost, step_time
+from chinchilla_jax.preflight.predict import ici_seconds, run_cost, step_time
 from chinchilla_jax.preflight.slices import parse_slice
-from chinchilla_jax.preflight.step import CompiledStep, Memory, Traffic
+from chinchilla_jax.preflight.step import CompiledStep, Memory, Traffic, step_configs
 
 V5E = parse_slice("v5e-16")  # 197 TFLOP/s, 1.503 GHz, 819 GB/s, links of 50 GB/s, 3.125 GB/s between slices
 MEMORY = Memory(parameters=1, optimizer=2, batch=0, outputs=0, temporary=3, code=0, peak=6, usable=16)
 LINKS = {"data": 0, "fsdp": 2, "context": 0, "tensor": 1}
 STEP = CompiledStep(
-    sequences=8, memory=MEMORY, links=LINKS, seconds=1.0, matmul_flops=197 * 10**10, cycles=15_029_907,
-    hbm_bytes=819 * 10**7, kernels={"attention_forward": 4, "attention_backward": 2},
-    traffic=(Traffic("all-gather", ("fsdp",), True, True, 1, 4, 10**9, 10**9, 0),
-             Traffic("all-reduce", ("tensor",), True, False, 1, 4, 10**8, 10**8, 0)),
-)  # fmt: skip
+    sequences=8,
+    memory=MEMORY,
+    links=LINKS,
+    seconds=1.0,
+    matmul_flops=197 * 10**10,
+    cycles=15_029_907,
+    hbm_bytes=819 * 10**7,
+    kernels={"attention_forward": 4, "attention_backward": 2},
+    traffic=(
+        Traffic("all-gather", ("fsdp",), True, True, 1, 4, 10**9, 10**9, 0),
+        Traffic("all-reduce", ("tensor",), True, False, 1, 4, 10**8, 10**8, 0),
+    ),
+)
 CALLS = {"attention_forward": 1_502_990.7, "attention_backward": 3_005_981.4}  # 1 and 2 ms
 
 
 def config_of(**train):
-    return RunConfig(ModelConfig(), data=DataConfig(seq_len=128),
-                     train=TrainConfig(train_tokens=2**20, batch_size=8, **train))  # fmt: skip
+    return RunConfig(
+        ModelConfig(), data=DataConfig(seq_len=128), train=TrainConfig(train_tokens=2**20, batch_size=8, **train)
+    )
 
 
 def test_each_term_is_work_over_speed():
@@ -39,8 +48,11 @@ def test_each_term_is_work_over_speed():
 
 
 def test_compute_is_the_longest_of_products_fusions_and_memory():
-    for slower in ({"matmul_flops": 3 * STEP.matmul_flops}, {"cycles": 3 * STEP.cycles},
-                   {"hbm_bytes": 3 * STEP.hbm_bytes}):  # fmt: skip
+    for slower in (
+        {"matmul_flops": 3 * STEP.matmul_flops},
+        {"cycles": 3 * STEP.cycles},
+        {"hbm_bytes": 3 * STEP.hbm_bytes},
+    ):
         assert step_time(dataclasses.replace(STEP, **slower), V5E, CALLS).compute == pytest.approx(0.030, rel=1e-5)
 
 
@@ -76,13 +88,15 @@ def test_the_run_costs_chips_for_as_long_as_its_tokens_take():
     assert cost.days == pytest.approx(seconds / 86400) and cost.chip_hours == pytest.approx(16 * seconds / 3600)
     assert cost.dollars == pytest.approx(1.5 * cost.chip_hours)
     rate = 8 * 128 / time.total
-    assert cost.utilisation["6nd"] == pytest.approx(rate * train_flops_per_token(config.model, 128, "6nd")
-                                                    / (16 * 197e12))  # fmt: skip
+    assert cost.utilisation["6nd"] == pytest.approx(
+        rate * train_flops_per_token(config.model, 128, "6nd") / (16 * 197e12)
+    )
 
 
 def test_a_doubled_batch_has_two_phases_and_one_that_was_not_timed_takes_the_others_rate():
     config, time = config_of(double_batch_at=0.25), step_time(STEP, V5E, CALLS)
-    assert batches(config) == (8, 16) and batches(config_of()) == (8,)
+    assert [step.train.batch_size for step in step_configs(config)] == [8, 16]
+    assert step_configs(config_of()) == (config_of(),)
     slow = dataclasses.replace(time, products=4 * time.total)
     one, both = run_cost(config, {16: slow}, V5E, None), run_cost(config, {8: time, 16: slow}, V5E, None)
     assert [phase.tokens for phase in both.phases] == [2**18, 3 * 2**18]
@@ -90,7 +104,3 @@ def test_a_doubled_batch_has_two_phases_and_one_that_was_not_timed_takes_the_oth
     assert both.phases[1].tokens_per_second == pytest.approx(16 * 128 / slow.total)
     assert not one.phases[0].predicted and one.phases[0].tokens_per_second == one.phases[1].tokens_per_second
     assert both.dollars is None
-
-
-def test_a_step_survives_json():
-    assert CompiledStep.from_dict(STEP.to_dict()) == STEP

@@ -1,7 +1,5 @@
 """What a compiled step does is what its source says: every collective, with axes, bytes and runs, and every FLOP."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +12,9 @@ from jax.sharding import PartitionSpec as P
 from chinchilla_jax.base.hlo import HloError
 from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.parallel.topology import topology, topology_mesh
-from chinchilla_jax.preflight.program.program import Kernel, read_program
+from chinchilla_jax.preflight.program.program import read_program
+from tests.compiling import needs_compiler
 
-needs_compiler = [pytest.mark.compiler,
-                  pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                     reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
 SHAPE = {"data": 1, "fsdp": 2, "tensor": 4}
 MIB = 1 << 20
 ROWS, COLUMNS = 2048, 512  # 2 MiB in bfloat16
@@ -26,6 +22,7 @@ ROWS, COLUMNS = 2048, 512  # 2 MiB in bfloat16
 
 def module(entry, *computations, devices=8, head=""):
     """The text of a scheduled module whose entry has these lines; the last is its root."""
+
     def block(name, lines):
         *first, last = [line.strip() for line in lines.strip().splitlines()]
         body = [*(f"  {line}" for line in first), f"  ROOT {last}"]
@@ -147,13 +144,14 @@ def loop(start, body, condition):
 def test_a_loop_that_counts_has_its_trips(start, step, condition, trips):
     text = loop(start, f"%d = s32[] constant({step})\n%next = s32[] add(%i, %d)", condition)
     program = read_program(text, SHAPE)
-    assert [(c.trips, c.loops) for c in program.collectives] == [(trips, ("while",))] and program.unknown_loops == ()
+    assert [(c.trips, c.loops) for c in program.collectives] == [(trips, ("while",))] and program.unknown_loops == {}
     assert program.cycles == 11 * trips
 
 
 def test_a_limit_that_an_outer_loop_carries_is_found():
-    inner = loop(0, "%d = s32[] constant(1)\n%next = s32[] add(%i, %d)",
-                 "%c = pred[] compare(%i, %n), direction=LT").partition("ENTRY")[0]  # fmt: skip
+    inner = loop(
+        0, "%d = s32[] constant(1)\n%next = s32[] add(%i, %d)", "%c = pred[] compare(%i, %n), direction=LT"
+    ).partition("ENTRY")[0]
     state = "(s32[], s32[], f32[256])"
     inner = inner.replace("%body", "%inner").replace("%condition", "%inner_condition")
     body = f"""%s = {state} parameter(0)
@@ -183,8 +181,8 @@ def test_a_limit_that_an_outer_loop_carries_is_found():
 ])  # fmt: skip
 def test_a_loop_whose_trips_cannot_be_found_is_named_and_counted_once(body, condition):
     program = read_program(loop(1, body, condition), SHAPE)
-    assert program.unknown_loops == ("while jit(f)/while",)
-    assert [(c.trips, c.unknown_loop) for c in program.collectives] == [(1, "while")]
+    assert program.unknown_loops == {"while": "while jit(f)/while"}
+    assert [(c.trips, c.loops) for c in program.collectives] == [(1, ("while",))]
 
 
 def fusion(body, operands="%p", result="f32[256]{0}", opcode="fusion", **settings):
@@ -203,7 +201,8 @@ def test_an_all_reduce_of_which_a_slice_is_kept_is_a_reduce_scatter():
               %t = f32[64]{0} dynamic-slice(%y, %i), dynamic_slice_sizes={64}
               %z = (f32[64]{0}, f32[64]{0}) tuple(%s, %t)"""
     text = fusion(body, result="(f32[64]{0}, f32[64]{0})").replace(
-        "parameter(0)\n  ROOT %f", 'parameter(0), metadata={op_name="jit(f)/x"}\n  ROOT %f')  # fmt: skip
+        "parameter(0)\n  ROOT %f", 'parameter(0), metadata={op_name="jit(f)/x"}\n  ROOT %f'
+    )
     program = read_program(text, SHAPE)
     assert brief(program) == [("reduce-scatter", ("tensor",), 4, 2048, 1536, 1)]
     assert program.collectives[0].op_name == "jit(f)/x", "the compiler names it not: its operand's name"
@@ -224,7 +223,7 @@ def test_an_asynchronous_collective_counts_at_its_start_alone():
                %e = f32[1024]{0} fusion(%p), kind=kCustom, calls=%done"""
     parts = [("start", ASYNC.format("Start")), ("step", step), ("done", ASYNC.format("Done"))]
     [found] = read_program(module(entry, *parts), SHAPE).collectives
-    assert (found.asynchronous, found.bytes, found.shape) == (True, 4096, (1024,))
+    assert (found.asynchronous, found.bytes) == (True, 4096)
     unstarted = entry.replace("calls=%start", "calls=%step")
     with pytest.raises(HloError, match="starts nowhere"):
         read_program(module(unstarted, *parts), SHAPE)
@@ -243,7 +242,10 @@ def test_collectives_that_are_started_and_awaited_are_asynchronous_and_counted_o
     wrapped = "%a = f32[256]{0} parameter(0)\n%r = f32[256]{0} all-reduce(%a), replica_groups={}, to_apply=%add"
     found = read_program(module(entry, ("wrapped", wrapped)), SHAPE).collectives
     assert [(c.kind, c.bytes, c.trips, c.asynchronous) for c in found] == [
-        ("all-gather", 4096, 1, True), ("all-reduce", 1024, 1, True), ("all-reduce", 1024, 1, True)]  # fmt: skip
+        ("all-gather", 4096, 1, True),
+        ("all-reduce", 1024, 1, True),
+        ("all-reduce", 1024, 1, True),
+    ]
 
 
 def test_a_collective_that_is_called_in_an_unknown_way_is_an_error():
@@ -306,7 +308,8 @@ def test_bytes_moved_are_those_of_hbm_and_of_slices():
     update = p + v + "%f = f32[4,256]{1,0} fusion(%p, %v), kind=kLoop, calls=%inner"
     assert moved(update, ("inner", inner)) == 1024, "the slice is written, and read from VMEM"
     fresh = inner.replace("dynamic-update-slice(%a,", "dynamic-update-slice(%z,").replace(
-        "%j =", "%z = f32[4,256]{1,0} broadcast(%b), dimensions={}\n%j =")  # fmt: skip
+        "%j =", "%z = f32[4,256]{1,0} broadcast(%b), dimensions={}\n%j ="
+    )
     assert moved(update, ("inner", fresh)) == 4096, "what is updated is not in memory yet: it is written whole"
     read = """%a = f32[4,256]{1,0} parameter(0)
               %j = s32[] constant(2)
@@ -330,18 +333,26 @@ def test_cycles_kernels_and_temporaries_in_hbm_are_listed():
     fused = """%a = f32[4,256]{1,0} parameter(0)
                %r = f32[4,256]{1,0:S(1)} custom-call(%a), custom_call_target="tpu_custom_call",\
  metadata={op_name="f/transpose(jvp(b))/pallas_call"}"""
-    text = module(entry, ("inner", inner), ("fused", fused),
-                  head="input_output_alias={ {0}: (0, {}, may-alias) }, entry_computation_layout={}, ")  # fmt: skip
+    text = module(
+        entry,
+        ("inner", inner),
+        ("fused", fused),
+        head="input_output_alias={ {0}: (0, {}, may-alias) }, entry_computation_layout={}, ",
+    )
     program = read_program(text, SHAPE)
-    assert (program.cycles, program.kernels) == (127, (Kernel("k", 1), Kernel("b", 1), Kernel("b", 1)))
+    assert (program.cycles, program.kernels) == (127, {"k": 1, "b": 2})
     assert [(t.name, t.shape, t.bytes, t.op_name) for t in program.largest] == [
-        ("b", (9, 256), 9216, "loop"), ("f", (4, 256), 4096, ""), ("k.1", (2, 256), 1024, "")]  # fmt: skip
+        ("b", (9, 256), 9216, "loop"),
+        ("f", (4, 256), 4096, ""),
+        ("k.1", (2, 256), 1024, ""),
+    ]
 
 
 def test_a_mesh_lies_over_slices_along_its_first_axes_or_not_at_all():
     def text(devices):
-        return module("%p = f32[256]{0} parameter(0)\n%c = f32[256]{0} all-reduce(%p), replica_groups={}",
-                      devices=devices)  # fmt: skip
+        return module(
+            "%p = f32[256]{0} parameter(0)\n%c = f32[256]{0} all-reduce(%p), replica_groups={}", devices=devices
+        )
 
     [found] = read_program(text(4), {"data": 4, "fsdp": 2}).collectives
     assert (found.axes, found.group, found.network) == (("data", "fsdp"), 4, "ici")
@@ -368,11 +379,13 @@ class TestWithTheCompiler:
 
     def read(self, function, mesh, *arguments, mapped=None, out=None):
         """The program of a function of bfloat16 arrays, each `(shape, spec)`; `mapped` is the spec of its result."""
-        arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=NamedSharding(mesh, spec))
-                  for shape, spec in arguments]  # fmt: skip
+        arrays = [
+            jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=NamedSharding(mesh, spec)) for shape, spec in arguments
+        ]
         if mapped is not None:
-            function = jax.shard_map(function, mesh=mesh, in_specs=tuple(spec for _, spec in arguments),
-                                     out_specs=mapped, check_vma=False)  # fmt: skip
+            function = jax.shard_map(
+                function, mesh=mesh, in_specs=tuple(spec for _, spec in arguments), out_specs=mapped, check_vma=False
+            )
         jitted = jax.jit(function, out_shardings=None if out is None else NamedSharding(mesh, out))
         text = jitted.trace(*arrays).lower(lowering_platforms=("tpu",)).compile().as_text()
         return read_program(text, dict(mesh.shape))
@@ -394,10 +407,11 @@ class TestWithTheCompiler:
     def test_every_collective_is_found_with_its_axes_and_bytes(self, function, spec, out, expected):
         mesh = topology_mesh("v5e:4x4", MeshConfig(2, 2, 4))
         program = self.read(function, mesh, ((ROWS, COLUMNS), spec), mapped=out)
-        assert brief(program) == [(*expected, 1)] and program.collectives[0].dtype == "bf16"
+        assert brief(program) == [(*expected, 1)]
 
-    @pytest.mark.parametrize(("slice_", "data"), [("v5e:2x2", 1), ("v4:2x2x1", 1), ("v6e:2x2", 1), ("v5p:2x2x1", 1),
-                                                  ("tpu7x:2x2x1", 2)])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("slice_", "data"), [("v5e:2x2", 1), ("v4:2x2x1", 1), ("v6e:2x2", 1), ("v5p:2x2x1", 1), ("tpu7x:2x2x1", 2)]
+    )
     def test_runs_in_loops_multiply_and_so_do_flops_on_every_generation(self, slice_, data):
         def layer(x, w):
             x, _ = lax.scan(lambda x, _: (lax.psum(jnp.tanh(x @ w), "tensor"), None), x, None, length=5)
@@ -407,8 +421,9 @@ class TestWithTheCompiler:
             return lax.ppermute(y, "tensor", [(0, 1), (1, 0)]), None
 
         mesh = topology_mesh(slice_, MeshConfig(data, 2, 2))
-        program = self.read(lambda ws, x: lax.scan(layer, x, ws)[0], mesh, ((7, 512, 512), P()), ((256, 512), P()),
-                            mapped=P())  # fmt: skip
+        program = self.read(
+            lambda ws, x: lax.scan(layer, x, ws)[0], mesh, ((7, 512, 512), P()), ((256, 512), P()), mapped=P()
+        )
         assert sorted(brief(program)) == [
             ("all-gather", ("fsdp",), 2, MIB, MIB // 2, 7),
             ("all-reduce", ("tensor",), 2, MIB // 4, MIB // 4, 35),
@@ -416,7 +431,7 @@ class TestWithTheCompiler:
             ("reduce-scatter", ("fsdp",), 2, MIB // 2, MIB // 4, 7),
         ]
         assert program.matmul_flops == 7 * (5 * 2 * 256 * 512 * 512 + 2 * 256 * 512 * 1024)
-        assert program.unknown_loops == () and program.cycles > 0
+        assert program.unknown_loops == {} and program.cycles > 0
         assert sorted(len(c.loops) for c in program.collectives) == [1, 1, 1, 2]
         assert "all_gather" in next(c.op_name for c in program.collectives if c.kind == "all-gather")
 
@@ -431,10 +446,15 @@ class TestWithTheCompiler:
             return x + constrained(h @ weights[1], "tensor", None), None
 
         tokens, d, f, layers = 8 * 2048, 8192, 32768, 6
-        program = self.read(lambda up, down, x: lax.scan(layer, x, (up, down))[0], mesh,
-                            ((layers, d, f), P(None, "fsdp", "tensor")), ((layers, f, d), P(None, "tensor", "fsdp")),
-                            ((8, 2048, d), P("fsdp", "tensor", None)), out=P("fsdp", "tensor", None))  # fmt: skip
-        assert program.unknown_loops == ()
+        program = self.read(
+            lambda up, down, x: lax.scan(layer, x, (up, down))[0],
+            mesh,
+            ((layers, d, f), P(None, "fsdp", "tensor")),
+            ((layers, f, d), P(None, "tensor", "fsdp")),
+            ((8, 2048, d), P("fsdp", "tensor", None)),
+            out=P("fsdp", "tensor", None),
+        )
+        assert program.unknown_loops == {}
         assert program.matmul_flops == layers * 2 * 2 * tokens * d * f // 16
         trips = {c.trips for c in program.collectives if c.kind == "collective-permute"}
         assert trips and max(trips) > layers and all(count % layers == 0 for count in trips)
@@ -443,8 +463,9 @@ class TestWithTheCompiler:
 
     def test_gradients_that_the_partitioner_scatters_are_a_reduce_scatter(self):
         mesh = topology_mesh("v5e:2x2", MeshConfig(1, 4, 1))
-        program = self.read(lambda x, dy: x.T @ dy, mesh, ((ROWS, COLUMNS), P("fsdp")), ((ROWS, COLUMNS), P("fsdp")),
-                            out=P("fsdp"))  # fmt: skip
+        program = self.read(
+            lambda x, dy: x.T @ dy, mesh, ((ROWS, COLUMNS), P("fsdp")), ((ROWS, COLUMNS), P("fsdp")), out=P("fsdp")
+        )
         assert [c.kind for c in program.collectives] == ["reduce-scatter"]
         assert program.collectives[0].bytes == 2 * COLUMNS * COLUMNS
         assert program.matmul_flops == 2 * ROWS // 4 * COLUMNS * COLUMNS
@@ -453,11 +474,14 @@ class TestWithTheCompiler:
         topology("v5e:2x2")
         description = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2", num_slices=2)
         mesh = Mesh(np.reshape(description.devices, (2, 2, 2)), ("data", "fsdp", "tensor"))
-        program = self.read(lambda x: lax.psum(x * 2, ("data", "fsdp")), mesh, ((ROWS, COLUMNS), P(("data", "fsdp"))),
-                            mapped=P())  # fmt: skip
+        program = self.read(
+            lambda x: lax.psum(x * 2, ("data", "fsdp")), mesh, ((ROWS, COLUMNS), P(("data", "fsdp"))), mapped=P()
+        )
         assert [(c.kind, c.network, c.axes, c.wire_bytes) for c in program.collectives] == [
-            ("reduce-scatter", "ici", ("fsdp",), MIB // 4), ("all-reduce", "dcn", ("data",), MIB // 4),
-            ("all-gather", "ici", ("fsdp",), MIB // 4)]  # fmt: skip
+            ("reduce-scatter", "ici", ("fsdp",), MIB // 4),
+            ("all-reduce", "dcn", ("data",), MIB // 4),
+            ("all-gather", "ici", ("fsdp",), MIB // 4),
+        ]
 
 
 def test_a_kernel_that_is_fused_with_its_copies_is_counted():
@@ -465,4 +489,4 @@ def test_a_kernel_that_is_fused_with_its_copies_is_counted():
                %attention_backward.3 = f32[256]{0} custom-call(%p), custom_call_target="tpu_custom_call", x=1"""
     entry = """%p = f32[256]{0} parameter(0)
                %attention_backward.2 = f32[256]{0} fusion(%p), kind=kCustom, calls=%fused"""
-    assert read_program(module(entry, ("fused", fused)), SHAPE).kernels == (Kernel("attention_backward", 1),)
+    assert read_program(module(entry, ("fused", fused)), SHAPE).kernels == {"attention_backward": 1}

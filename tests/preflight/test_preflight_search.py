@@ -1,12 +1,10 @@
 """Settings are ranked by arithmetic, and what is compiled of them, in which order, follows from what fits."""
 
-import dataclasses
-
 import pytest
 
 from chinchilla_jax.config import DataConfig, MeshConfig, RunConfig, TrainConfig
 from chinchilla_jax.preflight import search
-from chinchilla_jax.preflight.search import Estimate, Setting
+from chinchilla_jax.preflight.search import with_setting
 from chinchilla_jax.preflight.slices import lays_out, parse_slice
 from chinchilla_jax.presets import preset
 
@@ -16,14 +14,24 @@ GIB = 2**30
 
 def config_of(mesh=(1, 128, 1), **train):
     model = preset("llama-7b").model
-    return RunConfig(model, data=DataConfig(vocab_size=32000, seq_len=2048), mesh=MeshConfig(*mesh),
-                     train=TrainConfig(train_tokens=10**12, compute_dtype="bfloat16",
-                                       **{"remat": "none", "batch_size": 1024} | train))  # fmt: skip
+    return RunConfig(
+        model,
+        data=DataConfig(vocab_size=32000, seq_len=2048),
+        mesh=MeshConfig(*mesh),
+        train=TrainConfig(
+            train_tokens=10**12, compute_dtype="bfloat16", **{"remat": "none", "batch_size": 1024} | train
+        ),
+    )
 
 
-def estimated(**changes):
-    config = config_of()
-    return search.estimate(config, dataclasses.replace(Setting.of(config), **changes), SLICE)
+def changed(config, **setting):
+    """The config with some of its mesh, microbatches and remat changed."""
+    before = {"mesh": config.mesh, "microbatches": config.train.microbatches, "remat": config.train.remat}
+    return with_setting(config, **before | setting)
+
+
+def estimated(**setting):
+    return search.estimate(changed(config_of(), **setting), SLICE)
 
 
 def test_every_mesh_covers_the_slice_and_divides_the_model():
@@ -48,9 +56,10 @@ def test_more_is_kept_less_recomputed_from_full_to_none():
 
 
 def test_kept_activations_are_counted_by_hand_for_a_policy():
-    config = config_of((1, 32, 4), remat="attention")
-    # 32 layers of 100 tokens: the stream of 4096, attention's 4096 and two words of its 32 heads, over 4 devices.
-    assert search.activation_bytes(config, 100) == 32 * 100 * 2 * (4096 + 4096 + 64) / 4
+    config = config_of((1, 32, 4), remat="attention", microbatches=8)
+    # 1024 rows of 2048 tokens in 8 parts over 32 devices: 8192 tokens, shared by 4 devices.
+    # 32 layers: the stream of 4096, attention's 4096 and two words of its 32 heads.
+    assert search.activation_bytes(config) == 32 * 8192 * 2 * (4096 + 4096 + 64) / 4
 
 
 def test_microbatches_save_activations_and_tensor_parallelism_costs_traffic():
@@ -67,57 +76,30 @@ def test_what_cannot_fit_is_ruled_out_and_the_rest_is_fastest_first():
     assert [e.seconds for e in order] == sorted(e.seconds for e in order)
 
 
-def candidate(memory, seconds=1.0, remat="none", microbatches=1, tensor=1):
-    return Estimate(Setting(MeshConfig(1, 128 // tensor, tensor), microbatches, remat), memory, seconds)
-
-
-def test_compiling_stops_when_enough_fit_and_the_fastest_wins():
-    order = [candidate(1, 1.0, "none"), candidate(1, 2.0, "dots"), candidate(1, 3.0, "full")]
-    seconds = {"none": 5.0, "dots": 4.0, "full": 1.0}
-    tried = search.choose(order, 2, lambda setting: (1.0, seconds[setting.remat]))
-    assert [t.estimate.setting.remat for t in tried] == ["dots", "none"]
-
-
-def test_what_needs_as_much_as_a_setting_that_did_not_fit_is_not_compiled():
-    order = [candidate(10), candidate(12, remat="dots"), candidate(5, remat="full")]
-    asked = []
-
-    def attempt(setting):
-        asked.append(setting.remat)
-        return 10.0, 1.0 if setting.remat == "full" else None
-
-    tried = search.choose(order, 3, attempt)
-    assert asked == ["none", "full"] and tried[0].seconds == 1.0 and tried[1].seconds is None
-
-
-def test_more_microbatches_are_not_compiled_where_fewer_fit():
-    order = [candidate(4, microbatches=2), candidate(3, microbatches=4), candidate(3, remat="full")]
-    tried = search.choose(order, 3, lambda setting: (1.0, 1.0))
-    assert [(t.estimate.setting.remat, t.estimate.setting.microbatches) for t in tried] == [("none", 2), ("full", 1)]
-
-
 def test_the_nearest_setting_that_fits_changes_least_and_needs_less():
     config = config_of()
-    here = search.estimate(config, Setting.of(config), SLICE)
-    twice = search.estimate(config, dataclasses.replace(here.setting, microbatches=2), SLICE)
+    here, twice = estimated(), estimated(microbatches=2)
     # Half the rows are not enough by a byte, and neither is the next policy: one more step of either is.
     found = search.nearest(config, SLICE, here.memory, twice.memory - 1)
-    assert {found[0].setting.mesh, found[1].setting.mesh} == {config.mesh}
-    steps = {(e.setting.microbatches, e.setting.remat) for e in found if e.setting.mesh == config.mesh}
+    assert {found[0].config.mesh, found[1].config.mesh} == {config.mesh}
+    steps = {(e.config.train.microbatches, e.config.train.remat) for e in found if e.config.mesh == config.mesh}
     assert (2, "none") not in steps and (4, "none") in steps and all(e.memory < twice.memory for e in found)
     assert search.nearest(config, SLICE, 2.0 * here.memory, twice.memory)[0].memory <= twice.memory / 2
     assert search.nearest(config, SLICE, here.memory, 1.0) == [], "nothing fits a chip without memory"
 
 
 def test_flags_can_be_pasted():
-    flags = Setting(MeshConfig(1, 32, 4), 2, "dots").flags
-    assert flags == ("--config.mesh.data=1 --config.mesh.fsdp=32 --config.mesh.tensor=4 --config.mesh.context=1 "
-                     "--config.train.microbatches=2 --config.train.remat=dots")  # fmt: skip
+    flags = search.setting_flags(with_setting(config_of(), MeshConfig(1, 32, 4), 2, "dots"))
+    assert flags == (
+        "--config.mesh.data=1 --config.mesh.fsdp=32 --config.mesh.tensor=4 --config.mesh.context=1 "
+        "--config.train.microbatches=2 --config.train.remat=dots"
+    )
 
 
 def test_a_setting_that_does_not_divide_the_batch_is_none():
-    counts = {setting.microbatches for setting in search.settings(config_of(), SLICE)
-              if setting.mesh == MeshConfig(1, 128, 1)}  # fmt: skip
+    counts = {
+        one.train.microbatches for one in search.settings(config_of(), SLICE) if one.mesh == MeshConfig(1, 128, 1)
+    }
     assert counts == {1, 2, 4, 8}, "1024 sequences over 128 devices"
     with pytest.raises(ValueError, match="batch_size"):
-        Setting(MeshConfig(1, 128, 1), 16, "none").apply(config_of())
+        with_setting(config_of(), MeshConfig(1, 128, 1), 16, "none")

@@ -1,6 +1,5 @@
 """Names of slices: what Cloud's names mean in chips, and every mistake names the nearest slice."""
 
-import importlib.util
 import math
 
 import pytest
@@ -8,12 +7,8 @@ import pytest
 from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.config import ConfigError, MeshConfig
 from chinchilla_jax.parallel.topology import topology_mesh
-from chinchilla_jax.preflight.compiled import axis_links, usable_hbm
 from chinchilla_jax.preflight.slices import lays_out, offered, parse_slice
-
-needs_compiler = [pytest.mark.compiler,
-                  pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                     reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
+from tests.compiling import needs_compiler
 
 
 @pytest.mark.parametrize(("name", "chips", "grid", "says"), [
@@ -82,21 +77,6 @@ def test_a_mesh_needs_whole_sides_of_the_grid_and_data_over_the_slices(name, mes
 
 class TestWithTheCompiler:
     pytestmark = needs_compiler
-
-    @pytest.mark.parametrize(("generation", "gib"), [("v4", 30.75), ("v5e", 15.75), ("v5p", 95.74), ("v6e", 31.25)])
-    def test_the_compiler_says_how_much_memory_it_uses(self, generation, gib):
-        assert usable_hbm(generation) / 2**30 == pytest.approx(gib)
-
-    @pytest.mark.parametrize(("name", "mesh", "links"), [
-        ("v5e-256", (1, 16, 16), {"data": 0, "fsdp": 2, "context": 0, "tensor": 2}),
-        ("v5e-256", (1, 64, 4), {"data": 0, "fsdp": 3, "context": 0, "tensor": 1}),
-        ("v5e-16", (1, 16, 1), {"data": 0, "fsdp": 2, "context": 0, "tensor": 0}),
-        ("v5p-1024", (1, 64, 8), {"data": 0, "fsdp": 4, "context": 0, "tensor": 2}),
-        ("2xv5p-1024", (2, 512, 1), {"data": 0, "fsdp": 6, "context": 0, "tensor": 0}),
-    ])  # fmt: skip
-    def test_a_mesh_axis_has_two_links_for_each_ring_and_one_for_a_line(self, name, mesh, links):
-        slice_ = parse_slice(name)
-        assert axis_links(topology_mesh(slice_.topology, MeshConfig(*mesh), slice_.count), slice_) == links
 
     @pytest.mark.parametrize("name", ["v5p-256", "v6e-64", "v4-128", "2xv6e-16"])
     def test_the_meshes_that_lay_out_are_those_that_can_be_made(self, name):

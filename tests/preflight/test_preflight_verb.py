@@ -1,6 +1,5 @@
 """`preflight` from the command line: compiles once, says what fits, and names the nearest setting where it does not."""
 
-import dataclasses
 import importlib.util
 import json
 import re
@@ -9,19 +8,13 @@ import textwrap
 import pytest
 
 from chinchilla_jax import cli
-from chinchilla_jax.config import RunConfig
-from chinchilla_jax.preflight import cache as caches
 from chinchilla_jax.preflight import check as checks
 from chinchilla_jax.preflight import compiled
-from chinchilla_jax.preflight.attention import KernelCycles, plain_name, shape_of
-from chinchilla_jax.preflight.cache import Cache
-from chinchilla_jax.preflight.program.program import Collective
-from chinchilla_jax.preflight.slices import parse_slice
-from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Sent, Traffic
+from chinchilla_jax.preflight.attention import KernelCycles, shape_of
+from chinchilla_jax.preflight.program.traffic import Sent
+from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Traffic
+from tests.compiling import needs_compiler
 
-needs_compiler = [pytest.mark.compiler,
-                  pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                     reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
 GIB = 2**30
 CONFIG = """
     import dataclasses
@@ -61,7 +54,8 @@ def compiler(monkeypatch):
     """A compiler of one line, under which a step needs 20 GiB divided by its microbatches; lists what it was asked."""
     asked = []
 
-    def compile_step(config, slice_, sequences):
+    def compile_step(config, slice_):
+        sequences = config.train.batch_size
         asked.append((config.train.microbatches, config.train.remat, sequences))
         needs, usable = 20 * GIB // config.train.microbatches, 16 * GIB
         memory = Memory(GIB, 2 * GIB, 0, 0, needs - 3 * GIB, 0, needs, usable)
@@ -70,12 +64,21 @@ def compiler(monkeypatch):
             return CompiledStep(sequences, memory, links, 3.0, Refusal(needs, usable, "too large")), ""
         traffic = (Traffic("all-gather", ("fsdp",), True, True, 3, 6, GIB, GIB // 2, 0),)
         sent = (Sent(True, "all-gather", ("fsdp",), 110.0, 100.0), Sent(True, "all", (), 110.0, 100.0))
-        return CompiledStep(sequences, memory, links, 60.0, matmul_flops=10**12, cycles=10**7, hbm_bytes=10**9,
-                            kernels={"attention_forward": 2 * config.train.microbatches}, traffic=traffic,
-                            sent=sent), "text"  # fmt: skip
+        return CompiledStep(
+            sequences,
+            memory,
+            links,
+            60.0,
+            matmul_flops=10**12,
+            cycles=10**7,
+            hbm_bytes=10**9,
+            kernels={"attention_forward": 2 * config.train.microbatches},
+            traffic=traffic,
+            sent=sent,
+        ), "text"
 
-    def kernel_cycles(config, slice_, sequences, cache):
-        return KernelCycles({"attention_forward": 1000.0}, *shape_of(config, slice_, sequences))
+    def kernel_cycles(config, slice_, cache):
+        return KernelCycles({"attention_forward": 1000.0}, *shape_of(config, slice_))
 
     monkeypatch.setattr(compiled, "compile_step", compile_step)
     monkeypatch.setattr(compiled, "usable_hbm", lambda generation: 16 * GIB)
@@ -89,9 +92,19 @@ FITS = "--config.train.microbatches=2"
 def test_a_step_that_fits_is_told_with_memory_traffic_time_and_cost(run, compiler):
     code, out, err = run(FITS, "--price=2")
     assert (code, err) == (0, "")
-    for words in ("v5e-4: 4 chips, 2x2", "peak                          10.000", "headroom 6.000 (38%)",
-                  "all-gather", "1.00 GiB", "512.0 MiB", "4 x attention_forward", "chip-hours, $", "(6nd)",
-                  "(executed)", "a layer sends 110 B a microbatch, 1.10 times the least"):  # fmt: skip
+    for words in (
+        "v5e-4: 4 chips, 2x2",
+        "peak                          10.000",
+        "headroom 6.000 (38%)",
+        "all-gather",
+        "1.00 GiB",
+        "512.0 MiB",
+        "4 x attention_forward",
+        "chip-hours, $",
+        "(6nd)",
+        "(executed)",
+        "a layer sends 110 B a microbatch, 1.10 times the least",
+    ):
         assert words in out
     times = [line for line in out.splitlines() if re.match(r"(time|run|assumed) .*\(", line.strip())]
     assert len(times) == 3 and all("predicted, no hardware" in line for line in times)
@@ -114,16 +127,28 @@ def test_what_does_not_fit_gives_2_the_compilers_figure_and_flags_that_do(run, c
 
 
 def test_a_program_that_is_not_understood_fits_but_is_not_timed(run, compiler, monkeypatch):
-    monkeypatch.setattr(compiled, "compile_step", lambda config, slice_, sequences: (
-        CompiledStep(sequences, Memory(1, 2, 0, 0, 0, 0, 9, 16), {}, 1.0, unread="a new opcode"), ""))
+    monkeypatch.setattr(
+        compiled,
+        "compile_step",
+        lambda config, slice_: (
+            CompiledStep(config.train.batch_size, Memory(1, 2, 0, 0, 0, 0, 9, 16), {}, 1.0, unread="a new opcode"),
+            "",
+        ),
+    )
     code, out, _ = run()
     assert code == 0 and "not timed, since the compiled program was not understood: a new opcode" in out
     assert "tokens/s" not in out
 
 
 def test_nothing_that_fits_is_said_so(run, compiler, monkeypatch):
-    monkeypatch.setattr(compiled, "compile_step", lambda config, slice_, sequences: (
-        CompiledStep(sequences, Memory(1, 2, 0, 0, 0, 0, 0, 16), {}, 1.0, Refusal(10**15, 16, "far too large")), ""))
+    monkeypatch.setattr(
+        compiled,
+        "compile_step",
+        lambda config, slice_: (
+            CompiledStep(16, Memory(1, 2, 0, 0, 0, 0, 0, 16), {}, 1.0, Refusal(10**15, 16, "far too large")),
+            "",
+        ),
+    )
     code, out, _ = run()
     assert code == 2 and "none found: more chips, or a smaller batch, are needed" in out
 
@@ -218,70 +243,6 @@ def test_a_plan_for_a_slice_is_written_with_its_predictions_or_refused(capsys, c
     assert cli.main(again) == 0, "what was predicted is no part of the plan"
 
 
-# What libtpu 0.0.42.1 says, before it assigns buffers and while it does.
-@pytest.mark.parametrize(("message", "needed", "available"), [
-    ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (46.47G) exceeds "
-     "available HBM (15.75G).", 46.47, 15.75),
-    ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 17.34G of "
-     "15.75G hbm. Exceeded hbm capacity by 1.59G.\n\nTotal hbm usage >= 17.59G:", 17.34, 15.75),
-    ("RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (1.5T) exceeds available HBM (95.74G).",
-     1536, 95.74),
-])  # fmt: skip
-def test_the_compilers_refusals_are_read(message, needed, available):
-    found = compiled.read_refusal(message)
-    assert found.needed / GIB == pytest.approx(needed) and found.available / GIB == pytest.approx(available)
-    assert len(found.message.splitlines()) == 1
-
-
-@pytest.mark.parametrize("message", [
-    "INVALID_ARGUMENT: the total memory required for HLO temporaries (1G) exceeds available HBM (1G)",
-    "RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom: Used 20.1M of 16.0M scoped vmem",
-])  # fmt: skip
-def test_other_errors_are_no_refusals(message):
-    assert compiled.read_refusal(message) is None
-
-
-def test_collectives_are_added_up_by_kind_axes_loop_and_whether_they_overlap():
-    def collective(kind, axes, group, size, wire, trips, network="ici", asynchronous=False, loops=("w",)):
-        return Collective("c", kind, axes, group, size, wire, trips, network, asynchronous, "bf16", (), "x/layers/y",
-                          None, loops)  # fmt: skip
-
-    found = compiled.traffic([
-        collective("all-gather", ("fsdp",), 4, 400, 300, 10), collective("all-gather", ("fsdp",), 4, 800, 600, 10),
-        collective("all-gather", ("fsdp",), 4, 400, 300, 1, loops=()),
-        collective("all-reduce", ("data",), 2, 50, 50, 1, network="dcn", asynchronous=True),
-        collective("all-to-all", ("fsdp",), 16, 100, 93, 1), collective("all-to-all", ("context",), 16, 99, 92, 1),
-    ], {"data": 0, "fsdp": 2, "context": 4})  # fmt: skip
-    assert found == (
-        Traffic("all-gather", ("fsdp",), True, False, 2, 20, 12000, 9000, 0),
-        Traffic("all-to-all", ("fsdp",), True, False, 1, 1, 100, 400, 0),  # 16 / 4 links on the way
-        Traffic("all-gather", ("fsdp",), False, False, 1, 1, 400, 300, 0),
-        Traffic("all-to-all", ("context",), True, False, 1, 1, 99, 198, 0),  # 4 / 4 on either of two rings
-        Traffic("all-reduce", ("data",), True, True, 1, 1, 50, 0, 50),
-    )
-
-
-def test_a_doubled_batch_is_compared_with_what_it_must_send():
-    config = RunConfig.from_dict({"train": {"batch_size": 4, "train_tokens": 512, "double_batch_at": 0.5}})
-    wide = compiled.with_batch(config, 8)
-    assert (wide.train.batch_size, wide.train.double_batch_at, wide.train.train_tokens) == (8, 0.0, 1024)
-
-
-def test_a_cache_misses_what_is_absent_damaged_or_made_otherwise(tmp_path, monkeypatch):
-    cache = Cache(tmp_path)
-    key = cache.key({"slice": "v5e:2x2"})
-    assert cache.read(key) is None
-    cache.write(key, {"x": 1})
-    assert cache.read(key) == {"x": 1} and cache.key({"slice": "v5e:2x4"}) != key == cache.key({"slice": "v5e:2x2"})
-    (tmp_path / f"{key}.json").write_text('{"x": ')
-    assert cache.read(key) is None
-    monkeypatch.setattr(caches, "versions", lambda: {"libtpu": "another"})
-    assert cache.key({"slice": "v5e:2x2"}) != key
-    monkeypatch.undo()
-    monkeypatch.setattr(caches, "sources", lambda: "changed")
-    assert cache.key({"slice": "v5e:2x2"}) != key
-
-
 def test_a_cached_step_of_another_form_is_compiled_anew(run, compiler, tmp_path):
     run(FITS)
     for path in (tmp_path / "cache").glob("*.json"):
@@ -289,64 +250,9 @@ def test_a_cached_step_of_another_form_is_compiled_anew(run, compiler, tmp_path)
     assert run(FITS)[0] == 0 and len(compiler) == 2
 
 
-def test_the_folder_of_the_cache_is_the_flags_or_the_environments(tmp_path, monkeypatch):
-    monkeypatch.setenv(caches.VARIABLE, str(tmp_path / "there"))
-    assert caches.open_cache(str(tmp_path)).folder == tmp_path
-    assert caches.open_cache(None).folder == tmp_path / "there"
-    monkeypatch.delenv(caches.VARIABLE)
-    assert caches.open_cache(None).folder.parts[-3:] == (".cache", "chinchilla_jax", "preflight")
-
-
-def test_attention_is_measured_for_a_few_heads_of_a_row_of_a_chip():
-    values = {"model": {"n_layers": 2, "d_model": 1024, "n_heads": 24, "n_kv_heads": 12, "head_dim": 128,
-                        "position": "rope"}, "mesh": {"fsdp": 4, "tensor": 2},
-              "train": {"batch_size": 64, "microbatches": 2, "compute_dtype": "bfloat16"},
-              "data": {"seq_len": 512}}  # fmt: skip
-    config = RunConfig.from_dict(values)
-    shape, factor = shape_of(config, parse_slice("v5p-16"), 64)
-    assert (shape["heads"], shape["groups"], shape["position"], shape["seq"]) == (4, 2, "rope", 512)
-    assert factor == 8 * 3 and shape["rows"] == 1, "8 rows of 12 heads"
-    narrow = dataclasses.replace(config, model=dataclasses.replace(config.model, n_heads=2, n_kv_heads=2))
-    shape, factor = shape_of(narrow, parse_slice("v5p-16"), 64)
-    assert (shape["rows"], shape["heads"], factor) == (2, 1, 4), "two TensorCores get a row each"
-    split = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=2, context=2))
-    assert shape_of(split, parse_slice("v5p-16"), 64)[1] == 16 * 3 / 2, "heads are exchanged"
-    odd = dataclasses.replace(split, model=dataclasses.replace(split.model, n_heads=6, n_kv_heads=6))
-    assert shape_of(odd, parse_slice("v5p-16"), 64)[1] == 16 / 2 / 2 / 2, "3 heads measured twice; keys are gathered"
-
-
-def test_kernels_have_the_same_name_in_a_step_and_alone():
-    assert plain_name("transpose_jvp_attention_backward__.3") == plain_name("attention_backward")
-    assert plain_name("jvp_attention_forward_") == "attention_forward"
-
-
-class TestWithTheCompiler:
-    pytestmark = needs_compiler
-
-    def test_a_small_step_is_compiled_measured_and_cached(self, run, tmp_path):
-        code, out, err = run(f"--output={tmp_path}/out.json")
-        assert code == 0, err
-        step = json.loads((tmp_path / "out.json").read_text())["steps"]["16"]
-        memory, parameters = step["program"]["memory"], 1280 * 256 + 2 * (4 * 256**2 + 2 * 256 * 512)
-        assert parameters < memory["parameters"] < 2 * parameters, "float32 over 4 chips, and r's weights, and biases"
-        assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=1e-3)
-        assert memory["usable"] == 15.75 * GIB and 0 < memory["peak"] < GIB
-        assert set(step["program"]["kernels"]) == {"attention_forward", "attention_backward"} == set(
-            step["attention"]["calls"])  # fmt: skip
-        assert step["seconds"]["total"] > step["seconds"]["attention"] > 0 and not step["seconds"]["unmeasured"]
-        assert {tuple(group["axes"]) for group in step["program"]["traffic"]} >= {("fsdp",)}
-        assert all(row["minimum"] for row in step["program"]["sent"] if not row["axes"])
-        assert "from the cache" in run()[1]
-
-    def test_a_step_that_is_too_large_gets_exit_2_and_the_compilers_figure(self, run):
-        code, out, err = run("--config.model.d_model=16384", "--config.model.d_ff=65536", "--compiles=1")
-        assert code == 2, err
-        assert re.search(r"the compiler needs \d+\.\d+ GiB and has 15\.75", out) and "none " in out
-
-
 def test_a_step_with_a_kernel_that_was_not_measured_is_not_compared_or_priced(run, compiler, monkeypatch):
-    def not_measured(config, slice_, sequences, cache):
-        return KernelCycles({}, *shape_of(config, slice_, sequences), "no dump")
+    def not_measured(config, slice_, cache):
+        return KernelCycles({}, *shape_of(config, slice_), "no dump")
 
     monkeypatch.setattr(checks, "kernel_cycles", not_measured)
     code, out, _ = run(FITS, "--price=2")
@@ -364,3 +270,30 @@ def test_flags_of_the_compiler_in_the_environment_are_part_of_what_is_cached(run
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_enable_async_all_gather=false")
     run(FITS)
     assert len(compiler) == 2
+
+
+class TestWithTheCompiler:
+    pytestmark = needs_compiler
+
+    def test_a_small_step_is_compiled_measured_and_cached(self, run, tmp_path):
+        code, out, err = run(f"--output={tmp_path}/out.json")
+        assert code == 0, err
+        step = json.loads((tmp_path / "out.json").read_text())["steps"]["16"]
+        memory, parameters = step["program"]["memory"], 1280 * 256 + 2 * (4 * 256**2 + 2 * 256 * 512)
+        assert parameters < memory["parameters"] < 2 * parameters, "float32 over 4 chips, and r's weights, and biases"
+        assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=1e-3)
+        assert memory["usable"] == 15.75 * GIB and 0 < memory["peak"] < GIB
+        assert (
+            set(step["program"]["kernels"])
+            == {"attention_forward", "attention_backward"}
+            == set(step["attention"]["calls"])
+        )
+        assert step["seconds"]["total"] > step["seconds"]["attention"] > 0 and not step["seconds"]["unmeasured"]
+        assert {tuple(group["axes"]) for group in step["program"]["traffic"]} >= {("fsdp",)}
+        assert all(row["minimum"] for row in step["program"]["sent"] if not row["axes"])
+        assert "from the cache" in run()[1]
+
+    def test_a_step_that_is_too_large_gets_exit_2_and_the_compilers_figure(self, run):
+        code, out, err = run("--config.model.d_model=16384", "--config.model.d_ff=65536", "--compiles=1")
+        assert code == 2, err
+        assert re.search(r"the compiler needs \d+\.\d+ GiB and has 15\.75", out) and "none " in out

@@ -1,7 +1,7 @@
 """How much must a layer send at least, and how much does the compiled one send? Pure arithmetic on shapes.
 
 Per device, for one layer and one microbatch. A collective over g devices of an array of n bytes sends (g-1)/g n from
-each of them as an all-gather or a reduce-scatter and twice that as an all-reduce, which no algorithm undercuts (Chan et
+each of them as an all-gather or a reduce-scatter and twice that as an all-reduce, and no algorithm sends less (Chan et
 al. 2007, table 1). With e bytes in a number of the compute type, W = d (a + 2 k) + a d + m d f weights in a layer's
 matrices (d the model width, a and k the width of all query and key heads, f the inner width, m = 3 if gated, else 2),
 t = mesh.tensor, and X = e d x the tokens of one device's rows:
@@ -40,13 +40,17 @@ t = mesh.tensor, and X = e d x the tokens of one device's rows:
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import re
+from typing import TYPE_CHECKING
 
 from chinchilla_jax.base.hlo import HloError
 from chinchilla_jax.config import RunConfig
-from chinchilla_jax.preflight.program.program import Collective, StepProgram
+
+if TYPE_CHECKING:
+    from chinchilla_jax.preflight.program.program import Collective, StepProgram
 
 STORED = ("fsdp", "context")  # what a weight's model width is split over
 _BYTES = {"bfloat16": 2, "float32": 4}
@@ -64,33 +68,28 @@ class Need:
 
 
 @dataclasses.dataclass(frozen=True)
-class Traffic:
-    """The least that a device sends.
+class Least:
+    """The least that a device sends. The tables are gathered once a step."""
 
-    Attributes:
-      layer: per layer and microbatch.
-      layer_per_step: per layer and step, whatever the number of microbatches.
-      embedding_and_loss: per microbatch, outside the layers.
-      embedding_and_loss_per_step: per step, outside the layers: the tables are gathered once.
-    """
-
-    layer: tuple[Need, ...]
-    layer_per_step: tuple[Need, ...]
-    embedding_and_loss: tuple[Need, ...]
+    layer: tuple[Need, ...]  # per layer and microbatch
+    layer_per_step: tuple[Need, ...]  # per layer and step, whatever the number of microbatches
+    embedding_and_loss: tuple[Need, ...]  # per microbatch, outside the layers
     embedding_and_loss_per_step: tuple[Need, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """What is sent over some axes in one kind of collective, in bytes per device, and the least.
+class Sent:
+    """Bytes that a device sends over some axes in one kind of collective, per microbatch, and the least it could.
 
-    `kind` is `all` for the sum over kinds, in which permutes count that do the work of a gather or a scatter.
+    The kind `all` is the sum over kinds, with the permutes that do the work of a gather or a scatter. What runs once a
+    step is shared out among its microbatches.
     """
 
+    in_layers: bool  # True for what one layer sends; False for what the embedding and the loss send together
     kind: str
-    axes: tuple[str, ...]
-    measured: float
-    minimum: float
+    axes: tuple[str, ...]  # empty for the sum over all axes
+    measured: float  # in the compiled program
+    minimum: float  # by arithmetic
 
     @property
     def ratio(self) -> float:
@@ -100,17 +99,8 @@ class Row:
         return math.inf if self.measured else 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Rows per layer and microbatch, and per microbatch for all that is not a layer (what a step does once is shared
-    out among its microbatches). The last row of each is the sum of all."""
-
-    layer: tuple[Row, ...]
-    embedding_and_loss: tuple[Row, ...]
-
-
 class _Needs:
-    """Collects needs on a mesh; those over one device are none."""
+    """Collects needs on a mesh. Over a single device nothing is needed."""
 
     def __init__(self, config: RunConfig):
         self.mesh = config.mesh
@@ -129,7 +119,7 @@ class _Needs:
         return sum(need.wire_bytes for need in self.found)
 
 
-def minimum(config: RunConfig) -> Traffic:
+def minimum(config: RunConfig) -> Least:
     """The least traffic of a run's train step on its mesh; the module's docstring has the formulas."""
     m, mesh, train = config.model, config.mesh, config.train
     size = _BYTES[train.compute_dtype]
@@ -173,7 +163,7 @@ def minimum(config: RunConfig) -> Traffic:
     ends_step = _Needs(config)
     ends_step.add("all-gather", STORED, size * (tables + positions), "tables")
     ends_step.add("all-reduce", ("data",), summed * (tables + positions) // stored, "gradients of tables")
-    return Traffic(*(tuple(needs.found) for needs in (layer, layer_step, ends, ends_step)))
+    return Least(*(tuple(needs.found) for needs in (layer, layer_step, ends, ends_step)))
 
 
 def _relative(config: RunConfig, size: int, passes: int) -> list[Need]:
@@ -213,19 +203,19 @@ def _vectors(config: RunConfig) -> tuple[int, int]:
     return whole, split // config.mesh.tensor
 
 
-def compare(program: StepProgram, config: RunConfig) -> Comparison:
-    """What a compiled train step sends against the least.
+def compare(program: StepProgram, config: RunConfig) -> tuple[Sent, ...]:
+    """What a compiled train step sends against the least: first a layer, then the embedding and the loss.
 
-    A collective is a layer's if its name says so or if it runs in a loop over layers: one in which others do whose name
-    says so.
+    A collective is a layer's if its name says so, or if it runs in a loop over layers. A loop is one over layers if it
+    holds a collective whose name says so. The last row of each part is the sum of all.
 
     Raises:
       HloError: the trips of a loop with collectives in it are not known, so that what they send is not.
     """
-    for collective in program.collectives:
-        if collective.unknown_loop is not None:
-            raise HloError(f"{collective.name} runs in {collective.unknown_loop}, whose trips could not be found: "
-                           "what it sends is not known")  # fmt: skip
+    for c in program.collectives:
+        if unknown := [loop for loop in c.loops if loop in program.unknown_loops]:
+            what = f"{c.name} runs in {unknown[-1]}, whose trips could not be found: what it sends is not known"
+            raise HloError(what)
     microbatches, layers = config.train.microbatches, config.model.n_layers
     depth = 1 if microbatches > 1 else 0  # the loop over microbatches is around everything
     loops = {c.loops[depth] for c in program.collectives if _IN_LAYER.search(c.op_name) and len(c.loops) > depth}
@@ -234,27 +224,30 @@ def compare(program: StepProgram, config: RunConfig) -> Comparison:
         layer = _IN_LAYER.search(c.op_name) or not loops.isdisjoint(c.loops[depth : depth + 1])
         (inside if layer else outside).append(c)
     least = minimum(config)
-    return Comparison(
-        _rows(inside, layers * microbatches, least.layer, least.layer_per_step, microbatches),
-        _rows(outside, microbatches, least.embedding_and_loss, least.embedding_and_loss_per_step, microbatches),
-    )
+    needs = [(need, 1) for need in least.layer] + [(need, microbatches) for need in least.layer_per_step]
+    ends = [(need, 1) for need in least.embedding_and_loss]
+    ends += [(need, microbatches) for need in least.embedding_and_loss_per_step]
+    return (*_rows(True, inside, layers * microbatches, needs), *_rows(False, outside, microbatches, ends))
 
 
-def _rows(collectives: list[Collective], times: int, needs: tuple[Need, ...], once: tuple[Need, ...],
-          microbatches: int) -> tuple[Row, ...]:  # fmt: skip
-    measured: dict[tuple, float] = {}
-    least: dict[tuple, float] = {}
+def _rows(in_layers: bool, collectives: list[Collective], times: int, needs: list[tuple[Need, int]]) -> list[Sent]:
+    """Rows by axes and kind, with sums.
 
-    def add(sums: dict[tuple, float], kind: str, axes: tuple[str, ...], sent: float) -> None:
+    Args:
+      times: how often the part runs in a step, over which what is measured is shared out.
+      needs: each with the number of times over which it is shared out.
+    """
+    measured: collections.Counter[tuple] = collections.Counter()
+    least: collections.Counter[tuple] = collections.Counter()
+
+    def add(sums: collections.Counter[tuple], kind: str, axes: tuple[str, ...], sent: float) -> None:
         for key in ((axes, kind), (axes, "all"), ((), "all")):
-            sums[key] = sums.get(key, 0.0) + sent
+            sums[key] += sent
 
     for c in collectives:
         if c.wire_bytes * c.trips:
             add(measured, c.kind, c.axes, c.wire_bytes * c.trips / times)
-    for need in needs:
-        add(least, need.kind, need.axes, need.wire_bytes)
-    for need in once:
-        add(least, need.kind, need.axes, need.wire_bytes / microbatches)
+    for need, shared in needs:
+        add(least, need.kind, need.axes, need.wire_bytes / shared)
     keys = sorted(measured.keys() | least.keys(), key=lambda key: (not key[0], key[0], key[1] == "all", key[1]))
-    return tuple(Row(kind, axes, measured.get((axes, kind), 0.0), least.get((axes, kind), 0.0)) for axes, kind in keys)
+    return [Sent(in_layers, kind, axes, float(measured[axes, kind]), float(least[axes, kind])) for axes, kind in keys]
