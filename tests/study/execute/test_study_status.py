@@ -62,17 +62,17 @@ def test_status_averages_utilisation_over_the_step_time_of_finished_runs(told):
 
 
 @pytest.fixture()
-def study(tmp_path):
+def tiny_study(tmp_path):
     write_manifest(tmp_path / MANIFEST, plan(tiny()))
     return tmp_path
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"loss": "x"}'])
-def test_status_shows_a_damaged_result_and_the_rest(study, content):
-    first = read_manifest(study / MANIFEST).runs[0].name
-    (study / "runs" / first).mkdir(parents=True)
-    (study / "runs" / first / "result.json").write_text(content)
+def test_status_shows_a_damaged_result_and_the_rest(tiny_study, content):
+    first = read_manifest(tiny_study / MANIFEST).runs[0].name
+    (tiny_study / "runs" / first).mkdir(parents=True)
+    (tiny_study / "runs" / first / "result.json").write_text(content)
     said = []
-    rows = status(study, said.append)
+    rows = status(tiny_study, said.append)
     assert [row.state for row in rows].count("damaged") == 1 and len(rows) == 24
     assert first in said[-1] and "result.json" in said[-1]
