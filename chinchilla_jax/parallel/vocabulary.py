@@ -8,7 +8,7 @@ at the other end of the model, with the same helpers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,12 @@ from chinchilla_jax.parallel.rules import mesh_axes, partition_spec
 TABLE = partition_spec(("vocab", "activation_embed"))
 TABLE_GRADIENT = partition_spec(("vocab", "embed"))
 TOKENS = partition_spec(("batch", "length"))
-ROWS = partition_spec(("batch", "length", "activation_embed"))
 RESIDUAL = partition_spec(("batch", "residual_length", "activation_embed"))
+# Of the output layer: its rows `[B, S, D]`, table, bias, targets and weights; gradients of the first three; sums.
+_BIAS = partition_spec(("vocab",))
+OUTPUT_LAYER = (partition_spec(("batch", "length", "activation_embed")), TABLE, _BIAS, TOKENS, TOKENS)
+OUTPUT_GRADIENTS = (RESIDUAL, TABLE_GRADIENT, _BIAS)
+SUMS = partition_spec(())
 
 
 class Axes(NamedTuple):
@@ -28,6 +32,33 @@ class Axes(NamedTuple):
     tokens: tuple[str, ...] = ()
     vocab: tuple[str, ...] = ()
     embed: tuple[str, ...] = ()
+
+    def sum_of_tokens(self, x: Any) -> Any:
+        """What devices with other tokens have, added up: a tree of arrays."""
+        return _added(x, self.tokens)
+
+    def sum_of_vocab(self, x: jax.Array) -> jax.Array:
+        """What devices with other rows of the table have, added up."""
+        return _added(x, self.vocab)
+
+    def max_of_vocab(self, x: jax.Array) -> jax.Array:
+        """The largest of what devices with other rows of the table have."""
+        return jax.lax.pmax(x, self.vocab) if self.vocab else x
+
+    def residual(self, x_BxSxD: jax.Array) -> jax.Array:
+        """`sum_of_vocab` as the residual stream is laid out: each device with its part of the length."""
+        return _scattered(x_BxSxD, self.vocab, 1)
+
+    def first_row(self, rows: int) -> jax.Array | int:
+        """The token of this device's first row of the table, where every device has `rows` of them."""
+        return rows * jax.lax.axis_index(self.vocab) if self.vocab else 0
+
+    def table_gradient(self, gradient_VxD: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """What all devices add for these rows, summed in the compute type and left where the weight is stored."""
+        others = tuple(axis for axis in self.tokens if axis not in self.embed)
+        summed_VxD = _added(_scattered(gradient_VxD.astype(dtype), self.embed, 1), others)
+        # libtpu 0.0.42 fails on a scatter whose result, cast, is all that a loop over microbatches adds up.
+        return jax.lax.optimization_barrier(summed_VxD) if self.embed else summed_VxD
 
 
 def on_each_device(function: Callable, in_specs: tuple, out_specs) -> Callable:
@@ -41,27 +72,13 @@ def on_each_device(function: Callable, in_specs: tuple, out_specs) -> Callable:
     )
 
 
-def added(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """The sum over these mesh axes, on every device of them."""
+def _added(x: Any, axes: tuple[str, ...]) -> Any:
     return jax.lax.psum(x, axes) if axes else x
 
 
-def scattered(x: jax.Array, axes: tuple[str, ...], dimension: int) -> jax.Array:
+def _scattered(x: jax.Array, axes: tuple[str, ...], dimension: int) -> jax.Array:
     """The sum over these mesh axes, each device with its part of a dimension."""
     return jax.lax.psum_scatter(x, axes, scatter_dimension=dimension, tiled=True) if axes else x
-
-
-def first_row(axes: Axes, rows: int) -> jax.Array | int:
-    """The token of this device's first row of the table, where every device has `rows` of them."""
-    return rows * jax.lax.axis_index(axes.vocab) if axes.vocab else 0
-
-
-def table_gradient(axes: Axes, gradient_VxD: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """What all devices found for these rows, added up in the compute type and left where the weight is stored."""
-    others = tuple(axis for axis in axes.tokens if axis not in axes.embed)
-    summed_VxD = added(scattered(gradient_VxD.astype(dtype), axes.embed, 1), others)
-    # libtpu 0.0.42 fails on a scatter whose result, cast, is all that a loop over microbatches adds up.
-    return jax.lax.optimization_barrier(summed_VxD) if axes.embed else summed_VxD
 
 
 @jax.custom_vjp
@@ -77,7 +94,7 @@ def _lookup_forward(table_VxD, tokens_BxS):
     def look_up(axes, table_VxD, tokens_BxS):
         rows_BxS, mine_BxS = _my_rows(axes, table_VxD.shape[0], tokens_BxS)
         x_BxSxD = jnp.where(mine_BxS[..., None], jnp.take(table_VxD, rows_BxS, axis=0), 0)
-        return scattered(x_BxSxD, axes.vocab, 1)
+        return axes.residual(x_BxSxD)
 
     x_BxSxD = on_each_device(look_up, (TABLE, TOKENS), RESIDUAL)(table_VxD, tokens_BxS)
     return x_BxSxD, (jnp.zeros((0, *table_VxD.shape), table_VxD.dtype), tokens_BxS)  # no more than shape and type
@@ -100,7 +117,7 @@ def _lookup_backward(saved, dx_BxSxD):
 
         zeros_VxD = jnp.zeros((rows, dx_BxSxD.shape[-1]), jnp.float32)
         gradient_VxD, _ = jax.lax.scan(add_row, zeros_VxD, (rows_BxS, dx_BxSxD))
-        return table_gradient(axes, gradient_VxD, dtype)
+        return axes.table_gradient(gradient_VxD, dtype)
 
     return on_each_device(add_up, (TOKENS, RESIDUAL), TABLE_GRADIENT)(tokens_BxS, dx_BxSxD), None
 
@@ -110,5 +127,5 @@ lookup.defvjp(_lookup_forward, _lookup_backward)
 
 def _my_rows(axes: Axes, rows: int, tokens_BxS: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Rows of this device's part of the table, and whether they are those of the tokens."""
-    rows_BxS = tokens_BxS - first_row(axes, rows)
+    rows_BxS = tokens_BxS - axes.first_row(rows)
     return jnp.clip(rows_BxS, 0, rows - 1), (rows_BxS >= 0) & (rows_BxS < rows)

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,13 +22,7 @@ from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training.step import TrainState
 
 _POLICIES = ocp.checkpoint_managers
-
-
-def _owned(restored: jax.Array) -> jax.Array:
-    """Restored buffers belong to the reader; a copy can be donated to the first step. Never two of a whole state."""
-    copy = jax.block_until_ready(restored.copy())
-    restored.delete()
-    return copy
+AbstractAt = Callable[[int], TrainState]  # the state that a checkpoint of this step holds, without its arrays
 
 
 def _loss_of(metrics: dict) -> float:
@@ -67,12 +62,14 @@ class Checkpoints:
             step_prefix="step",
             best_fn=_loss_of,  # without it Orbax does not write the metrics, and a restart forgets which was best
             best_mode="min",
-            preservation_policy=_POLICIES.AnyPreservationPolicy([
-                _POLICIES.LatestN(2),
-                _POLICIES.BestN(get_metric_fn=_loss_of, reverse=True, n=1),
-                _POLICIES.CustomSteps(sorted(keep)),
-            ]),
-        )  # fmt: skip
+            preservation_policy=_POLICIES.AnyPreservationPolicy(
+                [
+                    _POLICIES.LatestN(2),
+                    _POLICIES.BestN(get_metric_fn=_loss_of, reverse=True, n=1),
+                    _POLICIES.CustomSteps(sorted(keep)),
+                ]
+            ),
+        )
         self._directory = Path(directory).absolute()
         self._keep = frozenset(keep)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
@@ -82,26 +79,29 @@ class Checkpoints:
         if position.step in self._manager.all_steps():
             return
         metrics = {} if validation_loss is None else {"loss": validation_loss}
-        arguments = ocp.args.Composite(state=ocp.args.StandardSave(state),
-                                       position=ocp.args.JsonSave(dataclasses.asdict(position)))  # fmt: skip
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(_stored(state)), position=ocp.args.JsonSave(dataclasses.asdict(position))
+        )
         self._manager.save(position.step, args=arguments, metrics=metrics, force=True)
 
-    def restore(self, abstract: TrainState, echo: Callable[[str], None]) -> tuple[TrainState, Position] | None:
+    def restore(self, abstract_at: AbstractAt, echo: Callable[[str], None]) -> tuple[TrainState, Position] | None:
         """The newest checkpoint that can be read, or None. Says so when it has to pass over a damaged one.
 
         What cannot be read is renamed and not deleted: the cause may lie in the file system, or in the program.
 
         Args:
-          abstract: shapes, types and shardings to restore into.
+          abstract_at: shapes, types and shardings to restore into, by step.
           echo: told about every checkpoint that could not be read.
         """
         for step in _steps(self._manager):
-            found, reason = _read_together(self._directory, step, abstract)
-            if found is not None:
-                return found
+            restored, reason = _read_together(self._directory, step, abstract_at(step))
+            if restored is not None:
+                return restored
             aside = self._move_aside(step)
-            echo(f"checkpoint of step {step} cannot be read ({reason}), moved to {aside}; "
-                 "falling back to the one before it")  # fmt: skip
+            echo(
+                f"checkpoint of step {step} cannot be read ({reason}), moved to {aside}; "
+                "falling back to the one before it"
+            )
         return None
 
     def prune(self) -> None:
@@ -129,13 +129,13 @@ class Checkpoints:
 
 
 def restore_from(
-    directory: Path, step: int, abstract: TrainState, echo: Callable[[str], None]
+    directory: Path, step: int, abstract_at: AbstractAt, echo: Callable[[str], None]
 ) -> tuple[TrainState, Position] | None:
     """The newest readable checkpoint of another run that is no later than `step`; None if there is none.
 
     Args:
       directory: the other run's `checkpoints`; only read.
-      abstract: shapes, types and shardings to restore into.
+      abstract_at: shapes, types and shardings to restore into, by step.
       echo: told about every checkpoint that could not be read.
     """
     directory = Path(directory).absolute()
@@ -143,11 +143,11 @@ def restore_from(
         return None
     with _reader(directory) as manager:
         steps = _steps(manager)
-    for there in (s for s in steps if s <= step):
-        found, reason = _read_together(directory, there, abstract)
-        if found is not None:
-            return found
-        echo(f"{directory}: checkpoint of step {there} cannot be read ({reason})")
+    for earlier in (s for s in steps if s <= step):
+        restored, reason = _read_together(directory, earlier, abstract_at(earlier))
+        if restored is not None:
+            return restored
+        echo(f"{directory}: checkpoint of step {earlier} cannot be read ({reason})")
     return None
 
 
@@ -167,28 +167,42 @@ def _reader(directory: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(directory, options=options)
 
 
-def _read_together(
-    directory: Path, step: int, abstract: TrainState
-) -> tuple[tuple[TrainState, Position] | None, str]:
+def _read_together(directory: Path, step: int, abstract: TrainState) -> tuple[tuple[TrainState, Position] | None, str]:
     """State and position if every process could read its part; else None, and why one could not."""
-    found, reason = None, ""
+    restored, reason = None, ""
     try:
         with _reader(directory) as manager:
-            found = _read(manager, step, abstract)
+            restored = _read(manager, step, abstract)
     except Exception as error:  # damage surfaces as many types: missing files, short reads, bad JSON
-        reason = _reason(error)
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     reasons = [reason for reason in distributed.exchange("read", reason) if reason]
-    return (None, reasons[0]) if reasons else (found, "")
+    return (None, reasons[0]) if reasons else (restored, "")
 
 
 def _read(manager: ocp.CheckpointManager, step: int, abstract: TrainState) -> tuple[TrainState, Position]:
-    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore())
-    found = manager.restore(step, args=arguments)
-    position = Position(**found.position)
+    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(_stored(abstract)), position=ocp.args.JsonRestore())
+    restored = manager.restore(step, args=arguments)
+    position = Position(**restored.position)
     if position.step != step:
         raise ValueError(f"its position is of step {position.step}")
-    return jax.tree.map(_owned, found.state), position
+    state = jax.tree.map(_copied, restored.state)
+    return state if isinstance(state, TrainState) else TrainState(*state), position
 
 
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+class _PlainState(NamedTuple):
+    """A state on disk that holds nothing extra, as it was before there was a place for it."""
+
+    step: jax.Array
+    params: dict
+    opt_state: tuple
+
+
+def _stored(state: TrainState) -> TrainState | _PlainState:
+    return state if jax.tree.leaves(state.extra) else _PlainState(state.step, state.params, state.opt_state)
+
+
+def _copied(restored: jax.Array) -> jax.Array:
+    """Restored buffers belong to the reader; a copy can be donated to the first step. Never two of a whole state."""
+    copy = jax.block_until_ready(restored.copy())
+    restored.delete()
+    return copy

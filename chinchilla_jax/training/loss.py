@@ -13,30 +13,29 @@ import jax
 import jax.numpy as jnp
 
 from chinchilla_jax.model.layers import sum_of_outer_products
-from chinchilla_jax.parallel.rules import partition_spec
 from chinchilla_jax.parallel.vocabulary import (
-    RESIDUAL,
-    ROWS,
-    TABLE,
-    TABLE_GRADIENT,
+    OUTPUT_GRADIENTS,
+    OUTPUT_LAYER,
+    SUMS,
     TOKENS,
     Axes,
-    added,
-    first_row,
     on_each_device,
-    scattered,
-    table_gradient,
 )
 
 # Logits of one chunk on one device. Smaller ones are passed over once more often: the gradient of the output matrix is
 # added up over the chunks.
 CHUNK_BYTES = 128 * 2**20
-_BIAS, _SCALAR = partition_spec(("vocab",)), partition_spec(())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def output_loss(x_BxSxD: jax.Array, w_VxD: jax.Array, bias_V: jax.Array | None, targets_BxS: jax.Array,
-                weights_BxS: jax.Array, z_loss: float) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
+def output_loss(
+    x_BxSxD: jax.Array,
+    w_VxD: jax.Array,
+    bias_V: jax.Array | None,
+    targets_BxS: jax.Array,
+    weights_BxS: jax.Array,
+    z_loss: float,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """What to minimise, summed over tokens and not yet divided by their number, and the sums to report.
 
     Sums and not means, so that microbatches and hosts with unequal numbers of real tokens add up to the token-weighted
@@ -58,11 +57,9 @@ def output_loss(x_BxSxD: jax.Array, w_VxD: jax.Array, bias_V: jax.Array | None, 
             return jax.tree.map(jnp.add, sums, _sums(nll_N, log_z_N, weights_N, z_loss)), None
 
         sums, _ = _over_chunks(chunk, _zeros(), w_VxD, x_BxSxD, targets_BxS, weights_BxS)
-        return added(sums, axes.tokens)
+        return axes.sum_of_tokens(sums)
 
-    in_specs = (ROWS, TABLE, _BIAS, TOKENS, TOKENS)
-    run = on_each_device(all_chunks, in_specs, _SCALAR)
-    return run(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS)
+    return on_each_device(all_chunks, OUTPUT_LAYER, SUMS)(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS)
 
 
 def _forward(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS, z_loss):
@@ -86,11 +83,10 @@ def _forward(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS, z_loss):
         dbias_V = None if bias_V is None else jnp.zeros(bias_V.shape, jnp.float32)
         zeros = _zeros(), jnp.zeros(w_VxD.shape, jnp.float32), dbias_V
         (sums, dw_VxD, dbias_V), dx_CxNxD = _over_chunks(chunk, zeros, w_VxD, x_BxSxD, targets_BxS, weights_BxS)
-        return (added(sums, axes.tokens), scattered(dx_CxNxD.reshape(x_BxSxD.shape), axes.vocab, 1),
-                table_gradient(axes, dw_VxD, w_VxD.dtype), added(dbias_V, axes.tokens))  # fmt: skip
+        sums, dx_BxSxD = axes.sum_of_tokens(sums), axes.residual(dx_CxNxD.reshape(x_BxSxD.shape))
+        return sums, dx_BxSxD, axes.table_gradient(dw_VxD, w_VxD.dtype), axes.sum_of_tokens(dbias_V)
 
-    in_specs, out_specs = (ROWS, TABLE, _BIAS, TOKENS, TOKENS), (_SCALAR, RESIDUAL, TABLE_GRADIENT, _BIAS)
-    run = on_each_device(all_chunks, in_specs, out_specs)
+    run = on_each_device(all_chunks, OUTPUT_LAYER, (SUMS, *OUTPUT_GRADIENTS))
     sums, *gradients = run(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS)
     return sums, gradients
 
@@ -104,21 +100,33 @@ def _backward(z_loss, gradients, cotangents):
 output_loss.defvjp(_forward, _backward)
 
 
+def token_nats(x_BxSxD: jax.Array, w_VxD: jax.Array, bias_V: jax.Array | None, targets_BxS: jax.Array) -> jax.Array:
+    """Nats of every token, `[B, S]` in float32. It has no gradient of its own, as `output_loss` has."""
+
+    def all_chunks(axes, x_BxSxD, w_VxD, bias_V, targets_BxS):
+        def chunk(carry, part):
+            *_, nll_N, _ = _scores(axes, part[0], w_VxD, bias_V, part[1])
+            return carry, nll_N
+
+        _, nll_CxN = _over_chunks(chunk, None, w_VxD, x_BxSxD, targets_BxS)
+        return nll_CxN.reshape(targets_BxS.shape)
+
+    return on_each_device(all_chunks, OUTPUT_LAYER[:4], TOKENS)(x_BxSxD, w_VxD, bias_V, targets_BxS)
+
+
 def _zeros() -> tuple[jax.Array, dict[str, jax.Array]]:
     zero = jnp.zeros((), jnp.float32)
     return zero, {"nll": zero, "weight": zero}
 
 
-def _over_chunks(chunk, carry, w_VxD, x_BxSxD, targets_BxS, weights_BxS):
+def _over_chunks(chunk, carry, w_VxD, *arrays_BxS):
     """Scans over chunks of the tokens of this device; what each returns besides the carry is stacked."""
-    tokens = targets_BxS.size
-    wanted = min(tokens, 4 * tokens * w_VxD.shape[0] / CHUNK_BYTES)
-    chunks = next(n for n in range(1, tokens + 1) if n >= wanted and tokens % n == 0)
-    parts = (x_BxSxD.reshape(chunks, tokens // chunks, -1), targets_BxS.reshape(chunks, -1),
-             weights_BxS.reshape(chunks, -1))  # fmt: skip
+    tokens = arrays_BxS[0].shape[0] * arrays_BxS[0].shape[1]
+    least = min(tokens, 4 * tokens * w_VxD.shape[0] / CHUNK_BYTES)
+    chunks = next(n for n in range(1, tokens + 1) if n >= least and tokens % n == 0)
+    parts = tuple(array.reshape(chunks, tokens // chunks, *array.shape[2:]) for array in arrays_BxS)
     if chunks == 1:
-        carry, stacked = chunk(carry, jax.tree.map(lambda part: part[0], parts))
-        return carry, stacked
+        return chunk(carry, jax.tree.map(lambda part: part[0], parts))
     return jax.lax.scan(chunk, carry, parts)
 
 
@@ -127,13 +135,11 @@ def _scores(axes: Axes, x_NxD, w_VxD, bias_V, targets_N):
     logits_NxV = jax.lax.dot_general(x_NxD, w_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
     if bias_V is not None:
         logits_NxV += bias_V
-    top_N = jnp.max(logits_NxV, axis=-1)
-    if axes.vocab:
-        top_N = jax.lax.pmax(top_N, axes.vocab)
-    z_N = added(jnp.sum(jnp.exp(logits_NxV - top_N[:, None]), axis=-1), axes.vocab)
+    top_N = axes.max_of_vocab(jnp.max(logits_NxV, axis=-1))
+    z_N = axes.sum_of_vocab(jnp.sum(jnp.exp(logits_NxV - top_N[:, None]), axis=-1))
     rows = w_VxD.shape[0]
-    is_target_NxV = jnp.arange(rows) == (targets_N - first_row(axes, rows))[:, None]
-    label_N = added(jnp.sum(jnp.where(is_target_NxV, logits_NxV, 0.0), axis=-1), axes.vocab)
+    is_target_NxV = jnp.arange(rows) == (targets_N - axes.first_row(rows))[:, None]
+    label_N = axes.sum_of_vocab(jnp.sum(jnp.where(is_target_NxV, logits_NxV, 0.0), axis=-1))
     log_z_N = top_N + jnp.log(z_N)
     return logits_NxV, is_target_NxV, log_z_N - label_N, log_z_N
 

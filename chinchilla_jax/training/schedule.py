@@ -10,7 +10,7 @@ import bisect
 import dataclasses
 import math
 
-from chinchilla_jax.config import COOLDOWNS, OptimizerConfig, RunConfig, TrainConfig
+from chinchilla_jax.config import COOLDOWNS, OptimizerConfig, RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +25,6 @@ class BatchSchedule:
     steps_before_doubling: int
     total_steps: int
     seq_len: int
-
-    @classmethod
-    def of(cls, train: TrainConfig, seq_len: int) -> BatchSchedule:
-        """The schedule of a run."""
-        sequences = train.train_tokens / seq_len
-        if not train.double_batch_at:
-            steps = max(1, round(sequences / train.batch_size))
-            return cls(train.batch_size, steps, steps, seq_len)
-        before = round(sequences * train.double_batch_at / train.batch_size)
-        after = round((sequences - before * train.batch_size) / (2 * train.batch_size))
-        return cls(train.batch_size, before, max(1, before + after), seq_len)
 
     def sequences(self, step: int) -> int:
         """Sequences in the batch of `step`."""
@@ -88,5 +77,12 @@ def cooldown_start(optimizer: OptimizerConfig, batches: BatchSchedule) -> int:
 
 
 def steps_of(config: RunConfig) -> BatchSchedule:
-    """The batch schedule of a run's config."""
-    return BatchSchedule.of(config.train, config.data.seq_len)
+    """The batch schedule of a run."""
+    train, seq_len = config.train, config.data.seq_len
+    size, sequences = train.batch_size, train.train_tokens / seq_len
+    if not train.double_batch_at:
+        steps = max(1, round(sequences / size))
+        return BatchSchedule(size, steps, steps, seq_len)
+    before = round(sequences * train.double_batch_at / size)
+    after = round((sequences - before * size) / (2 * size))
+    return BatchSchedule(size, before, max(1, before + after), seq_len)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax
 import flax.linen as nn
@@ -18,19 +19,24 @@ from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.attention import sharded_attention
 from chinchilla_jax.parallel.rules import check_split, flax_rules, partition_spec, shardings
 from chinchilla_jax.parallel.vocabulary import lookup
-from chinchilla_jax.training.loss import output_loss
 from chinchilla_jax.training.machine.shape import shape_key
 from chinchilla_jax.training.machine.xla_flags import step_options
+from chinchilla_jax.training.objective import NEXT_TOKEN, next_token_sums, objective_of
 from chinchilla_jax.training.optimizer import make_optimizer
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a step changes. Weights are float32: the master copy lives in the sharded state."""
+    """Everything a step changes. Weights are float32: the master copy lives in the sharded state.
+
+    `extra` is what an objective keeps besides weights and moments, a tree of arrays; next-token prediction keeps
+    nothing.
+    """
 
     step: jax.Array
     params: dict
     opt_state: tuple
+    extra: Any = flax.struct.field(default_factory=dict)
 
 
 class Program(NamedTuple):
@@ -41,9 +47,9 @@ class Program(NamedTuple):
     batch_sharding: for arrays `[M, B/M, S]`.
     """
 
-    init: callable
-    step: callable
-    evaluate: callable
+    init: jax.stages.Wrapped
+    step: jax.stages.Wrapped
+    evaluate: jax.stages.Wrapped
     abstract: TrainState
     batch_sharding: NamedSharding
 
@@ -56,38 +62,36 @@ def model_of(config: RunConfig) -> Transformer:
     return Transformer(config.model, jnp.dtype(config.train.compute_dtype), remat, sharded_attention(mesh), lookup)
 
 
-def init_state(config: RunConfig, key: jax.Array) -> TrainState:
+def init_state(config: RunConfig, key: jax.Array, objective: str = NEXT_TOKEN) -> TrainState:
     """A fresh state; weights still carry their logical axes."""
     rows = config.mesh.data * config.mesh.fsdp  # a mesh has no use for less than a row for each of them
     tokens = jnp.zeros((rows, config.data.seq_len), jnp.int32)
     params = model_of(config).init(key, tokens)["params"]
     opt_state = make_optimizer(config.optimizer).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, objective_of(objective).init_extra(config, params))
 
 
-def _batch_sums(config: RunConfig, params: dict, batch: dict, z_loss: float):
-    def score(x_BxSxD, output_VxD, bias_V):
-        return output_loss(x_BxSxD, output_VxD, bias_V, batch["targets"], batch["weights"], z_loss)
-
-    return model_of(config).apply({"params": params}, batch["inputs"], batch.get("segment_ids"), score)
-
-
-def train_step(config: RunConfig, state: TrainState, batch: dict, lr: jax.Array) -> tuple[TrainState, dict]:
+def train_step(
+    config: RunConfig, state: TrainState, batch: dict, lr: jax.Array, objective: str = NEXT_TOKEN
+) -> tuple[TrainState, dict]:
     """One update from the token-weighted mean gradient of the whole batch.
 
     Args:
       batch: arrays `[M, B/M, S]`: M microbatches, one after the other. Besides bounding memory this is what makes
         small models fast on a CPU: a microbatch's activations stay in the cache.
       lr: learning rate of this step.
+      objective: name of what is minimised.
 
     Returns:
       The new state, and scalars: loss (nats per token), grad_norm (before clipping), weight (tokens).
     """
 
+    def summed_loss(params, rows):
+        return objective_of(objective).sums(config, model_of(config), params, state.extra, rows)
+
     def microbatch(carry, rows):
         grads, sums = carry
-        (_, more), more_grads = jax.value_and_grad(
-            lambda p: _batch_sums(config, p, rows, config.optimizer.z_loss), has_aux=True)(state.params)  # fmt: skip
+        (_, more), more_grads = jax.value_and_grad(summed_loss, has_aux=True)(state.params, rows)
         return (jax.tree.map(jnp.add, grads, more_grads), jax.tree.map(jnp.add, sums, more)), None
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
@@ -98,28 +102,46 @@ def train_step(config: RunConfig, state: TrainState, batch: dict, lr: jax.Array)
     updates, opt_state = make_optimizer(config.optimizer).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: -lr * u, updates))
     metrics = {"loss": sums["nll"] / weight, "grad_norm": optax.tree.norm(grads), "weight": sums["weight"]}
-    return TrainState(state.step + 1, params, opt_state), metrics
+    extra = objective_of(objective).next_extra(config, params, state.extra)
+    return TrainState(state.step + 1, params, opt_state, extra), metrics
 
 
 def evaluate_step(config: RunConfig, params: dict, batch: dict) -> dict:
-    """Summed nats and weights per microbatch row group, for a batch `[M, B/M, S]`: `nll` and `weight`, both `[M]`."""
-    return jax.lax.map(lambda rows: _batch_sums(config, params, rows, 0.0)[1], batch)
+    """Sums of each microbatch of a batch `[M, B/M, S]`: `nll` (nats of the next token) and `weight`, both `[M]`."""
+    return jax.lax.map(lambda rows: next_token_sums(model_of(config), params, rows)[1], batch)
 
 
-def make_program(config: RunConfig, mesh: Mesh | AbstractMesh) -> Program:
+def on_mesh(function: Callable, mesh: Mesh | AbstractMesh) -> Callable:
+    """Traces a function with mesh and rules in force, so that constraints in the model know them, and for the mesh's
+    kind of device, which need not be one of this machine."""
+
+    @functools.wraps(function)
+    def wrapped(*args):
+        with (
+            jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+            nn.logical_axis_rules(flax_rules()),
+            compile_for(mesh.abstract_mesh.abstract_device.device_kind),
+        ):
+            return function(*args)
+
+    return wrapped
+
+
+def make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: str = NEXT_TOKEN) -> Program:
     """Jitted init, step and evaluation for a config on a mesh; cached, so that equal shapes share compilations.
 
     On devices that are not there, as those of `topology_mesh` or `ahead.abstract_mesh`, they can be lowered, not run.
 
     Raises:
       ShardingError: a weight's axes collide on the mesh.
+      ConfigError: no objective has that name.
     """
-    return _make_program(shape_key(config), mesh)
+    return _make_program(shape_key(config), mesh, objective)
 
 
 @functools.lru_cache(maxsize=64)
-def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh) -> Program:
-    boxed = jax.eval_shape(functools.partial(init_state, config), jax.random.key(0))
+def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: str) -> Program:
+    boxed = jax.eval_shape(lambda key: init_state(config, key, objective), jax.random.key(0))
     placed = shardings(boxed, mesh)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), placed)
     check_split(abstract, mesh)
@@ -127,25 +149,23 @@ def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh) -> Program:
     device_kind = mesh.abstract_mesh.abstract_device.device_kind
     batch_sharding = NamedSharding(mesh, partition_spec(("microbatch", "batch", "length")))
 
-    def on_mesh(function):
-        """Traces with the mesh and the rules in force, so that constraints in the model know them, and for its kind of
-        device, which need not be one of this machine."""
-
-        @functools.wraps(function)
-        def wrapped(*args):
-            with (jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(flax_rules()),
-                  compile_for(device_kind)):  # fmt: skip
-                return function(*args)
-
-        return wrapped
-
     # Runs once, and its random numbers take a CPU longer to compile well than to draw slowly.
     options = {"xla_backend_optimization_level": 0} if device_kind == "cpu" else None
-    init = jax.jit(on_mesh(lambda key: nn.unbox(init_state(config, key))), out_shardings=placed,
-                   compiler_options=options)  # fmt: skip
-    step = jax.jit(on_mesh(lambda state, batch, lr: train_step(config, state, batch, lr)), donate_argnums=0,
-                   in_shardings=(placed, batch_sharding, replicated), out_shardings=(placed, replicated),
-                   compiler_options=step_options(device_kind))  # fmt: skip
-    evaluate = jax.jit(on_mesh(lambda params, batch: evaluate_step(config, params, batch)),
-                       in_shardings=(placed.params, batch_sharding), out_shardings=replicated)  # fmt: skip
+    init = jax.jit(
+        on_mesh(lambda key: nn.unbox(init_state(config, key, objective)), mesh),
+        out_shardings=placed,
+        compiler_options=options,
+    )
+    step = jax.jit(
+        on_mesh(lambda state, batch, lr: train_step(config, state, batch, lr, objective), mesh),
+        donate_argnums=0,
+        in_shardings=(placed, batch_sharding, replicated),
+        out_shardings=(placed, replicated),
+        compiler_options=step_options(device_kind),
+    )
+    evaluate = jax.jit(
+        on_mesh(lambda params, batch: evaluate_step(config, params, batch), mesh),
+        in_shardings=(placed.params, batch_sharding),
+        out_shardings=replicated,
+    )
     return Program(init, step, evaluate, abstract, batch_sharding)

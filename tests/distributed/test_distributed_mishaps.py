@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.training.loop import train
-from chinchilla_jax.training.metrics import read_metrics
+from chinchilla_jax.training.record.metrics import read_metrics
 from tests.distributed.conftest import on
 
 pytestmark = pytest.mark.long

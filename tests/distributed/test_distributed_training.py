@@ -8,7 +8,7 @@ import pytest
 
 from chinchilla_jax.data import Batches, TokenStore, store_path
 from chinchilla_jax.training.loop import train
-from chinchilla_jax.training.metrics import read_metrics
+from chinchilla_jax.training.record.metrics import read_metrics
 from tests.distributed.conftest import on
 
 # Sums over devices are taken in another order, one float32 rounding a step; 300 steps of training carry it along.

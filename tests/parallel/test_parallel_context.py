@@ -23,7 +23,7 @@ from chinchilla_jax.parallel.topology import topology_mesh
 from chinchilla_jax.preflight.program.program import read_program
 from chinchilla_jax.training.machine.ahead import abstract_mesh, compile_train_step, lower_train_step
 from tests.parallel.gradients import near, value_and_gradients
-from tests.training.test_training_ahead import CHINCHILLA, LLAMA, kernels, needs_compiler, run_of, scores
+from tests.training.machine.test_training_ahead import CHINCHILLA, LLAMA, kernels, needs_compiler, run_of, scores
 
 S, K = 32, 8
 IDS = np.stack([np.searchsorted([3, 9, 21], np.arange(S), side="right"), np.arange(S) // 17]).astype(np.int32)

@@ -19,7 +19,7 @@ from chinchilla_jax.study.execute.worker import work_alone
 from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, read_result, run_folder, write_manifest
 from chinchilla_jax.study.plan import plan
 from chinchilla_jax.training import loop
-from chinchilla_jax.training.metrics import read_metrics
+from chinchilla_jax.training.record.metrics import read_metrics
 from configs.isoflop import tiny
 from tests.study.cases import quiet
 

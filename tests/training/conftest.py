@@ -32,8 +32,11 @@ def data(tmp_path_factory):
 def compiled(tmp_path_factory):
     """A folder of compiled programs: a child process starts in a second instead of ten."""
     folder = tmp_path_factory.mktemp("compiled")
-    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.0,
-                "jax_persistent_cache_min_entry_size_bytes": -1}  # fmt: skip
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
     before = {name: getattr(jax.config, name) for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)
@@ -47,8 +50,16 @@ def compiled(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small(data, compiled):
     """24 steps; logs every 4, evaluates every 6, saves every 5; the batch doubles at step 16."""
-    train = TrainConfig(train_tokens=32 * 8 * 32, batch_size=8, microbatches=2, double_batch_at=0.5, log_every=4,
-                        eval_every=6, eval_sequences=24, checkpoint_every=5)  # fmt: skip
+    train = TrainConfig(
+        train_tokens=32 * 8 * 32,
+        batch_size=8,
+        microbatches=2,
+        double_batch_at=0.5,
+        log_every=4,
+        eval_every=6,
+        eval_sequences=24,
+        checkpoint_every=5,
+    )
     return RunConfig(MODEL, OptimizerConfig(peak_lr=1e-2, warmup_steps=3, z_loss=1e-4), data, train=train)
 
 
@@ -105,7 +116,8 @@ def saved():
 
     def read(config: RunConfig, workdir):
         checkpoints = Checkpoints(workdir / "checkpoints")
-        state, position = checkpoints.restore(make_program(config, make_mesh(config.mesh)).abstract, pytest.fail)
+        program = make_program(config, make_mesh(config.mesh))
+        state, position = checkpoints.restore(lambda step: program.abstract, pytest.fail)
         checkpoints.close()
         return jax.tree.map(np.asarray, state), position
 

@@ -2,22 +2,19 @@
 
 import json
 import math
-import signal
 
 import jax
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from chinchilla_jax.config import ConfigError
 from chinchilla_jax.data import Batches, TokenStore, store_path
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.parallel.mesh import make_mesh
-from chinchilla_jax.training import loop
-from chinchilla_jax.training.directory import check_directory
-from chinchilla_jax.training.evaluate import domain_sequences, evaluate
+from chinchilla_jax.training import loop, start
 from chinchilla_jax.training.loop import Diverged, train
-from chinchilla_jax.training.metrics import MetricWriter, Position, read_metrics
+from chinchilla_jax.training.record.metrics import read_metrics
+from chinchilla_jax.training.schedule import steps_of
 from chinchilla_jax.training.step import make_program, model_of
 
 
@@ -28,8 +25,17 @@ def quiet(_):
 @pytest.fixture(scope="module")
 def brief(small, changed):
     """Eight steps and one evaluation, of every validation sequence."""
-    return changed(small, train={"train_tokens": 8 * 8 * 32, "double_batch_at": 0.0, "eval_every": 0,
-                                 "eval_sequences": 10**6, "checkpoint_every": 0, "log_every": 1})  # fmt: skip
+    return changed(
+        small,
+        train={
+            "train_tokens": 8 * 8 * 32,
+            "double_batch_at": 0.0,
+            "eval_every": 0,
+            "eval_sequences": 10**6,
+            "checkpoint_every": 0,
+            "log_every": 1,
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,7 @@ def test_a_result(brief, finished):
 
 def test_a_finished_run_is_returned_without_work(brief, finished, monkeypatch, said):
     monkeypatch.setattr(loop, "make_program", lambda *_: pytest.fail("compiled"))
-    monkeypatch.setattr(loop.TokenStore, "open", lambda *_, **__: pytest.fail("opened the data"))
+    monkeypatch.setattr(TokenStore, "open", lambda *_, **__: pytest.fail("opened the data"))
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     assert train(brief, finished, echo=said) == json.loads((finished / "result.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
@@ -71,7 +77,7 @@ def test_metrics_of_every_step(brief, finished):
     records = read_metrics(finished)
     steps = [r for r in records if "loss" in r]
     assert [(r["step"], r["tokens"]) for r in steps] == [(step, 256 * step) for step in range(1, 9)]
-    rates = [loop.learning_rate(brief.optimizer, loop.steps_of(brief), step) for step in range(8)]
+    rates = [loop.learning_rate(brief.optimizer, steps_of(brief), step) for step in range(8)]
     assert [r["lr"] for r in steps] == [float(np.float32(rate)) for rate in rates]
     assert all(r["grad_norm"] > 0 for r in steps)
     assert "validation_loss" in records[-1] and records[-1]["step"] == 8
@@ -90,7 +96,7 @@ def test_losses_are_those_of_steps_made_by_hand(brief, finished):
     state, losses = program.init(jax.random.key(brief.train.seed)), []
     for step in range(8):
         batch = {name: x.reshape(2, 4, 32) for name, x in batches.batch(8 * step, 8).items()}
-        rate = loop.learning_rate(brief.optimizer, loop.steps_of(brief), step)
+        rate = loop.learning_rate(brief.optimizer, steps_of(brief), step)
         state, metrics = program.step(state, batch, np.float32(rate))
         losses.append(float(metrics["loss"]))
     assert [r["loss"] for r in read_metrics(finished) if "loss" in r] == losses
@@ -106,10 +112,12 @@ def test_runs_that_differ_in_budget_share_compilations(brief, finished, changed,
     jax.clear_caches()
     counts = []
     for name, optimizer, more in (
-        ("one", {}, {}), ("two", {"peak_lr": 3e-4, "warmup_steps": 1, "schedule": "cooldown"}, {"train_tokens": 1536}),
-        ("three", {}, {"seed": 9, "eval_every": 2, "checkpoint_every": 3}), ("four", {}, {"double_batch_at": 0.5}),
+        ("one", {}, {}),
+        ("two", {"peak_lr": 3e-4, "warmup_steps": 1, "schedule": "cooldown"}, {"train_tokens": 1536}),
+        ("three", {}, {"seed": 9, "eval_every": 2, "checkpoint_every": 3}),
+        ("four", {}, {"double_batch_at": 0.5}),
         ("five", {}, {"double_batch_at": 0.25, "seed": 3}),
-    ):  # fmt: skip
+    ):
         train(changed(brief, optimizer=optimizer, train={"eval_sequences": 8} | more), tmp_path / name, echo=quiet)
         counts.append(compiled())
     assert counts == [(1, 1, 1), (1, 1, 1), (1, 1, 1), (2, 1, 1), (2, 1, 1)]
@@ -145,32 +153,16 @@ def test_validation_loss_is_that_of_the_saved_weights(brief, finished, saved):
         assert nll.ravel()[:tokens].mean() == pytest.approx(record[f"validation_loss/{domain}"], rel=1e-6)
 
 
-def test_evaluation_does_not_depend_on_the_batch_size(brief):
-    batches = Batches(TokenStore.open(store_path(brief.data)), brief.data.mixture, 0)
-
-    def nats(batch):
-        nll = np.log1p(batch["inputs"] + 3 * batch["targets"]) * batch["weights"]
-        return {"nll": nll.sum((1,)), "weight": batch["weights"].sum((1,))}
-
-    one, other = (evaluate(batches, nats, size, 50) for size in (3, 16))
-    assert one == pytest.approx(other, rel=1e-6) and len(one) == 2 + 2 * len(batches.weights)
-    for domain, count in domain_sequences(batches.weights, 50).items():
-        sizes = batches.store.byte_lengths[np.asarray(batches.store.array(domain, "validation"))[:count, 1:]]
-        nats_per_byte = one[f"validation_loss/{domain}"] * sizes.size / sizes.sum()
-        assert one[f"bits_per_byte/{domain}"] == pytest.approx(nats_per_byte / math.log(2), rel=1e-6)
-
-
-def test_every_domain_is_evaluated():
-    assert domain_sequences({"a": 0.7, "b": 0.299, "c": 0.001}, 100) == {"a": 70, "b": 30, "c": 1}
-
-
 # --- Refusals ---
 
 
-@pytest.mark.parametrize(("change", "names"), [
-    ({"optimizer": {"peak_lr": 0.5}}, r"optimizer.peak_lr: 0.01 there, 0.5 here"),
-    ({"train": {"seed": 4}, "model": {"d_ff": 64}}, r"model.d_ff: 32 there, 64 here, train.seed: 0 there, 4 here"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"optimizer": {"peak_lr": 0.5}}, r"optimizer.peak_lr: 0.01 there, 0.5 here"),
+        ({"train": {"seed": 4}, "model": {"d_ff": 64}}, r"model.d_ff: 32 there, 64 here, train.seed: 0 there, 4 here"),
+    ],
+)
 def test_the_directory_of_another_config(brief, finished, changed, change, names):
     with pytest.raises(ConfigError, match=names):
         train(changed(brief, **change), finished, echo=quiet)
@@ -189,15 +181,6 @@ def test_another_mesh_may_go_on(brief, changed, said, monkeypatch, tmp_path):
     assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5) and parts["devices"] == 4
 
 
-def test_other_cores_may_go_on_and_are_told(brief, tmp_path):
-    there = {"config": brief.to_dict(), "hash": brief.content_hash()}
-    for recorded, said in (({"cores": 2}, ["cores: 2 there, 1 here"]), ({"cores": 1}, []), ({}, [])):
-        lines = []
-        (tmp_path / "config.json").write_text(json.dumps(there | recorded))
-        check_directory(brief, tmp_path, lines.append, cores=1)
-        assert lines == [f"{line}: the numbers will agree to rounding and not to the bit" for line in said]
-
-
 def test_a_tokenizer_larger_than_the_model(brief, monkeypatch, tmp_path):
     opened = TokenStore.open(store_path(brief.data))
     opened.vocab_size = 513
@@ -208,7 +191,7 @@ def test_a_tokenizer_larger_than_the_model(brief, monkeypatch, tmp_path):
 
 
 def test_sequences_of_another_length(brief, changed, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "store_path", lambda data: store_path(brief.data))
+    monkeypatch.setattr(start, "store_path", lambda data: store_path(brief.data))
     with pytest.raises(ConfigError, match="64, but the token store in .* holds sequences of 32") as raised:
         train(changed(brief, data={"seq_len": 64}), tmp_path, echo=quiet)
     assert raised.value.key == "data.seq_len"
@@ -242,8 +225,8 @@ def test_a_number_that_is_not_finite_is_never_saved(small, changed, saved, monke
     config = changed(small, train={"checkpoint_every": 1, "double_batch_at": 0.0})
     make = make_program
 
-    def poisoned(config, mesh):
-        program = make(config, mesh)
+    def poisoned(*args):
+        program = make(*args)
 
         def step(state, batch, lr):
             number = int(state.step)
@@ -256,50 +239,3 @@ def test_a_number_that_is_not_finite_is_never_saved(small, changed, saved, monke
     with pytest.raises(Diverged, match="at step 7"):
         train(config, tmp_path, echo=quiet)
     assert saved(config, tmp_path)[1].step == 6 and not (tmp_path / "result.json").exists()
-
-
-# --- Metrics ---
-
-
-def test_metrics_past_the_position_are_cut_off(tmp_path):
-    writer = MetricWriter(tmp_path, Position())
-    for step in (1, 2, 3):
-        writer.write("metrics", {"step": step, "loss": 1.0})
-        writer.write("metrics", {"step": step, "validation_loss": 1.0})
-    writer.close()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "lo')
-    assert len(read_metrics(tmp_path)) == 6
-    MetricWriter(tmp_path, Position(step=3)).close()
-    assert len(read_metrics(tmp_path)) == 6 and (tmp_path / "metrics.jsonl").read_text().endswith("\n")
-    MetricWriter(tmp_path, Position(step=2, evaluation_owed=True)).close()
-    kinds = [(r["step"], "loss" in r) for r in read_metrics(tmp_path)]
-    assert kinds == [(1, True), (1, False), (2, True)]
-    MetricWriter(tmp_path, Position()).close()
-    assert read_metrics(tmp_path) == []
-
-
-def test_events_of_the_step_resumed_from_are_not_purged(tmp_path):
-    """TensorBoard drops what a restart purges: everything from that step on."""
-    MetricWriter(tmp_path, Position(step=4)).close()
-    (file,) = (tmp_path / "tensorboard").iterdir()
-    content, starts = file.read_bytes(), []
-    while content:  # records: length, its checksum, event, its checksum
-        length = int.from_bytes(content[:8], "little")
-        event = Event.FromString(content[12 : 12 + length])
-        content = content[16 + length :]
-        if event.session_log.status == SessionLog.START:
-            starts.append(event.step)
-    assert starts == [5]
-
-
-def test_a_second_ctrl_c_interrupts_and_a_second_sigterm_does_not():
-    signals = loop._Sigterm()
-    try:
-        for number in (signal.SIGTERM, signal.SIGTERM):
-            signal.raise_signal(number)
-        assert signals.received
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        signals.restore()

@@ -80,8 +80,11 @@ def test_gradients_scale_with_what_is_made_of_the_objective(batch):
     arrays, targets, weights = batch
     _, _, expected = value_and_gradients(arrays, targets, weights, 0.0)
     tripled = jax.grad(lambda a: 3.0 * output_loss(*a, targets, weights, 0.0)[0])(arrays)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), tripled,
-                 jax.tree.map(lambda g: 3.0 * g, expected))  # fmt: skip
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        tripled,
+        jax.tree.map(lambda g: 3.0 * g, expected),
+    )
 
 
 def test_padding_has_no_effect(batch):

@@ -10,8 +10,14 @@ from chinchilla_jax.config import OptimizerConfig
 from chinchilla_jax.training.optimizer import make_optimizer
 from chinchilla_jax.training.step import init_state
 
-SHAPES = {"layers": {"attention": {"query": (3, 4), "u": (2, 2), "v": (2, 2), "value": (3, 4), "output_bias": (4,)},
-                     "norm": {"gain": (3,), "bias": (3,)}}, "embedding": (5, 3), "output_bias": (5,)}  # fmt: skip
+SHAPES = {
+    "layers": {
+        "attention": {"query": (3, 4), "u": (2, 2), "v": (2, 2), "value": (3, 4), "output_bias": (4,)},
+        "norm": {"gain": (3,), "bias": (3,)},
+    },
+    "embedding": (5, 3),
+    "output_bias": (5,),
+}
 DECAYED = {"query", "value", "embedding"}
 
 
@@ -37,12 +43,15 @@ def by_hand(config, params, gradients, rate):
     return jax.tree.unflatten(structure, weights)
 
 
-@pytest.mark.parametrize("config", [
-    OptimizerConfig(weight_decay=0.0, clip_norm=1e9),
-    OptimizerConfig(weight_decay=0.0, clip_norm=3.0, b1=0.8, b2=0.99, eps=1e-2),
-    OptimizerConfig(weight_decay=0.3, clip_norm=3.0),
-    OptimizerConfig(weight_decay=0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        OptimizerConfig(weight_decay=0.0, clip_norm=1e9),
+        OptimizerConfig(weight_decay=0.0, clip_norm=3.0, b1=0.8, b2=0.99, eps=1e-2),
+        OptimizerConfig(weight_decay=0.3, clip_norm=3.0),
+        OptimizerConfig(weight_decay=0.0),
+    ],
+)
 def test_steps_are_those_of_the_paper(config):
     params = random_tree(0)
     gradients = [random_tree(seed, scale) for seed, scale in ((1, 1.0), (2, 10.0), (3, 0.01), (4, 1.0))]
@@ -77,10 +86,14 @@ def test_clipping_scales_the_whole_gradient():
     np.testing.assert_allclose(short["a"], [0.15, 0.0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("model", [
-    {"biases": "gopher", "position": "relative"}, {"biases": "all", "norm": "layernorm", "position": "learned"},
-    {"biases": "none", "position": "rope", "feed_forward": "swiglu", "tie_embeddings": False, "scan_layers": False},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"biases": "gopher", "position": "relative"},
+        {"biases": "all", "norm": "layernorm", "position": "learned"},
+        {"biases": "none", "position": "rope", "feed_forward": "swiglu", "tie_embeddings": False, "scan_layers": False},
+    ],
+)
 def test_of_real_models_the_matrices_decay_and_nothing_else(small, changed, model):
     """With gradients of zero, what moves is what decays."""
     config = changed(small, model=model)
@@ -97,8 +110,19 @@ def test_of_real_models_the_matrices_decay_and_nothing_else(small, changed, mode
         name = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)][-1]
         kinds["matrix" if update.flat[0] == pytest.approx(0.1) else "vector"].add(name)
         assert float(np.ptp(update)) == 0.0
-    assert kinds["matrix"] <= {"embedding", "position", "output", "query", "key", "value", "relative", "up", "gate",
-                               "down"}  # fmt: skip
-    assert kinds["vector"] <= {"gain", "bias", "u", "v"} | {f"{n}_bias" for n in ("query", "key", "value", "output",
-                                                                                "up", "gate", "down")}  # fmt: skip
+    assert kinds["matrix"] <= {
+        "embedding",
+        "position",
+        "output",
+        "query",
+        "key",
+        "value",
+        "relative",
+        "up",
+        "gate",
+        "down",
+    }
+    assert kinds["vector"] <= {"gain", "bias", "u", "v"} | {
+        f"{n}_bias" for n in ("query", "key", "value", "output", "up", "gate", "down")
+    }
     assert {"embedding", "query", "value", "output", "up", "down"} <= kinds["matrix"] and "gain" in kinds["vector"]

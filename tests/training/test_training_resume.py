@@ -15,7 +15,7 @@ import pytest
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training import loop
 from chinchilla_jax.training.loop import Preempted, train
-from chinchilla_jax.training.metrics import read_metrics
+from chinchilla_jax.training.record.metrics import read_metrics
 from chinchilla_jax.training.step import make_program
 
 KILLED_RUN = pathlib.Path(__file__).parent / "killed_run.py"
@@ -76,10 +76,10 @@ def test_sigterm_before_the_first_step(small, saved, straight, monkeypatch, said
     """While programs are compiled, or the data is opened, there is no loop yet to take notice."""
     init = loop.make_program
 
-    def with_signal(config, mesh):
+    def with_signal(*args):
         monkeypatch.setattr(loop, "make_program", init)
         os.kill(os.getpid(), signal.SIGTERM)
-        return init(config, mesh)
+        return init(*args)
 
     monkeypatch.setattr(loop, "make_program", with_signal)
     with pytest.raises(Preempted, match="saved step 0 of 24"):
@@ -126,8 +126,17 @@ def test_kill_9(small, saved, straight, compiled, tmp_path):
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"config": small.to_dict(), "jax": compiled | {"jax_num_cpu_devices": 8}}))
     workdir = tmp_path / "run"
-    for death in ("line 4", "saving 5", "step 7", "evaluated 12", "restored", "saving 20", "evaluated 24", "result",
-                  "never"):  # fmt: skip
+    for death in (
+        "line 4",
+        "saving 5",
+        "step 7",
+        "evaluated 12",
+        "restored",
+        "saving 20",
+        "evaluated 24",
+        "result",
+        "never",
+    ):
         command = [sys.executable, str(KILLED_RUN), str(settings), str(workdir), *death.split()]
         run = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert run.returncode == (0 if death == "never" else -signal.SIGKILL), f"{death}: {run.stderr}"

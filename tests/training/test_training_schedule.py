@@ -5,11 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from chinchilla_jax.config import OptimizerConfig, TrainConfig
+from chinchilla_jax.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
 from chinchilla_jax.training.schedule import BatchSchedule, cooldown_start, learning_rate, steps_of
 
 PLAIN = BatchSchedule(batch_size=4, steps_before_doubling=100, total_steps=100, seq_len=8)
 DOUBLED = BatchSchedule(batch_size=4, steps_before_doubling=60, total_steps=90, seq_len=8)
+
+
+def schedule_of(**train):
+    """The schedule of a run with these settings, in rows of 8 tokens."""
+    return steps_of(RunConfig(data=DataConfig(seq_len=8), train=TrainConfig(**train)))
 
 
 def rates(optimizer, batches):
@@ -51,16 +56,18 @@ def test_cosine_is_matched_in_tokens_when_the_batch_doubles():
 
 @pytest.mark.parametrize(("batches", "first"), [(PLAIN, 80), (DOUBLED, 78)])
 def test_cooldown_is_constant_and_then_linear_in_tokens(batches, first):
-    optimizer = OptimizerConfig(peak_lr=1.0, schedule="cooldown", warmup_steps=5, final_lr_fraction=0.25,
-                                cooldown_fraction=0.2)  # fmt: skip
+    optimizer = OptimizerConfig(
+        peak_lr=1.0, schedule="cooldown", warmup_steps=5, final_lr_fraction=0.25, cooldown_fraction=0.2
+    )
     lr = rates(optimizer, batches)
     assert (lr[5:first] == 1.0).all() and lr[first] < 1.0
     slopes = np.diff(lr[first:])
     np.testing.assert_allclose(slopes, slopes[0])
     last = batches.total_steps - 1
     length = 0.2 * batches.tokens(batches.total_steps)
-    assert lr[last - 1] - lr[last] == pytest.approx(0.75 * batches.batch_size * batches.seq_len
-                                                    * (2 if batches is DOUBLED else 1) / length)  # fmt: skip
+    assert lr[last - 1] - lr[last] == pytest.approx(
+        0.75 * batches.batch_size * batches.seq_len * (2 if batches is DOUBLED else 1) / length
+    )
 
 
 def test_the_square_root_cooldown_is_one_minus_the_root_of_the_share_done():
@@ -81,8 +88,9 @@ def test_a_constant_rate_is_the_peak_from_warm_up_on():
 @pytest.mark.parametrize("schedule", ["cooldown", "cooldown_sqrt"])
 @pytest.mark.parametrize(("fraction", "final", "warmup"), [(0.2, 0.1, 3), (0.2, 0.3, 0), (0.37, 0, 9), (1, 0.7, 5)])
 def test_up_to_the_start_of_its_cooldown_a_run_is_the_constant_run(schedule, fraction, final, warmup):
-    optimizer = OptimizerConfig(peak_lr=0.7, schedule=schedule, warmup_steps=warmup, final_lr_fraction=final,
-                                cooldown_fraction=fraction)  # fmt: skip
+    optimizer = OptimizerConfig(
+        peak_lr=0.7, schedule=schedule, warmup_steps=warmup, final_lr_fraction=final, cooldown_fraction=fraction
+    )
     start = cooldown_start(optimizer, PLAIN)
     constant = rates(OptimizerConfig(peak_lr=0.7, schedule="constant", warmup_steps=warmup), PLAIN)
     lr = rates(optimizer, PLAIN)
@@ -93,7 +101,7 @@ def test_up_to_the_start_of_its_cooldown_a_run_is_the_constant_run(schedule, fra
 @pytest.mark.parametrize("double_at", [0.0, 0.25, 0.5, 0.9])
 @pytest.mark.parametrize("tokens", [2000, 10_000, 12_345])
 def test_each_sequence_is_consumed_once(double_at, tokens):
-    batches = BatchSchedule.of(TrainConfig(train_tokens=tokens, batch_size=6, double_batch_at=double_at), seq_len=8)
+    batches = schedule_of(train_tokens=tokens, batch_size=6, double_batch_at=double_at)
     consumed = []
     for step in range(batches.total_steps):
         first = batches.first_sequence(step)
@@ -105,7 +113,7 @@ def test_each_sequence_is_consumed_once(double_at, tokens):
 
 
 def test_the_batch_doubles_midway():
-    batches = BatchSchedule.of(TrainConfig(train_tokens=9600, batch_size=6, double_batch_at=0.5), seq_len=8)
+    batches = schedule_of(train_tokens=9600, batch_size=6, double_batch_at=0.5)
     assert (batches.steps_before_doubling, batches.total_steps) == (100, 150)
     assert [batches.sequences(step) for step in (0, 99, 100, 149)] == [6, 6, 12, 12]
     assert batches.tokens(100) == 4800 and batches.tokens(150) == 9600

@@ -8,7 +8,7 @@ import pytest
 
 from chinchilla_jax.config import ConfigError
 from chinchilla_jax.training.loop import Fork, Preempted, train
-from chinchilla_jax.training.metrics import read_metrics
+from chinchilla_jax.training.record.metrics import read_metrics
 from chinchilla_jax.training.schedule import cooldown_start, steps_of
 
 STEP = 8 * 32  # tokens
@@ -24,10 +24,13 @@ def quiet(line):
 def branches(small, changed):
     """Two horizons with a cooldown over their last fifth. Evaluations every 6 steps, checkpoints every 5."""
     made = {
-        name: changed(small, train={"double_batch_at": 0.0, "train_tokens": steps * STEP},
-                      optimizer={"schedule": "cooldown_sqrt", "cooldown_fraction": 0.2})
+        name: changed(
+            small,
+            train={"double_batch_at": 0.0, "train_tokens": steps * STEP},
+            optimizer={"schedule": "cooldown_sqrt", "cooldown_fraction": 0.2},
+        )
         for name, steps in HORIZONS.items()
-    }  # fmt: skip
+    }
     assert {name: cooldown_start(c.optimizer, steps_of(c)) for name, c in made.items()} == FORKS
     return made
 
@@ -128,12 +131,15 @@ def test_a_damaged_checkpoint_of_the_trunk_costs_time_only(trunk_config, branche
     assert_same(branches["short"], saved, tmp_path / "short", direct["short"])
 
 
-@pytest.mark.parametrize(("section", "values", "told"), [
-    ("optimizer", {"peak_lr": 2e-2}, "optimizer.peak_lr: 0.01 there, 0.02 here"),
-    ("optimizer", {"warmup_steps": 4}, "optimizer.warmup_steps: 3 there, 4 here"),
-    ("train", {"seed": 1}, "train.seed: 0 there, 1 here"),
-    ("optimizer", {"cooldown_fraction": 0.5}, "part at step 12, before the fork at 19"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("section", "values", "told"),
+    [
+        ("optimizer", {"peak_lr": 2e-2}, "optimizer.peak_lr: 0.01 there, 0.02 here"),
+        ("optimizer", {"warmup_steps": 4}, "optimizer.warmup_steps: 3 there, 4 here"),
+        ("train", {"seed": 1}, "train.seed: 0 there, 1 here"),
+        ("optimizer", {"cooldown_fraction": 0.5}, "part at step 12, before the fork at 19"),
+    ],
+)
 def test_a_trunk_that_is_another_run_is_refused(section, values, told, branches, trunk, changed, tmp_path):
     config = changed(branches["long"], **{section: values})
     with pytest.raises(ConfigError, match=told):

@@ -1,1 +1,5 @@
-"""What a run asks of the machine under it: programs compiled ahead, compiler flags, the peak, the allocator."""
+"""What a run asks of the machine under it.
+
+In goes a config or a mesh; out come its programs, compiled before it can start or where the machine is not, the flags
+they are compiled with, and the peak FLOP/s.
+"""

@@ -21,8 +21,12 @@ from chinchilla_jax.training.step import make_program
 def abstract_mesh(config: MeshConfig, device_kind: str) -> AbstractMesh:
     """A `data x fsdp x context x tensor` mesh of devices of a `device_kind` that JAX knows: `TPU v5 lite`, `cpu`."""
     platform = "tpu" if device_kind.startswith("TPU") else device_kind
-    return AbstractMesh(config.shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES),
-                        abstract_device=AbstractDevice(device_kind, 1, platform))  # fmt: skip
+    return AbstractMesh(
+        config.shape,
+        MESH_AXES,
+        axis_types=(AxisType.Auto,) * len(MESH_AXES),
+        abstract_device=AbstractDevice(device_kind, 1, platform),
+    )
 
 
 def train_step_arguments(config: RunConfig, mesh: Mesh | AbstractMesh, sequences: int | None = None) -> tuple:

@@ -1,1 +1,1 @@
-"""Where a run's wall time goes: booked second by second, compiled into shares, traced on request."""
+"""Where a run's wall time goes. In go readings of a timer, out come seconds by part, shares of them, and traces."""

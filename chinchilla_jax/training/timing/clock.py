@@ -80,8 +80,12 @@ class Clock:
       step_end: a `StepEnd`.
     """
 
-    def __init__(self, timer: Callable[[], float] = time.perf_counter,
-                 compiled: Callable[[], float] = compile_seconds, step_end: StepEnd | None = None):  # fmt: skip
+    def __init__(
+        self,
+        timer: Callable[[], float] = time.perf_counter,
+        compiled: Callable[[], float] = compile_seconds,
+        step_end: StepEnd | None = None,
+    ):
         self._timer, self._compiled = timer, compiled
         self._step_end = step_end or StepEnd(timer)
         self._dispatched = False

@@ -7,8 +7,9 @@ import threading
 
 import jax
 
-_EVENTS = frozenset(f"/jax/core/compile/{name}_duration"
-                    for name in ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile"))  # fmt: skip
+_EVENTS = frozenset(
+    f"/jax/core/compile/{name}_duration" for name in ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
+)
 
 
 class Spans:
@@ -21,18 +22,18 @@ class Spans:
         """A span of the calling thread ended; events that are not about compiling are ignored."""
         if event not in _EVENTS:
             return
-        mine = self._mine()
-        while mine.outermost and mine.outermost[-1][0] >= start:
-            inner = mine.outermost.pop()
-            mine.seconds -= inner[1] - inner[0]
-        mine.outermost.append((start, end))
-        mine.seconds += end - start
+        spans = self._of_this_thread()
+        while spans.outermost and spans.outermost[-1][0] >= start:
+            inner = spans.outermost.pop()
+            spans.seconds -= inner[1] - inner[0]
+        spans.outermost.append((start, end))
+        spans.seconds += end - start
 
     def seconds(self) -> float:
         """Of the calling thread, so far."""
-        return self._mine().seconds
+        return self._of_this_thread().seconds
 
-    def _mine(self) -> threading.local:
+    def _of_this_thread(self) -> threading.local:
         if not hasattr(self._threads, "outermost"):
             self._threads.outermost, self._threads.seconds = [], 0.0
         return self._threads

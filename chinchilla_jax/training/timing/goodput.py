@@ -68,8 +68,10 @@ def utilisation(
       peak: FLOP/s of all devices of the mesh.
     """
     spans = {"step": parts.get("step", 0.0), "all": _split(parts)}
-    return {over: {c: tokens * flops / seconds / peak if seconds > 0 else 0.0 for c, flops in flops_per_token.items()}
-            for over, seconds in spans.items()}  # fmt: skip
+    return {
+        over: {c: tokens * flops / seconds / peak if seconds > 0 else 0.0 for c, flops in flops_per_token.items()}
+        for over, seconds in spans.items()
+    }
 
 
 def time_line(parts: Mapping[str, float], used: Mapping[str, Mapping[str, float]] | None = None) -> str:
@@ -81,8 +83,10 @@ def time_line(parts: Mapping[str, float], used: Mapping[str, Mapping[str, float]
     """
     total = _split(parts)
     shares = sorted(((parts.get(part, 0.0) / total, part) for part in PARTS), reverse=True) if total > 0 else []
-    line = "time: " + (", ".join(f"{part.replace('_', ' ')} {share:.1%}" for share, part in shares if share >= 0.0005)
-                       or "nothing booked yet")  # fmt: skip
+    line = "time: " + (
+        ", ".join(f"{part.replace('_', ' ')} {share:.1%}" for share, part in shares if share >= 0.0005)
+        or "nothing booked yet"
+    )
     if used:
         step = used["step"]
         line += f"; utilisation {step['6nd']:.1%} of peak (6nd), {step['executed']:.1%} (executed)"

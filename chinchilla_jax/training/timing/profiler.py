@@ -8,31 +8,21 @@ that is resumed inside the window traces what is left of it, one resumed beyond 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from chinchilla_jax.config import ConfigError
 
 
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """Steps `start` .. `stop - 1`, counted from 1.
-
-    Raises:
-      ConfigError: there is no such step.
-    """
+class Window(NamedTuple):
+    """Steps `start` .. `stop - 1`, counted from 1."""
 
     start: int
     stop: int
-
-    def __post_init__(self):
-        if not 1 <= self.start < self.stop:
-            raise ConfigError("--profile", f"{self.start}:{self.stop} holds no step; the first step is 1 and STOP is "
-                              "left out, so that 100:105 are the five from 100 on")  # fmt: skip
 
 
 def parse_window(text: str) -> Window:
@@ -41,10 +31,17 @@ def parse_window(text: str) -> Window:
     Raises:
       ConfigError: it does not read START:STOP, or holds no step.
     """
-    found = re.fullmatch(r"(\d+):(\d+)", text.strip())
-    if not found:
+    numbers = re.fullmatch(r"(\d+):(\d+)", text.strip())
+    if not numbers:
         raise ConfigError("--profile", f"{text!r} should read START:STOP, e.g. 100:105 for the five steps from 100 on")
-    return Window(int(found[1]), int(found[2]))
+    window = Window(int(numbers[1]), int(numbers[2]))
+    if not 1 <= window.start < window.stop:
+        raise ConfigError(
+            "--profile",
+            f"{window.start}:{window.stop} holds no step; the first step is 1 and STOP is left out, so that 100:105 "
+            "are the five from 100 on",
+        )
+    return window
 
 
 class Profiler:
@@ -56,8 +53,11 @@ class Profiler:
 
     def __init__(self, window: Window | None, directory: Path, total_steps: int, echo: Callable[[str], None]):
         if window is not None and window.stop > total_steps + 1:
-            raise ConfigError("--profile", f"{window.start}:{window.stop} goes beyond the run's {total_steps} steps; "
-                              f"STOP is at most {total_steps + 1}")  # fmt: skip
+            raise ConfigError(
+                "--profile",
+                f"{window.start}:{window.stop} goes beyond the run's {total_steps} steps; "
+                f"STOP is at most {total_steps + 1}",
+            )
         self._window = window if jax.process_index() == 0 else None
         self._directory, self._echo = directory, echo
         self._running = False
@@ -87,5 +87,7 @@ class Profiler:
             return
         self._running, self._window = False, None
         jax.profiler.stop_trace()
-        self._echo(f"profile: written to {self._directory}; look at it with `pip install xprof` and `xprof --logdir "
-                   f"{self._directory}`, or drop its .trace.json.gz on https://ui.perfetto.dev")  # fmt: skip
+        self._echo(
+            f"profile: written to {self._directory}; look at it with `pip install xprof` and `xprof --logdir "
+            f"{self._directory}`, or drop its .trace.json.gz on https://ui.perfetto.dev"
+        )

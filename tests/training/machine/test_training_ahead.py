@@ -25,21 +25,30 @@ from chinchilla_jax.training.machine.warm import warm
 from chinchilla_jax.training.step import make_program
 from chinchilla_jax.training.timing.compile_time import compile_seconds
 
-needs_compiler = [pytest.mark.compiler,
-                  pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                                     reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'")]  # fmt: skip
+needs_compiler = [
+    pytest.mark.compiler,
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None, reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'"
+    ),
+]
 KERNELS = {"attention_forward": 1, "attention_backward": 1}
 S = 512
 # No other dimension of these is S.
 CHINCHILLA = ModelConfig(n_layers=2, d_model=256, n_heads=2, n_kv_heads=2, head_dim=128, d_ff=768, vocab_size=1280)
-LLAMA = dataclasses.replace(CHINCHILLA, n_heads=4, position="rope", feed_forward="swiglu", biases="none",
-                            tie_embeddings=False)  # fmt: skip
+LLAMA = dataclasses.replace(
+    CHINCHILLA, n_heads=4, position="rope", feed_forward="swiglu", biases="none", tie_embeddings=False
+)
 
 
 def run_of(model, *mesh, seq_len=S, batch_size=8, **train):
-    return RunConfig(model, data=DataConfig(vocab_size=model.vocab_size, seq_len=seq_len), mesh=MeshConfig(*mesh),
-                     train=TrainConfig(batch_size=batch_size, compute_dtype="bfloat16", train_tokens=10**9,
-                                       **{"remat": "attention"} | train))  # fmt: skip
+    return RunConfig(
+        model,
+        data=DataConfig(vocab_size=model.vocab_size, seq_len=seq_len),
+        mesh=MeshConfig(*mesh),
+        train=TrainConfig(
+            batch_size=batch_size, compute_dtype="bfloat16", train_tokens=10**9, **{"remat": "attention"} | train
+        ),
+    )
 
 
 def kernels(text):
@@ -80,8 +89,11 @@ def test_arguments_are_those_of_a_real_step(small, changed):
     config = changed(small, data={"mask_documents": True})
     state, batch, lr = train_step_arguments(config, make_mesh(config.mesh))
     assert {name: (x.shape, x.dtype.name) for name, x in batch.items()} == {
-        "inputs": ((2, 4, 32), "int32"), "targets": ((2, 4, 32), "int32"), "weights": ((2, 4, 32), "float32"),
-        "segment_ids": ((2, 4, 32), "int32")}  # fmt: skip
+        "inputs": ((2, 4, 32), "int32"),
+        "targets": ((2, 4, 32), "int32"),
+        "weights": ((2, 4, 32), "float32"),
+        "segment_ids": ((2, 4, 32), "int32"),
+    }
     assert state is make_program(config, make_mesh(config.mesh)).abstract and lr.shape == ()
     _, doubled, _ = train_step_arguments(config, make_mesh(config.mesh), sequences=16)
     assert doubled["weights"].shape == (2, 8, 32)
@@ -139,10 +151,14 @@ class TestWithTheCompiler:
         assert kernels(text) == KERNELS | {"attention_forward": 2 if remat == "full" else 1} and not scores(text)
 
     @pytest.mark.long
-    @pytest.mark.parametrize(("name", "slice_", "mesh"), [
-        ("chinchilla-70b", "v5p:8x8x8", (1, 64, 8)), ("llama-65b", "v5p:8x8x8", (1, 64, 8)),
-        ("llama-7b", "v5e:4x4", (1, 16, 1)),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("name", "slice_", "mesh"),
+        [
+            ("chinchilla-70b", "v5p:8x8x8", (1, 64, 8)),
+            ("llama-65b", "v5p:8x8x8", (1, 64, 8)),
+            ("llama-7b", "v5e:4x4", (1, 16, 1)),
+        ],
+    )
     def test_two_layers_of_the_published_width_compile(self, name, slice_, mesh):
         model = dataclasses.replace(preset(name).model, n_layers=2)
         text = self.compiled(run_of(model, *mesh, seq_len=2048, batch_size=128), slice_)

@@ -63,11 +63,18 @@ def test_only_the_first_process_traces(monkeypatch, tmp_path):
     assert not second.begins(1) and not second.begins(2)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("100", "'100' should read START:STOP"), ("a:b", "should read START:STOP"), ("5:", "should read START:STOP"),
-    ("-1:4", "should read START:STOP"), ("0:4", "0:4 holds no step; the first step is 1"),
-    ("7:7", "7:7 holds no step"), ("9:7", "9:7 holds no step"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("100", "'100' should read START:STOP"),
+        ("a:b", "should read START:STOP"),
+        ("5:", "should read START:STOP"),
+        ("-1:4", "should read START:STOP"),
+        ("0:4", "0:4 holds no step; the first step is 1"),
+        ("7:7", "7:7 holds no step"),
+        ("9:7", "9:7 holds no step"),
+    ],
+)
 def test_a_window_without_steps_is_refused(text, words):
     with pytest.raises(ConfigError, match=words) as raised:
         parse_window(text)
