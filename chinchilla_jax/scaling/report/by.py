@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from chinchilla_jax.base.words import table
