@@ -7,19 +7,26 @@ import numpy as np
 import pytest
 
 from chinchilla_jax import cli
+from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.report import facts
 from chinchilla_jax.scaling.report.facts import as_json, facts_of
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory, write_study):
-    """What each verb writes of the same study, by verb."""
-    root = tmp_path_factory.mktemp("facts")
-    write_study(root, held_out=False)
+def written(tmp_path_factory):
+    """What each verb writes of the same table, by verb."""
+    root, law, rng = tmp_path_factory.mktemp("facts"), Surface(1.8, 400.0, 500.0, 0.33, 0.32), np.random.default_rng(0)
+    rows = ["params,tokens,loss,budget"]
+    for budget in (1e18, 4e18, 1.6e19):
+        for params in float(law.optimum(budget)[0]) * 1.6 ** np.arange(-3.0, 4.0):
+            tokens = budget / 6 / params
+            loss = float(law.loss(params, tokens)) * (1 + 0.001 * rng.standard_normal())
+            rows.append(f"{params},{tokens},{loss},{budget}")
+    (root / "runs.csv").write_text("\n".join(rows) + "\n")
     found = {}
     for verb in ("fit", "predict", "report"):
         output = root / verb if verb == "report" else root / f"{verb}.json"
-        assert cli.main([verb, f"--study={root}", "--replicates=20", f"--output={output}"]) == 0
+        assert cli.main([verb, f"--runs={root / 'runs.csv'}", "--replicates=20", f"--output={output}"]) == 0
         found[verb] = json.loads((output / "report.json" if verb == "report" else output).read_text())
     return found
 
