@@ -26,9 +26,9 @@ VERSIONED = ("jax", "jaxlib", "libtpu", "flax", "optax")
 ENVIRONMENT = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
 # Modules and packages that decide what is compiled, and what is read from it.
 SOURCES = """
-    config.py config_values.py base/chips.py base/hlo.py tables/attention_tiles.json
+    config.py config_values.py ledger.py base/chips.py base/hlo.py tables/attention_tiles.json
     model kernels parallel tools/tpu_meter
-    training/loss.py training/optimizer.py training/step.py
+    training/loss.py training/objective.py training/optimizer.py training/step.py
     training/machine/ahead.py training/machine/shape.py training/machine/xla_flags.py
     preflight/program preflight/attention.py preflight/compiled.py preflight/slices.py preflight/step.py
 """.split()
