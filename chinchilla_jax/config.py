@@ -173,7 +173,7 @@ class MeshConfig:
 
     `data` and `fsdp` split the rows of a batch, `context` the tokens of a row, `tensor` heads and inner widths; weights
     are stored in parts over `fsdp`, `context` and `tensor`. `rules` overrides what a logical axis is split over
-    (`parallel/rules.py`): `embed=data+fsdp`, or `mlp=` for nothing.
+    (`parallel/rules.py`): `embed=data+fsdp`, or `mlp=` for nothing. Sizes must still divide as without it.
     """
 
     data: int = 1
@@ -186,11 +186,9 @@ class MeshConfig:
         _must(self, "be positive and finite", "data fsdp tensor context")
         for rule in self.rules:
             logical, equals, axes = rule.partition("=")
-            if not (logical and equals) or not set(axes.split("+")) <= {"", *self.axes}:
-                raise ConfigError(
-                    "rules",
-                    f"expected LOGICAL=AXIS or LOGICAL=AXIS+AXIS with axes of {', '.join(self.axes)}; got {rule!r}",
-                )
+            if not (logical and equals) or (axes and not set(axes.split("+")) <= set(self.axes)):
+                told = f"expected LOGICAL=AXIS or LOGICAL=AXIS+AXIS with axes of {', '.join(self.axes)}; got {rule!r}"
+                raise ConfigError("rules", told)
 
     @property
     def axes(self) -> dict[str, int]:

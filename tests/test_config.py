@@ -104,6 +104,7 @@ REFUSALS = [
     ("data.vocab_size", 260, r"need at least 300, got 260"),
     ("mesh.data", 0, r"must be positive and finite, got 0"),
     ("mesh.rules", ["mlp"], r"expected LOGICAL=AXIS or .*axes of data, fsdp, context, tensor; got 'mlp'"),
+    ("mesh.rules", ["embed=fsdp+"], r"expected LOGICAL=AXIS or"),
     ("mesh.rules", ["embed=fsdp+tensors"], r"axes of data, fsdp, context, tensor; got 'embed=fsdp\+tensors'"),
 ]
 

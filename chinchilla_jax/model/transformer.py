@@ -53,8 +53,10 @@ class Block(nn.Module):
     project: Callable = positions.project
 
     @nn.compact
-    def __call__(self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None, cache: Cache | None = None):
-        """The residual stream after this layer; its cache with these tokens, and its auxiliary sums by name."""
+    def __call__(
+        self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None, cache: Cache | None = None
+    ) -> tuple[jax.Array, tuple[Cache | None, dict[str, jax.Array]]]:
+        """The residual stream after this layer; and its cache with these tokens, with its auxiliary sums by name."""
         args = (self.config, self.dtype)
         norm, feed_forward = NORMS[self.config.norm], FEED_FORWARDS[self.config.feed_forward]
         attention = Attention(*args, self.attend, self.project, name="attention")

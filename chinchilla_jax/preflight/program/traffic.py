@@ -121,7 +121,10 @@ class _Needs:
 
 
 def minimum(config: RunConfig) -> Least:
-    """The least traffic of a run's train step on its mesh; the module's docstring has the formulas."""
+    """The least traffic of a run's train step on its mesh; the module's docstring has the formulas.
+
+    It is that of the table in `parallel/rules.py`, whatever `mesh.rules` changes of it.
+    """
     m, mesh, train = config.model, config.mesh, config.train
     size = _BYTES[train.compute_dtype]
     summed = 4 if train.microbatches > 1 else size  # bytes of a gradient once all microbatches are added up
