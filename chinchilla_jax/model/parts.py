@@ -10,8 +10,8 @@ its function in a module beside this one. Nothing here imports JAX before it com
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
-import pkgutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,7 +55,7 @@ def count(weights: Iterable[Weight]) -> int:
     return sum(weight.size for weight in weights)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Part:
     """Something that computes with weights of its own, by `function`, the name of one in a module beside this."""
 
@@ -67,10 +67,11 @@ class Part:
 
     def compute(self, *arguments: Any) -> Any:
         """The kinds of parts below say what from what."""
-        return pkgutil.resolve_name(f"chinchilla_jax.model.{self.function}")(*arguments)
+        module, _, name = self.function.partition(".")
+        return getattr(importlib.import_module(f"chinchilla_jax.model.{module}"), name)(*arguments)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Norm(Part):
     """From x, its weights, config and type: x scaled, and moved if there is a bias."""
 
@@ -81,7 +82,7 @@ class Norm(Part):
         return {**gain, "bias": Weight((c.d_model,), ("norm",))} if self.bias else gain
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class FeedForward(Part):
     """Up, a nonlinearity, down; in gated ones a second matrix beside `up`.
 
@@ -106,7 +107,7 @@ class FeedForward(Part):
         return 2.0 * tokens * count(weight for weight in self.weights(c).values() if len(weight.shape) > 1)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Position(Part):
     """How the position of a token enters. This one: not at all, and the base of the others.
 
