@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from chinchilla_jax.config import ModelConfig
-from chinchilla_jax.model.layers import dense, gathered
+from chinchilla_jax.model.layers import gathered
 
 
 class Span(NamedTuple):
@@ -29,7 +29,7 @@ class Span(NamedTuple):
 
 def project(sinusoids_NxD: jax.Array, w_DxA: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The keys of N distances, `[N, A]`, from the weight as it is stored."""
-    return dense(sinusoids_NxD, gathered(w_DxA, ("embed", "heads"), dtype))
+    return jax.lax.dot(sinusoids_NxD, gathered(w_DxA, ("embed", "heads"), dtype))
 
 
 def nothing(w: dict, c: ModelConfig, span: Span, dtype: jnp.dtype, project: Callable) -> dict[str, jax.Array]:

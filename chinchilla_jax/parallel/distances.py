@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from chinchilla_jax.model import positions
-from chinchilla_jax.model.layers import sum_of_outer_products
+from chinchilla_jax.model.layers import dense, gathered, sum_of_outer_products
 
 
 def project(sinusoids_NxD: jax.Array, w_DxA: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -19,7 +18,7 @@ def project(sinusoids_NxD: jax.Array, w_DxA: jax.Array, dtype: jnp.dtype) -> jax
     n, d = sinusoids_NxD.shape
     if 10 * n < 3 * d:
         return project_in_parts(sinusoids_NxD, w_DxA.astype(dtype))
-    return positions.project(sinusoids_NxD, w_DxA, dtype)
+    return dense(sinusoids_NxD, gathered(w_DxA, ("embed", "heads"), dtype))
 
 
 @jax.custom_vjp
