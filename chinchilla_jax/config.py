@@ -12,16 +12,13 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from chinchilla_jax.config_values import ConfigError, at_first, build, did_you_mean, later
+from chinchilla_jax.model.parts import BIASES, FEED_FORWARDS, NORMS, POSITIONS
 
-POSITIONS = ("relative", "rope", "xpos", "learned", "none")
 ATTENTIONS = ("auto", "fused", "plain", "blockwise")
-FEED_FORWARDS = ("gelu", "swiglu")
-NORMS = ("rmsnorm", "layernorm")
-BIASES = ("none", "gopher", "all")
 REMAT_POLICIES = ("none", "full", "attention", "dots")
 COOLDOWNS = ("cooldown", "cooldown_sqrt")
 SCHEDULES = ("cosine", "constant", *COOLDOWNS)
@@ -41,31 +38,22 @@ SOURCES = {
 }
 
 
-def _positive(section: Any, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(section, name) < math.inf:  # written so that NaN fails too
-            raise ConfigError(name, f"must be positive and finite, got {getattr(section, name)}")
+# What a number must be, and whether it is. A NaN is none of these.
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "be positive and finite": lambda x: 0 < x < math.inf,
+    "be finite and not negative": lambda x: 0 <= x < math.inf,
+    "lie in [0, 1]": lambda x: 0 <= x <= 1,
+    "lie in [0, 1)": lambda x: 0 <= x < 1,
+}
 
 
-def _non_negative(section: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(section, name) < math.inf:
-            raise ConfigError(name, f"must be finite and not negative, got {getattr(section, name)}")
+def _must(section: Any, what: str, names: str) -> None:
+    for name in names.split():
+        if not _RANGES[what](getattr(section, name)):
+            raise ConfigError(name, f"must {what}, got {getattr(section, name)}")
 
 
-def _fraction(section: Any, *names: str) -> None:
-    for name in names:
-        if not 0.0 <= getattr(section, name) <= 1.0:
-            raise ConfigError(name, f"must lie in [0, 1], got {getattr(section, name)}")
-
-
-def _below_one(section: Any, *names: str) -> None:
-    for name in names:
-        if not 0.0 <= getattr(section, name) < 1.0:
-            raise ConfigError(name, f"must lie in [0, 1), got {getattr(section, name)}")
-
-
-def _one_of(section: Any, name: str, allowed: tuple[str, ...]) -> None:
+def _one_of(section: Any, name: str, allowed: Collection[str]) -> None:
     value = getattr(section, name)
     if value not in allowed:
         raise ConfigError(name, f"unknown value {value!r}{did_you_mean(value, allowed)}; one of {', '.join(allowed)}")
@@ -99,8 +87,8 @@ class ModelConfig:
     scan_layers: bool = True
 
     def __post_init__(self):
-        _positive(self, "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "vocab_size", "norm_eps",
-                  "max_position", "rope_theta")  # fmt: skip
+        _must(self, "be positive and finite", "n_layers d_model n_heads n_kv_heads head_dim")
+        _must(self, "be positive and finite", "d_ff vocab_size norm_eps max_position rope_theta")
         _one_of(self, "position", POSITIONS)
         _one_of(self, "feed_forward", FEED_FORWARDS)
         _one_of(self, "norm", NORMS)
@@ -108,12 +96,7 @@ class ModelConfig:
         _one_of(self, "attention", ATTENTIONS)
         if self.n_heads % self.n_kv_heads:
             raise ConfigError("n_kv_heads", f"must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
-        if self.position in ("rope", "xpos") and self.head_dim % 2:
-            raise ConfigError("head_dim", f"rotary positions rotate pairs: must be even, got {self.head_dim}")
-        if self.position == "relative" and self.d_model % 2:
-            raise ConfigError("d_model", f"sinusoids come in pairs: must be even, got {self.d_model}")
-        if self.position == "relative" and self.n_kv_heads != self.n_heads:
-            raise ConfigError("n_kv_heads", "relative positions are defined for n_kv_heads == n_heads")
+        POSITIONS[self.position].check(self)
 
     @property
     def d_attn(self) -> int:
@@ -144,10 +127,10 @@ class OptimizerConfig:
 
     def __post_init__(self):
         _one_of(self, "schedule", SCHEDULES)
-        _positive(self, "peak_lr", "eps", "clip_norm")
-        _non_negative(self, "warmup_steps", "weight_decay", "z_loss")
-        _fraction(self, "final_lr_fraction", "cooldown_fraction")
-        _below_one(self, "b1", "b2")
+        _must(self, "be positive and finite", "peak_lr eps clip_norm")
+        _must(self, "be finite and not negative", "warmup_steps weight_decay z_loss")
+        _must(self, "lie in [0, 1]", "final_lr_fraction cooldown_fraction")
+        _must(self, "lie in [0, 1)", "b1 b2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,16 +153,18 @@ class DataConfig:
     text_field: str = "text"
 
     def __post_init__(self):
-        _positive(self, "vocab_size", "seq_len", "validation_fraction")
-        _below_one(self, "validation_fraction")
+        _must(self, "be positive and finite", "vocab_size seq_len validation_fraction")
+        _must(self, "lie in [0, 1)", "validation_fraction")
         kind, _, rest = self.source.partition(":")
         if f"{kind}:" not in SOURCES:
             _one_of(self, "source", tuple(SOURCES))
         elif not rest:
             raise ConfigError("source", f"{kind}: needs a name or path after the colon")
         if self.tokenizer == "train" and self.vocab_size < 300:
-            raise ConfigError("vocab_size", f"256 byte pieces, 4 control pieces and some characters need at least 300, "
-                              f"got {self.vocab_size}")  # fmt: skip
+            raise ConfigError(
+                "vocab_size",
+                f"256 byte pieces, 4 control pieces and some characters need at least 300, got {self.vocab_size}",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,16 +172,23 @@ class MeshConfig:
     """Devices along each mesh axis; their product is the number of devices a run uses.
 
     `data` and `fsdp` split the rows of a batch, `context` the tokens of a row, `tensor` heads and inner widths; weights
-    are stored in parts over `fsdp`, `context` and `tensor`.
+    are stored in parts over `fsdp`, `context` and `tensor`. `rules` overrides what a logical axis is split over
+    (`parallel/rules.py`): `embed=data+fsdp`, or `mlp=` for nothing. Sizes must still divide as without it.
     """
 
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
     context: int = 1
+    rules: tuple[str, ...] = later(())
 
     def __post_init__(self):
-        _positive(self, "data", "fsdp", "tensor", "context")
+        _must(self, "be positive and finite", "data fsdp tensor context")
+        for rule in self.rules:
+            logical, equals, axes = rule.partition("=")
+            if not (logical and equals) or (axes and not set(axes.split("+")) <= set(self.axes)):
+                told = f"expected LOGICAL=AXIS or LOGICAL=AXIS+AXIS with axes of {', '.join(self.axes)}; got {rule!r}"
+                raise ConfigError("rules", told)
 
     @property
     def axes(self) -> dict[str, int]:
@@ -237,11 +229,11 @@ class TrainConfig:
     checkpoint_every: int = 0
 
     def __post_init__(self):
-        _positive(self, "train_tokens", "batch_size", "microbatches", "log_every", "eval_sequences")
-        _non_negative(self, "eval_every", "checkpoint_every", "seed")
+        _must(self, "be positive and finite", "train_tokens batch_size microbatches log_every eval_sequences")
+        _must(self, "be finite and not negative", "eval_every checkpoint_every seed")
         _one_of(self, "compute_dtype", DTYPES)
         _one_of(self, "remat", REMAT_POLICIES)
-        _below_one(self, "double_batch_at")
+        _must(self, "lie in [0, 1)", "double_batch_at")
         if self.batch_size % self.microbatches:
             raise ConfigError("microbatches", f"must divide batch_size={self.batch_size}, got {self.microbatches}")
 
@@ -287,12 +279,12 @@ class StudyConfig:
     cores: int = later(1)
 
     def __post_init__(self):
-        _positive(self, "sizes", "size_ratio", "holdout_factor", "aspect_ratio", "flops_per_second", "holdout_seeds",
-                  "cores")  # fmt: skip
+        _must(self, "be positive and finite", "sizes size_ratio holdout_factor")
+        _must(self, "be positive and finite", "aspect_ratio flops_per_second holdout_seeds cores")
         _one_of(self, "convention", CONVENTIONS)
         _one_of(self, "ladder", LADDERS)
         _one_of(self, "schedule", STUDY_SCHEDULES)
-        _fraction(self, "warmup_fraction")
+        _must(self, "lie in [0, 1]", "warmup_fraction")
         if not self.budgets or not all(0 < b < math.inf for b in self.budgets):
             raise ConfigError("budgets", f"needs positive FLOP budgets, got {self.budgets}")
         if len(set(self.budgets)) != len(self.budgets):
@@ -315,27 +307,29 @@ class RunConfig:
     study: StudyConfig | None = None
 
     def __post_init__(self):
-        rows = self.mesh.data * self.mesh.fsdp
-        if (self.train.batch_size // self.train.microbatches) % rows:
-            raise ConfigError("train.batch_size", f"{self.train.batch_size} sequences in {self.train.microbatches} "
-                              f"microbatches do not divide over mesh.data * mesh.fsdp = {rows} devices; "
-                              f"use a multiple of {rows * self.train.microbatches}")  # fmt: skip
-        if self.train.train_tokens < self.train.batch_size * self.data.seq_len:
-            raise ConfigError("train.train_tokens", f"{self.train.train_tokens} tokens are less than one batch of "
-                              f"{self.train.batch_size} x {self.data.seq_len}")  # fmt: skip
-        if self.data.vocab_size > self.model.vocab_size:
-            raise ConfigError("model.vocab_size", f"{self.model.vocab_size} rows do not hold the "
-                              f"data.vocab_size={self.data.vocab_size} tokens; use at least that many")  # fmt: skip
-        if self.model.position == "learned" and self.data.seq_len > self.model.max_position:
-            raise ConfigError("data.seq_len", f"{self.data.seq_len} exceeds model.max_position="
-                              f"{self.model.max_position}")  # fmt: skip
-        for name, value in (("n_heads", self.model.n_heads), ("n_kv_heads", self.model.n_kv_heads),
-                            ("d_ff", self.model.d_ff), ("vocab_size", self.model.vocab_size)):  # fmt: skip
-            if value % self.mesh.tensor:
-                raise ConfigError(f"model.{name}", f"{value} does not divide over mesh.tensor={self.mesh.tensor}")
-        for name, value, axes in (("model.d_model", self.model.d_model, ("fsdp", "context")),
-                                  ("data.seq_len", self.data.seq_len, ("context", "tensor"))):  # fmt: skip
-            used = {axis: getattr(self.mesh, axis) for axis in axes if getattr(self.mesh, axis) > 1}
+        model, data, mesh, train = self.model, self.data, self.mesh, self.train
+        rows, batch = mesh.data * mesh.fsdp, train.batch_size
+        if (batch // train.microbatches) % rows:
+            told = f"{batch} sequences in {train.microbatches} microbatches do not divide over mesh.data * mesh.fsdp"
+            fix = f"use a multiple of {rows * train.microbatches}"
+            raise ConfigError("train.batch_size", f"{told} = {rows} devices; {fix}")
+        if train.train_tokens < batch * data.seq_len:
+            told = f"{train.train_tokens} tokens are less than one batch of {batch} x {data.seq_len}"
+            raise ConfigError("train.train_tokens", told)
+        if data.vocab_size > model.vocab_size:
+            told = f"{model.vocab_size} rows do not hold the data.vocab_size={data.vocab_size} tokens"
+            raise ConfigError("model.vocab_size", f"{told}; use at least that many")
+        table = POSITIONS[model.position].table(model).get("position")
+        if table and data.seq_len > table.shape[0]:
+            raise ConfigError("data.seq_len", f"{data.seq_len} exceeds model.max_position={table.shape[0]}")
+        for name in ("n_heads", "n_kv_heads", "d_ff", "vocab_size"):
+            if (value := getattr(model, name)) % mesh.tensor:
+                raise ConfigError(f"model.{name}", f"{value} does not divide over mesh.tensor={mesh.tensor}")
+        for name, value, axes in (
+            ("model.d_model", model.d_model, ("fsdp", "context")),
+            ("data.seq_len", data.seq_len, ("context", "tensor")),
+        ):
+            used = {axis: mesh.axes[axis] for axis in axes if mesh.axes[axis] > 1}
             if value % math.prod(used.values()):
                 over = " * ".join(f"mesh.{axis}={devices}" for axis, devices in used.items())
                 raise ConfigError(name, f"{value} does not divide over {over}")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 
 from chinchilla_jax.config import CONVENTIONS, ConfigError, ModelConfig, RunConfig
+from chinchilla_jax.model.parts import FEED_FORWARDS, POSITIONS, attention_flops, block_weights, count, end_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,51 +43,31 @@ class Parameters:
 
 def count_parameters(model: ModelConfig) -> Parameters:
     """Exact counts for a shape. Chinchilla's 50 + 1 sizes follow from N = L(5dh + 2df + 8d + 2h) + Vd + d + V."""
-    m = model
-    layers, d, a, kv = m.n_layers, m.d_model, m.d_attn, m.n_kv_heads * m.head_dim
-    attention = d * a + 2 * d * kv + a * d
-    if m.position == "relative":
-        attention += d * a + 2 * a  # the projection W_R of the sinusoids, and the biases u and v
-    if m.biases == "all":
-        attention += a + 2 * kv
-    if m.biases != "none":
-        attention += d
-    matrices = 3 if m.feed_forward == "swiglu" else 2
-    feed_forward = matrices * d * m.d_ff
-    if m.biases != "none":
-        feed_forward += (matrices - 1) * m.d_ff + d
-    norm = 2 * d if m.norm == "layernorm" else d
-    output = 0 if m.tie_embeddings else m.vocab_size * d
-    if m.biases == "gopher":
-        output += m.vocab_size  # the bias on the logits
+    ends, layers = end_weights(model), model.n_layers
+    block = {name: count(weights.values()) for name, weights in block_weights(model).items()}
     return Parameters(
-        embedding=m.vocab_size * d + (m.max_position * d if m.position == "learned" else 0),
-        output=output,
-        attention=layers * attention,
-        feed_forward=layers * feed_forward,
-        norms=(2 * layers + 1) * norm,
+        embedding=count(weight for name, weight in ends.items() if name in ("embedding", "position")),
+        output=count(weight for name, weight in ends.items() if name in ("output", "output_bias")),
+        attention=layers * block["attention"],
+        feed_forward=layers * block["feed_forward"],
+        norms=layers * (block["attention_norm"] + block["feed_forward_norm"]) + block["attention_norm"],
     )
 
 
 def forward_flops_per_sequence(model: ModelConfig, seq_len: int, convention: str) -> dict[str, float]:
     """Forward FLOPs of one sequence of `seq_len` tokens, by term, for the conventions that count operations."""
-    m, s = model, seq_len
-    d, a, layers = m.d_model, m.d_attn, m.n_layers
-    kv = m.n_kv_heads * m.head_dim
-    matrices = 3 if m.feed_forward == "swiglu" and convention == "executed" else 2
-    terms = {
-        "embedding": 2.0 * s * m.vocab_size * d if convention == "appendix_f" else 0.0,
-        "qkv": layers * 2.0 * s * d * (a + 2 * kv if convention == "executed" else 3 * a),
-        "scores": layers * 2.0 * s * s * a,
-        "softmax": layers * 3.0 * m.n_heads * s * s,
-        "values": layers * 2.0 * s * s * a,
-        "attention_output": layers * 2.0 * s * a * d,
-        "feed_forward": layers * matrices * 2.0 * s * d * m.d_ff,
-        "logits": 0.0 if convention == "table_a4" else 2.0 * s * d * m.vocab_size,
+    d, tokens = model.d_model, 2.0 * seq_len
+    block = attention_flops(model, seq_len)
+    if convention == "executed":
+        block["feed_forward"] = FEED_FORWARDS[model.feed_forward].flops(model, seq_len)
+        block |= POSITIONS[model.position].flops(model, seq_len)
+    else:  # as the paper's own models are, whatever the parts
+        block |= {"qkv": tokens * d * 3 * model.d_attn, "feed_forward": tokens * 2 * d * model.d_ff}
+    return {
+        "embedding": tokens * model.vocab_size * d if convention == "appendix_f" else 0.0,
+        **{term: model.n_layers * flops for term, flops in block.items()},
+        "logits": 0.0 if convention == "table_a4" else tokens * d * model.vocab_size,
     }
-    if convention == "executed" and m.position == "relative":
-        terms["relative_scores"] = layers * 2.0 * s * s * a
-    return terms
 
 
 def train_flops_per_token(model: ModelConfig, seq_len: int, convention: str, sequences: int = 1) -> float:
@@ -101,9 +82,8 @@ def train_flops_per_token(model: ModelConfig, seq_len: int, convention: str, seq
     if convention == "6nd":
         return 6.0 * count_parameters(model).total
     flops = 3.0 * sum(forward_flops_per_sequence(model, seq_len, convention).values())
-    if convention == "executed" and model.position == "relative":
-        # The sinusoids are constants, so the backward pass has one product here and not two.
-        flops += 2.0 * model.n_layers * 2.0 * seq_len * model.d_model * model.d_attn / sequences
+    if convention == "executed":
+        flops += model.n_layers * POSITIONS[model.position].pass_flops(model, seq_len) / sequences
     return flops / seq_len
 
 
@@ -119,9 +99,12 @@ class Ledger:
 
     def to_dict(self) -> dict:
         """Plain values for JSON."""
-        return {**dataclasses.asdict(self), "params": self.parameters.total,
-                "params_non_embedding": self.parameters.non_embedding,
-                "tokens_per_param": self.tokens / self.parameters.total}  # fmt: skip
+        return {
+            **dataclasses.asdict(self),
+            "params": self.parameters.total,
+            "params_non_embedding": self.parameters.non_embedding,
+            "tokens_per_param": self.tokens / self.parameters.total,
+        }
 
 
 def count_run(config: RunConfig, tokens: int | None = None) -> Ledger:

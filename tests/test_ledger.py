@@ -14,19 +14,9 @@ import optax
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from chinchilla_jax.config import (
-    BIASES,
-    CONVENTIONS,
-    FEED_FORWARDS,
-    NORMS,
-    POSITIONS,
-    ConfigError,
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-)
+from chinchilla_jax.config import CONVENTIONS, ConfigError, DataConfig, ModelConfig, RunConfig, TrainConfig
 from chinchilla_jax.ledger import count_parameters, count_run, forward_flops_per_sequence, train_flops_per_token
+from chinchilla_jax.model.parts import BIASES, FEED_FORWARDS, NORMS, POSITIONS
 from chinchilla_jax.model.transformer import Transformer
 
 FOLDER = pathlib.Path(__file__).parent / "data"
@@ -120,7 +110,7 @@ def training_pass(model, sequences, length):
     variables = flax.linen.meta.unbox(jax.eval_shape(transformer.init, jax.random.key(0), tokens))
 
     def loss(variables, tokens):
-        logits = transformer.apply(variables, tokens)
+        logits, *_ = transformer.apply(variables, tokens)
         return optax.softmax_cross_entropy_with_integer_labels(logits, tokens).mean()
 
     return jax.value_and_grad(loss), (variables, tokens)

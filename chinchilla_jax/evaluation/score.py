@@ -36,7 +36,7 @@ def score_rows(config: RunConfig, params: dict, batch: dict[str, jax.Array]) -> 
         def read_out(x_BxSxD, output_VxD, bias_V):
             return token_nats(x_BxSxD, output_VxD, bias_V, rows["targets"])
 
-        nats_BxS = model_of(config).apply({"params": params}, rows["inputs"], rows.get("segment_ids"), read_out)
+        nats_BxS, *_ = model_of(config).apply({"params": params}, rows["inputs"], rows.get("segment_ids"), read_out)
         weights_BxS = rows["weights"]
         return {"log_likelihood": -jnp.sum(nats_BxS * weights_BxS, axis=1), "tokens": jnp.sum(weights_BxS, axis=1)}
 
@@ -57,7 +57,7 @@ def _make_score(config: RunConfig, mesh: Mesh | AbstractMesh) -> jax.stages.Wrap
     program = make_program(config, mesh)
     params = jax.tree.map(lambda x: x.sharding, program.abstract.params)
     return jax.jit(
-        on_mesh(lambda params, batch: score_rows(config, params, batch), mesh),
+        on_mesh(lambda params, batch: score_rows(config, params, batch), mesh, config.mesh),
         in_shardings=(params, program.batch_sharding),
         out_shardings=NamedSharding(mesh, partition_spec(())),
     )

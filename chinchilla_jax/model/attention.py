@@ -1,8 +1,10 @@
-"""Causal self-attention with its projections: grouped heads, packed documents, and a kind of position."""
+"""Causal self-attention with its projections: grouped heads, packed documents, a kind of position, a cache."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,42 +12,33 @@ import jax.numpy as jnp
 
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.kernels.attention import attention
-from chinchilla_jax.model.layers import (
-    RESIDUAL,
-    WHOLE_ROWS,
-    dense,
-    gathered,
-    parameter,
-    reshard,
-    residual_scale,
-    sum_of_outer_products,
-    vector,
-)
-from chinchilla_jax.model.positions import rotary, sinusoids, xpos
+from chinchilla_jax.model import positions
+from chinchilla_jax.model.layers import RESIDUAL, WHOLE_ROWS, create, dense, gathered, reshard
+from chinchilla_jax.model.parts import POSITIONS, attention_weights
 
 
-@jax.custom_vjp
-def project_distances(sinusoids_NxD: jax.Array, w_DxA: jax.Array) -> jax.Array:
-    """The keys of all distances, `[N, A]`, from a weight that is left in parts.
+class Cache(NamedTuple):
+    """Keys, before any rotation, and values of the tokens so far.
 
-    Distances are the same for all rows: each device multiplies its part of the model width, and the products are added
-    up over devices, in float32. The gradient of the weight then needs no communication.
+    Attributes:
+      keys, values: `[L, B, T, G, K]`, with room for T tokens; without L where it is the cache of one layer.
+      length: int32 `[L]`, how many tokens there are.
     """
-    return _project_distances_forward(sinusoids_NxD, w_DxA)[0]
+
+    keys: jax.Array
+    values: jax.Array
+    length: jax.Array
+
+    def append(self, k_BxSxGxK: jax.Array, v_BxSxGxK: jax.Array) -> Cache:
+        """With S tokens more, of one layer. There must be room for them, which is not checked."""
+        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=self.length, axis=1)
+        return Cache(write(self.keys, k_BxSxGxK), write(self.values, v_BxSxGxK), self.length + k_BxSxGxK.shape[1])
 
 
-def _project_distances_forward(sinusoids_NxD, w_DxA):
-    sinusoids_NxD = nn.with_logical_constraint(sinusoids_NxD, (None, "embed"))
-    r_NxA = jax.lax.dot(sinusoids_NxD, w_DxA, preferred_element_type=jnp.float32)
-    return nn.with_logical_constraint(r_NxA, (None, "heads")).astype(w_DxA.dtype), sinusoids_NxD
-
-
-def _project_distances_backward(sinusoids_NxD, dr_NxA):
-    dr_NxA = nn.with_logical_constraint(dr_NxA, (None, "heads"))
-    return None, nn.with_logical_constraint(sum_of_outer_products(sinusoids_NxD, dr_NxA), ("embed", "heads"))
-
-
-project_distances.defvjp(_project_distances_forward, _project_distances_backward)
+def empty_cache(config: ModelConfig, rows: int, capacity: int, dtype: jnp.dtype) -> Cache:
+    """Room for `capacity` tokens in each of `rows` rows. `dtype` is the model's compute type."""
+    empty = jnp.zeros((config.n_layers, rows, capacity, config.n_kv_heads, config.head_dim), dtype)
+    return Cache(empty, empty, jnp.zeros(config.n_layers, jnp.int32))
 
 
 class Attention(nn.Module):
@@ -53,57 +46,54 @@ class Attention(nn.Module):
 
     Attributes:
       attend: a function with the arguments of `kernels.attention.attention`.
+      project: a function with the arguments of `positions.project`.
     """
 
     config: ModelConfig
     dtype: jnp.dtype
     attend: Callable = attention
+    project: Callable = positions.project
 
     @nn.compact
-    def __call__(self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None = None) -> jax.Array:
-        c, dtype = self.config, self.dtype
-        b, s, d = x_BxSxD.shape
-        groups, per_group = c.n_kv_heads, c.n_heads // c.n_kv_heads
-        axes = ("embed", "heads", "head_dim")
-        x_BxSxD = reshard(x_BxSxD, WHOLE_ROWS, RESIDUAL)
+    def __call__(
+        self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None = None, cache: Cache | None = None
+    ) -> tuple[jax.Array, Cache | None]:
+        """What is added to the residual stream, `[B, S, D]`, and this layer's cache with these tokens in it."""
+        c = self.config
+        w = create(self, attention_weights(c))
+        q, k, v = _queries_keys_values(x_BxSxD, w, c, self.dtype)
+        start = None
+        if cache is not None:
+            start, cache = cache.length, cache.append(k, v)
+            k, v = cache.keys, cache.values
+        span = positions.Span(q.shape[1], k.shape[1], start)
+        arguments = POSITIONS[c.position].compute(w, c, span, self.dtype, self.project)
+        arguments |= {"segment_ids_BxT": segment_ids_BxS, "q_offset": start, "implementation": c.attention}
+        return _output(self.attend(q, k, v, **arguments), w, self.dtype), cache
 
-        # One product for all three, group by group: what they take from their input is added up over devices once.
-        weights = {name: parameter(self, name, (d, heads, c.head_dim), axes, d)
-                   for name, heads in (("query", c.n_heads), ("key", groups), ("value", groups))}  # fmt: skip
-        qkv_DxGxK = jnp.concatenate([w.reshape(d, groups, -1).astype(dtype) for w in weights.values()], axis=-1)
-        qkv_DxGK = gathered(qkv_DxGxK.reshape(d, -1), ("embed", "heads"), dtype)
-        qkv_BxSxGxK = dense(x_BxSxD, qkv_DxGK).reshape(b, s, groups, -1)
-        if c.biases == "all":
-            biases = [vector(self, f"{name}_bias", w.shape[1:], ("heads", "head_dim")) for name, w in weights.items()]
-            qkv_BxSxGxK += jnp.concatenate([bias.reshape(groups, -1) for bias in biases], axis=-1).astype(dtype)
-        q, k, v = jnp.split(qkv_BxSxGxK, (per_group * c.head_dim, (per_group + 1) * c.head_dim), axis=-1)
-        q = q.reshape(b, s, c.n_heads, c.head_dim)
 
-        positions = {}
-        if c.position == "relative":
-            w_r = parameter(self, "relative", (d, c.n_heads, c.head_dim), axes, d)
-            r_NxD = sinusoids(jnp.arange(s - 1, -1, -1), d).astype(dtype)
-            # Where rows are short for the width, their keys are less to send than the weight: 6d against 20s bytes.
-            if 10 * s < 3 * d:
-                r_NxA = project_distances(r_NxD, w_r.reshape(d, -1).astype(dtype))
-            else:
-                r_NxA = dense(r_NxD, gathered(w_r.reshape(d, -1), ("embed", "heads"), dtype))
-            positions = {
-                "r_NxHxK": r_NxA.reshape(s, c.n_heads, c.head_dim),
-                "content_bias_HxK": vector(self, "u", (c.n_heads, c.head_dim), ("heads", "head_dim")),
-                "position_bias_HxK": vector(self, "v", (c.n_heads, c.head_dim), ("heads", "head_dim")),
-            }
-        elif c.position in ("rope", "xpos"):
-            if c.position == "rope":
-                q_turn = k_turn = rotary(jnp.arange(s), c.head_dim, c.rope_theta)
-            else:
-                q_turn, k_turn = xpos(jnp.arange(s) - s // 2, c.head_dim, c.rope_theta)
-            positions = {"q_turn_2xSxK": q_turn, "k_turn_2xTxK": k_turn}
-        out_BxSxHxK = self.attend(q, k, v, segment_ids_BxT=segment_ids_BxS, implementation=c.attention, **positions)
-        output = parameter(self, "output", (c.n_heads, c.head_dim, d), ("heads", "head_dim", "embed"), c.d_attn,
-                           residual_scale(c))  # fmt: skip
-        output_AxD = gathered(output.reshape(-1, d), ("heads", "embed"), dtype)
-        y_BxSxD = reshard(dense(out_BxSxHxK.reshape(b, s, -1), output_AxD), RESIDUAL, WHOLE_ROWS)
-        if c.biases != "none":
-            y_BxSxD += vector(self, "output_bias", (d,), ("norm",)).astype(dtype)
-        return y_BxSxD
+def _queries_keys_values(x_BxSxD: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp.dtype):
+    """`[B, S, H, K]` and twice `[B, S, G, K]`.
+
+    One product for all three, group by group: what they take from their input is added up over devices once.
+    """
+    b, s, d = x_BxSxD.shape
+    groups, per_group = c.n_kv_heads, c.n_heads // c.n_kv_heads
+    names = ("query", "key", "value")
+    x_BxSxD = reshard(x_BxSxD, WHOLE_ROWS, RESIDUAL)
+    qkv_DxGxK = jnp.concatenate([w[name].reshape(d, groups, -1).astype(dtype) for name in names], axis=-1)
+    qkv_DxGK = gathered(qkv_DxGxK.reshape(d, -1), ("embed", "heads"), dtype)
+    qkv_BxSxGxK = dense(x_BxSxD, qkv_DxGK).reshape(b, s, groups, -1)
+    if "query_bias" in w:
+        bias_GxK = jnp.concatenate([w[f"{name}_bias"].reshape(groups, -1) for name in names], axis=-1)
+        qkv_BxSxGxK += bias_GxK.astype(dtype)
+    q, k, v = jnp.split(qkv_BxSxGxK, (per_group * c.head_dim, (per_group + 1) * c.head_dim), axis=-1)
+    return q.reshape(b, s, c.n_heads, c.head_dim), k, v
+
+
+def _output(out_BxSxHxK: jax.Array, w: dict[str, jax.Array], dtype: jnp.dtype) -> jax.Array:
+    """All heads of a token, projected back onto the residual stream."""
+    b, s, *_ = out_BxSxHxK.shape
+    output_AxD = gathered(w["output"].reshape(-1, w["output"].shape[-1]), ("heads", "embed"), dtype)
+    y_BxSxD = reshard(dense(out_BxSxHxK.reshape(b, s, -1), output_AxD), RESIDUAL, WHOLE_ROWS)
+    return y_BxSxD + w["output_bias"].astype(dtype) if "output_bias" in w else y_BxSxD

@@ -1,4 +1,4 @@
-"""The parts of a block that know nothing of attention: weights, norms, feed-forward.
+"""Weights, the products with them, and norms.
 
 Each weight and each activation names its logical axes; which mesh axes those map to, if any, is decided elsewhere
 (`parallel/rules.py`).
@@ -7,15 +7,16 @@ Each weight and each activation names its logical axes; which mesh axes those ma
 from __future__ import annotations
 
 import functools
-import math
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from chinchilla_jax.config import ModelConfig
+from chinchilla_jax.model.parts import Axes, Part, Weight
 
-Axes = tuple[str | None, ...]
 # Logical axes of the residual stream, and of what a layer reads of it and adds to it.
 RESIDUAL = ("batch", "residual_length", "activation_embed")
 WHOLE_ROWS = ("batch", "length", "activation_embed")
@@ -42,11 +43,28 @@ def _reshard_backward(axes, gradient_axes, _, dx):
 reshard.defvjp(_reshard_forward, _reshard_backward)
 
 
-def parameter(module: nn.Module, name: str, shape: tuple[int, ...], axes: Axes, fan_in: int,
-              scale: float = 1.0) -> jax.Array:  # fmt: skip
-    """A float32 weight as it is stored, normal with standard deviation `scale / sqrt(fan_in)`."""
-    init = nn.initializers.normal(scale / math.sqrt(fan_in))
-    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+def create(module: nn.Module, weights: Mapping[str, Weight]) -> dict[str, jax.Array]:
+    """The float32 arrays of a module's weights, as they are stored. Random numbers are drawn in their order."""
+
+    def array(name: str, weight: Weight) -> jax.Array:
+        constant = nn.initializers.constant(weight.mean)
+        init = nn.initializers.normal(weight.deviation) if weight.deviation else constant
+        return module.param(name, nn.with_logical_partitioning(init, weight.axes), weight.shape, jnp.float32)
+
+    return {name: array(name, weight) for name, weight in weights.items()}
+
+
+class Layer(nn.Module):
+    """A norm or a feed-forward layer, with its weights."""
+
+    part: Part
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BxSxD: jax.Array) -> Any:
+        weights = create(self, self.part.weights(self.config))
+        return self.part.compute(x_BxSxD, weights, self.config, self.dtype)
 
 
 def gathered(weight: jax.Array, axes: Axes, dtype: jnp.dtype) -> jax.Array:
@@ -56,12 +74,6 @@ def gathered(weight: jax.Array, axes: Axes, dtype: jnp.dtype) -> jax.Array:
     """
     whole = tuple("activation_embed" if axis == "embed" else axis for axis in axes)
     return reshard(weight.astype(dtype), whole, axes)
-
-
-def vector(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...],
-           init=nn.initializers.zeros) -> jax.Array:  # fmt: skip
-    """A float32 bias (zeros) or gain (ones)."""
-    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
 
 
 @jax.custom_vjp
@@ -121,59 +133,16 @@ def _dense_transposed_backward(saved, dy):
 dense_transposed.defvjp(_dense_transposed_forward, _dense_transposed_backward)
 
 
-def residual_scale(config: ModelConfig) -> float:
-    """Initial scale of what a block adds to the residual stream: 1 / sqrt(2 L), two additions a layer (GPT-2)."""
-    return 1.0 / math.sqrt(2.0 * config.n_layers)
+def rmsnorm(x: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp.dtype) -> jax.Array:
+    """x over its root mean square, times a gain (Zhang and Sennrich 2019). In float32."""
+    return _scaled(x.astype(jnp.float32), w, c).astype(dtype)
 
 
-class Norm(nn.Module):
-    """RMSNorm with a gain, or LayerNorm with gain and bias. Statistics in float32."""
-
-    config: ModelConfig
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
-        gain = vector(self, "gain", (x_BxSxD.shape[-1],), ("norm",), nn.initializers.ones)
-        x = x_BxSxD.astype(jnp.float32)
-        if self.config.norm == "layernorm":
-            x = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.config.norm_eps)
-        x = x * gain
-        if self.config.norm == "layernorm":
-            x = x + vector(self, "bias", (x.shape[-1],), ("norm",))
-        return x.astype(self.dtype)
+def layernorm(x: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp.dtype) -> jax.Array:
+    """x less its mean, over its standard deviation, times a gain, plus a bias (Ba et al. 2016). In float32."""
+    x = x.astype(jnp.float32)
+    return (_scaled(x - jnp.mean(x, axis=-1, keepdims=True), w, c) + w["bias"]).astype(dtype)
 
 
-class FeedForward(nn.Module):
-    """GELU (tanh form) or SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x))."""
-
-    config: ModelConfig
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
-        c, dtype = self.config, self.dtype
-        up = parameter(self, "up", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model)
-        down = parameter(self, "down", (c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff, residual_scale(c))
-        up_bias = c.biases != "none" and vector(self, "up_bias", (c.d_ff,), ("mlp",)).astype(dtype)
-        x_BxSxD = reshard(x_BxSxD, WHOLE_ROWS, RESIDUAL)
-        if c.feed_forward == "swiglu":
-            gate = parameter(self, "gate", (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model)
-            # One product with both, so that what it takes from its input is added up over devices once.
-            both_Dx2xF = gathered(jnp.stack([gate, up], axis=1), ("embed", None, "mlp"), dtype)
-            h_BxSx2xF = dense(x_BxSxD, both_Dx2xF)
-            if c.biases != "none":
-                h_BxSx2xF += jnp.stack([vector(self, "gate_bias", (c.d_ff,), ("mlp",)).astype(dtype), up_bias])
-            h_BxSxF = nn.silu(h_BxSx2xF[..., 0, :]) * h_BxSx2xF[..., 1, :]
-        else:
-            h_BxSxF = dense(x_BxSxD, gathered(up, ("embed", "mlp"), dtype))
-            if c.biases != "none":
-                h_BxSxF += up_bias
-            h_BxSxF = nn.gelu(h_BxSxF, approximate=True)
-        h_BxSxF = nn.with_logical_constraint(h_BxSxF, ("batch", "length", "mlp"))
-        y_BxSxD = dense(h_BxSxF, gathered(down, ("mlp", "embed"), dtype))
-        y_BxSxD = reshard(y_BxSxD, RESIDUAL, WHOLE_ROWS)
-        if c.biases != "none":
-            y_BxSxD += vector(self, "down_bias", (c.d_model,), ("norm",)).astype(dtype)
-        return y_BxSxD
+def _scaled(x: jax.Array, w: dict[str, jax.Array], c: ModelConfig) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + c.norm_eps) * w["gain"]

@@ -1,9 +1,74 @@
-"""How a position enters attention: Transformer-XL relative sinusoids, rotary embeddings and xPos."""
+"""How a position enters attention: Transformer-XL relative sinusoids, rotary embeddings, xPos and learned rows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+
+from chinchilla_jax.config import ModelConfig
+from chinchilla_jax.model.layers import gathered
+
+
+class Span(NamedTuple):
+    """Which tokens a call computes: `queries` of them from position `start` on. They see keys at 0 to `keys` - 1.
+
+    `start` is an int32 scalar, or None for 0, where queries and keys are the same tokens.
+    """
+
+    queries: int
+    keys: int
+    start: jax.Array | None = None
+
+    def positions(self) -> jax.Array:
+        """Those of the queries, `[queries]`."""
+        return jnp.arange(self.queries) if self.start is None else self.start + jnp.arange(self.queries)
+
+
+def project(sinusoids_NxD: jax.Array, w_DxA: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The keys of N distances, `[N, A]`, from the weight as it is stored."""
+    return jax.lax.dot(sinusoids_NxD, gathered(w_DxA, ("embed", "heads"), dtype))
+
+
+def nothing(w: dict, c: ModelConfig, span: Span, dtype: jnp.dtype, project: Callable) -> dict[str, jax.Array]:
+    """Attention that knows no positions, besides that no later key is seen."""
+    return {}
+
+
+def relative(w: dict, c: ModelConfig, span: Span, dtype: jnp.dtype, project: Callable) -> dict[str, jax.Array]:
+    """Keys of all distances, the farthest first, and the biases of Dai et al. 2019."""
+    sinusoids_NxD = sinusoids(jnp.arange(span.keys - 1, -1, -1), c.d_model).astype(dtype)
+    r_NxA = project(sinusoids_NxD, w["relative"].reshape(c.d_model, -1), dtype)
+    return {
+        "r_NxHxK": r_NxA.reshape(span.keys, c.n_heads, c.head_dim),
+        "content_bias_HxK": w["u"],
+        "position_bias_HxK": w["v"],
+    }
+
+
+def rope(w: dict, c: ModelConfig, span: Span, dtype: jnp.dtype, project: Callable) -> dict[str, jax.Array]:
+    """Rotations of queries and keys."""
+    q_turn = k_turn = rotary(span.positions(), c.head_dim, c.rope_theta)
+    if span.start is not None:
+        k_turn = rotary(jnp.arange(span.keys), c.head_dim, c.rope_theta)
+    return {"q_turn_2xSxK": q_turn, "k_turn_2xTxK": k_turn}
+
+
+def faded_rope(w: dict, c: ModelConfig, span: Span, dtype: jnp.dtype, project: Callable) -> dict[str, jax.Array]:
+    """Rotations of queries and keys as in xPos; positions are counted from the middle of the keys."""
+    middle = span.keys // 2
+    q_turn, k_turn = xpos(span.positions() - middle, c.head_dim, c.rope_theta)
+    if span.start is not None:
+        _, k_turn = xpos(jnp.arange(span.keys) - middle, c.head_dim, c.rope_theta)
+    return {"q_turn_2xSxK": q_turn, "k_turn_2xTxK": k_turn}
+
+
+def rows(table_NxD: jax.Array, tokens: int, start: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
+    """The rows of a table, `[S, D]`, for so many tokens from position `start` on, or 0."""
+    table_NxD = gathered(table_NxD, (None, "embed"), dtype)
+    return table_NxD[:tokens] if start is None else jax.lax.dynamic_slice_in_dim(table_NxD, start, tokens)
 
 
 def sinusoids(distances: jax.Array, d_model: int) -> jax.Array:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,18 +14,10 @@ import jax.numpy as jnp
 
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.kernels.attention import attention
-from chinchilla_jax.model.attention import Attention
-from chinchilla_jax.model.layers import (
-    RESIDUAL,
-    WHOLE_ROWS,
-    FeedForward,
-    Norm,
-    dense_transposed,
-    gathered,
-    parameter,
-    reshard,
-    vector,
-)
+from chinchilla_jax.model import positions
+from chinchilla_jax.model.attention import Attention, Cache
+from chinchilla_jax.model.layers import RESIDUAL, WHOLE_ROWS, Layer, create, dense_transposed, gathered, reshard
+from chinchilla_jax.model.parts import FEED_FORWARDS, NORMS, end_weights
 
 _POLICIES = jax.checkpoint_policies
 # Names that the kernels give to what their backward pass needs of the forward pass.
@@ -57,15 +50,22 @@ class Block(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     attend: Callable = attention
+    project: Callable = positions.project
 
     @nn.compact
-    def __call__(self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None, cache: Cache | None = None
+    ) -> tuple[jax.Array, tuple[Cache | None, dict[str, jax.Array]]]:
+        """The residual stream after this layer; and its cache with these tokens, with its auxiliary sums by name."""
         args = (self.config, self.dtype)
-        normed_BxSxD = Norm(*args, name="attention_norm")(x_BxSxD)
-        x_BxSxD += Attention(*args, self.attend, name="attention")(normed_BxSxD, segment_ids_BxS)
-        x_BxSxD = nn.with_logical_constraint(x_BxSxD, RESIDUAL)
-        x_BxSxD += FeedForward(*args, name="feed_forward")(Norm(*args, name="feed_forward_norm")(x_BxSxD))
-        return nn.with_logical_constraint(x_BxSxD, RESIDUAL), None
+        norm, feed_forward = NORMS[self.config.norm], FEED_FORWARDS[self.config.feed_forward]
+        attention = Attention(*args, self.attend, self.project, name="attention")
+        normed_BxSxD = Layer(norm, *args, name="attention_norm")(x_BxSxD)
+        y_BxSxD, cache = attention(normed_BxSxD, segment_ids_BxS, cache)
+        x_BxSxD = nn.with_logical_constraint(x_BxSxD + y_BxSxD, RESIDUAL)
+        normed_BxSxD = Layer(norm, *args, name="feed_forward_norm")(x_BxSxD)
+        y_BxSxD, aux = Layer(feed_forward, *args, name="feed_forward")(normed_BxSxD)
+        return nn.with_logical_constraint(x_BxSxD + y_BxSxD, RESIDUAL), (cache, aux)
 
 
 class Transformer(nn.Module):
@@ -80,6 +80,7 @@ class Transformer(nn.Module):
         the products with weights).
       attend: a function with the arguments of `kernels.attention.attention`.
       lookup: rows of a table `[V, D]` for tokens `[B, S]`.
+      project: a function with the arguments of `positions.project`.
     """
 
     config: ModelConfig
@@ -87,10 +88,16 @@ class Transformer(nn.Module):
     remat: str = "none"
     attend: Callable = attention
     lookup: Callable = functools.partial(jnp.take, axis=0)
+    project: Callable = positions.project
 
     @nn.compact
-    def __call__(self, tokens_BxS: jax.Array, segment_ids_BxS: jax.Array | None = None,
-                 read_out: Callable = logits) -> Any:  # fmt: skip
+    def __call__(
+        self,
+        tokens_BxS: jax.Array,
+        segment_ids_BxS: jax.Array | None = None,
+        read_out: Callable = logits,
+        cache: Cache | None = None,
+    ) -> tuple[Any, Cache | None, dict[str, jax.Array]]:
         """Float32 logits `[B, S, V]` of the next token, or what `read_out` makes of the last layer's output.
 
         Args:
@@ -98,32 +105,46 @@ class Transformer(nn.Module):
           segment_ids_BxS: documents of a packed row; None lets attention cross documents.
           read_out: a function of that output `[B, S, D]`, the output matrix `[V, D]` and the bias `[V]` or None. One
             that knows what logits are wanted for need not make them all at once.
+          cache: of the tokens before these, if they are not the first. Documents cannot be packed then.
+
+        Returns:
+          That; the cache with these tokens in it, None without one; and the auxiliary sums of all layers by name.
         """
         c, dtype = self.config, self.dtype
-        axes = ("vocab", "embed")
-        embedding_VxD = gathered(parameter(self, "embedding", (c.vocab_size, c.d_model), axes, c.d_model), axes, dtype)
+        w = create(self, end_weights(c))
+        embedding_VxD = gathered(w["embedding"], ("vocab", "embed"), dtype)
         x_BxSxD = self.lookup(embedding_VxD, tokens_BxS)
-        if c.position == "learned":
-            table = parameter(self, "position", (c.max_position, c.d_model), (None, "embed"), c.d_model)
-            x_BxSxD += gathered(table, (None, "embed"), dtype)[: tokens_BxS.shape[1]]
+        if "position" in w:
+            start = None if cache is None else cache.length[0]
+            x_BxSxD += positions.rows(w["position"], tokens_BxS.shape[1], start, dtype)
         x_BxSxD = nn.with_logical_constraint(x_BxSxD, RESIDUAL)
+        x_BxSxD, (cache, aux) = self._layers(x_BxSxD, segment_ids_BxS, cache)
 
+        x_BxSxD = reshard(Layer(NORMS[c.norm], c, dtype, name="final_norm")(x_BxSxD), WHOLE_ROWS, RESIDUAL)
+        output_VxD = embedding_VxD if c.tie_embeddings else gathered(w["output"], ("embed", "vocab"), dtype).T
+        sums = jax.tree.map(lambda by_layer: jnp.sum(by_layer, axis=0), aux)
+        return read_out(x_BxSxD, output_VxD, w.get("output_bias")), cache, sums
+
+    def _layers(self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None, cache: Cache | None):
+        """All blocks, one after the other; what each returns besides x is stacked."""
+        c = self.config
+        args = (c, self.dtype, self.attend, self.project)
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not c.scan_layers)
         if c.scan_layers:
-            layers = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
-                             length=c.n_layers, metadata_params={nn.PARTITION_NAME: "layers"})  # fmt: skip
-            x_BxSxD, _ = layers(c, dtype, self.attend, name="layers")(x_BxSxD, segment_ids_BxS)
-        else:
-            for layer in range(c.n_layers):
-                x_BxSxD, _ = block(c, dtype, self.attend, name=f"layer_{layer}")(x_BxSxD, segment_ids_BxS)
-
-        x_BxSxD = reshard(Norm(c, dtype, name="final_norm")(x_BxSxD), WHOLE_ROWS, RESIDUAL)
-        if c.tie_embeddings:
-            output_VxD = embedding_VxD
-        else:
-            axes = ("embed", "vocab")
-            output_VxD = gathered(parameter(self, "output", (c.d_model, c.vocab_size), axes, c.d_model), axes, dtype).T
-        bias_V = vector(self, "output_bias", (c.vocab_size,), ("vocab",)) if c.biases == "gopher" else None
-        return read_out(x_BxSxD, output_VxD, bias_V)
+            layers = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(nn.broadcast, 0),
+                length=c.n_layers,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )
+            return layers(*args, name="layers")(x_BxSxD, segment_ids_BxS, cache)
+        by_layer = []
+        for layer in range(c.n_layers):
+            one = jax.tree.map(operator.itemgetter(layer), cache)
+            x_BxSxD, rest = block(*args, name=f"layer_{layer}")(x_BxSxD, segment_ids_BxS, one)
+            by_layer.append(rest)
+        return x_BxSxD, jax.tree.map(lambda *parts: jnp.stack(parts), *by_layer)

@@ -1,16 +1,21 @@
 """The one table that says which mesh axis each logical array axis is split over.
 
 Model code names logical axes; meshes have `data`, `fsdp`, `context` and `tensor`. Changing how a model is sharded means
-changing this table and nothing else.
+changing this table and nothing else; a config does so for its run by `mesh.rules`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from chinchilla_jax.config import ConfigError, MeshConfig, did_you_mean
 
 MESH_AXES = ("data", "fsdp", "context", "tensor")
 
@@ -32,8 +37,38 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 
 
+_IN_FORCE = contextvars.ContextVar("rules", default=RULES)
+
+
 class ShardingError(ValueError):
     """Logical axes that cannot be laid out on the mesh."""
+
+
+@contextlib.contextmanager
+def rules_of(config: MeshConfig) -> Iterator[None]:
+    """Within it the table is that of a config: with what `mesh.rules` overrides.
+
+    Raises:
+      ConfigError: a rule for no logical axis; or the rules of the config lead to a `ShardingError` within.
+    """
+    table = dict(RULES)
+    for rule in config.rules:
+        logical, _, axes = rule.partition("=")
+        if logical not in RULES:
+            raise ConfigError(
+                "mesh.rules",
+                f"unknown logical axis {logical!r}{did_you_mean(logical, RULES)}; one of {', '.join(RULES)}",
+            )
+        table[logical] = tuple(axes.split("+")) if "+" in axes else axes or None
+    token = _IN_FORCE.set(table if config.rules else RULES)
+    try:
+        yield
+    except ShardingError as error:
+        if config.rules:
+            raise ConfigError("mesh.rules", str(error)) from error
+        raise
+    finally:
+        _IN_FORCE.reset(token)
 
 
 def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
@@ -42,12 +77,13 @@ def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
     Raises:
       ShardingError: a name is not in the table, or two axes of the array want the same mesh axis.
     """
+    rules = _IN_FORCE.get()
     taken: dict[str, str] = {}
     spec = []
     for name in axes:
-        if name is not None and name not in RULES:
-            raise ShardingError(f"logical axis {name!r} has no rule; known: {', '.join(RULES)}")
-        mesh_axes = None if name is None else RULES[name]
+        if name is not None and name not in rules:
+            raise ShardingError(f"logical axis {name!r} has no rule; known: {', '.join(rules)}")
+        mesh_axes = None if name is None else rules[name]
         for mesh_axis in (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ():
             if mesh_axis in taken:
                 raise ShardingError(
@@ -66,7 +102,7 @@ def mesh_axes(*names: str) -> tuple[str, ...]:
 
 def flax_rules() -> list[tuple[str, str | tuple[str, ...] | None]]:
     """The table in the form `flax.linen.logical_axis_rules` takes."""
-    return list(RULES.items())
+    return list(_IN_FORCE.get().items())
 
 
 def shardings(abstract_state, mesh: Mesh):

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 
 from chinchilla_jax.parallel.rules import mesh_axes, partition_spec
 
-TABLE = partition_spec(("vocab", "activation_embed"))
-TABLE_GRADIENT = partition_spec(("vocab", "embed"))
-TOKENS = partition_spec(("batch", "length"))
-RESIDUAL = partition_spec(("batch", "residual_length", "activation_embed"))
+# Logical axes of arrays that every device holds a part of.
+TABLE = ("vocab", "activation_embed")
+TABLE_GRADIENT = ("vocab", "embed")
+TOKENS = ("batch", "length")
+RESIDUAL = ("batch", "residual_length", "activation_embed")
 # Of the output layer: its rows `[B, S, D]`, table, bias, targets and weights; gradients of the first three; sums.
-_BIAS = partition_spec(("vocab",))
-OUTPUT_LAYER = (partition_spec(("batch", "length", "activation_embed")), TABLE, _BIAS, TOKENS, TOKENS)
-OUTPUT_GRADIENTS = (RESIDUAL, TABLE_GRADIENT, _BIAS)
-SUMS = partition_spec(())
+OUTPUT_LAYER = (("batch", "length", "activation_embed"), TABLE, ("vocab",), TOKENS, TOKENS)
+OUTPUT_GRADIENTS = (RESIDUAL, TABLE_GRADIENT, ("vocab",))
+SUMS = ()
 
 
 class Axes(NamedTuple):
@@ -61,12 +61,18 @@ class Axes(NamedTuple):
         return jax.lax.optimization_barrier(summed_VxD) if self.embed else summed_VxD
 
 
-def on_each_device(function: Callable, in_specs: tuple, out_specs) -> Callable:
-    """`function(axes, ...)` on each device of the mesh in force, with its parts; as it is where there is no mesh."""
+def on_each_device(function: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
+    """`function(axes, ...)` on each device of the mesh in force, with its parts; as it is where there is no mesh.
+
+    The logical axes of arguments and results are given, those of results as one tuple or as a tuple of tuples.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1:
         return lambda *parts: function(Axes(), *parts)
     axes = Axes(mesh_axes("batch", "length"), mesh_axes("vocab"), mesh_axes("embed"))
+    in_specs = tuple(map(partition_spec, in_axes))
+    several = out_axes and isinstance(out_axes[0], tuple)
+    out_specs = tuple(map(partition_spec, out_axes)) if several else partition_spec(out_axes)
     return jax.shard_map(
         lambda *parts: function(axes, *parts), mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )

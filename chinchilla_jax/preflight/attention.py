@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from chinchilla_jax.config import RunConfig
+from chinchilla_jax.model.parts import POSITIONS
 from chinchilla_jax.preflight.cache import Cache
 from chinchilla_jax.preflight.slices import Slice
 
@@ -38,7 +39,6 @@ def shape_of(config: RunConfig, slice_: Slice) -> tuple[dict[str, Any], float]:
     few = max(n for n in range(1, max(FEW // shared, 1) + 1) if groups % n == 0)
     # Two TensorCores share rows and heads evenly, if there is an even number of them.
     twice = 2 if few * shared % 2 and rows % 2 == 0 else 1
-    position = "rope" if m.position in ("rope", "xpos") else m.position if m.position == "relative" else "none"
     shape = {
         "generation": slice_.generation,
         "rows": twice,
@@ -46,7 +46,7 @@ def shape_of(config: RunConfig, slice_: Slice) -> tuple[dict[str, Any], float]:
         "groups": few,
         "head_dim": m.head_dim,
         "seq": config.data.seq_len,
-        "position": position,
+        "position": POSITIONS[m.position].kernel_form,
         "packed": config.data.mask_documents,
         "dtype": config.train.compute_dtype,
     }

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from chinchilla_jax.config import REMAT_POLICIES, ConfigError, MeshConfig, RunConfig
 from chinchilla_jax.ledger import count_parameters, forward_flops_per_sequence
+from chinchilla_jax.model.parts import FEED_FORWARDS
 from chinchilla_jax.preflight.slices import Slice, lays_out
 from chinchilla_jax.preflight.step import step_configs
 
@@ -112,9 +113,9 @@ def activation_bytes(config: RunConfig) -> float:
     """
     m = config.model
     width = 2 if config.train.compute_dtype == "bfloat16" else 4
-    matrices = 2 if m.feed_forward == "swiglu" else 1
+    inner = sum(w.shape[1] for w in FEED_FORWARDS[m.feed_forward].weights(m).values() if w.axes == ("embed", "mlp"))
     attention = m.d_attn + 2 * m.n_heads  # the output, and the log-sum-exp in float32
-    products = m.d_attn + 2 * m.n_kv_heads * m.head_dim + matrices * m.d_ff + 2 * m.d_model
+    products = m.d_attn + 2 * m.n_kv_heads * m.head_dim + inner + 2 * m.d_model
     kept = {
         "full": 0.0,
         "attention": attention,

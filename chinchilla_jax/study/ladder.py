@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from chinchilla_jax.config import ConfigError, ModelConfig, RunConfig
 from chinchilla_jax.ledger import count_parameters, train_flops_per_token
+from chinchilla_jax.model.parts import POSITIONS
 from chinchilla_jax.presets import presets
 
 # Weight of ln(N / target)^2 against ln(aspect / target)^2: on the ladder 10% in N count as much as a factor 1.9 in
@@ -51,7 +52,7 @@ def shape(template: ModelConfig, n_layers: int, d_model: int, fixed_heads: bool 
 
 def _rotates_pairs(template: ModelConfig) -> bool:
     """Whether the width of a head must be even: such positions rotate pairs of features."""
-    return template.position in ("rope", "xpos")
+    return POSITIONS[template.position].kernel_form == "rope"
 
 
 def _divides(template: ModelConfig, d_model: int) -> bool:

@@ -61,7 +61,8 @@ def next_token_sums(model: Transformer, params: dict, batch: Arrays, z_loss: flo
     def read_out(x_BxSxD, output_VxD, bias_V):
         return output_loss(x_BxSxD, output_VxD, bias_V, batch["targets"], batch["weights"], z_loss)
 
-    return model.apply({"params": params}, batch["inputs"], batch.get("segment_ids"), read_out)
+    (loss, sums), _, aux = model.apply({"params": params}, batch["inputs"], batch.get("segment_ids"), read_out)
+    return loss, {**sums, **aux}
 
 
 _OBJECTIVES = {NEXT_TOKEN: Objective()}

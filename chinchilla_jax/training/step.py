@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
-from chinchilla_jax.config import RunConfig
+from chinchilla_jax.config import MeshConfig, RunConfig
 from chinchilla_jax.kernels.target import compile_for
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.attention import sharded_attention
-from chinchilla_jax.parallel.rules import check_split, flax_rules, partition_spec, shardings
+from chinchilla_jax.parallel.distances import project
+from chinchilla_jax.parallel.rules import check_split, flax_rules, partition_spec, rules_of, shardings
 from chinchilla_jax.parallel.vocabulary import lookup
 from chinchilla_jax.training.machine.shape import shape_key
 from chinchilla_jax.training.machine.xla_flags import step_options
@@ -59,7 +60,8 @@ def model_of(config: RunConfig) -> Transformer:
     mesh, remat = jax.sharding.get_abstract_mesh(), config.train.remat
     if remat == "none" and mesh.size > 1:
         remat = "gathered"
-    return Transformer(config.model, jnp.dtype(config.train.compute_dtype), remat, sharded_attention(mesh), lookup)
+    dtype = jnp.dtype(config.train.compute_dtype)
+    return Transformer(config.model, dtype, remat, sharded_attention(mesh), lookup, project)
 
 
 def init_state(config: RunConfig, key: jax.Array, objective: str = NEXT_TOKEN) -> TrainState:
@@ -111,13 +113,14 @@ def evaluate_step(config: RunConfig, params: dict, batch: dict) -> dict:
     return jax.lax.map(lambda rows: next_token_sums(model_of(config), params, rows)[1], batch)
 
 
-def on_mesh(function: Callable, mesh: Mesh | AbstractMesh) -> Callable:
+def on_mesh(function: Callable, mesh: Mesh | AbstractMesh, config: MeshConfig) -> Callable:
     """Traces a function with mesh and rules in force, so that constraints in the model know them, and for the mesh's
     kind of device, which need not be one of this machine."""
 
     @functools.wraps(function)
     def wrapped(*args):
         with (
+            rules_of(config),
             jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
             nn.logical_axis_rules(flax_rules()),
             compile_for(mesh.abstract_mesh.abstract_device.device_kind),
@@ -134,9 +137,10 @@ def make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: str = 
 
     Raises:
       ShardingError: a weight's axes collide on the mesh.
-      ConfigError: no objective has that name.
+      ConfigError: no objective has that name, or `mesh.rules` cannot be.
     """
-    return _make_program(shape_key(config), mesh, objective)
+    with rules_of(config.mesh):
+        return _make_program(shape_key(config), mesh, objective)
 
 
 @functools.lru_cache(maxsize=64)
@@ -152,19 +156,19 @@ def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: str) 
     # Runs once, and its random numbers take a CPU longer to compile well than to draw slowly.
     options = {"xla_backend_optimization_level": 0} if device_kind == "cpu" else None
     init = jax.jit(
-        on_mesh(lambda key: nn.unbox(init_state(config, key, objective)), mesh),
+        on_mesh(lambda key: nn.unbox(init_state(config, key, objective)), mesh, config.mesh),
         out_shardings=placed,
         compiler_options=options,
     )
     step = jax.jit(
-        on_mesh(lambda state, batch, lr: train_step(config, state, batch, lr, objective), mesh),
+        on_mesh(lambda state, batch, lr: train_step(config, state, batch, lr, objective), mesh, config.mesh),
         donate_argnums=0,
         in_shardings=(placed, batch_sharding, replicated),
         out_shardings=(placed, replicated),
         compiler_options=step_options(device_kind),
     )
     evaluate = jax.jit(
-        on_mesh(lambda params, batch: evaluate_step(config, params, batch), mesh),
+        on_mesh(lambda params, batch: evaluate_step(config, params, batch), mesh, config.mesh),
         in_shardings=(placed.params, batch_sharding),
         out_shardings=replicated,
     )

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.kernels.attention import attention, turn
 from chinchilla_jax.model import positions
-from chinchilla_jax.model.attention import Attention
+from chinchilla_jax.model.attention import Attention, empty_cache
+from chinchilla_jax.model.parts import POSITIONS
 from chinchilla_jax.model.positions import sinusoids
+from chinchilla_jax.model.transformer import Transformer
 
 
 def normal(rng, *shape):
@@ -42,9 +44,9 @@ def test_without_u_v_and_the_relative_projection_attention_is_the_plain_one():
     np.testing.assert_array_equal(weights["v"], 0)
     shared = {name: value for name, value in weights.items() if name not in ("relative", "u", "v")}
     without = {**weights, "relative": jnp.zeros_like(weights["relative"])}
-    expected, apply = jax.jit(plain.apply)({"params": shared}, x), jax.jit(relative.apply)
-    np.testing.assert_allclose(apply({"params": without}, x), expected, atol=1e-6)
-    assert np.abs(apply({"params": weights}, x) - expected).max() > 0.01
+    (expected, _), apply = jax.jit(plain.apply)({"params": shared}, x), jax.jit(relative.apply)
+    np.testing.assert_allclose(apply({"params": without}, x)[0], expected, atol=1e-6)
+    assert np.abs(apply({"params": weights}, x)[0] - expected).max() > 0.01
 
 
 @pytest.mark.parametrize("name", ["plain", "blockwise"])
@@ -58,7 +60,7 @@ def test_the_config_says_which_implementation_the_given_function_is_to_use(name)
     x = normal(np.random.default_rng(0), 2, 5, 24)
     module = Attention(dataclasses.replace(SHAPE, attention=name), jnp.float32, attend)
     weights = jax.eval_shape(module.init, jax.random.key(0), x)
-    out = jax.eval_shape(module.apply, weights, x)
+    out, _ = jax.eval_shape(module.apply, weights, x)
     assert calls == [name, name] and out.shape == x.shape
 
 
@@ -67,7 +69,7 @@ def test_heads_need_not_add_up_to_the_width(position):
     shape = dataclasses.replace(SHAPE, position=position)
     x = normal(np.random.default_rng(0), 2, 5, 24)
     module = Attention(shape, jnp.float32)
-    out, weights = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
+    (out, _), weights = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
     assert shape.d_attn == 30
     assert flax.linen.meta.unbox(weights)["params"]["output"].shape == (3, 10, 24)
     assert out.shape == (2, 5, 24)
@@ -136,3 +138,22 @@ def test_scores_of_random_vectors_fade_with_the_distance_in_xpos_and_not_under_r
         plain = jnp.sum(rotate(q, here, 1e4) * rotate(k, there, 1e4), -1)
         assert np.mean(faded**2) == pytest.approx(np.sum(2 * zeta ** (2 * distance / 512)), rel=0.1)
         assert np.mean(plain**2) == pytest.approx(16, rel=0.1)
+
+
+@pytest.mark.parametrize(("position", "scan"), [*((name, True) for name in POSITIONS), ("relative", False)])
+def test_token_by_token_with_a_cache_the_logits_are_those_of_the_whole_row(position, scan, weights):
+    """Six tokens at once, then one by one, in a cache with more room than there are tokens."""
+    model = ModelConfig(n_layers=2, d_model=24, n_heads=4, n_kv_heads=4 if position == "relative" else 2, head_dim=6,
+                        d_ff=40, vocab_size=48, max_position=16, position=position, scan_layers=scan)  # fmt: skip
+    params, tokens = weights(model), np.random.default_rng(0).integers(0, 48, (2, 10)).astype(np.int32)
+    apply = jax.jit(lambda tokens, cache: Transformer(model).apply(params, tokens, cache=cache))
+    expected, nothing, _ = apply(tokens, None)
+    assert nothing is None
+    cache, found = empty_cache(model, rows=2, capacity=13, dtype=jnp.float32), []
+    for start, stop in ((0, 6), (6, 7), (7, 8), (8, 9), (9, 10)):
+        logits, cache, _ = apply(tokens[:, start:stop], cache)
+        found.append(logits)
+    np.testing.assert_array_equal(cache.length, [10, 10])
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, atol=2e-5)
+    later, _, _ = apply(tokens[:, 9:], cache._replace(length=cache.length - 2))
+    assert np.abs(later[:, 0] - expected[:, 9]).max() > 1e-3, "the same token two positions before"

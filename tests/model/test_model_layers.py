@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.config import ModelConfig
-from chinchilla_jax.model.layers import FeedForward, Norm, dense, dense_transposed
+from chinchilla_jax.model.layers import Layer, dense, dense_transposed
+from chinchilla_jax.model.parts import FEED_FORWARDS, NORMS
 from chinchilla_jax.model.transformer import Transformer
 
 
@@ -47,7 +48,7 @@ def test_a_norm_is_its_formula(kind):
     rng = np.random.default_rng(0)
     x, gain, bias = 0.01 * normal(rng, 2, 3, 8) + 0.02, normal(rng, 8), normal(rng, 8)
     weights = {"gain": gain} | ({"bias": bias} if kind == "layernorm" else {})
-    ours = Norm(ModelConfig(norm=kind, norm_eps=1e-4), jnp.float32).apply({"params": weights}, x)
+    ours = Layer(NORMS[kind], ModelConfig(d_model=8, norm_eps=1e-4), jnp.float32).apply({"params": weights}, x)
     centre, offset = (x.mean(-1, keepdims=True), bias) if kind == "layernorm" else (0.0, 0.0)
     expected = (x - centre) / np.sqrt(((x - centre) ** 2).mean(-1, keepdims=True) + 1e-4) * gain + offset
     np.testing.assert_allclose(ours, expected, atol=1e-5)
@@ -56,8 +57,9 @@ def test_a_norm_is_its_formula(kind):
 def test_a_norm_rounds_once_when_computing_in_bfloat16():
     x = jnp.asarray(3 * normal(np.random.default_rng(0), 4, 64), jnp.bfloat16)
     weights = {"params": {"gain": normal(np.random.default_rng(1), 64)}}
-    half = Norm(ModelConfig(), jnp.bfloat16).apply(weights, x)
-    full = Norm(ModelConfig(), jnp.float32).apply(weights, x.astype(jnp.float32))
+    norm = NORMS["rmsnorm"]
+    half = Layer(norm, ModelConfig(), jnp.bfloat16).apply(weights, x)
+    full = Layer(norm, ModelConfig(), jnp.float32).apply(weights, x.astype(jnp.float32))
     assert half.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(half, np.float32), np.asarray(full.astype(jnp.bfloat16), np.float32))
 
@@ -74,8 +76,9 @@ def test_the_feed_forward_is_its_formula(kind, biases):
         weights |= {f"{name}_bias": normal(rng, weights[name].shape[1]) for name in list(weights)}
     w = {**zero, **weights}
     x = normal(rng, 2, 3, 8)
-    shape = ModelConfig(d_model=8, d_ff=12, feed_forward=kind, biases=biases)
-    ours = FeedForward(shape, jnp.float32).apply({"params": weights}, x)
+    shape = ModelConfig(d_model=8, d_ff=12, biases=biases)
+    ours, aux = Layer(FEED_FORWARDS[kind], shape, jnp.float32).apply({"params": weights}, x)
+    assert aux == {}
     h = x @ w["up"] + w["up_bias"]
     if kind == "swiglu":
         g = x @ w["gate"] + w["gate_bias"]

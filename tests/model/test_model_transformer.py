@@ -18,6 +18,11 @@ TOKENS = np.random.default_rng(0).permutation(LENGTH)[None].astype(np.int32)  # 
 DOCUMENTS = np.array([[0, 0, 0, 1, 1, 1, 1, 2, 2, 2]], np.int32)
 
 
+def logits_of(model, **options):
+    """A compiled function: parameters, tokens and perhaps documents -> logits."""
+    return jax.jit(lambda *arguments: Transformer(model, **options).apply(*arguments)[0])
+
+
 def dependence(model, weights, segment_ids=None):
     """Entry (t, i): whether the logits at t have any gradient with respect to the embedding read at position i.
 
@@ -28,7 +33,7 @@ def dependence(model, weights, segment_ids=None):
 
     def outputs(rows):
         table = jnp.asarray(weights["params"]["embedding"]).at[TOKENS[0]].set(rows)
-        logits = transformer.apply({"params": {**weights["params"], "embedding": table}}, TOKENS, segment_ids)
+        logits, *_ = transformer.apply({"params": {**weights["params"], "embedding": table}}, TOKENS, segment_ids)
         return logits[0, :, LENGTH:] @ mix
 
     gradient = jax.jit(jax.jacrev(outputs))(weights["params"]["embedding"][TOKENS[0]])
@@ -46,7 +51,7 @@ def test_with_documents_a_logit_depends_on_the_earlier_tokens_of_its_own_alone(f
 
 
 def test_another_first_document_changes_later_ones_only_without_their_ids(kind, weights):
-    params, apply = weights(kind), jax.jit(Transformer(kind).apply)
+    params, apply = weights(kind), logits_of(kind)
     changed = TOKENS.copy()
     changed[0, :3] = [30, 31, 32]
     masked, masked_changed = apply(params, TOKENS, DOCUMENTS), apply(params, changed, DOCUMENTS)
@@ -60,7 +65,7 @@ def test_another_first_document_changes_later_ones_only_without_their_ids(kind, 
 def test_with_relative_positions_a_packed_document_reads_as_it_would_alone(position, weights):
     model = ModelConfig(n_layers=2, d_model=24, n_heads=3, n_kv_heads=3, head_dim=6, d_ff=40, vocab_size=48,
                         position=position)  # fmt: skip
-    params, apply = weights(model), jax.jit(Transformer(model).apply)
+    params, apply = weights(model), logits_of(model)
     np.testing.assert_allclose(apply(params, TOKENS, DOCUMENTS)[:, 3:7], apply(params, TOKENS[:, 3:7]), atol=2e-5)
 
 
@@ -76,7 +81,7 @@ def test_scanned_layers_are_the_same_function_as_separate_ones(kind, weights):
     params = weights(separate)
     scanned = stacked(params, kind.n_layers)
     assert jax.tree.map(np.shape, scanned) == jax.tree.map(np.shape, weights(kind))
-    expected, apply = jax.jit(Transformer(separate).apply)(params, TOKENS, DOCUMENTS), jax.jit(Transformer(kind).apply)
+    expected, apply = logits_of(separate)(params, TOKENS, DOCUMENTS), logits_of(kind)
     np.testing.assert_allclose(apply(scanned, TOKENS, DOCUMENTS), expected, atol=1e-5)
     swapped = {"params": {**scanned["params"], "layers": jax.tree.map(lambda a: a[::-1], scanned["params"]["layers"])}}
     assert np.abs(apply(swapped, TOKENS, DOCUMENTS) - expected).max() > 0.01
@@ -86,7 +91,7 @@ def loss_and_gradient(model, **options):
     transformer = Transformer(model, **options)
 
     def loss(params, tokens):
-        logits = transformer.apply(params, tokens, jnp.zeros_like(tokens))
+        logits, *_ = transformer.apply(params, tokens, jnp.zeros_like(tokens))
         return optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:]).mean()
 
     return jax.jit(jax.value_and_grad(loss))
@@ -156,8 +161,8 @@ def test_computing_in_bfloat16_keeps_float32_weights_and_logits_and_stays_close(
     fresh = jax.eval_shape(half.init, jax.random.key(0), TOKENS)
     assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype(jnp.float32)}
     params = weights(kind)
-    logits = jax.jit(half.apply)(params, TOKENS)
-    exact = jax.jit(Transformer(kind).apply)(params, TOKENS)
+    logits = logits_of(kind, dtype=jnp.bfloat16)(params, TOKENS)
+    exact = logits_of(kind)(params, TOKENS)
     assert logits.dtype == jnp.float32
     error = np.abs(logits - exact).max() / np.abs(exact).max()
     assert 1e-4 < error < 0.05  # not zero: the products really are in bfloat16

@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.extend
+import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -151,3 +152,39 @@ def test_whole_weights_are_not_kept_for_the_backward_pass_but_gathered_again(sha
     look(make_program(config, mesh).step.trace(*arguments).jaxpr.jaxpr)
     m = config.model
     assert gathers.count(((m.d_ff, m.d_model), P("tensor", None))) == 2
+
+
+def with_rules(config, *rules):
+    return dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, rules=rules))
+
+
+def test_a_config_can_split_weights_over_the_data_axis_too_and_trains_the_same(sharded_config):
+    config = sharded_config("chinchilla", 2, 2, 1)
+    changed = with_rules(config, "embed=data+fsdp", "mlp=")
+    mesh = make_mesh(config.mesh)
+    tokens = np.random.default_rng(0).integers(0, 256, (2, 8, 17)).astype(np.int32)
+    batch = {"inputs": tokens[..., :-1], "targets": tokens[..., 1:], "weights": np.ones((2, 8, 16), np.float32)}
+    results = []
+    for one, width, inner in ((config, WIDTH, "tensor"), (changed, ("data", "fsdp"), None)):
+        program = make_program(one, mesh)
+        assert program.abstract.params["layers"]["feed_forward"]["up"].sharding.spec == P(None, width, inner)
+        state, metrics = program.step(program.init(jax.random.key(0)), batch, np.float32(1e-3))
+        assert state.params["embedding"].sharding.spec == P("tensor", width)
+        results.append((state.params, metrics["loss"]))
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5), *results)
+    assert partition_spec(("embed",)) == P(WIDTH), "the rules of a config are in force for its programs alone"
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("mlp=fsdp", "'mlp' and 'embed' both map to mesh axis 'fsdp'"),
+        ("embd=fsdp", r"unknown logical axis 'embd' \(did you mean 'embed'\?\); one of microbatch, batch, length"),
+        ("head_dim=data", "'head_dim' must not be split"),
+    ],
+)
+def test_rules_of_a_config_that_collide_or_are_for_no_axis_are_refused(sharded_config, rule, told):
+    config = with_rules(sharded_config("llama", 2, 2, 2), rule)
+    with pytest.raises(ConfigError, match=told) as refusal:
+        make_program(config, make_mesh(config.mesh)).init.lower(jax.random.key(0))
+    assert refusal.value.key == "mesh.rules"

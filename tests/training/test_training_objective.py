@@ -30,7 +30,7 @@ class Smoothed(Objective):
             nll, weight = -jnp.sum(label_BxS * batch["weights"]), jnp.sum(batch["weights"])
             return -jnp.sum(smoothed_BxS * batch["weights"]), {"nll": nll, "weight": weight}
 
-        return model.apply({"params": params}, batch["inputs"], batch.get("segment_ids"), read_out)
+        return model.apply({"params": params}, batch["inputs"], batch.get("segment_ids"), read_out)[0]
 
     def flops(self, config, tokens):
         return {convention: 2 * flops for convention, flops in super().flops(config, tokens).items()}

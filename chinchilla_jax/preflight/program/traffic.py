@@ -48,6 +48,7 @@ from typing import TYPE_CHECKING
 
 from chinchilla_jax.base.hlo import HloError
 from chinchilla_jax.config import RunConfig
+from chinchilla_jax.model.parts import POSITIONS, Weights, block_weights, count, end_weights
 
 if TYPE_CHECKING:
     from chinchilla_jax.preflight.program.program import Collective, StepProgram
@@ -120,7 +121,10 @@ class _Needs:
 
 
 def minimum(config: RunConfig) -> Least:
-    """The least traffic of a run's train step on its mesh; the module's docstring has the formulas."""
+    """The least traffic of a run's train step on its mesh; the module's docstring has the formulas.
+
+    It is that of the table in `parallel/rules.py`, whatever `mesh.rules` changes of it.
+    """
     m, mesh, train = config.model, config.mesh, config.train
     size = _BYTES[train.compute_dtype]
     summed = 4 if train.microbatches > 1 else size  # bytes of a gradient once all microbatches are added up
@@ -130,9 +134,8 @@ def minimum(config: RunConfig) -> Least:
     stream = size * m.d_model * tokens
     recomputed = train.remat != "none"
     blocks_again = int(train.remat in ("attention", "full"))
-    kv = m.n_kv_heads * m.head_dim
-    gated = m.feed_forward == "swiglu"
-    weights = m.d_model * (m.d_attn + 2 * kv) + m.d_attn * m.d_model + (3 if gated else 2) * m.d_model * m.d_ff
+    distances = _matrices(POSITIONS[m.position].weights(m))
+    weights = sum(map(_matrices, block_weights(m).values())) - distances
     weights //= mesh.tensor
 
     layer = _Needs(config)
@@ -140,9 +143,9 @@ def minimum(config: RunConfig) -> Least:
     layer.add("reduce-scatter", STORED, size * weights, "gradients of weights")
     layer.add("all-gather", ("tensor",), stream, "residual stream", 4 + 2 * recomputed)
     layer.add("reduce-scatter", ("tensor",), stream, "residual stream", 4 + blocks_again)
-    if m.position == "relative":
-        layer.found += _relative(config, size, 1 + blocks_again)
-        weights += m.d_model * m.d_attn // mesh.tensor
+    if distances:
+        layer.found += _relative(config, size, distances // mesh.tensor, 1 + blocks_again)
+        weights += distances // mesh.tensor
     layer.found += _context(config, size * tokens // mesh.tensor, 1 + recomputed)
     whole, split = _vectors(config)
     layer.add("all-reduce", (*STORED, "tensor"), size * whole, "gradients of gains and biases of the stream")
@@ -151,8 +154,8 @@ def minimum(config: RunConfig) -> Least:
     layer_step = _Needs(config)
     layer_step.add("all-reduce", ("data",), summed * (weights // stored + whole + split), "gradients")
 
-    tables = m.vocab_size // mesh.tensor * m.d_model * (1 if m.tie_embeddings else 2)
-    positions = m.max_position * m.d_model if m.position == "learned" else 0
+    positions = _matrices(POSITIONS[m.position].table(m))
+    tables = (_matrices(end_weights(m)) - positions) // mesh.tensor
     ends = _Needs(config)
     ends.add("reduce-scatter", ("tensor",), stream, "embeddings, from parts of the vocabulary")
     ends.add("all-gather", ("tensor",), stream, "gradients of embeddings")
@@ -166,13 +169,17 @@ def minimum(config: RunConfig) -> Least:
     return Least(*(tuple(needs.found) for needs in (layer, layer_step, ends, ends_step)))
 
 
-def _relative(config: RunConfig, size: int, passes: int) -> list[Need]:
-    """The keys of distances, the cheaper way."""
-    m = config.model
-    width = m.d_attn // config.mesh.tensor
+def _matrices(weights: Weights) -> int:
+    """Numbers in the weights that are split along the model width."""
+    return count(weight for weight in weights.values() if "embed" in weight.axes)
+
+
+def _relative(config: RunConfig, size: int, weights: int, passes: int) -> list[Need]:
+    """The keys of distances, the cheaper way. `weights` is how many a device has, were it not for `STORED`."""
+    width = weights // config.model.d_model
     gathered, added = _Needs(config), _Needs(config)
-    gathered.add("all-gather", STORED, size * m.d_model * width, "weight of relative keys", passes)
-    gathered.add("reduce-scatter", STORED, size * m.d_model * width, "its gradient")
+    gathered.add("all-gather", STORED, size * weights, "weight of relative keys", passes)
+    gathered.add("reduce-scatter", STORED, size * weights, "its gradient")
     added.add("all-reduce", STORED, 4 * config.data.seq_len * width, "relative keys", passes)
     added.add("all-reduce", STORED, size * config.data.seq_len * width, "gradient of relative keys")
     return min(gathered, added, key=lambda needs: needs.sent).found
@@ -192,15 +199,10 @@ def _context(config: RunConfig, size: int, passes: int) -> list[Need]:
 
 def _vectors(config: RunConfig) -> tuple[int, int]:
     """Gains and biases of a layer: those of the model width, and those of a device's heads and inner width."""
-    m = config.model
-    whole = 2 * m.d_model * (2 if m.norm == "layernorm" else 1)
-    split = 2 * m.d_attn if m.position == "relative" else 0
-    if m.biases != "none":
-        whole += 2 * m.d_model
-        split += m.d_ff * (2 if m.feed_forward == "swiglu" else 1)
-    if m.biases == "all":
-        split += m.d_attn + 2 * m.n_kv_heads * m.head_dim
-    return whole, split // config.mesh.tensor
+    layer = [weight for weights in block_weights(config.model).values() for weight in weights.values()]
+    vectors = [weight for weight in layer if "embed" not in weight.axes]
+    whole = count(weight for weight in vectors if "norm" in weight.axes)
+    return whole, (count(vectors) - whole) // config.mesh.tensor
 
 
 def compare(program: StepProgram, config: RunConfig) -> tuple[Sent, ...]:

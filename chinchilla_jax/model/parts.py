@@ -1,0 +1,236 @@
+"""What is a block composed of? Each part with its weights, their logical axes, and what multiplying by them costs.
+
+    NORMS, POSITIONS, FEED_FORWARDS, BIASES: the parts by the word that a config has for them
+
+A part declares its weights. `layers.create` makes the arrays of a declaration, the ledger counts it, and preflight says
+what sending it costs, so that none of them knows one part from another. A new part is a class here, in its table, and
+its function in a module beside this one. Nothing here imports JAX before it computes: a plan is counted without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chinchilla_jax.config_values import ConfigError
+
+if TYPE_CHECKING:
+    from chinchilla_jax.config import ModelConfig
+
+Axes = tuple[str | None, ...]
+
+
+class Weight(NamedTuple):
+    """A float32 array: its shape, its logical axes, and the normal distribution that it is drawn from at the start."""
+
+    shape: tuple[int, ...]
+    axes: Axes
+    deviation: float = 0.0
+    mean: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+
+Weights = dict[str, Weight]
+
+
+def matrix(shape: tuple[int, ...], axes: Axes, fan_in: int, scale: float = 1.0) -> Weight:
+    """A weight with standard deviation `scale / sqrt(fan_in)`."""
+    return Weight(shape, axes, deviation=scale / math.sqrt(fan_in))
+
+
+def residual_scale(c: ModelConfig) -> float:
+    """Initial scale of what a block adds to the residual stream: 1 / sqrt(2 L), two additions a layer (GPT-2)."""
+    return 1.0 / math.sqrt(2.0 * c.n_layers)
+
+
+def count(weights: Iterable[Weight]) -> int:
+    """How many numbers there are in all of them."""
+    return sum(weight.size for weight in weights)
+
+
+@dataclasses.dataclass(eq=False)
+class Part:
+    """Something that computes with weights of its own, by `function`, the name of one in a module beside this."""
+
+    function: str
+
+    def weights(self, c: ModelConfig) -> Weights:
+        """Those of one layer, in the order of the random numbers that they are drawn with."""
+        return {}
+
+    def compute(self, *arguments: Any) -> Any:
+        """The kinds of parts below say what from what."""
+        module, _, name = self.function.partition(".")
+        return getattr(importlib.import_module(f"chinchilla_jax.model.{module}"), name)(*arguments)
+
+
+@dataclasses.dataclass(eq=False)
+class Norm(Part):
+    """From x, its weights, config and type: x scaled, and moved if there is a bias."""
+
+    bias: bool = False
+
+    def weights(self, c: ModelConfig) -> Weights:
+        gain = {"gain": Weight((c.d_model,), ("norm",), mean=1.0)}
+        return {**gain, "bias": Weight((c.d_model,), ("norm",))} if self.bias else gain
+
+
+@dataclasses.dataclass(eq=False)
+class FeedForward(Part):
+    """Up, a nonlinearity, down; in gated ones a second matrix beside `up`.
+
+    From x, its weights, config and type: what is added to the residual stream, laid out as the stream is; and the
+    layer's auxiliary sums by name.
+    """
+
+    gated: bool = False
+
+    def weights(self, c: ModelConfig) -> Weights:
+        up, up_bias = matrix((c.d_model, c.d_ff), ("embed", "mlp"), c.d_model), Weight((c.d_ff,), ("mlp",))
+        down = matrix((c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff, residual_scale(c))
+        weights = {"up": up, "down": down, "up_bias": up_bias}
+        if self.gated:
+            weights |= {"gate": up, "gate_bias": up_bias}
+        weights["down_bias"] = Weight((c.d_model,), ("norm",))
+        biases = "feed_forward" in BIASES[c.biases]
+        return {name: weight for name, weight in weights.items() if biases or not name.endswith("_bias")}
+
+    def flops(self, c: ModelConfig, tokens: int) -> float:
+        """Of a forward pass in one layer: every matrix is multiplied by every token."""
+        return 2.0 * tokens * count(weight for weight in self.weights(c).values() if len(weight.shape) > 1)
+
+
+@dataclasses.dataclass(eq=False)
+class Position(Part):
+    """How the position of a token enters. This one: not at all, and the base of the others.
+
+    From the weights of one layer's attention, config, `positions.Span`, type and the function that projects distances:
+    arguments of `kernels.attention.attention` by name.
+
+    Attributes:
+      kernel_form: what the attention kernels do for it: `none`, `relative` (scores of distances) or `rope` (pairs of
+        numbers of a head are rotated, so that `head_dim` is even).
+    """
+
+    function: str = "positions.nothing"
+    kernel_form: str = "none"
+
+    def check(self, c: ModelConfig) -> None:
+        """Raises `ConfigError` for a shape that it cannot serve."""
+
+    def table(self, c: ModelConfig) -> Weights:
+        """A table `position` beside the embedding, of which each token adds the row of its position; or nothing."""
+        return {}
+
+    def flops(self, c: ModelConfig, seq_len: int) -> dict[str, float]:
+        """Of a forward pass of one sequence in one layer, by term, besides those of attention without positions."""
+        return {}
+
+    def pass_flops(self, c: ModelConfig, seq_len: int) -> float:
+        """Of a training pass in one layer, whatever the number of sequences in it."""
+        return 0.0
+
+
+class Relative(Position):
+    """Scores of distances, from projected sinusoids (Transformer-XL, Dai et al. 2019)."""
+
+    def check(self, c: ModelConfig) -> None:
+        if c.d_model % 2:
+            raise ConfigError("d_model", f"sinusoids come in pairs: must be even, got {c.d_model}")
+        if c.n_kv_heads != c.n_heads:
+            raise ConfigError("n_kv_heads", "relative positions are defined for n_kv_heads == n_heads")
+
+    def weights(self, c: ModelConfig) -> Weights:
+        bias = Weight((c.n_heads, c.head_dim), ("heads", "head_dim"))
+        axes = ("embed", "heads", "head_dim")
+        return {"relative": matrix((c.d_model, c.n_heads, c.head_dim), axes, c.d_model), "u": bias, "v": bias}
+
+    def flops(self, c: ModelConfig, seq_len: int) -> dict[str, float]:
+        return {"relative_scores": 2.0 * seq_len * seq_len * c.d_attn}
+
+    def pass_flops(self, c: ModelConfig, seq_len: int) -> float:
+        # The sinusoids are constants, so the backward pass has one product here and not two.
+        return 2.0 * 2.0 * seq_len * c.d_model * c.d_attn
+
+
+class Rope(Position):
+    """Rotary positions (Su et al. 2021), and those that fade with the distance (Sun et al. 2022)."""
+
+    def check(self, c: ModelConfig) -> None:
+        if c.head_dim % 2:
+            raise ConfigError("head_dim", f"rotary positions rotate pairs: must be even, got {c.head_dim}")
+
+
+class Learned(Position):
+    """A row for every position, added to the embedding (GPT)."""
+
+    def table(self, c: ModelConfig) -> Weights:
+        return {"position": matrix((c.max_position, c.d_model), (None, "embed"), c.d_model)}
+
+
+NORMS = {"rmsnorm": Norm("layers.rmsnorm"), "layernorm": Norm("layers.layernorm", bias=True)}
+POSITIONS = {
+    "relative": Relative("positions.relative", "relative"),
+    "rope": Rope("positions.rope", "rope"),
+    "xpos": Rope("positions.faded_rope", "rope"),
+    "learned": Learned(),
+    "none": Position(),
+}
+FEED_FORWARDS = {"gelu": FeedForward("feed_forward.gelu"), "swiglu": FeedForward("feed_forward.swiglu", gated=True)}
+# Which products have a bias. That of a norm belongs to the norm.
+BIASES = {
+    "none": frozenset(),
+    "gopher": frozenset({"feed_forward", "attention_output", "logits"}),
+    "all": frozenset({"feed_forward", "attention_output", "query_key_value"}),
+}
+
+
+def attention_weights(c: ModelConfig) -> Weights:
+    """Those of one layer's attention, in the order of the random numbers that they are drawn with."""
+    heads = {"query": c.n_heads, "key": c.n_kv_heads, "value": c.n_kv_heads}
+    axes = ("embed", "heads", "head_dim")
+    weights = {name: matrix((c.d_model, n, c.head_dim), axes, c.d_model) for name, n in heads.items()}
+    if "query_key_value" in BIASES[c.biases]:
+        weights |= {f"{name}_bias": Weight((n, c.head_dim), axes[1:]) for name, n in heads.items()}
+    weights |= POSITIONS[c.position].weights(c)
+    weights["output"] = matrix((c.n_heads, c.head_dim, c.d_model), (*axes[1:], "embed"), c.d_attn, residual_scale(c))
+    if "attention_output" in BIASES[c.biases]:
+        weights["output_bias"] = Weight((c.d_model,), ("norm",))
+    return weights
+
+
+def attention_flops(c: ModelConfig, seq_len: int) -> dict[str, float]:
+    """Of a forward pass of one sequence in one layer, by term. Scores are those of the full S x S square."""
+    s, d, a = seq_len, c.d_model, c.d_attn
+    return {
+        "qkv": 2.0 * s * d * (a + 2 * c.n_kv_heads * c.head_dim),
+        "scores": 2.0 * s * s * a,
+        "softmax": 3.0 * c.n_heads * s * s,
+        "values": 2.0 * s * s * a,
+        "attention_output": 2.0 * s * a * d,
+    }
+
+
+def block_weights(c: ModelConfig) -> dict[str, Weights]:
+    """Those of one layer, by module."""
+    norm, feed_forward = NORMS[c.norm].weights(c), FEED_FORWARDS[c.feed_forward].weights(c)
+    attention = attention_weights(c)
+    return {"attention_norm": norm, "attention": attention, "feed_forward_norm": norm, "feed_forward": feed_forward}
+
+
+def end_weights(c: ModelConfig) -> Weights:
+    """Those before and after the layers but for the final norm, in the order of the random numbers."""
+    shape, axes = (c.vocab_size, c.d_model), ("vocab", "embed")
+    weights = {"embedding": matrix(shape, axes, c.d_model), **POSITIONS[c.position].table(c)}
+    if not c.tie_embeddings:
+        weights["output"] = matrix(shape[::-1], axes[::-1], c.d_model)
+    if "logits" in BIASES[c.biases]:
+        weights["output_bias"] = Weight((c.vocab_size,), ("vocab",))
+    return weights
