@@ -85,7 +85,8 @@ def train_step(
       objective: name of what is minimised.
 
     Returns:
-      The new state, and scalars: loss (nats per token), grad_norm (before clipping), weight (tokens).
+      The new state, and scalars: loss (nats per token), grad_norm (before clipping), weight (tokens), and what else the
+      objective or the blocks sum up, by token.
     """
 
     def summed_loss(params, rows):
@@ -94,16 +95,19 @@ def train_step(
     def microbatch(carry, rows):
         grads, sums = carry
         (_, more), more_grads = jax.value_and_grad(summed_loss, has_aux=True)(state.params, rows)
-        return (jax.tree.map(jnp.add, grads, more_grads), jax.tree.map(jnp.add, sums, more)), None
+        auxiliary = {name: value for name, value in more.items() if name not in sums}
+        sums = {name: value + more[name] for name, value in sums.items()}
+        return (jax.tree.map(jnp.add, grads, more_grads), sums), auxiliary
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     sums = {"nll": jnp.zeros(()), "weight": jnp.zeros(())}
-    (grads, sums), _ = jax.lax.scan(microbatch, (zeros, sums), batch)
+    (grads, sums), auxiliary = jax.lax.scan(microbatch, (zeros, sums), batch)
     weight = jnp.maximum(sums["weight"], 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = make_optimizer(config.optimizer).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: -lr * u, updates))
     metrics = {"loss": sums["nll"] / weight, "grad_norm": optax.tree.norm(grads), "weight": sums["weight"]}
+    metrics |= {name: value.sum(0) / weight for name, value in auxiliary.items()}
     extra = objective_of(objective).next_extra(config, params, state.extra)
     return TrainState(state.step + 1, params, opt_state, extra), metrics
 
