@@ -13,6 +13,7 @@ from chinchilla_jax.ledger import count_run
 from chinchilla_jax.preflight.cache import versions
 from chinchilla_jax.preflight.check import Checked, Verdict
 from chinchilla_jax.preflight.predict import ASSUMPTIONS, BASIS, RunCost, StepTime
+from chinchilla_jax.preflight.search import AXES
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.preflight.step import CompiledStep
 
@@ -77,7 +78,7 @@ def describe(verdict: Verdict, echo: Echo) -> None:
 
 def mesh_words(mesh: MeshConfig) -> str:
     """`data 1, fsdp 64, tensor 8`: every axis, and its devices."""
-    return ", ".join(f"{axis} {devices}" for axis, devices in vars(mesh).items())
+    return ", ".join(f"{axis} {getattr(mesh, axis)}" for axis in AXES)
 
 
 def _step(checked: Checked, slice_: Slice) -> Iterator[str]:

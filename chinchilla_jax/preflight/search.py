@@ -21,6 +21,7 @@ from chinchilla_jax.preflight.step import step_configs
 
 STATE_BYTES = 16  # of a parameter: float32 weight, two moments, and the gradient that microbatches add up in
 KERNEL_EFFICIENCY = 0.4  # of attention kernels, about: the rest of the step is estimated at the peak
+AXES = ("data", "fsdp", "tensor", "context")  # as a config lists them
 MOST_TENSOR = 16
 MOST_MICROBATCHES = 64
 ROOM = 1.25  # estimates are rough: up to this much above the memory is still worth compiling
@@ -56,12 +57,12 @@ def setting_flags(config: RunConfig) -> str:
 
 def mesh_flags(mesh: MeshConfig) -> str:
     """`--config.mesh.data=1 --config.mesh.fsdp=64 ...`"""
-    return " ".join(f"--config.mesh.{axis}={devices}" for axis, devices in vars(mesh).items())
+    return " ".join(f"--config.mesh.{axis}={getattr(mesh, axis)}" for axis in AXES)
 
 
 def meshes(config: RunConfig, slice_: Slice) -> Iterator[MeshConfig]:
     """Meshes that cover the slice. They differ in `data`, `fsdp` and `tensor`; other axes are those of the config."""
-    others = math.prod(v for axis, v in vars(config.mesh).items() if axis not in ("data", "fsdp", "tensor"))
+    others = math.prod(v for axis, v in config.mesh.axes.items() if axis not in ("data", "fsdp", "tensor"))
     chips = slice_.chips // others if slice_.chips % others == 0 else 0
     for tensor in _divisors(chips, MOST_TENSOR):
         for fsdp in _divisors(chips // tensor):

@@ -61,7 +61,7 @@ def test_each_row_has_its_own_and_what_is_masked_counts_for_nothing(run):
     weights[3] = 0.0
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}
     scores = jax.tree.map(lambda x: np.asarray(x).reshape(8), score(params, on_devices(program, batch)))
-    logits = np.asarray(jax.jit(model_of(run).apply)({"params": params}, batch["inputs"]), np.float64)
+    logits = np.asarray(jax.jit(model_of(run).apply)({"params": params}, batch["inputs"])[0], np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = (np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0] * weights).sum(1)
     np.testing.assert_allclose(scores["log_likelihood"], expected, rtol=1e-5)

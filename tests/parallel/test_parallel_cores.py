@@ -89,7 +89,7 @@ def test_what_xla_reads_first_says_how_many_threads_there_are(monkeypatch):
 
 def test_a_process_is_bound_to_its_cores_and_jax_has_as_many_threads_as_were_planned():
     code = (
-        "import os; from chinchilla_jax.parallel import cores; cores.use(3, worker=1); import jax\n"
+        "import os; from chinchilla_jax.parallel.job import cores; cores.use(3, worker=1); import jax\n"
         "from chinchilla_jax.training.machine.hardware import cpu_cores\n"
         "print(cpu_cores(), len(os.sched_getaffinity(0)))"
     )

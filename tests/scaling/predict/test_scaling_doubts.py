@@ -73,7 +73,7 @@ def test_a_doubt_is_raised(runs, words):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"converged": False, "gradient": 0.5}, "approach 3 did not converge: gradient 0.5"),
+        ({"gradient": 0.5}, "approach 3 did not converge: gradient 0.5"),
         ({"agreement": 0.01}, "only 1.0% of the starts reached the best minimum"),
         ({"boot_kept": 0.6}, "40% of bootstrap resamples had no optimum"),
         ({"surface": Surface(0.0, 480.0, 2100.0, 0.35, 0.37)}, "E went to zero"),
