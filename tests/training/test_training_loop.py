@@ -147,7 +147,7 @@ def test_validation_loss_is_that_of_the_saved_weights(brief, finished, saved):
     record = json.loads((finished / "result.json").read_text())["validation"]
     for domain in store.domains:
         rows = np.asarray(store.array(domain, "validation"), np.int32)
-        logits = np.asarray(jax.jit(model_of(brief).apply)({"params": state.params}, rows[:, :-1]), np.float64)
+        logits = np.asarray(jax.jit(model_of(brief).apply)({"params": state.params}, rows[:, :-1])[0], np.float64)
         nll = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, rows[:, 1:, None], -1)[..., 0]
         tokens = store.tokens(domain, "validation")
         assert nll.ravel()[:tokens].mean() == pytest.approx(record[f"validation_loss/{domain}"], rel=1e-6)
