@@ -29,11 +29,11 @@ throttling, overlays of instruction memory, bank conflicts, XLA's own fusions. S
 an HBM roofline term, and no claim about wall time: kernels of tiny blocks, which wait for their copies, look too good.
 Operands are kept in HBM, as they are in a real model.
 
-The format of the schedules is private to libtpu, so that jax and libtpu are pinned together in `constraints.txt`;
+The format of the schedules is private to libtpu, so that jax and libtpu are pinned together in the constraints files;
 `--selftest` tells whether another version is still understood.
 """
 
-TRIED_LIBTPU = "0.0.42.1"
+TRIED_LIBTPU = "0.0.42.1 with jax 0.10.2, 0.0.50.1 with jax 0.12"
 INSTALL = "pip install 'chinchilla_jax[compiler]'"
 
 
@@ -51,5 +51,5 @@ class DumpError(MeterError):
     def __init__(self, what: str):
         super().__init__(
             f"{what}; the dump format is private to libtpu and was tried with {TRIED_LIBTPU}: "
-            f"install that one ({INSTALL} with constraints.txt)"
+            f"install one of them ({INSTALL} with the constraints file of this Python)"
         )
