@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import chinchilla_jax.kernels
+import chinchilla_jax.tools.tpu_meter
 from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.base.files import write_json
 from chinchilla_jax.tools.tpu_meter import CompileError
@@ -28,6 +29,7 @@ from chinchilla_jax.tools.tpu_meter.measure import measure
 from chinchilla_jax.tools.tpu_meter.report import kernel_report
 
 KERNELS = Path(chinchilla_jax.kernels.__file__).parent
+METER = Path(chinchilla_jax.tools.tpu_meter.__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Bench:
     def __init__(self, cache: Path):
         self.cache = cache
         self.refused: dict[Program, str] = {}
-        self._surroundings = {"meter": sources(*sorted(KERNELS.glob("meter/*.py"))), "versions": versions()}
+        self._surroundings = {"meter": sources(*sorted(METER.glob("*.py"))), "versions": versions()}
         self._waiting: set[str] = set()  # by name: the source of one may change meanwhile
         self._seconds: list[float] = []
 

@@ -27,7 +27,10 @@ import dataclasses, json, sys
 from chinchilla_jax.config import DataConfig, MeshConfig, RunConfig, TrainConfig
 from chinchilla_jax.parallel.topology import topology_mesh
 from chinchilla_jax.presets import preset
-from chinchilla_jax.training.machine.ahead import compile_train_step
+try:
+    from chinchilla_jax.training.machine.ahead import compile_train_step
+except ModuleNotFoundError:  # where it was at first
+    from chinchilla_jax.training.ahead import compile_train_step
 a = json.loads(sys.argv[1])
 model = preset(a["preset"]).model
 model = dataclasses.replace(model, n_layers=a["layers"] or model.n_layers)
