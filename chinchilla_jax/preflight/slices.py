@@ -73,7 +73,7 @@ def offered(generation: str) -> dict[int, tuple[int, ...]]:
     """`{chips: grid}` of the slices of a generation that have a usual grid: beyond a cube, the most cubic one."""
     if CHIPS[generation].slices.axes == 2:
         return {math.prod(grid): grid for grid in _SMALL_2D}
-    found = {math.prod(grid): grid for grid in _SMALL_3D}
+    grids = {math.prod(grid): grid for grid in _SMALL_3D}
     side = CHIPS[generation].slices.largest // _CUBE**3
     cubes = [
         (a, b, c)
@@ -82,8 +82,8 @@ def offered(generation: str) -> dict[int, tuple[int, ...]]:
         for c in range(b, min(side // (a * b), 4 * a) + 1)
     ]
     for shape in sorted(cubes, key=lambda shape: -shape[2] / shape[0]):  # the last of equal size is the most cubic
-        found[_CUBE**3 * math.prod(shape)] = tuple(_CUBE * side for side in shape)
-    return dict(sorted(found.items()))
+        grids[_CUBE**3 * math.prod(shape)] = tuple(_CUBE * side for side in shape)
+    return dict(sorted(grids.items()))
 
 
 def parse_slice(text: str) -> Slice:

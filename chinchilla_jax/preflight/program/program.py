@@ -229,13 +229,13 @@ class _Reader:
             self.kernels[named[1] if named else _NUMBERED.sub("", instruction.name)] += runs.trips
 
     def _add_collective(self, computation: Computation, instruction: Instruction, runs: _Runs) -> None:
-        once = read_collective(computation, instruction, self.mesh_shape, self.slices)
-        if once is not None:
+        one_run = read_collective(computation, instruction, self.mesh_shape, self.slices)
+        if one_run is not None:
             collective = dataclasses.replace(
-                once,
+                one_run,
                 trips=runs.trips,
-                asynchronous=once.asynchronous or runs.asynchronous,
-                op_name=once.op_name or runs.origin,
+                asynchronous=one_run.asynchronous or runs.asynchronous,
+                op_name=one_run.op_name or runs.origin,
                 loops=runs.loops,
             )
             self.collectives.append(collective)

@@ -105,7 +105,7 @@ class _Needs:
 
     def __init__(self, config: RunConfig):
         self.mesh = config.mesh
-        self.found: list[Need] = []
+        self.collected: list[Need] = []
 
     def add(self, kind: str, axes: tuple[str, ...], size: int, why: str, times: int = 1) -> None:
         """`times` collectives of an array of `size` bytes."""
@@ -113,11 +113,11 @@ class _Needs:
         group = math.prod(getattr(self.mesh, axis) for axis in axes)
         if group > 1 and size and times:
             wire = (2 if kind == "all-reduce" else 1) * size * (group - 1) // group
-            self.found.append(Need(kind, axes, times * wire, why))
+            self.collected.append(Need(kind, axes, times * wire, why))
 
     @property
     def sent(self) -> int:
-        return sum(need.wire_bytes for need in self.found)
+        return sum(need.wire_bytes for need in self.collected)
 
 
 def minimum(config: RunConfig) -> Least:
@@ -144,9 +144,9 @@ def minimum(config: RunConfig) -> Least:
     layer.add("all-gather", ("tensor",), stream, "residual stream", 4 + 2 * recomputed)
     layer.add("reduce-scatter", ("tensor",), stream, "residual stream", 4 + blocks_again)
     if distances:
-        layer.found += _relative(config, size, distances // mesh.tensor, 1 + blocks_again)
+        layer.collected += _relative(config, size, distances // mesh.tensor, 1 + blocks_again)
         weights += distances // mesh.tensor
-    layer.found += _context(config, size * tokens // mesh.tensor, 1 + recomputed)
+    layer.collected += _context(config, size * tokens // mesh.tensor, 1 + recomputed)
     whole, split = _vectors(config)
     layer.add("all-reduce", (*STORED, "tensor"), size * whole, "gradients of gains and biases of the stream")
     layer.add("all-reduce", STORED, size * split, "gradients of biases of heads and inner width")
@@ -166,7 +166,7 @@ def minimum(config: RunConfig) -> Least:
     ends_step = _Needs(config)
     ends_step.add("all-gather", STORED, size * (tables + positions), "tables")
     ends_step.add("all-reduce", ("data",), summed * (tables + positions) // stored, "gradients of tables")
-    return Least(*(tuple(needs.found) for needs in (layer, layer_step, ends, ends_step)))
+    return Least(*(tuple(needs.collected) for needs in (layer, layer_step, ends, ends_step)))
 
 
 def _matrices(weights: Weights) -> int:
@@ -182,7 +182,7 @@ def _relative(config: RunConfig, size: int, weights: int, passes: int) -> list[N
     gathered.add("reduce-scatter", STORED, size * weights, "its gradient")
     added.add("all-reduce", STORED, 4 * config.data.seq_len * width, "relative keys", passes)
     added.add("all-reduce", STORED, size * config.data.seq_len * width, "gradient of relative keys")
-    return min(gathered, added, key=lambda needs: needs.sent).found
+    return min(gathered, added, key=lambda needs: needs.sent).collected
 
 
 def _context(config: RunConfig, size: int, passes: int) -> list[Need]:
@@ -194,7 +194,7 @@ def _context(config: RunConfig, size: int, passes: int) -> list[Need]:
     gathered.add("all-gather", ("context",), size * context * 2 * kv, "keys and values", passes)
     gathered.add("reduce-scatter", ("context",), size * context * 2 * kv, "gradients of keys and values")
     ways = [gathered] if m.n_kv_heads % (config.mesh.tensor * context) else [exchanged, gathered]
-    return min(ways, key=lambda needs: needs.sent).found
+    return min(ways, key=lambda needs: needs.sent).collected
 
 
 def _vectors(config: RunConfig) -> tuple[int, int]:
