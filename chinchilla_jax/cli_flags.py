@@ -155,11 +155,11 @@ def parse_inputs(text: str | None) -> dict[str, float]:
     Raises:
       UsageError: a part that does not read NAME:VALUE.
     """
-    found = {}
+    inputs = {}
     for part in filter(None, (text or "").split(",")):
         name, colon, value = part.partition(":")
         try:
-            found[name.strip()] = float(value)
+            inputs[name.strip()] = float(value)
         except ValueError:
             raise UsageError(f"--inputs={text}: {part!r} should read NAME:VALUE, e.g. granularity:8") from None
-    return found
+    return inputs

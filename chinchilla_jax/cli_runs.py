@@ -113,8 +113,8 @@ def report(values: flags.FlagValues) -> int:
     """Writes report.html, report.json and plots of a study, or of a table of runs beside it."""
     from chinchilla_jax.scaling.report.report import write_report
 
-    given = {name: values[name].value for name in REPORT if values[name].present}
-    lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    present = {name: values[name].value for name in REPORT if values[name].present}
+    lists = {name: value if isinstance(value, list) else [value] for name, value in present.items()}
     words = [f"--{name}={one}" for name, values_given in lists.items() for one in values_given]
     path = write_report(
         _load(values),

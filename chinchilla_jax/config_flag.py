@@ -152,9 +152,9 @@ def _whole(text: str) -> str:
 
 
 def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    found = []
+    keys = []
     for key, value in config.items():
-        found.append(prefix + key)
+        keys.append(prefix + key)
         if isinstance(value, ConfigDict):
-            found += _keys(value, f"{prefix}{key}.")
-    return found
+            keys += _keys(value, f"{prefix}{key}.")
+    return keys

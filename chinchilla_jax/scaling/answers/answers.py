@@ -104,11 +104,11 @@ def published_laws(names: Sequence[str] = ()) -> tuple[Law, ...]:
     Raises:
       FitRefused: `unknown_law`, `not_a_surface` (a law of another form) or `no_constants`.
     """
-    found = []
+    laws = []
     for name in names or ("hoffmann2022_unrounded", "besiroglu2024"):
         published_law(name).known()
-        found.append(Law(name, published_surface(name), published_law(name).source))
-    return tuple(found)
+        laws.append(Law(name, published_surface(name), published_law(name).source))
+    return tuple(laws)
 
 
 def optimum(laws: Sequence[Law], flops: float) -> Answer:

@@ -134,10 +134,10 @@ def next_runs(
     )
 
 
-def answer(found: NextRuns) -> Answer:
+def answer(chosen: NextRuns) -> Answer:
     """The runs with what each leaves of the interval."""
-    what = {"loss": "Predicted loss", "params": "Predicted N*"}[found.quantity]
-    before, after = found.interval(found.before), found.interval(found.after)
+    what = {"loss": "Predicted loss", "params": "Predicted N*"}[chosen.quantity]
+    before, after = chosen.interval(chosen.before), chosen.interval(chosen.after)
     rows = [
         {
             "run": str(number),
@@ -147,16 +147,16 @@ def answer(found: NextRuns) -> Answer:
             "C": run.flops,
             "80% after it": f"+-{LEVEL_80 * run.deviation:.3%}",
         }
-        for number, run in enumerate(found.runs, 1)
+        for number, run in enumerate(chosen.runs, 1)
     ]
     notes = (
-        f"With these {len(found.runs)} runs, {found.flops:.3g} of {found.allowance:.3g} FLOPs allowed: 80% "
-        f"{after[0]:.5g} to {after[1]:.5g}, {1 - found.after / found.before:.0%} narrower",
-        f"The same FLOPs on repeats of the present runs: {1 - found.repeated / found.before:.0%} narrower",
+        f"With these {len(chosen.runs)} runs, {chosen.flops:.3g} of {chosen.allowance:.3g} FLOPs allowed: 80% "
+        f"{after[0]:.5g} to {after[1]:.5g}, {1 - chosen.after / chosen.before:.0%} narrower",
+        f"The same FLOPs on repeats of the present runs: {1 - chosen.repeated / chosen.before:.0%} narrower",
     )
     title = (
-        f"{what} at C = {found.budget:.4g}: {found.value:.5g}, 80% {before[0]:.5g} to {before[1]:.5g} "
-        f"(+-{LEVEL_80 * found.before:.3%}); further runs that narrow it most"
+        f"{what} at C = {chosen.budget:.4g}: {chosen.value:.5g}, 80% {before[0]:.5g} to {before[1]:.5g} "
+        f"(+-{LEVEL_80 * chosen.before:.3%}); further runs that narrow it most"
     )
     return Answer("more_runs", title, tuple(rows), notes)
 

@@ -58,8 +58,8 @@ class Analysis:
             return {}
         presets = {preset.curve: preset for preset in (self.isoflop.preset, isoflop.PAPER)}
         asked = self.isoflop.runs, self.parametric.surface, flops
-        found = {name: attempt(name, {}, isoflop_bias, *asked, preset=preset) for name, preset in presets.items()}
-        return {name: bias for name, bias in found.items() if bias is not None}
+        biases = {name: attempt(name, {}, isoflop_bias, *asked, preset=preset) for name, preset in presets.items()}
+        return {name: bias for name, bias in biases.items() if bias is not None}
 
 
 def attempt(name: str, refused: dict[str, str], fit: Callable[..., _Fit], *args, **options) -> _Fit | None:

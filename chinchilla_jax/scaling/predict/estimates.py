@@ -38,14 +38,14 @@ class Estimate:
 
 def estimates_of(fits: Analysis, budget: float, c: FlopsPerToken) -> dict[str, Estimate]:
     """By approach that was fitted: its answer for `budget` FLOPs, where C = c N D or c(N) D."""
-    found = {}
+    estimates = {}
     if fits.envelope:
-        found["envelope"] = _from_envelope(fits.envelope, budget, fits.seed)
+        estimates["envelope"] = _from_envelope(fits.envelope, budget, fits.seed)
     if fits.isoflop:
-        found["isoflop"] = _from_isoflop(fits.isoflop, budget, fits.seed)
+        estimates["isoflop"] = _from_isoflop(fits.isoflop, budget, fits.seed)
     if fits.parametric:
-        found["parametric"] = _from_parametric(fits.parametric, budget, c, fits.seed)
-    return found
+        estimates["parametric"] = _from_parametric(fits.parametric, budget, c, fits.seed)
+    return estimates
 
 
 def _spans(params: np.ndarray, tokens: np.ndarray, **more: np.ndarray) -> dict[str, dict[float, tuple[float, float]]]:

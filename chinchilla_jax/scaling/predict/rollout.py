@@ -39,7 +39,7 @@ def rollouts(fits: Analysis, c: FlopsPerToken) -> tuple[Rollout, ...]:
 
     The approaches are fitted as in `fits`, without intervals. The loss of approach 1 is the training loss.
     """
-    found = []
+    result = []
     profiles = fits.isoflop.profiles if fits.isoflop else ()
     for index, target in list(enumerate(profiles))[_LEAST:]:
         best = target.params
@@ -47,10 +47,10 @@ def rollouts(fits: Analysis, c: FlopsPerToken) -> tuple[Rollout, ...]:
         for name, answer in estimates_of(fit_all(below, fits.preset, quick=True), target.budget, c).items():
             missed, cost = answer.loss / best.lowest - 1.0, float(best.at(answer.params)) / best.lowest - 1.0
             sizes, losses = (answer.params, best.best), (answer.loss, best.lowest)
-            found.append(Rollout(name, index, target.budget, *sizes, *losses, missed, cost))
-    return tuple(found)
+            result.append(Rollout(name, index, target.budget, *sizes, *losses, missed, cost))
+    return tuple(result)
 
 
-def last(found: tuple[Rollout, ...]) -> tuple[Rollout, ...]:
+def last(all_rollouts: tuple[Rollout, ...]) -> tuple[Rollout, ...]:
     """Those for the largest budget."""
-    return tuple(r for r in found if r.budget == found[-1].budget)
+    return tuple(r for r in all_rollouts if r.budget == all_rollouts[-1].budget)

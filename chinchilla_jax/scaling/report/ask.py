@@ -87,11 +87,11 @@ def ask(
         prediction = predict(analyse(loaded.runs, **fits), question.flops)
         fitted = surface_law(prediction, f"fitted to {loaded.source}")
         laws += [fitted] if fitted else []
-    found = _answers(laws, others, question, prediction)
+    results = _answers(laws, others, question, prediction)
     if question.more_runs is not None:
         more = _more_runs(prediction, question.more_runs)
-        found.append(next_runs.answer(more))
-    facts = facts_of(loaded, prediction=prediction, question=question, answers=found, more_runs=more)
+        results.append(next_runs.answer(more))
+    facts = facts_of(loaded, prediction=prediction, question=question, answers=results, more_runs=more)
     tell(of_prediction(facts), echo)
     if output is not None:
         write_json(pathlib.Path(output), facts)
@@ -132,7 +132,7 @@ def _check(loaded: LoadedRuns | None, surfaces: Sequence[str], others: Sequence[
 def _answers(
     laws: Sequence[Law], others: Sequence[str], question: Question, prediction: Prediction | None
 ) -> list[Answer]:
-    found, flops = list(_of_surfaces(laws, question)) if laws else [], question.flops
+    results, flops = list(_of_surfaces(laws, question)) if laws else [], question.flops
     if prediction is not None:
         if prediction.recommended != "parametric":
             best = prediction.best
@@ -140,12 +140,12 @@ def _answers(
                 f"This table needs a loss surface, so it is approach 3's; recommended is {prediction.recommended}: "
                 f"N {count(best.params)}, loss {best.loss:.4f}"
             )
-            found = [dataclasses.replace(answer, notes=(*answer.notes, note)) for answer in found]
-        found += other_sizes(prediction)
+            results = [dataclasses.replace(answer, notes=(*answer.notes, note)) for answer in results]
+        results += other_sizes(prediction)
     elif laws and flops is not None:
-        found.insert(1, answers.printed_allocations(flops))
-        found += [answers.smaller(laws[-1], flops), answers.nearest_presets(laws[-1], flops)]
-    return found + ([answers.other_laws(others, flops, question.inputs)] if others else [])
+        results.insert(1, answers.printed_allocations(flops))
+        results += [answers.smaller(laws[-1], flops), answers.nearest_presets(laws[-1], flops)]
+    return results + ([answers.other_laws(others, flops, question.inputs)] if others else [])
 
 
 def _of_surfaces(laws: Sequence[Law], question: Question) -> Iterator[Answer]:

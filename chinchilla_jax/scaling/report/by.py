@@ -41,7 +41,7 @@ def fit_by(
             f"--by={column} and --where={column}=...: give one of them; a fit of some values apart is one --where at "
             "a time",
         )
-    found: dict[str, Facts] = {}
+    by_value: dict[str, Facts] = {}
     rows, told, refusals = [], set(), []
     for value in _values(path, column, where):
         row = {column: text_of(value), "runs": "0"}
@@ -50,21 +50,21 @@ def fit_by(
             row["runs"] = str(len(loaded.role("isoflop")))
             _announce(f"{column} = {value}", loaded, told, echo)
             with telling_left_out(loaded):
-                found[value] = facts_of(loaded, analyse(loaded.runs, **fits))
-            rows.append(row | _cells(found[value]))
+                by_value[value] = facts_of(loaded, analyse(loaded.runs, **fits))
+            rows.append(row | _cells(by_value[value]))
         except FitRefused as refused:
             refusals.append(refused)
-            found[value] = {"refused": str(refused)}
+            by_value[value] = {"refused": str(refused)}
             rows.append(row | {"E": "refused"})
-    if len(refusals) == len(found):
-        value, facts = next(iter(found.items()))
+    if len(refusals) == len(by_value):
+        value, facts = next(iter(by_value.items()))
         raise FitRefused(refusals[0].reason, f"no value of {column} can be fitted; {value}: {facts['refused']}")
     echo(f"preset {fits['preset']}; intervals 95%; one fit for each value of {column}:")
-    for line in (*table(rows), *_refusals(found)):
+    for line in (*table(rows), *_refusals(by_value)):
         echo(f"  {line}")
-    one = shlex.quote(f"--where={column}={next(iter(found))}")
+    one = shlex.quote(f"--where={column}={next(iter(by_value))}")
     echo(f"one of them whole: {one} instead of --by={column}")
-    return found
+    return by_value
 
 
 def _values(path: str | os.PathLike, column: str, where: Where) -> list[str]:
@@ -102,10 +102,10 @@ def _with_interval(value: float, intervals: Mapping[str, Sequence[float]]) -> st
     return f"{value:.3f}{span}"
 
 
-def _refusals(found: Mapping[str, Facts]) -> Iterator[str]:
+def _refusals(by_value: Mapping[str, Facts]) -> Iterator[str]:
     """What could not be fitted and why, once for all values with the same reason."""
     values: dict[str, list[str]] = {}
-    for value, facts in found.items():
+    for value, facts in by_value.items():
         refused = facts["refused"]
         reasons = (
             {"refused": refused}

@@ -205,8 +205,8 @@ def _isoflop(fits: Analysis, budget: float | None) -> dict[str, Any]:
         f"bias of the {name} profile, approach 3 taken for true: {bias.describe()}"
         for name, bias in fits.isoflop_bias(budget or _BEYOND * largest).items()
     ]
-    found = {"laws": _laws(fit) | {"loss": loss}, "noise": fit.noise, "scatter": fit.scatter}
-    return found | {"profiles": profiles, "refusals": fit.refusals, "bias": bias}
+    result = {"laws": _laws(fit) | {"loss": loss}, "noise": fit.noise, "scatter": fit.scatter}
+    return result | {"profiles": profiles, "refusals": fit.refusals, "bias": bias}
 
 
 def _parametric(fits: Analysis) -> dict[str, Any]:
@@ -256,11 +256,11 @@ def profiled_prediction(prediction: Prediction) -> dict[str, tuple[float, float]
     fits = prediction.fits
     if not has_profile(fits.parametric):
         return {}
-    asked, found = quantities(prediction.budget, prediction.flops_per), {}
+    asked, intervals = quantities(prediction.budget, prediction.flops_per), {}
     for name, key, form in (("N", "ln N*", math.exp), ("D", "ln D*", math.exp), ("loss", "loss", float)):
         low, high = profile_likelihood(fits.runs, fits.parametric, key, asked[key]).interval
-        found[name] = form(low), form(high)
-    return found
+        intervals[name] = form(low), form(high)
+    return intervals
 
 
 def as_json(value: Any) -> Any:

@@ -86,13 +86,13 @@ def allocations() -> tuple[Allocation, ...]:
         "2": (lambda params: _at(*minima, params), "approach 2 on Figure 4"),
         "3": (surface, "eq. 4 with the unrounded constants of eq. 10"),
     }
-    found = []
+    result = []
     for row in printed:
         params, flops, tokens = (float(row[key]) for key in _NUMBERS)
         (compute, how), six_nd = ways[row["approach"]], 6.0 * params * tokens
         numbers = (params, flops, tokens, six_nd, *compute(params))
-        found.append(Allocation(int(row["approach"]), row["table"], *numbers, how, _note(flops, six_nd)))
-    return tuple(found)
+        result.append(Allocation(int(row["approach"]), row["table"], *numbers, how, _note(flops, six_nd)))
+    return tuple(result)
 
 
 def _at(sizes, tokens, params: float) -> tuple[float, float]:
@@ -110,9 +110,9 @@ def _note(flops: float, six_nd: float) -> str:
 
 def describe(echo: Callable[[str], None]) -> None:
     """Prints the tables side by side, the exponents of Table 2, and what averaging the objective does."""
-    found = allocations()
+    allocated = allocations()
     echo("Tables 3 and A3 of Hoffmann et al. 2022: the budget for which a size is optimal")
-    tell([_allocations([row for row in found if row.approach == approach]) for approach in (1, 2, 3)], echo)
+    tell([_allocations([row for row in allocated if row.approach == approach]) for approach in (1, 2, 3)], echo)
     runs = figure_4()
     profiles, optimum = fit_isoflop(runs, resampling=PAPER), fit_parametric(runs, resampling=PAPER)
     lines = []

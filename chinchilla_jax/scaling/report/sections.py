@@ -100,8 +100,8 @@ def of_prediction(facts: Facts) -> list[Section]:
     answers = [answer_section(answer) for answer in facts["answers"]]
     if facts["prediction"] is None:
         return answers
-    found = [_lead(facts), _side_by_side(facts, refusals=True), *_rollouts(facts)]
-    return [*found, *answers, _warnings(facts), _notes(facts)]
+    sections = [_lead(facts), _side_by_side(facts, refusals=True), *_rollouts(facts)]
+    return [*sections, *answers, _warnings(facts), _notes(facts)]
 
 
 def of_page(facts: Facts) -> tuple[list[Section], list[Section]]:
@@ -230,14 +230,14 @@ def _rollouts(facts: Facts) -> list[Section]:
 
 def _approaches(facts: Facts) -> list[Section]:
     """The three fits, or why one was refused."""
-    found = []
+    sections = []
     for name, title in APPROACHES.items():
         title = title[:1].upper() + title[1:]
         if facts[name]:
-            found.append(_FITS[name](title, facts[name]))
+            sections.append(_FITS[name](title, facts[name]))
         else:
-            found.append(Section(title, sentences=(f"Refused: {facts['refused'].get(name, 'not fitted')}.",)))
-    return found
+            sections.append(Section(title, sentences=(f"Refused: {facts['refused'].get(name, 'not fitted')}.",)))
+    return sections
 
 
 def _laws(fit: Facts) -> Table:
