@@ -92,7 +92,7 @@ def stand_by(study: pathlib.Path, worker: int, workers: int) -> str | None:
 
     Raises:
       Stopped: it is not needed.
-      StudyError: see `worker.pin`.
+      StudyError: see `pin`.
     """
     line = sys.stdin.buffer.readline()
     if not line:
