@@ -53,7 +53,7 @@ def given_params(law: Surface, params: float, flops: float | None = None, flops_
     """N fixed: all of `flops` spent on tokens, or, without a budget, the one for which N is optimal."""
     if flops is not None:
         return trained(law, params, flops / per_token(params, flops_per), flops_per)
-    return optimal(law, _root(lambda c: law.optimum(c, flops_per)[0], params, law, flops_per), flops_per)
+    return optimal(law, _root(lambda c: law.optimum(c, flops_per)[0], params, law), flops_per)
 
 
 def given_tokens(law: Surface, tokens: float, flops: float | None = None, flops_per: FlopsPerToken = 6.0) -> Choice:
@@ -61,7 +61,7 @@ def given_tokens(law: Surface, tokens: float, flops: float | None = None, flops_
     if flops is not None:
         params = np.exp(_bisect(lambda x: cost(np.exp(x), tokens, flops_per) - flops, np.log(flops / 6.0 / tokens)))
         return trained(law, float(params), tokens, flops_per)
-    return optimal(law, _root(lambda c: law.optimum(c, flops_per)[1], tokens, law, flops_per), flops_per)
+    return optimal(law, _root(lambda c: law.optimum(c, flops_per)[1], tokens, law), flops_per)
 
 
 def reaching(law: Surface, params: float, loss: float | np.ndarray, flops_per: FlopsPerToken = 6.0) -> Choice:
@@ -85,7 +85,7 @@ def flops_for_loss(law: Surface, loss: float | np.ndarray, flops_per: FlopsPerTo
     """The least FLOPs that reach `loss`; infinite at or below the irreducible loss E."""
     possible = np.asarray(loss) > law.E
     target = np.where(possible, loss, law.E + 1.0)
-    return np.where(possible, _root(lambda c: -law.optimum(c, flops_per)[2], -target, law, flops_per), np.inf)
+    return np.where(possible, _root(lambda c: -law.optimum(c, flops_per)[2], -target, law), np.inf)
 
 
 def per_token(params: float | np.ndarray, flops_per: FlopsPerToken) -> np.ndarray:
@@ -98,7 +98,7 @@ def cost(params: float | np.ndarray, tokens: float | np.ndarray, flops_per: Flop
     return per_token(params, flops_per) * tokens
 
 
-def _root(rising: Callable[[np.ndarray], np.ndarray], target, law: Surface, flops_per: FlopsPerToken) -> np.ndarray:
+def _root(rising: Callable[[np.ndarray], np.ndarray], target, law: Surface) -> np.ndarray:
     """The C at which a quantity that rises with C reaches `target`; one for each replicate."""
     shape = np.broadcast_shapes(np.shape(target), np.shape(law.E))
     start = np.full(shape, np.log(1e20))
