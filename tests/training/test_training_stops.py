@@ -7,7 +7,15 @@ import pytest
 from chinchilla_jax.training.stops import Signals
 
 
-def test_a_second_ctrl_c_interrupts_and_a_second_sigterm_does_not():
+@pytest.fixture
+def ctrl_c_interrupts():
+    """As at a terminal; a test run started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_interrupts_and_a_second_sigterm_does_not(ctrl_c_interrupts):
     with Signals() as signals:
         for number in (signal.SIGTERM, signal.SIGTERM):
             signal.raise_signal(number)
