@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +19,7 @@ from chinchilla_jax.scaling.read.flops import flops_per_token
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 DRAWS = 100
-_SECONDS, _FEWEST = 1.5, 20  # a slow fit gets fewer draws, so that a plan is not waited for
+_RUNS, _FEWEST = 4000, 20  # all runs of all draws; a large study is played through less often, so that a plan is quick
 _LEVEL = 0.95
 
 
@@ -40,10 +39,7 @@ def expected(law: Surface, runs: Sequence[Run], budget: float, noise: float, see
     params, _, loss = (float(v) for v in law.optimum(budget, flops_per_token(runs)))
     losses = np.array([float(law.loss(run.params, run.tokens)) for run in runs])
     rng, errors, factors = np.random.default_rng(seed), [], []
-    start = time.monotonic()
-    for draw in range(DRAWS):
-        if draw >= _FEWEST and time.monotonic() - start > _SECONDS:
-            break
+    for _ in range(min(DRAWS, max(_FEWEST, _RUNS // len(runs)))):
         lucky = (y * math.exp(e) for y, e in zip(losses, noise * rng.standard_normal(len(runs)), strict=True))
         played = [dataclasses.replace(run, loss=float(y)) for run, y in zip(runs, lucky, strict=True)]
         try:

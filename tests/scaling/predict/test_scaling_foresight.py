@@ -58,14 +58,14 @@ def test_a_study_that_cannot_be_fitted_is_not_sure_of_anything():
     assert expected(LAW, runs(shift=20.0), TARGET, 0.01) == (math.inf, math.inf)
 
 
-def test_it_does_not_keep_anybody_waiting(monkeypatch):
+def test_a_large_study_is_played_through_less_often(monkeypatch):
     done = []
 
     def slow(*args, **more):
         done.append(True)
         raise FitRefused("few_budgets", "")
 
-    monkeypatch.setattr(foresight, "_SECONDS", 0.0)
+    monkeypatch.setattr(foresight, "_RUNS", 0)
     monkeypatch.setattr(foresight, "fit_isoflop", slow)
     expected(LAW, runs(), TARGET, 0.01)
     assert len(done) == foresight._FEWEST
