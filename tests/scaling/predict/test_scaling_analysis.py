@@ -204,6 +204,6 @@ def test_a_target_far_below_the_runs_is_told(loaded):
 
 
 def test_all_starts_are_tried_where_few_of_the_few_agree(loaded, monkeypatch):
-    assert analyse(loaded.runs, replicates=0).parametric.n_starts == 265
+    assert analyse(loaded.runs, replicates=0).parametric.n_starts == 196
     monkeypatch.setattr(analysis, "_LONELY", 1.1)
     assert analyse(loaded.runs, replicates=0).parametric.n_starts == 4500
