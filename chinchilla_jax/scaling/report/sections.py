@@ -216,8 +216,8 @@ def _prediction(facts: Facts) -> Section:
             rows.append(row | {f"{level} interval": _span(spans.get(level), form) for level in ("80%", "95%")})
     note = (
         "Intervals of the loss are for a single trained run. Those of approach 2 follow from the scatter of its minima "
-        "and an average over E, the others are bootstrap percentiles. Approach 2 fits N and D apart, so its D* need not "
-        "spend the budget."
+        "and an average over E, the others are bootstrap percentiles. Approach 2 fits N and D apart, so its D* need "
+        "not spend the budget."
     )
     table = Table(rows, words=("Approach", "Quantity"))
     return Section(f"Prediction for {flops_text(facts['target_budget'])} FLOPs", tables=(table,), notes=(note,))
