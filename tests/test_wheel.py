@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,17 +18,12 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("needs a git checkout")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (
-            name.startswith(("chinchilla_jax/", "configs/", "setup.py", "README.md", "LICENSE"))
-            and (ROOT / name).exists()
-        ):
-            target = source / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
+    for folder_name in ("chinchilla_jax", "configs"):
+        shutil.copytree(
+            ROOT / folder_name, source / folder_name, ignore=shutil.ignore_patterns("__pycache__", "results")
+        )
+    for name in ("setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
     build = [
         sys.executable,
         "-m",

@@ -44,7 +44,7 @@ def queries(x, start, offset=None):
                 "q_offset": jnp.int32(start if offset is None else offset)}  # fmt: skip
 
 
-def near(found, expected):
+def assert_near(found, expected):
     """The assertion of most tests here: equal up to rounding, and no NaN on either side."""
     np.testing.assert_allclose(found, expected, atol=5e-6, equal_nan=False)
 
@@ -57,8 +57,8 @@ def test_heads_know_nothing_of_one_another(attend, seed, order, inner):
     moved = {"q": x["q"][:, :, heads], "k": x["k"][:, :, order], "v": x["v"][:, :, order], "r": x["r"][:, heads],
              "u": x["u"][heads], "w": x["w"][heads]}  # fmt: skip
     (out, lse), (moved_out, moved_lse) = attend(x), attend(x | moved)
-    near(moved_out, out[:, :, heads])
-    near(moved_lse, lse[:, heads])
+    assert_near(moved_out, out[:, :, heads])
+    assert_near(moved_lse, lse[:, heads])
 
 
 @SETTINGS
@@ -80,7 +80,7 @@ def test_packed_documents_are_what_they_are_alone(attend, seed, ends):
     for start, end in zip([0, *ends], [*ends, T], strict=True):
         first = {name: np.roll(x[name], -start, axis=1) for name in "qkv"}  # what follows it is in its future
         alone, _ = attend(x | first)
-        near(packed[:, start:end], alone[:, : end - start])
+        assert_near(packed[:, start:end], alone[:, : end - start])
 
 
 @SETTINGS
@@ -91,8 +91,8 @@ def test_relative_attention_knows_distances_only(attend, seed, start):
     first = queries(x | {"segments": here}, 0)
     later = first | {name: np.roll(first[name], start, axis=1) for name in ("k", "v", "segments")}
     (out, lse), (later_out, later_lse) = attend(first), attend(later | {"q_offset": jnp.int32(start)})
-    near(later_out, out)
-    near(later_lse, lse)
+    assert_near(later_out, out)
+    assert_near(later_lse, lse)
 
 
 @SETTINGS
@@ -100,8 +100,8 @@ def test_relative_attention_knows_distances_only(attend, seed, start):
 def test_any_stretch_of_the_queries_gives_its_part_of_the_whole(attend, seed, start):
     x = draw(seed)
     (out, lse), (part, part_lse) = attend(x), attend(queries(x, start))
-    near(part, out[:, start : start + S])
-    near(part_lse, lse[..., start : start + S])
+    assert_near(part, out[:, start : start + S])
+    assert_near(part_lse, lse[..., start : start + S])
 
 
 @SETTINGS
@@ -111,9 +111,9 @@ def test_two_parts_of_the_keys_merge_by_their_log_sum_exps(attend, seed, start, 
     first = queries(x | {"segments": (np.arange(T) >= cut)[None].astype(np.int32)}, start)
     parts = [attend(first | {"q_segments": np.full((B, S), part, np.int32)}) for part in (0, 1)]
     out, lse = attend(queries(x, start))
-    near(np.logaddexp(parts[0][1], parts[1][1]), lse)
+    assert_near(np.logaddexp(parts[0][1], parts[1][1]), lse)
     shares = [np.exp(part_lse - lse).transpose(0, 2, 1)[..., None] for _, part_lse in parts]
-    near(sum(share * part for share, (part, _) in zip(shares, parts, strict=True)), out)
+    assert_near(sum(share * part for share, (part, _) in zip(shares, parts, strict=True)), out)
 
 
 @SETTINGS
@@ -127,4 +127,4 @@ def test_keys_that_move_on_by_whole_rows_merge_as_in_a_ring(attend, seed, cut):
     late |= {"segments": np.roll(ids, -cut, axis=1), "q_segments": np.ones((B, S), np.int32)}
     there = queries(x | {"segments": ids}, start) | {"q_segments": np.ones((B, S), np.int32)}
     for moved, unmoved in zip(attend(late), attend(there), strict=True):
-        near(moved, unmoved)
+        assert_near(moved, unmoved)

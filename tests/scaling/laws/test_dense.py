@@ -8,18 +8,8 @@ import pytest
 from chinchilla_jax.scaling.laws.form import form
 from chinchilla_jax.scaling.laws.optimum import allocate
 from chinchilla_jax.scaling.laws.published import law
+from tests.scaling.laws.cases import INTERACTION
 
-INTERACTION = {
-    "alpha": 0.1,
-    "a1": -0.1,
-    "b1": -0.45,
-    "beta": -0.1,
-    "a2": 40.0,
-    "b2": 0.4,
-    "gamma": -0.1,
-    "a3": 12.0,
-    "b3": -1.2,
-}
 BROKEN = {"a": 0.4, "b": 90.0, "c0": 0.2, "c1": 0.3, "d1": 1e8, "f1": 0.4}
 
 

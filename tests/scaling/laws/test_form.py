@@ -10,6 +10,7 @@ from chinchilla_jax.scaling.laws import form as form_module
 from chinchilla_jax.scaling.laws.fit import fit_form
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, forms, positive, register
 from chinchilla_jax.scaling.laws.published import law
+from tests.scaling.laws.cases import INTERACTION
 
 
 def test_a_new_law_needs_nothing_but_its_form(monkeypatch):
@@ -98,17 +99,7 @@ PLANTED = {
     "granularity": ("krajewski2024", grid(params=N_3, tokens=D_3, granularity=np.array([1.0, 2, 4, 16]))),
     "sparsity": ("abnar2025", grid(params=N_3, tokens=D_3, sparsity=np.array([0.0, 0.5, 0.8, 0.95]))),
     "interaction": (
-        {
-            "alpha": 0.1,
-            "a1": -0.1,
-            "b1": -0.45,
-            "beta": -0.1,
-            "a2": 40.0,
-            "b2": 0.4,
-            "gamma": -0.1,
-            "a3": 12.0,
-            "b3": -1.2,
-        },
+        INTERACTION,
         N_D,
     ),
     "broken_power_1": (

@@ -5,31 +5,7 @@ import gzip
 import pytest
 
 from chinchilla_jax.scaling.read.load import load_runs
-from chinchilla_jax.scaling.read.runs import FitRefused
-
-
-@pytest.fixture
-def table(tmp_path):
-    """`table(text)`: the path of a file with that content."""
-
-    def write(text, name="table.csv"):
-        path = tmp_path / name
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    return write
-
-
-def listed(loaded):
-    """Reasons by place."""
-    return {row.where: row.reason for row in loaded.bad}
-
-
-def refusal(path, **options):
-    """The refusal that loading `path` ends in."""
-    with pytest.raises(FitRefused) as caught:
-        load_runs(path, **options)
-    return caught.value
+from tests.scaling.read.cases import listed, refusal
 
 
 def test_bad_rows_are_listed_with_line_name_and_reason(table):

@@ -1,25 +1,12 @@
 """From a planted law through plan, simulated losses and fit: how often does the profile likelihood hold the truth?"""
 
-import numpy as np
 import pytest
 
 from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
-from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
 from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_LOG
-from chinchilla_jax.scaling.fits.surface import Surface
-from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
-
-TRUTH = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
-
-BUDGETS = np.geomspace(6e18, 3e21, 6)
-
-TARGET = 10 * BUDGETS[-1]
-
-SIZES = plan_isoflop(TRUTH, BUDGETS, 7)
-
-FEW = paper_starts()[::300]
-
-SEEDS = 100
+from chinchilla_jax.tools.simulate import simulate_isoflop
+from tests.scaling.fits.approach3.cases import BUDGETS, FEW, SEEDS, SIZES, TARGET, TRUTH
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,11 @@
 """Approach 3 from a planted law through plan, simulated losses and fit: how often do its intervals hold the truth?"""
 
-import numpy as np
 import pytest
 
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.fits.resample import Resampling, interval
-from chinchilla_jax.scaling.fits.surface import Surface
-from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
-
-TRUTH = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
-
-BUDGETS = np.geomspace(6e18, 3e21, 6)
-
-TARGET = 10 * BUDGETS[-1]
-
-SIZES = plan_isoflop(TRUTH, BUDGETS, 7)
-
-FEW = paper_starts()[::300]
-
-SEEDS = 100
+from chinchilla_jax.tools.simulate import simulate_isoflop
+from tests.scaling.fits.approach3.cases import BUDGETS, FEW, SEEDS, SIZES, TARGET, TRUTH
 
 
 def test_without_noise_the_law_itself_comes_back():

@@ -4,18 +4,7 @@ import math
 
 import pytest
 
-from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused
-
-
-@pytest.fixture
-def load(tmp_path):
-    def read(text, **options):
-        path = tmp_path / "table.csv"
-        path.write_text(text)
-        return load_runs(path, **options)
-
-    return read
 
 
 @pytest.mark.parametrize(("header", "cells", "tokens", "words"), [

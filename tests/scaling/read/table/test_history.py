@@ -2,20 +2,6 @@
 
 import pytest
 
-from chinchilla_jax.scaling.read.load import load_runs
-
-
-@pytest.fixture
-def load(tmp_path):
-    """`load(text, **options)`: the runs of a CSV table with that content."""
-
-    def read(text, **options):
-        path = tmp_path / "table.csv"
-        path.write_text(text)
-        return load_runs(path, **options)
-
-    return read
-
 
 def history(points, names=("a", "b"), seeds=("",), header="name,N,D,loss,seed"):
     """A table of `points` (tokens, loss) for each name and seed."""
