@@ -46,7 +46,15 @@ class Averaged(Objective):
         return {"average": jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, extra["average"], params)}
 
 
-for name, toy in {"smoothed": Smoothed(), "averaged": Averaged()}.items():
+class Counted(Objective):
+    """Next-token prediction that sums up something besides, as a block with a load to balance does."""
+
+    def sums(self, config, model, params, extra, batch):
+        loss, sums = super().sums(config, model, params, extra, batch)
+        return loss, sums | {"even_targets": jnp.sum(batch["targets"] % 2 == 0)}
+
+
+for name, toy in {"smoothed": Smoothed(), "averaged": Averaged(), "counted": Counted()}.items():
     register(name, toy)
 
 
@@ -99,6 +107,16 @@ def test_gradients_are_those_of_the_objective_and_the_reported_loss_is_not(brief
     assert (np.asarray(new.params["embedding"]) != np.asarray(toy.params["embedding"])).any()
     sums = evaluate_step(brief, state.params, batch)
     np.testing.assert_allclose(sums["nll"].sum() / sums["weight"].sum(), metrics["loss"], rtol=1e-6)
+
+
+def test_what_is_summed_besides_is_reported_by_token_over_all_microbatches(brief):
+    batch, program = random_batch(), make_program(brief, make_mesh(brief.mesh))
+    state = program.init(jax.random.key(0))
+    _, metrics = jax.jit(lambda s: train_step(brief, s, batch, 1e-3))(state)
+    _, counted = jax.jit(lambda s: train_step(brief, s, batch, 1e-3, "counted"))(state)
+    np.testing.assert_allclose(counted.pop("even_targets"), np.mean(batch["targets"] % 2 == 0), rtol=1e-6)
+    assert counted.keys() == metrics.keys()
+    np.testing.assert_array_equal(counted["loss"], metrics["loss"])
 
 
 def test_what_an_objective_keeps_is_laid_out_like_what_it_was_made_of(brief, changed):
