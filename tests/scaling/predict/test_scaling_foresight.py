@@ -65,10 +65,12 @@ def test_a_large_study_is_played_through_less_often(monkeypatch):
         done.append(True)
         raise FitRefused("few_budgets", "")
 
-    monkeypatch.setattr(foresight, "_RUNS", 0)
     monkeypatch.setattr(foresight, "fit_isoflop", slow)
-    expected(LAW, runs(), TARGET, 0.01)
-    assert len(done) == foresight._FEWEST
+    for limit, draws in ((0, foresight._FEWEST), (50 * len(runs()), 50), (10**6, foresight.DRAWS)):
+        monkeypatch.setattr(foresight, "_RUNS", limit)
+        done.clear()
+        expected(LAW, runs(), TARGET, 0.01)
+        assert len(done) == draws
 
 
 @pytest.mark.parametrize("exponent", [0.35, 0.5, 0.62])
