@@ -41,7 +41,7 @@ setuptools.setup(
         "tensorflow-datasets",
     ],
     extras_require={
-        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
+        "test": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
         # The cycle meter reads a private format of each of these two.
         "compiler": ["libtpu==0.0.42.1; python_version < '3.12'", "libtpu==0.0.50.1; python_version >= '3.12'"],
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],

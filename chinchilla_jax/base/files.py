@@ -69,7 +69,7 @@ def read_end(path: str | os.PathLike, size: int) -> bytes:
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Writes to a temporary name in the same folder, then renames."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
@@ -88,10 +88,20 @@ def write_json(path: str | os.PathLike, value: Any, sort_keys: bool = False) -> 
     write_text(path, json.dumps(value, indent=1, allow_nan=False, sort_keys=sort_keys) + "\n")
 
 
+def make_folder(path: str | os.PathLike) -> None:
+    """Makes a folder and those above it; nothing happens where it is there already."""
+    Path(path).mkdir(parents=True, exist_ok=True)
+
+
+def touch(path: str | os.PathLike) -> None:
+    """Notes the present time as that of the last write; makes an empty file where there is none."""
+    Path(path).touch()
+
+
 def create(path: str | os.PathLike, text: str) -> bool:
     """Makes a new file; False if it is there already. Of several processes that try, one succeeds."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
