@@ -105,7 +105,7 @@ def build(rows: int, heads: int, groups: int, head_dim: int, seq: int, position:
         }
     documents = jax.ShapeDtypeStruct((rows, seq), jnp.int32)
 
-    def gradients(arrays, dout, documents):
+    def gradients(arrays: dict[str, jax.Array], dout: jax.Array, documents: jax.Array) -> tuple:
         fixed = {"segment_ids_BxT": documents} if packed else {}
         if position == "rope":
             turn = rotary(jnp.arange(seq), head_dim, 10000.0)

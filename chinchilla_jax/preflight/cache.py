@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from chinchilla_jax.base.files import write_json
+from chinchilla_jax.base import files
 from chinchilla_jax.config import ConfigError
 
 VARIABLE = "CHINCHILLA_JAX_CACHE"
@@ -49,18 +49,18 @@ class Cache:
     def read(self, key: str, build: Callable[[dict[str, Any]], Any] = dict) -> Any | None:
         """What `build` makes of the result; None if there is none, or if it is of another form than `build` takes."""
         try:
-            return build(json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8")))
+            return build(files.read_json(self.folder / f"{key}.json"))
         except (OSError, ValueError, TypeError, LookupError, AttributeError, ZeroDivisionError):
             return None
 
     def write(self, key: str, result: Mapping[str, Any]) -> None:
         """Keeps a result."""
-        write_json(self.folder / f"{key}.json", dict(result))
+        files.write_json(self.folder / f"{key}.json", dict(result))
 
     def keep_text(self, key: str, text: str) -> Path:
         """Keeps the text of a compiled program beside its result, compressed."""
         path = self.folder / f"{key}.hlo.txt.gz"
-        path.write_bytes(gzip.compress(text.encode(), mtime=0))
+        files.write_bytes(path, gzip.compress(text.encode(), mtime=0))
         return path
 
 
@@ -70,10 +70,9 @@ def open_cache(flag: str | None) -> Cache:
     Raises:
       ConfigError: the folder cannot be made.
     """
-    folder = flag or os.environ.get(VARIABLE) or Path.home() / ".cache" / "chinchilla_jax" / "preflight"
-    path = Path(folder).expanduser()
+    path = Path(flag or os.environ.get(VARIABLE) or "~/.cache/chinchilla_jax/preflight").expanduser()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        files.make_folder(path)
     except OSError as error:
         raise ConfigError("--cache", f"{path} cannot be made ({error.strerror}); name another folder") from None
     return Cache(path)
@@ -81,22 +80,21 @@ def open_cache(flag: str | None) -> Cache:
 
 def versions() -> dict[str, str]:
     """The versions of the packages that compile; `none` of one that is not installed."""
-    installed = {}
-    for name in VERSIONED:
+
+    def version(package: str) -> str:
         try:
-            installed[name] = importlib.metadata.version(name)
+            return importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            installed[name] = "none"
-    return installed
+            return "none"
+
+    return {package: version(package) for package in VERSIONED}
 
 
 @functools.cache
 def sources() -> str:
     """A hash of the text of `SOURCES`."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for name in SOURCES:
-        path = root / name
-        files = sorted(p for p in path.rglob("*.py") if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
+    for path in (root / name for name in SOURCES):
+        for file in files.glob(path, "**/*.py") if files.is_folder(path) else [path]:
+            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + files.read_bytes(file))
     return digest.hexdigest()[:24]

@@ -53,11 +53,15 @@ class Checked:
         if self.time is None:
             return self.step.unread or "it does not fit"
         if self.time.unmeasured:
-            why = f": {self.kernels.error}" if self.kernels and self.kernels.error else ""
-            return f"kernels were not measured ({', '.join(self.time.unmeasured)}{why})"
+            return f"kernels were not measured ({', '.join(self.time.unmeasured)}{self.why_unmeasured})"
         if self.step.unknown_loops:
             return f"loops of unknown length ({', '.join(self.step.unknown_loops)})"
         return ""
+
+    @property
+    def why_unmeasured(self) -> str:
+        """What the meter said of the kernels, to be put behind their names; empty if it said nothing."""
+        return f": {self.kernels.error}" if self.kernels and self.kernels.error else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +98,7 @@ def check(config: RunConfig, options: Options, echo: Echo) -> Verdict:
         )
         steps = steps[-1:]
     checked = {step.train.batch_size: check_step(step, options, echo) for step in reversed(steps)}
-    times = {sequences: one.time for sequences, one in checked.items() if not one.untimed}
+    times = {sequences: one.time for sequences, one in checked.items() if one.time and not one.untimed}
     cost = run_cost(config, times, options.slice, options.price) if len(times) == len(checked) else None
     return Verdict(config, options.slice, checked, cost)
 
@@ -116,11 +120,12 @@ def check_step(config: RunConfig, options: Options, echo: Echo) -> Checked:
         echo(f"compiled in {step.seconds:.0f} s")
         if options.keep_hlo and text:
             echo(f"its text: {cache.keep_text(key, text)}")
-    kept = activation_bytes(config)
+    result = Checked(step, cached, activation_bytes(config))
     if not step.fits or step.unread:
-        return Checked(step, cached, kept)
+        return result
     kernels = kernel_cycles(config, slice_, cache) if step.kernels else None
-    return Checked(step, cached, kept, kernels, step_time(step, slice_, kernels.calls if kernels else {}))
+    time = step_time(step, slice_, kernels.calls if kernels else {})
+    return dataclasses.replace(result, kernels=kernels, time=time)
 
 
 def _compile(config: RunConfig, slice_: Slice) -> tuple[CompiledStep, str]:
@@ -144,13 +149,12 @@ def check_mesh(config: RunConfig, slice_: Slice) -> None:
     """Raises a ConfigError that names a mesh that would do, if the config's does not cover the slice."""
     if lays_out(slice_, config.mesh):
         return
+    what = f"{config.mesh} has {config.mesh.size} devices"
+    if config.mesh.size == slice_.chips:
+        slices = ", and data a multiple of the slices" if slice_.count > 1 else ""
+        what = f"{config.mesh} does not fit its grid: each axis must be made of whole sides{slices}"
     near = nearest_mesh(config, slice_)
     fix = "no mesh of this model and batch covers it: choose another slice, batch or microbatches"
     if near:
         fix = f"use {mesh_flags(near)}, or let --choose find the fastest"
-    if config.mesh.size != slice_.chips:
-        what = f"{config.mesh} has {config.mesh.size} devices"
-    else:
-        slices = ", and data a multiple of the slices" if slice_.count > 1 else ""
-        what = f"{config.mesh} does not fit its grid: each axis must be made of whole sides{slices}"
     raise ConfigError("mesh", f"the slice is {slice_}; {what}: {fix}")

@@ -47,33 +47,32 @@ class Tried:
 
 def attempt(candidate: Estimate, options: Options, echo: Echo) -> Tried:
     """Compiles a setting, and prints what came of it."""
-    started = time.perf_counter()
-    config, seconds = candidate.config, None
+    started, config, figures = time.perf_counter(), candidate.config, ""
     try:
         checked = check_step(step_configs(config)[-1], options, lambda line: None)
     except ConfigError as error:
-        fits, needed, words = False, math.inf, str(error)
+        tried = Tried(candidate, False, math.inf, None, str(error))
     else:
-        step = checked.step
-        fits, needed = step.fits, step.memory.peak if step.fits else step.refusal.needed
-        if not fits:
-            words = refusal_words(step)
-        elif checked.untimed:
-            words = f"fits, but is not timed: {checked.untimed}"
+        memory, refusal = checked.step.memory, checked.step.refusal
+        if refusal:
+            tried = Tried(candidate, False, refusal.needed, None, refusal_words(refusal))
+        elif checked.untimed or checked.time is None:
+            tried = Tried(candidate, True, memory.peak, None, f"fits, but is not timed: {checked.untimed}")
         else:
-            words, seconds = f"fits with {step.memory.free_share:.0%} to spare", checked.time.total
-    figures = "" if seconds is None else f"{needed / GIB:.2f} GiB, {seconds:.4f} s a step: "
-    echo(
-        f"  {mesh_words(config.mesh)}, {config.train.microbatches} microbatches, remat {config.train.remat}: {figures}"
-        f"{words} ({time.perf_counter() - started:.0f} s)"
-    )
-    return Tried(candidate, fits, needed, seconds, words)
+            words, seconds = f"fits with {memory.free_share:.0%} to spare", checked.time.total
+            figures = f"{memory.peak / GIB:.2f} GiB, {seconds:.4f} s a step: "
+            tried = Tried(candidate, True, memory.peak, seconds, words)
+    train, passed = config.train, time.perf_counter() - started
+    setting = f"{mesh_words(config.mesh)}, {train.microbatches} microbatches, remat {train.remat}"
+    echo(f"  {setting}: {figures}{tried.words} ({passed:.0f} s)")
+    return tried
 
 
 def nearest_that_fits(verdict: Verdict, options: Options, echo: Echo) -> dict[str, Any] | None:
     """Prints and returns the setting most similar to one that does not fit: compiled, not only estimated."""
-    refused = next(one.step for _, one in sorted(verdict.checked.items(), reverse=True) if not one.step.fits)
-    order = search.nearest(verdict.config, options.slice, refused.refusal.needed, refused.memory.usable)
+    steps = [one.step for _, one in sorted(verdict.checked.items(), reverse=True)]
+    needed, usable = next((step.refusal.needed, step.memory.usable) for step in steps if step.refusal)
+    order = search.nearest(verdict.config, options.slice, needed, usable)
     echo(f"\ncompiling its neighbours until one fits; by arithmetic {len(order)} settings may")
     candidates = order[: 3 * options.compiles]
     for candidate in candidates:
@@ -81,10 +80,8 @@ def nearest_that_fits(verdict: Verdict, options: Options, echo: Echo) -> dict[st
         if tried.seconds is not None:
             echo(f"nearest setting that fits: {setting_flags(candidate.config)}")
             return tried.to_dict()
-    if candidates:
-        echo(f"none of the {len(candidates)} nearest fits; --compiles tries more")
-    else:
-        echo("none found: more chips, or a smaller batch, are needed")
+    none_fits = f"none of the {len(candidates)} nearest fits; --compiles tries more"
+    echo(none_fits if candidates else "none found: more chips, or a smaller batch, are needed")
     return None
 
 
@@ -109,7 +106,7 @@ def choose(config: RunConfig, options: Options, echo: Echo) -> tuple[RunConfig |
         f"not compiled: {len(order) - len(tried)} settings estimated slower, or as large as one that did not fit, or "
         f"with more microbatches than needed; {len(ruled_out)} estimated not to fit {usable / GIB:.2f} GiB{least}"
     )
-    others = [e for e in order if all(t.estimate is not e for t in tried)]
+    others = [e for e in order if all(e is not t.estimate for t in tried)]
     reasons = [(e, _why_skipped(e, tried) or "estimated slower than those compiled") for e in others]
     reasons += [(e, "estimated not to fit") for e in ruled_out]
     facts = {
@@ -121,10 +118,8 @@ def choose(config: RunConfig, options: Options, echo: Echo) -> tuple[RunConfig |
     }
     if best := fastest(tried):
         return best.estimate.config, facts
-    if any(t.fits for t in tried):
-        echo("of the settings that fit none could be timed")
-    else:
-        echo("no setting fits: more chips, or a smaller batch, are needed")
+    none_fits = "no setting fits: more chips, or a smaller batch, are needed"
+    echo("of the settings that fit none could be timed" if any(t.fits for t in tried) else none_fits)
     return None, facts
 
 
@@ -141,7 +136,7 @@ def try_in_order(order: Sequence[Estimate], compiles: int, compile_one: Callable
 
 def fastest(tried: Iterable[Tried]) -> Tried | None:
     """The one with the shortest step, None if none was timed."""
-    return min((t for t in tried if t.seconds is not None), key=lambda t: t.seconds, default=None)
+    return min((t for t in tried if t.seconds is not None), key=lambda t: t.seconds or 0.0, default=None)
 
 
 def _why_skipped(candidate: Estimate, tried: Iterable[Tried]) -> str:

@@ -27,7 +27,6 @@ from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Traffic
 from chinchilla_jax.training.machine.ahead import compile_train_step, train_step_arguments
 
-_UNITS = {"B": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 _SIZE = r"([\d.]+)([BKMGT])"
 # The first is a check before buffers are assigned, the second the assignment itself.
 _OUT_OF_MEMORY = (
@@ -61,7 +60,18 @@ def compile_step(config: RunConfig, slice_: Slice) -> tuple[CompiledStep, str]:
         compiled = compile_train_step(config, mesh)
         text = compiled.as_text()
         step = dataclasses.replace(step, memory=_whole_memory(memory, compiled.memory_analysis()))
-        step = _with_program(step, text, config, mesh)
+        program = read_program(text, dict(mesh.shape))
+        step = dataclasses.replace(
+            step,
+            matmul_flops=program.matmul_flops,
+            cycles=program.cycles,
+            hbm_bytes=program.hbm_bytes,
+            kernels=program.kernels,
+            traffic=traffic(program.collectives, step.links),
+            sent=compare(program, config),
+            largest=tuple(dataclasses.asdict(a) | {"shape": list(a.shape)} for a in program.largest),
+            unknown_loops=tuple(program.unknown_loops.values()),
+        )
     except jax.errors.JaxRuntimeError as error:
         refusal = read_refusal(str(error))
         if refusal is None:
@@ -87,22 +97,6 @@ def _whole_memory(arguments: Memory, analysis: Any) -> Memory:
     )
 
 
-def _with_program(step: CompiledStep, text: str, config: RunConfig, mesh: Mesh) -> CompiledStep:
-    """The step with what its text says. Raises HloError if that is not understood."""
-    program = read_program(text, dict(mesh.shape))
-    return dataclasses.replace(
-        step,
-        matmul_flops=program.matmul_flops,
-        cycles=program.cycles,
-        hbm_bytes=program.hbm_bytes,
-        kernels=program.kernels,
-        traffic=traffic(program.collectives, step.links),
-        sent=compare(program, config),
-        largest=tuple(dataclasses.asdict(a) | {"shape": list(a.shape)} for a in program.largest),
-        unknown_loops=tuple(program.unknown_loops.values()),
-    )
-
-
 def shard_bytes(tree: Any) -> int:
     """Bytes of one device's shards of arrays that have shardings."""
     leaves = jax.tree.leaves(tree)
@@ -121,7 +115,7 @@ def usable_hbm(generation: str) -> int:
     sharding = NamedSharding(Mesh([device], ("chip",)), PartitionSpec())
     square = jax.ShapeDtypeStruct((1 << 15, 1 << 15), jnp.float32, sharding=sharding)
 
-    def too_large(x):
+    def too_large(x: jax.Array) -> jax.Array:
         return jax.lax.scan(lambda y, _: (y @ x, y), x, None, length=256)[1].sum(0)
 
     try:
@@ -140,9 +134,7 @@ def read_refusal(message: str) -> Refusal | None:
     """What the compiler says it needs and has, if that is what its error is about."""
     for pattern in _OUT_OF_MEMORY:
         if "RESOURCE_EXHAUSTED" in message and (match := pattern.search(message)):
-            needed, available = (
-                round(float(number) * _UNITS[unit.upper()]) for number, unit in (match.group(1, 2), match.group(3, 4))
-            )
+            needed, available = (round(float(match[i]) * 1024.0 ** "BKMGT".index(match[i + 1].upper())) for i in (1, 3))
             return Refusal(needed, available, message[match.start() :].split("\n")[0].strip(". ")[:200])
     return None
 
@@ -158,37 +150,26 @@ def axis_links(mesh: Mesh, slice_: Slice) -> dict[str, int]:
         if axis == "data":
             size //= slice_.count
         index = tuple(slice(0, size) if i == position else 0 for i in range(mesh.devices.ndim))
-        coordinates = [device.coords for device in mesh.devices[index]]
-        extents = [len({c[side] for c in coordinates}) for side in range(len(slice_.grid))]
-        links[axis] = sum(
-            2 if extent == slice_.grid[side] and slice_.wraps(side) else 1
-            for side, extent in enumerate(extents)
-            if extent > 1
-        )
+        coordinates = zip(*(device.coords for device in mesh.devices[index]), strict=True)
+        extents = [len(set(places)) for _, places in zip(slice_.grid, coordinates, strict=False)]
+        rings = [extent == slice_.grid[side] and slice_.wraps(side) for side, extent in enumerate(extents)]
+        links[axis] = sum(1 + ring for ring, extent in zip(rings, extents, strict=True) if extent > 1)
     return links
 
 
 def traffic(collectives: Sequence[Collective], links: Mapping[str, int]) -> tuple[Traffic, ...]:
     """Collectives of a step added up by kind, axes, place (in the loop over the layers or not) and asynchrony."""
-    groups: dict[tuple, list[Collective]] = {}
+    groups: dict[tuple[str, tuple[str, ...], bool, bool], list[Collective]] = {}
     for c in collectives:
-        key = c.kind, c.axes, "/layer" in c.op_name and bool(c.loops), c.asynchronous
-        groups.setdefault(key, []).append(c)
-
-    def sent(group: list[Collective], network: str) -> int:
-        return sum(c.trips * _sent_bytes(c, links) for c in group if c.network == network)
-
-    rows = [
-        Traffic(
-            *key,
-            count=len(group),
-            runs=sum(c.trips for c in group),
-            bytes=sum(c.trips * c.bytes for c in group),
-            wire_bytes=sent(group, "ici"),
-            dcn_bytes=sent(group, "dcn"),
-        )
-        for key, group in groups.items()
-    ]
+        in_layers = "/layer" in c.op_name and bool(c.loops)
+        groups.setdefault((c.kind, c.axes, in_layers, c.asynchronous), []).append(c)
+    rows = []
+    for (kind, axes, in_layers, asynchronous), group in groups.items():
+        sent = {"ici": 0, "dcn": 0}
+        for c in group:
+            sent[c.network] += c.trips * _sent_bytes(c, links)
+        runs, size = sum(c.trips for c in group), sum(c.trips * c.bytes for c in group)
+        rows.append(Traffic(kind, axes, in_layers, asynchronous, len(group), runs, size, sent["ici"], sent["dcn"]))
     return tuple(sorted(rows, key=lambda row: -row.wire_bytes - row.dcn_bytes))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from chinchilla_jax.base.chips import GIB
@@ -12,10 +12,9 @@ from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.preflight.cache import versions
 from chinchilla_jax.preflight.check import Checked, Verdict
-from chinchilla_jax.preflight.predict import ASSUMPTIONS, BASIS, RunCost, StepTime
+from chinchilla_jax.preflight.predict import ASSUMPTIONS, BASIS, StepTime
 from chinchilla_jax.preflight.search import AXES
-from chinchilla_jax.preflight.slices import Slice
-from chinchilla_jax.preflight.step import CompiledStep
+from chinchilla_jax.preflight.step import CompiledStep, Refusal
 
 SHOWN = 12  # rows of collectives; the others together move less than any of them
 
@@ -55,25 +54,25 @@ def facts(verdict: Verdict) -> dict[str, Any]:
 
 def describe(verdict: Verdict, echo: Echo) -> None:
     """Prints a preflight: memory, collectives and time of each step, then the run."""
-    config = verdict.config
-    ledger = count_run(config)
+    config, ledger = verdict.config, count_run(verdict.config)
     echo(
         f"{verdict.slice}; mesh {mesh_words(config.mesh)}; {config.train.microbatches} microbatches, "
         f"remat {config.train.remat}, N = {ledger.parameters.total:.4g}, D = {ledger.tokens:.4g}"
     )
     for sequences, checked in sorted(verdict.checked.items()):
-        tokens = sequences * config.data.seq_len
-        source = "from the cache" if checked.cached else f"compiled in {checked.step.seconds:.0f} s"
+        step, tokens = checked.step, sequences * config.data.seq_len
+        source = "from the cache" if checked.cached else f"compiled in {step.seconds:.0f} s"
         echo(f"\nstep of {sequences} sequences, {tokens:,d} tokens ({source})")
-        for line in _step(checked, verdict.slice):
+        lines = [*_memory(checked, verdict.slice.chip.hbm or 0.0)]
+        if checked.time is not None:
+            lines += ["", *_collectives(step), "", *_time(checked, checked.time)]
+        elif step.unread:
+            lines.append(f"not timed, since the compiled program was not understood: {step.unread}")
+        for line in lines:
             echo(f"  {line}")
     if verdict.cost is not None:
-        echo("")
-        for line in _run(verdict.cost, verdict.slice, ledger.flops):
+        for line in ["", *_run(verdict, ledger.flops), f"assumed ({BASIS}):", *(f"  - {one}" for one in ASSUMPTIONS)]:
             echo(line)
-        echo(f"assumed ({BASIS}):")
-        for line in ASSUMPTIONS:
-            echo(f"  - {line}")
 
 
 def mesh_words(mesh: MeshConfig) -> str:
@@ -81,60 +80,45 @@ def mesh_words(mesh: MeshConfig) -> str:
     return ", ".join(f"{axis} {getattr(mesh, axis)}" for axis in AXES)
 
 
-def _step(checked: Checked, slice_: Slice) -> Iterator[str]:
-    step = checked.step
-    yield from _memory(checked, slice_)
-    if checked.time is not None:
-        yield ""
-        yield from _collectives(step)
-        yield ""
-        yield from _time(checked, checked.time)
-    elif step.unread:
-        yield f"not timed, since the compiled program was not understood: {step.unread}"
-
-
-def _memory(checked: Checked, slice_: Slice) -> Iterator[str]:
-    step, memory = checked.step, checked.step.memory
-
-    def row(name: str, count: float, note: str = "") -> str:
-        return f"  {name:26} {count / GIB:9.3f}{note}"
-
+def _memory(checked: Checked, hbm: float) -> Iterator[str]:
+    refusal, memory = checked.step.refusal, checked.step.memory
+    kept = f"  of which {checked.kept_activations / GIB:.3f} kept for the backward pass, by arithmetic"
+    free = f"; headroom {memory.headroom / GIB:.3f} ({memory.free_share:.0%})"
+    compiled = [
+        ("activations and temporary", memory.temporary, kept),
+        ("other outputs", memory.outputs, ""),
+        ("program", memory.code, ""),
+        ("peak", memory.peak, ""),
+    ]
+    rows = [
+        ("parameters", memory.parameters, ""),
+        ("optimizer state", memory.optimizer, ""),
+        ("batch", memory.batch, ""),
+        *([] if refusal else compiled),
+        ("usable", memory.usable, f"  of {hbm:g}{'' if refusal else free}"),
+    ]
     yield "memory of a chip, GiB"
-    yield row("parameters", memory.parameters)
-    yield row("optimizer state", memory.optimizer)
-    yield row("batch", memory.batch)
-    if step.fits:
-        note = f"  of which {checked.kept_activations / GIB:.3f} kept for the backward pass, by arithmetic"
-        yield row("activations and temporary", memory.temporary, note)
-        yield row("other outputs", memory.outputs)
-        yield row("program", memory.code)
-        yield row("peak", memory.peak)
-    free = f"; headroom {memory.headroom / GIB:.3f} ({memory.free_share:.0%})" if step.fits else ""
-    yield row("usable", memory.usable, f"  of {slice_.chip.hbm:g}{free}")
-    if not step.fits:
-        yield f"does not fit: {refusal_words(step)}"
+    yield from (f"  {name:26} {count / GIB:9.3f}{note}" for name, count, note in rows)
+    if refusal:
+        yield f"does not fit: {refusal_words(refusal)}"
 
 
-def refusal_words(step: CompiledStep) -> str:
+def refusal_words(refusal: Refusal) -> str:
     """The compiler's figures for a step that does not fit."""
-    needed, available = step.refusal.needed / GIB, step.refusal.available / GIB
-    return f"the compiler needs {needed:.2f} GiB and has {available:.2f} ({step.refusal.message})"
+    needed, available = refusal.needed / GIB, refusal.available / GIB
+    return f"the compiler needs {needed:.2f} GiB and has {available:.2f} ({refusal.message})"
 
 
 def _collectives(step: CompiledStep) -> Iterator[str]:
     if not step.traffic:
         yield "no collectives"
         return
-    yield (
-        f"{'collectives':20} {'axes':14} {'where':7} {'':5} {'in program':>10} {'a step':>7} {'arrays':>10} "
-        f"{'sent':>10} {'to slices':>10}"
-    )
+    columns = "{:20} {:14} {:7} {:5} {:>10} {:>7} {:>10} {:>10} {:>10}"
+    yield columns.format("collectives", "axes", "where", "", "in program", "a step", "arrays", "sent", "to slices")
     for g in step.traffic[:SHOWN]:
-        yield (
-            f"  {g.kind:18} {'+'.join(g.axes):14} {'layers' if g.in_layers else 'outside':7} "
-            f"{'async' if g.asynchronous else 'sync':5} {g.count:10d} {g.runs:7d} {size(g.bytes):>10} "
-            f"{size(g.wire_bytes):>10} {size(g.dcn_bytes):>10}"
-        )
+        where, overlap = "layers" if g.in_layers else "outside", "async" if g.asynchronous else "sync"
+        sizes = (size(g.bytes), size(g.wire_bytes), size(g.dcn_bytes))
+        yield columns.format(f"  {g.kind}", "+".join(g.axes), where, overlap, g.count, g.runs, *sizes)
     if rest := step.traffic[SHOWN:]:
         yield f"  {len(rest)} more kinds, {size(sum(g.wire_bytes + g.dcn_bytes for g in rest))} sent"
     for row in step.sent:
@@ -146,48 +130,49 @@ def _collectives(step: CompiledStep) -> Iterator[str]:
 
 def _time(checked: Checked, time: StepTime) -> Iterator[str]:
     step, kernels = checked.step, checked.kernels
-
-    def row(name: str, seconds: float, note: str = "") -> str:
-        return f"  {name:26} {seconds:9.4f}{note and '  '}{note}"
-
-    yield f"time of a step, seconds ({BASIS})"
-    yield row("matrix products", time.products, f"{step.matmul_flops:.4g} FLOPs at peak")
-    yield row("fusions", time.fusions, f"{step.cycles:,d} cycles by the compiler's estimate")
-    yield row("HBM", time.hbm, size(step.hbm_bytes))
-    yield row("compute: longest of these", time.compute)
     calls = ", ".join(f"{runs} x {name}" for name, runs in step.kernels.items())
-    yield row("attention kernels", time.attention, calls or "none in the program")
+    yield f"time of a step, seconds ({BASIS})"
+    yield from _seconds(
+        ("matrix products", time.products, f"{step.matmul_flops:.4g} FLOPs at peak"),
+        ("fusions", time.fusions, f"{step.cycles:,d} cycles by the compiler's estimate"),
+        ("HBM", time.hbm, size(step.hbm_bytes)),
+        ("compute: longest of these", time.compute, ""),
+        ("attention kernels", time.attention, calls or "none in the program"),
+    )
     if kernels and kernels.calls:
         m = kernels.measured
-        yield (
-            f"    a call is {kernels.factor:g} times rows x heads = {m['rows']} x {m['heads']}, of {m['head_dim']}, "
-            f"{m['seq']} tokens"
-        )
+        shape = f"{m['rows']} x {m['heads']}, of {m['head_dim']}, {m['seq']} tokens"
+        yield f"    a call is {kernels.factor:g} times rows x heads = {shape}"
     if time.unmeasured:
-        why = f": {kernels.error}" if kernels and kernels.error else ""
-        yield f"    not measured and counted as nothing: {', '.join(time.unmeasured)}{why}"
-    yield row("synchronous collectives", time.synchronous)
-    hidden = "hidden as far as compute and attention last"
-    yield row("asynchronous collectives", time.asynchronous, hidden)
-    yield row("between slices", time.dcn)
-    yield row("exposed communication", time.exposed)
-    yield row("step", time.total)
+        names = ", ".join(time.unmeasured)
+        yield f"    not measured and counted as nothing: {names}{checked.why_unmeasured}"
+    yield from _seconds(
+        ("synchronous collectives", time.synchronous, ""),
+        ("asynchronous collectives", time.asynchronous, "hidden as far as compute and attention last"),
+        ("between slices", time.dcn, ""),
+        ("exposed communication", time.exposed, ""),
+        ("step", time.total, ""),
+    )
     if step.unknown_loops:
         yield f"  too short: loops counted once, since their turns are not known: {', '.join(step.unknown_loops)}"
 
 
-def _run(cost: RunCost, slice_: Slice, flops: dict[str, float]) -> Iterator[str]:
+def _seconds(*rows: tuple[str, float, str]) -> Iterator[str]:
+    for name, seconds, note in rows:
+        yield f"  {name:26} {seconds:9.4f}{note and '  '}{note}"
+
+
+def _run(verdict: Verdict, flops: dict[str, float]) -> Iterator[str]:
+    cost = verdict.cost
+    if cost is None:
+        return
     first, last = cost.phases[0], cost.phases[-1]
     utilisation = ", ".join(f"{cost.utilisation[name]:.1%} ({name})" for name in ("6nd", "executed"))
-    yield (
-        f"run ({BASIS}): {last.tokens_per_second:,.0f} tokens/s, "
-        f"{last.tokens_per_second / slice_.chips:,.0f} a chip; utilisation {utilisation}"
-    )
+    a_chip = last.tokens_per_second / verdict.slice.chips
+    yield f"run ({BASIS}): {last.tokens_per_second:,.0f} tokens/s, {a_chip:,.0f} a chip; utilisation {utilisation}"
     if not first.predicted:
-        yield (
-            f"  with batches of {first.sequences} sequences as many tokens/s are assumed; --every_batch compiles "
-            "that step too"
-        )
+        batches = f"with batches of {first.sequences} sequences as many tokens/s are assumed"
+        yield f"  {batches}; --every_batch compiles that step too"
     dollars = "" if cost.dollars is None else f", ${cost.dollars:,.0f}"
     yield (
         f"  {cost.days:,.2f} days, {cost.chip_hours:,.0f} chip-hours{dollars} for {flops['6nd']:.4g} FLOPs (6nd), "
@@ -202,10 +187,3 @@ def size(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:,.2f} GiB"
-
-
-def table(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Rows as lines with their columns aligned."""
-    rows = list(rows)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

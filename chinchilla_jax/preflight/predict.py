@@ -68,20 +68,17 @@ class StepTime:
 def step_time(step: CompiledStep, slice_: Slice, calls: Mapping[str, float]) -> StepTime:
     """The terms of a step on a slice. `calls`: cycles of one call of each attention kernel, over all its rows."""
     chip = slice_.chip
-    synchronous = asynchronous = dcn = 0.0
+    within = {False: 0.0, True: 0.0}
     for group in step.traffic:
-        within = ici_seconds(group, step.links, slice_)
-        synchronous += 0.0 if group.asynchronous else within
-        asynchronous += within if group.asynchronous else 0.0
-        dcn += group.dcn_bytes / chip.network.dcn_bandwidth
+        within[group.asynchronous] += ici_seconds(group, step.links, slice_)
     return StepTime(
         products=step.matmul_flops / chip.peak,
         fusions=step.cycles / chip.clock,
-        hbm=step.hbm_bytes / chip.hbm_bandwidth,
+        hbm=step.hbm_bytes / slice_.hbm_bandwidth,
         attention=sum(runs * calls.get(name, 0.0) for name, runs in step.kernels.items()) / chip.clock,
-        synchronous=synchronous,
-        asynchronous=asynchronous,
-        dcn=dcn,
+        synchronous=within[False],
+        asynchronous=within[True],
+        dcn=sum((group.dcn_bytes / slice_.network.dcn_bandwidth for group in step.traffic), 0.0),
         unmeasured=tuple(sorted(name for name in step.kernels if name not in calls)),
     )
 
@@ -89,10 +86,8 @@ def step_time(step: CompiledStep, slice_: Slice, calls: Mapping[str, float]) -> 
 def ici_seconds(group: Traffic, links: Mapping[str, int], slice_: Slice) -> float:
     """Seconds of a step's collectives of one kind within a slice. A permute is to one neighbour, over one link."""
     used = sum(links[axis] for axis in group.axes)
-    if not used:
-        return 0.0
-    used = 1 if group.kind == "collective-permute" else used
-    return group.wire_bytes / (used * slice_.chip.network.link_bandwidth)
+    used = min(used, 1) if group.kind == "collective-permute" else used
+    return group.wire_bytes / (used * slice_.network.link_bandwidth) if used else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +116,10 @@ def run_cost(config: RunConfig, times: Mapping[int, StepTime], slice_: Slice, pr
 
     A batch size that was not timed is taken to train as many tokens a second as the largest that was.
     """
-    seq_len = config.data.seq_len
+    seq_len, largest = config.data.seq_len, max(times)
     rates = {sequences: sequences * seq_len / time.total for sequences, time in times.items()}
-    sizes = [step.train.batch_size for step in step_configs(config)]
-    split, largest = config.train.double_batch_at or 1.0, max(times)
+    split = config.train.double_batch_at or 1.0
+    sizes = (step.train.batch_size for step in step_configs(config))
     phases = tuple(
         Phase(size, share * config.train.train_tokens, rates.get(size, rates[largest]), size in times)
         for size, share in zip(sizes, (split, 1.0 - split), strict=False)

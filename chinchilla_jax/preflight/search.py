@@ -49,10 +49,8 @@ def with_setting(config: RunConfig, mesh: MeshConfig, microbatches: int, remat: 
 
 def setting_flags(config: RunConfig) -> str:
     """The setting of a config, to be pasted behind --config."""
-    train = config.train
-    return (
-        f"{mesh_flags(config.mesh)} --config.train.microbatches={train.microbatches} --config.train.remat={train.remat}"
-    )
+    of_train = (f"--config.train.{name}={getattr(config.train, name)}" for name in ("microbatches", "remat"))
+    return " ".join([mesh_flags(config.mesh), *of_train])
 
 
 def mesh_flags(mesh: MeshConfig) -> str:
@@ -61,13 +59,12 @@ def mesh_flags(mesh: MeshConfig) -> str:
 
 
 def meshes(config: RunConfig, slice_: Slice) -> Iterator[MeshConfig]:
-    """Meshes that cover the slice. They differ in `data`, `fsdp` and `tensor`; other axes are those of the config."""
-    others = math.prod(v for axis, v in config.mesh.axes.items() if axis not in ("data", "fsdp", "tensor"))
-    chips = slice_.chips // others if slice_.chips % others == 0 else 0
-    for tensor in _divisors(chips, MOST_TENSOR):
+    """Meshes that cover the slice. They differ in `data`, `fsdp` and `tensor`; `context` is that of the config."""
+    chips, rest = divmod(slice_.chips, config.mesh.context)
+    for tensor in _divisors(0 if rest else chips, MOST_TENSOR):
         for fsdp in _divisors(chips // tensor):
             mesh = dataclasses.replace(config.mesh, data=chips // tensor // fsdp, fsdp=fsdp, tensor=tensor)
-            if mesh.data % slice_.count == 0 and lays_out(slice_, mesh):
+            if lays_out(slice_, mesh):
                 yield mesh
 
 
@@ -138,41 +135,38 @@ def _memory(config: RunConfig) -> float:
 
 
 def _seconds(config: RunConfig, slice_: Slice) -> float:
-    m, mesh, train, chip, network = config.model, config.mesh, config.train, slice_.chip, slice_.chip.network
+    m, mesh, train, network = config.model, config.mesh, config.train, slice_.network
     terms = forward_flops_per_sequence(m, config.data.seq_len, "executed")
     names = ("scores", "values", "softmax", "relative_scores")
     attention = sum(terms.get(name, 0.0) for name in names) / 2  # causal
     products = sum(value for name, value in terms.items() if name not in names)
-    again = {"none": 0.0, "dots": 0.0, "attention": 1.0, "full": 1.0}[train.remat]
+    again = 1.0 if train.remat in ("attention", "full") else 0.0
     kernels = 3.5 + (1.0 if train.remat == "full" else 0.0)
     per_chip = train.batch_size / slice_.chips
-    compute = per_chip * ((3 + again) * products + kernels * attention / KERNEL_EFFICIENCY) / chip.peak
-    weights = 2.0 * count_parameters(m).total / mesh.tensor
-    links = _links(mesh, slice_)
+    compute = per_chip * ((3 + again) * products + kernels * attention / KERNEL_EFFICIENCY) / slice_.chip.peak
+    parameters, within = count_parameters(m).total, mesh.data // slice_.count
+    bandwidth = {
+        axis: _links(size, slice_) * network.link_bandwidth
+        for axis, size in (("data", within), ("fsdp", mesh.fsdp), ("tensor", mesh.tensor))
+    }
     # Gathered forward and backward, scattered once. The compiler makes all-reduces, which send twice as much, of a
     # gather over three sides of the grid and of a scatter over all chips of a slice (libtpu 0.0.42).
-    passes = 2 * (2 if links["fsdp"] > 4 else 1) + (2 if mesh.fsdp == slice_.chips // slice_.count else 1)
-    fsdp = train.microbatches * passes * weights * (mesh.fsdp - 1) / mesh.fsdp
-    hidden = fsdp / (links["fsdp"] * network.link_bandwidth)
+    passes = 2 * (2 if _links(mesh.fsdp, slice_) > 4 else 1)
+    passes += 2 if mesh.fsdp == slice_.chips // slice_.count else 1
+    fsdp = train.microbatches * passes * (2.0 * parameters / mesh.tensor) * (mesh.fsdp - 1) / mesh.fsdp
     activations = m.n_layers * train.microbatches * _chip_tokens(config) * m.d_model * 2.0
     tensor = (4 + 2 * again) * activations * 2 * (mesh.tensor - 1) / mesh.tensor
-    within = mesh.data // slice_.count
-    gradients = 2 * 4.0 * count_parameters(m).total / (mesh.fsdp * mesh.tensor)
-    exposed = tensor / (links["tensor"] * network.link_bandwidth)
-    exposed += gradients * (within - 1) / within / (links["data"] * network.link_bandwidth)
+    gradients = 2 * 4.0 * parameters / (mesh.fsdp * mesh.tensor)
+    exposed = tensor / bandwidth["tensor"]
+    exposed += gradients * (within - 1) / within / bandwidth["data"]
     exposed += gradients * (slice_.count - 1) / slice_.count / within / network.dcn_bandwidth
-    return max(compute, hidden) + exposed
+    return max(compute, fsdp / bandwidth["fsdp"]) + exposed
 
 
-def _links(mesh: MeshConfig, slice_: Slice) -> dict[str, int]:
-    """About how many links serve an axis: two for each side of the grid that it fills."""
+def _links(size: int, slice_: Slice) -> int:
+    """About how many links serve an axis of so many chips: two for each side of the grid that it fills."""
     side = max(slice_.grid)
-    sizes = {axis: getattr(mesh, axis) for axis in ("data", "fsdp", "tensor")}
-    sizes["data"] //= slice_.count
-    return {
-        axis: 2 * max(1, min(len(slice_.grid), round(math.log(size, side)))) if side > 1 else 1
-        for axis, size in sizes.items()
-    }
+    return 2 * max(1, min(len(slice_.grid), round(math.log(size, side)))) if side > 1 else 1
 
 
 def ranked(config: RunConfig, slice_: Slice, usable: float) -> tuple[list[Estimate], list[Estimate]]:
@@ -182,9 +176,8 @@ def ranked(config: RunConfig, slice_: Slice, usable: float) -> tuple[list[Estima
     """
     estimates = [estimate(one, slice_) for one in settings(config, slice_)]
     may = [e for e in estimates if e.memory <= ROOM * usable]
-    cannot = [e for e in estimates if e.memory > ROOM * usable]
     may.sort(key=lambda e: (e.seconds, _ORDER[e.config.train.remat], e.config.train.microbatches))
-    cannot.sort(key=lambda e: e.memory)
+    cannot = sorted((e for e in estimates if e.memory > ROOM * usable), key=lambda e: e.memory)
     return may, cannot
 
 

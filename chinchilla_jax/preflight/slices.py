@@ -13,7 +13,7 @@ import functools
 import math
 import re
 
-from chinchilla_jax.base.chips import CHIPS, Chip
+from chinchilla_jax.base.chips import CHIPS, Chip, Network, Slices
 from chinchilla_jax.config import ConfigError, MeshConfig, did_you_mean
 
 # Chips: their grid, as Cloud offers it.
@@ -38,7 +38,7 @@ class Slice:
     @property
     def topology(self) -> str:
         """The compiler's name of one of them, `v5p:4x8x8`."""
-        return f"{self.generation}:{'x'.join(map(str, self.grid))}"
+        return f"{self.generation}:{_cross(self.grid)}"
 
     @property
     def chip(self) -> Chip:
@@ -46,17 +46,29 @@ class Slice:
         return CHIPS[self.generation]
 
     @property
+    def network(self) -> Network:
+        """The links of one chip."""
+        assert self.chip.network is not None, "`parse_slice` knows only generations that have it"
+        return self.chip.network
+
+    @property
+    def hbm_bandwidth(self) -> float:
+        """bytes/s of one chip."""
+        assert self.chip.hbm_bandwidth is not None, "`parse_slice` knows only generations that have it"
+        return self.chip.hbm_bandwidth
+
+    @property
     def name(self) -> str:
         """The name that Google Cloud has for it, or else the compiler's."""
         one = math.prod(self.grid)
-        usual = one in offered(self.generation) and offered(self.generation)[one] == self.grid
+        usual = offered(self.generation).get(one) == self.grid
         name = f"{self.generation}-{one * self.chip.cores}" if usual else self.topology
         return f"{self.count}x{name}" if self.count > 1 else name
 
     def __str__(self) -> str:
         """`v5p-512: 256 chips, 4x8x8`."""
-        grid = "x".join(map(str, self.grid))
-        return f"{self.name}: {self.chips} chips, {f'{self.count} slices of ' if self.count > 1 else ''}{grid}"
+        slices = f"{self.count} slices of " if self.count > 1 else ""
+        return f"{self.name}: {self.chips} chips, {slices}{_cross(self.grid)}"
 
     def wraps(self, axis: int) -> bool:
         """Whether the chips along an axis of the grid form a ring.
@@ -68,20 +80,30 @@ class Slice:
         return all(side % _CUBE == 0 for side in self.grid)
 
 
+def _cross(grid: tuple[int, ...]) -> str:
+    return "x".join(map(str, grid))
+
+
+def _slices(generation: str) -> Slices:
+    slices = CHIPS[generation].slices
+    assert slices is not None, "every TPU has slices, and `parse_slice` knows nothing else"
+    return slices
+
+
 @functools.cache
 def offered(generation: str) -> dict[int, tuple[int, ...]]:
     """`{chips: grid}` of the slices of a generation that have a usual grid: beyond a cube, the most cubic one."""
-    if CHIPS[generation].slices.axes == 2:
+    if _slices(generation).axes == 2:
         return {math.prod(grid): grid for grid in _SMALL_2D}
-    grids = {math.prod(grid): grid for grid in _SMALL_3D}
-    side = CHIPS[generation].slices.largest // _CUBE**3
-    cubes = [
+    grids: dict[int, tuple[int, ...]] = {math.prod(grid): grid for grid in _SMALL_3D}
+    cubes = (_slices(generation).largest or 0) // _CUBE**3
+    shapes = [
         (a, b, c)
-        for a in range(1, side + 1)
-        for b in range(a, side // a + 1)
-        for c in range(b, min(side // (a * b), 4 * a) + 1)
+        for a in range(1, cubes + 1)
+        for b in range(a, cubes // a + 1)
+        for c in range(b, min(cubes // (a * b), 4 * a) + 1)
     ]
-    for shape in sorted(cubes, key=lambda shape: -shape[2] / shape[0]):  # the last of equal size is the most cubic
+    for shape in sorted(shapes, key=lambda shape: -shape[2] / shape[0]):  # the last of equal size is the most cubic
         grids[_CUBE**3 * math.prod(shape)] = tuple(_CUBE * side for side in shape)
     return dict(sorted(grids.items()))
 
@@ -95,42 +117,37 @@ def parse_slice(text: str) -> Slice:
     match = re.fullmatch(r"(?:([1-9]\d*)x)?(v\d\w*?)(?:-(\d+)|:(\d+(?:x\d+)+))", text.strip().lower())
     if not match:
         raise ConfigError("--slice", f"{text!r} is no slice: write v5e-16, v5p-512, 2xv5e-256, or v5p:8x8x8")
-    known = {name: chip for name, chip in CHIPS.items() if chip.slices and chip.slices.largest}
-    aliases = {alias: name for name, chip in known.items() for alias in chip.slices.aliases}
+    known = {name: slices for name, chip in CHIPS.items() if (slices := chip.slices) and slices.largest}
+    aliases = {alias: name for name, slices in known.items() for alias in slices.aliases}
     count, generation = int(match[1] or 1), aliases.get(match[2], match[2])
     if generation not in known:
         names = f"{match[2]!r}{did_you_mean(match[2], known)}; one of {', '.join(known)}"
         raise ConfigError("--slice", f"unknown TPU generation {names}")
     if match[4]:
         return Slice(generation, _grid(generation, match[4]), count)
-    size, cores = int(match[3]), CHIPS[generation].cores
-    if size % cores == 0 and size // cores in offered(generation):
-        return Slice(generation, offered(generation)[size // cores], count)
-    near = sorted(sorted(offered(generation), key=lambda chips: abs(chips * cores - size))[:2])
+    size, cores, usual = int(match[3]), CHIPS[generation].cores, offered(generation)
+    if size % cores == 0 and size // cores in usual:
+        return Slice(generation, usual[size // cores], count)
+    near = sorted(sorted(usual, key=lambda chips: abs(chips * cores - size))[:2])
     names = " or ".join(f"{generation}-{chips * cores}" for chips in near)
     counted = " (the name counts TensorCores, two to a chip)" if cores == 2 else ""
-    raise ConfigError(
-        "--slice",
-        f"no slice {text!r}{counted}; nearest: {names}; other grids of chips can be named as "
-        f"{Slice(generation, offered(generation)[near[0]]).topology}",
-    )
+    others = f"other grids of chips can be named as {generation}:{_cross(usual[near[0]])}"
+    raise ConfigError("--slice", f"no slice {text!r}{counted}; nearest: {names}; {others}")
 
 
 def _grid(generation: str, text: str) -> tuple[int, ...]:
-    grid, axes = tuple(map(int, text.split("x"))), CHIPS[generation].slices.axes
-    if len(grid) != axes:
-        near = next(iter(offered(generation).values()))
-        raise ConfigError(
-            "--slice",
-            f"{generation}:{text}: its grids have {axes} sides, as in "
-            f"{generation}:{'x'.join(map(str, near if max(near) > 1 else (2, 2)))}",
-        )
-    odd = set(grid) != {1} and any(side % 2 for side in grid[:2])
-    if odd or math.prod(grid) > CHIPS[generation].slices.largest or 0 in grid:
-        near = min(offered(generation).values(), key=lambda other: abs(math.prod(other) - math.prod(grid)))
-        why = "the first two sides must be even" if odd else f"at most {CHIPS[generation].slices.largest} chips"
-        raise ConfigError("--slice", f"{generation}:{text}: {why}; nearest: {generation}:{'x'.join(map(str, near))}")
-    return grid
+    grid, slices, usual = tuple(map(int, text.split("x"))), _slices(generation), list(offered(generation).values())
+    largest, odd = slices.largest or 0, set(grid) != {1} and any(side % 2 for side in grid[:2])
+    if len(grid) != slices.axes:
+        near = usual[0] if max(usual[0]) > 1 else (2, 2)
+        fix = f"its grids have {slices.axes} sides, as in {generation}:{_cross(near)}"
+    elif odd or math.prod(grid) > largest or 0 in grid:
+        near = min(usual, key=lambda other: abs(math.prod(other) - math.prod(grid)))
+        why = "the first two sides must be even" if odd else f"at most {largest} chips"
+        fix = f"{why}; nearest: {generation}:{_cross(near)}"
+    else:
+        return grid
+    raise ConfigError("--slice", f"{generation}:{text}: {fix}")
 
 
 def lays_out(slice_: Slice, mesh: MeshConfig) -> bool:
@@ -141,7 +158,7 @@ def lays_out(slice_: Slice, mesh: MeshConfig) -> bool:
     if mesh.size != slice_.chips or mesh.shape[0] % slice_.count:
         return False
     shape = (mesh.shape[0] // slice_.count, *mesh.shape[1:])
-    return slice_.chip.slices.splits_sides or _assignable(shape, slice_.grid)
+    return _slices(slice_.generation).splits_sides or _assignable(shape, slice_.grid)
 
 
 def _assignable(shape: tuple[int, ...], sides: tuple[int, ...]) -> bool:

@@ -6,25 +6,22 @@ A compiled step is plain values of one chip, without JAX: they are cached, timed
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from chinchilla_jax.config import RunConfig
-from chinchilla_jax.preflight.program.traffic import Sent
 
 
 def step_configs(config: RunConfig) -> tuple[RunConfig, ...]:
     """A config for each train step of a run: one, or two if its batch doubles, the smaller batch first."""
     first = config.train.batch_size
-    sizes = (first, 2 * first) if config.train.double_batch_at else (first,)
-    return tuple(_with_batch(config, size) for size in sizes)
-
-
-def _with_batch(config: RunConfig, sequences: int) -> RunConfig:
-    """The config with batches of this size from first to last, and tokens for at least one batch."""
-    tokens = max(config.train.train_tokens, sequences * config.data.seq_len)
-    train = dataclasses.replace(config.train, batch_size=sequences, train_tokens=tokens, double_batch_at=0.0)
-    return dataclasses.replace(config, train=train)
+    steps = []
+    for size in (first, 2 * first) if config.train.double_batch_at else (first,):
+        tokens = max(config.train.train_tokens, size * config.data.seq_len)  # at least one batch
+        train = dataclasses.replace(config.train, batch_size=size, train_tokens=tokens, double_batch_at=0.0)
+        steps.append(dataclasses.replace(config, train=train))
+    return tuple(steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +73,28 @@ class Traffic:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sent:
+    """Bytes that a device sends over some axes in one kind of collective, per microbatch, and the least it could.
+
+    The kind `all` is the sum over kinds, with the permutes that do the work of a gather or a scatter. What runs once a
+    step is shared out among its microbatches.
+    """
+
+    in_layers: bool  # True for what one layer sends; False for what the embedding and the loss send together
+    kind: str
+    axes: tuple[str, ...]  # empty for the sum over all axes
+    measured: float  # in the compiled program
+    minimum: float  # by arithmetic
+
+    @property
+    def ratio(self) -> float:
+        """Measured over minimum; infinite where nothing is needed, 1 where nothing is needed and nothing sent."""
+        if self.minimum:
+            return self.measured / self.minimum
+        return math.inf if self.measured else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class CompiledStep:
     """A step for a batch of `sequences`, on one chip. The figures that also a `StepProgram` has are those."""
 
@@ -109,12 +128,14 @@ class CompiledStep:
         def rows(kind: type, name: str) -> tuple:
             return tuple(kind(**row | {"axes": tuple(row["axes"])}) for row in values[name])
 
-        changes = {
-            "memory": Memory(**values["memory"]),
-            "refusal": values["refusal"] and Refusal(**values["refusal"]),
-            "traffic": rows(Traffic, "traffic"),
-            "sent": rows(Sent, "sent"),
-            "largest": tuple(values["largest"]),
-            "unknown_loops": tuple(values["unknown_loops"]),
-        }
-        return cls(**dict(values) | changes)
+        return cls(
+            **dict(values)
+            | {
+                "memory": Memory(**values["memory"]),
+                "refusal": values["refusal"] and Refusal(**values["refusal"]),
+                "traffic": rows(Traffic, "traffic"),
+                "sent": rows(Sent, "sent"),
+                "largest": tuple(values["largest"]),
+                "unknown_loops": tuple(values["unknown_loops"]),
+            }
+        )

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.chips import GIB
 from chinchilla_jax.base.errors import UsageError
-from chinchilla_jax.base.files import write_json
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.preflight.cache import open_cache
 from chinchilla_jax.preflight.check import Options, Verdict, check
 from chinchilla_jax.preflight.choose import choose, nearest_that_fits
-from chinchilla_jax.preflight.describe import describe, facts, refusal_words, table
+from chinchilla_jax.preflight.describe import describe, facts, refusal_words
 from chinchilla_jax.preflight.predict import BASIS
 from chinchilla_jax.preflight.search import setting_flags
 from chinchilla_jax.preflight.slices import parse_slice
@@ -47,7 +47,7 @@ def read_options(values: flags.FlagValues) -> Options:
     if values.price is not None and not 0 <= values.price < math.inf:
         raise UsageError(f"--price={values.price}: dollars of a chip-hour must be a number, 0 or more")
     output = Path(values.output) if values.output else None
-    if output is not None and (output.is_dir() or any(p.exists() and not p.is_dir() for p in output.parents)):
+    if output and (files.is_folder(output) or any(files.is_file(parent) for parent in output.parents)):
         raise UsageError(f"--output={output}: must name a JSON file that can be written")
     names = ("price", "every_batch", "keep_hlo", "choose", "compiles")
     return dataclasses.replace(options, output=output, **{name: values[name].value for name in names})
@@ -59,7 +59,7 @@ def preflight_run(config: RunConfig, options: Options, echo: Echo) -> bool:
     Raises:
       ConfigError: see `check`.
     """
-    best, more = None, {}
+    more: dict[str, Any] = {}
     if options.choose:
         best, more = choose(config, options, echo)
         if best is None:
@@ -69,8 +69,8 @@ def preflight_run(config: RunConfig, options: Options, echo: Echo) -> bool:
         echo(f"\nbest of those compiled ({BASIS}):")
     verdict = check(config, options, echo)
     describe(verdict, echo)
-    if best is not None:
-        more["chosen"] = setting_flags(best)
+    if options.choose:
+        more["chosen"] = setting_flags(config)
         echo(f"\nchosen: {more['chosen']}")
     elif not verdict.fits:
         more["nearest_that_fits"] = nearest_that_fits(verdict, options, echo)
@@ -80,7 +80,7 @@ def preflight_run(config: RunConfig, options: Options, echo: Echo) -> bool:
 
 def _write(options: Options, values: dict[str, Any], echo: Echo) -> None:
     if options.output is not None:
-        write_json(options.output, values)
+        files.write_json(options.output, values)
         echo(f"written: {options.output}")
 
 
@@ -114,12 +114,14 @@ def check_runs(runs: Sequence[PlannedRun], options: Options, echo: Echo) -> dict
     verdicts: dict[str, Verdict] = {}
     for name, config in configs.items():
         try:
-            verdicts[name] = check(config, options, lambda line, name=name: echo(f"{name}: {line}"))
+            verdicts[name] = check(config, options, _named(name, echo))
         except ConfigError as error:
             raise ConfigError(error.key, f"run {name}: {error.message}") from error
-    header = ("run", "peak GiB", "headroom", "step s", "days", "chip-hours", "fits")
-    for line in table([header, *(_row(name, verdict) for name, verdict in verdicts.items())]):
-        echo(line)
+    rows: list[tuple[str, ...]] = [("run", "peak GiB", "headroom", "step s", "days", "chip-hours", "fits")]
+    rows += [_row(name, verdict) for name, verdict in verdicts.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     costs = [verdict.cost for verdict in verdicts.values() if verdict.cost is not None]
     dollars = "" if options.price is None else f", ${sum(cost.dollars or 0.0 for cost in costs):,.0f}"
     fitting, hours = sum(verdict.fits for verdict in verdicts.values()), sum(cost.chip_hours for cost in costs)
@@ -127,13 +129,17 @@ def check_runs(runs: Sequence[PlannedRun], options: Options, echo: Echo) -> dict
     return verdicts
 
 
+def _named(name: str, echo: Echo) -> Echo:
+    return lambda line: echo(f"{name}: {line}")
+
+
 def _row(name: str, verdict: Verdict) -> tuple[str, ...]:
     """A run in the table of a plan."""
     step, time, cost = verdict.largest.step, verdict.largest.time, verdict.cost
-    if not verdict.fits:
-        return (name, "", "", "", "", "", f"no: {refusal_words(step)}")
+    if step.refusal:
+        return (name, "", "", "", "", "", f"no: {refusal_words(step.refusal)}")
     memory = (f"{step.memory.peak / GIB:.2f}", f"{step.memory.free_share:.0%}")
-    if cost is None or verdict.largest.untimed:
+    if cost is None or time is None:
         return (name, *memory, "", "", "", f"yes; not timed: {verdict.largest.untimed}")
     return (name, *memory, f"{time.total:.4f}", f"{cost.days:.3f}", f"{cost.chip_hours:,.1f}", "yes")
 

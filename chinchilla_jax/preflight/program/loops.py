@@ -1,11 +1,12 @@
 """How often does a loop of a compiled program run?
 
-The text of a TPU program does not say it (libtpu 0.0.42 writes no `known_trip_count`), so that it is worked out: the
+The text of a TPU program does not say it (libtpu 0.0.42 writes no `known_trip_count`). So it is worked out: the
 condition compares a counter in the state of the loop, to which the body adds a constant, with a number.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,15 +14,26 @@ from typing import NamedTuple
 from chinchilla_jax.base.hlo import SAME_VALUE, Computation, Instruction, Module
 
 _DIRECTION = re.compile(r"direction=(\w+)")
-_MIRRORED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "NE": "NE", "EQ": "EQ"}
-_DEEPEST = 32  # instructions that a scalar is followed through
+_MIRRORED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}
+_ENDS = {"LT": (1, 0), "LE": (1, 1), "GT": (-1, 0), "GE": (-1, -1)}  # sign of the steps; how far beyond the limit
+_NUMBER = -1  # as the element of a `_Linear` that is a number
 
 
 class _Linear(NamedTuple):
-    """`offset`, or element `index` of the state of a loop plus `offset`."""
+    """Element `element` of the state of a loop plus `offset`, or only `offset`."""
 
-    index: int | None
+    element: int
     offset: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scope:
+    """A computation, with known elements of its state; of a fused one the fusion, and the scope where that stands."""
+
+    module: Module
+    computation: Computation
+    known: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    call: tuple[_Scope, Instruction] | None = None
 
 
 def trip_count(
@@ -36,111 +48,70 @@ def trip_count(
     Returns:
       None as the count if it cannot be found.
     """
-    body = module.computation(loop.called("body"), loop.name)
-    condition = module.computation(loop.called("condition"), loop.name)
-    last = body.instructions[body.root]
-    start = computation.instructions.get(loop.operands[0])
-    if start is None or start.opcode != "tuple" or last.opcode != "tuple":
+    body, condition = (module.computation(loop.called(role), loop.name) for role in ("body", "condition"))
+    outside, start = _definition(_Scope(module, computation, known), loop.operands[0])
+    inside, last = _definition(_Scope(module, body), body.root)
+    if start.opcode != "tuple" or last.opcode != "tuple":
         return None, {}
-    first = {i: _number(module, computation, name, known) for i, name in enumerate(start.operands)}
-    after = {i: _linear(module, body, name) for i, name in enumerate(last.operands)}
-    constant = {i: value for i, value in first.items() if value is not None and after[i] == _Linear(i, 0)}
-
-    compared = _comparison(module, condition, condition.instructions[condition.root], None)
-    if compared is None:
-        return None, constant
-    direction, left, right = compared
-    if left is not None and left.index in constant:
-        left, right, direction = right, left, _MIRRORED[direction]
-    if left is None or right is None or left.index is None:
-        return None, constant
-    limit = 0 if right.index is None else constant.get(right.index)
-    begin, change = first[left.index], after[left.index]
-    if begin is None or change is None or change.index != left.index or limit is None:
-        return None, constant
-    return _steps(begin, change.offset, limit + right.offset - left.offset, direction), constant
+    first = [_linear(outside, name) for name in start.operands]
+    after = [_linear(inside, name) for name in last.operands]
+    numbers = {i: value.offset for i, value in enumerate(first) if value and value.element == _NUMBER}
+    constant = {i: number for i, number in numbers.items() if after[i] == (i, 0)}
+    scope, compare = _definition(_Scope(module, condition, constant), condition.root)
+    if compare.opcode == "compare" and (match := _DIRECTION.search(compare.attributes)):
+        left, right = (_linear(scope, name) for name in compare.operands)
+        mirrored = _MIRRORED.get(match[1], match[1])
+        for counter, limit, direction in ((left, right, match[1]), (right, left, mirrored)):
+            if counter and limit and counter.element in numbers and limit.element == _NUMBER:
+                change, end = after[counter.element], limit.offset - counter.offset
+                if change and change.element == counter.element:
+                    return _turns(numbers[counter.element], change.offset, end, direction), constant
+    return None, constant
 
 
-def _steps(begin: int, step: int, limit: int, direction: str) -> int | None:
-    if direction in ("GT", "GE"):
-        begin, step, limit, direction = -begin, -step, -limit, _MIRRORED[direction]
-    if direction == "LE":
-        limit, direction = limit + 1, "LT"
-    if step <= 0 or direction not in ("LT", "NE") or (direction == "NE" and (limit - begin) % step):
-        return None
-    return max(0, -(-(limit - begin) // step))
+def _turns(begin: int, step: int, limit: int, direction: str) -> int | None:
+    """How often `begin`, `begin + step`, ... compares so with the limit; None if it always does."""
+    if direction == "NE" and step and (limit - begin) % step == 0:
+        direction = "LT" if step > 0 else "GT"
+    sign, beyond = _ENDS.get(direction, (0, 0))
+    return len(range(begin, limit + beyond, step)) if sign * step > 0 else None
 
 
-def _number(module: Module, computation: Computation, name: str, known: Mapping[int, int]) -> int | None:
-    value = _linear(module, computation, name)
-    if value is None or value.index is None:
-        return None if value is None else value.offset
-    return known[value.index] + value.offset if value.index in known else None
-
-
-def _linear(
-    module: Module,
-    computation: Computation,
-    name: str,
-    bound: Mapping[int, _Linear | None] | None = None,
-    depth: int = _DEEPEST,
-) -> _Linear | None:
-    """A scalar as a linear function of the loop's state; `bound` are the parameters of a fused computation."""
-    instruction = computation.instructions.get(name)
-    if instruction is None or depth == 0:
-        return None
-    opcode = instruction.opcode
-    if opcode == "constant":
-        return _Linear(None, int(instruction.argument)) if re.fullmatch(r"-?\d+", instruction.argument) else None
-    if opcode == "parameter":
-        return bound.get(int(instruction.argument)) if bound else None
-    if opcode == "get-tuple-element":
-        return _element(module, computation, instruction, depth) if bound is None else None
-    values = [_linear(module, computation, operand, bound, depth - 1) for operand in instruction.operands]
-    if opcode == "fusion":
-        callee = module.computation(instruction.called("calls"), instruction.name)
-        return _linear(module, callee, callee.root, dict(enumerate(values)), depth - 1)
-    return None if None in values or not values else _combined(opcode, values)
-
-
-def _element(module: Module, computation: Computation, instruction: Instruction, depth: int) -> _Linear | None:
-    """An element of the state, or of a tuple."""
-    source = computation.instructions.get(instruction.operands[0])
-    if source is not None and source.opcode == "parameter":
-        return _Linear(instruction.index, 0)
-    if source is not None and source.opcode == "tuple":
-        return _linear(module, computation, source.operands[instruction.index], None, depth - 1)
-    return None
-
-
-def _combined(opcode: str, values: list[_Linear]) -> _Linear | None:
-    """What an operation makes of linear functions, if that is one."""
-    if opcode in SAME_VALUE:
-        return values[0]
-    if opcode not in ("add", "subtract", "multiply"):
-        return None
-    a, b = values
-    if opcode == "multiply":
-        return _Linear(None, a.offset * b.offset) if a.index is None and b.index is None else None
-    if opcode == "subtract":
-        return _Linear(a.index, a.offset - b.offset) if b.index is None else None
-    if a.index is not None and b.index is not None:
-        return None
-    return _Linear(b.index if a.index is None else a.index, a.offset + b.offset)
-
-
-def _comparison(
-    module: Module, computation: Computation, instruction: Instruction, bound: Mapping[int, _Linear | None] | None
-) -> tuple[str, _Linear | None, _Linear | None] | None:
-    """Direction and both sides of a condition."""
+def _definition(scope: _Scope, name: str) -> tuple[_Scope, Instruction]:
+    """The instruction that makes a value, and its scope: found through what only passes the value on."""
+    instruction = scope.computation.instructions[name]
     if instruction.opcode in SAME_VALUE:
-        return _comparison(module, computation, computation.instructions[instruction.operands[0]], bound)
+        return _definition(scope, instruction.operands[0])
     if instruction.opcode == "fusion":
-        values = [_linear(module, computation, name, bound) for name in instruction.operands]
-        callee = module.computation(instruction.called("calls"), instruction.name)
-        return _comparison(module, callee, callee.instructions[callee.root], dict(enumerate(values)))
-    match = _DIRECTION.search(instruction.attributes)
-    if instruction.opcode != "compare" or match is None:
+        called = scope.module.computation(instruction.called("calls"), name)
+        return _definition(_Scope(scope.module, called, call=(scope, instruction)), called.root)
+    if instruction.opcode == "parameter" and scope.call:
+        outside, fusion = scope.call
+        return _definition(outside, fusion.operands[int(instruction.argument)])
+    if instruction.opcode == "get-tuple-element":
+        place, source = _definition(scope, instruction.operands[0])
+        if source.opcode == "tuple":
+            return _definition(place, source.operands[instruction.index])
+    return scope, instruction
+
+
+def _linear(scope: _Scope, name: str) -> _Linear | None:
+    """An integer as a linear function of the state of the loop; None if it is not known to be one."""
+    scope, instruction = _definition(scope, name)
+    opcode = instruction.opcode
+    if opcode == "constant" and re.fullmatch(r"-?\d+", instruction.argument):
+        return _Linear(_NUMBER, int(instruction.argument))
+    if opcode == "get-tuple-element":
+        place, source = _definition(scope, instruction.operands[0])
+        index = instruction.index
+        if source.opcode != "parameter":
+            return None
+        return _Linear(_NUMBER, place.known[index]) if index in place.known else _Linear(index, 0)
+    if opcode not in ("add", "subtract") or instruction.type[0] not in "su":
         return None
-    left, right = (_linear(module, computation, name, bound) for name in instruction.operands)
-    return match[1], left, right
+    left, right = (_linear(scope, operand) for operand in instruction.operands)
+    if left and right and right.element == _NUMBER:
+        return _Linear(left.element, left.offset + (right.offset if opcode == "add" else -right.offset))
+    if left and right and left.element == _NUMBER and opcode == "add":
+        return _Linear(right.element, left.offset + right.offset)
+    return None

@@ -8,12 +8,12 @@ import math
 import re
 
 from chinchilla_jax.base.hlo import Array, Computation, HloError, Instruction, Module
+from chinchilla_jax.preflight.program.collectives import KINDS
 
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
 _BATCH_GROUPS = re.compile(r"batch_group_count=(\d+)")
-_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 def matmul_flops(module: Module, computation: Computation, instruction: Instruction) -> int:
@@ -23,7 +23,8 @@ def matmul_flops(module: Module, computation: Computation, instruction: Instruct
       HloError: a product without the attributes that say what it sums over.
     """
     if instruction.opcode == "fusion":
-        return _products_within(module, instruction.called("calls"), instruction.name)
+        called = _fused(module, instruction)
+        return sum(matmul_flops(module, called, inner) for inner in called.instructions.values())
     if instruction.opcode == "dot":
         contracted = _CONTRACTED.search(instruction.attributes)
         if contracted is None:
@@ -32,15 +33,6 @@ def matmul_flops(module: Module, computation: Computation, instruction: Instruct
         depth = math.prod(shape[int(axis)] for axis in contracted[1].split(",") if axis)
         return 2 * math.prod(instruction.arrays[0].shape) * depth
     return _convolution_flops(computation, instruction) if instruction.opcode == "convolution" else 0
-
-
-def _products_within(module: Module, name: str | None, caller: str) -> int:
-    called = module.computation(name, caller)
-    return sum(
-        matmul_flops(module, called, inner)
-        for inner in called.instructions.values()
-        if inner.opcode in ("fusion", "dot", "convolution")
-    )
 
 
 def _convolution_flops(computation: Computation, instruction: Instruction) -> int:
@@ -58,15 +50,10 @@ def _convolution_flops(computation: Computation, instruction: Instruction) -> in
     flops = 2 * rows * result[out.index("f")] * rhs[right.index("i")]
     for spatial in range(len(left) - 2):
         axis = str(spatial)
+        sides = lhs[left.index(axis)], rhs[right.index(axis)], result[out.index(axis)]
         parts = {key: value.split("x")[spatial] for key, value in settings.items()}
         low = int(parts.get("pad", "0_0").split("_")[0])
-        flops *= _pairs(
-            lhs[left.index(axis)],
-            rhs[right.index(axis)],
-            result[out.index(axis)],
-            low,
-            *(int(parts.get(key, 1)) for key in ("stride", "lhs_dilate", "rhs_dilate")),
-        )
+        flops *= _pairs(*sides, low, *(int(parts.get(key, 1)) for key in ("stride", "lhs_dilate", "rhs_dilate")))
     return flops
 
 
@@ -77,30 +64,41 @@ def _pairs(lhs: int, rhs: int, out: int, low: int, stride: int, lhs_dilate: int,
     return sum(1 for place in places if 0 <= place <= (lhs - 1) * lhs_dilate and place % lhs_dilate == 0)
 
 
+def _fused(module: Module, fusion: Instruction) -> Computation:
+    return module.computation(fusion.called("calls"), fusion.name)
+
+
 def _array(computation: Computation, name: str) -> Array:
     return computation.instructions[name].arrays[0]
+
+
+def _bytes(computation: Computation, name: str, hbm_only: bool = False) -> int:
+    return sum(a.bytes for a in computation.instructions[name].arrays if a.space == 0 or not hbm_only)
 
 
 def hbm_bytes(module: Module, computation: Computation, instruction: Instruction) -> int:
     """Bytes that an operation of the schedule reads from HBM and writes to it."""
     total = sum(array.bytes for _, array in _written(module, computation, instruction) if array.space == 0)
     for index, name in enumerate(instruction.operands):
-        whole = [array for array in computation.instructions[name].arrays if array.space == 0]
-        if whole:
-            total += min(sum(array.bytes for array in whole), _read(module, computation, instruction, index))
+        if whole := _bytes(computation, name, hbm_only=True):
+            total += min(whole, _read(module, computation, instruction, index))
     return total
 
 
 def written_arrays(module: Module, computation: Computation, instruction: Instruction) -> list[tuple[int, Array]]:
-    """The arrays of a result that the operation makes whole, with their place in it: not those that it passes on or
-    updates in place."""
+    """The arrays of a result that the operation makes whole, with their place in it.
+
+    Those that it passes on or updates in place are not among them.
+    """
     results = instruction.arrays
     return [(i, array) for i, array in _written(module, computation, instruction) if array == results[i]]
 
 
 def _written(module: Module, computation: Computation, instruction: Instruction) -> list[tuple[int, Array]]:
-    """What is written of each array of a result. An in-place update is an array of its size, in the memory of the
-    whole."""
+    """What is written of each array of a result.
+
+    An update in place is an array as large as the update, in the memory of the whole.
+    """
     results = instruction.arrays
     if instruction.opcode == "send":
         return []
@@ -111,18 +109,17 @@ def _written(module: Module, computation: Computation, instruction: Instruction)
         return [(0, dataclasses.replace(update, space=results[0].space))]
     if instruction.opcode != "fusion":
         return list(enumerate(results))
-    inner = module.computation(instruction.called("calls"), instruction.name)
+    inner = _fused(module, instruction)
     root = inner.instructions[inner.root]
     names = root.operands if root.opcode == "tuple" else (root.name,)
     if len(names) != len(results):  # the context of an asynchronous collective
         return []
-    parts = []
-    for index, (name, result) in enumerate(zip(names, results, strict=True)):
-        written = _bytes_made(module, inner, name)
-        if written:
-            whole = written >= result.bytes
-            parts.append((index, result if whole else Array(result.dtype, (), result.space, written)))
-    return parts
+    made = [_bytes_made(module, inner, name) for name in names]
+    return [
+        (i, result if size >= result.bytes else Array(result.dtype, (), result.space, size))
+        for i, (size, result) in enumerate(zip(made, results, strict=True))
+        if size
+    ]
 
 
 def _started(computation: Computation, instruction: Instruction) -> list[tuple[int, Array]]:
@@ -141,18 +138,17 @@ def _bytes_made(module: Module, computation: Computation, name: str) -> int:
     """Bytes that a fused computation writes of one of its results."""
     instruction = computation.instructions[name]
     opcode = instruction.opcode
-    if opcode == "parameter" or opcode.removesuffix("-start") in _COLLECTIVES:
+    part = opcode == "custom-call" and "AsyncCollective" in instruction.attributes
+    if part or opcode == "parameter" or opcode.removesuffix("-start") in KINDS:
         return 0
     if opcode == "bitcast":
         return _bytes_made(module, computation, instruction.operands[0])
     if opcode == "fusion" and len(instruction.arrays) == 1:
-        inner = module.computation(instruction.called("calls"), name)
+        inner = _fused(module, instruction)
         return _bytes_made(module, inner, inner.root)
     if opcode == "dynamic-update-slice" and _is_passed(computation, instruction.operands[0]):
-        return _array(computation, instruction.operands[1]).bytes
-    if opcode == "custom-call" and "AsyncCollective" in instruction.attributes:
-        return 0
-    return sum(array.bytes for array in instruction.arrays)
+        return _bytes(computation, instruction.operands[1])
+    return _bytes(computation, name)
 
 
 def _is_passed(computation: Computation, name: str) -> bool:
@@ -163,34 +159,29 @@ def _is_passed(computation: Computation, name: str) -> bool:
 
 
 def _read(module: Module, computation: Computation, instruction: Instruction, index: int) -> int:
-    """Bytes that an operation reads of its operand of this number; never more than it has, see `hbm_bytes`."""
+    """Bytes that an operation reads of its operand of this number, perhaps more than it has: see `hbm_bytes`."""
     opcode = instruction.opcode.removesuffix("-start")
     if opcode in ("dynamic-slice", "slice", "gather") and index == 0:
-        return min(array.bytes for array in _sliced(computation, instruction))
+        started = instruction.opcode.endswith("-start")
+        sliced = [a for _, a in _started(computation, instruction)] if started else instruction.arrays
+        return min(array.bytes for array in sliced)
     if opcode == "dynamic-update-slice" and index == 0:
         return 0
     if instruction.opcode == "fusion":
-        inner = module.computation(instruction.called("calls"), instruction.name)
+        inner = _fused(module, instruction)
         return _read_within(module, inner, inner.parameters[index])
-    if opcode in (*_COLLECTIVES, "tuple") or "AsyncCollective" in instruction.attributes:
+    if opcode in (*KINDS, "tuple") or "AsyncCollective" in instruction.attributes:
         return 0
-    return sum(array.bytes for array in computation.instructions[instruction.operands[index]].arrays)
-
-
-def _sliced(computation: Computation, instruction: Instruction) -> list[Array]:
-    started = instruction.opcode.endswith("-start")
-    return [array for _, array in _started(computation, instruction)] if started else list(instruction.arrays)
+    return _bytes(computation, instruction.operands[index])
 
 
 def _read_within(module: Module, computation: Computation, name: str) -> int:
+    """Bytes that a fused computation reads of a value."""
     total = 0
     for user in computation.users.get(name, ()):
         if user.opcode == "bitcast":
             total += _read_within(module, computation, user.name)
         else:
-            total += sum(
-                _read(module, computation, user, index)
-                for index, operand in enumerate(user.operands)
-                if operand == name
-            )
+            indices = [index for index, operand in enumerate(user.operands) if operand == name]
+            total += sum(_read(module, computation, user, index) for index in indices)
     return total

@@ -15,8 +15,7 @@ import re
 from collections.abc import Mapping
 
 from chinchilla_jax.base.hlo import Computation, HloError, Instruction, Module, parse_module
-from chinchilla_jax.preflight.program.collectives import Collective, is_collective, read_collective
-from chinchilla_jax.preflight.program.device_groups import slices_of
+from chinchilla_jax.preflight.program.collectives import Collective, Runs, is_collective, read_collective, slices_of
 from chinchilla_jax.preflight.program.loops import trip_count
 from chinchilla_jax.preflight.program.operations import hbm_bytes, matmul_flops, written_arrays
 
@@ -84,19 +83,17 @@ def read_program(text: str, mesh_shape: Mapping[str, int]) -> StepProgram:
     """
     module = parse_module(text)
     reader = _Reader(module, mesh_shape)
-    reader.walk(module.entry, _Runs())
-    return reader.program()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Runs:
-    """How often a computation runs, and where."""
-
-    trips: int = 1
-    loops: tuple[str, ...] = ()
-    known: Mapping[int, int] = dataclasses.field(default_factory=dict)  # elements of a loop's state with known values
-    asynchronous: bool = False
-    origin: str = ""  # the `op_name` of what the computation is for
+    reader.walk(module.entry, Runs())
+    reader.refuse_what_was_missed()
+    return StepProgram(
+        collectives=tuple(reader.collectives),
+        kernels=dict(reader.kernels),
+        cycles=reader.cycles,
+        matmul_flops=reader.flops,
+        hbm_bytes=reader.hbm,
+        largest=tuple(sorted(reader.temporaries.values(), key=lambda t: (-t.bytes, t.name))[:LARGEST]),
+        unknown_loops=reader.unknown_loops,
+    )
 
 
 class _Reader:
@@ -116,25 +113,7 @@ class _Reader:
         self.visited: set[str] = set()
         self.outputs = _aliased_outputs(module)
 
-    def program(self) -> StepProgram:
-        """The sums, after the walk."""
-        for key, name in self.continued.items():
-            if key not in self.started:
-                raise HloError(f"{name}: a part of an asynchronous collective that starts nowhere")
-        for computation in self.module.computations.values():
-            if computation.name not in self.visited:
-                _refuse_unvisited(computation)
-        return StepProgram(
-            collectives=tuple(self.collectives),
-            kernels=dict(self.kernels),
-            cycles=self.cycles,
-            matmul_flops=self.flops,
-            hbm_bytes=self.hbm,
-            largest=tuple(sorted(self.temporaries.values(), key=lambda t: (-t.bytes, t.name))[:LARGEST]),
-            unknown_loops=self.unknown_loops,
-        )
-
-    def walk(self, computation: Computation, runs: _Runs) -> None:
+    def walk(self, computation: Computation, runs: Runs) -> None:
         """Adds what a scheduled computation does."""
         self.visited.add(computation.name)
         for instruction in computation.instructions.values():
@@ -143,32 +122,34 @@ class _Reader:
                 self._loop(computation, instruction, runs)
             elif opcode in ("call", "call-start", "async-start"):
                 called = instruction.called("to_apply") or instruction.called("calls")
-                inner = dataclasses.replace(
-                    runs,
-                    known={},
-                    origin=_origin(computation, instruction),
-                    asynchronous=runs.asynchronous or opcode != "call",
-                )
+                origin, started = _origin(computation, instruction), runs.asynchronous or opcode != "call"
+                inner = dataclasses.replace(runs, known={}, origin=origin, asynchronous=started)
                 self.walk(self.module.computation(called, instruction.name), inner)
             elif opcode == "conditional":
                 self._conditional(instruction, runs)
             elif opcode not in _FREE and not opcode.endswith(("-done", "-update")):
                 self._operation(computation, instruction, runs)
 
-    def _loop(self, computation: Computation, instruction: Instruction, runs: _Runs) -> None:
+    def refuse_what_was_missed(self) -> None:
+        """Raises HloError if anything that communicates or computes was not reached by the walk."""
+        for key, name in self.continued.items():
+            if key not in self.started:
+                raise HloError(f"{name}: a part of an asynchronous collective that starts nowhere")
+        for computation in self.module.computations.values():
+            for one in computation.instructions.values() if computation.name not in self.visited else ():
+                if is_collective(one) or _KERNEL in _targets_of(one):
+                    where = f"{one.opcode} in {computation.name}, which is called in a way that is not understood"
+                    raise HloError(f"{one.name}: {where}")
+
+    def _loop(self, computation: Computation, instruction: Instruction, runs: Runs) -> None:
         name = instruction.name
         count, constant = trip_count(self.module, computation, instruction, runs.known)
         if count is None:
-            self.unknown_loops[name] = f"{name} {instruction.op_name}".strip()
-        inner = dataclasses.replace(
-            runs,
-            trips=runs.trips * (1 if count is None else count),
-            loops=(*runs.loops, name),
-            known=constant,
-        )
+            count, self.unknown_loops[name] = 1, f"{name} {instruction.op_name}".strip()
+        inner = dataclasses.replace(runs, trips=runs.trips * count, loops=(*runs.loops, name), known=constant)
         self.walk(self.module.computation(instruction.called("body"), name), inner)
 
-    def _conditional(self, instruction: Instruction, runs: _Runs) -> None:
+    def _conditional(self, instruction: Instruction, runs: Runs) -> None:
         """Counts all branches. If they hold anything that matters, there is no right number."""
         before = len(self.collectives), self.kernels.total(), self.flops
         for name in instruction.branches:
@@ -179,87 +160,57 @@ class _Reader:
                 "how often they run depends on data"
             )
 
-    def _operation(self, computation: Computation, instruction: Instruction, runs: _Runs) -> None:
+    def _operation(self, computation: Computation, instruction: Instruction, runs: Runs) -> None:
         targets = _targets_of(instruction)
-        if not _FREE_TARGETS.isdisjoint(targets):
-            if _ALLOCATION in targets:
-                self._add_temporary(computation, instruction)
+        if _FREE_TARGETS.isdisjoint(targets):
+            runs = dataclasses.replace(runs, origin=_origin(computation, instruction) or runs.origin)
+            self._count(computation, instruction, runs)
+            if not is_collective(instruction):
+                self.flops += runs.trips * matmul_flops(self.module, computation, instruction)
+                self.hbm += runs.trips * hbm_bytes(self.module, computation, instruction)
+            cycles = _CYCLES.search(instruction.attributes)
+            self.cycles += runs.trips * int(cycles[1]) if cycles else 0
+        elif _ALLOCATION not in targets:
             return
-        runs = dataclasses.replace(runs, origin=_origin(computation, instruction) or runs.origin)
-        self._add_kernel(instruction, runs)
-        if is_collective(instruction):
-            self._add_collective(computation, instruction, runs)
-        else:
-            if instruction.opcode == "fusion":
-                self._fused(instruction, runs)
-            self.flops += runs.trips * matmul_flops(self.module, computation, instruction)
-            self.hbm += runs.trips * hbm_bytes(self.module, computation, instruction)
-        cycles = _CYCLES.search(instruction.attributes)
-        self.cycles += runs.trips * int(cycles[1]) if cycles else 0
         self._add_temporary(computation, instruction)
 
-    def _fused(self, fusion: Instruction, runs: _Runs) -> None:
-        """Adds the collectives and kernels in a fusion.
+    def _count(self, computation: Computation, instruction: Instruction, runs: Runs, fused: bool = False) -> None:
+        """Adds the collective or the kernel that an instruction is, or those in a fusion.
 
         An asynchronous collective may stand in every fusion from its start to its end. It is counted at its start.
         """
-        computation = self.module.computation(fusion.called("calls"), fusion.name)
-        self.visited.add(computation.name)
-        for instruction in computation.instructions.values():
-            if instruction.opcode == "fusion":
-                self._fused(instruction, runs)
-            self._add_kernel(instruction, runs)
-            if not is_collective(instruction):
-                continue
+        if instruction.opcode == "fusion":
+            called = self.module.computation(instruction.called("calls"), instruction.name)
+            self.visited.add(called.name)
+            for inner in called.instructions.values():
+                self._count(called, inner, runs, fused=True)
+        if _KERNEL in _targets_of(instruction):  # under the name that `pallas_call` was given
+            named = _KERNEL_NAME.search(instruction.op_name)
+            self.kernels[named[1] if named else _NUMBERED.sub("", instruction.name)] += runs.trips
+        if not is_collective(instruction):
+            return
+        if fused:
             channel, chain = (pattern.search(instruction.attributes) for pattern in (_CHANNEL, _CHAIN))
             key = instruction.opcode.removesuffix("-start"), channel and channel[1], chain and chain[1]
             targets = _targets_after(computation, instruction)
             if _ASYNC_START in targets:
                 self.started.add(key)
-                self._add_collective(computation, instruction, dataclasses.replace(runs, asynchronous=True))
+                runs = dataclasses.replace(runs, asynchronous=True)
             elif _ASYNC_DONE in targets or chain:
                 self.continued[key] = instruction.name
-            else:
-                self._add_collective(computation, instruction, runs)
-
-    def _add_kernel(self, instruction: Instruction, runs: _Runs) -> None:
-        """Under the name that `pallas_call` was given, without the transformations around it."""
-        if _KERNEL in _targets_of(instruction):
-            named = _KERNEL_NAME.search(instruction.op_name)
-            self.kernels[named[1] if named else _NUMBERED.sub("", instruction.name)] += runs.trips
-
-    def _add_collective(self, computation: Computation, instruction: Instruction, runs: _Runs) -> None:
-        one_run = read_collective(computation, instruction, self.mesh_shape, self.slices)
-        if one_run is not None:
-            collective = dataclasses.replace(
-                one_run,
-                trips=runs.trips,
-                asynchronous=one_run.asynchronous or runs.asynchronous,
-                op_name=one_run.op_name or runs.origin,
-                loops=runs.loops,
-            )
-            self.collectives.append(collective)
+                return
+        if found := read_collective(computation, instruction, runs, self.mesh_shape, self.slices):
+            self.collectives.append(found)
 
     def _add_temporary(self, computation: Computation, instruction: Instruction) -> None:
         """The largest array in HBM that an instruction makes, unless it is an output in a donated argument."""
-        outputs = self.outputs if computation is self.module.entry else ()
+        name, outputs = instruction.name, self.outputs if computation is self.module.entry else ()
         made = written_arrays(self.module, computation, instruction)
-        new = [array for index, array in made if array.space == 0 and (instruction.name, index) not in outputs]
+        new = [array for index, array in made if array.space == 0 and (name, index) not in outputs]
         if new:
             largest = max(new, key=lambda array: array.bytes)
             op_name = instruction.op_name or _purpose(computation, instruction)
-            self.temporaries[instruction.name] = Temporary(
-                instruction.name, largest.dtype, largest.shape, largest.bytes, op_name
-            )
-
-
-def _refuse_unvisited(computation: Computation) -> None:
-    for instruction in computation.instructions.values():
-        if is_collective(instruction) or _KERNEL in _targets_of(instruction):
-            raise HloError(
-                f"{instruction.name}: {instruction.opcode} in {computation.name}, which is called in a way "
-                "that is not understood"
-            )
+            self.temporaries[name] = Temporary(name, largest.dtype, largest.shape, largest.bytes, op_name)
 
 
 def _origin(computation: Computation, instruction: Instruction, depth: int = 8) -> str:

@@ -2,40 +2,23 @@
 
 Per device, for one layer and one microbatch. A collective over g devices of an array of n bytes sends (g-1)/g n from
 each of them as an all-gather or a reduce-scatter and twice that as an all-reduce, and no algorithm sends less (Chan et
-al. 2007, table 1). With e bytes in a number of the compute type, W = d (a + 2 k) + a d + m d f weights in a layer's
-matrices (d the model width, a and k the width of all query and key heads, f the inner width, m = 3 if gated, else 2),
-t = mesh.tensor, and X = e d x the tokens of one device's rows:
+al. 2007, table 1). `_minimum` lists the collectives, by the axes of the table in `parallel/rules.py`:
 
-    weights (FSDP; Rajbhandari et al. 2020, stage 3), over fsdp and context
-      all-gather      2 e W/t   the forward pass, and once more the backward pass
-      reduce-scatter  1 e W/t   gradients
-    residual stream split over tokens (Korthikanti et al. 2022, section 4.2.2), over tensor
-      all-gather      2 X forward: before the first products of attention and of the feed-forward
-                    + 2 X backward: gradients of what the two blocks added
-                    + 2 X if anything is recomputed: the inputs of those products, for the gradients of the weights
-      reduce-scatter  2 X forward: after the last products
-                    + 2 X backward: gradients of the inputs
-                    + 1 X with remat `attention` and `full`: the feed-forward's input takes the attention block again,
-                          while nothing needs the output of the feed-forward
-      A stream that every device holds whole would take all-reduces only, 2 + 2 + 1 of 2 X each: a little less with
-      remat, for t times the memory.
-    keys of relative distances, S of them, over fsdp and context: the cheaper of two ways to get them from their
-    weight of d a/t; r is 1, or 2 with remat `attention` and `full`
-      all-gather r e d a/t and reduce-scatter e d a/t   the weight is gathered as others are
-      all-reduce r 4 S a/t + e S a/t                    products of parts of the width are added up, in float32
-      (counted for all of a/t, though a device that exchanges tokens for heads needs only its own)
-    tokens of a row that see each other, over context: the cheaper of two ways (parallel/context.py). With P = e / t x
-    the tokens of one device's rows and c = mesh.context
-      all-to-all      P (2 a + 2 k) forward: queries, keys, values and the output, exchanged for heads, if they divide
-                    + P (2 a + 2 k) backward: gradients of these
-                    + P (2 a + 2 k) if anything is recomputed
-      all-gather      P c 2 k forward: keys and values
-                    + P c 2 k if anything is recomputed
-      reduce-scatter  P c 2 k backward: their gradients
-    gains and biases: their gradients, over fsdp, context and, where tokens are split over it, tensor
-      all-reduce
-    gradients over data, once a step and not once a microbatch: of what a device stores of the layer
-      all-reduce      in float32, or in the compute type if there is one microbatch
+    weights (FSDP; Rajbhandari et al. 2020, stage 3), over fsdp and context: gathered for the forward pass and once more
+      for the backward pass; their gradients are reduced and scattered
+    residual stream, split over tokens (Korthikanti et al. 2022, section 4.2.2), over tensor: gathered before the first
+      products of attention and of the feed-forward, for the gradients of what the two blocks added, and again if
+      anything is recomputed; scattered after the last products, for the gradients of the inputs, and once more with
+      remat `attention` and `full`: the feed-forward's input takes the attention block again, while nothing needs the
+      output of the feed-forward. A stream that every device holds whole would take all-reduces only, 2 + 2 + 1 of them:
+      a little less with remat, for as many times the memory as `tensor` has devices.
+    keys of relative distances, over fsdp and context: the cheaper of two ways to get them. Their weight is gathered as
+      others are, or the products of parts of the width are added up, in float32. (Counted for all heads, though a
+      device that exchanges tokens for heads needs only its own.)
+    tokens of a row that see each other, over context: the cheaper of two ways (`parallel/context.py`). Queries, keys,
+      values and the output are exchanged for heads, if they divide, or keys and values are gathered.
+    gradients over data, once a step: of what a device stores of the layer, in float32, or in the compute type if there
+      is one microbatch
 """
 
 from __future__ import annotations
@@ -44,18 +27,21 @@ import collections
 import dataclasses
 import math
 import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from chinchilla_jax.base.hlo import HloError
-from chinchilla_jax.config import RunConfig
-from chinchilla_jax.model.parts import POSITIONS, Weights, block_weights, count, end_weights
+from chinchilla_jax.config import MeshConfig, RunConfig
+from chinchilla_jax.model.parts import POSITIONS, Weight, block_weights, end_weights
+from chinchilla_jax.parallel.rules import mesh_axes, rules_of
+from chinchilla_jax.preflight.step import Sent
 
 if TYPE_CHECKING:
     from chinchilla_jax.preflight.program.program import Collective, StepProgram
 
-STORED = ("fsdp", "context")  # what a weight's model width is split over
 _BYTES = {"bfloat16": 2, "float32": 4}
 _IN_LAYER = re.compile(r"/layers?(?:_\d+)?/")
+_Row = tuple[int, str, tuple[str, ...], int, str]  # how many collectives of an array, kind, axes, its bytes, why
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,131 +64,122 @@ class Least:
     embedding_and_loss_per_step: tuple[Need, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Sent:
-    """Bytes that a device sends over some axes in one kind of collective, per microbatch, and the least it could.
-
-    The kind `all` is the sum over kinds, with the permutes that do the work of a gather or a scatter. What runs once a
-    step is shared out among its microbatches.
-    """
-
-    in_layers: bool  # True for what one layer sends; False for what the embedding and the loss send together
-    kind: str
-    axes: tuple[str, ...]  # empty for the sum over all axes
-    measured: float  # in the compiled program
-    minimum: float  # by arithmetic
-
-    @property
-    def ratio(self) -> float:
-        """Measured over minimum; infinite where nothing is needed, 1 where nothing is needed and nothing sent."""
-        if self.minimum:
-            return self.measured / self.minimum
-        return math.inf if self.measured else 1.0
-
-
-class _Needs:
-    """Collects needs on a mesh. Over a single device nothing is needed."""
-
-    def __init__(self, config: RunConfig):
-        self.mesh = config.mesh
-        self.collected: list[Need] = []
-
-    def add(self, kind: str, axes: tuple[str, ...], size: int, why: str, times: int = 1) -> None:
-        """`times` collectives of an array of `size` bytes."""
-        axes = tuple(axis for axis in axes if getattr(self.mesh, axis) > 1)
-        group = math.prod(getattr(self.mesh, axis) for axis in axes)
-        if group > 1 and size and times:
-            wire = (2 if kind == "all-reduce" else 1) * size * (group - 1) // group
-            self.collected.append(Need(kind, axes, times * wire, why))
-
-    @property
-    def sent(self) -> int:
-        return sum(need.wire_bytes for need in self.collected)
-
-
 def minimum(config: RunConfig) -> Least:
     """The least traffic of a run's train step on its mesh; the module's docstring has the formulas.
 
-    It is that of the table in `parallel/rules.py`, whatever `mesh.rules` changes of it.
+    Raises:
+      ConfigError: `mesh.rules` gives an axis that is split twice.
     """
+    with rules_of(config.mesh):
+        return _minimum(config)
+
+
+def _minimum(config: RunConfig) -> Least:
     m, mesh, train = config.model, config.mesh, config.train
     size = _BYTES[train.compute_dtype]
     summed = 4 if train.microbatches > 1 else size  # bytes of a gradient once all microbatches are added up
-    stored = math.prod(getattr(mesh, axis) for axis in STORED)
-    rows = train.batch_size // train.microbatches // (mesh.data * mesh.fsdp)
-    tokens = rows * config.data.seq_len // mesh.context
+    stored, length, heads = mesh_axes("embed"), mesh_axes("length"), mesh_axes("heads")
+    spread = tuple(axis for axis in mesh_axes("residual_length") if axis not in length)  # of the residual stream
+    copied = tuple(axis for axis in mesh_axes("batch", "length") if axis not in stored)
+    added = tuple(axis for axis in mesh_axes("batch", "length") if axis in stored)
+    rows = train.batch_size // train.microbatches // devices(mesh, mesh_axes("batch"))
+    tokens = rows * config.data.seq_len // devices(mesh, length)
     stream = size * m.d_model * tokens
     recomputed = train.remat != "none"
     blocks_again = int(train.remat in ("attention", "full"))
-    distances = _matrices(POSITIONS[m.position].weights(m))
-    weights = sum(map(_matrices, block_weights(m).values())) - distances
-    weights //= mesh.tensor
-
-    layer = _Needs(config)
-    layer.add("all-gather", STORED, size * weights, "weights", 2)
-    layer.add("reduce-scatter", STORED, size * weights, "gradients of weights")
-    layer.add("all-gather", ("tensor",), stream, "residual stream", 4 + 2 * recomputed)
-    layer.add("reduce-scatter", ("tensor",), stream, "residual stream", 4 + blocks_again)
-    if distances:
-        layer.collected += _relative(config, size, distances // mesh.tensor, 1 + blocks_again)
-        weights += distances // mesh.tensor
-    layer.collected += _context(config, size * tokens // mesh.tensor, 1 + recomputed)
-    whole, split = _vectors(config)
-    layer.add("all-reduce", (*STORED, "tensor"), size * whole, "gradients of gains and biases of the stream")
-    layer.add("all-reduce", STORED, size * split, "gradients of biases of heads and inner width")
-
-    layer_step = _Needs(config)
-    layer_step.add("all-reduce", ("data",), summed * (weights // stored + whole + split), "gradients")
-
-    positions = _matrices(POSITIONS[m.position].table(m))
-    tables = (_matrices(end_weights(m)) - positions) // mesh.tensor
-    ends = _Needs(config)
-    ends.add("reduce-scatter", ("tensor",), stream, "embeddings, from parts of the vocabulary")
-    ends.add("all-gather", ("tensor",), stream, "gradients of embeddings")
-    ends.add("all-gather", ("tensor",), stream, "input of the logits")
-    ends.add("reduce-scatter", ("tensor",), stream, "its gradients")
-    ends.add("all-reduce", ("tensor",), 3 * 4 * tokens, "largest logit, sum and label's logit of every token")
-    ends.add("reduce-scatter", STORED, size * (tables + positions), "gradients of tables")
-    ends_step = _Needs(config)
-    ends_step.add("all-gather", STORED, size * (tables + positions), "tables")
-    ends_step.add("all-reduce", ("data",), summed * (tables + positions) // stored, "gradients of tables")
-    return Least(*(tuple(needs.collected) for needs in (layer, layer_step, ends, ends_step)))
-
-
-def _matrices(weights: Weights) -> int:
-    """Numbers in the weights that are split along the model width."""
-    return count(weight for weight in weights.values() if "embed" in weight.axes)
+    layer = [weight for weights in block_weights(m).values() for weight in weights.values()]
+    distances = _numbers(mesh, POSITIONS[m.position].weights(m).values(), "embed")
+    weights = _numbers(mesh, layer, "embed")
+    vectors, whole = _numbers(mesh, layer) - weights, _numbers(mesh, layer, "norm")
+    tables = _numbers(mesh, end_weights(m).values(), "embed")
+    in_layer = (
+        (2, "all-gather", stored, size * (weights - distances), "weights"),
+        (1, "reduce-scatter", stored, size * (weights - distances), "gradients of weights"),
+        (4 + 2 * recomputed, "all-gather", spread, stream, "residual stream"),
+        (4 + blocks_again, "reduce-scatter", spread, stream, "residual stream"),
+        *_relative(config, size, distances, 1 + blocks_again),
+        *_context(config, size * tokens // devices(mesh, heads), 1 + recomputed),
+        (1, "all-reduce", (*added, *spread), size * whole, "gradients of gains and biases of the stream"),
+        (1, "all-reduce", added, size * (vectors - whole), "gradients of biases of heads and inner width"),
+    )
+    ends = (
+        (1, "reduce-scatter", spread, stream, "embeddings, from parts of the vocabulary"),
+        (1, "all-gather", spread, stream, "gradients of embeddings"),
+        (1, "all-gather", spread, stream, "input of the logits"),
+        (1, "reduce-scatter", spread, stream, "its gradients"),
+        (1, "all-reduce", mesh_axes("vocab"), 3 * 4 * tokens, "largest logit, sum and label's logit of every token"),
+        (1, "reduce-scatter", stored, size * tables, "gradients of tables"),
+    )
+    ends_per_step = (
+        (1, "all-gather", stored, size * tables, "tables"),
+        (1, "all-reduce", copied, summed * tables // devices(mesh, stored), "gradients of tables"),
+    )
+    layer_per_step = (1, "all-reduce", copied, summed * (weights // devices(mesh, stored) + vectors), "gradients")
+    return Least(
+        _needs(mesh, in_layer),
+        _needs(mesh, [layer_per_step]),
+        _needs(mesh, ends),
+        _needs(mesh, ends_per_step),
+    )
 
 
-def _relative(config: RunConfig, size: int, weights: int, passes: int) -> list[Need]:
-    """The keys of distances, the cheaper way. `weights` is how many a device has, were it not for `STORED`."""
-    width = weights // config.model.d_model
-    gathered, added = _Needs(config), _Needs(config)
-    gathered.add("all-gather", STORED, size * weights, "weight of relative keys", passes)
-    gathered.add("reduce-scatter", STORED, size * weights, "its gradient")
-    added.add("all-reduce", STORED, 4 * config.data.seq_len * width, "relative keys", passes)
-    added.add("all-reduce", STORED, size * config.data.seq_len * width, "gradient of relative keys")
-    return min(gathered, added, key=lambda needs: needs.sent).collected
+def devices(mesh: MeshConfig, axes: Sequence[str]) -> int:
+    """How many devices there are along these axes together."""
+    return math.prod(mesh.axes[axis] for axis in axes)
 
 
-def _context(config: RunConfig, size: int, passes: int) -> list[Need]:
+def _needs(mesh: MeshConfig, rows: Sequence[_Row]) -> tuple[Need, ...]:
+    """The collectives of rows. Over a single device nothing is needed."""
+    needs = []
+    for times, kind, names, size, why in rows:
+        axes = tuple(axis for axis in mesh.axes if axis in names and mesh.axes[axis] > 1)
+        group = devices(mesh, axes)
+        if group > 1 and size and times:
+            wire = (2 if kind == "all-reduce" else 1) * size * (group - 1) // group
+            needs.append(Need(kind, axes, times * wire, why))
+    return tuple(needs)
+
+
+def _cheaper(mesh: MeshConfig, *ways: Sequence[_Row]) -> Sequence[_Row]:
+    return min(ways, key=lambda rows: sum(need.wire_bytes for need in _needs(mesh, rows)))
+
+
+def _numbers(mesh: MeshConfig, weights: Iterable[Weight], axis: str | None = None) -> int:
+    """Numbers that a device has of weights, or of those with an axis, once their model width is gathered."""
+    chosen = [weight for weight in weights if axis is None or axis in weight.axes]
+    split = [mesh_axes(*(name for name in w.axes if name and name != "embed")) for w in chosen]
+    return sum(w.size // devices(mesh, axes) for w, axes in zip(chosen, split, strict=True))
+
+
+def _relative(config: RunConfig, size: int, weights: int, passes: int) -> Sequence[_Row]:
+    """The keys of distances, the cheaper way. `weights` is how many numbers a device has once they are gathered."""
+    stored, products = mesh_axes("embed"), config.data.seq_len * (weights // config.model.d_model)
+    return _cheaper(
+        config.mesh,
+        [
+            (passes, "all-gather", stored, size * weights, "weight of relative keys"),
+            (1, "reduce-scatter", stored, size * weights, "its gradient"),
+        ],
+        [
+            (passes, "all-reduce", stored, 4 * products, "relative keys"),
+            (1, "all-reduce", stored, size * products, "gradient of relative keys"),
+        ],
+    )
+
+
+def _context(config: RunConfig, size: int, passes: int) -> Sequence[_Row]:
     """Attention of split rows, the cheaper way. `size` is that of one channel of a device's tokens and heads."""
-    m, context = config.model, config.mesh.context
-    kv = m.n_kv_heads * m.head_dim
-    exchanged, gathered = _Needs(config), _Needs(config)
-    exchanged.add("all-to-all", ("context",), size * (2 * m.d_attn + 2 * kv), "tokens for heads", 1 + passes)
-    gathered.add("all-gather", ("context",), size * context * 2 * kv, "keys and values", passes)
-    gathered.add("reduce-scatter", ("context",), size * context * 2 * kv, "gradients of keys and values")
-    ways = [gathered] if m.n_kv_heads % (config.mesh.tensor * context) else [exchanged, gathered]
-    return min(ways, key=lambda needs: needs.sent).collected
-
-
-def _vectors(config: RunConfig) -> tuple[int, int]:
-    """Gains and biases of a layer: those of the model width, and those of a device's heads and inner width."""
-    layer = [weight for weights in block_weights(config.model).values() for weight in weights.values()]
-    vectors = [weight for weight in layer if "embed" not in weight.axes]
-    whole = count(weight for weight in vectors if "norm" in weight.axes)
-    return whole, (count(vectors) - whole) // config.mesh.tensor
+    m, mesh, length = config.model, config.mesh, mesh_axes("length")
+    kv, parts = m.n_kv_heads * m.head_dim, devices(mesh, length)
+    gathered = [
+        (passes, "all-gather", length, size * parts * 2 * kv, "keys and values"),
+        (1, "reduce-scatter", length, size * parts * 2 * kv, "gradients of keys and values"),
+    ]
+    if m.n_kv_heads % (devices(mesh, mesh_axes("heads")) * parts):
+        return gathered
+    return _cheaper(
+        mesh, [(1 + passes, "all-to-all", length, size * (2 * m.d_attn + 2 * kv), "tokens for heads")], gathered
+    )
 
 
 def compare(program: StepProgram, config: RunConfig) -> tuple[Sent, ...]:
@@ -221,10 +198,12 @@ def compare(program: StepProgram, config: RunConfig) -> tuple[Sent, ...]:
     microbatches, layers = config.train.microbatches, config.model.n_layers
     depth = 1 if microbatches > 1 else 0  # the loop over microbatches is around everything
     loops = {c.loops[depth] for c in program.collectives if _IN_LAYER.search(c.op_name) and len(c.loops) > depth}
-    inside, outside = [], []
-    for c in program.collectives:
-        layer = _IN_LAYER.search(c.op_name) or not loops.isdisjoint(c.loops[depth : depth + 1])
-        (inside if layer else outside).append(c)
+
+    def in_layer(c: Collective) -> bool:
+        return bool(_IN_LAYER.search(c.op_name)) or not loops.isdisjoint(c.loops[depth : depth + 1])
+
+    inside = [c for c in program.collectives if in_layer(c)]
+    outside = [c for c in program.collectives if not in_layer(c)]
     least = minimum(config)
     needs = [(need, 1) for need in least.layer] + [(need, microbatches) for need in least.layer_per_step]
     ends = [(need, 1) for need in least.embedding_and_loss]
@@ -239,17 +218,12 @@ def _rows(in_layers: bool, collectives: list[Collective], times: int, needs: lis
       times: how often the part runs in a step, over which what is measured is shared out.
       needs: each with the number of times over which it is shared out.
     """
-    measured: collections.Counter[tuple] = collections.Counter()
-    least: collections.Counter[tuple] = collections.Counter()
-
-    def add(sums: collections.Counter[tuple], kind: str, axes: tuple[str, ...], sent: float) -> None:
+    measured: dict[tuple[tuple[str, ...], str], float] = collections.defaultdict(float)
+    least: dict[tuple[tuple[str, ...], str], float] = collections.defaultdict(float)
+    sent = [(measured, c.kind, c.axes, c.wire_bytes * c.trips / times) for c in collectives if c.wire_bytes * c.trips]
+    sent += [(least, need.kind, need.axes, need.wire_bytes / shared) for need, shared in needs]
+    for sums, kind, axes, size in sent:
         for key in ((axes, kind), (axes, "all"), ((), "all")):
-            sums[key] += sent
-
-    for c in collectives:
-        if c.wire_bytes * c.trips:
-            add(measured, c.kind, c.axes, c.wire_bytes * c.trips / times)
-    for need, shared in needs:
-        add(least, need.kind, need.axes, need.wire_bytes / shared)
+            sums[key] += size
     keys = sorted(measured.keys() | least.keys(), key=lambda key: (not key[0], key[0], key[1] == "all", key[1]))
-    return [Sent(in_layers, kind, axes, float(measured[axes, kind]), float(least[axes, kind])) for axes, kind in keys]
+    return [Sent(in_layers, kind, axes, measured[axes, kind], least[axes, kind]) for axes, kind in keys]
