@@ -59,8 +59,8 @@ def kernel_cycles(config: RunConfig, slice_: Slice, cache: Cache) -> KernelCycle
     """Cycles of a call of the forward and of the backward kernel; 5 to 30 seconds the first time for a shape."""
     shape, factor = shape_of(config, slice_)
     key = cache.key({"attention": shape})
-    calls = cache.read(key, lambda cycles: _calls(cycles, factor))
-    if calls is None:
+    cycles: dict[str, list[float]] | None = cache.read(key)
+    if cycles is None:
         from chinchilla_jax.tools.tpu_meter import MeterError
         from chinchilla_jax.tools.tpu_meter.measure import measure
 
@@ -68,17 +68,12 @@ def kernel_cycles(config: RunConfig, slice_: Slice, cache: Cache) -> KernelCycle
             report = measure(BUILD, slice_.generation, {k: v for k, v in shape.items() if k != "generation"})
         except MeterError as error:
             return KernelCycles({}, shape, factor, str(error).strip().split("\n")[-1][:200])
-        cycles: dict[str, list[float]] = {}
+        cycles = {}
         for kernel in report.kernels:
             cycles.setdefault(plain_name(kernel.name), []).append(kernel.bound_cycles)
         cache.write(key, cycles)
-        calls = _calls(cycles, factor)
-    return KernelCycles(calls, shape, factor)
-
-
-def _calls(cycles: dict[str, list[float]], factor: float) -> dict[str, float]:
-    """A long sequence takes several calls of a kernel. The program counts each of them, so their mean is taken here."""
-    return {name: factor * sum(calls) / len(calls) for name, calls in cycles.items()}
+    # A long sequence takes several calls of a kernel. The program counts each of them, so their mean is taken here.
+    return KernelCycles({name: factor * sum(each) / len(each) for name, each in cycles.items()}, shape, factor)
 
 
 def plain_name(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
+from chinchilla_jax.config_values import build
 from chinchilla_jax.preflight.attention import KernelCycles, kernel_cycles
 from chinchilla_jax.preflight.cache import Cache
 from chinchilla_jax.preflight.predict import RunCost, StepTime, run_cost, step_time
@@ -108,7 +109,7 @@ def check_step(config: RunConfig, options: Options, echo: Echo) -> Checked:
     slice_, cache = options.slice, options.cache
     shape = shape_key(config).to_dict()
     key = cache.key({"config": shape, "slice": slice_.topology, "slices": slice_.count})
-    step = cache.read(key, CompiledStep.from_dict)
+    step: CompiledStep | None = cache.read(key, lambda values: build(CompiledStep, values, ""))
     cached = step is not None
     if step is None:
         echo(

@@ -69,7 +69,7 @@ def compile_step(config: RunConfig, slice_: Slice) -> tuple[CompiledStep, str]:
             kernels=program.kernels,
             traffic=traffic(program.collectives, step.links),
             sent=compare(program, config),
-            largest=tuple(dataclasses.asdict(a) | {"shape": list(a.shape)} for a in program.largest),
+            largest=program.largest,
             unknown_loops=tuple(program.unknown_loops.values()),
         )
     except jax.errors.JaxRuntimeError as error:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from chinchilla_jax.config import RunConfig
 
@@ -95,47 +93,38 @@ class Sent:
 
 
 @dataclasses.dataclass(frozen=True)
+class Temporary:
+    """An array in HBM that an instruction makes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    op_name: str
+
+
+@dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """A step for a batch of `sequences`, on one chip. The figures that also a `StepProgram` has are those."""
+    """A step for a batch of `sequences`, on one chip. The figures that also a `StepProgram` has are those.
+
+    The types are such that `config_values.build` makes a step of what is left of it in JSON.
+    """
 
     sequences: int
     memory: Memory  # if the step was refused, only the state and the batch
-    links: Mapping[str, int]  # of a chip that serve each mesh axis, one way
+    links: dict  # how many links of a chip serve each mesh axis, one way
     seconds: float  # that compiling took
     refusal: Refusal | None = None  # why it does not fit
     unread: str | None = None  # what in the program was not understood; then nothing but the memory is known
     matmul_flops: int = 0
     cycles: int = 0
     hbm_bytes: int = 0
-    kernels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    kernels: dict = dataclasses.field(default_factory=dict)  # how often each runs, by name
     traffic: tuple[Traffic, ...] = ()  # the largest first
     sent: tuple[Sent, ...] = ()  # against the least that the mesh needs
-    largest: tuple[dict[str, Any], ...] = ()  # arrays in HBM that it makes: fields of `program.Temporary`
+    largest: tuple[Temporary, ...] = ()
     unknown_loops: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
         return self.refusal is None
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CompiledStep:
-        """Inverts `dataclasses.asdict`, after JSON too.
-
-        Raises:
-          TypeError, KeyError: values of another kind.
-        """
-
-        def rows(kind: type, name: str) -> tuple:
-            return tuple(kind(**row | {"axes": tuple(row["axes"])}) for row in values[name])
-
-        return cls(
-            **dict(values)
-            | {
-                "memory": Memory(**values["memory"]),
-                "refusal": values["refusal"] and Refusal(**values["refusal"]),
-                "traffic": rows(Traffic, "traffic"),
-                "sent": rows(Sent, "sent"),
-                "largest": tuple(values["largest"]),
-                "unknown_loops": tuple(values["unknown_loops"]),
-            }
-        )

@@ -29,8 +29,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.chips import kernel_chips
-from chinchilla_jax.base.files import write_text
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.kernels import fused
 from chinchilla_jax.kernels.call import AttentionCall, check
@@ -97,24 +97,26 @@ class Refused(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def build(generation: str, relative: bool, backward: bool, size: int, tiles: Sequence[int]) -> dict:
-    """One direction of causal bfloat16 attention alone, for the meter. `generation` is what it is compiled for."""
+def build(relative: bool, backward: bool, size: int, tiles: Sequence[int]) -> dict:
+    """One direction of causal bfloat16 attention alone, for the meter."""
     heads = HEADS[size]
     rows = jax.ShapeDtypeStruct((1, SEQUENCE, heads, size), jnp.bfloat16)
     bias = jax.ShapeDtypeStruct((heads, size), jnp.float32)
-    arguments = (rows, rows, rows)
+    arguments = [rows, rows, rows]
     if relative:
         arguments += (jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype), bias, bias)
     chosen = {"tiles": SMALLEST, "backward_tiles": SMALLEST}
     chosen["backward_tiles" if backward else "tiles"] = Tiles(*tiles)
 
-    def attend(*arrays):  # queries, keys, values, distances and biases: the first fields of a call
+    def attend(
+        *arrays: jax.Array,
+    ) -> jax.Array:  # queries, keys, values, distances and biases: the first fields of a call
         return fused.fused_attention(check(AttentionCall(*arrays)), **chosen)
 
     if not backward:
-        return {"fn": attend, "args": arguments}
+        return {"fn": attend, "args": tuple(arguments)}
 
-    def gradients(dout, out, lse, *arguments):
+    def gradients(dout: jax.Array, out: jax.Array, lse: jax.Array, *arguments: jax.Array) -> tuple[jax.Array, ...]:
         # The results of the forward pass are arguments here: its kernel is not called, hence not compiled.
         with mock.patch.object(fused, "forward_call", lambda *_: (out, lse)):
             return jax.vjp(attend, *arguments)[1](dout)
@@ -156,9 +158,10 @@ def measure_tiles(key: Key, tiles: Tiles) -> tuple[Measured | Refused, int | Non
     Raises:
       MeterError: nothing can be measured, whatever the tiles: no compiler, or its dumps are not understood.
     """
-    sides = dataclasses.astuple(tiles)
+    sides = tiles.block_q, tiles.block_kv, tiles.strip
     try:
-        report = measure(BUILD, key.generation, dataclasses.asdict(key) | {"tiles": sides})
+        shape = {"relative": key.relative, "backward": key.backward, "size": key.size, "tiles": sides}
+        report = measure(BUILD, key.generation, shape)
     except CompileError as error:
         return Refused(*sides, _first_line(str(error))), None
     kernel, *others = report.kernels
@@ -211,9 +214,9 @@ class Table:
     @classmethod
     def read(cls, path: Path) -> Table:
         """Empty if there is no such file."""
-        if not path.exists():
+        if not files.exists(path):
             return cls(path)
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = files.read_json(path)
         return cls(path, *(table.get(name, {}) for name in ("tiles", "measured_with", "refused")))
 
     def write(self) -> None:
@@ -223,7 +226,7 @@ class Table:
         for name in ("tiles", "measured_with", "refused"):
             lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(getattr(self, name).items())]
             parts.append(f" {json.dumps(name)}: {{" + (",\n".join(["", *lines])[1:] + "\n }" if lines else "}"))
-        write_text(self.path, "{\n" + ",\n".join(parts) + "\n}\n")
+        files.write_text(self.path, "{\n" + ",\n".join(parts) + "\n}\n")
 
     def enter(self, key: Key, rows: list[Measured], refused: list[Refused], versions: str) -> None:
         """Replaces what is known of a key, and writes."""
@@ -256,7 +259,7 @@ def versions() -> str:
     """
     digest = hashlib.sha256()
     for name in SOURCES:
-        digest.update((Path(__file__).parents[1] / "kernels" / name).read_bytes())
+        digest.update(files.read_bytes(Path(__file__).parents[1] / "kernels" / name))
     return f"jax {importlib.metadata.version('jax')}, libtpu {libtpu_version()}, sources {digest.hexdigest()[:16]}"
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 from chinchilla_jax.config import RunConfig
+from chinchilla_jax.config_values import build
 from chinchilla_jax.preflight.step import CompiledStep, step_configs
 from tests.preflight.test_preflight_predict import STEP
 
@@ -16,4 +17,4 @@ def test_a_doubled_batch_is_compared_with_what_it_must_send():
 
 
 def test_a_step_survives_json():
-    assert CompiledStep.from_dict(json.loads(json.dumps(dataclasses.asdict(STEP)))) == STEP
+    assert build(CompiledStep, json.loads(json.dumps(dataclasses.asdict(STEP))), "") == STEP

@@ -101,7 +101,7 @@ def test_seeds_are_measured_as_they_are():
 def test_each_direction_is_a_program_of_its_own(relative):
     for backward, name, other in ((False, "forward", "backward"), (True, "backward", "forward")):
         with compile_for("v5e"):
-            built = search_tiles.build("v5e", relative, backward, 128, (512, 512, 128))
+            built = search_tiles.build(relative, backward, 128, (512, 512, 128))
             program = str(jax.make_jaxpr(built["fn"])(*built["args"]))
         assert program.count("pallas_call[") == 1
         assert f"attention_{name}" in program and f"attention_{other}" not in program
@@ -116,7 +116,8 @@ def compiler(monkeypatch):
     state = SimpleNamespace(asked=[], broken=lambda kwargs: None)
 
     def measure(build, generation, kwargs):
-        state.asked.append((str(Key(**{name: x for name, x in kwargs.items() if name != "tiles"})), kwargs["tiles"]))
+        key = Key(generation, kwargs["relative"], kwargs["backward"], kwargs["size"])
+        state.asked.append((str(key), kwargs["tiles"]))
         if error := state.broken(kwargs):
             raise error
         block_q, block_kv, strip = kwargs["tiles"]

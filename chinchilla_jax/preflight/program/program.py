@@ -18,6 +18,7 @@ from chinchilla_jax.base.hlo import Computation, HloError, Instruction, Module, 
 from chinchilla_jax.preflight.program.collectives import Collective, Runs, is_collective, read_collective, slices_of
 from chinchilla_jax.preflight.program.loops import trip_count
 from chinchilla_jax.preflight.program.operations import hbm_bytes, matmul_flops, written_arrays
+from chinchilla_jax.preflight.step import Temporary
 
 LARGEST = 4  # arrays that are listed
 
@@ -41,17 +42,6 @@ _FREE_TARGETS = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
-class Temporary:
-    """An array in HBM that an instruction makes."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    bytes: int
-    op_name: str
-
-
-@dataclasses.dataclass(frozen=True)
 class StepProgram:
     """What one device does in one step.
 
@@ -62,7 +52,7 @@ class StepProgram:
     """
 
     collectives: tuple[Collective, ...]  # as scheduled; a loop that is run from two places is there twice
-    kernels: Mapping[str, int]  # how often each Pallas kernel runs, by name
+    kernels: dict[str, int]  # how often each Pallas kernel runs, by name
     cycles: int
     matmul_flops: int  # of every dot and convolution, exact; those in kernels are not included
     hbm_bytes: int

@@ -14,8 +14,8 @@ import dataclasses
 import re
 from typing import NamedTuple
 
-from chinchilla_jax.base.chips import Core
-from chinchilla_jax.tools.tpu_meter import DumpError
+from chinchilla_jax.base.chips import Chip, Core
+from chinchilla_jax.tools.tpu_meter import DumpError, MeterError
 
 SLOTS = ("MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU")
 
@@ -86,8 +86,8 @@ def parse_slot_use(text: str, source: str = "slots") -> SlotUse:
       DumpError: not such a table.
     """
     try:
-        _, _, capacity, _, *rows = text.splitlines()
-        capacity = tuple(int(n) for n in capacity.split())
+        _, _, units, _, *rows = text.splitlines()
+        capacity = tuple(int(n) for n in units.split())
         used = tuple(tuple(int(n) for n in row.split()) for row in rows if row.strip())
     except ValueError:
         raise DumpError(f"{source}: not a table of slots") from None
@@ -108,6 +108,17 @@ class VectorWork:
     matmuls: int = 0
     pushes: int = 0
     cross_lane: int = 0
+
+
+def core_of(chip: Chip) -> Core:
+    """What a core of a chip is like.
+
+    Raises:
+      MeterError: it is not known.
+    """
+    if chip.core is None:
+        raise MeterError(f"{chip.name}: what its cores are like is not known")
+    return chip.core
 
 
 def vector_work(bundle: Bundle, core: Core) -> VectorWork:

@@ -12,7 +12,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypedDict
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.chips import Chip
 from chinchilla_jax.base.hlo import HloError
 from chinchilla_jax.tools.tpu_meter import INSTALL, CompileError, DumpError, MeterError
@@ -50,7 +52,7 @@ def compile_program(build: str, kwargs: Mapping[str, object], chip: Chip, folder
     libtpu_version()
     if not re.fullmatch(r"[\w.]+:\w+", build):
         raise MeterError(f"builder {build!r} must be of the form module:function")
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     flags = (
         f"--xla_jf_dump_to={folder}",
         "--xla_jf_dump_llo_text=true",
@@ -75,12 +77,20 @@ def compile_program(build: str, kwargs: Mapping[str, object], chip: Chip, folder
         raise CompileError(f"{what}: compilation failed (exit {done.returncode}):\n{tail}")
 
 
+class Facts(TypedDict):
+    """What the process that compiled knows of the program besides its text."""
+
+    flops: float | None
+    jax: str
+    device_kind: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Dumps:
     """What a compilation left in a folder: the program, facts about it, and files by (label, kernel)."""
 
     program: Program
-    meta: Mapping[str, object]
+    meta: Facts
     files: Mapping[tuple[str, str], Path]
 
     def schedule(self, kernel: str) -> Schedule:
@@ -90,12 +100,12 @@ class Dumps:
           DumpError: there is none, or it cannot be read.
         """
         path = self.files[SCHEDULE, self._compiled(kernel)]
-        return parse_schedule(path.read_text(encoding="utf-8"), path.name)
+        return parse_schedule(files.read_text(path), path.name)
 
     def slot_use(self, kernel: str, schedule: Schedule) -> SlotUse | None:
         """The table of slots, if there is one that has a row for each bundle of the schedule."""
         path = self.files.get((SLOT_USE, self._compiled(kernel)))
-        use = parse_slot_use(path.read_text(encoding="utf-8"), path.name) if path else None
+        use = parse_slot_use(files.read_text(path), path.name) if path else None
         return use if use and len(use.used) == len(schedule.bundles) else None
 
     def _compiled(self, kernel: str) -> str:
@@ -111,14 +121,14 @@ def read_dumps(folder: Path) -> Dumps:
     Raises:
       DumpError: the program cannot be read.
     """
-    files = {}
-    for path in sorted(folder.iterdir()):
+    dumped = {}
+    for path in files.glob(folder):
         for label in (SCHEDULE, SLOT_USE):
             match = re.fullmatch(rf"\d+-(.*)-\d+-{re.escape(label)}\.txt", path.name)
             if match:
-                files[label, match[1]] = path
+                dumped[label, match[1]] = path
     try:
-        program = parse_program((folder / PROGRAM).read_text(encoding="utf-8"))
+        program = parse_program(files.read_text(folder / PROGRAM))
     except HloError as error:
         raise DumpError(str(error)) from error
-    return Dumps(program, json.loads((folder / META).read_text(encoding="utf-8")), files)
+    return Dumps(program, files.read_json(folder / META), dumped)

@@ -152,10 +152,13 @@ def _compute(
     def compute() -> None:
         registers[result] = function(*[read() for read in operands])
 
+    if predicate is None or otherwise is None:
+        return compute
+
     def choose() -> None:
         registers[result] = select(predicate(), function(*[read() for read in operands]), otherwise())
 
-    return compute if predicate is None else choose
+    return choose
 
 
 def _call_operand(core: Core, arguments: str) -> Value:
@@ -193,7 +196,8 @@ def _load(core: Core, result: str, arguments: str) -> Action:
     address, memory, registers = _read_address(core, match[1]), core.memory, core.registers
 
     def load() -> None:
-        registers[result] = memory.get(address())
+        where = address()
+        registers[result] = None if where is None else memory.get(where)
 
     return load
 
@@ -227,7 +231,7 @@ def _copy(core: Core, opcode: str, predicate: Reader | None, arguments: str) -> 
         if in_hbm:
             core.step_bytes += size * core.granule
         if target_memory == "smem" and target is not None:
-            words = core.constants.get(core.operand_at.get(source, -1), {})
+            words = {} if source is None else core.constants.get(core.operand_at.get(source, -1), {})
             for offset, word in words.items():
                 core.memory[target + offset] = word
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from chinchilla_jax.base.chips import Chip
 from chinchilla_jax.tools.tpu_meter import DumpError, MeterError
-from chinchilla_jax.tools.tpu_meter.bundles import Bundle, Schedule
+from chinchilla_jax.tools.tpu_meter.bundles import Bundle, Schedule, core_of
 from chinchilla_jax.tools.tpu_meter.instructions import Action, Core, Reader, read_operand, split_operands, translate
 from chinchilla_jax.tools.tpu_meter.program import Words
 
@@ -95,8 +95,9 @@ def execute(
       MeterError: it does not end in `max_blocks`.
       DumpError: a branch that cannot be read.
     """
-    state = Core(constants or {}, chip.core.granule, core, unknown)
-    blocks = _blocks(schedule.bundles, chip.core.delay_slots, state)
+    kind = core_of(chip)
+    state = Core(constants or {}, kind.granule, core, unknown)
+    blocks = _blocks(schedule.bundles, kind.delay_slots, state)
     outermost = next((number for number, bundle in enumerate(schedule.bundles) if bundle.loop_head), None)
     branches: dict[int, BranchCount] = {}
     entered: collections.Counter[int] = collections.Counter()

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.chips import Chip, kernel_chips
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.tools.tpu_meter import MeterError
@@ -33,7 +34,7 @@ def measure(
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="kernel_meter_") as folder:
             return _measure(build, chip, kwargs or {}, Path(folder))
-    if keep.exists() and any(keep.iterdir()):
+    if files.glob(keep):
         raise MeterError(f"{keep} is not empty: dumps of two programs would mix; name another folder")
     return _measure(build, chip, kwargs or {}, keep)
 

@@ -75,13 +75,14 @@ class Program:
             return _constant_words(instruction.type, instruction.argument)
         if instruction.opcode == "broadcast":  # of one number, which stands for all
             source = self._instructions.get(instruction.operands[0])
-            scalar = source is not None and source.opcode == "constant" and "[]" in source.type
-            return _constant_words(instruction.type, source.argument) if scalar else None
+            if source is None or source.opcode != "constant" or "[]" not in source.type:
+                return None
+            return _constant_words(instruction.type, source.argument)
         if instruction.opcode in _SAME_WORDS:
             return self.constant(instruction.operands[0], depth - 1)
         if instruction.opcode == "get-tuple-element":
-            source = self._states.get(instruction.operands[0], instruction.operands[0])
-            values = self._instructions.get(source)
+            state = self._states.get(instruction.operands[0], instruction.operands[0])
+            values = self._instructions.get(state)
             if values is not None and values.opcode == "tuple":
                 return self.constant(values.operands[instruction.index], depth - 1)
         return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from chinchilla_jax.base.chips import CHIPS, Chip
-from chinchilla_jax.tools.tpu_meter.bundles import SLOTS, Schedule, SlotUse, VectorWork, vector_work
+from chinchilla_jax.base.chips import CHIPS, Chip, Core
+from chinchilla_jax.tools.tpu_meter.bundles import SLOTS, Schedule, SlotUse, VectorWork, core_of, vector_work
 from chinchilla_jax.tools.tpu_meter.machine import Execution, execute
 from chinchilla_jax.tools.tpu_meter.program import Words
 
@@ -133,7 +133,8 @@ def kernel_report(
     cores = on_each_core("run")
     slower = max(cores, key=_cycles)
     low = max(on_each_core("skip"), key=_cycles) if slower.unresolved else slower
-    work = [vector_work(bundle, chip.core) for bundle in schedule.bundles]
+    kind = core_of(chip)
+    work = [vector_work(bundle, kind) for bundle in schedule.bundles]
     busy = sum(count * w.busy for count, w in zip(slower.counts, work, strict=True))
     macs = sum(count * w.macs for core in cores for count, w in zip(core.counts, work, strict=True))
     per_cycle = chip.hbm_bytes_per_cycle
@@ -148,14 +149,14 @@ def kernel_report(
         hbm_bytes=sum(_hbm_bytes(core) for core in cores),
         hbm_cycles=round(_hbm_bytes(slower) / per_cycle),
         matmul_flops=2.0 * macs,
-        mxu_busy=busy / chip.core.mxus / slower.cycles,
+        mxu_busy=busy / kind.mxus / slower.cycles,
         steps=len(slower.steps) - 1,
         vmem_bytes=vmem_bytes,
         unresolved=dict(slower.unresolved),
         unmodelled=dict(slower.unmodelled),
-        loops=_loops(schedule, slower, chip),
-        predicated=_predicated(slower, chip),
-        regions=_regions(slower.counts, work, slot_use, chip),
+        loops=_loops(schedule, slower, kind.delay_slots),
+        predicated=_predicated(slower, kind.delay_slots),
+        regions=_regions(slower.counts, work, slot_use, kind),
     )
 
 
@@ -197,11 +198,11 @@ def _hbm_bytes(execution: Execution) -> int:
     return sum(n for route, n in execution.copied.items() if "hbm" in route and "smem" not in route)
 
 
-def _loops(schedule: Schedule, execution: Execution, chip: Chip) -> tuple[Loop, ...]:
+def _loops(schedule: Schedule, execution: Execution, delay_slots: int) -> tuple[Loop, ...]:
     return tuple(
         Loop(
             branch.target,
-            at - branch.target + 1 + chip.core.delay_slots,
+            at - branch.target + 1 + delay_slots,
             schedule.bundles[branch.target].depth,
             branch.reached,
             branch.reached - branch.jumped,
@@ -211,11 +212,11 @@ def _loops(schedule: Schedule, execution: Execution, chip: Chip) -> tuple[Loop, 
     )
 
 
-def _predicated(execution: Execution, chip: Chip) -> tuple[Predicated, ...]:
+def _predicated(execution: Execution, delay_slots: int) -> tuple[Predicated, ...]:
     regions = (
         Predicated(
-            at + chip.core.delay_slots + 1,
-            branch.target - at - 1 - chip.core.delay_slots,
+            at + delay_slots + 1,
+            branch.target - at - 1 - delay_slots,
             branch.reached,
             branch.reached - branch.jumped,
             branch.unknown,
@@ -227,18 +228,18 @@ def _predicated(execution: Execution, chip: Chip) -> tuple[Predicated, ...]:
 
 
 def _regions(
-    counts: Sequence[int], work: Sequence[VectorWork], slot_use: SlotUse | None, chip: Chip
+    counts: Sequence[int], work: Sequence[VectorWork], slot_use: SlotUse | None, core: Core
 ) -> tuple[Region, ...]:
     """The costliest maximal stretches of equal counts."""
     edges = [0, *(i for i in range(1, len(counts)) if counts[i] != counts[i - 1]), len(counts)]
     spans = [(start, end) for start, end in zip(edges, edges[1:], strict=False) if counts[start]]
     spans.sort(key=lambda span: (span[0] - span[1]) * counts[span[0]])
-    return tuple(_region(start, counts[start], work[start:end], slot_use, chip) for start, end in spans[:COSTLIEST])
+    return tuple(_region(start, counts[start], work[start:end], slot_use, core) for start, end in spans[:COSTLIEST])
 
 
-def _region(start: int, runs: int, work: Sequence[VectorWork], slot_use: SlotUse | None, chip: Chip) -> Region:
+def _region(start: int, runs: int, work: Sequence[VectorWork], slot_use: SlotUse | None, core: Core) -> Region:
     bundles = len(work)
-    mxu = sum(w.busy for w in work) / (bundles * chip.core.mxus)
+    mxu = sum(w.busy for w in work) / (bundles * core.mxus)
     slots = spills = fills = None
     if slot_use:
         used = [sum(column) for column in zip(*slot_use.used[start : start + bundles], strict=True)]
@@ -246,7 +247,7 @@ def _region(start: int, runs: int, work: Sequence[VectorWork], slot_use: SlotUse
         slots = {slot: n / (bundles * units[slot]) for slot, n in zip(SLOTS, used, strict=True) if units[slot]}
         # The table counts issues; an instruction holds these two units for longer.
         slots["MXU"] = mxu
-        slots["XLU"] = sum(w.cross_lane for w in work) * chip.core.cross_lane_cycles / (bundles * units["XLU"])
+        slots["XLU"] = sum(w.cross_lane for w in work) * core.cross_lane_cycles / (bundles * units["XLU"])
         spills, fills = used[SLOTS.index("SPILL")], used[SLOTS.index("FILL")]
     return Region(
         start,
@@ -267,8 +268,9 @@ def render(report: Report, verbose: bool = False) -> str:
     chip = CHIPS[report.generation]
     lines = [
         f"{report.build} on {report.generation} ({report.device_kind}): {chip.clock / 1e9:.2f} GHz, "
-        f"{chip.peak_per_device / 1e12:.0f} TFLOP/s bfloat16, {chip.cores_per_device} core(s), {chip.core.mxus} MXUs "
-        f"per core, {chip.hbm_bandwidth_per_device / 1e9:.0f} GB/s; jax {report.jax}, libtpu {report.libtpu}"
+        f"{chip.peak_per_device / 1e12:.0f} TFLOP/s bfloat16, {chip.cores_per_device} core(s), "
+        f"{core_of(chip).mxus} MXUs per core, {chip.hbm_bandwidth_per_device / 1e9:.0f} GB/s; "
+        f"jax {report.jax}, libtpu {report.libtpu}"
     ]
     for kernel in report.kernels:
         lines += ["", *_kernel_lines(kernel, verbose)]
@@ -290,11 +292,9 @@ def _kernel_lines(kernel: KernelReport, verbose: bool) -> list[str]:
             f"  loop {loop.start:#x}, depth {loop.depth}: {loop.bundles} bundles, {loop.trips} trips, "
             f"entered {loop.entries}x"
         )
-    for region in kernel.predicated:
-        unknown = f", not known {region.unknown}x" if region.unknown else ""
-        lines.append(
-            f"  predicated {region.start:#x}: {region.bundles} bundles, ran {region.ran} of {region.reached}{unknown}"
-        )
+    for part in kernel.predicated:
+        unknown = f", not known {part.unknown}x" if part.unknown else ""
+        lines.append(f"  predicated {part.start:#x}: {part.bundles} bundles, ran {part.ran} of {part.reached}{unknown}")
     for region in kernel.regions if verbose else kernel.regions[:1]:
         lines.append(
             f"  region {region.start:#x}: {region.bundles} bundles x {region.runs} = {region.cycles:,} "

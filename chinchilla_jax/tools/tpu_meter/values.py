@@ -66,7 +66,8 @@ def select(predicate: Value, on_true: Value, on_false: Value) -> Value:
 
 def address_sum(*terms: Value) -> Value:
     """Base and offsets of an address."""
-    return None if None in terms else sum(terms) & _WORD
+    known = [term for term in terms if term is not None]
+    return sum(known) & _WORD if len(known) == len(terms) else None
 
 
 def _shift_left(a: int, b: int) -> int:
@@ -81,7 +82,7 @@ def _shift_right_signed(a: int, b: int) -> int:
     return signed(a) >> (b if 0 <= b < 32 else 31)
 
 
-_PREDICATES = {
+_PREDICATES: dict[str, tuple[Callable[..., Value], int]] = {
     "por": (either, 2),
     "pand": (both, 2),
     "pnor": (neither, 2),
@@ -91,7 +92,7 @@ _PREDICATES = {
     "smov": (same, 1),
     "scalar_select": (select, 3),
 }
-_WORDS = {
+_WORDS: dict[str, Callable[[int, int], int]] = {
     "sadd": operator.add,
     "ssub": operator.sub,
     "smul": operator.mul,
@@ -104,7 +105,7 @@ _WORDS = {
     "smin": min,
     "smax": max,
 }
-_COMPARISONS = {
+_COMPARISONS: dict[str, Callable[[int, int], bool]] = {
     "eq": operator.eq,
     "ne": operator.ne,
     "lt": operator.lt,
@@ -124,18 +125,17 @@ def scalar_function(opcode: str, operands: int) -> Callable[..., Value] | None:
     if name in ("int_to_ptr", "scalar_lea"):
         return address_sum
     if name in _PREDICATES:
-        function, arity = _PREDICATES[name]
-        return function if operands == arity else None
-    if name == "scmp" and len(rest) >= 2:
-        function, kind = _COMPARISONS.get(rest[0]), rest[1]
-    else:
-        function, kind = _WORDS.get(name), rest[0] if rest else ""
+        predicate, arity = _PREDICATES[name]
+        return predicate if operands == arity else None
+    compares = name == "scmp" and len(rest) >= 2
+    function: Callable[[int, int], int | bool] | None = _COMPARISONS.get(rest[0]) if compares else _WORDS.get(name)
+    kind = rest[1] if compares else "".join(rest[:1])
     if function is None or kind not in _READINGS or operands != 2:
         return None
     return _on_words(function, _READINGS[kind])
 
 
-def _on_words(function: Callable, read: Callable[[int], int]) -> Callable[..., Value]:
+def _on_words(function: Callable[[int, int], int | bool], read: Callable[[int], int]) -> Callable[..., Value]:
     """Reads words, gives a bool as it is and an int as a word."""
 
     def run(a: Value, b: Value) -> Value:
