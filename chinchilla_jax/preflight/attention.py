@@ -8,6 +8,7 @@ v5p. Where documents are packed, what a kernel can skip depends on the data; not
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -33,8 +34,14 @@ class KernelCycles:
 def shape_of(config: RunConfig, slice_: Slice) -> tuple[dict[str, Any], float]:
     """The shape to measure, and how many times a call of a kernel holds it. The batch is that of `config`."""
     m, mesh = config.model, config.mesh
-    rows = max(1, config.train.batch_size // config.train.microbatches // (mesh.data * mesh.fsdp))
-    heads, groups = m.n_heads // mesh.tensor, m.n_kv_heads // mesh.tensor
+    split = {"batch": mesh.data * mesh.fsdp, "heads": mesh.tensor, "length": mesh.context}  # over how many devices
+    if mesh.rules:
+        from chinchilla_jax.parallel.rules import mesh_axes, rules_of  # imports JAX
+
+        with rules_of(mesh):
+            split = {name: math.prod(mesh.axes[axis] for axis in mesh_axes(name)) for name in split}
+    rows = max(1, config.train.batch_size // config.train.microbatches // split["batch"])
+    heads, groups, context = m.n_heads // split["heads"], m.n_kv_heads // split["heads"], split["length"]
     shared = heads // groups
     few = max(n for n in range(1, max(FEW // shared, 1) + 1) if groups % n == 0)
     # Two TensorCores share rows and heads evenly, if there is an even number of them.
@@ -51,8 +58,8 @@ def shape_of(config: RunConfig, slice_: Slice) -> tuple[dict[str, Any], float]:
         "dtype": config.train.compute_dtype,
     }
     # A context axis shares the work out evenly (`parallel/context.py`); where heads do not divide, in two calls.
-    calls = 2 if mesh.context > 1 and (heads % mesh.context or groups % mesh.context) else 1
-    return shape, rows / twice * groups / few / mesh.context / calls
+    calls = 2 if context > 1 and (heads % context or groups % context) else 1
+    return shape, rows / twice * groups / few / context / calls
 
 
 def kernel_cycles(config: RunConfig, slice_: Slice, cache: Cache) -> KernelCycles:

@@ -74,7 +74,7 @@ def step_time(step: CompiledStep, slice_: Slice, calls: Mapping[str, float]) -> 
     return StepTime(
         products=step.matmul_flops / chip.peak,
         fusions=step.cycles / chip.clock,
-        hbm=step.hbm_bytes / slice_.hbm_bandwidth,
+        hbm=step.hbm_bytes / chip.hbm_bandwidth_per_device,
         attention=sum(runs * calls.get(name, 0.0) for name, runs in step.kernels.items()) / chip.clock,
         synchronous=within[False],
         asynchronous=within[True],

@@ -52,12 +52,6 @@ class Slice:
         return self.chip.network
 
     @property
-    def hbm_bandwidth(self) -> float:
-        """bytes/s of one chip."""
-        assert self.chip.hbm_bandwidth is not None, "`parse_slice` knows only generations that have it"
-        return self.chip.hbm_bandwidth
-
-    @property
     def name(self) -> str:
         """The name that Google Cloud has for it, or else the compiler's."""
         one = math.prod(self.grid)

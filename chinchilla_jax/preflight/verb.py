@@ -109,12 +109,16 @@ def check_runs(runs: Sequence[PlannedRun], options: Options, echo: Echo) -> dict
       ConfigError: see `check`; names the run.
     """
     configs = {run.name: run.run_config() for run in runs}
-    distinct = {shape_key(config) for config in configs.values()}
-    echo(f"{options.slice}: {len(runs)} runs, {len(distinct)} distinct steps")
+    distinct = len({shape_key(config) for config in configs.values()})
+    echo(f"{options.slice}: {len(runs)} runs, {distinct} distinct steps")
     verdicts: dict[str, Verdict] = {}
     for name, config in configs.items():
+
+        def echo_named(line: str, name: str = name) -> None:
+            echo(f"{name}: {line}")
+
         try:
-            verdicts[name] = check(config, options, _named(name, echo))
+            verdicts[name] = check(config, options, echo_named)
         except ConfigError as error:
             raise ConfigError(error.key, f"run {name}: {error.message}") from error
     rows: list[tuple[str, ...]] = [("run", "peak GiB", "headroom", "step s", "days", "chip-hours", "fits")]
@@ -127,10 +131,6 @@ def check_runs(runs: Sequence[PlannedRun], options: Options, echo: Echo) -> dict
     fitting, hours = sum(verdict.fits for verdict in verdicts.values()), sum(cost.chip_hours for cost in costs)
     echo(f"{fitting} of {len(verdicts)} runs fit; {hours:,.1f} chip-hours{dollars} one after the other ({BASIS})")
     return verdicts
-
-
-def _named(name: str, echo: Echo) -> Echo:
-    return lambda line: echo(f"{name}: {line}")
 
 
 def _row(name: str, verdict: Verdict) -> tuple[str, ...]:
@@ -153,12 +153,10 @@ def plan_checked(manifest: Manifest, values: flags.FlagValues, echo: Echo) -> Ma
     options = read_options(values)
     verdicts = check_runs(manifest.runs, options, echo)
     if refused := [name for name, verdict in verdicts.items() if not verdict.fits]:
-        raise ConfigError(
-            "--slice",
-            f"{len(refused)} of {len(verdicts)} runs do not fit {options.slice.name}: "
-            f"{', '.join(refused)}; no manifest is written. More train.microbatches, a stronger "
-            "train.remat, or more chips; `preflight --choose` finds settings for a run",
-        )
+        told = f"{len(refused)} of {len(verdicts)} runs do not fit {options.slice.name}: {', '.join(refused)}"
+        fix = "More train.microbatches, a stronger train.remat, or more chips"
+        end = "`preflight --choose` finds settings for a run"
+        raise ConfigError("--slice", f"{told}; no manifest is written. {fix}; {end}")
     runs = [dataclasses.replace(run, preflight=_summary(verdicts[run.name])) for run in manifest.runs]
     return dataclasses.replace(manifest, runs=tuple(runs))
 

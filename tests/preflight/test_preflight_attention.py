@@ -25,6 +25,9 @@ def test_attention_is_measured_for_a_few_heads_of_a_row_of_a_chip():
     assert shape_of(split, parse_slice("v5p-16"))[1] == 16 * 3 / 2, "heads are exchanged"
     odd = dataclasses.replace(split, model=dataclasses.replace(split.model, n_heads=6, n_kv_heads=6))
     assert shape_of(odd, parse_slice("v5p-16"))[1] == 16 / 2 / 2 / 2, "3 heads measured twice; keys are gathered"
+    rules = ("heads=", "batch=data+fsdp+tensor")
+    whole = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, rules=rules))
+    assert shape_of(whole, parse_slice("v5p-16"))[1] == 4 * 6, "4 rows of all 24 heads"
 
 
 def test_kernels_have_the_same_name_in_a_step_and_alone():

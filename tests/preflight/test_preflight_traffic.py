@@ -6,7 +6,7 @@ import math
 import pytest
 
 from chinchilla_jax.base.hlo import HloError
-from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
+from chinchilla_jax.config import ConfigError, DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
 from chinchilla_jax.parallel.topology import topology_mesh
 from chinchilla_jax.preflight.program.collectives import Collective
 from chinchilla_jax.preflight.program.program import StepProgram, read_program
@@ -73,6 +73,25 @@ def test_a_layer_on_two_axes_is_as_counted_by_hand():
     }
     assert sums(traffic.embedding_and_loss_per_step) == {("all-gather", "fsdp"): 2048}
     assert minimum(run_of(fsdp=2, tensor=2, batch_size=8, microbatches=2)).layer == traffic.layer
+
+
+def test_rules_of_the_config_say_what_is_split_over_which_axes():
+    # The whole stream on every device: five sums of 256 bytes, and two more before the first and behind the last layer.
+    whole = minimum(run_of(fsdp=2, tensor=2, rules=("residual_length=context",)))
+    assert sums(whole.layer) == {
+        ("all-gather", "fsdp"): 2 * 320,
+        ("reduce-scatter", "fsdp"): 320,
+        ("all-reduce", "tensor"): 5 * 256,
+        ("all-reduce", "fsdp"): 32,
+    }
+    assert sums(whole.embedding_and_loss)["all-reduce", "tensor"] == 2 * 256 + 3 * 4 * 16
+    # Whole weights on every device: only their gradients are added up, once a step.
+    copied = minimum(run_of(fsdp=2, rules=("embed=",)))
+    assert copied.layer == copied.embedding_and_loss == ()
+    assert sums(copied.layer_per_step) == {("all-reduce", "fsdp"): 2 * (640 + 16)}
+    assert sums(copied.embedding_and_loss_per_step) == {("all-reduce", "fsdp"): 2 * 512 * 8}
+    with pytest.raises(ConfigError, match="mesh.rules: unknown logical axis 'width'"):
+        minimum(run_of(rules=("width=fsdp",)))
 
 
 def test_one_device_sends_nothing():

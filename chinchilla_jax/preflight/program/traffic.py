@@ -79,9 +79,10 @@ def _minimum(config: RunConfig) -> Least:
     size = _BYTES[train.compute_dtype]
     summed = 4 if train.microbatches > 1 else size  # bytes of a gradient once all microbatches are added up
     stored, length, heads = mesh_axes("embed"), mesh_axes("length"), mesh_axes("heads")
-    spread = tuple(axis for axis in mesh_axes("residual_length") if axis not in length)  # of the residual stream
-    copied = tuple(axis for axis in mesh_axes("batch", "length") if axis not in stored)
-    added = tuple(axis for axis in mesh_axes("batch", "length") if axis in stored)
+    spread = _without(mesh_axes("residual_length"), length)  # of the residual stream
+    copied = _without(mesh_axes("batch", "length"), stored)  # axes whose devices have other tokens, but equal weights
+    added = _without(mesh_axes("batch", "length"), copied)
+    vocabulary = mesh_axes("vocab")
     rows = train.batch_size // train.microbatches // devices(mesh, mesh_axes("batch"))
     tokens = rows * config.data.seq_len // devices(mesh, length)
     stream = size * m.d_model * tokens
@@ -97,6 +98,14 @@ def _minimum(config: RunConfig) -> Least:
         (1, "reduce-scatter", stored, size * (weights - distances), "gradients of weights"),
         (4 + 2 * recomputed, "all-gather", spread, stream, "residual stream"),
         (4 + blocks_again, "reduce-scatter", spread, stream, "residual stream"),
+        (
+            2 + blocks_again,
+            "all-reduce",
+            _without(heads, spread),
+            stream,
+            "residual stream, where devices hold it whole",
+        ),
+        (2, "all-reduce", _without(mesh_axes("mlp"), spread), stream, "residual stream, where devices hold it whole"),
         *_relative(config, size, distances, 1 + blocks_again),
         *_context(config, size * tokens // devices(mesh, heads), 1 + recomputed),
         (1, "all-reduce", (*added, *spread), size * whole, "gradients of gains and biases of the stream"),
@@ -107,7 +116,8 @@ def _minimum(config: RunConfig) -> Least:
         (1, "all-gather", spread, stream, "gradients of embeddings"),
         (1, "all-gather", spread, stream, "input of the logits"),
         (1, "reduce-scatter", spread, stream, "its gradients"),
-        (1, "all-reduce", mesh_axes("vocab"), 3 * 4 * tokens, "largest logit, sum and label's logit of every token"),
+        (2, "all-reduce", _without(vocabulary, spread), stream, "the same, where devices hold the stream whole"),
+        (1, "all-reduce", vocabulary, 3 * 4 * tokens, "largest logit, sum and label's logit of every token"),
         (1, "reduce-scatter", stored, size * tables, "gradients of tables"),
     )
     ends_per_step = (
@@ -121,6 +131,10 @@ def _minimum(config: RunConfig) -> Least:
         _needs(mesh, ends),
         _needs(mesh, ends_per_step),
     )
+
+
+def _without(axes: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(axis for axis in axes if axis not in others)
 
 
 def devices(mesh: MeshConfig, axes: Sequence[str]) -> int:
