@@ -11,6 +11,7 @@ from pathlib import Path
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.config_values import build
+from chinchilla_jax.ledger import Ledger, count_run
 from chinchilla_jax.preflight.attention import KernelCycles, kernel_cycles
 from chinchilla_jax.preflight.cache import Cache
 from chinchilla_jax.preflight.predict import RunCost, StepTime, run_cost, step_time
@@ -32,6 +33,7 @@ class Options:
     choose: bool = False  # search settings, until `compiles` of them fit
     compiles: int = 3
     output: Path | None = None  # a JSON file to write
+    objective: str = ""  # what the steps minimise, if it is not the next token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Verdict:
     slice: Slice
     checked: dict[int, Checked]
     cost: RunCost | None
+    ledger: Ledger  # with the FLOPs of the objective
 
     @property
     def fits(self) -> bool:
@@ -100,15 +103,22 @@ def check(config: RunConfig, options: Options, echo: Echo) -> Verdict:
         steps = steps[-1:]
     checked = {step.train.batch_size: check_step(step, options, echo) for step in reversed(steps)}
     times = {sequences: one.time for sequences, one in checked.items() if one.time and not one.untimed}
-    cost = run_cost(config, times, options.slice, options.price) if len(times) == len(checked) else None
-    return Verdict(config, options.slice, checked, cost)
+    ledger = count_run(config)
+    if options.objective:
+        from chinchilla_jax.training.objective import objective_of  # imports JAX
+
+        flops = objective_of(options.objective).flops(config, int(ledger.tokens))
+        ledger = dataclasses.replace(ledger, flops=flops)
+    cost = run_cost(config, times, options.slice, options.price, ledger) if len(times) == len(checked) else None
+    return Verdict(config, options.slice, checked, cost, ledger)
 
 
 def check_step(config: RunConfig, options: Options, echo: Echo) -> Checked:
     """One step, from the cache if it is there. `config` is one of `step_configs`: its batch is that of the step."""
     slice_, cache = options.slice, options.cache
     shape = shape_key(config).to_dict()
-    key = cache.key({"config": shape, "slice": slice_.topology, "slices": slice_.count})
+    objective = {"objective": options.objective} if options.objective else {}
+    key = cache.key({"config": shape, "slice": slice_.topology, "slices": slice_.count} | objective)
     step: CompiledStep | None = cache.read(key, lambda values: build(CompiledStep, values, ""))
     cached = step is not None
     if step is None:
@@ -116,7 +126,7 @@ def check_step(config: RunConfig, options: Options, echo: Echo) -> Checked:
             f"compiling the step of {config.train.batch_size} sequences for {slice_}: seconds for a small model, "
             "minutes for a large one"
         )
-        step, text = _compile(config, slice_)
+        step, text = _compile(config, slice_, **objective)
         cache.write(key, dataclasses.asdict(step))
         echo(f"compiled in {step.seconds:.0f} s")
         if options.keep_hlo and text:
@@ -129,7 +139,7 @@ def check_step(config: RunConfig, options: Options, echo: Echo) -> Checked:
     return dataclasses.replace(result, kernels=kernels, time=time)
 
 
-def _compile(config: RunConfig, slice_: Slice) -> tuple[CompiledStep, str]:
+def _compile(config: RunConfig, slice_: Slice, **objective: str) -> tuple[CompiledStep, str]:
     """`compiled.compile_step`, with mistakes of the config in one line. JAX is imported only here."""
     import jax
 
@@ -138,7 +148,7 @@ def _compile(config: RunConfig, slice_: Slice) -> tuple[CompiledStep, str]:
     from chinchilla_jax.preflight.compiled import compile_step
 
     try:
-        return compile_step(config, slice_)
+        return compile_step(config, slice_, **objective)
     except (AttentionError, ShardingError) as error:
         raise ConfigError("mesh", f"{config.mesh}: {error}") from error
     except jax.errors.JaxRuntimeError as error:

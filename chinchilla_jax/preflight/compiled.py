@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.base.hlo import HloError
@@ -26,6 +26,7 @@ from chinchilla_jax.preflight.program.traffic import compare
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Traffic
 from chinchilla_jax.training.machine.ahead import compile_train_step, train_step_arguments
+from chinchilla_jax.training.objective import NEXT_TOKEN
 
 _SIZE = r"([\d.]+)([BKMGT])"
 # The first is a check before buffers are assigned, the second the assignment itself.
@@ -35,7 +36,7 @@ _OUT_OF_MEMORY = (
 )
 
 
-def compile_step(config: RunConfig, slice_: Slice) -> tuple[CompiledStep, str]:
+def compile_step(config: RunConfig, slice_: Slice, objective: str = NEXT_TOKEN) -> tuple[CompiledStep, str]:
     """The train step of a config, compiled for a slice that is not there, and the text of the program.
 
     A step that does not fit the memory has a `refusal` and no text.
@@ -46,18 +47,11 @@ def compile_step(config: RunConfig, slice_: Slice) -> tuple[CompiledStep, str]:
     """
     mesh = topology_mesh(slice_.topology, config.mesh, slice_.count)
     started = time.perf_counter()
-    state, batch, _ = train_step_arguments(config, mesh)
-    # Until it is compiled only the memory of the arguments is known.
-    memory = Memory(
-        parameters=shard_bytes(state.params),
-        optimizer=shard_bytes((state.opt_state, state.step)),
-        batch=shard_bytes(batch),
-        usable=usable_hbm(slice_.generation),
-    )
+    memory = dataclasses.replace(argument_memory(config, mesh, objective), usable=usable_hbm(slice_.generation))
     step = CompiledStep(config.train.batch_size, memory, axis_links(mesh, slice_), seconds=0.0)
     text = ""
     try:
-        compiled = compile_train_step(config, mesh)
+        compiled = compile_train_step(config, mesh, objective=objective)
         text = compiled.as_text()
         step = dataclasses.replace(step, memory=_whole_memory(memory, compiled.memory_analysis()))
         program = read_program(text, dict(mesh.shape))
@@ -80,6 +74,13 @@ def compile_step(config: RunConfig, slice_: Slice) -> tuple[CompiledStep, str]:
     except HloError as error:  # whether it fits is known all the same
         step = dataclasses.replace(step, unread=str(error))
     return dataclasses.replace(step, seconds=time.perf_counter() - started), text
+
+
+def argument_memory(config: RunConfig, mesh: Mesh | AbstractMesh, objective: str = NEXT_TOKEN) -> Memory:
+    """The memory of the arguments of a train step, all that is known until it is compiled."""
+    state, batch, _ = train_step_arguments(config, mesh, objective=objective)
+    parameters = shard_bytes(state.params)
+    return Memory(parameters, optimizer=shard_bytes(state) - parameters, batch=shard_bytes(batch))
 
 
 def _whole_memory(arguments: Memory, analysis: Any) -> Memory:

@@ -9,7 +9,6 @@ from typing import Any
 from chinchilla_jax.base.chips import GIB
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import MeshConfig
-from chinchilla_jax.ledger import count_run
 from chinchilla_jax.preflight.cache import versions
 from chinchilla_jax.preflight.check import Checked, Verdict
 from chinchilla_jax.preflight.predict import ASSUMPTIONS, BASIS, StepTime
@@ -36,7 +35,7 @@ def facts(verdict: Verdict) -> dict[str, Any]:
         },
         "config": verdict.config.to_dict(),
         "config_hash": verdict.config.content_hash(),
-        "ledger": count_run(verdict.config).to_dict(),
+        "ledger": verdict.ledger.to_dict(),
         "steps": {
             str(sequences): {
                 "program": dataclasses.asdict(checked.step),
@@ -54,7 +53,7 @@ def facts(verdict: Verdict) -> dict[str, Any]:
 
 def describe(verdict: Verdict, echo: Echo) -> None:
     """Prints a preflight: memory, collectives and time of each step, then the run."""
-    config, ledger = verdict.config, count_run(verdict.config)
+    config, ledger = verdict.config, verdict.ledger
     echo(
         f"{verdict.slice}; mesh {mesh_words(config.mesh)}; {config.train.microbatches} microbatches, "
         f"remat {config.train.remat}, N = {ledger.parameters.total:.4g}, D = {ledger.tokens:.4g}"
@@ -71,7 +70,7 @@ def describe(verdict: Verdict, echo: Echo) -> None:
         for line in lines:
             echo(f"  {line}")
     if verdict.cost is not None:
-        for line in ["", *_run(verdict, ledger.flops), f"assumed ({BASIS}):", *(f"  - {one}" for one in ASSUMPTIONS)]:
+        for line in ["", *_run(verdict), f"assumed ({BASIS}):", *(f"  - {one}" for one in ASSUMPTIONS)]:
             echo(line)
 
 
@@ -162,8 +161,8 @@ def _seconds(*rows: tuple[str, float, str]) -> Iterator[str]:
         yield f"  {name:26} {seconds:9.4f}{note and '  '}{note}"
 
 
-def _run(verdict: Verdict, flops: dict[str, float]) -> Iterator[str]:
-    cost = verdict.cost
+def _run(verdict: Verdict) -> Iterator[str]:
+    cost, flops = verdict.cost, verdict.ledger.flops
     if cost is None:
         return
     first, last = cost.phases[0], cost.phases[-1]

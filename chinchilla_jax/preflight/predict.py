@@ -15,7 +15,7 @@ from typing import Any
 
 from chinchilla_jax.base.chips import SECONDS_PER_DAY
 from chinchilla_jax.config import CONVENTIONS, RunConfig
-from chinchilla_jax.ledger import train_flops_per_token
+from chinchilla_jax.ledger import Ledger, count_run, train_flops_per_token
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.preflight.step import CompiledStep, Traffic, step_configs
 
@@ -111,10 +111,13 @@ class RunCost:
     dollars: float | None
 
 
-def run_cost(config: RunConfig, times: Mapping[int, StepTime], slice_: Slice, price: float | None) -> RunCost:
+def run_cost(
+    config: RunConfig, times: Mapping[int, StepTime], slice_: Slice, price: float | None, ledger: Ledger | None = None
+) -> RunCost:
     """The cost of a run, from the times of its steps by their sequences, at a price in dollars of a chip-hour.
 
-    A batch size that was not timed is taken to train as many tokens a second as the largest that was.
+    A batch size that was not timed is taken to train as many tokens a second as the largest that was. `ledger` has the
+    FLOPs of the run where its objective does more than next-token prediction.
     """
     seq_len, largest = config.data.seq_len, max(times)
     rates = {sequences: sequences * seq_len / time.total for sequences, time in times.items()}
@@ -128,8 +131,11 @@ def run_cost(config: RunConfig, times: Mapping[int, StepTime], slice_: Slice, pr
     chip_hours = slice_.chips * seconds / 3600
     rows = largest // config.train.microbatches
     peak = slice_.chips * slice_.chip.peak
+    usual = count_run(config).flops
+    more = {name: ledger.flops[name] / usual[name] if ledger else 1.0 for name in CONVENTIONS}
     utilisation = {
-        name: rates[largest] * train_flops_per_token(config.model, seq_len, name, rows) / peak for name in CONVENTIONS
+        name: rates[largest] * train_flops_per_token(config.model, seq_len, name, rows) * more[name] / peak
+        for name in CONVENTIONS
     }
     dollars = None if price is None else price * chip_hours
     return RunCost(phases, utilisation, seconds / SECONDS_PER_DAY, chip_hours, dollars)

@@ -27,7 +27,7 @@ class Memory:
     """Bytes of HBM of one chip."""
 
     parameters: int  # float32 master weights
-    optimizer: int  # moments and counters
+    optimizer: int  # moments, counters, and what the objective keeps
     batch: int  # tokens and weights
     outputs: int = 0  # results that do not take an argument's place
     temporary: int = 0  # what lives within the step at the fullest moment: kept activations, gradients and all else

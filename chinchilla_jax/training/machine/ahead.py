@@ -15,6 +15,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from chinchilla_jax.config import MeshConfig, RunConfig
 from chinchilla_jax.parallel.rules import MESH_AXES
+from chinchilla_jax.training.objective import NEXT_TOKEN
 from chinchilla_jax.training.step import make_program
 
 
@@ -29,13 +30,16 @@ def abstract_mesh(config: MeshConfig, device_kind: str) -> AbstractMesh:
     )
 
 
-def train_step_arguments(config: RunConfig, mesh: Mesh | AbstractMesh, sequences: int | None = None) -> tuple:
+def train_step_arguments(
+    config: RunConfig, mesh: Mesh | AbstractMesh, sequences: int | None = None, objective: str = NEXT_TOKEN
+) -> tuple:
     """Shapes, types and shardings of `Program.step`'s state, batch and learning rate.
 
     Args:
       sequences: in the batch; default `train.batch_size`. A run whose batch doubles has two train steps.
+      objective: name of what the step minimises.
     """
-    program, train = make_program(config, mesh), config.train
+    program, train = make_program(config, mesh, objective), config.train
     shape = (train.microbatches, (sequences or train.batch_size) // train.microbatches, config.data.seq_len)
 
     def array(dtype) -> jax.ShapeDtypeStruct:
@@ -47,21 +51,26 @@ def train_step_arguments(config: RunConfig, mesh: Mesh | AbstractMesh, sequences
     return program.abstract, batch, jax.ShapeDtypeStruct((), jnp.float32)
 
 
-def lower_train_step(config: RunConfig, mesh: Mesh | AbstractMesh, sequences: int | None = None) -> jax.stages.Lowered:
+def lower_train_step(
+    config: RunConfig, mesh: Mesh | AbstractMesh, sequences: int | None = None, objective: str = NEXT_TOKEN
+) -> jax.stages.Lowered:
     """The train step for the devices of the mesh, before their compiler has seen it.
 
     Raises:
       ShardingError, AttentionError: the model cannot be laid out on the mesh, or not be computed by its devices.
     """
-    traced = make_program(config, mesh).step.trace(*train_step_arguments(config, mesh, sequences))
+    arguments = train_step_arguments(config, mesh, sequences, objective)
+    traced = make_program(config, mesh, objective).step.trace(*arguments)
     return traced.lower(lowering_platforms=(mesh.abstract_mesh.abstract_device.platform,))
 
 
-def compile_train_step(config: RunConfig, mesh: Mesh, sequences: int | None = None) -> jax.stages.Compiled:
+def compile_train_step(
+    config: RunConfig, mesh: Mesh, sequences: int | None = None, objective: str = NEXT_TOKEN
+) -> jax.stages.Compiled:
     """The train step as the devices of the mesh would run it: its memory, its text. Minutes for a large model.
 
     Raises:
       ShardingError, AttentionError: see `lower_train_step`.
       jax.errors.JaxRuntimeError: the compiler refuses it, as when it does not fit the memory.
     """
-    return lower_train_step(config, mesh, sequences).compile()
+    return lower_train_step(config, mesh, sequences, objective).compile()
