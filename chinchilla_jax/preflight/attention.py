@@ -17,7 +17,7 @@ from chinchilla_jax.model.parts import POSITIONS
 from chinchilla_jax.preflight.cache import Cache
 from chinchilla_jax.preflight.slices import Slice
 
-BUILD = "chinchilla_jax.preflight.attention:build"
+BUILD = "chinchilla_jax.tools.tpu_meter.attention:build"
 FEW = 4  # heads that are measured
 
 
@@ -66,8 +66,8 @@ def kernel_cycles(config: RunConfig, slice_: Slice, cache: Cache) -> KernelCycle
     """Cycles of a call of the forward and of the backward kernel; 5 to 30 seconds the first time for a shape."""
     shape, factor = shape_of(config, slice_)
     key = cache.key({"attention": shape})
-    cycles: dict[str, list[float]] | None = cache.read(key)
-    if cycles is None:
+    calls = cache.read(key, lambda cycles: _calls(cycles, factor))
+    if calls is None:
         from chinchilla_jax.tools.tpu_meter import MeterError
         from chinchilla_jax.tools.tpu_meter.measure import measure
 
@@ -75,44 +75,19 @@ def kernel_cycles(config: RunConfig, slice_: Slice, cache: Cache) -> KernelCycle
             report = measure(BUILD, slice_.generation, {k: v for k, v in shape.items() if k != "generation"})
         except MeterError as error:
             return KernelCycles({}, shape, factor, str(error).strip().split("\n")[-1][:200])
-        cycles = {}
+        cycles: dict[str, list[float]] = {}
         for kernel in report.kernels:
             cycles.setdefault(plain_name(kernel.name), []).append(kernel.bound_cycles)
         cache.write(key, cycles)
-    # A long sequence takes several calls of a kernel. The program counts each of them, so their mean is taken here.
-    return KernelCycles({name: factor * sum(each) / len(each) for name, each in cycles.items()}, shape, factor)
+        calls = _calls(cycles, factor)
+    return KernelCycles(calls, shape, factor)
+
+
+def _calls(cycles: dict[str, list[float]], factor: float) -> dict[str, float]:
+    """A long sequence takes several calls of a kernel. The program counts each of them, so their mean is taken here."""
+    return {name: factor * sum(calls) / len(calls) for name, calls in cycles.items()}
 
 
 def plain_name(name: str) -> str:
     """`transpose_jvp_attention_backward__.3` -> `attention_backward`: without the transformations around the call."""
     return re.sub(r"^(?:transpose_|jvp_|checkpoint_|rematted_computation_)+", "", name.split(".")[0]).rstrip("_")
-
-
-def build(rows: int, heads: int, groups: int, head_dim: int, seq: int, position: str, packed: bool, dtype: str) -> dict:
-    """A row or two of causal attention and its gradients, for the meter."""
-    import jax
-    import jax.numpy as jnp
-
-    from chinchilla_jax.kernels.attention import attention
-    from chinchilla_jax.model.positions import rotary
-
-    q, kv = (jax.ShapeDtypeStruct((rows, seq, n, head_dim), dtype) for n in (heads, groups))
-    arrays = {"q_BxSxHxK": q, "k_BxTxGxK": kv, "v_BxTxGxK": kv}
-    if position == "relative":
-        bias = jax.ShapeDtypeStruct((heads, head_dim), jnp.float32)
-        arrays |= {
-            "r_NxHxK": jax.ShapeDtypeStruct((seq, heads, head_dim), dtype),
-            "content_bias_HxK": bias,
-            "position_bias_HxK": bias,
-        }
-    documents = jax.ShapeDtypeStruct((rows, seq), jnp.int32)
-
-    def gradients(arrays: dict[str, jax.Array], dout: jax.Array, documents: jax.Array) -> tuple:
-        fixed = {"segment_ids_BxT": documents} if packed else {}
-        if position == "rope":
-            turn = rotary(jnp.arange(seq), head_dim, 10000.0)
-            fixed |= {"q_turn_2xSxK": turn, "k_turn_2xTxK": turn}
-        out, back = jax.vjp(lambda x: attention(**x, **fixed, implementation="fused"), arrays)
-        return out, back(dout)
-
-    return {"fn": gradients, "args": (arrays, q, documents)}

@@ -80,14 +80,8 @@ def open_cache(flag: str | None) -> Cache:
 
 def versions() -> dict[str, str]:
     """The versions of the packages that compile; `none` of one that is not installed."""
-
-    def version(package: str) -> str:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return "none"
-
-    return {package: version(package) for package in VERSIONED}
+    installed = {name: importlib.metadata.distributions(name=name) for name in VERSIONED}
+    return {name: next((one.version for one in found), "none") for name, found in installed.items()}
 
 
 @functools.cache

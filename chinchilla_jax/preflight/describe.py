@@ -26,13 +26,8 @@ def facts(verdict: Verdict) -> dict[str, Any]:
         "assumptions": list(ASSUMPTIONS),
         "versions": versions(),
         "fits": verdict.fits,
-        "slice": {
-            "name": slice_.name,
-            "chips": slice_.chips,
-            "grid": list(slice_.grid),
-            "slices": slice_.count,
-            "generation": slice_.generation,
-        },
+        "slice": {name: getattr(slice_, name) for name in ("name", "chips", "grid")}
+        | {"slices": slice_.count, "generation": slice_.generation},
         "config": verdict.config.to_dict(),
         "config_hash": verdict.config.content_hash(),
         "ledger": verdict.ledger.to_dict(),
