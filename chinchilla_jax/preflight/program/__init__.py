@@ -3,5 +3,5 @@
 In: the text of an XLA module (`compiled.as_text()`) and the shape of its mesh. Out: its products, collectives, kernels
 and memory traffic (`program.read_program`), and the collectives against the least that the mesh needs
 (`traffic.compare`). `base/hlo.py` reads the text, `operations` and `collectives` weigh one instruction, `loops` counts
-the trips of loops, `device_groups` reads the notations for groups of devices.
+the trips of loops.
 """

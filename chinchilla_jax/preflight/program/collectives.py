@@ -30,8 +30,7 @@ _BETWEEN_SLICES = {
     "ALL_TO_ALL": "all-to-all",
     "ONE_TO_ONE": "collective-permute",
 }
-_PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
-_LISTS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
+_LISTS = re.compile(r"(?:source_target_pairs|replica_groups)=\{((?:\{[\d,]*\},?)*)\}")
 _RANGE = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}")
 _MESH_AXIS = re.compile(r"'([^']+)'=(\d+)")
@@ -101,11 +100,9 @@ def read_collective(
       HloError: a kind of collective, or groups of devices, that are not known.
     """
     match = _COLLECTIVE.match(instruction.opcode)
-    within_slice = bool(match and match[1])
-    if match and match[1]:
-        kind, group = match[1], _group(instruction, mesh_shape)
-    else:
-        kind, group = _transfer_kind(instruction, slices), slices
+    within_slice = match[1] if match else None  # the kind of a collective within a slice
+    kind = within_slice or _transfer_kind(instruction, slices)
+    group = _group(instruction, mesh_shape) if within_slice else slices
     if instruction.opcode == "recv":
         return None
     if kind == "all-reduce" and _only_sliced(computation, instruction):
@@ -181,9 +178,8 @@ def slices_of(mesh_shape: Mapping[str, int], devices: int) -> tuple[dict[str, in
 
 def _group(instruction: Instruction, mesh_shape: Mapping[str, int]) -> Group:
     """The group of a collective. Raises HloError if devices are left out, or in groups of different sizes."""
-    devices = math.prod(mesh_shape.values())
-    pairs = _PAIRS.search(instruction.attributes)
-    groups = _lists(pairs[1]) if pairs else _replica_groups(instruction, devices)
+    devices, pairs = math.prod(mesh_shape.values()), "source_target_pairs=" in instruction.attributes
+    groups = _replica_groups(instruction, devices)
     sizes = {len(group) for group in groups}
     complete = sorted(device for group in groups for device in group) == list(range(devices))
     if not pairs and (len(sizes) != 1 or not complete):
@@ -197,7 +193,8 @@ def _group(instruction: Instruction, mesh_shape: Mapping[str, int]) -> Group:
 def _replica_groups(instruction: Instruction, devices: int) -> Sequence[Sequence[int]]:
     text = instruction.attributes
     if match := _LISTS.search(text):
-        return _lists(match[1]) or [range(devices)]
+        lists = [_numbers(numbers) for numbers in re.findall(r"\{([\d,]+)\}", match[1])]
+        return lists or [range(devices)]
     if match := _RANGE.search(text):
         return _range(match[2], match[3]).reshape(-1, _numbers(match[1])[-1])
     if match := _MESH.search(text):
@@ -214,11 +211,6 @@ def _replica_groups(instruction: Instruction, devices: int) -> Sequence[Sequence
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",") if number]
-
-
-def _lists(text: str) -> list[list[int]]:
-    """`{0,1},{2,3}` -> [[0, 1], [2, 3]]."""
-    return [_numbers(numbers) for numbers in re.findall(r"\{([\d,]+)\}", text)]
 
 
 def _range(dims: str, order: str | None) -> np.ndarray:
