@@ -14,85 +14,10 @@ from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.parallel.topology import topology, topology_mesh
 from chinchilla_jax.preflight.program.program import read_program
 from tests.compiling import needs_compiler
+from tests.preflight.hlo_texts import SHAPE, brief, module
 
-SHAPE = {"data": 1, "fsdp": 2, "tensor": 4}
 MIB = 1 << 20
 ROWS, COLUMNS = 2048, 512  # 2 MiB in bfloat16
-
-
-def module(entry, *computations, devices=8, head=""):
-    """The text of a scheduled module whose entry has these lines; the last is its root."""
-
-    def block(name, lines):
-        *first, last = [line.strip() for line in lines.strip().splitlines()]
-        body = [*(f"  {line}" for line in first), f"  ROOT {last}"]
-        return "\n".join([f"{name} (p: f32[]) -> f32[] {{", *body, "}", ""])
-
-    blocks = [block(f"%{name}", lines) for name, lines in computations] + [block("ENTRY %main", entry)]
-    return f"HloModule m, is_scheduled=true, {head}num_partitions={devices}\n\n" + "\n".join(blocks)
-
-
-def brief(program):
-    return [(c.kind, c.axes, c.group, c.bytes, c.wire_bytes, c.trips) for c in program.collectives]
-
-
-def collective(attributes, opcode="all-gather", shape=SHAPE, **module_settings):
-    """The collective of a program that has but one, of 1 KiB on every device."""
-    entry = f"""%p = f32[256]{{0}} parameter(0)
-                %c = f32[256]{{0}} {opcode}(%p), channel_id=1, {attributes}"""
-    [found] = read_program(module(entry, **module_settings), shape).collectives
-    return found
-
-
-# How libtpu 0.0.42.1 writes groups, on a mesh of 1 x 2 x 4.
-@pytest.mark.parametrize(("groups", "axes", "size"), [
-    ("replica_groups={{0,1,2,3},{4,5,6,7}}", ("tensor",), 4),
-    ("replica_groups={{0,4},{1,5},{2,6},{3,7}}", ("fsdp",), 2),
-    ("replica_groups={{0,1},{2,3},{4,5},{6,7}}", ("tensor",), 2),
-    ("replica_groups={{0,1,2,3,4,5,6,7}}", ("fsdp", "tensor"), 8),
-    ("replica_groups={}", ("fsdp", "tensor"), 8),
-    ("replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}", (), 1),
-    ("replica_groups=[2,4]<=[8]", ("tensor",), 4),
-    ("replica_groups=[4,2]<=[2,4]T(1,0)", ("fsdp",), 2),
-    ("replica_groups=[1,8]<=[8]", ("fsdp", "tensor"), 8),
-    ("replica_groups=mesh['axis_0'=2,'axis_1'=1,'axis_2'=4] {'axis_2'}", ("tensor",), 4),
-    ("replica_groups=mesh['axis_0'=2,'axis_1'=1,'axis_2'=4] {'axis_0'}", ("fsdp",), 2),
-    ("replica_groups=mesh['a'=2,'b'=4] {'a','b'}", ("fsdp", "tensor"), 8),
-    ("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", ("fsdp",), 2),
-])  # fmt: skip
-def test_groups_of_devices_are_mesh_axes_in_every_notation(groups, axes, size):
-    found = collective(groups)
-    assert (found.axes, found.group, found.bytes) == (axes, size, 1024 * size)
-    assert found.wire_bytes == 1024 * (size - 1)
-
-
-def test_pairs_of_a_permute_are_mesh_axes():
-    ring = "{{0,1},{1,2},{2,3},{3,0},{4,5},{5,6},{6,7},{7,4}}"
-    assert collective(f"source_target_pairs={ring}", "collective-permute").axes == ("tensor",)
-    across = collective("source_target_pairs={{0,4},{1,5},{2,6},{3,7}}", "collective-permute")
-    assert (across.axes, across.group, across.wire_bytes) == (("fsdp",), 2, 1024)
-
-
-@pytest.mark.parametrize(("opcode", "whole", "wire"), [
-    ("all-gather", 4096, 3072), ("reduce-scatter", 1024, 768), ("all-reduce", 1024, 1536), ("all-to-all", 1024, 768),
-])  # fmt: skip
-def test_bytes_on_the_wire_are_those_of_a_ring(opcode, whole, wire):
-    found = collective("replica_groups=[2,4]<=[8]", opcode)
-    assert (found.bytes, found.wire_bytes, found.network, found.asynchronous) == (whole, wire, "ici", False)
-
-
-@pytest.mark.parametrize(("attributes", "opcode", "complaint"), [
-    ("replica_groups=rings(3)", "all-gather", "not understood"),
-    ("replica_groups={{0,1,2},{3,4,5,6,7}}", "all-gather", "different sizes"),
-    ("replica_groups={{0,1},{2,3}}", "all-reduce", "not of all 8"),
-    ("replica_groups=mesh['a'=8] {'a':(2)4}", "all-reduce", "part of a mesh axis"),
-    ("replica_groups=[2,4]<=[8]", "ragged-all-to-all", "kind that is not known"),
-    ("replica_groups=[2,4]<=[8]", "collective-broadcast", "kind that is not known"),
-    ("is_host_transfer=true", "send", "kind that is not known"),
-])  # fmt: skip
-def test_a_collective_that_is_not_understood_is_an_error_and_not_zero(attributes, opcode, complaint):
-    with pytest.raises(HloError, match=complaint):
-        collective(attributes, opcode)
 
 
 def test_texts_of_other_programs_are_refused():
@@ -105,109 +30,6 @@ def test_texts_of_other_programs_are_refused():
             read_program(broken, SHAPE)
     with pytest.raises(HloError, match="not in the text"):
         read_program(module("%p = f32[8]{0} parameter(0)\n%c = f32[8]{0} fusion(%p), kind=kLoop, calls=%gone"), SHAPE)
-
-
-def loop(start, body, condition):
-    """A program whose only loop holds an all-reduce; element 0 of its state counts, 1 and 2 are carried."""
-    state = "(s32[], s32[], f32[256])"
-    entry = f"""%n = s32[] parameter(0)
-                %x = f32[256]{{0}} parameter(1)
-                %i = s32[] constant({start})
-                %ten = s32[] constant(10)
-                %tuple = {state} tuple(%i, %ten, %x)
-                %while = {state} while(%tuple), condition=%condition, body=%body, metadata={{op_name="jit(f)/while"}}"""
-    parts = """%s = (s32[], s32[], f32[256]) parameter(0)
-               %i = s32[] get-tuple-element(%s), index=0
-               %n = s32[] get-tuple-element(%s), index=1"""
-    inner = f"""{parts}
-                %x = f32[256]{{0}} get-tuple-element(%s), index=2
-                %y = f32[256]{{0}} all-reduce(%x), replica_groups={{}}, to_apply=%add
-                %z = f32[256]{{0}} negate(%y), backend_config={{"estimated_cycles":"11"}}
-                {body}
-                %out = {state} tuple(%next, %n, %y)"""
-    add = "%a = f32[] parameter(0)\n%b = f32[] parameter(1)\n%c = f32[] add(%a, %b)"
-    return module(entry, ("add", add), ("body", inner), ("condition", f"{parts}\n{condition}"))
-
-
-@pytest.mark.parametrize(("start", "step", "condition", "trips"), [
-    (0, 1, "%l = s32[] constant(7)\n%c = pred[] compare(%i, %l), direction=LT", 7),
-    (0, 1, "%c = pred[] compare(%i, %n), direction=LT", 10),
-    (3, 2, "%c = pred[] compare(%i, %n), direction=LT", 4),
-    (3, 2, "%c = pred[] compare(%n, %i), direction=GE", 4),
-    (4, 3, "%c = pred[] compare(%i, %n), direction=NE", 2),
-    (4, 3, "%c = pred[] compare(%i, %n), direction=LE", 3),
-    (12, -1, "%c = pred[] compare(%i, %n), direction=GT", 2),
-    (12, 1, "%c = pred[] compare(%i, %n), direction=LT", 0),
-    (0, 1, "%one = s32[] constant(1)\n%m = s32[] subtract(%n, %one)\n"
-           "%c = pred[] compare(%i, %m), direction=LT", 9),
-])  # fmt: skip
-def test_a_loop_that_counts_has_its_trips(start, step, condition, trips):
-    text = loop(start, f"%d = s32[] constant({step})\n%next = s32[] add(%i, %d)", condition)
-    program = read_program(text, SHAPE)
-    assert [(c.trips, c.loops) for c in program.collectives] == [(trips, ("while",))] and program.unknown_loops == {}
-    assert program.cycles == 11 * trips
-
-
-def test_a_limit_that_an_outer_loop_carries_is_found():
-    inner = loop(
-        0, "%d = s32[] constant(1)\n%next = s32[] add(%i, %d)", "%c = pred[] compare(%i, %n), direction=LT"
-    ).partition("ENTRY")[0]
-    state = "(s32[], s32[], f32[256])"
-    inner = inner.replace("%body", "%inner").replace("%condition", "%inner_condition")
-    body = f"""%s = {state} parameter(0)
-               %i = s32[] get-tuple-element(%s), index=0
-               %n = s32[] get-tuple-element(%s), index=1
-               %x = f32[256]{{0}} get-tuple-element(%s), index=2
-               %zero = s32[] constant(0)
-               %t = {state} tuple(%zero, %n, %x)
-               %w = {state} while(%t), condition=%inner_condition, body=%inner
-               %y = f32[256]{{0}} get-tuple-element(%w), index=2
-               %one = s32[] constant(1)
-               %j = s32[] add(%i, %one)
-               %out = {state} tuple(%j, %n, %y)"""
-    text = loop(0, "%next = s32[] copy(%i)", "%c = pred[] compare(%i, %n), direction=LT")
-    head, entry = inner.split("\n", 1), text[text.index("ENTRY") :]
-    condition = text[text.index("%condition (") : text.index("ENTRY")]
-    outer = module(body).split("\n\n")[1].replace("ENTRY %main", "%body")
-    program = read_program("\n".join([head[0], head[1], outer, condition, entry]), SHAPE)
-    assert [(c.trips, c.loops) for c in program.collectives] == [(100, ("while", "w"))]
-
-
-@pytest.mark.parametrize(("body", "condition"), [
-    ("%next = s32[] multiply(%i, %n)", "%c = pred[] compare(%i, %n), direction=LT"),
-    ("%d = s32[] constant(4)\n%next = s32[] add(%i, %d)", "%c = pred[] compare(%i, %n), direction=NE"),
-    ("%d = s32[] constant(1)\n%next = s32[] add(%i, %d)", "%l = s32[] custom-call(%n), custom_call_target=\"f\"\n"
-                                                          "%c = pred[] compare(%i, %l), direction=LT"),
-])  # fmt: skip
-def test_a_loop_whose_trips_cannot_be_found_is_named_and_counted_once(body, condition):
-    program = read_program(loop(1, body, condition), SHAPE)
-    assert program.unknown_loops == {"while": "while jit(f)/while"}
-    assert [(c.trips, c.loops) for c in program.collectives] == [(1, ("while",))]
-
-
-def fusion(body, operands="%p", result="f32[256]{0}", opcode="fusion", **settings):
-    entry = f"""%p = f32[256]{{0}} parameter(0)
-                %f = {result} {opcode}({operands}), kind=kCustom, calls=%fused"""
-    return module(entry, ("fused", body), **settings)
-
-
-def test_an_all_reduce_of_which_a_slice_is_kept_is_a_reduce_scatter():
-    body = """%a = f32[256]{0} parameter(0)
-              %i = s32[] constant(0)
-              %r = (f32[256]{0}, f32[256]{0}) all-reduce(%a, %a), replica_groups=[2,4]<=[8], to_apply=%add
-              %x = f32[256]{0} get-tuple-element(%r), index=0
-              %y = f32[256]{0} get-tuple-element(%r), index=1
-              %s = f32[64]{0} dynamic-slice(%x, %i), dynamic_slice_sizes={64}
-              %t = f32[64]{0} dynamic-slice(%y, %i), dynamic_slice_sizes={64}
-              %z = (f32[64]{0}, f32[64]{0}) tuple(%s, %t)"""
-    text = fusion(body, result="(f32[64]{0}, f32[64]{0})").replace(
-        "parameter(0)\n  ROOT %f", 'parameter(0), metadata={op_name="jit(f)/x"}\n  ROOT %f'
-    )
-    program = read_program(text, SHAPE)
-    assert brief(program) == [("reduce-scatter", ("tensor",), 4, 2048, 1536, 1)]
-    assert program.collectives[0].op_name == "jit(f)/x", "the compiler names it not: its operand's name"
-    whole = body.replace("tuple(%s, %t)", "tuple(%s, %y)")
-    assert brief(read_program(fusion(whole, result="(f32[64]{0}, f32[256]{0})"), SHAPE))[0][0] == "all-reduce"
 
 
 ASYNC = """%a = f32[256]{{0}} parameter(0)
@@ -266,58 +88,6 @@ def test_collectives_in_branches_are_an_error():
     assert read_program(module(entry, ("one", two), ("two", two)), SHAPE).collectives == ()
 
 
-@pytest.mark.parametrize(("product", "flops"), [
-    ("f32[8,32]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}", 2 * 8 * 16 * 32),
-    ("f32[8,32]{1,0} convolution(%a, %b), dim_labels=bf_io->bf", 2 * 8 * 16 * 32),
-    # A batch of 4 products of [8, 16] and [16, 32], the batch as a spatial axis: only its diagonal is multiplied.
-    ("f32[4,8,32]{2,1,0} convolution(%c, %d), window={size=4 stride=3 lhs_dilate=4}, dim_labels=0bf_0io->0bf",
-     2 * 4 * 8 * 16 * 32),
-    # A window of 3 over 4 places with padding: 2 of the 12 places are padding.
-    ("f32[4,8,32]{2,1,0} convolution(%c, %e), window={size=3 pad=1_1}, dim_labels=0bf_0io->0bf", 2 * 10 * 8 * 16 * 32),
-])  # fmt: skip
-def test_products_are_counted_within_fusions_and_without_padding(product, flops):
-    operands = """%a = f32[8,16]{1,0} parameter(0)
-                  %b = f32[16,32]{1,0} parameter(1)
-                  %c = f32[4,8,16]{2,1,0} parameter(2)
-                  %d = f32[4,16,32]{2,1,0} parameter(3)
-                  %e = f32[3,16,32]{2,1,0} parameter(4)"""
-    entry = f"{operands}\n%x = {product}\n%y = {product.split(' ')[0]} fusion(%a, %b, %c, %d, %e), calls=%fused"
-    text = module(entry, ("fused", f"{operands}\n%x = {product}"))
-    assert read_program(text, SHAPE).matmul_flops == 2 * flops
-
-
-def moved(entry, *computations):
-    return read_program(module(entry, *computations), SHAPE).hbm_bytes
-
-
-def test_bytes_moved_are_those_of_hbm_and_of_slices():
-    p = "%p = f32[4,256]{1,0} parameter(0)\n%i = s32[] constant(0)\n"
-    v = "%v = f32[1,256]{1,0:T(8,128)S(1)} parameter(1)\n"
-    assert moved(p + "%c = f32[4,256]{1,0} copy(%p)") == 2 * 4096
-    assert moved(p + "%c = f32[4,256]{1,0:S(1)} copy(%p)") == 4096, "VMEM is not counted"
-    assert moved(p + "%b = f32[1024]{0} bitcast(%p)\n%t = (f32[1024]{0}) tuple(%b)") == 0
-    assert moved(p + v + "%u = f32[4,256]{1,0} dynamic-update-slice(%p, %v, %i, %i)") == 1024 + 8
-    assert moved(p + "%s = f32[1,256]{1,0} dynamic-slice(%p, %i, %i), dynamic_slice_sizes={1,256}") == 2 * 1024 + 8
-    started = """%s = (f32[4,256]{1,0:S(1)}, f32[4,256]{1,0}, u32[]{:S(2)}) copy-start(%p)
-                 %d = f32[4,256]{1,0:S(1)} copy-done(%s)"""
-    assert moved(p + started) == 4096
-    inner = """%a = f32[4,256]{1,0} parameter(0)
-               %b = f32[1,256]{1,0} parameter(1)
-               %j = s32[] constant(2)
-               %u = f32[4,256]{1,0} dynamic-update-slice(%a, %b, %j, %j)"""
-    update = p + v + "%f = f32[4,256]{1,0} fusion(%p, %v), kind=kLoop, calls=%inner"
-    assert moved(update, ("inner", inner)) == 1024, "the slice is written, and read from VMEM"
-    fresh = inner.replace("dynamic-update-slice(%a,", "dynamic-update-slice(%z,").replace(
-        "%j =", "%z = f32[4,256]{1,0} broadcast(%b), dimensions={}\n%j ="
-    )
-    assert moved(update, ("inner", fresh)) == 4096, "what is updated is not in memory yet: it is written whole"
-    read = """%a = f32[4,256]{1,0} parameter(0)
-              %j = s32[] constant(2)
-              %s = f32[1,256]{1,0} dynamic-slice(%a, %j, %j), dynamic_slice_sizes={1,256}
-              %n = f32[1,256]{1,0:S(1)} negate(%s)"""
-    assert moved(p + "%f = f32[1,256]{1,0:S(1)} fusion(%p), kind=kLoop, calls=%inner", ("inner", read)) == 1024
-
-
 def test_cycles_kernels_and_temporaries_in_hbm_are_listed():
     entry = """%p = f32[4,256]{1,0} parameter(0)
                %f = f32[4,256]{1,0} fusion(%p), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"120"}
@@ -346,32 +116,6 @@ def test_cycles_kernels_and_temporaries_in_hbm_are_listed():
         ("f", (4, 256), 4096, ""),
         ("k.1", (2, 256), 1024, ""),
     ]
-
-
-def test_a_mesh_lies_over_slices_along_its_first_axes_or_not_at_all():
-    def text(devices):
-        return module(
-            "%p = f32[256]{0} parameter(0)\n%c = f32[256]{0} all-reduce(%p), replica_groups={}", devices=devices
-        )
-
-    [found] = read_program(text(4), {"data": 4, "fsdp": 2}).collectives
-    assert (found.axes, found.group, found.network) == (("data", "fsdp"), 4, "ici")
-    for devices, shape in ((6, {"data": 3, "fsdp": 4}), (3, {"data": 8, "fsdp": 2}), (8, {"fsdp": 4})):
-        with pytest.raises(HloError, match="slices"):
-            read_program(text(devices), shape)
-
-
-def test_a_transfer_between_slices_needs_the_mesh_of_all_of_them():
-    sent = """%p = f32[256]{0} parameter(0)
-              %t = token[] after-all()
-              %s = (f32[256]{0}, u32[], token[]) send(%p, %t), frontend_attributes={\
-_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}"""
-    [found] = read_program(module(sent, devices=4), {"data": 2, "fsdp": 4}).collectives
-    assert (found.network, found.axes, found.wire_bytes) == ("dcn", ("data",), 1024)
-    pairs = sent.replace('"{1,2}x{0:3}"', "{{100000->200000}}").replace("ALL_REDUCE", "ONE_TO_ONE")
-    for text, shape in ((sent, {"fsdp": 4}), (sent, {"data": 3, "fsdp": 4}), (pairs, {"fsdp": 4})):
-        with pytest.raises(HloError, match="among other slices"):
-            read_program(module(text, devices=4), shape)
 
 
 class TestWithTheCompiler:
