@@ -96,11 +96,9 @@ def check(config: RunConfig, options: Options, echo: Echo) -> Verdict:
     check_mesh(config, options.slice)
     steps = step_configs(config)
     if len(steps) > 1 and not options.every_batch:
-        echo(
-            f"the batch doubles to {steps[-1].train.batch_size} sequences: that step is looked at, it needs most "
-            "(--every_batch looks at both)"
-        )
         steps = steps[-1:]
+        told = f"the batch doubles to {steps[0].train.batch_size} sequences: that step is looked at, it needs most"
+        echo(f"{told} (--every_batch looks at both)")
     checked = {step.train.batch_size: check_step(step, options, echo) for step in reversed(steps)}
     times = {sequences: one.time for sequences, one in checked.items() if one.time and not one.untimed}
     ledger = count_run(config)
@@ -122,10 +120,8 @@ def check_step(config: RunConfig, options: Options, echo: Echo) -> Checked:
     step: CompiledStep | None = cache.read(key, lambda values: build(CompiledStep, values, ""))
     cached = step is not None
     if step is None:
-        echo(
-            f"compiling the step of {config.train.batch_size} sequences for {slice_}: seconds for a small model, "
-            "minutes for a large one"
-        )
+        told = f"compiling the step of {config.train.batch_size} sequences for {slice_}"
+        echo(f"{told}: seconds for a small model, minutes for a large one")
         step, text = _compile(config, slice_, **objective)
         cache.write(key, dataclasses.asdict(step))
         echo(f"compiled in {step.seconds:.0f} s")

@@ -124,11 +124,8 @@ def usable_hbm(generation: str) -> int:
     except jax.errors.JaxRuntimeError as error:
         if refusal := read_refusal(str(error)):
             return refusal.available
-    raise ConfigError(
-        "--slice",
-        f"the compiler does not say how much memory of a {generation} it uses; "
-        "this libtpu is not the one that preflight was written for",
-    )
+    told = f"the compiler does not say how much memory of a {generation} it uses"
+    raise ConfigError("--slice", f"{told}; this libtpu is not the one that preflight was written for")
 
 
 def read_refusal(message: str) -> Refusal | None:
@@ -167,16 +164,11 @@ def traffic(collectives: Sequence[Collective], links: Mapping[str, int]) -> tupl
     rows = []
     for (kind, axes, in_layers, asynchronous), group in groups.items():
         sent = {"ici": 0, "dcn": 0}
+        rings = max(1, sum(links[axis] for axis in axes) // 2)
         for c in group:
-            sent[c.network] += c.trips * _sent_bytes(c, links)
+            # On k rings of n chips each, an all-to-all passes k n/4 links in the mean.
+            passed = round(c.bytes * rings * c.group ** (1 / rings) / 4) if kind == "all-to-all" else 0
+            sent[c.network] += c.trips * max(c.wire_bytes, passed)
         runs, size = sum(c.trips for c in group), sum(c.trips * c.bytes for c in group)
         rows.append(Traffic(kind, axes, in_layers, asynchronous, len(group), runs, size, sent["ici"], sent["dcn"]))
     return tuple(sorted(rows, key=lambda row: -row.wire_bytes - row.dcn_bytes))
-
-
-def _sent_bytes(c: Collective, links: Mapping[str, int]) -> int:
-    """What a chip sends in one run. On k rings of n chips each, an all-to-all passes k n/4 links in the mean."""
-    if c.kind != "all-to-all":
-        return c.wire_bytes
-    rings = max(1, sum(links[axis] for axis in c.axes) // 2)
-    return max(c.wire_bytes, round(c.bytes * rings * c.group ** (1 / rings) / 4))

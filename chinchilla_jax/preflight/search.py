@@ -189,20 +189,11 @@ def nearest(config: RunConfig, slice_: Slice, needed: float, usable: float) -> l
     Args:
       needed: bytes that the config needs as it is.
     """
-    start = config.train
-    scale = needed / estimate(config, slice_).memory
-
-    def recomputed(one: RunConfig) -> int:
-        return _ORDER[one.train.remat] - _ORDER[start.remat]
-
-    def distance(one: RunConfig) -> float:
+    start, scale = config.train, needed / estimate(config, slice_).memory
+    fitting = []
+    for one in settings(config, slice_):
         doublings = math.log2(one.train.microbatches / start.microbatches)
-        return doublings + recomputed(one) + 3 * (one.mesh != config.mesh)
-
-    estimates = [
-        estimate(one, slice_)
-        for one in settings(config, slice_)
-        if one.train.microbatches >= start.microbatches and recomputed(one) >= 0 and one != config
-    ]
-    fitting = [e for e in estimates if e.memory * scale <= usable]
-    return sorted(fitting, key=lambda e: (distance(e.config), e.seconds))
+        recomputed, taken = _ORDER[one.train.remat] - _ORDER[start.remat], estimate(one, slice_)
+        if min(doublings, recomputed) >= 0 and one != config and taken.memory * scale <= usable:
+            fitting.append((doublings + recomputed + 3 * (one.mesh != config.mesh), taken.seconds, taken))
+    return [taken for _, _, taken in sorted(fitting, key=lambda one: one[:2])]

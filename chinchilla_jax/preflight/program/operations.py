@@ -146,16 +146,13 @@ def _bytes_made(module: Module, computation: Computation, name: str) -> int:
     if opcode == "fusion" and len(instruction.arrays) == 1:
         inner = _fused(module, instruction)
         return _bytes_made(module, inner, inner.root)
-    if opcode == "dynamic-update-slice" and _is_passed(computation, instruction.operands[0]):
-        return _bytes(computation, instruction.operands[1])
+    if opcode == "dynamic-update-slice":
+        whole = computation.instructions[instruction.operands[0]]
+        while whole.opcode == "bitcast":
+            whole = computation.instructions[whole.operands[0]]
+        if whole.opcode == "parameter":  # it is in memory already, and only the slice is written
+            return _bytes(computation, instruction.operands[1])
     return _bytes(computation, name)
-
-
-def _is_passed(computation: Computation, name: str) -> bool:
-    instruction = computation.instructions[name]
-    while instruction.opcode == "bitcast":
-        instruction = computation.instructions[instruction.operands[0]]
-    return instruction.opcode == "parameter"
 
 
 def _read(module: Module, computation: Computation, instruction: Instruction, index: int) -> int:
