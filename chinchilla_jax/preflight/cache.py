@@ -30,7 +30,7 @@ SOURCES = """
     model kernels parallel tools/tpu_meter
     training/loss.py training/objective.py training/optimizer.py training/step.py
     training/machine/ahead.py training/machine/shape.py training/machine/xla_flags.py
-    preflight/program preflight/attention.py preflight/compiled.py preflight/slices.py preflight/step.py
+    preflight/program preflight/predict.py preflight/compiled.py preflight/slices.py preflight/step.py
 """.split()
 
 

@@ -12,9 +12,8 @@ from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.config_values import build
 from chinchilla_jax.ledger import Ledger, count_run
-from chinchilla_jax.preflight.attention import KernelCycles, kernel_cycles
 from chinchilla_jax.preflight.cache import Cache
-from chinchilla_jax.preflight.predict import RunCost, StepTime, run_cost, step_time
+from chinchilla_jax.preflight.predict import KernelCycles, RunCost, StepTime, kernel_cycles, run_cost, step_time
 from chinchilla_jax.preflight.search import activation_bytes, mesh_flags, nearest_mesh
 from chinchilla_jax.preflight.slices import Slice, lays_out
 from chinchilla_jax.preflight.step import CompiledStep, step_configs

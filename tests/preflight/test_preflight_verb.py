@@ -10,7 +10,7 @@ import pytest
 from chinchilla_jax import cli
 from chinchilla_jax.preflight import check as checks
 from chinchilla_jax.preflight import compiled
-from chinchilla_jax.preflight.attention import KernelCycles, shape_of
+from chinchilla_jax.preflight.predict import KernelCycles, shape_of
 from chinchilla_jax.preflight.program.traffic import Sent
 from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Traffic
 from tests.compiling import needs_compiler
