@@ -22,7 +22,7 @@ ROWS, COLUMNS = 2048, 512  # 2 MiB in bfloat16
 
 def test_texts_of_other_programs_are_refused():
     text = module("%p = f32[8]{0} parameter(0)\n%c = f32[8]{0} copy(%p)")
-    assert read_program(text, SHAPE).collectives == ()
+    assert read_program(text, SHAPE).collectives == []
     with pytest.raises(HloError, match="8 devices on a mesh .*'fsdp': 3"):
         read_program(text, {"fsdp": 3, "tensor": 4})
     for broken in ("", "module @jit_f {}", text.replace("is_scheduled=true, ", ""), text[: text.index("ROOT")]):
@@ -85,7 +85,7 @@ def test_collectives_in_branches_are_an_error():
     two = "%a = f32[256]{0} parameter(0)\n%r = f32[256]{0} negate(%a)"
     with pytest.raises(HloError, match="conditional"):
         read_program(module(entry, ("one", one), ("two", two)), SHAPE)
-    assert read_program(module(entry, ("one", two), ("two", two)), SHAPE).collectives == ()
+    assert read_program(module(entry, ("one", two), ("two", two)), SHAPE).collectives == []
 
 
 def test_cycles_kernels_and_temporaries_in_hbm_are_listed():

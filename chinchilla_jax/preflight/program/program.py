@@ -9,7 +9,6 @@ runs. The compiler's own totals (`cost_analysis`) count the body of a loop once 
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -41,7 +40,7 @@ _FREE_TARGETS = frozenset(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class StepProgram:
     """What one device does in one step.
 
@@ -51,13 +50,13 @@ class StepProgram:
     are too low if they hold any work.
     """
 
-    collectives: tuple[Collective, ...]  # as scheduled; a loop that is run from two places is there twice
+    collectives: list[Collective]  # as scheduled; a loop that is run from two places is there twice
     kernels: dict[str, int]  # how often each Pallas kernel runs, by name
     cycles: int
     matmul_flops: int  # of every dot and convolution, exact; those in kernels are not included
     hbm_bytes: int
     largest: tuple[Temporary, ...]  # without arguments, and without outputs that take their place
-    unknown_loops: Mapping[str, str]  # by name, with what the compiler says of them
+    unknown_loops: dict[str, str]  # by name, with what the compiler says of them
 
 
 def read_program(text: str, mesh_shape: Mapping[str, int]) -> StepProgram:
@@ -75,15 +74,8 @@ def read_program(text: str, mesh_shape: Mapping[str, int]) -> StepProgram:
     reader = _Reader(module, mesh_shape)
     reader.walk(module.entry, Runs())
     reader.refuse_what_was_missed()
-    return StepProgram(
-        collectives=tuple(reader.collectives),
-        kernels=dict(reader.kernels),
-        cycles=reader.cycles,
-        matmul_flops=reader.flops,
-        hbm_bytes=reader.hbm,
-        largest=tuple(sorted(reader.temporaries.values(), key=lambda t: (-t.bytes, t.name))[:LARGEST]),
-        unknown_loops=reader.unknown_loops,
-    )
+    largest = sorted(reader.temporaries.values(), key=lambda t: (-t.bytes, t.name))[:LARGEST]
+    return dataclasses.replace(reader.found, largest=tuple(largest))
 
 
 class _Reader:
@@ -92,11 +84,8 @@ class _Reader:
     def __init__(self, module: Module, mesh_shape: Mapping[str, int]):
         self.module = module
         self.mesh_shape, self.slices = slices_of(mesh_shape, module.devices)
-        self.collectives: list[Collective] = []
-        self.kernels: collections.Counter[str] = collections.Counter()
-        self.cycles = self.flops = self.hbm = 0
+        self.found = StepProgram([], {}, 0, 0, 0, (), {})
         self.temporaries: dict[str, Temporary] = {}
-        self.unknown_loops: dict[str, str] = {}
         # Asynchronous collectives in fusions, by their key: those that start, and a name in those that go on.
         self.started: set[tuple] = set()
         self.continued: dict[tuple, str] = {}
@@ -135,20 +124,24 @@ class _Reader:
         name = instruction.name
         count, constant = trip_count(self.module, computation, instruction, runs.known)
         if count is None:
-            count, self.unknown_loops[name] = 1, f"{name} {instruction.op_name}".strip()
+            count, self.found.unknown_loops[name] = 1, f"{name} {instruction.op_name}".strip()
         inner = dataclasses.replace(runs, trips=runs.trips * count, loops=(*runs.loops, name), known=constant)
         self.walk(self.module.computation(instruction.called("body"), name), inner)
 
     def _conditional(self, instruction: Instruction, runs: Runs) -> None:
         """Counts all branches. If they hold anything that matters, there is no right number."""
-        before = len(self.collectives), self.kernels.total(), self.flops
+        before = self._amounts()
         for name in instruction.branches:
             self.walk(self.module.computation(name, instruction.name), dataclasses.replace(runs, known={}))
-        if before != (len(self.collectives), self.kernels.total(), self.flops):
+        if before != self._amounts():
             raise HloError(
                 f"{instruction.name}: a conditional with collectives, kernels or products in its branches; "
                 "how often they run depends on data"
             )
+
+    def _amounts(self) -> tuple[int, int, int]:
+        """What there is so far of that of which the number of runs must be known."""
+        return len(self.found.collectives), sum(self.found.kernels.values()), self.found.matmul_flops
 
     def _operation(self, computation: Computation, instruction: Instruction, runs: Runs) -> None:
         targets = _targets_of(instruction)
@@ -156,10 +149,10 @@ class _Reader:
             runs = dataclasses.replace(runs, origin=_origin(computation, instruction) or runs.origin)
             self._count(computation, instruction, runs)
             if not is_collective(instruction):
-                self.flops += runs.trips * matmul_flops(self.module, computation, instruction)
-                self.hbm += runs.trips * hbm_bytes(self.module, computation, instruction)
+                self.found.matmul_flops += runs.trips * matmul_flops(self.module, computation, instruction)
+                self.found.hbm_bytes += runs.trips * hbm_bytes(self.module, computation, instruction)
             cycles = _CYCLES.search(instruction.attributes)
-            self.cycles += runs.trips * int(cycles[1]) if cycles else 0
+            self.found.cycles += runs.trips * int(cycles[1]) if cycles else 0
         elif _ALLOCATION not in targets:
             return
         self._add_temporary(computation, instruction)
@@ -176,7 +169,8 @@ class _Reader:
                 self._count(called, inner, runs, fused=True)
         if _KERNEL in _targets_of(instruction):  # under the name that `pallas_call` was given
             named = _KERNEL_NAME.search(instruction.op_name)
-            self.kernels[named[1] if named else _NUMBERED.sub("", instruction.name)] += runs.trips
+            name = named[1] if named else _NUMBERED.sub("", instruction.name)
+            self.found.kernels[name] = self.found.kernels.get(name, 0) + runs.trips
         if not is_collective(instruction):
             return
         if fused:
@@ -189,8 +183,8 @@ class _Reader:
             elif _ASYNC_DONE in targets or chain:
                 self.continued[key] = instruction.name
                 return
-        if found := read_collective(computation, instruction, runs, self.mesh_shape, self.slices):
-            self.collectives.append(found)
+        if collective := read_collective(computation, instruction, runs, self.mesh_shape, self.slices):
+            self.found.collectives.append(collective)
 
     def _add_temporary(self, computation: Computation, instruction: Instruction) -> None:
         """The largest array in HBM that an instruction makes, unless it is an output in a donated argument."""
