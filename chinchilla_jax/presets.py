@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
-import importlib.resources
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+from chinchilla_jax.base.files import read_text
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, ModelConfig, did_you_mean
 from chinchilla_jax.ledger import count_parameters
 
@@ -40,27 +43,25 @@ def presets() -> dict[str, Preset]:
 
 def _read(table: str, source: str) -> Iterator[Preset]:
     """Columns that are named as fields of `ModelConfig` are the shape; what the others say besides N is not read."""
-    read = {int: int, float: float, str: str, bool: "yes".__eq__}
-    fields = {name: read[kind] for name, kind in typing.get_type_hints(ModelConfig).items()}
-    path = importlib.resources.files("chinchilla_jax") / "tables" / table
-    for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
-        model = ModelConfig(**{name: fields[name](text) for name, text in row.items() if name in fields})
-        yield Preset(row["name"], model, int(row["params_printed"]), int(row["params_exact"]), source)
+    kinds = typing.get_type_hints(ModelConfig)
+
+    def value(name: str, text: str) -> Any:
+        return text == "yes" if kinds[name] is bool else kinds[name](text)
+
+    for row in csv.DictReader(read_text(Path(__file__).parent / "tables" / table).splitlines()):
+        shape = {name: value(name, text) for name, text in row.items() if name in kinds}
+        yield Preset(row["name"], ModelConfig(**shape), int(row["params_printed"]), int(row["params_exact"]), source)
 
 
 def preset(name: str) -> Preset:
-    """One preset.
-
-    Raises:
-      ConfigError: no such name.
-    """
+    """One preset; `ConfigError` if no such name."""
     if name not in presets():
         advice = f"{did_you_mean(name, presets())}; `python -m chinchilla_jax presets` lists them"
         raise ConfigError("model.preset", f"unknown preset {name!r}{advice}")
     return presets()[name]
 
 
-def describe(echo: Callable[[str], None] = print) -> None:
+def describe(echo: Echo = print) -> None:
     """Prints every preset: the size printed in its paper and the one counted from its shape, in parameters."""
     echo(f"{'name':16} {'layers':>6} {'d_model':>7} {'heads':>5} {'printed N':>16} {'counted N':>16}  source")
     for preset in presets().values():
