@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from chinchilla_jax import cli_runs
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
 from chinchilla_jax.cli_flags import define
 from chinchilla_jax.config import did_you_mean
@@ -44,9 +45,7 @@ from chinchilla_jax.parallel.job import cores
 if TYPE_CHECKING:
     from chinchilla_jax.parallel.job.hosts import Settings
 
-
-def _echo(line: str) -> None:
-    print(line, flush=True)
+_echo = cli_runs.echo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +60,7 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {}
+_PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
 
 
 def _verb(*names: str) -> Callable[[Callable], Callable]:
@@ -71,9 +71,6 @@ def _verb(*names: str) -> Callable[[Callable], Callable]:
         return run
 
     return add
-
-
-_PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
 
 
 @_verb("config")
@@ -104,14 +101,15 @@ def _plan(values: flags.FlagValues) -> None:
     foresee(manifest, study, _echo)
     if values.slice:
         manifest = _preflight_verb().plan_checked(manifest, values, _echo)
-    if not values.dry_run:
+    if study is not None and not values.dry_run:
         written = write_manifest(study / MANIFEST, manifest)
         _echo(f"{study / MANIFEST}: {'written' if written else 'unchanged, it holds this plan already'}")
 
 
-@_verb(
-    "config", "study", "manifest", "slice", "choose", "compiles", "every_batch", "price", "output", "cache", "keep_hlo"
-)
+_COMPILED = ("slice", "choose", "compiles", "every_batch", "price", "output", "cache", "keep_hlo")
+
+
+@_verb("config", "study", "manifest", *_COMPILED)
 def _preflight(values: flags.FlagValues) -> int:
     """Compiles the train step of --config, or every distinct one of --study, for a TPU slice; needs no TPU.
 
@@ -148,8 +146,7 @@ def _train(values: flags.FlagValues) -> int | None:
 
     Of a study's config that is its template, on as many cores of a CPU as the study gives each run (study.cores).
     """
-    config = read_config(values)
-    workdir = _folder(values, "workdir")
+    config, workdir = read_config(values), _folder(values, "workdir")
     from chinchilla_jax.parallel.job import distributed
 
     processes = _processes(values)
@@ -184,13 +181,12 @@ def _work(values: flags.FlagValues) -> int | None:
         work(study, values.manifest, values.workers, _echo)
         return None
     from chinchilla_jax.study.execute import worker
+    from chinchilla_jax.study.folder import read_manifest
 
     first = None
     if values.standby:
         first = worker.stand_by(study, values.worker, values.workers)
     else:
-        from chinchilla_jax.study.folder import read_manifest
-
         template = read_manifest(study / values.manifest).template()
         worker.pin(template, values.worker, values.workers or cores.default_workers(template))
         worker.use_compilation_cache(study)
@@ -230,8 +226,7 @@ _verb(*cli_runs.REPORT)(cli_runs.report)
 @_verb("config", "study", "workers")
 def _study(values: flags.FlagValues) -> None:
     """Runs a whole study: data, plan, runs, prediction, held-out runs, report. Does only what is missing."""
-    config = read_config(values)
-    study = _folder(values, "study")
+    config, study = read_config(values), _folder(values, "study")
     from chinchilla_jax.study.pipeline import run_study
 
     run_study(config, study, values.workers, _echo)
@@ -300,7 +295,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(name: str, words: list[str]) -> int:
-    """Reads the flags of a verb and runs it, or prints its help."""
     verb, values = VERBS[name], flags.FlagValues()
     define(verb.flags, values)
     if any(word in ("--help", "-h", "-help") for word in words):
@@ -323,17 +317,14 @@ def _help(name: str, verb: Verb, values: flags.FlagValues) -> None:
     _echo(f"python -m chinchilla_jax {name} [flags]\n\n{verb.run.__doc__}\n")
     for flag in verb.flags:
         if flag == "config":
-            _echo(
-                "  --config=FILE[:NAME]  Config file, e.g. configs/isoflop.py:cpu; --config.SECTION.KEY=VALUE with "
-                "it changes a setting."
-            )
+            use = "Config file, e.g. configs/isoflop.py:cpu; --config.SECTION.KEY=VALUE with it changes a setting."
+            _echo(f"  --config=FILE[:NAME]  {use}")
         else:
             default = values[flag].default
             _echo(f"  --{flag}  {values[flag].help}{f' Default: {default}.' if default is not None else ''}")
 
 
 def _processes(values: flags.FlagValues) -> Settings | None:
-    """How to join the other processes of a job, if there are any."""
     from chinchilla_jax.parallel.job.hosts import host_settings
 
     return host_settings(values.coordinator, values.processes, values.process, values.peer_timeout, values.join_timeout)
@@ -343,6 +334,7 @@ def _folder(values: flags.FlagValues, flag: str) -> pathlib.Path:
     if not values[flag].value:
         raise UsageError(f"--{flag}=DIR is missing: the folder of the {'run' if flag == 'workdir' else 'study'}")
     folder = pathlib.Path(values[flag].value)
-    if files := [path for path in (folder, *folder.parents) if path.is_file()]:
-        raise UsageError(f"--{flag}={folder}: {files[0]} is a file; name a folder")
+    for path in (folder, *folder.parents):
+        if files.is_file(path):
+            raise UsageError(f"--{flag}={folder}: {path} is a file; name a folder")
     return folder

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
-from chinchilla_jax.base.errors import UsageError
+
+def _flag(define: Callable, text: str, default: Any = None, **options: Any) -> Callable:
+    """What defines a flag of one type under a name."""
+    return functools.partial(define, default=default, help=text, **options)
 
 
-def _text(text: str, default: str | None = None) -> functools.partial:
-    return functools.partial(flags.DEFINE_string, default=default, help=text)
-
-
-def _texts(text: str) -> functools.partial:
-    return functools.partial(flags.DEFINE_multi_string, default=None, help=text)
-
-
-def _choice(text: str, default: str, values: list[str]) -> functools.partial:
-    return functools.partial(flags.DEFINE_enum, default=default, enum_values=values, help=text)
-
-
-def _switch(text: str) -> functools.partial:
-    return functools.partial(flags.DEFINE_boolean, default=False, help=text)
-
-
-def _number(text: str, default: float | None = None, least: float | None = None) -> functools.partial:
-    return functools.partial(flags.DEFINE_float, default=default, help=text, lower_bound=least)
-
-
-def _whole(text: str, default: int | None = None, least: int | None = None) -> functools.partial:
-    return functools.partial(flags.DEFINE_integer, default=default, help=text, lower_bound=least)
-
+_text = functools.partial(_flag, flags.DEFINE_string)
+_texts = functools.partial(_flag, flags.DEFINE_multi_string)
+_switch = functools.partial(_flag, flags.DEFINE_boolean, default=False)
+_number = functools.partial(_flag, flags.DEFINE_float)
+_whole = functools.partial(_flag, flags.DEFINE_integer)
 
 FLAGS = {
     # Where a study or a run is, and how it is worked on.
@@ -42,9 +28,9 @@ FLAGS = {
     "workers": _whole(
         "Runs that train at the same time, each on the study.cores that were planned for it. Default: as many as "
         "there are cores for; 2 with accelerators.",
-        least=1,
+        lower_bound=1,
     ),
-    "worker": _whole("Be this one worker, counted from 0, instead of starting --workers of them.", least=0),
+    "worker": _whole("Be this one worker, counted from 0, instead of starting --workers of them.", lower_bound=0),
     "standby": _switch("Get ready as standard input says, and wait for a line there before beginning."),
     "parent": _whole("Process without which to stop."),
     "profile": _text("Steps to trace into WORKDIR/profile, as START:STOP: 100:105 are steps 100 to 104."),
@@ -56,8 +42,8 @@ FLAGS = {
     ),
     "processes": _whole("How many they are. Also JAX_NUM_PROCESSES."),
     "process": _whole("Which of them this is, from 0. Also JAX_PROCESS_ID."),
-    "peer_timeout": _whole("Seconds of silence after which a process is given up.", 100, least=1),
-    "join_timeout": _whole("Seconds to wait for all processes at the start.", 300, least=1),
+    "peer_timeout": _whole("Seconds of silence after which a process is given up.", 100, lower_bound=1),
+    "join_timeout": _whole("Seconds to wait for all processes at the start.", 300, lower_bound=1),
     # Which finished runs are read, and how.
     "runs": _text(
         "Table of runs (CSV, JSON lines, Parquet, .xlsx), run directory or folder of run directories, instead of "
@@ -77,14 +63,19 @@ FLAGS = {
         "Where runs of one N and D differ in a setting (learning rate, batch), keep those of the lowest loss."
     ),
     # How they are fitted, and where the answer goes.
-    "preset": _choice("The fits as corrected, or as the paper did them.", "corrected", ["corrected", "paper"]),
-    "replicates": _whole("Bootstrap replicates; 0: no intervals.", 1000, least=0),
+    "preset": _flag(
+        flags.DEFINE_enum,
+        "The fits as corrected, or as the paper did them.",
+        "corrected",
+        enum_values=["corrected", "paper"],
+    ),
+    "replicates": _whole("Bootstrap replicates; 0: no intervals.", 1000, lower_bound=0),
     "seed": _whole("Seed of the bootstrap.", 0),
     "output": _text("Also write the answer there: a JSON file, or the folder of a report."),
     "variants": _switch("Also fit every variant of approaches 2 and 3."),
     "explain": _switch("Also say what the preset does, and why."),
     # A budget, and the other questions of `predict`.
-    "budget": _number("FLOPs to predict for.", least=1.0),
+    "budget": _number("FLOPs to predict for.", lower_bound=1.0),
     "chip": _text("Kind of chip the budget is in: v4, v5e, v5p, v6e, ..."),
     "chips": _number("Number of chips."),
     "days": _number("Days they run."),
@@ -101,10 +92,10 @@ FLAGS = {
     "slice": _text("TPU slice: v5e-16, v5p-512, 2xv5e-256, v5p:8x8x8."),
     "choose": _switch("Search mesh, microbatches and remat policy for the best predicted time that fits."),
     "compiles": _whole(
-        "Settings that must fit before one is chosen; up to three times as many are compiled.", 3, least=1
+        "Settings that must fit before one is chosen; up to three times as many are compiled.", 3, lower_bound=1
     ),
     "every_batch": _switch("Of a run whose batch doubles look at both steps, not the larger only."),
-    "price": _number("Dollars per chip-hour.", least=0.0),
+    "price": _number("Dollars per chip-hour.", lower_bound=0.0),
     "cache": _text(
         "Folder of compiled results; otherwise of CHINCHILLA_JAX_CACHE, or ~/.cache/chinchilla_jax/preflight."
     ),
@@ -113,7 +104,7 @@ FLAGS = {
     "cells": _text(
         "Which runs: NAME,BUDGET:nearest,...; by default the size nearest the guessed optimum of three budgets."
     ),
-    "seeds": _whole("How many seeds each.", 6, least=2),
+    "seeds": _whole("How many seeds each.", 6, lower_bound=2),
     "rates": _text("Factors on the peak learning rate.", "0.7,1,1.4"),
 }
 
@@ -123,43 +114,3 @@ def define(names: tuple[str, ...], values: flags.FlagValues) -> None:
     for name in names:
         if name != "config":
             FLAGS[name](name, flag_values=values)
-
-
-def budget(values: flags.FlagValues, echo: Callable[[str], None]) -> float | None:
-    """FLOPs of --budget, or of --chip, --chips, --days and --utilisation; None if none of them is given.
-
-    Raises:
-      UsageError: both are given, or some of the latter are missing.
-    """
-    parts = {name: values[name].value for name in ("chip", "chips", "days")}
-    if not any(parts.values()):
-        return values.budget
-    if values.budget:
-        raise UsageError("give either --budget or --chip, --chips and --days")
-    missing = [f"--{name}" for name, value in parts.items() if not value]
-    if missing:
-        raise UsageError(f"{', '.join(missing)} is missing: a budget in chip-days is --chip=v4 --chips=1024 --days=30")
-    from chinchilla_jax.base.chips import chip_days
-
-    flops = chip_days(**parts, utilisation=values.utilisation)
-    echo(
-        f"{parts['chips']:g} {parts['chip']} chips for {parts['days']:g} days at {values.utilisation:.0%} of their "
-        f"peak: C = {flops:.4g} FLOPs"
-    )
-    return flops
-
-
-def parse_inputs(text: str | None) -> dict[str, float]:
-    """`granularity:8,sparsity:0.9` as a mapping.
-
-    Raises:
-      UsageError: a part that does not read NAME:VALUE.
-    """
-    inputs = {}
-    for part in filter(None, (text or "").split(",")):
-        name, colon, value = part.partition(":")
-        try:
-            inputs[name.strip()] = float(value)
-        except ValueError:
-            raise UsageError(f"--inputs={text}: {part!r} should read NAME:VALUE, e.g. granularity:8") from None
-    return inputs

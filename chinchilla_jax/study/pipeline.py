@@ -124,8 +124,7 @@ class _Pipeline:
         from chinchilla_jax.scaling.read.load import load_runs
         from chinchilla_jax.scaling.read.target import target_budget
         from chinchilla_jax.scaling.report.facts import facts_of
-        from chinchilla_jax.scaling.report.sections import of_prediction
-        from chinchilla_jax.scaling.report.text import announce, tell
+        from chinchilla_jax.scaling.report.sections import announce, of_prediction, tell
 
         loaded = load_runs(self.study)
         announce(loaded, "corrected", self.echo)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from chinchilla_jax.scaling.fits.approach1 import envelope
 from chinchilla_jax.scaling.fits.approach1.envelope import EnvelopeFit, fit_envelope
@@ -14,25 +14,27 @@ from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit, fit_isoflo
 from chinchilla_jax.scaling.fits.approach3 import as_published, parametric
 from chinchilla_jax.scaling.fits.approach3.as_published import fit_as_published
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, few_starts, fit_parametric
-from chinchilla_jax.scaling.fits.resample import PAPER, Resampling
+from chinchilla_jax.scaling.fits.resample import FULL, PAPER, MinimaScatter, Resampling, Residuals
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
-PRESETS = ("corrected", "paper")
 APPROACHES = {
     "envelope": "approach 1: training-curve envelope",
     "isoflop": "approach 2: IsoFLOP profiles",
     "parametric": "approach 3: parametric surface",
 }
+# Of each approach; of the third what it does.
+PRESETS = {
+    "corrected": (envelope.CORRECTED, isoflop.CORRECTED, parametric.DIFFERENCES),
+    "paper": (envelope.PAPER, isoflop.PAPER, as_published.DIFFERENCES),
+}
 _LONELY = 0.05  # share of the few starts at the best minimum below which all are tried
 _Fit = TypeVar("_Fit")
+_Scheme = Resampling | Residuals | MinimaScatter | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """The fits of one preset to `runs`, all of role `isoflop`; None where refused, with the reason in `refused`.
-
-    `seed` is that of the bootstrap.
-    """
+    """The fits of one preset to `runs`, all of role `isoflop`; None where refused, with the reason in `refused`."""
 
     preset: str
     runs: tuple[Run, ...]
@@ -45,12 +47,8 @@ class Analysis:
     @property
     def differences(self) -> dict[str, tuple[str, ...]]:
         """By approach: what this preset does that the other does not, and why."""
-        paper = self.preset == "paper"
-        return {
-            "envelope": (envelope.PAPER if paper else envelope.CORRECTED).differences,
-            "isoflop": (isoflop.PAPER if paper else isoflop.CORRECTED).differences,
-            "parametric": as_published.DIFFERENCES if paper else parametric.DIFFERENCES,
-        }
+        first, second, third = PRESETS[self.preset]
+        return {"envelope": first.differences, "isoflop": second.differences, "parametric": third}
 
     def isoflop_bias(self, flops: float) -> dict[str, Bias]:
         """Approach 2's own error at `flops` if approach 3's surface were true, of the curve used and of a parabola."""
@@ -62,7 +60,7 @@ class Analysis:
         return {name: bias for name, bias in biases.items() if bias is not None}
 
 
-def attempt(name: str, refused: dict[str, str], fit: Callable[..., _Fit], *args, **options) -> _Fit | None:
+def attempt(name: str, refused: dict[str, str], fit: Callable[..., _Fit], *args: Any, **options: Any) -> _Fit | None:
     """`fit(*args, **options)`, or None with the reason noted in `refused` under `name`."""
     try:
         return fit(*args, **options)
@@ -75,13 +73,12 @@ def analyse(runs: Sequence[Run], preset: str = "corrected", *, replicates: int =
     """Approaches 1, 2 and 3 on the runs with role `isoflop`.
 
     Args:
-      preset: `corrected`, or `paper`: each as Hoffmann et al. 2022 did it, approach 3 stopping early included, which
-        takes half a minute.
+      preset: `corrected`, or `paper`: each as Hoffmann et al. 2022 did it; approach 3 then takes half a minute.
       replicates: of the bootstrap; 0 for no intervals. The paper's 100 are not changed by it.
 
     Raises:
-      FitRefused: `preset`; `no_fit`, when neither approach 2 nor 3 can be fitted (approach 1 alone gives no loss that
-        a trained model could be compared with); the message has the reasons.
+      FitRefused: `preset`; `no_fit`, when neither approach 2 nor 3 can be fitted (approach 1 has the training loss
+        only); the message has the reasons.
     """
     if preset not in PRESETS:
         raise FitRefused("preset", f"no preset {preset!r}; use one of {', '.join(PRESETS)}")
@@ -97,22 +94,21 @@ def analyse(runs: Sequence[Run], preset: str = "corrected", *, replicates: int =
 def fit_all(runs: Sequence[Run], preset: str, replicates: int = 0, seed: int = 0, *, quick: bool = False) -> Analysis:
     """As `analyse`, but never refused as a whole. `quick`: approach 3 starts from a ninth of the starts only."""
     refused: dict[str, str] = {}
-    paper = preset == "paper"
+    paper, (first, second, _) = preset == "paper", PRESETS[preset]
 
-    def with_preset(name: str, fit: Callable[..., _Fit], chosen) -> _Fit | None:
-        resampling = chosen.resampling if replicates else None
-        if resampling and not paper:
-            resampling = dataclasses.replace(resampling, replicates=replicates)
-        return attempt(name, refused, fit, runs, preset=chosen, resampling=resampling, seed=seed)
+    def fit(name: str, function: Callable[..., _Fit], scheme: _Scheme, *args: Any, **options: Any) -> _Fit | None:
+        if scheme and not paper:
+            scheme = dataclasses.replace(scheme, replicates=replicates)
+        options |= {"resampling": scheme if replicates else None, "seed": seed}
+        return attempt(name, refused, function, runs, *args, **options)
 
-    curves = with_preset("envelope", fit_envelope, envelope.PAPER if paper else envelope.CORRECTED)
-    profiles = with_preset("isoflop", fit_isoflop, isoflop.PAPER if paper else isoflop.CORRECTED)
-    resampling = (PAPER if paper else Resampling(replicates)) if replicates else None
-    surface = attempt("parametric", refused, _surface, runs, paper, quick, resampling=resampling, seed=seed)
+    curves = fit("envelope", fit_envelope, first.resampling, preset=first)
+    profiles = fit("isoflop", fit_isoflop, second.resampling, preset=second)
+    surface = fit("parametric", _surface, PAPER if paper else FULL, paper, quick)
     return Analysis(preset, tuple(runs), seed, curves, profiles, surface, refused)
 
 
-def _surface(runs: Sequence[Run], paper: bool, quick: bool, **options) -> ParametricFit:
+def _surface(runs: Sequence[Run], paper: bool, quick: bool, **options: Any) -> ParametricFit:
     few = {"starts": few_starts()} | options
     if paper:
         return fit_as_published(runs, **(few if quick else options))

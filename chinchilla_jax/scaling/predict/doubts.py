@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, suspects
 from chinchilla_jax.scaling.predict.analysis import Analysis
-from chinchilla_jax.scaling.predict.estimates import Estimate
-from chinchilla_jax.scaling.predict.rollout import Rollout, last
+from chinchilla_jax.scaling.predict.estimates import Estimate, Rollout
 from chinchilla_jax.scaling.read.repeats import noise_of_repeats
 from chinchilla_jax.scaling.read.runs import Run
 
@@ -30,27 +29,23 @@ _MIXED = "are several settings mixed, or learning rates swept (--where, --best_p
 def doubts(fits: Analysis) -> tuple[str, ...]:
     """What is doubtful in the fits, whatever they are asked; a line each."""
     lines = [f"envelope: {line}" for line in fits.envelope.warnings] if fits.envelope else []
-    lines += _units(fits.runs)
-    if fits.isoflop:
-        lines += _profiles(fits.isoflop)
+    lines += [*_units(fits.runs), *(_profiles(fits.isoflop) if fits.isoflop else ())]
     off = [run for run in fits.runs if run.budget is not None and abs(run.flops / run.budget - 1.0) > _OFF_BUDGET]
     if off:
-        lines.append(
-            f"{len(off)} runs spent more than 3% off their budget, the first {off[0].name}: "
-            f"{off[0].flops:.3g} for {off[0].budget:.3g} FLOPs"
-        )
+        first = f"{off[0].name}: {off[0].flops:.3g} for {off[0].budget:.3g} FLOPs"
+        lines.append(f"{len(off)} runs spent more than 3% off their budget, the first {first}")
     if fits.parametric:
         lines += misfits(fits.parametric, fits.runs) + _surface(fits.parametric)
     return tuple(lines)
 
 
 def doubts_of_prediction(
-    budget: float, runs: Sequence[Run], estimates: Mapping[str, Estimate], tried: Sequence[Rollout]
+    budget: float, runs: Sequence[Run], estimates: Mapping[str, Estimate], rollouts: Sequence[Rollout]
 ) -> tuple[str, ...]:
     """What is doubtful in going on from the runs to `budget` FLOPs: distance, D/N, rollouts, and the cross-check.
 
     Args:
-      tried: rollouts of the larger budgets; the last budget counts.
+      rollouts: of the larger budgets; the last budget counts.
     """
     lines = []
     ahead = budget / max(run.budget or run.flops for run in runs)
@@ -58,41 +53,42 @@ def doubts_of_prediction(
         lines.append(f"the target is {ahead:.2g} of the largest budget fitted, far below the runs")
     if ahead > _FAR:
         lines.append(f"the target is {ahead:.3g} times the largest budget fitted: no law was tested so far ahead")
-    ratios = [run.tokens / run.params for run in runs]
+    ratios = sorted(run.tokens / run.params for run in runs)
     for name, estimate in estimates.items():
-        if not min(ratios) <= estimate.tokens_per_param <= max(ratios):
+        if not ratios[0] <= estimate.tokens_per_param <= ratios[-1]:
+            tried = f"{ratios[0]:.3g} to {ratios[-1]:.3g}"
+            lines.append(f"{name}: predicted D/N {estimate.tokens_per_param:.3g} lies outside the runs' range {tried}")
+    if "isoflop" not in estimates:
+        return tuple(lines)
+    for rollout in rollouts:
+        last = rollout.candidate == "isoflop" and rollout.budget == rollouts[-1].budget
+        if last and abs(rollout.loss_error) > _MISSED:
             lines.append(
-                f"{name}: predicted D/N {estimate.tokens_per_param:.3g} lies outside the runs' range "
-                f"{min(ratios):.3g} to {max(ratios):.3g}"
+                f"isoflop missed the hidden largest budget by {rollout.loss_error:+.1%} of the loss: the runs do not "
+                "follow one law there, so expect the target to be missed by as much"
             )
-    missed = [r for r in last(tried) if r.candidate == "isoflop" and abs(r.loss_error) > _MISSED]
-    if missed and "isoflop" in estimates:
-        lines.append(
-            f"isoflop missed the hidden largest budget by {missed[0].loss_error:+.1%} of the loss: the runs do not "
-            "follow one law there, so expect the target to be missed by as much"
-        )
-    return (*lines, *_cross_check(estimates.get("isoflop"), estimates.get("parametric")))
+    return (*lines, *_cross_check(estimates["isoflop"], estimates.get("parametric")))
 
 
-def _cross_check(first: Estimate | None, check: Estimate | None) -> tuple[str, ...]:
+def _cross_check(first: Estimate, check: Estimate | None) -> list[str]:
     """Approach 3 beside approach 2: it fits all runs with one form, so it leans where the form does not hold."""
-    if first is None or check is None or "loss" not in first.intervals:
-        return ()
-    low, high = first.intervals["loss"][0.95]
-    if low <= check.loss <= high:
-        return ()
-    return (
+    low, high = first.intervals.get("loss", {}).get(0.95, (-np.inf, np.inf))
+    if check is None or low <= check.loss <= high:
+        return []
+    return [
         f"approach 3 says {check.loss:.4f}, {check.loss / first.loss - 1.0:+.1%} from approach 2 and outside its 95% "
-        "interval: one form for all runs does not hold here, or the minima do not follow one law",
-    )
+        "interval: one form for all runs does not hold here, or the minima do not follow one law"
+    ]
 
 
 def misfits(fit: ParametricFit, runs: Sequence[Run]) -> list[str]:
     """Runs that look like slips, and a surface that is off as a whole where the compute is largest."""
     lines = []
-    far = suspects(fit, runs)
-    if far:
-        named = ", ".join(f"{run.name} (loss {run.loss:.4g}, {_relative(excess)})" for run, excess in far[:3])
+    if far := suspects(fit, runs):
+        above = [f"{excess:+.0%}" if excess < 3.0 else f"x{1.0 + excess:.3g}" for _, excess in far]
+        named = ", ".join(
+            f"{run.name} (loss {run.loss:.4g}, {how})" for (run, _), how in zip(far[:3], above, strict=False)
+        )
         more = f" and {len(far) - 3} more" if len(far) > 3 else ""
         lines.append(f"{len(far)} runs are far off all others: {named}{more}; they are fitted all the same: check them")
     top = [run for run in runs if run.flops > _TOP * max(run.flops for run in runs)]
@@ -103,10 +99,6 @@ def misfits(fit: ParametricFit, runs: Sequence[Run]) -> list[str]:
             "intervals, which suppose that it does, are too narrow"
         )
     return lines
-
-
-def _relative(excess: float) -> str:
-    return f"{excess:+.0%}" if excess < 3.0 else f"x{1.0 + excess:.3g}"
 
 
 def _units(runs: Sequence[Run]) -> list[str]:
@@ -121,12 +113,9 @@ def _units(runs: Sequence[Run]) -> list[str]:
 
 
 def _profiles(fit: IsoflopFit) -> list[str]:
-    lines = [
-        f"budget {profile.budget:.3g}: its minimum lies inside the sizes tried with a probability of only "
-        f"{profile.kept_draws:.0%}; add sizes"
-        for profile in fit.profiles
-        if profile.kept_draws < _SELDOM
-    ]
+    inside = "its minimum lies inside the sizes tried with a probability of only"
+    seldom = [profile for profile in fit.profiles if profile.kept_draws < _SELDOM]
+    lines = [f"budget {profile.budget:.3g}: {inside} {profile.kept_draws:.0%}; add sizes" for profile in seldom]
     bent = fit.loss_law.discrepancy(_SURE)
     if bent > _BENT:
         lines.append(
@@ -134,7 +123,11 @@ def _profiles(fit: IsoflopFit) -> list[str]:
             f"{bent:.2%} or more for every factor e of compute, so small budgets count for little; a recipe that suits "
             "some budgets better than others bends them"
         )
-    seeds, freedom = noise_of_repeats(_repeats(fit))
+    cells: dict[tuple[float, float, float], list[float]] = {}
+    for profile in fit.profiles:
+        for run in profile.near:
+            cells.setdefault((profile.budget, run.params, run.tokens), []).append(run.loss)
+    seeds, freedom = noise_of_repeats(cells.values())
     if freedom >= _SEEDS and fit.noise > 2.0 * seeds:
         lines.append(
             f"profiles miss their runs by {fit.noise:.2%}, where runs that differ only in their seed differ by "
@@ -146,24 +139,14 @@ def _profiles(fit: IsoflopFit) -> list[str]:
     return lines
 
 
-def _repeats(fit: IsoflopFit) -> Iterable[list[float]]:
-    """Losses of the runs near the minima, by budget and size."""
-    cells: dict[tuple[float, float, float], list[float]] = {}
-    for profile in fit.profiles:
-        for run in profile.near:
-            cells.setdefault((profile.budget, run.params, run.tokens), []).append(run.loss)
-    return cells.values()
-
-
 def _surface(fit: ParametricFit) -> list[str]:
     scattered = f"runs scatter by {fit.scatter:.1%} about the surface, far beyond the noise of a training: {_MIXED}"
+    lost = f"{1 - fit.boot_kept:.0%} of bootstrap resamples had no optimum and were left out"
     doubtful = {
-        f"approach 3: {scattered}": fit.scatter > _SCATTERED,
-        f"approach 3 did not converge: gradient {fit.gradient:.2g}": not fit.converged,
-        f"approach 3: only {fit.agreement:.1%} of the starts reached the best minimum": fit.agreement < 0.02,
-        f"approach 3: {1 - fit.boot_kept:.0%} of bootstrap resamples had no optimum and were left out": (
-            fit.boot_kept < 0.9
-        ),
-        "approach 3: E went to zero; the runs do not show an irreducible loss yet": fit.surface.E < 1e-3,
+        f": {scattered}": fit.scatter > _SCATTERED,
+        f" did not converge: gradient {fit.gradient:.2g}": not fit.converged,
+        f": only {fit.agreement:.1%} of the starts reached the best minimum": fit.agreement < 0.02,
+        f": {lost}": fit.boot_kept < 0.9,
+        ": E went to zero; the runs do not show an irreducible loss yet": fit.surface.E < 1e-3,
     }
-    return [line for line, doubted in doubtful.items() if doubted]
+    return [f"approach 3{line}" for line, doubted in doubtful.items() if doubted]

@@ -1,4 +1,8 @@
-"""What does one approach answer for a budget, and within what interval?"""
+"""What does each approach answer for a budget, within what interval, and did it predict the larger budgets at hand?
+
+To hide the larger budgets and predict them from the smaller ones is the one honest test of an extrapolation that needs
+no further training.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,13 @@ from chinchilla_jax.scaling.fits.approach2.optimum_law import OptimumLaw
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit
 from chinchilla_jax.scaling.fits.resample import interval
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken
-from chinchilla_jax.scaling.predict.analysis import Analysis
+from chinchilla_jax.scaling.predict.analysis import Analysis, fit_all
 
-LEVELS = (0.8, 0.95)
+_LEVELS = (0.8, 0.95)
 LOSS_LAW = "E + k C^-g, averaged over E"
+_BELOW = 1.5  # a run without a budget counts as below a budget when this many times cheaper
+_LEAST = 2  # budgets to fit to
+Intervals = Mapping[float, tuple[float, float]]  # by level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,59 +40,98 @@ class Estimate:
     tokens_per_param: float
     loss: float
     loss_law: str
-    intervals: Mapping[str, Mapping[float, tuple[float, float]]]
+    intervals: Mapping[str, Intervals]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """How a candidate, fitted to the `fitted` budgets below it, predicted `budget`.
+
+    `loss_error` is relative. `size_cost` is the relative loss that the predicted size gives away against the best:
+    profiles are flat, so an error of the size is counted by what it costs.
+    """
+
+    candidate: str
+    fitted: int
+    budget: float
+    predicted_params: float
+    profile_params: float
+    predicted_loss: float
+    profile_loss: float
+    loss_error: float
+    size_cost: float
 
 
 def estimates_of(fits: Analysis, budget: float, c: FlopsPerToken) -> dict[str, Estimate]:
     """By approach that was fitted: its answer for `budget` FLOPs, where C = c N D or c(N) D."""
-    estimates = {}
-    if fits.envelope:
-        estimates["envelope"] = _from_envelope(fits.envelope, budget, fits.seed)
-    if fits.isoflop:
-        estimates["isoflop"] = _from_isoflop(fits.isoflop, budget, fits.seed)
-    if fits.parametric:
-        estimates["parametric"] = _from_parametric(fits.parametric, budget, c, fits.seed)
-    return estimates
+    estimates = (
+        fits.envelope and _from_envelope(fits.envelope, budget, fits.seed),
+        fits.isoflop and _from_isoflop(fits.isoflop, budget, fits.seed),
+        fits.parametric and _from_parametric(fits.parametric, budget, c, fits.seed),
+    )
+    return {estimate.approach: estimate for estimate in estimates if estimate}
 
 
-def _spans(params: np.ndarray, tokens: np.ndarray, **more: np.ndarray) -> dict[str, dict[float, tuple[float, float]]]:
-    """Central percentile intervals of replicates at every level of `LEVELS`."""
-    samples = {"params": params, "tokens": tokens, "tokens_per_param": tokens / params} | more
-    return {name: {level: interval(values, level) for level in LEVELS} for name, values in samples.items()}
+def intervals_of(replicates: np.ndarray) -> dict[float, tuple[float, float]]:
+    """The central percentile intervals, by level."""
+    return {level: interval(replicates, level) for level in _LEVELS}
+
+
+def _estimate(approach: str, answer: tuple, loss_law: str, replicates: tuple, **intervals: Intervals) -> Estimate:
+    """`answer` is N, D and loss; `replicates` the same or without the loss, or empty."""
+    params, tokens, loss = (float(value) for value in answer)
+    if replicates:
+        n, d, *losses = replicates
+        samples = zip(("params", "tokens", "tokens_per_param", "loss"), (n, d, d / n, *losses), strict=False)
+        intervals = {name: intervals_of(values) for name, values in samples} | intervals
+    return Estimate(approach, params, tokens, tokens / params, loss, loss_law, intervals)
 
 
 def _from_envelope(fit: EnvelopeFit, budget: float, seed: int) -> Estimate:
     """Approach 1's answer; its loss is the smoothed training loss."""
-    params, tokens = float(fit.params_law.at(budget)), float(fit.tokens_law.at(budget))
-    intervals = {}
-    if fit.boot_params is not None:
-        n, d = fit.boot_params.at(budget), fit.boot_tokens.at(budget)
-        noise = 1.0 + fit.scatter * np.random.default_rng(seed).standard_normal(n.shape)
-        intervals = _spans(n, d, loss=fit.boot_loss_offset.at(budget) * noise)
-    form, loss = "E + k C^-g, training loss", float(fit.loss_offset.at(budget))
-    return Estimate("envelope", params, tokens, tokens / params, loss, form, intervals)
+    replicates: tuple = ()
+    if fit.boot_params and fit.boot_tokens and fit.boot_loss_offset:
+        n, d, low = (boot.at(budget) for boot in (fit.boot_params, fit.boot_tokens, fit.boot_loss_offset))
+        replicates = n, d, low * (1.0 + fit.scatter * np.random.default_rng(seed).standard_normal(n.shape))
+    answer = fit.params_law.at(budget), fit.tokens_law.at(budget), fit.loss_offset.at(budget)
+    return _estimate("envelope", answer, "E + k C^-g, training loss", replicates)
 
 
 def _from_isoflop(fit: IsoflopFit, budget: float, seed: int) -> Estimate:
     """Approach 2's answer. Where the preset knows how minima scatter about their lines, the intervals of N and D are
     those of the best size of this budget, not only of the line."""
-    params, tokens = float(fit.params_law.at(budget)), float(fit.tokens_law.at(budget))
-    intervals = {}
-    if fit.boot_params is not None:
-        n, d = fit.boot_params.at(budget), fit.boot_tokens.at(budget)
-        if isinstance(fit.params_law, OptimumLaw):
-            moved = np.random.default_rng(seed).standard_t(fit.params_law.freedom, n.shape)
-            n = n * np.exp(fit.params_law.spread(budget) * moved)
-            d = d * np.exp(-fit.tokens_law.spread(budget) * moved)
-        intervals = _spans(n, d) | {"loss": {level: fit.loss_law.interval(budget, level) for level in LEVELS}}
-    return Estimate("isoflop", params, tokens, tokens / params, fit.loss_law.at(budget), LOSS_LAW, intervals)
+    answer = fit.params_law.at(budget), fit.tokens_law.at(budget), fit.loss_law.at(budget)
+    if not (fit.boot_params and fit.boot_tokens):
+        return _estimate("isoflop", answer, LOSS_LAW, ())
+    n, d = fit.boot_params.at(budget), fit.boot_tokens.at(budget)
+    if isinstance(fit.params_law, OptimumLaw) and isinstance(fit.tokens_law, OptimumLaw):
+        moved = np.random.default_rng(seed).standard_t(fit.params_law.freedom, n.shape)
+        n = n * np.exp(fit.params_law.spread(budget) * moved)
+        d = d * np.exp(-fit.tokens_law.spread(budget) * moved)
+    loss = {level: fit.loss_law.interval(budget, level) for level in _LEVELS}
+    return _estimate("isoflop", answer, LOSS_LAW, (n, d), loss=loss)
 
 
 def _from_parametric(fit: ParametricFit, budget: float, c: FlopsPerToken, seed: int) -> Estimate:
-    params, tokens, loss = (float(v) for v in fit.surface.optimum(budget, c))
-    intervals = {}
-    if fit.boot is not None:
+    replicates: tuple = ()
+    if fit.boot:
         n, d, low = fit.boot.optimum(budget, c)
-        noise = np.exp(fit.scatter * np.random.default_rng(seed).standard_normal(n.shape))
-        intervals = _spans(n, d, loss=low * noise)
-    return Estimate("parametric", params, tokens, tokens / params, loss, "E + A/N^alpha + B/D^beta", intervals)
+        replicates = n, d, low * np.exp(fit.scatter * np.random.default_rng(seed).standard_normal(n.shape))
+    return _estimate("parametric", fit.surface.optimum(budget, c), "E + A/N^alpha + B/D^beta", replicates)
+
+
+def rollouts(fits: Analysis, c: FlopsPerToken) -> tuple[Rollout, ...]:
+    """Each approach's prediction of every profile that has two or more below it, smallest budget first.
+
+    The approaches are fitted as in `fits`, without intervals. The loss of approach 1 is the training loss.
+    """
+    result = []
+    profiles = fits.isoflop.profiles if fits.isoflop else ()
+    for index, target in list(enumerate(profiles))[_LEAST:]:
+        best = target.params
+        below = [run for run in fits.runs if (run.budget or run.flops * _BELOW) < target.budget]
+        for name, answer in estimates_of(fit_all(below, fits.preset, quick=True), target.budget, c).items():
+            missed, cost = answer.loss / best.lowest - 1.0, float(best.at(answer.params)) / best.lowest - 1.0
+            sizes, losses = (answer.params, best.best), (answer.loss, best.lowest)
+            result.append(Rollout(name, index, target.budget, *sizes, *losses, missed, cost))
+    return tuple(result)

@@ -38,24 +38,21 @@ def expected(law: Surface, runs: Sequence[Run], budget: float, noise: float, see
     """
     params, _, loss = (float(v) for v in law.optimum(budget, flops_per_token(runs)))
     losses = np.array([float(law.loss(run.params, run.tokens)) for run in runs])
-    rng, errors, factors = np.random.default_rng(seed), [], []
+    rng, off = np.random.default_rng(seed), []
     for _ in range(min(DRAWS, max(_FEWEST, _RUNS // len(runs)))):
         lucky = (y * math.exp(e) for y, e in zip(losses, noise * rng.standard_normal(len(runs)), strict=True))
         played = [dataclasses.replace(run, loss=float(y)) for run, y in zip(runs, lucky, strict=True)]
         try:
             fit = fit_isoflop(played, preset=CORRECTED, resampling=None)
         except FitRefused:
-            errors.append(math.inf)
-            factors.append(math.inf)
+            off.append((math.inf, math.inf))
             continue
-        errors.append(abs(float(fit.loss_law.at(budget)) / loss - 1.0))
-        factors.append(math.exp(abs(math.log(float(fit.params_law.at(budget)) / params))))
-    return _quantile(errors), _quantile(factors)
-
-
-def _quantile(values: Sequence[float]) -> float:
-    """The smallest value that `_LEVEL` of them do not exceed; no mean of two, since some are infinite."""
-    return sorted(values)[math.ceil(_LEVEL * len(values)) - 1]
+        error = abs(float(fit.loss_law.at(budget)) / loss - 1.0)
+        off.append((error, math.exp(abs(math.log(float(fit.params_law.at(budget)) / params)))))
+    # The smallest value that `_LEVEL` of them do not exceed; no mean of two, since some are infinite.
+    rank = math.ceil(_LEVEL * len(off)) - 1
+    errors, factors = (sorted(values) for values in zip(*off, strict=True))
+    return errors[rank], factors[rank]
 
 
 def scaled(

@@ -17,8 +17,7 @@ import numpy as np
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken
 from chinchilla_jax.scaling.predict.analysis import Analysis
 from chinchilla_jax.scaling.predict.doubts import doubts, doubts_of_prediction
-from chinchilla_jax.scaling.predict.estimates import Estimate, estimates_of
-from chinchilla_jax.scaling.predict.rollout import Rollout, rollouts
+from chinchilla_jax.scaling.predict.estimates import Estimate, Rollout, estimates_of, rollouts
 from chinchilla_jax.scaling.read.flops import flops_of
 
 _ENOUGH = 3  # profiles from which approach 2 is recommended

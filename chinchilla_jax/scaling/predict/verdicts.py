@@ -44,19 +44,18 @@ def judge(
 
 
 def _profiles(prediction: Prediction | None, refusal: str, unfinished: int) -> Verdict:
-    fit, status = (prediction.fits.isoflop, "pass") if prediction else (None, "fail")
-    if fit is None:
+    fit = prediction.fits.isoflop if prediction else None
+    if prediction is None or fit is None:
         why = prediction.fits.refused.get("isoflop", "") if prediction else refusal
         status, detail = "fail", why or "approach 2 was not fitted"
     elif fit.refusals:
         status, detail = "fail", "; ".join(r.message for r in fit.refusals)
     else:
-        detail = f"{len(fit.profiles)} of {len(fit.profiles)} profiles"
+        status, detail = "pass", f"{len(fit.profiles)} of {len(fit.profiles)} profiles"
     if unfinished:
         status, detail = "pending", f"{detail} ({unfinished} runs to come)"
-    return Verdict(
-        "profiles", "Every IsoFLOP profile opens upward with its minimum inside the sizes tried", status, detail
-    )
+    question = "Every IsoFLOP profile opens upward with its minimum inside the sizes tried"
+    return Verdict("profiles", question, status, detail)
 
 
 def _loss(prediction: Prediction | None, held: dict[str, HeldOut]) -> Verdict:

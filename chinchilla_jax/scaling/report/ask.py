@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from chinchilla_jax.base.files import write_json
-from chinchilla_jax.base.words import count
+from chinchilla_jax.base.words import Echo, count
 from chinchilla_jax.scaling.answers import answers, next_runs
 from chinchilla_jax.scaling.answers.answers import Answer, Law
 from chinchilla_jax.scaling.answers.recommended import other_sizes, surface_law
@@ -19,8 +19,7 @@ from chinchilla_jax.scaling.read.flops import flops_of
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
 from chinchilla_jax.scaling.read.target import target_budget
 from chinchilla_jax.scaling.report.facts import facts_of
-from chinchilla_jax.scaling.report.sections import of_prediction
-from chinchilla_jax.scaling.report.text import announce, tell
+from chinchilla_jax.scaling.report.sections import announce, of_prediction, tell
 
 _MOST = 1e40  # of anything asked; far beyond every law
 _ALLOWANCE = 0.1  # of the target budget, for all further runs together
@@ -41,20 +40,20 @@ class Question:
     more_runs: int | None = None
     inputs: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
-        for name, value in self._numbers():
+    def __post_init__(self) -> None:
+        for name, value in self.asked.items():
             if not 0 < value < _MOST:
                 flag = "budget" if name == "flops" else name
                 raise FitRefused("question", f"--{flag}={value:g} must lie between 0 and {_MOST:g}")
 
-    def _numbers(self) -> Iterator[tuple[str, float]]:
-        for field in dataclasses.fields(self):
-            if field.name != "inputs" and getattr(self, field.name) is not None:
-                yield field.name, getattr(self, field.name)
+    @property
+    def asked(self) -> dict[str, float]:
+        """The numbers that are given, by name."""
+        return {name: value for name, value in vars(self).items() if name != "inputs" and value is not None}
 
     def first_of(self, *names: str) -> str | None:
-        """The flag of the first of these that was asked."""
-        return next((name for name, _ in self._numbers() if name in names), None)
+        """The first of these that was asked."""
+        return next((name for name in self.asked if name in names), None)
 
 
 def ask(
@@ -62,15 +61,13 @@ def ask(
     names: Sequence[str],
     question: Question,
     fits: Mapping[str, Any],
-    output: str | pathlib.Path | None = None,
-    echo: Callable[[str], None] = print,
+    output: str | os.PathLike | None = None,
+    echo: Echo = print,
 ) -> Prediction | None:
     """Prints the answers, and writes the facts to `output` as JSON; returns the prediction of the runs, if any.
 
-    Args:
-      loaded: finished runs to fit, or None.
-      names: published laws to ask as well; without runs and names the paper's and its refit.
-      fits: preset, replicates and seed, as for `analyse`.
+    Asked are the runs, if there are any, fitted by `analyse(**fits)`, and the published laws of these `names`; without
+    both the paper's law and its refit.
 
     Raises:
       FitRefused: no fit; an unknown law; `question`, when what is asked cannot be answered from what was given.
@@ -81,20 +78,20 @@ def ask(
         question = dataclasses.replace(question, flops=question.flops or target_budget(loaded))
     _check(loaded, surfaces, others, question)
     laws = list(answers.published_laws(surfaces)) if surfaces or (loaded is None and not others) else []
-    prediction, more = None, None
-    if loaded is not None:
+    flops, prediction = question.flops, None
+    if loaded is not None and flops is not None:
         announce(loaded, fits["preset"], echo)
-        prediction = predict(analyse(loaded.runs, **fits), question.flops)
+        prediction = predict(analyse(loaded.runs, **fits), flops)
         fitted = surface_law(prediction, f"fitted to {loaded.source}")
         laws += [fitted] if fitted else []
     results = _answers(laws, others, question, prediction)
-    if question.more_runs is not None:
-        more = _more_runs(prediction, question.more_runs)
+    more = _more_runs(prediction, question.more_runs) if question.more_runs is not None else None
+    if more is not None:
         results.append(next_runs.answer(more))
     facts = facts_of(loaded, prediction=prediction, question=question, answers=results, more_runs=more)
     tell(of_prediction(facts), echo)
     if output is not None:
-        write_json(pathlib.Path(output), facts)
+        write_json(output, facts)
         echo(f"written: {output}")
     return prediction
 
@@ -103,30 +100,23 @@ def _check(loaded: LoadedRuns | None, surfaces: Sequence[str], others: Sequence[
     """Refuses what cannot be answered, before anything is fitted."""
     flag = question.first_of("params", "tokens", *_NEED_6ND)
     if loaded is None and others and not surfaces and flag:
-        raise FitRefused(
-            "question",
-            f"--{flag} needs a law E + A/N^alpha + B/D^beta, such as besiroglu2024; {others[0]} is asked about a "
-            "budget only",
-        )
+        needs = f"--{flag} needs a law E + A/N^alpha + B/D^beta, such as besiroglu2024"
+        raise FitRefused("question", f"{needs}; {others[0]} is asked about a budget only")
     unknown = set(question.inputs) - {key for name in others for key in law(name).form.input_names}
     if unknown:
         raise FitRefused("inputs", f"--inputs={sorted(unknown)[0]}: no law asked for takes it")
     flag = question.first_of(*_NEED_6ND)
     if loaded is not None and flag and callable(flops_of(loaded.role("isoflop"))):
-        raise FitRefused(
-            "convention",
-            f"--{flag} counts C as 6 N D and these runs do not: ask a published law without --study or --runs",
-        )
+        counts = f"--{flag} counts C as 6 N D and these runs do not"
+        raise FitRefused("convention", f"{counts}: ask a published law without --study or --runs")
     if loaded is not None and question.flops is None:
         raise FitRefused("no_budget", f"{loaded.source}: no held-out budget to ask about; give --budget=FLOPS")
     if loaded is None and not question.first_of("flops", "params", "tokens"):
-        raise FitRefused(
-            "question", "nothing to answer: give --budget (or --chip, --chips, --days), --params or --tokens"
-        )
+        give = "give --budget (or --chip, --chips, --days), --params or --tokens"
+        raise FitRefused("question", f"nothing to answer: {give}")
     if others and question.flops is None:
-        raise FitRefused(
-            "question", f"{others[0]} is asked about a budget: give --budget, or --chip, --chips and --days"
-        )
+        give = "give --budget, or --chip, --chips and --days"
+        raise FitRefused("question", f"{others[0]} is asked about a budget: {give}")
 
 
 def _answers(
@@ -135,17 +125,18 @@ def _answers(
     results, flops = list(_of_surfaces(laws, question)) if laws else [], question.flops
     if prediction is not None:
         if prediction.recommended != "parametric":
-            best = prediction.best
             note = (
                 f"This table needs a loss surface, so it is approach 3's; recommended is {prediction.recommended}: "
-                f"N {count(best.params)}, loss {best.loss:.4f}"
+                f"N {count(prediction.best.params)}, loss {prediction.best.loss:.4f}"
             )
             results = [dataclasses.replace(answer, notes=(*answer.notes, note)) for answer in results]
         results += other_sizes(prediction)
     elif laws and flops is not None:
         results.insert(1, answers.printed_allocations(flops))
         results += [answers.smaller(laws[-1], flops), answers.nearest_presets(laws[-1], flops)]
-    return results + ([answers.other_laws(others, flops, question.inputs)] if others else [])
+    if others and flops is not None:
+        results.append(answers.other_laws(others, flops, question.inputs))
+    return results
 
 
 def _of_surfaces(laws: Sequence[Law], question: Question) -> Iterator[Answer]:

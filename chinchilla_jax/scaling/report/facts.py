@@ -6,17 +6,14 @@ are `{"80%": [low, high], "95%": [low, high]}`, empty without a bootstrap; infin
 are there always, null or empty where nothing was asked or found.
 
 What was read:
-  source         name of the study, folder or table
-  convention     how C was counted
-  loss_unit      the unit of losses, in words
+  source         name of the study, folder or table; `convention`: how C was counted; `loss_unit`, in words
   reading        sentences: units, counts, what was changed on reading
   runs           a list: the fields of `Run` but its curve, `tokens_per_param`, `seconds`, `bits_per_byte`
   bad_rows       a list of `where` and `reason`: what was left out
   flops_range, tokens_per_param_range    [lowest, highest] of the fitted runs
 
 What was fitted:
-  preset         `corrected` or `paper`
-  differences    by approach, sentences: what this preset does that the other does not, and why
+  preset         `corrected` or `paper`; `differences`, by approach, sentences: what it does that the other does not
   refused        by approach: why there is no fit; `prediction`: why there is none at all
   warnings       sentences
   envelope       approach 1: `laws`, as below; number of `curves`, and of FLOP `values` read; the share of winners
@@ -37,8 +34,7 @@ What was predicted:
   verdicts       a list of `name`, `question`, `status` (pass, fail, pending) and `detail`
 
 What was asked:
-  question       of `predict`, as `Question`
-  answers        a list of `Answer`: `key`, `title`, `rows`, `notes`
+  question       of `predict`, as `Question`; `answers`, a list of `Answer`: `key`, `title`, `rows`, `notes`
   more_runs      further runs that narrow the prediction, as `NextRuns`
 
 How it was shown: `plots`, paths by title; `command`, which makes the report again; `variants`, rows of other fits.
@@ -54,31 +50,25 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla_jax.scaling.fits.approach1.envelope import EnvelopeFit
+from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit
 from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit
-from chinchilla_jax.scaling.fits.resample import interval
 from chinchilla_jax.scaling.predict.analysis import APPROACHES, Analysis
 from chinchilla_jax.scaling.predict.doubts import doubts
-from chinchilla_jax.scaling.predict.estimates import LEVELS, LOSS_LAW
+from chinchilla_jax.scaling.predict.estimates import LOSS_LAW, intervals_of
 from chinchilla_jax.scaling.predict.predict import Prediction
-from chinchilla_jax.scaling.predict.verdicts import judge
+from chinchilla_jax.scaling.predict.verdicts import Verdict, judge
 from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
 
-_TEXTS = ("source", "convention", "loss_unit", "preset", "command")
 _VALUES = (
-    "target_budget",
-    "extrapolation",
-    "prediction",
-    "question",
-    "more_runs",
-    "flops_range",
-    "tokens_per_param_range",
-    *APPROACHES,
+    "source convention loss_unit preset command target_budget extrapolation prediction question more_runs flops_range "
+    "tokens_per_param_range"
 )
-_LISTS = ("reading", "runs", "bad_rows", "warnings", "verdicts", "answers", "variants")
-_MAPPINGS = ("differences", "refused", "plots")
+_LISTS = "reading runs bad_rows warnings verdicts answers variants"
+_MAPPINGS = "differences refused plots"
 _SECONDS = ("seconds", "train_seconds", "wall_seconds", "elapsed_seconds", "wall_clock_seconds")
-_CONSTANTS = ("E", "A", "B", "alpha", "beta", "a", "b")
+_CONSTANTS = "E A B alpha beta a b"
 _PROFILED = ("E", "alpha", "beta", "a")
 _SPARE = 4  # runs beyond the unknowns for a profile likelihood
 _BEYOND = 10.0  # times the largest budget: where a fit without a target states the bias of approach 2
@@ -87,25 +77,27 @@ _BEYOND = 10.0  # times the largest budget: where a fit without a target states 
 def facts_of(
     loaded: LoadedRuns | None = None, fits: Analysis | None = None, prediction: Prediction | None = None, **more: Any
 ) -> dict[str, Any]:
-    """The facts of what was read, fitted and predicted; `more` are values of other keys.
-
-    Args:
-      fits: those of the prediction, if there is one.
-    """
+    """The facts of what was read, fitted and predicted, with the prediction's own fits; `more` are other keys."""
     fits = prediction.fits if prediction else fits
-    facts: dict[str, Any] = dict.fromkeys((*_TEXTS, *_VALUES))
-    facts |= {key: [] for key in _LISTS} | {key: {} for key in _MAPPINGS}
+    facts: dict[str, Any] = dict.fromkeys((*_VALUES.split(), *APPROACHES))
+    facts |= {key: [] for key in _LISTS.split()} | {key: {} for key in _MAPPINGS.split()}
     if loaded is not None:
         facts |= _reading(loaded)
     if fits is not None:
         facts |= _fits(fits, prediction.budget if prediction else None)
     if prediction is not None:
-        facts |= {"target_budget": prediction.budget, "extrapolation": prediction.extrapolation}
-        facts |= {"warnings": prediction.warnings, "prediction": _prediction(prediction)}
+        facts |= _fields(prediction, "extrapolation warnings")
+        facts |= {"target_budget": prediction.budget, "prediction": _prediction(prediction)}
     return as_json(facts | more)
 
 
-def verdicts_of(loaded: LoadedRuns, prediction: Prediction | None, target: float | None, refusal: str) -> tuple:
+def _fields(source: Any, names: str) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names.split()}
+
+
+def verdicts_of(
+    loaded: LoadedRuns, prediction: Prediction | None, target: float | None, refusal: str
+) -> tuple[Verdict, ...]:
     """The verdicts on a study, which may not be finished."""
     waiting = {row.where for row in loaded.bad if row.reason.startswith("not finished")}
     roles = [row.get("role", "isoflop") for name, row in loaded.planned.items() if name in waiting]
@@ -113,19 +105,13 @@ def verdicts_of(loaded: LoadedRuns, prediction: Prediction | None, target: float
 
 
 def _reading(loaded: LoadedRuns) -> dict[str, Any]:
-    fitted = loaded.role("isoflop")
-    ranges = {
-        "flops_range": [run.flops for run in fitted],
-        "tokens_per_param_range": [run.tokens / run.params for run in fitted],
-    }
-    return {
-        "source": pathlib.Path(loaded.source).name,
-        "convention": loaded.convention,
-        "loss_unit": loaded.loss_unit,
-        "reading": loaded.describe(),
-        "runs": [_run(run, loaded.details.get(run.name, {})) for run in loaded.runs],
-        "bad_rows": loaded.bad,
-    } | {name: [min(values), max(values)] for name, values in ranges.items() if values}
+    facts = _fields(loaded, "convention loss_unit") | {"source": pathlib.Path(loaded.source).name}
+    facts |= {"reading": loaded.describe(), "bad_rows": loaded.bad}
+    facts["runs"] = [_run(run, loaded.details.get(run.name, {})) for run in loaded.runs]
+    if fitted := loaded.role("isoflop"):
+        flops, ratios = [run.flops for run in fitted], [run.tokens / run.params for run in fitted]
+        facts |= {"flops_range": (min(flops), max(flops)), "tokens_per_param_range": (min(ratios), max(ratios))}
+    return facts
 
 
 def _run(run: Run, details: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,47 +124,30 @@ def _run(run: Run, details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fits(fits: Analysis, budget: float | None) -> dict[str, Any]:
-    return {
-        "preset": fits.preset,
-        "differences": fits.differences,
-        "refused": fits.refused,
+    return _fields(fits, "preset differences refused") | {
         "warnings": doubts(fits),
-        "envelope": _envelope(fits) if fits.envelope else None,
-        "isoflop": _isoflop(fits, budget) if fits.isoflop else None,
-        "parametric": _parametric(fits) if fits.parametric else None,
+        "envelope": _envelope(fits.envelope) if fits.envelope else None,
+        "isoflop": _isoflop(fits.isoflop, fits, budget) if fits.isoflop else None,
+        "parametric": _parametric(fits.parametric, fits) if fits.parametric else None,
     }
 
 
-def _spans(replicates: np.ndarray) -> dict[str, tuple[float, float]]:
-    return {f"{level:.0%}": interval(replicates, level) for level in LEVELS}
-
-
-def _laws(fit: Any) -> dict[str, Any]:
+def _laws(fit: EnvelopeFit | IsoflopFit) -> dict[str, Any]:
     """N*(C) and D*(C) of approach 1 or 2."""
     laws = {}
     for name, form in (("params", "N* = k C^a"), ("tokens", "D* = k C^b")):
         law, boot = getattr(fit, f"{name}_law"), getattr(fit, f"boot_{name}")
-        laws[name] = {"form": form, "coefficient": law.coefficient, "exponent": law.exponent}
-        laws[name]["intervals"] = _spans(boot.exponent) if boot is not None else {}
+        laws[name] = {"form": form} | _fields(law, "coefficient exponent")
+        laws[name]["intervals"] = intervals_of(boot.exponent) if boot is not None else {}
     return laws
 
 
-def _envelope(fits: Analysis) -> dict[str, Any]:
-    fit = fits.envelope
-    return {
-        "laws": _laws(fit),
-        "curves": len(fit.runs),
-        "values": len(fit.points.flops),
-        "on_schedule": fit.points.on_schedule,
-        "edges": fit.points.edges,
-        "dropped": fit.dropped,
-        "scatter": fit.scatter,
-        "kept_draws": fit.kept_draws,
-    }
+def _envelope(fit: EnvelopeFit) -> dict[str, Any]:
+    facts = {"laws": _laws(fit), "curves": len(fit.runs), "values": len(fit.points.flops)}
+    return facts | _fields(fit.points, "on_schedule edges") | _fields(fit, "dropped scatter kept_draws")
 
 
-def _isoflop(fits: Analysis, budget: float | None) -> dict[str, Any]:
-    fit = fits.isoflop
+def _isoflop(fit: IsoflopFit, fits: Analysis, budget: float | None) -> dict[str, Any]:
     law, largest = fit.loss_law, fit.profiles[-1].budget
     loss = {
         "form": f"L* = {LOSS_LAW}",
@@ -188,91 +157,67 @@ def _isoflop(fits: Analysis, budget: float | None) -> dict[str, Any]:
         "intervals": {},
     }
     profiles = [
-        {
-            "budget": p.budget,
-            "runs": len(p.runs),
-            "near": len(p.near),
-            "params": p.params.best,
-            "tokens": p.tokens.best,
-            "loss": p.params.lowest,
-            "curvature": p.params.curvature,
-            "scatter": p.scatter,
-            "kept_draws": p.kept_draws,
-        }
+        {"budget": p.budget, "runs": len(p.runs), "near": len(p.near), "params": p.params.best}
+        | {"tokens": p.tokens.best, "loss": p.params.lowest, "curvature": p.params.curvature}
+        | _fields(p, "scatter kept_draws")
         for p in fit.profiles
     ]
     bias = [
         f"bias of the {name} profile, approach 3 taken for true: {bias.describe()}"
         for name, bias in fits.isoflop_bias(budget or _BEYOND * largest).items()
     ]
-    result = {"laws": _laws(fit) | {"loss": loss}, "noise": fit.noise, "scatter": fit.scatter}
-    return result | {"profiles": profiles, "refusals": fit.refusals, "bias": bias}
+    facts = {"laws": _laws(fit) | {"loss": loss}} | _fields(fit, "noise scatter")
+    return facts | {"profiles": profiles, "refusals": fit.refusals, "bias": bias}
 
 
-def _parametric(fits: Analysis) -> dict[str, Any]:
-    fit = fits.parametric
-    names = ("objective", "gradient", "converged", "agreement", "scatter", "flat", "boot_kept")
-    profiles = {}
-    if has_profile(fit):
-        asked = {name: quantities()[name] for name in _PROFILED}
-        profiles = {name: profile_likelihood(fits.runs, fit, name, q).interval for name, q in asked.items()}
-    return {
-        "values": {name: getattr(fit.surface, name) for name in _CONSTANTS},
-        "intervals": {name: _spans(getattr(fit.boot, name)) for name in _CONSTANTS} if fit.boot else {},
+def _parametric(fit: ParametricFit, fits: Analysis) -> dict[str, Any]:
+    asked = {name: quantities()[name] for name in _PROFILED} if _has_profile(fit) else {}
+    profiles = {name: profile_likelihood(fits.runs, fit, name, q).interval for name, q in asked.items()}
+    boot = _fields(fit.boot, _CONSTANTS) if fit.boot else {}
+    facts: dict[str, Any] = {"values": _fields(fit.surface, _CONSTANTS)}
+    facts |= {
+        "intervals": {name: intervals_of(values) for name, values in boot.items()},
         "profile_likelihood": profiles,
-        "misfit": fit.misfit.name,
-        "delta": fit.misfit.delta,
-        "runs": fit.n_runs,
-        "starts": fit.n_starts,
-    } | {name: getattr(fit, name) for name in names}
+    }
+    facts |= {"misfit": fit.misfit.name, "delta": fit.misfit.delta, "runs": fit.n_runs, "starts": fit.n_starts}
+    return facts | _fields(fit, "objective gradient converged agreement scatter flat boot_kept")
 
 
-def has_profile(fit: ParametricFit | None) -> bool:
+def _has_profile(fit: ParametricFit) -> bool:
     """Not where an optimiser stopped on a slope, nor with hardly more runs than unknowns, nor without any noise."""
-    return fit is not None and fit.preset != "paper" and fit.n_runs >= 5 + _SPARE and fit.scatter > 1e-6
+    return fit.preset != "paper" and fit.n_runs >= 5 + _SPARE and fit.scatter > 1e-6
 
 
 def _prediction(prediction: Prediction) -> dict[str, Any]:
-    estimates = {}
-    for name, estimate in prediction.estimates.items():
-        spans = {
-            quantity: {f"{level:.0%}": pair for level, pair in levels.items()}
-            for quantity, levels in estimate.intervals.items()
-        }
-        spent = prediction.tokens_at(estimate.params)
-        estimates[name] = dataclasses.asdict(estimate) | {"tokens_at_budget": spent, "intervals": spans}
-    return {
-        "recommended": prediction.recommended,
-        "why": prediction.why,
-        "tokens_at_budget": prediction.tokens_at_budget,
-        "estimates": estimates,
-        "rollouts": prediction.rollouts,
-        "profile_likelihood": profiled_prediction(prediction),
+    facts = _fields(prediction, "recommended why tokens_at_budget")
+    facts["estimates"] = {
+        name: dataclasses.asdict(estimate) | {"tokens_at_budget": prediction.tokens_at(estimate.params)}
+        for name, estimate in prediction.estimates.items()
     }
+    return facts | {"rollouts": prediction.rollouts, "profile_likelihood": profiled_prediction(prediction)}
 
 
 def profiled_prediction(prediction: Prediction) -> dict[str, tuple[float, float]]:
     """95% profile-likelihood intervals of N, D and loss at the target budget; {} where approach 3 has none."""
-    fits = prediction.fits
-    if not has_profile(fits.parametric):
+    fit, runs = prediction.fits.parametric, prediction.fits.runs
+    if fit is None or not _has_profile(fit):
         return {}
     asked, intervals = quantities(prediction.budget, prediction.flops_per), {}
     for name, key, form in (("N", "ln N*", math.exp), ("D", "ln D*", math.exp), ("loss", "loss", float)):
-        low, high = profile_likelihood(fits.runs, fits.parametric, key, asked[key]).interval
+        low, high = profile_likelihood(runs, fit, key, asked[key]).interval
         intervals[name] = form(low), form(high)
     return intervals
 
 
 def as_json(value: Any) -> Any:
-    """Dataclasses, tuples and numpy numbers as JSON; infinite values as text, since JSON has none."""
+    """Dataclasses, tuples and numpy numbers as JSON; infinite values as text, since JSON has none; levels as `95%`."""
     if dataclasses.is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
+        names = [f"{key:.0%}" if isinstance(key, float) else str(key) for key in value]
+        return {name: as_json(item) for name, item in zip(names, value.values(), strict=True)}
     if isinstance(value, (list, tuple)):
         return [as_json(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return as_json(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

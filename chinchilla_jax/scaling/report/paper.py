@@ -9,37 +9,38 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.resources
+import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from chinchilla_jax.base.files import read_text
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.scaling.answers.decide import given_params
 from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
 from chinchilla_jax.scaling.fits.approach3.as_published import fit_as_published
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, fit_parametric
-from chinchilla_jax.scaling.fits.frontier import fit_power
+from chinchilla_jax.scaling.fits.frontier import PowerLaw, fit_power
 from chinchilla_jax.scaling.fits.resample import PAPER, interval
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import Run
-from chinchilla_jax.scaling.report.sections import Section, Table
-from chinchilla_jax.scaling.report.text import tell
+from chinchilla_jax.scaling.report.sections import Section, Table, tell
 
 # Eq. 10 before rounding: the TeX source, as quoted by Besiroglu et al. 2024.
 UNROUNDED = Surface(np.exp(0.5267228), np.exp(6.0073404), np.exp(6.0179186), 0.33917084, 0.2849083)
 ROUNDED = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
+_TABLES = Path(__file__).parents[2] / "tables"
 _MISPRINT = 0.5  # a printed budget further than this from 6 N D, as a share of it, is a slip of the pen
 _LOOSE = 0.03
-_NUMBERS = ("params", "flops_printed", "tokens")
 
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
     """One row of Table 3 or A3: the budget in FLOPs and the tokens for which `params` is optimal.
 
-    `printed_*` as in the paper, `six_nd` = 6 N D of its N and D; `flops` and `tokens` as computed here by `how`; `note`
-    names a misprint or an inconsistency, if any.
+    `printed_*` as in the paper, `six_nd` = 6 N D; `flops` and `tokens` as computed here by `how`; `note` names a slip.
     """
 
     approach: int
@@ -60,42 +61,39 @@ def figure_4(outliers: bool = False) -> tuple[Run, ...]:
     The five are the highest losses, all near 1e19 FLOPs with under half a token per parameter, which Besiroglu et al.
     2024 leave out.
     """
-    path = importlib.resources.files("chinchilla_jax") / "tables" / "chinchilla_fig4_points.csv"
-    with importlib.resources.as_file(path) as file:
-        runs = load_runs(file).runs
-        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-    drop = [row["outlier_top5_loss"] == "1" and not outliers for row in rows]
-    return tuple(run for run, out in zip(runs, drop, strict=True) if not out)
+    path = _TABLES / "chinchilla_fig4_points.csv"
+    rows = csv.DictReader(read_text(path).splitlines())
+    runs = zip(load_runs(path).runs, rows, strict=True)
+    return tuple(run for run, row in runs if outliers or row["outlier_top5_loss"] != "1")
 
 
 def allocations() -> tuple[Allocation, ...]:
     """Tables 3 and A3, each row beside its recomputation."""
-    text = (importlib.resources.files("chinchilla_jax") / "tables" / "chinchilla_allocation.csv").read_text("utf-8")
-    printed = list(csv.DictReader(text.splitlines()))
-    first = {key: np.array([float(row[key]) for row in printed if row["approach"] == "1"]) for key in _NUMBERS}
-    rows = [fit_power(first["flops_printed"], first[key]) for key in ("params", "tokens")]
+    printed = list(csv.DictReader(read_text(_TABLES / "chinchilla_allocation.csv").splitlines()))
+    numbers = [tuple(float(row[key]) for key in ("params", "flops_printed", "tokens")) for row in printed]
+    first = np.array([values for row, values in zip(printed, numbers, strict=True) if row["approach"] == "1"]).T
     isoflop = fit_isoflop(figure_4(), resampling=None)
-    minima = isoflop.params_law, isoflop.tokens_law
 
     def surface(params: float) -> tuple[float, float]:
         choice = given_params(UNROUNDED, params)
         return float(choice.flops), float(choice.tokens)
 
-    ways: dict[str, tuple[Callable, str]] = {
-        "1": (lambda params: _at(*rows, params), "power law through the printed rows"),
-        "2": (lambda params: _at(*minima, params), "approach 2 on Figure 4"),
+    laws = fit_power(first[1], first[0]), fit_power(first[1], first[2])
+    minima = isoflop.params_law, isoflop.tokens_law
+    ways: dict[str, tuple[Callable[[float], tuple[float, float]], str]] = {
+        "1": (functools.partial(_at, *laws), "power law through the printed rows"),
+        "2": (functools.partial(_at, *minima), "approach 2 on Figure 4"),
         "3": (surface, "eq. 4 with the unrounded constants of eq. 10"),
     }
     result = []
-    for row in printed:
-        params, flops, tokens = (float(row[key]) for key in _NUMBERS)
+    for row, (params, flops, tokens) in zip(printed, numbers, strict=True):
         (compute, how), six_nd = ways[row["approach"]], 6.0 * params * tokens
-        numbers = (params, flops, tokens, six_nd, *compute(params))
-        result.append(Allocation(int(row["approach"]), row["table"], *numbers, how, _note(flops, six_nd)))
+        here, note = compute(params), _note(flops, six_nd)
+        result.append(Allocation(int(row["approach"]), row["table"], params, flops, tokens, six_nd, *here, how, note))
     return tuple(result)
 
 
-def _at(sizes, tokens, params: float) -> tuple[float, float]:
+def _at(sizes: PowerLaw, tokens: PowerLaw, params: float) -> tuple[float, float]:
     """C at which the power law N*(C) gives `params`, and D* there."""
     log_c = sizes.log_centre + (np.log(params) - sizes.log_value) / sizes.exponent
     return float(np.exp(log_c)), float(tokens.at(np.exp(log_c)))
@@ -108,13 +106,14 @@ def _note(flops: float, six_nd: float) -> str:
     return f"printed C is {off:+.0%} from 6 N D" if abs(off) > _LOOSE else ""
 
 
-def describe(echo: Callable[[str], None]) -> None:
+def describe(echo: Echo) -> None:
     """Prints the tables side by side, the exponents of Table 2, and what averaging the objective does."""
     allocated = allocations()
     echo("Tables 3 and A3 of Hoffmann et al. 2022: the budget for which a size is optimal")
     tell([_allocations([row for row in allocated if row.approach == approach]) for approach in (1, 2, 3)], echo)
     runs = figure_4()
     profiles, optimum = fit_isoflop(runs, resampling=PAPER), fit_parametric(runs, resampling=PAPER)
+    assert profiles.boot_params and optimum.boot, "both were resampled"
     lines = []
     for name, printed, value, boot in (
         ("2", "0.49 (0.462, 0.534)", profiles.params_law.exponent, profiles.boot_params.exponent),
@@ -127,17 +126,14 @@ def describe(echo: Callable[[str], None]) -> None:
 
 
 def _allocations(rows: Sequence[Allocation]) -> Section:
-    cells = [
-        {
-            "N": f"{row.params:.3g}",
-            "C printed": f"{row.printed_flops:.3g}",
-            "C here": f"{row.flops:.3g}",
-            "D printed": f"{row.printed_tokens:.3g}",
-            "D here": f"{row.tokens:.3g}",
-            "note": row.note,
-        }
-        for row in rows
-    ]
+    columns = {
+        "N": "params",
+        "C printed": "printed_flops",
+        "C here": "flops",
+        "D printed": "printed_tokens",
+        "D here": "tokens",
+    }
+    cells = [{name: f"{getattr(row, key):.3g}" for name, key in columns.items()} | {"note": row.note} for row in rows]
     return Section(f"Approach {rows[0].approach}, {rows[0].table}; here: {rows[0].how}", tables=(Table(cells),))
 
 
@@ -147,6 +143,7 @@ def _averaging(optimum: ParametricFit) -> Section:
     start = np.array([[np.log(s.A), np.log(s.B), np.log(s.E), s.alpha, s.beta]])
     averaged, lines = fit_as_published(figure_4(), starts=start), []
     for name, fit in (("averaged, stops where it started", averaged), ("summed, brought to zero gradient", optimum)):
+        assert fit.boot, "both were resampled"
         s, (low, high) = fit.surface, interval(fit.boot.a, 0.8)
         lines.append(
             f"{name}: E {s.E:.4f}, A {s.A:.1f}, B {s.B:.1f}, alpha {s.alpha:.4f}, beta {s.beta:.4f}; a {s.a:.4f} "

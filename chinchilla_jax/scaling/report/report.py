@@ -5,12 +5,15 @@ Both are written from the same facts; the page adds nothing that the JSON does n
 
 from __future__ import annotations
 
+import base64
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from chinchilla_jax.base.files import write_json, write_text
+import jinja2
+
+from chinchilla_jax.base.files import exists, is_folder, read_bytes, write_json, write_text
 from chinchilla_jax.scaling.answers.recommended import other_sizes
 from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict
@@ -18,8 +21,8 @@ from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
 from chinchilla_jax.scaling.read.target import target_budget
 from chinchilla_jax.scaling.report.facts import facts_of, verdicts_of
-from chinchilla_jax.scaling.report.html import render
-from chinchilla_jax.scaling.report.plots import fitted, frontier, profiles
+from chinchilla_jax.scaling.report.plots import fitted, profiles
+from chinchilla_jax.scaling.report.sections import Facts, of_page
 
 
 def write_report(
@@ -32,18 +35,15 @@ def write_report(
     seed: int = 0,
     command: str | None = None,
 ) -> pathlib.Path:
-    """Fit, predict, draw and write; returns the path of `report.html`.
+    """Fits, predicts, draws and writes `report.html`, `report.json` and `plots/*.png`; returns the path of the first.
 
-    Files appear in `output`: `report.html`, `report.json`, `plots/*.png`. A study that is not finished gives a report
-    on what there is, with the open questions marked pending.
+    A study that is not finished gives a report on what there is, with the open questions marked pending.
 
     Args:
-      study: a study directory, run directories or a table of runs (see `load_runs`), or what was loaded from them.
-      budget: FLOPs to predict for; by default that of the held-out runs, else `StudyConfig.holdout_factor` times the
-        largest budget.
-      preset: of the fits, `corrected` or `paper`.
+      study: whatever `load_runs` takes.
+      budget: FLOPs to predict for; by default as `target_budget` says.
+      preset, replicates, seed: of the fits, as for `analyse`.
       output: directory to write into; the study directory, or that of the table, by default.
-      replicates: of the bootstrap.
       command: what makes this report again, to be printed in it; by default built from the other arguments.
 
     Raises:
@@ -51,7 +51,7 @@ def write_report(
     """
     loaded = load_runs(study)
     study = pathlib.Path(study)
-    folder = pathlib.Path(output) if output else (study if study.is_dir() else study.parent)
+    folder = pathlib.Path(output) if output else (study if is_folder(study) else study.parent)
     target = budget or target_budget(loaded)
     prediction, refusal = None, ""
     try:
@@ -60,8 +60,8 @@ def write_report(
         prediction = predict(analyse(loaded.runs, preset, replicates=replicates, seed=seed), target)
     except FitRefused as error:
         refusal = str(error)
-    options = {"budget": budget, "preset": preset, "output": output, "replicates": replicates, "seed": seed}
     images = _draw(prediction, loaded, folder / "plots") if prediction else {}
+    options = {"budget": budget, "preset": preset, "output": output, "replicates": replicates, "seed": seed}
     facts = facts_of(
         loaded,
         prediction=prediction,
@@ -70,39 +70,46 @@ def write_report(
         answers=other_sizes(prediction) if prediction else (),
         command=command or _command(study, options),
         plots={title: str(path.relative_to(folder)) for title, path in images.items()},
-        **({} if prediction else {"refused": {"prediction": refusal}}),
     )
+    if prediction is None:
+        facts["refused"] = {"prediction": refusal}
     write_json(folder / "report.json", facts)
-    write_text(folder / "report.html", render(facts, {title: path.read_bytes() for title, path in images.items()}))
+    write_text(folder / "report.html", render(facts, {title: read_bytes(path) for title, path in images.items()}))
     return folder / "report.html"
 
 
 def _draw(prediction: Prediction, loaded: LoadedRuns, folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The figures that these fits allow: paths by title."""
-    fits, runs, unit = prediction.fits, loaded.runs, loaded.loss_unit
-    figures = {
-        "IsoFLOP profiles": ("profiles.png", profiles.plot_profiles),
-        "Frontier": ("frontier.png", frontier.plot_frontier),
-        "Loss frontier": ("loss_frontier.png", frontier.plot_loss_frontier),
-        "Held-out budget": ("heldout.png", profiles.plot_heldout),
-        "Envelope": ("envelope.png", fitted.plot_envelope),
-        "Contours": ("contours.png", fitted.plot_contours),
-        "Residuals": ("residuals.png", fitted.plot_residuals),
-        "Coverage of N and D": ("coverage.png", fitted.plot_coverage),
+    figures: dict[str, Callable[..., pathlib.Path | None]] = {
+        "IsoFLOP profiles": profiles.plot_profiles,
+        "Frontier": profiles.plot_frontier,
+        "Loss frontier": profiles.plot_loss_frontier,
+        "Held-out budget": profiles.plot_heldout,
+        "Envelope": fitted.plot_envelope,
+        "Contours": fitted.plot_contours,
+        "Residuals": fitted.plot_residuals,
+        "Coverage of N and D": fitted.plot_coverage,
     }
-    possible = {"IsoFLOP profiles": any(run.budget for run in fits.runs), "Envelope": fits.envelope}
-    possible |= dict.fromkeys(("Contours", "Residuals"), fits.parametric)
-    return {
-        title: plot(prediction, runs, folder / name, unit)
-        for title, (name, plot) in figures.items()
-        if possible.get(title, True)
-    }
+    drawn = {}
+    for title, plot in figures.items():
+        path = folder / f"{plot.__name__.removeprefix('plot_')}.png"
+        if plot(prediction, loaded.runs, path, loaded.loss_unit):
+            drawn[title] = path
+    return drawn
 
 
 def _command(study: pathlib.Path, options: Mapping[str, Any]) -> str:
     """The command that makes this report again, from the folder that holds the study or table."""
-    defaults = {"budget": None, "preset": "corrected", "output": None, "replicates": 1000, "seed": 0}
-    source = "study" if (study / "manifest.jsonl").exists() else "runs"
-    words = [f"--{source}={study.resolve().name}"]
-    words += [f"--{name}={value}" for name, value in options.items() if value != defaults[name]]
+    words = [f"--{'study' if exists(study / 'manifest.jsonl') else 'runs'}={study.resolve().name}"]
+    defaults = write_report.__kwdefaults__ or {}
+    words += [f"--{name}={value}" for name, value in options.items() if value != defaults.get(name)]
     return f"python -m chinchilla_jax report {shlex.join(words)}"
+
+
+def render(facts: Facts, images: Mapping[str, bytes]) -> str:
+    """The page of `facts_of`; the `images`, PNGs by title, are embedded, and nothing is fetched."""
+    loader = jinja2.PackageLoader("chinchilla_jax.scaling.report")
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    page = jinja2.Environment(loader=loader, **options).get_template("page.html.j2")
+    first, then = of_page(facts)
+    embedded = {title: base64.b64encode(data).decode() for title, data in images.items()}
+    return page.render(title=f"Scaling study: {facts['source']}", first=first, then=then, images=embedded)

@@ -1,63 +1,41 @@
 """How are the facts worded? Each is put into a sentence or a table once, for text and page alike.
 
-A `Section` is what the renderers, `text` and `html`, take. `of_fit`, `of_prediction` and `of_page` choose the sections
-of `fit`, `predict` and the page.
+`of_fit`, `of_prediction` and `of_page` choose the sections of `fit`, `predict` and the page. `tell` prints sections as
+text; the page renders them with `templates/page.html.j2`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from chinchilla_jax.base.words import cell, count, flops_text, in_unit, loss_text, unit_of
+from chinchilla_jax.base.words import Echo, cell, count, flops_text, in_unit, loss_text, unit_of
+from chinchilla_jax.base.words import table as plain_table
 from chinchilla_jax.scaling.predict.analysis import APPROACHES
+from chinchilla_jax.scaling.read.runs import LoadedRuns
 
 Facts = Mapping[str, Any]
-# Columns of tables -> keys of the facts.
-_ROLLOUT = {
-    "approach": "candidate",
-    "C": "budget",
-    "budgets below": "fitted",
-    "N": "predicted_params",
-    "N of profile": "profile_params",
-    "loss": "predicted_loss",
-    "loss, of profile": "profile_loss",
-    "loss error": "loss_error",
-    "cost of size": "size_cost",
-}
-_PROFILE = {
-    "C": "budget",
-    "runs": "runs",
-    "near": "near",
-    "N*": "params",
-    "D*": "tokens",
-    "D*/N*": "tokens_per_param",
-    "loss": "loss",
-    "scatter": "scatter",
-    "minimum inside": "kept_draws",
-}
-_RUN = {
-    "run": "name",
-    "role": "role",
-    "C, nominal": "budget",
-    "N": "params",
-    "D": "tokens",
-    "D/N": "tokens_per_param",
-    "C": "flops",
-    "loss": "loss",
-    "loss, bits/byte": "bits_per_byte",
-    "seconds": "seconds",
-}
+# Columns of tables, each `TITLE=key of the facts`.
+_ROLLOUT = (
+    "approach=candidate | C=budget | budgets below=fitted | N=predicted_params | N of profile=profile_params | "
+    "loss=predicted_loss | loss, of profile=profile_loss | loss error=loss_error | cost of size=size_cost"
+)
+_PROFILE = (
+    "C=budget | runs=runs | near=near | N*=params | D*=tokens | D*/N*=tokens_per_param | loss=loss | scatter=scatter | "
+    "minimum inside=kept_draws"
+)
+_RUN = (
+    "run=name | role=role | C, nominal=budget | N=params | D=tokens | D/N=tokens_per_param | C=flops | loss=loss | "
+    "loss, bits/byte=bits_per_byte | seconds=seconds"
+)
 _SAME = 0.002  # relative difference between two numbers of tokens that need not be told apart
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
     """`rows` of column -> text, or (text, text in small print below it); `words` are columns of words, which may wrap.
-
-    `marked` rows stand out; `folded` is the line that opens a long table.
-    """
+    `marked` rows stand out; `folded` is the line that opens a long table."""
 
     rows: Sequence[Mapping[str, str | tuple[str, str]]]
     words: Sequence[str] = ()
@@ -73,9 +51,7 @@ class Table:
 @dataclasses.dataclass(frozen=True)
 class Section:
     """A part under one title: a list of `items`, `sentences`, `tables`, and `notes` in small print, in this order.
-
-    `label` goes before each item in text; `level` is that of the title, 3 for a part of the section above.
-    """
+    `label` goes before each item in text; `level` is that of the title, 3 for a part of the section above."""
 
     title: str
     items: Sequence[str] = ()
@@ -89,10 +65,10 @@ class Section:
 def of_fit(facts: Facts, explain: bool) -> list[Section]:
     """Results, then warnings, then notes; with `explain` also what the preset does, and why."""
     head = f"Preset {facts['preset']}; losses {in_unit(facts['loss_unit'])}."
-    hint = f"--explain says what the preset {facts['preset']} does, and why"
-    more = [_presets(facts)] if explain else []
-    notes = _notes(facts, () if explain else (hint,))
-    return [Section("", sentences=(head,)), *_approaches(facts), _warnings(facts), notes, *more]
+    sections = [Section("", sentences=(head,)), *_approaches(facts), _warnings(facts)]
+    if explain:
+        return [*sections, _notes(facts), _presets(facts)]
+    return [*sections, _notes(facts, f"--explain says what the preset {facts['preset']} does, and why")]
 
 
 def of_prediction(facts: Facts) -> list[Section]:
@@ -100,19 +76,21 @@ def of_prediction(facts: Facts) -> list[Section]:
     answers = [answer_section(answer) for answer in facts["answers"]]
     if facts["prediction"] is None:
         return answers
-    sections = [_lead(facts), _side_by_side(facts, refusals=True), *_rollouts(facts)]
-    return [*sections, *answers, _warnings(facts), _notes(facts)]
+    table = _side_by_side(facts, refusals=True)
+    return [_lead(facts), table, *_rollouts(facts), *answers, _warnings(facts), _notes(facts)]
 
 
 def of_page(facts: Facts) -> tuple[list[Section], list[Section]]:
     """The sections before the figures, and after them."""
-    first, then = [_lead(facts), _verdicts(facts)], []
+    rows = [{"Verdict": v["status"].upper(), "Question": (v["question"], v["detail"])} for v in facts["verdicts"]]
+    first, then = [_lead(facts), Section("Verdicts", tables=(Table(rows, words=("Question",)),))], []
     if facts["prediction"]:
         first += [_side_by_side(facts), _prediction(facts), *_rollouts(facts)]
         then += _approaches(facts)
     if facts["answers"]:
         then += [Section("What else could be trained"), *(answer_section(a, level=3) for a in facts["answers"])]
-    then += [_warnings(facts), _notes(facts), *_time(facts), _runs(facts)]
+    runs = _cells(facts["runs"], _RUN, words=("role",), folded=f"{len(facts['runs'])} runs")
+    then += [_warnings(facts), _notes(facts), *_time(facts), Section("Runs", tables=(runs,))]
     then.append(Section("To make this report again", sentences=(facts["command"],)))
     return first, then + ([_presets(facts)] if facts["preset"] else [])
 
@@ -121,8 +99,9 @@ def _span(pair: Sequence[Any] | None, form: Callable[[float], str] = count) -> s
     return f"{form(float(pair[0]))} to {form(float(pair[1]))}" if pair else "-"
 
 
-def _digits(value: float) -> str:
-    return f"{value:.5g}"
+def _levels(spans: Mapping[str, Any], form: Callable[[float], str]) -> dict[str, str]:
+    """Two columns: the 80% and the 95% interval."""
+    return {f"{level} interval": _span(spans.get(level), form) for level in ("80%", "95%")}
 
 
 def _named(name: str) -> str:
@@ -147,19 +126,15 @@ def _lead(facts: Facts) -> Section:
     return Section("", sentences=(lead,))
 
 
-def _verdicts(facts: Facts) -> Section:
-    rows = [{"Verdict": v["status"].upper(), "Question": (v["question"], v["detail"])} for v in facts["verdicts"]]
-    return Section("Verdicts", tables=(Table(rows, words=("Question",)),))
-
-
 def _side_by_side(facts: Facts, refusals: bool = False) -> Section:
     """The exponents, and the answers at the target, of all approaches; `refusals`: also why one is missing."""
     prediction, rows = facts["prediction"], []
+    best, tokens = prediction["estimates"][prediction["recommended"]], prediction["tokens_at_budget"]
     for name, estimate in prediction["estimates"].items():
         spans = {quantity: levels["95%"] for quantity, levels in estimate["intervals"].items()}
         row: dict[str, Any] = {"Approach": _named(name)}
         for symbol, (value, intervals) in exponents(facts, name).items():
-            row[symbol] = f"{value:.3f}", _span(intervals.get("95%"), lambda v: f"{v:.3f}")
+            row[symbol] = f"{value:.3f}", _span(intervals.get("95%"), "{:.3f}".format)
         for column, quantity in (("N*", "params"), ("D*", "tokens"), ("D*/N*", "tokens_per_param")):
             row[column] = count(estimate[quantity]), _span(spans.get(quantity))
         training = " (training)" if "training" in estimate["loss_law"] else ""
@@ -169,18 +144,15 @@ def _side_by_side(facts: Facts, refusals: bool = False) -> Section:
         f"Below each value its 95% interval. N* ~ C^a, D* ~ C^b; N*, D* and loss for "
         f"{flops_text(facts['target_budget'])} FLOPs, losses {in_unit(facts['loss_unit'])}. Preset {facts['preset']}.",
     ]
-    if prediction["profile_likelihood"]:
-        spans = (
-            f"{name} {_span(v, loss_text if name == 'loss' else count)}"
-            for name, v in prediction["profile_likelihood"].items()
-        )
-        notes.append(f"Approach 3, profile likelihood, 95%: {', '.join(spans)}.")
-    best = prediction["estimates"][prediction["recommended"]]
-    if abs(best["tokens"] / prediction["tokens_at_budget"] - 1.0) > _SAME:
+    profiled = prediction["profile_likelihood"].items()
+    if profiled:
+        words = ", ".join(f"{name} {_span(pair, loss_text if name == 'loss' else count)}" for name, pair in profiled)
+        notes.append(f"Approach 3, profile likelihood, 95%: {words}.")
+    if abs(best["tokens"] / tokens - 1.0) > _SAME:
         spent = "C / 6N*" if (facts["convention"] or "").startswith("6nd") else "what C buys at N*"
         notes.append(
-            f"Two numbers of tokens: D* = {count(best['tokens'])} is fitted apart from N*, and "
-            f"{count(prediction['tokens_at_budget'])}, {spent}, is what spends the budget. Train on the latter."
+            f"Two numbers of tokens: D* = {count(best['tokens'])} is fitted apart from N*, and {count(tokens)}, "
+            f"{spent}, is what spends the budget. Train on the latter."
         )
     if refusals:
         notes += [f"{_named(name)} refused: {why}." for name, why in facts["refused"].items()]
@@ -212,8 +184,7 @@ def _prediction(facts: Facts) -> Section:
         for quantity, label, form in quantities:
             row = {"Approach": _named(name) + mark if quantity == "params" else "", "Quantity": label}
             row["Prediction"] = form(estimate[quantity])
-            spans = estimate["intervals"].get(quantity, {})
-            rows.append(row | {f"{level} interval": _span(spans.get(level), form) for level in ("80%", "95%")})
+            rows.append(row | _levels(estimate["intervals"].get(quantity, {}), form))
     note = (
         "Intervals of the loss are for a single trained run. Those of approach 2 follow from the scatter of its minima "
         "and an average over E, the others are bootstrap percentiles. Approach 2 fits N and D apart, so its D* need "
@@ -225,29 +196,23 @@ def _prediction(facts: Facts) -> Section:
 
 def _rollouts(facts: Facts) -> list[Section]:
     rows = [row | {"candidate": _named(row["candidate"])} for row in facts["prediction"]["rollouts"]]
-    sentences = ("Larger budgets are hidden and predicted from the smaller ones.",)
-    return [Section("Rollouts", sentences=sentences, tables=(_cells(rows, _ROLLOUT),))] if rows else []
+    sentence = "Larger budgets are hidden and predicted from the smaller ones."
+    return [Section("Rollouts", sentences=(sentence,), tables=(_cells(rows, _ROLLOUT),))] if rows else []
 
 
 def _approaches(facts: Facts) -> list[Section]:
-    """The three fits, or why one was refused."""
-    sections = []
+    word, sections = {"envelope": _envelope, "isoflop": _isoflop, "parametric": _parametric}, []
     for name, title in APPROACHES.items():
-        title = title[:1].upper() + title[1:]
-        if facts[name]:
-            sections.append(_FITS[name](title, facts[name]))
-        else:
-            sections.append(Section(title, sentences=(f"Refused: {facts['refused'].get(name, 'not fitted')}.",)))
+        title, refusal = title[:1].upper() + title[1:], f"Refused: {facts['refused'].get(name, 'not fitted')}."
+        sections.append(word[name](title, facts[name]) if facts[name] else Section(title, sentences=(refusal,)))
     return sections
 
 
 def _laws(fit: Facts) -> Table:
-    rows = [
-        {"Law": law["form"], "k": f"{law['coefficient']:.4g}", "Exponent": f"{law['exponent']:.4f}"}
-        | {f"{level} interval": _span(law["intervals"].get(level), loss_text) for level in ("80%", "95%")}
-        for law in fit["laws"].values()
-        if "coefficient" in law
-    ]
+    rows = []
+    for law in (fit["laws"]["params"], fit["laws"]["tokens"]):
+        row = {"Law": law["form"], "k": f"{law['coefficient']:.4g}", "Exponent": f"{law['exponent']:.4f}"}
+        rows.append(row | _levels(law["intervals"], loss_text))
     return Table(rows)
 
 
@@ -279,12 +244,10 @@ def _parametric(title: str, fit: Facts) -> Section:
         f"L = {v['E']:.4f} + {v['A']:.5g} / N^{v['alpha']:.4f} + {v['B']:.5g} / D^{v['beta']:.4f}; under C = 6 N D "
         f"N* ~ C^{v['a']:.4f} and D* ~ C^{v['b']:.4f}."
     )
-    rows = []
+    digits, rows = "{:.5g}".format, []
     for name, value in v.items():
-        spans = fit["intervals"].get(name, {})
-        row = {"Constant": name, "Value": _digits(value)}
-        row |= {f"{level} interval": _span(spans.get(level), _digits) for level in ("80%", "95%")}
-        rows.append(row | {"95%, profile likelihood": _span(fit["profile_likelihood"].get(name), _digits)})
+        row = {"Constant": name, "Value": digits(value)} | _levels(fit["intervals"].get(name, {}), digits)
+        rows.append(row | {"95%, profile likelihood": _span(fit["profile_likelihood"].get(name), digits)})
     notes = [
         f"{fit['runs']} runs, misfit {fit['misfit']} (threshold {float(fit['delta']):g}); objective "
         f"{fit['objective']:.8g}, gradient {fit['gradient']:.1e}; {fit['agreement']:.1%} of {fit['starts']} starts "
@@ -296,18 +259,11 @@ def _parametric(title: str, fit: Facts) -> Section:
     return Section(title, sentences=(formula,), tables=(Table(rows),), notes=notes)
 
 
-_FITS = {"envelope": _envelope, "isoflop": _isoflop, "parametric": _parametric}
-
-
-def _cells(rows: Sequence[Facts], columns: Mapping[str, str] | None = None, **options) -> Table:
-    """A table of plain values, worded by the names of its columns.
-
-    Args:
-      columns: title -> key of the rows; without it the keys are the titles.
-    """
-    columns = columns or {key: key for row in rows for key in row}
-    infinite = {"inf": float("inf")}
-    values = [{title: row.get(key) for title, key in columns.items()} for row in rows]
+def _cells(rows: Sequence[Facts], columns: str = "", **options: Any) -> Table:
+    """A table of plain values, worded by the names of its columns; without `columns` the keys are the titles."""
+    pairs = [column.split("=") for column in columns.split(" | ")] if columns else [(k, k) for row in rows for k in row]
+    values = [{title: row.get(key) for title, key in pairs} for row in rows]
+    infinite = {"inf": float("inf")}  # as it is in the facts
     return Table([{name: cell(name, infinite.get(str(v), v)) for name, v in row.items()} for row in values], **options)
 
 
@@ -317,26 +273,22 @@ def answer_section(answer: Facts, level: int = 2) -> Section:
     return Section(answer["title"], tables=tables, notes=[f"{note}." for note in answer["notes"]], level=level)
 
 
-def variants(facts: Facts) -> list[Section]:
-    """Other ways to fit, if they were asked for."""
-    return [Section("Variants", tables=(_cells(facts["variants"]),))] if facts["variants"] else []
+def variants(facts: Facts) -> Section:
+    """Other ways to fit."""
+    return Section("Variants", tables=(_cells(facts["variants"]),))
 
 
 def _warnings(facts: Facts) -> Section:
-    sentences, tables = [], ()
+    sentences, rows = [], [{"Row": row["where"], "Reason": row["reason"]} for row in facts["bad_rows"]]
     if facts["tokens_per_param_range"]:
         ratios, flops = _span(facts["tokens_per_param_range"]), _span(facts["flops_range"], flops_text)
         sentences.append(f"Support: D/N from {ratios}, C from {flops} FLOPs.")
-    if facts["bad_rows"]:
-        sentences.append(f"Rows left out ({len(facts['bad_rows'])}):")
-        rows = [{"Row": row["where"], "Reason": row["reason"]} for row in facts["bad_rows"]]
-        tables = (Table(rows, words=("Reason",)),)
-    else:
-        sentences.append("No row was left out.")
+    sentences.append(f"Rows left out ({len(rows)}):" if rows else "No row was left out.")
+    tables = (Table(rows, words=("Reason",)),) if rows else ()
     return Section("Warnings and limits", facts["warnings"], sentences, tables, label="warning: ")
 
 
-def _notes(facts: Facts, more: Sequence[str] = ()) -> Section:
+def _notes(facts: Facts, *more: str) -> Section:
     bias = facts["isoflop"]["bias"] if facts["isoflop"] else []
     return Section("Notes", items=(*facts["reading"], *bias, *more))
 
@@ -362,6 +314,45 @@ def _time(facts: Facts) -> list[Section]:
     return [Section("Where the time went", sentences=(sentence,), tables=(_cells(rows),))]
 
 
-def _runs(facts: Facts) -> Section:
-    rows = facts["runs"]
-    return Section("Runs", tables=(_cells(rows, _RUN, words=("role",), folded=f"{len(rows)} runs"),))
+def tell(sections: Iterable[Section], echo: Echo) -> None:
+    """Prints the sections, an empty line before each title."""
+    for section in sections:
+        for line in _lines(section):
+            echo(line)
+
+
+def announce(loaded: LoadedRuns, preset: str, echo: Echo) -> None:
+    """Prints, before the fits, how many runs there are and what will take long."""
+    held_out = len(loaded.runs) - len(loaded.role("isoflop"))
+    held = f", {held_out} of them held out" if held_out else ""
+    left = f", {len(loaded.bad)} left out, see below" if loaded.bad else ""
+    echo(f"{loaded.source}: {len(loaded.runs)} runs{held}{left}")
+    if preset == "paper":
+        echo("preset paper: approach 3 descends from 4500 starts one after the other, about half a minute ...")
+
+
+def _lines(section: Section) -> Iterator[str]:
+    if section.title:
+        yield ""
+        yield section.title
+    yield from (section.label + line if section.label else f"  {line}" for line in section.items)
+    margin = "  " if section.title else ""
+    yield from (margin + line for line in section.sentences)
+    for table in section.tables:
+        yield from (f"  {line}" for line in _table(table))
+    yield from (f"  {line}" for line in section.notes)
+
+
+def _table(table: Table) -> Iterator[str]:
+    """Its lines; what is small print on a page is a line of its own, and marked rows begin with a star."""
+    rows = []
+    first = table.columns[0]
+    for number, row in enumerate(table.rows):
+        pairs = {column: value if isinstance(value, tuple) else (value, "") for column, value in row.items()}
+        line = {column: pair[0] for column, pair in pairs.items()}
+        if table.marked:
+            line[first] = f"{'*' if number in table.marked else ' '} {line[first]}"
+        rows.append(line)
+        if any(below for _, below in pairs.values()):
+            rows.append({column: pair[1] for column, pair in pairs.items()})
+    yield from plain_table(rows)

@@ -8,13 +8,11 @@ import pytest
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.doubts import doubts, doubts_of_prediction
-from chinchilla_jax.scaling.predict.estimates import Estimate
+from chinchilla_jax.scaling.predict.estimates import Estimate, Rollout
 from chinchilla_jax.scaling.predict.predict import predict
-from chinchilla_jax.scaling.predict.rollout import Rollout
 from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
 from chinchilla_jax.scaling.report.facts import facts_of
-from chinchilla_jax.scaling.report.sections import of_fit
-from chinchilla_jax.scaling.report.text import tell
+from chinchilla_jax.scaling.report.sections import of_fit, tell
 
 BUDGETS = np.geomspace(1e18, 64e18, 7)
 

@@ -7,13 +7,17 @@ import pytest
 
 from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.predict import predict, recommend
-from chinchilla_jax.scaling.predict.rollout import last
 from chinchilla_jax.scaling.predict.verdicts import judge
 from chinchilla_jax.scaling.read.flops import flops_per_token
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 TARGET = 1.08e13
+
+
+def last(rollouts):
+    """Those for the largest budget."""
+    return [rollout for rollout in rollouts if rollout.budget == rollouts[-1].budget]
 
 
 @pytest.fixture(scope="module")

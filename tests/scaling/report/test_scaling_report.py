@@ -11,8 +11,7 @@ import pytest
 from chinchilla_jax import cli
 from chinchilla_jax.base.words import count, flops_text
 from chinchilla_jax.scaling.read.runs import FitRefused
-from chinchilla_jax.scaling.report.html import render
-from chinchilla_jax.scaling.report.report import write_report
+from chinchilla_jax.scaling.report.report import render, write_report
 
 
 def statuses(facts):

@@ -4,10 +4,9 @@ import re
 from html import unescape
 
 from chinchilla_jax.scaling.answers import answers
-from chinchilla_jax.scaling.report import html
+from chinchilla_jax.scaling.report import report
 from chinchilla_jax.scaling.report.facts import facts_of
-from chinchilla_jax.scaling.report.sections import Section, Table, answer_section, of_prediction
-from chinchilla_jax.scaling.report.text import tell
+from chinchilla_jax.scaling.report.sections import Section, Table, answer_section, of_prediction, tell
 
 ROWS = [{"Law": "one <b>", "N": ("70B", "60B to 80B")}, {"Law": "two", "N": ("7B", "-")}]
 SECTION = Section("Title", ["an item"], ["A sentence."], [Table(ROWS, words=("Law",), marked=(1,))], ["A note."])
@@ -20,8 +19,8 @@ def lines(*sections):
 
 
 def page(monkeypatch, *sections):
-    monkeypatch.setattr(html, "of_page", lambda facts: (list(sections), []))
-    return html.render({"source": "here"}, {})
+    monkeypatch.setattr(report, "of_page", lambda facts: (list(sections), []))
+    return report.render({"source": "here"}, {})
 
 
 def test_text_shows_small_print_below_and_marks_rows():

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 
-from chinchilla_jax.base.words import flops_text, loss_label, unit_of
+from chinchilla_jax.base.words import count, flops_text, loss_label, unit_of
 from chinchilla_jax.scaling.fits.approach1.curves import smooth
-from chinchilla_jax.scaling.fits.approach1.envelope import EnvelopeFit
 from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.read.runs import Run
 from chinchilla_jax.scaling.report.plots import style
@@ -20,11 +19,10 @@ from chinchilla_jax.scaling.report.plots.style import BLUE, GREEN, GREY, ORANGE,
 _OUTLYING = 5.0  # times the typical residual: beyond it a run is an arrow at the edge
 
 
-def plot_envelope(
-    prediction: Prediction, runs: Sequence[Run], path: pathlib.Path, loss_unit: str = "nats per token"
-) -> pathlib.Path:
+def plot_envelope(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path | None:
     """Smoothed training curves with their lower envelope, and the sizes it picks with the law through them."""
-    fit = prediction.fits.envelope
+    if (fit := prediction.fits.envelope) is None:
+        return None
     points, sizes = fit.points, np.unique([run.params for run in fit.runs])
     scale = LogNorm(sizes[0], sizes[-1])
     with style.drawing(path, 5.6, 1, 2, layout="constrained") as (figure, (left, right)):
@@ -33,39 +31,32 @@ def plot_envelope(
             left.plot(np.exp(x), loss, color=style.shades()(scale(run.params)), lw=0.8, alpha=0.8)
         left.plot(points.flops, points.loss, color=PURPLE, lw=2.2, label="envelope")
         low, high = points.loss.min(), np.quantile(points.loss, 0.98)
-        left.set(ylabel=f"Training loss ({unit_of(loss_unit)})", title="Training curves")
-        left.set(xlim=(points.flops[0] / 4, points.flops[-1] * 1.3))
-        left.set(ylim=(low - 0.08 * (high - low), high + 0.6 * (high - low)))
+        left.set(xlim=(points.flops[0] / 4, points.flops[-1] * 1.3), title="Training curves")
+        left.set(ylim=(low - 0.08 * (high - low), high + 0.6 * (high - low)), ylabel=f"Training loss ({unit_of(unit)})")
         style.log_flops(left)
         left.legend(loc="upper right")
         style.bar(figure, left, scale, "Parameters N")
-        _best_sizes(right, fit)
+        for words, colour in (("winner at an edge", PALE), ("winner", PURPLE)):
+            chosen = (points.edge == "") == (words == "winner")
+            right.plot(points.flops[chosen], points.params[chosen], ".", color=colour, ms=3, label=words)
+        if fit.preset.optimum != "winner":
+            used = fit.optima.weight > 0
+            right.plot(fit.optima.flops[used], fit.optima.params[used], color=GREEN, lw=2, label="smooth optimum")
+        label = f"$N^* \\propto C^{{{float(fit.params_law.exponent):.3f}}}$"
+        right.plot(points.flops, fit.params_law.at(points.flops), "--", color=PURPLE, lw=1.6, label=label)
+        style.log_flops(right)
+        style.log_counts(right, "y")
+        right.set(ylabel="Parameters N", title="Approach 1: best size")
+        right.legend(loc="upper left")
     return path
 
 
-def _best_sizes(axes: Axes, fit: EnvelopeFit) -> None:
-    points, law = fit.points, fit.params_law
-    for chosen, colour, label in (
-        (points.edge != "", PALE, "winner at an edge"),
-        (points.edge == "", PURPLE, "winner"),
-    ):
-        axes.plot(points.flops[chosen], points.params[chosen], ".", color=colour, ms=3, label=label)
-    if fit.preset.optimum != "winner":
-        used = fit.optima.weight > 0
-        axes.plot(fit.optima.flops[used], fit.optima.params[used], color=GREEN, lw=2, label="smooth optimum")
-    label = f"$N^* \\propto C^{{{float(law.exponent):.3f}}}$"
-    axes.plot(points.flops, law.at(points.flops), "--", color=PURPLE, lw=1.6, label=label)
-    style.log_flops(axes)
-    style.log_counts(axes, "y")
-    axes.set(ylabel="Parameters N", title="Approach 1: best size")
-    axes.legend(loc="upper left")
-
-
-def plot_contours(
-    prediction: Prediction, runs: Sequence[Run], path: pathlib.Path, loss_unit: str = "nats per token"
-) -> pathlib.Path:
+def plot_contours(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path | None:
     """Loss over compute and size by approach 3, the efficient frontier along its valley, and the runs."""
-    fits, c, surface = prediction.fits, prediction.flops_per, prediction.fits.parametric.surface
+    fits, c = prediction.fits, prediction.flops_per
+    if fits.parametric is None:
+        return None
+    surface = fits.parametric.surface
     flops, params, losses = np.array([(run.flops, run.params, run.loss) for run in fits.runs]).T
     x = np.geomspace(flops.min() / 1.6, max(flops.max(), prediction.budget) * 1.6, 160)
     y = np.geomspace(params.min() / 1.6, max(params.max(), prediction.best.params) * 2.0, 160)
@@ -78,7 +69,7 @@ def plot_contours(
         drawn = axes.contour(x, y, loss, levels=levels, cmap=style.shades(reverse=True), linewidths=1.1)
         # Read off a bar: labels on the lines end up under runs and across the edges.
         lines = plt.cm.ScalarMappable(drawn.norm, style.shades(reverse=True))
-        figure.colorbar(lines, ax=axes, label=loss_label(loss_unit), pad=0.02, ticks=levels[::3], format="%.2f")
+        figure.colorbar(lines, ax=axes, label=loss_label(unit), pad=0.02, ticks=levels[::3], format="%.2f")
         axes.plot(x, best[0], color=ORANGE, lw=2.4, label="efficient frontier, approach 3")
         if fits.isoflop:
             axes.plot(x, fits.isoflop.params_law.at(x), "--", color=BLUE, lw=1.8, label="approach 2")
@@ -86,43 +77,39 @@ def plot_contours(
             axes.plot(x, fits.envelope.params_law.at(x), ":", color=PURPLE, lw=2, label="approach 1")
         axes.plot(flops, params, "o", color=GREY, ms=3.5, alpha=0.8, label="runs")
         style.mark_budget(axes, prediction.budget)
-        axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), ylabel="Parameters N")
-        axes.set(title="Loss surface and efficient frontier")
+        axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), title="Loss surface and efficient frontier")
+        axes.set(ylabel="Parameters N")
         style.log_flops(axes)
         style.log_counts(axes, "y")
         style.legend_below(axes, 4)
     return path
 
 
-def plot_residuals(
-    prediction: Prediction, runs: Sequence[Run], path: pathlib.Path, loss_unit: str = ""
-) -> pathlib.Path:
+def plot_residuals(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path | None:
     """Measured over predicted loss of approach 3 against C, N and D: any pattern left is what the form cannot say."""
-    fit = prediction.fits.parametric
-    names = ("flops", "params", "tokens", "loss")
-    values = {name: np.array([getattr(run, name) for run in prediction.fits.runs]) for name in names}
-    residual = 100 * np.log(values["loss"] / fit.surface.loss(values["params"], values["tokens"]))
-    ratio = values["tokens"] / values["params"]
+    if (fit := prediction.fits.parametric) is None:
+        return None
+    runs = prediction.fits.runs
+    flops, params, tokens, loss = np.array([(run.flops, run.params, run.tokens, run.loss) for run in runs]).T
+    residual, ratio = 100 * np.log(loss / fit.surface.loss(params, tokens)), tokens / params
     scale = LogNorm(ratio.min(), ratio.max())
     edge = max(1e-3, min(np.abs(residual).max(), _OUTLYING * np.median(np.abs(residual)) / 0.67))
-    dots = {"s": 30, "edgecolors": "white", "lw": 0.4, "zorder": 3}
     with style.drawing(path, 4.6, 1, 3, sharey=True, layout="constrained") as (figure, panels):
         panels[0].set_ylim(-1.1 * edge, 1.1 * edge)
-        for axes, name, word in zip(panels, names[:3], ("C (FLOPs)", "N", "D"), strict=True):
+        for axes, x, word in zip(panels, (flops, params, tokens), ("C (FLOPs)", "N", "D"), strict=True):
             axes.axhline(0.0, color=GREY, lw=1)
             axes.axhspan(-100 * fit.scatter, 100 * fit.scatter, color=ORANGE, alpha=0.12, lw=0)
             axes.set_xscale("log")
-            style.clipped(axes, values[name], residual, style.shades()(scale(ratio)), **dots)
-            style.log_flops(axes) if name == "flops" else style.log_counts(axes, "x")
+            colours = style.shades()(scale(ratio))
+            style.clipped(axes, x, residual, colours, s=30, edgecolors="white", lw=0.4, zorder=3)
+            style.log_counts(axes, "x", flops_text if x is flops else count)
             axes.set_xlabel(word)
         panels[0].set(ylabel="Measured over predicted loss (%)", title="Residuals of approach 3, scatter shaded")
         style.bar(figure, panels, scale, "Tokens per parameter", pad=0.01)
     return path
 
 
-def plot_coverage(
-    prediction: Prediction, runs: Sequence[Run], path: pathlib.Path, loss_unit: str = "nats per token"
-) -> pathlib.Path:
+def plot_coverage(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path:
     """Where in N and D the runs were, and how far beyond them the prediction lies."""
     best, asked = prediction.best, f"predicted for {flops_text(prediction.budget)} FLOPs"
     fitted = np.array([(run.params, run.tokens) for run in prediction.fits.runs])
@@ -133,7 +120,7 @@ def plot_coverage(
     dots = {"norm": scale, "cmap": style.shades(reverse=True), "s": 32, "edgecolors": "white", "lw": 0.5}
     with style.drawing(path, 6.4) as (figure, axes):
         drawn = axes.scatter(*fitted.T, c=losses, zorder=3, **dots)
-        figure.colorbar(drawn, ax=axes, label=loss_label(loss_unit), pad=0.02, extend="max")
+        figure.colorbar(drawn, ax=axes, label=loss_label(unit), pad=0.02, extend="max")
         if len(held):
             axes.plot(*held.T, "*", color=GREEN, ms=12, mec="white", label="held out, trained", zorder=4)
         predicted = [best.params], [prediction.tokens_at_budget]

@@ -1,45 +1,50 @@
-"""What do the profiles look like, from their minima up, and what lies at the held-out budget?"""
+"""What do the profiles look like, how do their minima grow with compute, and what lies at the held-out budget?"""
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from chinchilla_jax.base.words import flops_text, loss_label
 from chinchilla_jax.scaling.answers.recommended import recommended_law
-from chinchilla_jax.scaling.fits.approach2.isoflop import Profile
+from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit, Profile
 from chinchilla_jax.scaling.predict.estimates import Estimate
 from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.read.heldout import HeldOut, held_out
 from chinchilla_jax.scaling.read.runs import Run
 from chinchilla_jax.scaling.report.plots import style
-from chinchilla_jax.scaling.report.plots.style import GREEN, GREY, MARKERS, ORANGE, SIZE, STYLE
+from chinchilla_jax.scaling.report.plots.style import BLUE, GREEN, GREY, MARKERS, ORANGE, SIZE, STYLE
 
 _HIGHEST = 10.0  # percent above its minimum: the upper end of the second panel
 _NAMED = 14  # budgets, at most, with a line of their own in the legend
 _Groups = dict[float, tuple[list[Run], Profile | None, tuple]]  # by budget: runs, profile if fitted, colour and marker
+_MINIMA = {"color": BLUE, "ms": 7, "mec": "white", "label": "profile minima", "zorder": 4}
+_THIRD = {"color": ORANGE, "ms": 9, "mfc": "none", "mew": 2, "zorder": 4, "label": "approach 3, predicted"}
+_CROSS = {"color": GREEN, "ms": 8, "mew": 2}
+_STAR = {"color": GREEN, "ms": 13, "mew": 0.8, "mec": "white"}
 
 
-def plot_profiles(
-    prediction: Prediction, runs: Sequence[Run], path: pathlib.Path, loss_unit: str = "nats per token"
-) -> pathlib.Path:
+def plot_profiles(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path | None:
     """IsoFLOP profiles: loss against N, one colour per budget, with the curves and their minima; below, what lies above
     each minimum, in percent of it, against N / N*. Runs far above are arrows at the edge."""
-    members = [run for run in prediction.fits.runs if run.budget is not None]
-    budgets = sorted({run.budget for run in members})
+    members: dict[float, list[Run]] = {}
+    for run in prediction.fits.runs:
+        if run.budget is not None:
+            members.setdefault(run.budget, []).append(run)
+    if not members:
+        return None
     fitted = {p.budget: p for p in prediction.fits.isoflop.profiles} if prediction.fits.isoflop else {}
     groups: _Groups = {}
-    for i, (budget, colour) in enumerate(zip(budgets, style.shades_of(len(budgets)), strict=True)):
-        members_of = [run for run in members if run.budget == budget]
-        groups[budget] = members_of, fitted.get(budget), (colour, MARKERS[i % len(MARKERS)])
+    for i, (budget, colour) in enumerate(zip(sorted(members), style.shades_of(len(members)), strict=True)):
+        groups[budget] = members[budget], fitted.get(budget), (colour, MARKERS[i % len(MARKERS)])
     shape = {"squeeze": False, "layout": "constrained"}
     with style.drawing(path, 9.2 if fitted else 5.0, 2 if fitted else 1, 1, **shape) as (figure, panels):
         first = panels[0, 0]
         _losses(first, groups)
-        first.set(xlabel="Parameters N", ylabel=loss_label(loss_unit), title="IsoFLOP profiles")
+        first.set(xlabel="Parameters N", ylabel=loss_label(unit), title="IsoFLOP profiles")
         # Beside the axes: a bad run far above its profile would end up under a legend inside them.
         figure.legend(*first.get_legend_handles_labels(), loc="outside right upper", title="Budget (FLOPs)")
         if fitted:
@@ -95,9 +100,7 @@ def _above(axes: Axes, groups: _Groups) -> None:
     style.log_counts(axes, "x", lambda value: f"{value:g}")
 
 
-def plot_heldout(
-    prediction: Prediction, runs: Sequence[Run], path: pathlib.Path, loss_unit: str = "nats per token"
-) -> pathlib.Path:
+def plot_heldout(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path:
     """Loss against N at the held-out budget: the recommended law's profile with the interval of one run, the minima of
     all approaches, and the runs trained there."""
     best, budget = prediction.best, prediction.budget
@@ -116,7 +119,7 @@ def plot_heldout(
         _trained(axes, held, middle=2.0 * np.sqrt(n[0] * n[-1]))
         style.log_counts(axes, "x")
         title = f"{flops_text(budget)} FLOPs: predicted{' and trained' if held else ''}"
-        axes.set(xlabel="Parameters N", ylabel=loss_label(loss_unit), title=title)
+        axes.set(xlabel="Parameters N", ylabel=loss_label(unit), title=title)
         style.legend_below(axes, 2)
     return path
 
@@ -147,3 +150,77 @@ def _cross(axes: Axes, estimate: Estimate, colour: str, marker: str, label: str)
             bars[axis] = [[max(0.0, value - low)], [max(0.0, high - value)]]
     words = {"color": colour, "ms": 7, "capsize": 4, "lw": 1.6, "zorder": 5, "label": f"{label}, minimum with 95%"}
     axes.errorbar(estimate.params, estimate.loss, fmt=marker, **words, **bars)
+
+
+def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path:
+    """N*(C) and D*(C): minima, power laws with 95% bootstrap bands, approach 3 and the held-out runs."""
+    fit, budget = prediction.fits.isoflop, prediction.budget
+    budgets = [p.budget for p in fit.profiles] if fit else [run.flops for run in prediction.fits.runs]
+    c = np.geomspace(min(budgets) / 1.5, budget * 1.5, 120)
+    with style.drawing(path, 5.6, 1, 2) as (_, both):
+        for axes, name, word, letter in ((both[0], "params", "Parameters", "N"), (both[1], "tokens", "Tokens", "D")):
+            if fit:
+                _law(axes, fit, name, letter, c)
+            if "parametric" in prediction.estimates:
+                axes.plot([budget], [getattr(prediction.estimates["parametric"], name)], "D", **_THIRD)
+            _held_out(axes, held_out(runs), name, budget)
+            style.mark_budget(axes, budget)
+            style.log_flops(axes)
+            style.log_counts(axes, "y")
+            axes.set(ylabel=f"{word} {letter}", title=f"Optimal {word.lower()}")
+            style.legend_below(axes, 1)
+    return path
+
+
+def _law(axes: Axes, fit: IsoflopFit, name: str, letter: str, c: np.ndarray) -> None:
+    law, boot = getattr(fit, f"{name}_law"), getattr(fit, f"boot_{name}")
+    if boot is not None:
+        style.band(axes, c, np.percentile(boot.at(c[:, None]), [2.5, 97.5], axis=1))
+    label = f"approach 2: ${letter}^* \\propto C^{{{float(law.exponent):.3f}}}$"
+    axes.plot(c, law.at(c), color=BLUE, lw=2, label=label)
+    axes.plot([p.budget for p in fit.profiles], [getattr(p, name).best for p in fit.profiles], "o", **_MINIMA)
+
+
+def _held_out(axes: Axes, models: Sequence[HeldOut], name: str, budget: float) -> None:
+    """A star for the model of the lowest loss, where there are several, and crosses for the others."""
+    best = min(models, key=lambda model: model.loss) if len(models) > 1 else None
+    for model in models:
+        value = getattr(model, name)
+        if model is best:
+            axes.plot([budget], [value], "*", zorder=5, label="held out, lowest loss", **_STAR)
+        else:
+            axes.plot([budget], [value], "x", zorder=5, label="_" if best else "held out", **_CROSS)
+    if best:
+        axes.plot([], [], "x", label="held out, others", **_CROSS)
+
+
+def plot_loss_frontier(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path:
+    """Minimum loss against compute: every run, the profile minima, the loss law of approach 2 and the held-out runs."""
+    fits, fit = prediction.fits, prediction.fits.isoflop
+    held = [run for run in runs if run.role != "isoflop"]
+    with style.drawing(path, 5.8) as (_, axes):
+        shown = [estimate.loss for estimate in prediction.estimates.values()] + [run.loss for run in held]
+        shown += [p.params.lowest for p in fit.profiles] if fit else []
+        low, high = min(shown), max(run.loss for run in fits.runs)
+        if fit:
+            high = min(high, max(shown) + 0.25 * (max(shown) - low))
+        axes.set_ylim(low - 0.12 * (high - low), high + 0.04 * (high - low))
+        points = [r.flops for r in fits.runs], [r.loss for r in fits.runs]
+        style.clipped(axes, *points, "#9AA1AC", ".", ms=7, label="all runs")
+        if fit:
+            c = np.geomspace(fit.profiles[0].budget / 1.5, prediction.budget * 1.5, 120)
+            if fit.boot_params is not None:
+                ends = [fit.loss_law.interval(budget, 0.95, one_run=False) for budget in c]
+                style.band(axes, c, np.array(ends).T)
+            label = f"approach 2: L* = {prediction.estimates['isoflop'].loss_law}"
+            axes.plot(c, fit.loss_law.at(c), color=BLUE, lw=2, label=label)
+            axes.plot([p.budget for p in fit.profiles], [p.params.lowest for p in fit.profiles], "o", **_MINIMA)
+        if "parametric" in prediction.estimates:
+            axes.plot([prediction.budget], [prediction.estimates["parametric"].loss], "D", **_THIRD)
+        if held:
+            points = [r.flops for r in held], [r.loss for r in held]
+            axes.plot(*points, "x", zorder=5, label="held out, trained", **_CROSS)
+        style.log_flops(axes)
+        axes.set(ylabel=loss_label(unit), title="Loss frontier")
+        style.legend_below(axes)
+    return path

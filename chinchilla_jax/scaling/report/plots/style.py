@@ -8,9 +8,10 @@ categories take the palette of Okabe and Ito (2008), and differ in marker as wel
 from __future__ import annotations
 
 import contextlib
-import os
-import pathlib
+import io
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -18,10 +19,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.colors import Colormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from chinchilla_jax.base.files import write_bytes
 from chinchilla_jax.base.words import count, flops_text
 
 BLUE, ORANGE, GREEN, PURPLE, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5F6670", "#C9CED6"
@@ -33,14 +35,8 @@ STYLE = {
 WIDTH = 9.6  # inches, of every figure
 SIZE = 11.0  # points, of every word
 MARKERS = "osD^v"  # in turn for neighbouring budgets
-RC = {
-    "font.size": SIZE,
-    "axes.titlesize": SIZE,
-    "axes.labelsize": SIZE,
-    "xtick.labelsize": SIZE,
-    "ytick.labelsize": SIZE,
-    "legend.fontsize": SIZE,
-    "legend.title_fontsize": SIZE,
+_WORDS = "font.size axes.titlesize axes.labelsize xtick.labelsize ytick.labelsize legend.fontsize legend.title_fontsize"
+RC = dict.fromkeys(_WORDS.split(), SIZE) | {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -51,7 +47,6 @@ RC = {
     "legend.frameon": False,
     "figure.dpi": 130,
     "axes.edgecolor": GREY,
-    "svg.hashsalt": "0",
 }
 _LIGHTEST = 0.6  # of viridis; beyond it the contrast with white is below 3 to 1
 _SUBS = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))  # ticks of a decade, the densest first
@@ -77,16 +72,14 @@ def log_counts(axes: Axes, which: str, form: Callable[[float], str] = count) -> 
     decades = abs(np.log10(high / low))
     width, height = axes.figure.get_size_inches() * (axes.get_position().width, axes.get_position().height)
     room, needed = (height, 0.32) if which == "y" else (width, 0.74 if form is flops_text else 0.6)
-    subs = next((subs for subs in _SUBS if _closest(subs) / decades * room > needed and len(subs) * decades < 12), (1,))
+    closest = {subs: float(np.diff(np.log10([*subs, 10.0])).min()) for subs in _SUBS}
+    fitting = (subs for subs in _SUBS if closest[subs] / decades * room > needed and len(subs) * decades < 12)
+    subs = next(fitting, (1,))
     axis.set_major_locator(LogLocator(subs=subs, numticks=max(3, int(room / needed)) if subs == (1,) else 100))
     axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
     axis.set_minor_formatter(NullFormatter())
     if subs != (1,):
         axis.set_minor_locator(NullLocator())
-
-
-def _closest(subs: Sequence[float]) -> float:
-    return float(np.diff(np.log10([*subs, 10.0])).min())
 
 
 def log_flops(axes: Axes) -> None:
@@ -96,36 +89,25 @@ def log_flops(axes: Axes) -> None:
 
 
 def clipped(
-    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str | np.ndarray, marker: str = "o", **style
+    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str | np.ndarray, marker: str = "o", **options: Any
 ) -> None:
-    """Dots, and arrows at the upper or lower edge for those beyond it; call it when the limits of y are set.
-
-    Args:
-      colour: one for all, as [4] or by name, or [K, 4]; with [K, 4] `style` is that of `scatter`.
-    """
+    """Dots, and arrows at the edge for those beyond the limits of y; `colour` is one for all, or [K, 4]."""
     x, y = np.asarray(x), np.asarray(y)
     low, high = axes.get_ylim()
-    each = np.ndim(colour) == 2
+    colours = colour if np.ndim(colour) == 2 else None
     seen = (y >= low) & (y <= high)
-    if each:
-        axes.scatter(x[seen], y[seen], c=colour[seen], marker=marker, **style)
+    if colours is None:
+        axes.plot(x[seen], y[seen], marker, color=colour, ls="none", **options)
     else:
-        axes.plot(x[seen], y[seen], marker, color=colour, ls="none", **style)
+        axes.scatter(x[seen], y[seen], c=colours[seen], marker=marker, **options)
     for beyond, place, arrow in ((y > high, 1.0 - _MARGIN, "$\\uparrow$"), (y < low, _MARGIN, "$\\downarrow$")):
         if beyond.any():
             axes.plot(x[beyond], np.full(beyond.sum(), 0.5 * (low + high)), ls="none")  # so that x reaches them
-            axes.scatter(
-                x[beyond],
-                np.full(beyond.sum(), place),
-                marker=arrow,
-                s=80,
-                lw=0.8,
-                color=colour[beyond] if each else colour,
-                transform=axes.get_xaxis_transform(),
-            )
+            look = {"color": colour if colours is None else colours[beyond], "marker": arrow, "s": 80, "lw": 0.8}
+            axes.scatter(x[beyond], np.full(beyond.sum(), place), transform=axes.get_xaxis_transform(), **look)
 
 
-def band(axes: Axes, x: np.ndarray, ends: Sequence[np.ndarray], colour: str = BLUE, **options) -> None:
+def band(axes: Axes, x: np.ndarray, ends: Sequence[np.ndarray], colour: str = BLUE, **options: Any) -> None:
     """Shades between the two `ends` [2, K] at `x` [K]."""
     axes.fill_between(x, *ends, color=colour, lw=0, **{"alpha": 0.18, "label": "95% bootstrap band"} | options)
 
@@ -135,20 +117,20 @@ def mark_budget(axes: Axes, budget: float) -> None:
     axes.axvline(budget, color=GREY, lw=1, ls=(0, (4, 3)))
 
 
-def bar(figure: Figure, axes, scale, label: str, **options) -> None:
+def bar(figure: Figure, axes: Axes | Sequence[Axes], scale: LogNorm, label: str, **options: Any) -> None:
     """A bar of the shades of a count on a logarithmic `scale`."""
     drawn = figure.colorbar(plt.cm.ScalarMappable(scale, shades()), ax=axes, label=label, **options)
     log_counts(drawn.ax, "y")
 
 
-def legend_below(axes: Axes, columns: int = 3, **options) -> None:
+def legend_below(axes: Axes, columns: int = 3) -> None:
     """A legend under the axes, where it hides nothing."""
     inches = axes.figure.get_size_inches()[1] * axes.get_position().height
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.62 / inches), ncols=columns, **options)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.62 / inches), ncols=columns)
 
 
 @contextlib.contextmanager
-def drawing(path: pathlib.Path, height: float, *grid: int, **options) -> Iterator[tuple[Figure, Axes | np.ndarray]]:
+def drawing(path: Path, height: float, *grid: int, **options: Any) -> Iterator[tuple[Figure, Any]]:
     """A figure `height` inches high and its axes, one or a `grid` of rows and columns; saved at the end."""
     with plt.rc_context(RC):
         figure, axes = plt.subplots(*grid, figsize=(WIDTH, height), **options)
@@ -156,12 +138,11 @@ def drawing(path: pathlib.Path, height: float, *grid: int, **options) -> Iterato
         save(figure, path)
 
 
-def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes and closes the figure; the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+def save(figure: Figure, path: Path) -> None:
+    """Writes and closes the figure."""
     if figure.get_layout_engine() is None:
         figure.tight_layout()
-    figure.savefig(temporary, format="png", facecolor="white")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", facecolor="white")
     plt.close(figure)
-    os.replace(temporary, path)
+    write_bytes(path, content.getvalue())

@@ -10,7 +10,7 @@ from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.predict import predict
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import Curve, Run
-from chinchilla_jax.scaling.report.plots import fitted, frontier, profiles, style
+from chinchilla_jax.scaling.report.plots import fitted, profiles, style
 
 WIDE = Surface(2.0, 300.0, 400.0, 0.35, 0.33)
 UNIT = "taken as nats per token: the numbers cannot tell"
@@ -62,10 +62,10 @@ def drawn(monkeypatch):
 def draw_all(runs, prediction, folder):
     profiles.plot_profiles(prediction, runs, folder / "profiles", UNIT)
     profiles.plot_heldout(prediction, runs, folder / "heldout", UNIT)
-    frontier.plot_frontier(prediction, runs, folder / "frontier")
-    frontier.plot_loss_frontier(prediction, runs, folder / "loss_frontier", UNIT)
+    profiles.plot_frontier(prediction, runs, folder / "frontier", UNIT)
+    profiles.plot_loss_frontier(prediction, runs, folder / "loss_frontier", UNIT)
     fitted.plot_contours(prediction, runs, folder / "contours", UNIT)
-    fitted.plot_residuals(prediction, runs, folder / "residuals")
+    fitted.plot_residuals(prediction, runs, folder / "residuals", UNIT)
     fitted.plot_coverage(prediction, runs, folder / "coverage", UNIT)
     if prediction.fits.envelope:
         fitted.plot_envelope(prediction, runs, folder / "envelope", UNIT)
