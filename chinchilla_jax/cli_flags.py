@@ -10,7 +10,7 @@ from absl import flags
 
 
 def _flag(define: Callable, text: str, default: Any = None, **options: Any) -> Callable:
-    """What defines a flag of one type under a name."""
+    """A function that defines a flag of one type, given its name."""
     return functools.partial(define, default=default, help=text, **options)
 
 

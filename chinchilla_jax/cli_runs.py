@@ -123,7 +123,7 @@ def _load(values: flags.FlagValues) -> LoadedRuns:
 
 
 def _reading(values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
-    """(where the runs are, how `load_runs` is to read them)."""
+    """(Where the runs are, how `load_runs` is to read them)."""
     from chinchilla_jax.scaling.read.table.columns import parse_columns
     from chinchilla_jax.scaling.read.table.select import parse_where
 

@@ -42,7 +42,7 @@ def presets() -> dict[str, Preset]:
 
 
 def _read(table: str, source: str) -> Iterator[Preset]:
-    """Columns that are named as fields of `ModelConfig` are the shape; what the others say besides N is not read."""
+    """The columns that have names of `ModelConfig` fields are the shape; of the others only the two counts are read."""
     kinds = typing.get_type_hints(ModelConfig)
 
     def value(name: str, text: str) -> Any:

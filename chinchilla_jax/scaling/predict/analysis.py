@@ -1,4 +1,4 @@
-"""What do all three approaches make of the same runs, as the paper did it or corrected?"""
+"""What do the three approaches give for the same runs, as the paper did them or corrected?"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ APPROACHES = {
     "isoflop": "approach 2: IsoFLOP profiles",
     "parametric": "approach 3: parametric surface",
 }
-# Of each approach; of the third what it does.
+# The presets of approaches 1 and 2, and what approach 3 does.
 PRESETS = {
     "corrected": (envelope.CORRECTED, isoflop.CORRECTED, parametric.DIFFERENCES),
     "paper": (envelope.PAPER, isoflop.PAPER, as_published.DIFFERENCES),
@@ -51,7 +51,7 @@ class Analysis:
         return {"envelope": first.differences, "isoflop": second.differences, "parametric": third}
 
     def isoflop_bias(self, flops: float) -> dict[str, Bias]:
-        """Approach 2's own error at `flops` if approach 3's surface were true, of the curve used and of a parabola."""
+        """Approach 2's own error at `flops` if approach 3's surface were true: of the curve used, and of a parabola."""
         if self.isoflop is None or self.parametric is None:
             return {}
         presets = {preset.curve: preset for preset in (self.isoflop.preset, isoflop.PAPER)}

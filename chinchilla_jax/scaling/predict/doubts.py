@@ -18,16 +18,19 @@ _TOP, _LEANING = 0.7, 0.005  # share of the largest C that counts as largest; me
 # Medians outside these are slips of unit, not studies: IsoFLOP runs have D/N of 1 to 1000, C of 0.9 to 2 times 6 N D.
 _USUAL_RATIO, _USUAL_COUNT = (0.1, 1e4), (0.6, 6.0)
 _MISSED = 0.015  # relative loss error of the last rollout that deserves a warning
-_SELDOM = 0.8  # how likely a minimum must be to lie inside the sizes tried; one on the rim has about 0.5
-_SCATTERED = 0.02  # relative noise of a run beyond which runs of one setting are seldom seen to be
+_SELDOM = 0.8  # least probability that a minimum lies inside the sizes tried; at the edge it is about 0.5
+_SCATTERED = 0.02  # relative noise of a run; runs of one setting seldom have more
 _OFF_BUDGET = 0.03
-_BENT, _SURE = 0.001, 0.05  # minima this far off any one law per factor e of compute, with 95% certainty, bend
+_BENT, _SURE = (
+    0.001,
+    0.05,
+)  # minima bend if they are this far off any one law per factor e of compute, with 95% certainty
 _SEEDS = 3  # degrees of freedom from which repeated runs tell the noise
 _MIXED = "are several settings mixed, or learning rates swept (--where, --best_per_cell)?"
 
 
 def doubts(fits: Analysis) -> tuple[str, ...]:
-    """What is doubtful in the fits, whatever they are asked; a line each."""
+    """What is doubtful in the fits, whatever is asked of them; a line each."""
     lines = [f"envelope: {line}" for line in fits.envelope.warnings] if fits.envelope else []
     lines += [*_units(fits.runs), *(_profiles(fits.isoflop) if fits.isoflop else ())]
     off = [run for run in fits.runs if run.budget is not None and abs(run.flops / run.budget - 1.0) > _OFF_BUDGET]
@@ -42,11 +45,7 @@ def doubts(fits: Analysis) -> tuple[str, ...]:
 def doubts_of_prediction(
     budget: float, runs: Sequence[Run], estimates: Mapping[str, Estimate], rollouts: Sequence[Rollout]
 ) -> tuple[str, ...]:
-    """What is doubtful in going on from the runs to `budget` FLOPs: distance, D/N, rollouts, and the cross-check.
-
-    Args:
-      rollouts: of the larger budgets; the last budget counts.
-    """
+    """What is doubtful in going on from the runs to `budget` FLOPs: distance, D/N, rollouts, and the cross-check."""
     lines = []
     ahead = budget / max(run.budget or run.flops for run in runs)
     if ahead < 1.0 / _FAR:

@@ -21,7 +21,7 @@ from chinchilla_jax.scaling.predict.analysis import Analysis, fit_all
 
 _LEVELS = (0.8, 0.95)
 LOSS_LAW = "E + k C^-g, averaged over E"
-_BELOW = 1.5  # a run without a budget counts as below a budget when this many times cheaper
+_BELOW = 1.5  # a run without a budget counts as below a budget if it is this many times cheaper
 _LEAST = 2  # budgets to fit to
 Intervals = Mapping[float, tuple[float, float]]  # by level
 
@@ -63,7 +63,7 @@ class Rollout:
 
 
 def estimates_of(fits: Analysis, budget: float, c: FlopsPerToken) -> dict[str, Estimate]:
-    """By approach that was fitted: its answer for `budget` FLOPs, where C = c N D or c(N) D."""
+    """By name, the answer of each approach that was fitted, for `budget` FLOPs, where C = c N D or c(N) D."""
     estimates = (
         fits.envelope and _from_envelope(fits.envelope, budget, fits.seed),
         fits.isoflop and _from_isoflop(fits.isoflop, budget, fits.seed),
@@ -78,7 +78,7 @@ def intervals_of(replicates: np.ndarray) -> dict[float, tuple[float, float]]:
 
 
 def _estimate(approach: str, answer: tuple, loss_law: str, replicates: tuple, **intervals: Intervals) -> Estimate:
-    """`answer` is N, D and loss; `replicates` the same or without the loss, or empty."""
+    """`answer` is N, D and loss; `replicates` are those of the same, or of N and D, or there are none."""
     params, tokens, loss = (float(value) for value in answer)
     if replicates:
         n, d, *losses = replicates
@@ -98,8 +98,8 @@ def _from_envelope(fit: EnvelopeFit, budget: float, seed: int) -> Estimate:
 
 
 def _from_isoflop(fit: IsoflopFit, budget: float, seed: int) -> Estimate:
-    """Approach 2's answer. Where the preset knows how minima scatter about their lines, the intervals of N and D are
-    those of the best size of this budget, not only of the line."""
+    """Approach 2's answer. If the fit knows how minima scatter about their lines, the intervals of N and D are those of
+    the best size at this budget, not only those of the line."""
     answer = fit.params_law.at(budget), fit.tokens_law.at(budget), fit.loss_law.at(budget)
     if not (fit.boot_params and fit.boot_tokens):
         return _estimate("isoflop", answer, LOSS_LAW, ())

@@ -24,17 +24,14 @@ _LEVEL = 0.95
 
 
 def expected(law: Surface, runs: Sequence[Run], budget: float, noise: float, seed: int = 0) -> tuple[float, float]:
-    """How far off the study's prediction will be, in 95 of 100 cases.
+    """How far off the study's prediction for the held-out `budget` in FLOPs will be, in 95 of 100 cases.
 
-    Args:
-      law: gives the losses, free of noise.
-      runs: the planned cells, replicates once each; their own losses do not count.
-      budget: the held-out FLOPs.
-      noise: standard deviation of one run's loss from run to run, relative.
+    The `law` gives the losses of the planned `runs`, replicates once each; `noise` is the relative standard deviation
+    of one run's loss from run to run.
 
     Returns:
-      Half width of the loss, relative: it is predicted within +- this of the law's lowest at the budget; and the factor
-      by which N* may be off either way. Both are infinite if more than 5 of 100 such studies could not be fitted.
+      Half width of the loss, relative to the law's lowest at the budget; and the factor by which N* may be off either
+      way. Both are infinite if more than 5 of 100 such studies could not be fitted.
     """
     params, _, loss = (float(v) for v in law.optimum(budget, flops_per_token(runs)))
     losses = np.array([float(law.loss(run.params, run.tokens)) for run in runs])

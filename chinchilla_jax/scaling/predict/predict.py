@@ -2,9 +2,9 @@
 
 The approaches answer side by side. Approach 2 is recommended wherever it has three profiles: it needs no form for the
 whole of the runs, and on public tables it was six to eight times nearer than approach 3
-(`python -m tests.benchmarks.prediction`). No figure of the data at hand decides this: rollouts differ by less than
-their own noise too often. They are reported as a measure of skill, all of them. Approach 3 is the cross-check.
-Approach 1 is no candidate: the loss of its curves is the training loss.
+(`python -m tests.benchmarks.prediction`). Rollouts do not decide this, since they often differ by less than their own
+noise; all of them are reported. Approach 3 is the cross-check. Approach 1 is no candidate: the loss of its curves is
+the training loss.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Prediction:
 
 def predict(fits: Analysis, budget: float) -> Prediction:
     """Compute-optimal N, D and loss at `budget` FLOPs from the fits; FLOPs per token as the fitted runs count them."""
-    # Held-out runs stay out of the count as well: the answer must not change once they are trained.
+    # Without the held-out runs: the answer must not change once they are trained.
     c = flops_of(fits.runs)
     estimates, tried = estimates_of(fits, budget, c), rollouts(fits, c)
     extrapolation = budget / max(run.budget or run.flops for run in fits.runs)

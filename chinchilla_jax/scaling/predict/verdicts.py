@@ -12,10 +12,10 @@ from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.read.heldout import HeldOut, held_out
 from chinchilla_jax.scaling.read.runs import Run
 
-# Relative error allowed between predicted and trained loss, or the half-width of the prediction's own 95% interval
-# where that is wider: a method that says how unsure it is cannot be held to less.
+# Relative error allowed between predicted and trained loss. The half-width of the prediction's own 95% interval counts
+# instead where it is wider.
 LOSS_TOLERANCE = 0.015
-SIZE_TOLERANCE = 0.003  # the predicted size may lose this much, relative, to half or double the size
+SIZE_TOLERANCE = 0.003  # half or double the predicted size may be better by this much, relative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,7 @@ def judge(
     """The verdicts on a study, in the order they become known.
 
     Args:
-      runs: all roles; those held out at `budget` are compared with the prediction, a model that was trained with
-        several seeds by its mean loss.
+      runs: all roles; those held out at `budget` are compared with the prediction, several seeds by their mean loss.
       refusal: why there is no prediction, when there is none.
       unfinished: IsoFLOP runs still to come; while there are any, the profiles are pending.
     """

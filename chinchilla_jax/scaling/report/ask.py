@@ -29,7 +29,7 @@ _NEED_6ND = ("unique_tokens", "inference_tokens")
 @dataclasses.dataclass(frozen=True)
 class Question:
     """What is asked; None is not asked. `flops` C, `params` N, `tokens` D, `unique_tokens` of the data set,
-    `inference_tokens` to be served, `more_runs` how many further runs to propose; `inputs` what laws of other forms
+    `inference_tokens` to be served, `more_runs`: how many further runs to propose. `inputs`: what laws of other forms
     need besides N and D."""
 
     flops: float | None = None
@@ -66,8 +66,8 @@ def ask(
 ) -> Prediction | None:
     """Prints the answers, and writes the facts to `output` as JSON; returns the prediction of the runs, if any.
 
-    Asked are the runs, if there are any, fitted by `analyse(**fits)`, and the published laws of these `names`; without
-    both the paper's law and its refit.
+    The answers come from the runs, which `analyse(**fits)` fits, and from the published laws of these `names`. Without
+    runs and names they come from the paper's law and its refit.
 
     Raises:
       FitRefused: no fit; an unknown law; `question`, when what is asked cannot be answered from what was given.

@@ -25,7 +25,7 @@ def fit_by(
 ) -> dict[str, Facts]:
     """Fits the runs of each value of a column alone and prints the fits side by side; returns the facts by value.
 
-    Of a value whose runs cannot carry a fit the facts are `{"refused": reason}`. `path` and `reading` are for
+    The facts are `{"refused": reason}` where the runs of a value cannot carry a fit. `path` and `reading` are for
     `load_runs`, `fits` for `analyse`.
 
     Raises:
@@ -42,7 +42,7 @@ def fit_by(
         try:
             loaded = load_runs(path, **reading | {"where": where | {column: (value,)}})
             row["runs"] = str(len(loaded.role("isoflop")))
-            # Of what describes the runs only what was not told of a value before.
+            # A line that describes the runs is printed once, not for every value.
             lines = [line for line in loaded.describe() if line not in told]
             lines += [f"left out: {bad.where}: {bad.reason}" for bad in loaded.bad]
             for line in (f"{column} = {value}: {row['runs']} runs", *(f"  {line}" for line in lines)):

@@ -58,7 +58,6 @@ from chinchilla_jax.scaling.predict.analysis import APPROACHES, Analysis
 from chinchilla_jax.scaling.predict.doubts import doubts
 from chinchilla_jax.scaling.predict.estimates import LOSS_LAW, intervals_of
 from chinchilla_jax.scaling.predict.predict import Prediction
-from chinchilla_jax.scaling.predict.verdicts import Verdict, judge
 from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
 
 _VALUES = (
@@ -71,7 +70,7 @@ _SECONDS = ("seconds", "train_seconds", "wall_seconds", "elapsed_seconds", "wall
 _CONSTANTS = "E A B alpha beta a b"
 _PROFILED = ("E", "alpha", "beta", "a")
 _SPARE = 4  # runs beyond the unknowns for a profile likelihood
-_BEYOND = 10.0  # times the largest budget: where a fit without a target states the bias of approach 2
+_BEYOND = 10.0  # times the largest budget: a fit without a target states the bias of approach 2 there
 
 
 def facts_of(
@@ -93,15 +92,6 @@ def facts_of(
 
 def _fields(source: Any, names: str) -> dict[str, Any]:
     return {name: getattr(source, name) for name in names.split()}
-
-
-def verdicts_of(
-    loaded: LoadedRuns, prediction: Prediction | None, target: float | None, refusal: str
-) -> tuple[Verdict, ...]:
-    """The verdicts on a study, which may not be finished."""
-    waiting = {row.where for row in loaded.bad if row.reason.startswith("not finished")}
-    roles = [row.get("role", "isoflop") for name, row in loaded.planned.items() if name in waiting]
-    return judge(prediction, loaded.runs, target, refusal, roles.count("isoflop"))
 
 
 def _reading(loaded: LoadedRuns) -> dict[str, Any]:
@@ -184,7 +174,7 @@ def _parametric(fit: ParametricFit, fits: Analysis) -> dict[str, Any]:
 
 
 def _has_profile(fit: ParametricFit) -> bool:
-    """Not where an optimiser stopped on a slope, nor with hardly more runs than unknowns, nor without any noise."""
+    """Whether it means something: the optimiser reached the minimum, and there are spare runs and noise."""
     return fit.preset != "paper" and fit.n_runs >= 5 + _SPARE and fit.scatter > 1e-6
 
 

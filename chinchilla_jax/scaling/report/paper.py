@@ -1,8 +1,8 @@
-"""What of Hoffmann et al. 2022 can be computed again from what it printed, and where does the print contradict itself?
+"""What that Hoffmann et al. 2022 printed can be computed again, and where does the print contradict itself?
 
 Its runs were not published, but the 245 final losses of Figure 4 can be read off the figure (`tables/SOURCE.md`), and
-Tables 3 and A3 print the budget at which each size is optimal. Approach 1 needs training curves, which nobody has: for
-it the power law through the printed rows stands in, which only says how consistent they are.
+Tables 3 and A3 print the budget at which each size is optimal. Approach 1 needs training curves, which nobody has. The
+power law through its printed rows takes their place; it only says how consistent the rows are.
 """
 
 from __future__ import annotations
@@ -88,7 +88,11 @@ def allocations() -> tuple[Allocation, ...]:
     result = []
     for row, (params, flops, tokens) in zip(printed, numbers, strict=True):
         (compute, how), six_nd = ways[row["approach"]], 6.0 * params * tokens
-        here, note = compute(params), _note(flops, six_nd)
+        here, note, off = compute(params), "", flops / six_nd - 1.0
+        if abs(off) > _MISPRINT:
+            note = f"misprint: {flops:.3g} printed, 6 N D is {six_nd:.3g}"
+        elif abs(off) > _LOOSE:
+            note = f"printed C is {off:+.0%} from 6 N D"
         result.append(Allocation(int(row["approach"]), row["table"], params, flops, tokens, six_nd, *here, how, note))
     return tuple(result)
 
@@ -97,13 +101,6 @@ def _at(sizes: PowerLaw, tokens: PowerLaw, params: float) -> tuple[float, float]
     """C at which the power law N*(C) gives `params`, and D* there."""
     log_c = sizes.log_centre + (np.log(params) - sizes.log_value) / sizes.exponent
     return float(np.exp(log_c)), float(tokens.at(np.exp(log_c)))
-
-
-def _note(flops: float, six_nd: float) -> str:
-    off = flops / six_nd - 1.0
-    if abs(off) > _MISPRINT:
-        return f"misprint: {flops:.3g} printed, 6 N D is {six_nd:.3g}"
-    return f"printed C is {off:+.0%} from 6 N D" if abs(off) > _LOOSE else ""
 
 
 def describe(echo: Echo) -> None:

@@ -17,10 +17,11 @@ from chinchilla_jax.base.files import exists, is_folder, read_bytes, write_json,
 from chinchilla_jax.scaling.answers.recommended import other_sizes
 from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict
+from chinchilla_jax.scaling.predict.verdicts import judge
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
 from chinchilla_jax.scaling.read.target import target_budget
-from chinchilla_jax.scaling.report.facts import facts_of, verdicts_of
+from chinchilla_jax.scaling.report.facts import facts_of
 from chinchilla_jax.scaling.report.plots import fitted, profiles
 from chinchilla_jax.scaling.report.sections import Facts, of_page
 
@@ -60,13 +61,15 @@ def write_report(
         prediction = predict(analyse(loaded.runs, preset, replicates=replicates, seed=seed), target)
     except FitRefused as error:
         refusal = str(error)
+    waiting = {row.where for row in loaded.bad if row.reason.startswith("not finished")}
+    roles = [row.get("role", "isoflop") for name, row in loaded.planned.items() if name in waiting]
     images = _draw(prediction, loaded, folder / "plots") if prediction else {}
     options = {"budget": budget, "preset": preset, "output": output, "replicates": replicates, "seed": seed}
     facts = facts_of(
         loaded,
         prediction=prediction,
         target_budget=target,
-        verdicts=verdicts_of(loaded, prediction, target, refusal),
+        verdicts=judge(prediction, loaded.runs, target, refusal, unfinished=roles.count("isoflop")),
         answers=other_sizes(prediction) if prediction else (),
         command=command or _command(study, options),
         plots={title: str(path.relative_to(folder)) for title, path in images.items()},

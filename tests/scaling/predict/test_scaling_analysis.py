@@ -16,8 +16,9 @@ from chinchilla_jax.scaling.predict import analysis
 from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.doubts import misfits
 from chinchilla_jax.scaling.predict.predict import predict
+from chinchilla_jax.scaling.predict.verdicts import judge
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
-from chinchilla_jax.scaling.report.facts import facts_of, profiled_prediction, verdicts_of
+from chinchilla_jax.scaling.report.facts import facts_of, profiled_prediction
 from chinchilla_jax.scaling.report.report import render
 from chinchilla_jax.scaling.report.sections import announce, of_fit, tell
 from chinchilla_jax.tools.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
@@ -114,7 +115,7 @@ def test_what_a_preset_does_is_said_once_and_only_when_asked(loaded, corrected):
 
 def test_a_report_with_curves_shows_three_approaches_side_by_side(loaded):
     prediction = predict(analyse(loaded.runs, replicates=50), TARGET)
-    verdicts, answers = verdicts_of(loaded, prediction, TARGET, ""), other_sizes(prediction)
+    verdicts, answers = judge(prediction, loaded.runs, TARGET), other_sizes(prediction)
     facts = facts_of(loaded, prediction=prediction, verdicts=verdicts, answers=answers, command="command")
     assert list(facts["prediction"]["estimates"]) == ["envelope", "isoflop", "parametric"]
     for name, estimate in facts["prediction"]["estimates"].items():

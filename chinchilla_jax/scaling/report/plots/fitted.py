@@ -1,4 +1,4 @@
-"""What stands behind the fits: the envelope, the surface with its frontier, what it leaves over, where runs were?"""
+"""What stands behind the fits: the envelope, the fitted surface, its residuals, and where in N and D the runs were?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chinchilla_jax.scaling.fits.approach1.curves import smooth
 from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.read.runs import Run
 from chinchilla_jax.scaling.report.plots import style
-from chinchilla_jax.scaling.report.plots.style import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, SIZE, plt
+from chinchilla_jax.scaling.report.plots.style import BLUE, BUDGET, GREEN, GREY, ORANGE, PALE, PURPLE, SIZE, plt
 
 _OUTLYING = 5.0  # times the typical residual: beyond it a run is an arrow at the edge
 
@@ -76,7 +76,7 @@ def plot_contours(prediction: Prediction, runs: Sequence[Run], path: Path, unit:
         if fits.envelope:
             axes.plot(x, fits.envelope.params_law.at(x), ":", color=PURPLE, lw=2, label="approach 1")
         axes.plot(flops, params, "o", color=GREY, ms=3.5, alpha=0.8, label="runs")
-        style.mark_budget(axes, prediction.budget)
+        axes.axvline(prediction.budget, **BUDGET)
         axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), title="Loss surface and efficient frontier")
         axes.set(ylabel="Parameters N")
         style.log_flops(axes)
@@ -86,7 +86,7 @@ def plot_contours(prediction: Prediction, runs: Sequence[Run], path: Path, unit:
 
 
 def plot_residuals(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path | None:
-    """Measured over predicted loss of approach 3 against C, N and D: any pattern left is what the form cannot say."""
+    """Measured over predicted loss of approach 3 against C, N and D: a pattern shows where the form is wrong."""
     if (fit := prediction.fits.parametric) is None:
         return None
     runs = prediction.fits.runs
@@ -115,7 +115,7 @@ def plot_coverage(prediction: Prediction, runs: Sequence[Run], path: Path, unit:
     fitted = np.array([(run.params, run.tokens) for run in prediction.fits.runs])
     held = np.array([(run.params, run.tokens) for run in runs if run.role != "isoflop"]).reshape(-1, 2)
     losses = np.array([run.loss for run in prediction.fits.runs])
-    # The colours are spread over the usual losses, whatever a few bad runs reached.
+    # A few bad runs shall not take most of the colours.
     scale = Normalize(losses.min(), np.quantile(losses, 0.9))
     dots = {"norm": scale, "cmap": style.shades(reverse=True), "s": 32, "edgecolors": "white", "lw": 0.5}
     with style.drawing(path, 6.4) as (figure, axes):
@@ -132,13 +132,13 @@ def plot_coverage(prediction: Prediction, runs: Sequence[Run], path: Path, unit:
         style.log_counts(axes, "y")
         axes.set(xlabel="Parameters N", ylabel="Training tokens D", title="Runs in N and D")
         style.legend_below(axes)
-        figure.tight_layout()  # before the labels, whose angle is that of the lines on the page
+        figure.tight_layout()  # before the labels, which lie along the lines: the layout sets their angle
         _ratios(axes, np.log10(np.vstack([fitted, held])))
     return path
 
 
 def _ratios(axes: Axes, points: np.ndarray) -> None:
-    """Lines of equal D/N, each with its label along it, inside the axes and where the `points` [K, 2] leave room."""
+    """Lines of equal D/N, each with its label along it, inside the axes and away from the `points` [K, 2]."""
     (left, right), (low, high) = np.log10(axes.get_xlim()), np.log10(axes.get_ylim())
     size = np.array([right - left, high - low])
     (x0, y0), (x1, y1) = axes.transAxes.transform([(0.0, 0.0), (1.0, 1.0)])

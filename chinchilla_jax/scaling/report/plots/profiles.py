@@ -10,13 +10,12 @@ from matplotlib.axes import Axes
 
 from chinchilla_jax.base.words import flops_text, loss_label
 from chinchilla_jax.scaling.answers.recommended import recommended_law
-from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit, Profile
-from chinchilla_jax.scaling.predict.estimates import Estimate
+from chinchilla_jax.scaling.fits.approach2.isoflop import Profile
 from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.read.heldout import HeldOut, held_out
 from chinchilla_jax.scaling.read.runs import Run
 from chinchilla_jax.scaling.report.plots import style
-from chinchilla_jax.scaling.report.plots.style import BLUE, GREEN, GREY, MARKERS, ORANGE, SIZE, STYLE
+from chinchilla_jax.scaling.report.plots.style import BLUE, BUDGET, GREEN, GREY, MARKERS, ORANGE, SIZE, STYLE
 
 _HIGHEST = 10.0  # percent above its minimum: the upper end of the second panel
 _NAMED = 14  # budgets, at most, with a line of their own in the legend
@@ -45,7 +44,7 @@ def plot_profiles(prediction: Prediction, runs: Sequence[Run], path: Path, unit:
         first = panels[0, 0]
         _losses(first, groups)
         first.set(xlabel="Parameters N", ylabel=loss_label(unit), title="IsoFLOP profiles")
-        # Beside the axes: a bad run far above its profile would end up under a legend inside them.
+        # Beside the axes: inside them it could hide a bad run far above its profile.
         figure.legend(*first.get_legend_handles_labels(), loc="outside right upper", title="Budget (FLOPs)")
         if fitted:
             _above(panels[1, 0], groups)
@@ -75,7 +74,7 @@ def _losses(axes: Axes, groups: _Groups) -> None:
         axes.plot([], [], marker, color=colour, mfc=filled, ls="none", ms=6, label=label)
     axes.set_xscale("log")
     if len(minima):
-        # Rings below the runs: a star on top would hide the very runs that decide.
+        # Rings below the runs: a star on top would hide the runs near the minimum.
         axes.plot(*minima.T, "--o", color=ORANGE, lw=1, ms=12, mfc="none", mew=1.6, zorder=2, label="minimum")
     style.log_counts(axes, "x")
 
@@ -115,7 +114,14 @@ def plot_heldout(prediction: Prediction, runs: Sequence[Run], path: Path, unit: 
             style.band(axes, n, ends, colour, alpha=0.14, label=f"{name}, 95% of one run")
         axes.plot(n, profile, color=colour, lw=1.8, label=f"{name} (recommended), profile")
         for approach, estimate in prediction.estimates.items():
-            _cross(axes, estimate, *STYLE[approach])
+            colour, marker, name = STYLE[approach]
+            bars = {}
+            for axis, value, quantity in (("xerr", estimate.params, "params"), ("yerr", estimate.loss, "loss")):
+                if quantity in estimate.intervals:
+                    low, high = estimate.intervals[quantity][0.95]
+                    bars[axis] = [[max(0.0, value - low)], [max(0.0, high - value)]]
+            look = {"color": colour, "ms": 7, "capsize": 4, "lw": 1.6, "zorder": 5, **bars}
+            axes.errorbar(estimate.params, estimate.loss, fmt=marker, label=f"{name}, minimum with 95%", **look)
         _trained(axes, held, middle=2.0 * np.sqrt(n[0] * n[-1]))
         style.log_counts(axes, "x")
         title = f"{flops_text(budget)} FLOPs: predicted{' and trained' if held else ''}"
@@ -125,7 +131,7 @@ def plot_heldout(prediction: Prediction, runs: Sequence[Run], path: Path, unit: 
 
 
 def _trained(axes: Axes, held: Sequence[HeldOut], middle: float) -> None:
-    """The held-out models, named; those beyond `middle` on their left."""
+    """The held-out models with their names, which stand on the left of a model beyond `middle`."""
     star = {"color": GREEN, "ms": 15, "mec": "white", "mew": 0.9, "zorder": 6}
     for model in held:
         if len(model.runs) > 1:  # the star is the mean
@@ -142,16 +148,6 @@ def _trained(axes: Axes, held: Sequence[HeldOut], middle: float) -> None:
         axes.annotate(f"{model.role} {model.loss:.4f}{seeds}", (model.params, model.loss), ha=side, **words)
 
 
-def _cross(axes: Axes, estimate: Estimate, colour: str, marker: str, label: str) -> None:
-    bars = {}
-    for axis, value, quantity in (("xerr", estimate.params, "params"), ("yerr", estimate.loss, "loss")):
-        if quantity in estimate.intervals:
-            low, high = estimate.intervals[quantity][0.95]
-            bars[axis] = [[max(0.0, value - low)], [max(0.0, high - value)]]
-    words = {"color": colour, "ms": 7, "capsize": 4, "lw": 1.6, "zorder": 5, "label": f"{label}, minimum with 95%"}
-    axes.errorbar(estimate.params, estimate.loss, fmt=marker, **words, **bars)
-
-
 def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path:
     """N*(C) and D*(C): minima, power laws with 95% bootstrap bands, approach 3 and the held-out runs."""
     fit, budget = prediction.fits.isoflop, prediction.budget
@@ -160,25 +156,21 @@ def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: Path, unit:
     with style.drawing(path, 5.6, 1, 2) as (_, both):
         for axes, name, word, letter in ((both[0], "params", "Parameters", "N"), (both[1], "tokens", "Tokens", "D")):
             if fit:
-                _law(axes, fit, name, letter, c)
+                law, boot = getattr(fit, f"{name}_law"), getattr(fit, f"boot_{name}")
+                if boot is not None:
+                    style.band(axes, c, np.percentile(boot.at(c[:, None]), [2.5, 97.5], axis=1))
+                label = f"approach 2: ${letter}^* \\propto C^{{{float(law.exponent):.3f}}}$"
+                axes.plot(c, law.at(c), color=BLUE, lw=2, label=label)
+                axes.plot(budgets, [getattr(p, name).best for p in fit.profiles], "o", **_MINIMA)
             if "parametric" in prediction.estimates:
                 axes.plot([budget], [getattr(prediction.estimates["parametric"], name)], "D", **_THIRD)
             _held_out(axes, held_out(runs), name, budget)
-            style.mark_budget(axes, budget)
+            axes.axvline(budget, **BUDGET)
             style.log_flops(axes)
             style.log_counts(axes, "y")
             axes.set(ylabel=f"{word} {letter}", title=f"Optimal {word.lower()}")
             style.legend_below(axes, 1)
     return path
-
-
-def _law(axes: Axes, fit: IsoflopFit, name: str, letter: str, c: np.ndarray) -> None:
-    law, boot = getattr(fit, f"{name}_law"), getattr(fit, f"boot_{name}")
-    if boot is not None:
-        style.band(axes, c, np.percentile(boot.at(c[:, None]), [2.5, 97.5], axis=1))
-    label = f"approach 2: ${letter}^* \\propto C^{{{float(law.exponent):.3f}}}$"
-    axes.plot(c, law.at(c), color=BLUE, lw=2, label=label)
-    axes.plot([p.budget for p in fit.profiles], [getattr(p, name).best for p in fit.profiles], "o", **_MINIMA)
 
 
 def _held_out(axes: Axes, models: Sequence[HeldOut], name: str, budget: float) -> None:

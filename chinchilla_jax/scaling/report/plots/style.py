@@ -32,6 +32,7 @@ STYLE = {
     "isoflop": (BLUE, "s", "approach 2"),
     "parametric": (ORANGE, "D", "approach 3"),
 }
+BUDGET = {"color": GREY, "lw": 1, "ls": (0, (4, 3))}  # a dashed line at the budget asked about
 WIDTH = 9.6  # inches, of every figure
 SIZE = 11.0  # points, of every word
 MARKERS = "osD^v"  # in turn for neighbouring budgets
@@ -50,7 +51,7 @@ RC = dict.fromkeys(_WORDS.split(), SIZE) | {
 }
 _LIGHTEST = 0.6  # of viridis; beyond it the contrast with white is below 3 to 1
 _SUBS = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))  # ticks of a decade, the densest first
-_MARGIN = 0.03  # of an axis, below its edge: where the arrows of what lies beyond are drawn
+_MARGIN = 0.03  # share of an axis: the arrows for runs beyond it are this far inside its edge
 
 
 def shades(reverse: bool = False) -> Colormap:
@@ -65,7 +66,7 @@ def shades_of(number: int) -> np.ndarray:
 
 
 def log_counts(axes: Axes, which: str, form: Callable[[float], str] = count) -> None:
-    """Log axis with as many ticks as have room, at 1, 2 and 5 say, written as 200k, 1M ..., or as `form` has it."""
+    """Log axis with as many ticks as there is room for, at 1, 2 and 5 say; `form` writes them, as 200k or 1M."""
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
     low, high = getattr(axes, f"get_{which}lim")()
@@ -110,11 +111,6 @@ def clipped(
 def band(axes: Axes, x: np.ndarray, ends: Sequence[np.ndarray], colour: str = BLUE, **options: Any) -> None:
     """Shades between the two `ends` [2, K] at `x` [K]."""
     axes.fill_between(x, *ends, color=colour, lw=0, **{"alpha": 0.18, "label": "95% bootstrap band"} | options)
-
-
-def mark_budget(axes: Axes, budget: float) -> None:
-    """A dashed line at the budget asked about."""
-    axes.axvline(budget, color=GREY, lw=1, ls=(0, (4, 3)))
 
 
 def bar(figure: Figure, axes: Axes | Sequence[Axes], scale: LogNorm, label: str, **options: Any) -> None:
