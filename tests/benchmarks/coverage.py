@@ -19,7 +19,7 @@ from chinchilla_jax.scaling.fits.approach1.envelope import fit_envelope
 from chinchilla_jax.scaling.fits.approach2 import isoflop
 from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.resample import MinimaScatter, Resampling, Residuals, interval
+from chinchilla_jax.scaling.fits.resample import MinimaScatter, Preset, Resampling, Residuals, interval
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 from chinchilla_jax.tools.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
@@ -96,12 +96,12 @@ def isoflop_study(seed: int, noise: float, sizes: int = 7) -> tuple[Run, ...]:
     return simulate_isoflop(LAW, BUDGETS, plan, noise=noise, seed=seed)
 
 
-def of_envelope(preset: envelope.EnvelopePreset, resampling: Resampling | Residuals) -> Fit:
+def of_envelope(preset: Preset, resampling: Resampling | Residuals) -> Fit:
     """Approach 1."""
     return lambda runs, seed: _laws(fit_envelope(runs, preset=preset, resampling=resampling, seed=seed), runs)
 
 
-def of_isoflop(preset: isoflop.IsoflopPreset, resampling: Resampling | Residuals | MinimaScatter) -> Fit:
+def of_isoflop(preset: Preset, resampling: Resampling | Residuals | MinimaScatter) -> Fit:
     """Approach 2."""
     return lambda runs, seed: _laws(fit_isoflop(runs, preset=preset, resampling=resampling, seed=seed), runs)
 

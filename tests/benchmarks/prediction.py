@@ -188,7 +188,7 @@ def hidden(runs_of: dict[str, dict[float, list[Run]]]) -> None:
 
 
 def shapes(runs_of: dict[str, dict[float, list[Run]]]) -> None:
-    """What the priors of `near_minimum` and `optimum_law` stand for, in each table."""
+    """What the priors of `near_minimum` and `fit_optimum` stand for, in each table."""
     print("\nby table: scatter of ln N* about its line in ln C, and the middle curvature of the profiles, relative")
     for name, groups in runs_of.items():
         fit = fit_isoflop([run for profile in groups.values() for run in profile], preset=CORRECTED, resampling=None)

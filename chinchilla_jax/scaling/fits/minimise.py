@@ -12,10 +12,10 @@ minimum the number of correct digits doubles per step and no stopping tolerance 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,7 @@ _DAMPING_START, _DAMPING_MIN, _DAMPING_MAX = 1e-2, 1e-12, 1e14
 _STALL_WINDOW, _STALL_DECREASE = 15, 1e-9
 
 
-@dataclasses.dataclass(frozen=True)
-class Minima:
+class Minima(NamedTuple):
     """Where each of B problems ended: `theta` [B, P]; `value` [B]; `gradient` [B], the largest absolute component."""
 
     theta: np.ndarray
@@ -54,8 +53,7 @@ def minimise(
             return _descend(objective, starts[rows], rows, tolerance, max_steps)
 
     with ThreadPoolExecutor(max(1, min(len(blocks), os.cpu_count() or 1))) as pool:
-        parts = list(pool.map(descend, blocks))
-    return Minima(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Minima)))
+        return Minima(*map(np.concatenate, zip(*pool.map(descend, blocks), strict=True)))
 
 
 def _descend(objective: Objective, theta: np.ndarray, rows: np.ndarray, tolerance: float, max_steps: int) -> Minima:

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.minimise import Objective, minimise
+from chinchilla_jax.scaling.fits.minimise import Minima, Objective, minimise
 from chinchilla_jax.scaling.fits.resample import Resampling
 
 AGREEMENT = 1e-3  # a start agrees when its objective is within this relative distance of the best
@@ -52,27 +51,24 @@ SQUARED_RAW = Misfit("squared_raw", "raw", np.inf)
 MISFITS = {misfit.name: misfit for misfit in (HUBER, L1, SQUARED_LOG, SQUARED_RAW)}
 
 
-class Problem(Protocol):
+class Problem:
     """A law of P unknowns and the `size` points it is fitted to."""
 
     size: int
-    chunk: int  # problems per batch of `minimise`
+    chunk = 128  # problems per batch of `minimise`, so that its working arrays stay in the processor's cache
+    typical = 1.0  # size of the target, in which raw residuals are measured
 
     def unit(self, misfit: Misfit) -> float:
-        """What residuals are measured in, so that the objective is near the number of points."""
-
-    def objective(
-        self, misfit: Misfit, weights: np.ndarray | None = None, problem_of_row: np.ndarray | None = None
-    ) -> Objective:
-        """The misfit in units of `unit` squared, for `minimise`.
-
-        Args:
-          weights: [R, size] multiplicities of the points in each of R resamples; `problem_of_row` [B] says which of
-            them a problem is about.
-        """
+        """What residuals are measured in, which brings the objective near the number of points."""
+        return min(misfit.delta, 1e-2 * (1.0 if misfit.residual == "log" else self.typical))
 
     def usable(self, theta: np.ndarray) -> np.ndarray:
         """[B]: whether theta [B, P] is a law at all."""
+        return np.isfinite(theta).all(1)
+
+    def objective(self, misfit: Misfit, weights: np.ndarray | None = None) -> Objective:
+        """The misfit in units of `unit` squared, for `minimise`; `weights` [B, size] are multiplicities of points."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,21 +95,11 @@ class Fit:
         return self.gradient < CONVERGED
 
 
-@dataclasses.dataclass(frozen=True)
-class Descent:
-    """Minima `theta` [S, P] of the final objective with their `value` [S] (infinite where there is none), best first.
+def descend(problem: Problem, theta: np.ndarray, stages: Sequence[Misfit]) -> tuple[Minima, float]:
+    """The minima of the last of `stages`, reached from theta [S, P] through those before it, best first; and agreement.
 
-    `gradient` is that of the best, `agreement` the share of the starts that lead to it.
+    `Minima.value` is infinite where there is none; agreement is the share of the starts that lead to the best.
     """
-
-    theta: np.ndarray
-    value: np.ndarray
-    gradient: float
-    agreement: float
-
-
-def descend(problem: Problem, theta: np.ndarray, stages: Sequence[Misfit]) -> Descent:
-    """The minima of the last of `stages`, reached from theta [S, P] through those before it."""
     row_of_start = np.arange(len(theta))
     for index, stage in enumerate(stages):
         last = index == len(stages) - 1
@@ -129,25 +115,20 @@ def descend(problem: Problem, theta: np.ndarray, stages: Sequence[Misfit]) -> De
     order = np.argsort(value, kind="stable")
     allowed = value[order[0]] * (1.0 + AGREEMENT) + 0.5 * problem.size * (_EXACT / problem.unit(stages[-1])) ** 2
     reached = (row_of_start >= 0) & (value[row_of_start] <= allowed)
-    return Descent(minima.theta[order], value[order], float(minima.gradient[order[0]]), float(reached.mean()))
+    return Minima(minima.theta[order], value[order], minima.gradient[order]), float(reached.mean())
 
 
 def bootstrap(
-    problem: Problem, misfit: Misfit, minima: Descent, resampling: Resampling, rng: np.random.Generator
+    problem: Problem, misfit: Misfit, minima: Minima, resampling: Resampling, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
     """[B, P] usable minima of resampled problems, each from the best distinct `minima`; and their share."""
     finite = minima.theta[np.isfinite(minima.value)]
     seeds = finite[np.sort(np.unique(np.round(finite, _DIGITS), axis=0, return_index=True)[1])[:_SEEDS]]
     weights = resampling.weights(problem.size, rng)
     count = len(weights)
-    repeated = np.repeat(np.arange(count), len(seeds))
-    refits = minimise(
-        problem.objective(misfit, weights, repeated),
-        np.tile(seeds, (count, 1)),
-        tolerance=1e-4,
-        max_steps=60,
-        chunk=problem.chunk,
-    )
+    objective = problem.objective(misfit, np.repeat(weights, len(seeds), 0))
+    starts = np.tile(seeds, (count, 1))
+    refits = minimise(objective, starts, tolerance=1e-4, max_steps=60, chunk=problem.chunk)
     value = np.where(np.isfinite(refits.value), refits.value, np.inf).reshape(count, -1)
     theta = refits.theta.reshape(count, len(seeds), -1)[np.arange(count), value.argmin(1)]
     good = np.isfinite(value.min(1)) & problem.usable(theta)

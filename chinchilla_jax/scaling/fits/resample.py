@@ -1,4 +1,4 @@
-"""Which runs does a bootstrap replicate hold, and what interval do the replicates give?
+"""How is an interval made: which runs does a bootstrap replicate hold, or whose errors are drawn anew?
 
 Two schemes. `PAPER`: Hoffmann et al. 2022, section 3.1 and Table 2: 100 subsets of 80% of the runs, without
 replacement, and the 10th and 90th percentile. Subsets that share most of their runs differ too little: the variance
@@ -32,11 +32,6 @@ class Resampling:
         rank = rng.random((self.replicates, size)).argsort(1).argsort(1)
         return (rank < keep).astype(np.float64)
 
-    def describe(self) -> str:
-        """The scheme in words, for outputs."""
-        how = "with replacement" if self.fraction is None else f"subsets of {self.fraction:.0%} without replacement"
-        return f"{self.replicates} resamples of the runs, {how}"
-
 
 @dataclasses.dataclass(frozen=True)
 class Residuals:
@@ -59,10 +54,6 @@ class Residuals:
         scale = np.sqrt(freedom / rng.chisquare(freedom, self.replicates))
         return residuals[rng.integers(len(residuals), size=shape)] * scale.reshape(-1, *[1] * (len(shape) - 1))
 
-    def describe(self) -> str:
-        """The scheme in words, for outputs."""
-        return f"{self.replicates} redraws of the runs' residuals"
-
 
 @dataclasses.dataclass(frozen=True)
 class MinimaScatter:
@@ -70,9 +61,21 @@ class MinimaScatter:
 
     replicates: int = 1000
 
-    def describe(self) -> str:
-        """The scheme in words, for outputs."""
-        return f"{self.replicates} draws of the law from the minima's scatter about it"
+
+Scheme = Resampling | Residuals | MinimaScatter
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """How an approach is carried out: by which `curve` it reads optima, and where its intervals come from.
+
+    `resampling` None: there are none. `differences` says, a sentence each, what other presets do otherwise, and why.
+    """
+
+    name: str
+    curve: str
+    resampling: Scheme | None
+    differences: tuple[str, ...]
 
 
 LEAST_NOISE = 1e-4  # relative; no evaluation of a loss is more exact

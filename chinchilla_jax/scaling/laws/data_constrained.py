@@ -8,14 +8,14 @@ unique tokens lose value in the same way, and sooner.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from chinchilla_jax.scaling.laws.dense import PARAMS, TOKENS
-from chinchilla_jax.scaling.laws.form import Form, amplitude, form, positive
+from chinchilla_jax.scaling.laws.form import Form, amplitude, form, positives
 from chinchilla_jax.scaling.laws.optimum import Allocation, allocate
 
 
@@ -47,10 +47,7 @@ FORMS = (
             amplitude("E", low=0.1, high=1.0),
             amplitude("A", lambda c, x, xp: x.params**-c.alpha),
             amplitude("B", lambda c, x, xp: x.tokens**-c.beta),
-            positive("alpha", 0.1, 1.0),
-            positive("beta", 0.1, 1.0),
-            positive("R_D", 1.0, 100.0),
-            positive("R_N", 1.0, 100.0),
+            *positives(alpha=(0.1, 1.0), beta=(0.1, 1.0), R_D=(1.0, 100.0), R_N=(1.0, 100.0)),
         ),
         _law,
     ),
@@ -74,24 +71,19 @@ class UniqueDataOptimum(Allocation):
 def unique_data_optimum(constants: Mapping[str, float], unique_tokens: float, flops: float) -> UniqueDataOptimum:
     """The lowest loss for `flops` = 6 N D training FLOPs and `unique_tokens`, and how often the tokens are then seen.
 
-    Args:
-      constants: of the form `data_constrained`, e.g. `published()["muennighoff2023"].constants`.
+    `constants` are of the form `data_constrained`, e.g. `published()["muennighoff2023"].constants`.
 
     Raises:
       FitRefused: `no_optimum`.
     """
-    law, c = form("data_constrained"), SimpleNamespace(**constants)
 
-    def loss(unique: float) -> Any:
-        return lambda n, d: law.value(constants, params=n, tokens=d, unique_tokens=unique)
+    def loss(unique: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        return lambda n, d: form("data_constrained").value(constants, params=n, tokens=d, unique_tokens=unique)
 
     best = allocate(loss(unique_tokens), flops)
-    distinct = min(unique_tokens, best.tokens)
+    distinct, decay = min(unique_tokens, best.tokens), constants["R_D"]
     epochs = best.tokens / distinct
-    return UniqueDataOptimum(
-        *dataclasses.astuple(best),
-        epochs=epochs,
-        mean_value=float(effective(best.tokens, distinct, c.R_D) / best.tokens),
-        next_value=float(np.exp(-(epochs - 1.0) / c.R_D)),
-        unlimited=allocate(loss(np.inf), flops).loss,
-    )
+    mean_value, next_value = effective(best.tokens, distinct, decay) / best.tokens, np.exp(-(epochs - 1.0) / decay)
+    unlimited = allocate(loss(np.inf), flops).loss
+    values = epochs, float(mean_value), float(next_value), unlimited
+    return UniqueDataOptimum(best.params, best.tokens, best.loss, *values)

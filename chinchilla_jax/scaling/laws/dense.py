@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from chinchilla_jax.scaling.laws.form import Form, amplitude, positive, signed
+from chinchilla_jax.scaling.laws.form import Constant, Form, amplitude, positive, positives, signed
 
 PARAMS = ("params", "parameters N, counted as the constants' source counts them")
 TOKENS = ("tokens", "training tokens D")
@@ -29,8 +29,7 @@ _CHINCHILLA = Form(
         amplitude("E", low=0.1, high=1.0),
         amplitude("A", lambda c, x, xp: x.params**-c.alpha),
         amplitude("B", lambda c, x, xp: x.tokens**-c.beta),
-        positive("alpha", 0.05, 1.0),
-        positive("beta", 0.05, 1.0),
+        *positives(alpha=(0.05, 1.0), beta=(0.05, 1.0)),
     ),
     lambda c, x, xp: c.E + c.A * x.params**-c.alpha + c.B * x.tokens**-c.beta,
 )
@@ -42,8 +41,7 @@ _KAPLAN = (
         "arXiv 2001.08361 eq. 1.5",
         (_NON_EMBEDDING, ("tokens", "tokens D of the data set, trained on until early stopping")),
         (
-            positive("aN", 0.02, 0.5),
-            positive("aD", 0.02, 0.5),
+            *positives(aN=(0.02, 0.5), aD=(0.02, 0.5)),
             amplitude("Nc", lambda c, x, xp: x.params**-c.aN, low=0.3, high=1.2, power="aN"),
             amplitude("Dc", lambda c, x, xp: x.tokens**-c.aD, low=0.3, high=1.2, power="aD"),
         ),
@@ -55,8 +53,7 @@ _KAPLAN = (
         "arXiv 2001.08361 eq. 1.6",
         (_NON_EMBEDDING, ("steps", "least number of steps S_min: at a batch far above the critical one")),
         (
-            positive("aN", 0.02, 0.5),
-            positive("aS", 0.1, 2.0),
+            *positives(aN=(0.02, 0.5), aS=(0.1, 2.0)),
             amplitude("Nc", lambda c, x, xp: x.params**-c.aN, low=0.3, high=1.2, power="aN"),
             amplitude("Sc", lambda c, x, xp: x.steps**-c.aS, power="aS"),
         ),
@@ -121,6 +118,17 @@ _POWER = (
         ),
         lambda c, x, xp: c.offset + (c.scale / x.x) ** c.exponent,
     ),
+    # With hyper-parameters that stay right as the width grows (muP), narrow proxies predict wide models: Yao and Wang
+    # 2023, and Li et al. 2023 (FLM-101B) before their run.
+    Form(
+        "width",
+        "L = a N^b + c",
+        "arXiv 2304.06875; used by arXiv 2309.03852",
+        (("params", "parameters N of the proxy, in a unit of your choice; a is in that unit"),),
+        (amplitude("a", lambda c, x, xp: x.params**c.b), signed("b", -1.0, -0.05), amplitude("c", low=0.1, high=1.0)),
+        lambda c, x, xp: c.a * x.params**c.b + c.c,
+        "loss at one step, nats per token",
+    ),
 )
 
 
@@ -163,11 +171,10 @@ def _broken_power(breaks: int) -> Form:
             log_y = log_y - change * width * xp.logaddexp(0.0, (xp.log(x.x) - xp.log(place)) / width)
         return xp.exp(log_y)
 
-    bends = []
+    bends: list[Constant] = []
     for i in range(1, breaks + 1):
-        bends.append(signed(f"c{i}", -1.0, 1.0))
-        bends.append(positive(f"d{i}", 1e-2, 1e2, lambda c, x, xp: 1.0 / x.x))
-        bends.append(positive(f"f{i}", 0.1, 1.5))
+        place = positive(f"d{i}", 1e-2, 1e2, lambda c, x, xp: 1.0 / x.x)
+        bends += signed(f"c{i}", -1.0, 1.0), place, positive(f"f{i}", 0.1, 1.5)
     return Form(
         f"broken_power_{breaks}",
         "y = a + b x^-c0 prod_i (1 + (x/d_i)^(1/f_i))^(-c_i f_i)",

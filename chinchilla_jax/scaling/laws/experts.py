@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from chinchilla_jax.scaling.laws.dense import TOKENS
-from chinchilla_jax.scaling.laws.form import Form, Law, amplitude, positive, signed
+from chinchilla_jax.scaling.laws.form import Form, Law, amplitude, positives, signed
 
 _DENSE = ("params", "parameters N of the dense model of the same FLOPs per token")
 _EXPERTS = ("experts", "experts E of each routed layer; 1 is the dense model")
@@ -40,10 +40,6 @@ def _served(term: Any) -> Law:
     return lambda c, x, xp: term(c, x) * xp.exp(c.d * _interaction(c, x, xp))
 
 
-_SERVED_SUM = _served(
-    lambda c, x: c.A * x.params**-c.alpha + c.B * _saturated(c, x) ** -c.beta + c.C * x.tokens**-c.gamma + c.F
-)
-
 FORMS = (
     Form(
         "routed",
@@ -56,8 +52,7 @@ FORMS = (
             signed("b", -0.2, 0.05, offset=lambda c, x, xp: c.c * xp.log10(x.params)),
             signed("c", -0.03, 0.03),
             signed("d", 0.0, 0.8, offset=_bilinear),
-            positive("E_start", 1.0, 5.0),
-            positive("E_max", 50.0, 2000.0),
+            *positives(E_start=(1.0, 5.0), E_max=(50.0, 2000.0)),
         ),
         lambda c, x, xp: 10.0 ** (_bilinear(c, x, xp) + c.d),
     ),
@@ -67,18 +62,17 @@ FORMS = (
         "arXiv 2404.02852 eq. 4",
         (_DENSE, _EXPERTS, TOKENS),
         (
-            positive("E_start", 1.0, 5.0),
-            positive("E_max", 50.0, 2000.0),
+            *positives(E_start=(1.0, 5.0), E_max=(50.0, 2000.0)),
             signed("d", -0.3, 0.3, term=_interaction),
-            positive("alpha", 0.05, 1.0),
-            positive("beta", 0.05, 1.0),
-            positive("gamma", 0.05, 1.0),
+            *positives(alpha=(0.05, 1.0), beta=(0.05, 1.0), gamma=(0.05, 1.0)),
             amplitude("A", _served(lambda c, x: x.params**-c.alpha)),
             amplitude("B", _served(lambda c, x: _saturated(c, x) ** -c.beta)),
             amplitude("C", _served(lambda c, x: x.tokens**-c.gamma)),
             amplitude("F", _served(lambda c, x: 1.0), low=0.1, high=1.0),
         ),
-        _SERVED_SUM,
+        _served(
+            lambda c, x: c.A * x.params**-c.alpha + c.B * _saturated(c, x) ** -c.beta + c.C * x.tokens**-c.gamma + c.F
+        ),
     ),
     Form(
         "granularity",
@@ -94,9 +88,7 @@ FORMS = (
             amplitude("g", lambda c, x, xp: x.granularity**-c.gamma * x.params**-c.alpha),
             amplitude("a", lambda c, x, xp: x.params**-c.alpha),
             amplitude("b", lambda c, x, xp: x.tokens**-c.beta),
-            positive("alpha", 0.05, 1.0),
-            positive("beta", 0.05, 1.0),
-            positive("gamma", 0.1, 2.0),
+            *positives(alpha=(0.05, 1.0), beta=(0.05, 1.0), gamma=(0.1, 2.0)),
         ),
         lambda c, x, xp: c.c + (c.g * x.granularity**-c.gamma + c.a) * x.params**-c.alpha + c.b * x.tokens**-c.beta,
     ),
@@ -111,11 +103,9 @@ FORMS = (
             amplitude("c", lambda c, x, xp: (1.0 - x.sparsity) ** -c.lam),
             amplitude("d", lambda c, x, xp: (1.0 - x.sparsity) ** -c.delta * x.params**-c.gamma),
             amplitude("e", low=0.05, high=1.0),
-            positive("alpha", 0.05, 1.0),
-            positive("beta", 0.05, 1.0),
+            *positives(alpha=(0.05, 1.0), beta=(0.05, 1.0)),
             signed("lam", -0.5, 0.5),
-            positive("delta", 0.02, 0.5),
-            positive("gamma", 0.05, 0.5),
+            *positives(delta=(0.02, 0.5), gamma=(0.05, 0.5)),
         ),
         lambda c, x, xp: (
             c.a * x.params**-c.alpha

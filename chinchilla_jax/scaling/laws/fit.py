@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from chinchilla_jax.scaling.fits.minimise import Objective
-from chinchilla_jax.scaling.fits.multistart import HUBER, Fit, Misfit, bootstrap, descend
+from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_RAW, Fit, Misfit, Problem, bootstrap, descend
 from chinchilla_jax.scaling.fits.resample import Resampling, interval
-from chinchilla_jax.scaling.laws.form import Constant, Form
+from chinchilla_jax.scaling.laws.form import Form, form
 from chinchilla_jax.scaling.read.runs import FitRefused
 
 MOVE = 1e-3  # root mean square relative change of the predictions along a flat direction
@@ -44,10 +44,6 @@ class FlatDirection:
         """The constants that move by a tenth of the largest change or more."""
         largest = max(abs(move) for move in self.moves.values())
         return tuple(name for name, move in self.moves.items() if abs(move) >= 0.1 * largest)
-
-    def describe(self) -> str:
-        """The larger changes as factors, e.g. `A x1.35, alpha x1.05`."""
-        return ", ".join(f"{name} x{np.exp(np.clip(self.moves[name], -99, 99)):.3g}" for name in self.names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +84,7 @@ def fit_form(
     misfit: Misfit = HUBER,
     *,
     fixed: Mapping[str, float] | None = None,
-    starts: int | Sequence[Mapping[str, float]] = 64,
+    starts: int = 64,
     seed: int = 0,
     resampling: Resampling | None = None,
 ) -> FormFit:
@@ -99,8 +95,8 @@ def fit_form(
       target: [n], what the form gives.
       misfit: with `raw` residuals, in the unit of the target.
       fixed: constants held at a value, e.g. those of a base law fitted before.
-      starts: how many scrambled Sobol points in the ranges the form states, or the constants to start from. Forms of
-        nine or ten constants deserve 256 when `agreement` is low.
+      starts: how many scrambled Sobol points in the ranges the form states. Forms of nine or ten constants deserve 256
+        when `agreement` is low.
       seed: of the starts and of the resampling.
 
     Raises:
@@ -109,49 +105,58 @@ def fit_form(
         anywhere finite).
     """
     problem = _FormProblem(form, inputs, target, misfit, fixed or {})
-    theta = problem.starts(starts, seed) if isinstance(starts, int) else problem.encode(starts)
+    theta = problem.starts(starts, seed)
     problem.chunk = min(max(_LEAST_BATCH, 1 << (len(theta) - 1).bit_length()), _MOST_BATCH)
-    minima = descend(problem, theta, [*misfit.narrowing(misfit.residual), misfit])
+    minima, agreement = descend(problem, theta, [*misfit.narrowing(misfit.residual), misfit])
     if not np.isfinite(minima.value[0]):
         raise FitRefused("no_minimum", f"law {form.name}: no start gives finite values; check the units of the inputs")
     constants = {name: float(values[0]) for name, values in problem.decode(minima.theta[:1]).items()}
     predictions = form.value(constants, **problem.inputs)
     logs = misfit.residual == "log"
     residuals = np.log(predictions / problem.target) if logs else predictions - problem.target
-    fit = FormFit(
+    boot, kept = None, 1.0
+    if resampling is not None:
+        resampled, kept = bootstrap(problem, misfit, minima, resampling, np.random.default_rng(seed))
+        replicates = problem.decode(resampled)
+        boot = {name: replicates[name] for name in problem.free}
+    return FormFit(
         form=form,
         constants=constants,
         free=problem.free,
         predictions=predictions,
         misfit=misfit,
         objective=float(minima.value[0] * problem.unit(misfit) ** 2),
-        gradient=minima.gradient,
-        agreement=minima.agreement,
+        gradient=float(minima.gradient[0]),
+        agreement=agreement,
         scatter=float(np.sqrt((residuals**2).sum() / max(1, problem.size - len(problem.free)))),
         n_starts=len(theta),
-        flat=_flat_directions(form, constants, problem),
+        flat=_flat_directions(constants, problem),
+        boot=boot,
+        boot_kept=kept,
     )
-    if resampling is None:
-        return fit
-    boot, kept = bootstrap(problem, misfit, minima, resampling, np.random.default_rng(seed))
-    replicates = problem.decode(boot)
-    return dataclasses.replace(fit, boot={name: replicates[name] for name in problem.free}, boot_kept=kept)
 
 
-class _FormProblem:
-    """One data set for one form, a `multistart.Problem`: with the way between searched quantities and constants.
+def fit_widths(params: Sequence[float], losses: Sequence[float], *, seed: int = 0) -> FormFit:
+    """The law `width` through the losses of narrow proxies [n], n >= 4, at one step; raises as `fit_form`.
+
+    `.predict(params=...)` is the loss at the target width.
+    """
+    return fit_form(form("width"), {"params": params}, losses, SQUARED_RAW, seed=seed)
+
+
+class _FormProblem(Problem):
+    """One data set for one form, with the way between searched quantities and constants.
 
     All evaluations are padded to `chunk` problems, so that one size is compiled.
     """
 
-    chunk = _MOST_BATCH
-
-    def __init__(self, form: Form, inputs: Mapping[str, Any], target: Any, misfit: Misfit, fixed: Mapping):
+    def __init__(self, form: Form, inputs: Mapping[str, Any], target: Any, misfit: Misfit, fixed: Mapping[str, float]):
         form.check_names("inputs", form.input_names, inputs)
         form.check_names("constants", form.constant_names, (*form.constant_names, *fixed))
         self.form = form
         self.fixed = {name: float(value) for name, value in fixed.items()}
-        self.free = tuple(name for name in form.constant_names if name not in fixed)
+        self.searched = tuple(constant for constant in form.constants if constant.name not in fixed)
+        self.free = tuple(constant.name for constant in self.searched)
         self.target = np.atleast_1d(np.asarray(target, np.float64))
         self.size = len(self.target)
         try:
@@ -168,25 +173,15 @@ class _FormProblem:
             why = f"{len(self.free)} free constants: needs more points than that, got {self.size}"
             raise FitRefused("few_points", f"law {form.name} has {why}")
         self.typical = float(np.median(np.abs(self.target)))
-        self.free_constants = tuple(c for c in form.constants if c.name in self.free)
 
     def starts(self, count: int, seed: int) -> np.ndarray:
         """[count, P] searched quantities, spread over the ranges the form states."""
         from scipy.stats import qmc  # here, because importing it takes longer than most fits
 
         unit = qmc.Sobol(len(self.free), rng=seed).random_base2(max(0, count - 1).bit_length())[:count]
-        low, high = (np.array([_searched(c, getattr(c, end)) for c in self.free_constants]) for end in ("low", "high"))
+        ends = [[c.low, c.high] if c.kind == "signed" else np.log([c.low, c.high]) for c in self.searched]
+        low, high = np.array(ends).T
         return low + (high - low) * unit
-
-    def encode(self, starts: Sequence[Mapping[str, float]]) -> np.ndarray:
-        """[S, P] searched quantities of sets of constants."""
-        x, rows = SimpleNamespace(**self.inputs), []
-        for start in starts:
-            whole = {**start, **self.fixed}
-            self.form.check_names("constants", self.form.constant_names, whole)
-            c = SimpleNamespace(**whole)
-            rows.append([k.encode(whole[k.name], c, x, self.typical) for k in self.free_constants])
-        return np.array(rows, np.float64)
 
     def decode(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         """Searched quantities [S, P] -> constants [S]."""
@@ -194,17 +189,7 @@ class _FormProblem:
         rows = [vars(_decode(self.form, self.free, self.fixed, row, x, self.typical, np)) for row in theta]
         return {name: np.array([float(row[name]) for row in rows]) for name in self.form.constant_names}
 
-    def unit(self, misfit: Misfit) -> float:
-        """What residuals are measured in, which brings the objective near the number of points."""
-        return min(misfit.delta, 1e-2 * (1.0 if misfit.residual == "log" else self.typical))
-
-    def usable(self, theta: np.ndarray) -> np.ndarray:
-        """[B]: whether theta [B, P] is finite."""
-        return np.isfinite(theta).all(1)
-
-    def objective(
-        self, misfit: Misfit, weights: np.ndarray | None = None, problem_of_row: np.ndarray | None = None
-    ) -> Objective:
+    def objective(self, misfit: Misfit, weights: np.ndarray | None = None) -> Objective:
         """As `multistart.Problem` says."""
         import jax
 
@@ -214,22 +199,20 @@ class _FormProblem:
 
         def evaluate(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             padded = np.minimum(np.arange(self.chunk), len(theta) - 1)
-            weight = np.ones((self.chunk, self.size)) if weights is None else weights[problem_of_row[rows[padded]]]
+            weight = np.ones((self.chunk, self.size)) if weights is None else weights[rows[padded]]
             # Both are settings of a thread, and `minimise` uses several. Accelerators have no fast double precision.
             with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
                 out = compiled(theta[padded], *data, weight, np.float64(misfit.delta / unit), unit, self.typical)
-                return tuple(np.array(part)[: len(theta)] for part in out)
+                value, gradient, hessian = (np.array(part)[: len(theta)] for part in out)
+            return value, gradient, hessian
 
         return evaluate
-
-
-def _searched(constant: Constant, value: float) -> float:
-    return value if constant.kind == "signed" else np.log(value)
 
 
 def _decode(
     form: Form, free: tuple[str, ...], fixed: Mapping, u: Any, x: SimpleNamespace, typical: Any, xp: ModuleType
 ) -> SimpleNamespace:
+    """The constants that searched quantities `u` [P] stand for."""
     c = SimpleNamespace(**fixed)
     for constant in form.decoding_order:
         if constant.name not in fixed:
@@ -243,7 +226,9 @@ def _derivatives(form: Form, free: tuple[str, ...], scale: str) -> Callable:
     import jax
     import jax.numpy as jnp
 
-    def energy(u, fixed, inputs, target, weight, width, unit, typical):
+    def energy(
+        u: Any, fixed: Any, inputs: Any, target: Any, weight: Any, width: Any, unit: Any, typical: Any
+    ) -> jax.Array:
         x = SimpleNamespace(**inputs)
         predicted = form.law(_decode(form, free, fixed, u, x, typical, jnp), x, jnp)
         gap = jnp.log(predicted) - jnp.log(target) if scale == "log" else predicted - target
@@ -251,8 +236,8 @@ def _derivatives(form: Form, free: tuple[str, ...], scale: str) -> Callable:
         force = jnp.clip(residual, -width, width)
         return (weight * force * (residual - 0.5 * force)).sum()
 
-    def everything(u, *data):
-        def gradient(v):
+    def everything(u: jax.Array, *data: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def gradient(v: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             value, slope = jax.value_and_grad(energy)(v, *data)
             return slope, (value, slope)
 
@@ -263,7 +248,7 @@ def _derivatives(form: Form, free: tuple[str, ...], scale: str) -> Callable:
     return jax.jit(batched, compiler_options=_COMPILER)
 
 
-def _flat_directions(form: Form, constants: Mapping[str, float], problem: _FormProblem) -> tuple[FlatDirection, ...]:
+def _flat_directions(constants: Mapping[str, float], problem: _FormProblem) -> tuple[FlatDirection, ...]:
     """Directions of the logarithms of the constants in which the predictions hardly move.
 
     From J^T J, with J the derivatives of the log predictions: the Hessian of the squared log objective where the fit is
@@ -274,7 +259,7 @@ def _flat_directions(form: Form, constants: Mapping[str, float], problem: _FormP
     scale = np.maximum(np.abs(problem.target), 1e-3 * problem.typical)
     for name in names:
         moved = ({**constants, name: constants[name] * np.exp(s)} for s in (step, -step))
-        up, down = (form.value(values, **problem.inputs) for values in moved)
+        up, down = (problem.form.value(values, **problem.inputs) for values in moved)
         columns.append((up - down) / (2.0 * step * scale))
     jacobian = np.stack(columns, 1)
     if not np.isfinite(jacobian).all():

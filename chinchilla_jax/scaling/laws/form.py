@@ -62,14 +62,6 @@ class Constant:
         unit = xp.log(typical) if self.kind == "amplitude" else 0.0
         return xp.exp((u + unit - log_term) / (1.0 if self.power is None else getattr(c, self.power)))
 
-    def encode(self, value: float, c: SimpleNamespace, x: SimpleNamespace, typical: float) -> float:
-        """The searched quantity of a constant; the inverse of `decode`."""
-        log_term = 0.0 if self.term is None else np.log(np.abs(self.term(c, x, np))).mean()
-        if self.kind == "signed":
-            return (value + (0.0 if self.offset is None else self.offset(c, x, np).mean())) * np.exp(log_term)
-        unit = np.log(typical) if self.kind == "amplitude" else 0.0
-        return np.log(value) * (1.0 if self.power is None else getattr(c, self.power)) + log_term - unit
-
 
 def amplitude(
     name: str, term: Law | None = None, *, low: float = 0.02, high: float = 2.0, power: str | None = None
@@ -81,6 +73,11 @@ def amplitude(
 def positive(name: str, low: float, high: float, term: Law | None = None) -> Constant:
     """A positive constant: an exponent, a scale."""
     return Constant(name, low, high, "positive", term)
+
+
+def positives(**ranges: tuple[float, float]) -> tuple[Constant, ...]:
+    """Positive constants by name, each with its range of starts."""
+    return tuple(positive(name, low, high) for name, (low, high) in ranges.items())
 
 
 def signed(name: str, low: float, high: float, term: Law | None = None, offset: Law | None = None) -> Constant:
@@ -143,17 +140,9 @@ class Form:
 @functools.cache
 def _registry() -> dict[str, Form]:
     """The forms by name, at first those in the tuples `FORMS` of the modules of this package."""
-    registry: dict[str, Form] = {}
-    for module in pkgutil.iter_modules(chinchilla_jax.scaling.laws.__path__, "chinchilla_jax.scaling.laws."):
-        for form in getattr(importlib.import_module(module.name), "FORMS", ()):
-            _add(registry, form)
-    return registry
-
-
-def _add(registry: dict[str, Form], form: Form) -> None:
-    if form.name in registry:
-        raise ValueError(f"two forms are called {form.name!r}")
-    registry[form.name] = form
+    found = pkgutil.iter_modules(chinchilla_jax.scaling.laws.__path__, "chinchilla_jax.scaling.laws.")
+    modules = [importlib.import_module(module.name) for module in found]
+    return {form.name: form for module in modules for form in getattr(module, "FORMS", ())}
 
 
 def register(form: Form) -> None:
@@ -162,7 +151,9 @@ def register(form: Form) -> None:
     Raises:
       ValueError: the name is taken.
     """
-    _add(_registry(), form)
+    if form.name in _registry():
+        raise ValueError(f"two forms are called {form.name!r}")
+    _registry()[form.name] = form
 
 
 def forms() -> dict[str, Form]:

@@ -1,7 +1,12 @@
-"""Where is a law lowest when parameters and tokens share a budget of training FLOPs?
+"""Which model is best when parameters and tokens share a budget, or when the model is also served?
 
-For laws without a closed form: a grid over ln N, refined around its best point. `Surface.optimum` has the closed form
-of the Chinchilla law.
+`allocate` is for laws without a closed form: a grid over ln N, refined around its best point. `Surface.optimum` has the
+closed form of the Chinchilla law.
+
+`cheapest_for_loss`, Sardana et al. 2024 (arXiv 2401.00448) eq. 3: minimise 6 N D_train + 2 N D_inference subject to
+L(N, D_train) = l. At the optimum alpha A N^-alpha / (beta B D^-beta) = 1 + D_inference / (3 D_train): a smaller model,
+trained for longer. With s the share of the reducible loss l - E that lack of tokens causes, both N and D follow from s,
+and the condition is monotone in ln((1 - s) / s): one root, between that of training alone and a bound in closed form.
 """
 
 from __future__ import annotations
@@ -12,9 +17,11 @@ from collections.abc import Callable
 import numpy as np
 
 from chinchilla_jax.scaling.fits.minimise import minimise_on_grid
+from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused
 
 _LEAST = 10.0  # parameters, and tokens
+_BISECTIONS = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,3 +50,60 @@ def allocate(loss: Callable[[np.ndarray, np.ndarray], np.ndarray], flops: float,
         raise FitRefused("no_optimum", f"at {flops:.3g} FLOPs {why}")
     params = float(np.exp(point))
     return Allocation(params, flops / (flops_per * params), float(at(point)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedModel:
+    """A model that reaches `loss` and is then served; costs in FLOPs. Fields [...] as the arguments.
+
+    `params` N; `tokens` D_train; `training` 6 N D_train; `inference` 2 N D_inference x price; `total` of both; `saving`
+    the share of the total saved against the model that is cheapest to train to that loss.
+    """
+
+    params: np.ndarray
+    tokens: np.ndarray
+    loss: np.ndarray
+    training: np.ndarray
+    inference: np.ndarray
+    total: np.ndarray
+    saving: np.ndarray
+
+
+def cheapest_for_loss(
+    surface: Surface, loss: np.ndarray | float, inference_tokens: np.ndarray | float, price: float = 1.0
+) -> ServedModel:
+    """The model of the given `loss` with the least cost of training and inference together.
+
+    Args:
+      loss: the loss to reach, above the surface's E.
+      inference_tokens: tokens to be read and written over the model's life.
+      price: cost of a FLOP of inference in FLOPs of training, such as the ratio of the utilisations (eq. 6).
+
+    Raises:
+      FitRefused: `loss` (not above E) or `inference_tokens` (negative).
+    """
+    loss, served = np.asarray(loss, np.float64), np.asarray(inference_tokens, np.float64)
+    if not (loss > surface.E).all():
+        raise FitRefused("loss", f"loss {np.min(loss):.4g} is not above the irreducible loss {np.max(surface.E):.4g}")
+    if not ((served >= 0).all() and price >= 0):
+        raise FitRefused("inference_tokens", "inference tokens and their price must not be negative")
+    reducible, charged = loss - surface.E, served * price
+
+    def sizes(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """N and D at t = ln((1 - s) / s)."""
+        share = 1.0 / (1.0 + np.exp(t))
+        tokens = (surface.B / (share * reducible)) ** (1.0 / surface.beta)
+        return (surface.A * (1.0 + np.exp(-t)) / reducible) ** (1.0 / surface.alpha), tokens
+
+    trained_only = np.log(surface.beta / surface.alpha) + 0.0 * (reducible + charged)
+    low = trained_only
+    high = trained_only + np.log1p(charged / (3.0 * sizes(trained_only)[1]))
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        above = middle - trained_only > np.log1p(charged / (3.0 * sizes(middle)[1]))
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    params, tokens = sizes(0.5 * (low + high))
+    usual_params, usual_tokens = sizes(trained_only)
+    training, inference = 6.0 * params * tokens, 2.0 * params * charged
+    total, usual_total = training + inference, 6.0 * usual_params * usual_tokens + 2.0 * usual_params * charged
+    return ServedModel(params, tokens, loss, training, inference, total, 1.0 - total / usual_total)

@@ -21,7 +21,6 @@ from chinchilla_jax.scaling.laws.fit import FormFit, fit_form
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, positive
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
-TABLE = "gadre2024_runs.csv"
 TASKS = (17, 46)  # those of the paper's main results, well above chance in small models; and all
 
 FORMS = (
@@ -63,12 +62,16 @@ class OverTraining:
 
     def predict_loss(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
         """Loss of a run with `params` N and `tokens` D; [...]."""
-        params, tokens = np.asarray(params, np.float64), np.asarray(tokens, np.float64)
-        return self.loss.predict(flops=6.0 * params * tokens, multiplier=tokens / params)
+        return self.loss.predict(**_inputs(params, tokens))
 
     def predict_error(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
         """Mean downstream error of such a run, through the predicted loss; [...]."""
         return self.error.predict(loss=self.predict_loss(params, tokens))
+
+
+def _inputs(params: np.ndarray | float, tokens: np.ndarray | float) -> dict[str, np.ndarray]:
+    params, tokens = np.asarray(params, np.float64), np.asarray(tokens, np.float64)
+    return {"flops": 6.0 * params * tokens, "multiplier": tokens / params}
 
 
 def fit_over_training(
@@ -77,16 +80,13 @@ def fit_over_training(
     """The two-stage fit by least squares on raw loss and error, as in the paper.
 
     The paper's least recipe: `loss_runs` with N = 11M, 79M, 154M and 411M at M = 20 and N = 11M at M = 320;
-    `error_runs` these and N = 1.4B at M = 20. C is 6 N D whatever the runs count.
-
-    Args:
-      errors: mean downstream error of each of `error_runs`.
+    `error_runs` these and N = 1.4B at M = 20. C is 6 N D whatever the runs count. `errors` are the mean downstream
+    errors of `error_runs`.
 
     Raises:
       FitRefused: as `fit_form`; 5 runs are the least for the loss, 4 for the error.
     """
-    params, tokens = (np.array([getattr(run, name) for run in loss_runs]) for name in ("params", "tokens"))
-    inputs = {"flops": 6.0 * params * tokens, "multiplier": tokens / params}
+    inputs = _inputs(np.array([run.params for run in loss_runs]), np.array([run.tokens for run in loss_runs]))
     loss = fit_form(form("overtraining"), inputs, [run.loss for run in loss_runs], SQUARED_RAW, seed=seed)
     measured = {"loss": [run.loss for run in error_runs]}
     return OverTraining(loss, fit_form(form("downstream_error"), measured, errors, SQUARED_RAW, seed=seed))
@@ -111,20 +111,18 @@ def published_runs(data_set: str) -> tuple[PublishedRun, ...]:
     Raises:
       FitRefused: `unknown_data_set`.
     """
-    text = (importlib.resources.files("chinchilla_jax") / "tables" / TABLE).read_text(encoding="utf-8")
-    rows = list(csv.DictReader(text.splitlines()))
-    known = tuple(dict.fromkeys(row["dataset"] for row in rows))
-    if data_set not in known:
-        raise FitRefused("unknown_data_set", f"no published runs on {data_set!r}; there are {', '.join(known)}")
-    runs = []
-    for row in rows:
-        if row["dataset"] == data_set:
-            params, tokens = float(row["params_total"]), float(row["tokens"])
-            name = f"{data_set} N={params:.4g} M={row['multiplier']}"
-            run = Run(name, params, tokens, 6.0 * params * tokens, float(row["loss"]))
-            errors = {tasks: float(row[f"error_{tasks}"]) for tasks in TASKS}
-            runs.append(PublishedRun(run, float(row["multiplier"]), errors))
-    return tuple(runs)
+    table = importlib.resources.files("chinchilla_jax") / "tables" / "gadre2024_runs.csv"
+    runs: dict[str, list[PublishedRun]] = {}
+    for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines()):
+        params, tokens, name = float(row["params_total"]), float(row["tokens"]), row["dataset"]
+        run = Run(
+            f"{name} N={params:.4g} M={row['multiplier']}", params, tokens, 6.0 * params * tokens, float(row["loss"])
+        )
+        errors = {tasks: float(row[f"error_{tasks}"]) for tasks in TASKS}
+        runs.setdefault(name, []).append(PublishedRun(run, float(row["multiplier"]), errors))
+    if data_set not in runs:
+        raise FitRefused("unknown_data_set", f"no published runs on {data_set!r}; there are {', '.join(runs)}")
+    return tuple(runs[data_set])
 
 
 def fit_published(data_set: str, tasks: int = 17) -> OverTraining:

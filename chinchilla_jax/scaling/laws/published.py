@@ -21,8 +21,6 @@ from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.laws.form import Form, form
 from chinchilla_jax.scaling.read.runs import FitRefused
 
-TABLE = "published_laws.json"
-
 
 @dataclasses.dataclass(frozen=True)
 class PublishedLaw:
@@ -47,11 +45,7 @@ class PublishedLaw:
         return form(self.form_name)
 
     def value(self, **inputs: Any) -> np.ndarray:
-        """The law at `inputs` [...].
-
-        Raises:
-          FitRefused: `no_constants`, or `inputs` (missing or unknown names).
-        """
+        """The law at `inputs` [...]; refused as `known`, or with `inputs` (missing or unknown names)."""
         return self.form.value(self.known(), **inputs)
 
     def known(self) -> Mapping[str, float]:
@@ -68,11 +62,14 @@ class PublishedLaw:
 @functools.cache
 def published() -> Mapping[str, PublishedLaw]:
     """Every published law by name."""
-    text = (importlib.resources.files("chinchilla_jax") / "tables" / TABLE).read_text(encoding="utf-8")
-    laws = {}
-    for name, row in json.loads(text, object_hook=MappingProxyType).items():
-        laws[name] = PublishedLaw(name, row["form"], **{key: row[key] for key in row if key != "form"})
-    return MappingProxyType(laws)
+    table = importlib.resources.files("chinchilla_jax") / "tables" / "published_laws.json"
+    rows = json.loads(table.read_text(encoding="utf-8"), object_hook=MappingProxyType)
+    return MappingProxyType(
+        {
+            name: PublishedLaw(name, row["form"], **{key: row[key] for key in row if key != "form"})
+            for name, row in rows.items()
+        }
+    )
 
 
 def law(name: str) -> PublishedLaw:

@@ -13,8 +13,8 @@ import numpy as np
 
 from chinchilla_jax.scaling.fits.approach1.envelope import EnvelopeFit
 from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit
-from chinchilla_jax.scaling.fits.approach2.optimum_law import OptimumLaw
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit
+from chinchilla_jax.scaling.fits.frontier import OptimumLaw
 from chinchilla_jax.scaling.fits.resample import interval
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken
 from chinchilla_jax.scaling.predict.analysis import Analysis, fit_all

@@ -162,7 +162,7 @@ def _isoflop(fit: IsoflopFit, fits: Analysis, budget: float | None) -> dict[str,
 
 def _parametric(fit: ParametricFit, fits: Analysis) -> dict[str, Any]:
     asked = {name: quantities()[name] for name in _PROFILED} if _has_profile(fit) else {}
-    profiles = {name: profile_likelihood(fits.runs, fit, name, q).interval for name, q in asked.items()}
+    profiles = {name: profile_likelihood(fits.runs, fit, q).interval for name, q in asked.items()}
     boot = _fields(fit.boot, _CONSTANTS) if fit.boot else {}
     facts: dict[str, Any] = {"values": _fields(fit.surface, _CONSTANTS)}
     facts |= {
@@ -194,7 +194,7 @@ def profiled_prediction(prediction: Prediction) -> dict[str, tuple[float, float]
         return {}
     asked, intervals = quantities(prediction.budget, prediction.flops_per), {}
     for name, key, form in (("N", "ln N*", math.exp), ("D", "ln D*", math.exp), ("loss", "loss", float)):
-        low, high = profile_likelihood(runs, fit, key, asked[key]).interval
+        low, high = profile_likelihood(runs, fit, asked[key]).interval
         intervals[name] = form(low), form(high)
     return intervals
 

@@ -160,7 +160,7 @@ def test_an_entry_says_what_it_rests_on():
 def test_reading_constants_loads_neither_jax_nor_scipy():
     code = (
         "import sys; from chinchilla_jax.scaling.laws.published import law, surface; "
-        "from chinchilla_jax.scaling.laws.inference import cheapest_for_loss; "
+        "from chinchilla_jax.scaling.laws.optimum import cheapest_for_loss; "
         "law('kaplan2020').value(params=1e9, tokens=1e10); cheapest_for_loss(surface('besiroglu2024'), 2.2, 1e12); "
         "sys.exit(any(name in sys.modules for name in ('jax', 'scipy')))"
     )

@@ -46,13 +46,15 @@ def local_linear(tokens: np.ndarray, loss: np.ndarray, spread: float = 0.05) -> 
     return mean_y - slope * mean_x
 
 
-def smooth(run: Run, smoothing: str) -> tuple[np.ndarray, np.ndarray]:
-    """ln C [K] and smoothed loss [K] along a run; `smoothing` is `gaussian` or `local_linear`.
+def smooth(run: Run, curve: str) -> tuple[np.ndarray, np.ndarray]:
+    """ln C [K] and smoothed loss [K] along a run that has a curve.
 
-    For the latter more than 500 points are averaged in neighbouring groups first.
+    By `gaussian` where `curve`, of the preset, is `winner`; else by `local_linear`, for which more than 500 points are
+    averaged in neighbouring groups first.
     """
+    assert run.curve is not None
     tokens, loss = np.asarray(run.curve.tokens, np.float64), np.asarray(run.curve.loss, np.float64)
-    if smoothing == "gaussian":
+    if curve == "winner":
         loss = gaussian(loss)
     else:
         if len(loss) > _MOST_POINTS:
@@ -65,11 +67,11 @@ def smooth(run: Run, smoothing: str) -> tuple[np.ndarray, np.ndarray]:
     return np.log(run.flops * tokens / run.tokens), loss
 
 
-def read_curves(runs: Sequence[Run], log_flops: np.ndarray, smoothing: str) -> np.ndarray:
+def read_curves(runs: Sequence[Run], log_flops: np.ndarray, curve: str) -> np.ndarray:
     """Loss [R, G] of every run at ln C [G]; infinite where its curve does not reach."""
     loss = np.full((len(runs), len(log_flops)), np.inf)
     for row, run in zip(loss, runs, strict=True):
-        x, y = smooth(run, smoothing)
+        x, y = smooth(run, curve)
         inside = (log_flops >= x[0]) & (log_flops <= x[-1] + 1e-9)
         row[inside] = np.interp(log_flops[inside], x, y)
     return loss
@@ -79,7 +81,7 @@ def read_ends(runs: Sequence[Run]) -> RunEnds:
     """The ends of the smoothed curves; repeats of a size and horizon count as one, the mean of their losses."""
     ends = []
     for run in runs:
-        log_flops, loss = smooth(run, "local_linear")
+        log_flops, loss = smooth(run, "smooth")
         ends.append((np.log(run.params), log_flops[-1], loss[-1]))
     groups: list[list[tuple[float, float, float]]] = []
     for end in sorted(ends):

@@ -25,40 +25,27 @@ if TYPE_CHECKING:  # importing it takes longer than most fits
 
 
 @dataclasses.dataclass(frozen=True)
-class Parabola:
-    """loss = lowest + curvature * ln(x / best)^2, through runs with x in [low, high]."""
+class ProfileCurve:
+    """The curve of one profile, against x (parameters or tokens), through runs with x in [low, high].
+
+    With u = ln(x / best) it is lowest + curvature * u^2; with a `skew` lowest + curvature * S(u), S of `profile_shape`;
+    with an `interpolant` that, in ln x, and `curvature` is half its second derivative at the minimum.
+    """
 
     best: float
     lowest: float
     curvature: float
     low: float
     high: float
+    skew: float | None = None
+    interpolant: Akima1DInterpolator | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def at(self, x: np.ndarray | float) -> np.ndarray:
-        """Loss at x (parameters or tokens)."""
-        return self.lowest + self.curvature * np.log(np.asarray(x) / self.best) ** 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Skewed(Parabola):
-    """loss = lowest + curvature * S(ln(x / best)) with S of `profile_shape`, whose cubic term is `skew`."""
-
-    skew: float = 0.0
-
-    def at(self, x: np.ndarray | float) -> np.ndarray:
-        """Loss at x (parameters or tokens)."""
-        return self.lowest + self.curvature * profile_shape.shape(np.log(np.asarray(x) / self.best), self.skew)
-
-
-@dataclasses.dataclass(frozen=True)
-class Interpolated(Parabola):
-    """Akima's interpolant in ln x; `curvature` is half its second derivative at the minimum."""
-
-    curve: Akima1DInterpolator = dataclasses.field(default=None, compare=False, repr=False)
-
-    def at(self, x: np.ndarray | float) -> np.ndarray:
-        """Loss at x (parameters or tokens); NaN outside the sizes tried, where there is no curve."""
-        return self.curve(np.log(np.asarray(x)))
+        """Loss at x; of an interpolant NaN outside the sizes tried."""
+        if self.interpolant is not None:
+            return self.interpolant(np.log(np.asarray(x)))
+        u = np.log(np.asarray(x) / self.best)
+        return self.lowest + self.curvature * (u**2 if self.skew is None else profile_shape.shape(u, self.skew))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +121,8 @@ def akima(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarra
         for index, pattern in enumerate(patterns):
             held, rows = np.flatnonzero(pattern > 0), which.ravel() == index
             if len(np.unique(x[m, held])) >= 4:
-                lowest_points[:, rows, m] = lowest_point(
-                    interpolant(x[m, held], loss[rows, m][:, held].T, pattern[held])
-                )
+                curve = interpolant(x[m, held], loss[rows, m][:, held].T, pattern[held])
+                lowest_points[:, rows, m] = lowest_point(curve)
     log_best, lowest, curvature = lowest_points
     low, high = _bounds(x, within)
     inside = (log_best > low + 1e-12) & (log_best < high - 1e-12) & (curvature > 0)

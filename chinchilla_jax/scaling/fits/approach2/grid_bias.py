@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from chinchilla_jax.base.words import change
-from chinchilla_jax.scaling.fits.approach2.isoflop import PAPER, IsoflopFit, IsoflopPreset, fit_isoflop
+from chinchilla_jax.scaling.fits.approach2.isoflop import PAPER, IsoflopFit, fit_isoflop
 from chinchilla_jax.scaling.fits.frontier import fit_power
+from chinchilla_jax.scaling.fits.resample import Preset
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
 from chinchilla_jax.scaling.read.flops import flops_per_token
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
@@ -49,9 +50,8 @@ class Bias:
 
     def describe(self) -> str:
         """One sentence for outputs."""
-        low, high = self.centre.min(), self.centre.max()
-        parts = ""
-        if self.params_width is not None:
+        low, high, parts = self.centre.min(), self.centre.max(), ""
+        if self.params_width is not None and self.params_off_centre is not None:
             width, off_centre = change(self.params_width), change(self.params_off_centre)
             parts = f" ({width} from the width, {off_centre} from being off centre)"
         return (
@@ -66,7 +66,7 @@ def isoflop_bias(
     surface: Surface,
     flops: float,
     *,
-    preset: IsoflopPreset = PAPER,
+    preset: Preset = PAPER,
     flops_per: FlopsPerToken | None = None,
 ) -> Bias:
     """The bias of approach 2 at `flops` on the grid of the runs.
@@ -79,49 +79,40 @@ def isoflop_bias(
       FitRefused: as `fit_isoflop`, if the procedure fails on the law's own losses.
     """
     runs = [run for run in runs if run.role == "isoflop" and run.budget is not None]
-    fit = _fit(surface, runs, preset)
+
+    def fit_exact(grid: Sequence[Run]) -> IsoflopFit:
+        """Approach 2 on the runs with the law's losses in place of theirs."""
+        exact = [dataclasses.replace(run, loss=float(surface.loss(run.params, run.tokens))) for run in grid]
+        return fit_isoflop(exact, preset=preset, resampling=None)
+
+    fit = fit_exact(runs)
     c = flops_per or flops_per_token(runs)
     budgets = np.array([profile.budget for profile in fit.profiles])
     best = np.array([[float(v) for v in surface.optimum(budget, c)] for budget in budgets])
-    truth = [float(v) for v in surface.optimum(flops, c)]
-    params, tokens, loss = (
-        float(law.at(flops)) / value - 1.0
-        for law, value in zip((fit.params_law, fit.tokens_law, fit.loss_law), truth, strict=True)
-    )
+    params, tokens, loss = (float(v) for v in surface.optimum(flops, c))
     sizes = [np.log([run.params for run in profile.runs]) for profile in fit.profiles]
     middle = np.exp([0.5 * (x.min() + x.max()) for x in sizes])
+    grid = []  # the same with the sizes of every budget centred, each run at its own C
+    for profile, factor in zip(fit.profiles, best[:, 0] / middle, strict=True):
+        for run in profile.runs:
+            size = run.params * factor
+            per_token = float(c(np.asarray(size))) if callable(c) else c * size
+            grid.append(dataclasses.replace(run, params=size, tokens=run.flops / per_token))
     width = None
     try:
-        centred = _fit(surface, _centred(fit, best[:, 0] / middle, c), preset)
+        centred = fit_exact(grid)
         if len(centred.profiles) == len(fit.profiles):
-            width = float(centred.params_law.at(flops)) / truth[0] - 1.0
+            width = float(centred.params_law.at(flops)) / params - 1.0
     except FitRefused:
         pass
     return Bias(
         flops,
-        params,
-        tokens,
-        loss,
+        float(fit.params_law.at(flops)) / params - 1.0,
+        float(fit.tokens_law.at(flops)) / tokens - 1.0,
+        float(fit.loss_law.at(flops)) / loss - 1.0,
         float(fit.params_law.exponent - fit_power(budgets, best[:, 0]).exponent),
         float(fit.tokens_law.exponent - fit_power(budgets, best[:, 1]).exponent),
         width,
         float(np.exp(np.mean([0.5 * np.ptp(x) for x in sizes]))),
         middle / best[:, 0],
     )
-
-
-def _fit(surface: Surface, runs: Sequence[Run], preset: IsoflopPreset) -> IsoflopFit:
-    """Approach 2 on the runs with the law's losses in place of theirs."""
-    exact = [dataclasses.replace(run, loss=float(surface.loss(run.params, run.tokens))) for run in runs]
-    return fit_isoflop(exact, preset=preset, resampling=None)
-
-
-def _centred(fit: IsoflopFit, factors: np.ndarray, flops_per: FlopsPerToken) -> list[Run]:
-    """The same grid with the sizes of every budget times its factor, each run at its own C."""
-    runs = []
-    for profile, factor in zip(fit.profiles, factors, strict=True):
-        for run in profile.runs:
-            params = run.params * factor
-            per_token = float(flops_per(np.asarray(params))) if callable(flops_per) else flops_per * params
-            runs.append(dataclasses.replace(run, params=params, tokens=run.flops / per_token))
-    return runs

@@ -7,7 +7,7 @@ the exponents of N and D differ, more so the wider the sizes range (0.3% in D fo
 the exponents too when the sizes drift against the optimum. How much for the grid at hand: `isoflop_bias`.
 
 `CORRECTED` reads the minima off the runs near them (`near_minimum`), and takes the interval of the best size from the
-minima's own scatter about their line (`optimum_law`); `AKIMA` interpolates instead. How often these intervals hold a
+minima's own scatter about their line (`fit_optimum`); `AKIMA` interpolates instead. How often these intervals hold a
 planted truth: `python -m tests.benchmarks.coverage`. The minimum loss is extrapolated in one way in all of them,
 averaged over what is not known of its law (`loss_law`).
 """
@@ -20,43 +20,37 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtr
 
-from chinchilla_jax.scaling.fits.approach2.curve import Interpolated, Parabola, Skewed, interpolant
+from chinchilla_jax.scaling.fits import resample
+from chinchilla_jax.scaling.fits.approach2.curve import ProfileCurve, interpolant
 from chinchilla_jax.scaling.fits.approach2.loss_law import AveragedLaw, fit_loss_law
-from chinchilla_jax.scaling.fits.approach2.optimum_law import fit_optimum
-from chinchilla_jax.scaling.fits.approach2.replicates import replicates, residuals_of
+from chinchilla_jax.scaling.fits.approach2.near_minimum import MISFIT
 from chinchilla_jax.scaling.fits.approach2.table import QUANTITIES, ProfileTable, Refusal, read_profiles
-from chinchilla_jax.scaling.fits.frontier import PowerLaw, fit_power
-from chinchilla_jax.scaling.fits.resample import PAPER as PAPER_RESAMPLING
-from chinchilla_jax.scaling.fits.resample import MinimaScatter, Resampling, Residuals
+from chinchilla_jax.scaling.fits.frontier import PowerLaw, fit_optimum, fit_power
+from chinchilla_jax.scaling.fits.resample import (
+    LEAST_NOISE,
+    MinimaScatter,
+    Preset,
+    Resampling,
+    Residuals,
+    Scheme,
+    sized,
+)
 from chinchilla_jax.scaling.read.runs import Run
 
 # The laws of N* and D*, their replicates (None without intervals), and [M] how likely each minimum is an interior one.
-_Laws = tuple[tuple[PowerLaw, PowerLaw], tuple[PowerLaw | None, PowerLaw | None], np.ndarray]
+_Laws = tuple[tuple[PowerLaw, PowerLaw], tuple[PowerLaw, PowerLaw] | None, np.ndarray]
 
-
-@dataclasses.dataclass(frozen=True)
-class IsoflopPreset:
-    """The `curve` of a profile (`parabola`, `near` or `akima`), and where intervals come from (None: there are none).
-
-    `near` goes with `MinimaScatter`, the others with resampled runs or redrawn residuals.
-    """
-
-    name: str
-    curve: str
-    resampling: Resampling | Residuals | MinimaScatter | None
-    differences: tuple[str, ...]
-
-
-PAPER = IsoflopPreset(
+# The curve `near` goes with `MinimaScatter`, `parabola` and `akima` with resampled runs or redrawn residuals.
+PAPER = Preset(
     "paper",
     "parabola",
-    PAPER_RESAMPLING,
+    resample.PAPER,
     (
         "as in Hoffmann et al. 2022, section 3.2: a parabola in ln N and another in ln D for each budget by itself",
         "interval from 100 subsets of 80% of the runs",
     ),
 )
-CORRECTED = IsoflopPreset(
+CORRECTED = Preset(
     "corrected",
     "near",
     MinimaScatter(),
@@ -67,7 +61,7 @@ CORRECTED = IsoflopPreset(
         "only for the line: 80% subsets of the runs say too little or too much depending on the number of sizes",
     ),
 )
-AKIMA = IsoflopPreset(
+AKIMA = Preset(
     "akima",
     "akima",
     Residuals(),
@@ -91,8 +85,8 @@ class Profile:
     budget: float
     runs: tuple[Run, ...]
     near: tuple[Run, ...]
-    params: Parabola
-    tokens: Parabola
+    params: ProfileCurve
+    tokens: ProfileCurve
     scatter: float
     kept_draws: float = 1.0
 
@@ -106,6 +100,7 @@ class IsoflopFit:
     the minimum.
     """
 
+    preset: Preset
     profiles: tuple[Profile, ...]
     refusals: tuple[Refusal, ...]
     params_law: PowerLaw
@@ -114,7 +109,6 @@ class IsoflopFit:
     noise: float
     boot_params: PowerLaw | None = None
     boot_tokens: PowerLaw | None = None
-    preset: IsoflopPreset = PAPER
 
     @property
     def scatter(self) -> float:
@@ -128,11 +122,7 @@ class IsoflopFit:
 
 
 def fit_isoflop(
-    runs: Sequence[Run],
-    *,
-    preset: IsoflopPreset = PAPER,
-    resampling: Resampling | Residuals | MinimaScatter | None | str = "preset",
-    seed: int = 0,
+    runs: Sequence[Run], *, preset: Preset = PAPER, resampling: Scheme | None | str = "preset", seed: int = 0
 ) -> IsoflopFit:
     """Approach 2 on the runs with role `isoflop`.
 
@@ -146,59 +136,109 @@ def fit_isoflop(
     Raises:
       FitRefused: as `read_profiles`.
     """
-    resampling = preset.resampling if isinstance(resampling, str) else resampling
+    scheme = preset.resampling if isinstance(resampling, str) else resampling
     table, refusals = read_profiles(runs, preset.curve)
     near = table.near["params"]
     loss_law = fit_loss_law(table.budgets, table.minima["params"].lowest[0], near.covariance, near.noise, near.freedom)
     fit_laws = _from_scatter if preset.curve == "near" else _from_runs
-    laws, boot, kept = fit_laws(table, resampling, np.random.default_rng(seed))
-    return IsoflopFit(_profiles(table, kept), refusals, *laws, loss_law, near.noise, *boot, preset=preset)
+    laws, boot, kept = fit_laws(table, scheme, np.random.default_rng(seed))
+    profiles = _profiles(table, kept)
+    return IsoflopFit(preset, profiles, refusals, *laws, loss_law, near.noise, *(boot or (None, None)))
 
 
-def _from_scatter(table: ProfileTable, resampling: MinimaScatter | None, rng: np.random.Generator) -> _Laws:
+def _from_scatter(table: ProfileTable, scheme: Scheme | None, rng: np.random.Generator) -> _Laws:
     """The laws and their replicates from the minima's scatter about the laws."""
     params, tokens = (fit_optimum(table.budgets, near.log_best, near.log_best_sd) for near in table.near.values())
     inside = np.ones(len(table.budgets))
     for quantity, near in table.near.items():
-        x = getattr(table, quantity)
+        x = table.x[quantity]
         ends = (np.stack([x.min(1), x.max(1)]) - near.log_best) / near.log_best_sd
         inside = np.minimum(inside, np.diff(stdtr(near.freedom, ends), axis=0)[0])
-    if resampling is None:
-        return (params, tokens), (None, None), inside
-    normal = rng.standard_normal((resampling.replicates, 2))
-    shared = np.sqrt(rng.chisquare(params.freedom, resampling.replicates) / params.freedom)
+    if scheme is None:
+        return (params, tokens), None, inside
+    normal = rng.standard_normal((scheme.replicates, 2))
+    shared = np.sqrt(rng.chisquare(params.freedom, scheme.replicates) / params.freedom)
     # A larger model at one budget sees fewer tokens.
     return (params, tokens), (params.draws(normal, shared), tokens.draws(-normal, shared)), inside
 
 
-def _from_runs(table: ProfileTable, resampling: Resampling | Residuals | None, rng: np.random.Generator) -> _Laws:
+def _from_runs(table: ProfileTable, scheme: Scheme | None, rng: np.random.Generator) -> _Laws:
     """The laws through all minima alike, with replicates from resampled runs or redrawn residuals."""
-    laws = tuple(fit_power(table.budgets, np.exp(minima.log_best[0])) for minima in table.minima.values())
-    if resampling is None:
-        return laws, (None, None), np.ones(len(table.budgets))
-    values, weight, kept = replicates(table, resampling, rng)
-    boot = tuple(fit_power(table.budgets, each, weight) for each in values) if len(weight) else (None, None)
-    return laws, boot, kept
+    params, tokens = (fit_power(table.budgets, np.exp(minima.log_best[0])) for minima in table.minima.values())
+    if scheme is None:
+        return (params, tokens), None, np.ones(len(table.budgets))
+    loss, weight = table.loss[None], table.held[None].astype(float)
+    if isinstance(scheme, Resampling):
+        weight = np.zeros((scheme.replicates, *table.held.shape))
+        for m, mine in enumerate(table.held):
+            weight[:, m, mine] = scheme.weights(int(mine.sum()), rng)
+    elif isinstance(scheme, Residuals):
+        drawn, freedom = _unleveraged(table)
+        loss = loss * (1.0 + scheme.draw(drawn, freedom, table.held.shape, rng) * table.held)
+    minima = [table.redrawn(quantity, loss, weight) for quantity in QUANTITIES]
+    good = minima[0].inside & minima[1].inside
+    # A law needs two budgets; of three or more, one without a minimum may be left out.
+    enough = good.sum(1) >= min(3, len(table.held))
+    rows = np.flatnonzero(enough)
+    if not len(rows):
+        return (params, tokens), None, good.mean(0)
+    if len(rows) < len(good):
+        rows = np.where(enough, np.arange(len(good)), rng.choice(rows, len(good)))
+    good = good[rows]
+    with np.errstate(over="ignore", invalid="ignore"):
+        n, d = (np.where(good, np.exp(each.log_best[rows]), 1.0) for each in minima)
+    boot = fit_power(table.budgets, n, good.astype(float)), fit_power(table.budgets, d, good.astype(float))
+    return (params, tokens), boot, good.mean(0)
+
+
+def _residuals(table: ProfileTable) -> tuple[np.ndarray, np.ndarray]:
+    """Relative residuals [M, n] about the parabolas or, of the runs near the minima, about the curves there; and which
+    runs have one."""
+    near, plain = table.near["params"], table.minima["params"].fitted if table.curve == "parabola" else None
+    fitted, used = (near.fitted, near.near) if plain is None else (plain[0], table.held)
+    residuals = np.where(used, table.loss / np.where(used, fitted, 1.0) - 1.0, 0.0)
+    if plain is None:  # what the curve is known to miss farther up is no noise
+        excess = near.fitted / near.fitted.min(1, keepdims=True) - 1.0
+        residuals = residuals / np.sqrt(1.0 + (MISFIT * excess / near.noise) ** 2)
+    return residuals, used
+
+
+def _unleveraged(table: ProfileTable) -> tuple[np.ndarray, float]:
+    """Residuals as large as the noise, and their degrees of freedom.
+
+    They are divided by sqrt(1 - leverage) of their profile's three constants, and scaled to their degrees of freedom;
+    for an interpolant, which has no residuals of its own, to the noise near the minima.
+    """
+    residuals, used = _residuals(table)
+    spared = np.ones(used.shape)
+    for m, mine in enumerate(used):
+        x = table.x["params"][m, mine]
+        q, _ = np.linalg.qr(np.vander((x - x.mean()) / x.std(), 3))
+        spared[m, mine] = np.sqrt(np.maximum(1.0 - (q * q).sum(1), 0.05))
+    unleveraged = residuals[used] / spared[used]
+    if table.curve != "parabola":
+        return sized(unleveraged, table.near["params"].noise), table.near["params"].freedom
+    freedom = max(1.0, float((used.sum(1) - 3).clip(0).sum()))
+    noise = max(LEAST_NOISE, float(np.sqrt((residuals**2).sum() / freedom)))
+    return sized(unleveraged, noise), freedom
 
 
 def _profiles(table: ProfileTable, kept: np.ndarray) -> tuple[Profile, ...]:
-    residuals, used = residuals_of(table)
+    residuals, used = _residuals(table)
     profiles = []
     for m, (budget, runs) in enumerate(table.members.items()):
-        curves = [_drawn(table, quantity, m) for quantity in QUANTITIES]
+        params, tokens = (_drawn(table, quantity, m) for quantity in QUANTITIES)
         scatter = float(np.sqrt((residuals[m] ** 2).sum() / max(1, used[m].sum() - 3)))
         near = tuple(run for run, one in zip(runs, used[m], strict=False) if one)
-        profiles.append(Profile(budget, runs, near, *curves, scatter, float(kept[m])))
+        profiles.append(Profile(budget, tuple(runs), near, params, tokens, scatter, float(kept[m])))
     return tuple(profiles)
 
 
-def _drawn(table: ProfileTable, quantity: str, m: int) -> Parabola:
+def _drawn(table: ProfileTable, quantity: str, m: int) -> ProfileCurve:
     """The curve of profile m, which can be evaluated anywhere."""
-    x, minima = getattr(table, quantity)[m, table.held[m]], table.minima[quantity]
+    x, minima = table.x[quantity][m, table.held[m]], table.minima[quantity]
     best, low, high = (float(np.exp(value)) for value in (minima.log_best[0, m], x.min(), x.max()))
-    common = best, float(minima.lowest[0, m]), float(minima.curvature[0, m]), low, high
-    if table.curve == "parabola":
-        return Parabola(*common)
-    if table.curve == "near":
-        return Skewed(*common, table.near[quantity].skew)
-    return Interpolated(*common, interpolant(x, table.loss[m, table.held[m]], np.ones(len(x))))
+    skew = table.near[quantity].skew if table.curve == "near" else None
+    through = interpolant(x, table.loss[m, table.held[m]], np.ones(len(x))) if table.curve == "akima" else None
+    lowest, curvature = float(minima.lowest[0, m]), float(minima.curvature[0, m])
+    return ProfileCurve(best, lowest, curvature, low, high, skew, through)

@@ -14,7 +14,6 @@ Priors and d were set on public IsoFLOP tables (`python -m tests.benchmarks.pred
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import stdtr
@@ -53,8 +52,14 @@ class AveragedLaw:
 
     def interval(self, flops: float, level: float, one_run: bool = True) -> tuple[float, float]:
         """Central interval of the loss at C = flops; with `one_run` that of a single trained run."""
-        tails = 0.5 - 0.5 * level, 0.5 + 0.5 * level
-        return tuple(float(v) for v in np.exp(self._quantiles(flops, tails, one_run)))
+        mean, sd = self._moments(flops, one_run)
+        kept = self.weight > _NEGLIGIBLE * self.weight.max()
+        weight, mean, sd = self.weight[kept], mean[kept][:, None], sd[kept][:, None]
+        grid = np.linspace((mean - 8.0 * sd).min(), (mean + 8.0 * sd).max(), 1201)
+        # Student's t, because the noise is itself known from few degrees of freedom.
+        reached = weight @ stdtr(self.freedom, (grid - mean) / sd) / weight.sum()
+        low, high = np.exp(np.interp([0.5 - 0.5 * level, 0.5 + 0.5 * level], reached, grid))
+        return float(low), float(high)
 
     def discrepancy(self, tail: float) -> float:
         """The d, relative for every factor e of compute, that the minima give `tail` of the weight to be below."""
@@ -86,25 +91,13 @@ class AveragedLaw:
         variance = variance + (_DISCREPANCIES * max(ahead, 0.0)) ** 2 + (self.noise**2 if one_run else 0.0)
         return mean, np.sqrt(variance)
 
-    def _quantiles(self, flops: float, tails: Sequence[float] | np.ndarray, one_run: bool) -> np.ndarray:
-        mean, sd = self._moments(flops, one_run)
-        kept = self.weight > _NEGLIGIBLE * self.weight.max()
-        weight, mean, sd = self.weight[kept], mean[kept][:, None], sd[kept][:, None]
-        grid = np.linspace((mean - 8.0 * sd).min(), (mean + 8.0 * sd).max(), 1201)
-        # Student's t, because the noise is itself known from few degrees of freedom.
-        reached = weight @ stdtr(self.freedom, (grid - mean) / sd) / weight.sum()
-        return np.interp(tails, reached, grid)
-
 
 def fit_loss_law(
     flops: np.ndarray, losses: np.ndarray, covariance: np.ndarray, noise: float, freedom: float
 ) -> AveragedLaw:
-    """The averaged law through M minima; of two the prior says how they go on.
+    """The averaged law through M minima `losses` at budgets `flops`, rising; of two the prior says how they go on.
 
-    Args:
-      flops: budgets [M], rising; losses: minima [M], nats per token.
-      covariance: [M, M] of the logarithms of the minima.
-      noise: relative standard deviation of one run; freedom: degrees of freedom it is known from.
+    `covariance` [M, M] is of the logarithms of the minima; `noise` and `freedom` as in `AveragedLaw`.
     """
     x = np.log(np.asarray(flops, np.float64))
     losses = np.asarray(losses, np.float64)

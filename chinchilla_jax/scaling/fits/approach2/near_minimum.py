@@ -78,8 +78,7 @@ def fit_near(x: np.ndarray, loss: np.ndarray, held: np.ndarray, log_flops: np.nd
     for m, mine in enumerate(held):
         near[m, mine] = near_runs(x[m, mine], loss[m, mine])
     problem = _Problem(x, np.log(np.where(held, loss, 1.0)), near, log_flops - log_flops.mean())
-    theta = problem.start()
-    noise = _USUAL_NOISE
+    theta, noise = problem.start(), _USUAL_NOISE
     for _ in range(_ROUNDS):
         for _ in range(_STEPS):
             step = problem.step(theta, noise)
@@ -111,10 +110,19 @@ class _Problem:
     middle and slope."""
 
     def __init__(self, x: np.ndarray, log_loss: np.ndarray, near: np.ndarray, centred: np.ndarray):
-        self.count = len(x)
-        self.profile = np.repeat(np.arange(self.count), near.sum(1))
-        self.x, self.y, self.centred = x[near], log_loss[near], centred
-        self.size = 3 * self.count + 3
+        m = self.count = len(x)
+        self.profile = np.repeat(np.arange(m), near.sum(1))
+        self.x, self.y, self.size = x[near], log_loss[near], 3 * m + 3
+        # The priors: what `prior` @ theta misses of what is expected, over its spread.
+        rows = self.prior = np.zeros((m + 3, self.size))
+        rows[np.arange(m), 2 * m + np.arange(m)] = 1.0 / CURVATURE_SPREAD
+        rows[:m, 3 * m + 1] = -1.0 / CURVATURE_SPREAD
+        rows[:m, 3 * m + 2] = -centred / CURVATURE_SPREAD
+        rows[m, 3 * m] = 1.0 / profile_shape.SKEW_SPREAD
+        rows[m + 1, 3 * m + 1] = 1.0
+        rows[m + 2, 3 * m + 2] = 1.0 / _CURVATURE_SLOPE
+        self.expected = np.zeros(len(rows))
+        self.expected[m + 1] = np.log(_USUAL_CURVATURE)
 
     def start(self) -> np.ndarray:
         """From a parabola through each profile's runs."""
@@ -131,13 +139,11 @@ class _Problem:
         theta[3 * m + 1] = np.median(theta[2 * m : 3 * m])
         return theta
 
-    def _runs(self, theta: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
-        """Weighted residuals of the runs, and their derivatives with the sign turned."""
+    def _runs(self, theta: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weighted residuals of the runs, their derivatives with the sign turned, and the matrix of both and priors."""
         m, rows = self.count, np.arange(len(self.x))
         low, best, log_curvature = theta[: 3 * m].reshape(3, m)[:, self.profile]
-        skew = theta[3 * m]
-        curvature = np.exp(log_curvature)
-        u = self.x - best
+        skew, curvature, u = theta[3 * m], np.exp(log_curvature), self.x - best
         excess = curvature * profile_shape.shape(u, skew)
         inner = 1.0 / (1.0 + excess)
         weight = 1.0 / np.sqrt(noise**2 + (MISFIT * np.minimum(excess, 1.0)) ** 2)
@@ -146,30 +152,15 @@ class _Problem:
         slopes[rows, m + self.profile] = -curvature * profile_shape.slope(u, skew) * inner
         slopes[rows, 2 * m + self.profile] = excess * inner
         slopes[:, 3 * m] = curvature * profile_shape.skew_slope(u, skew) * inner
-        return (self.y - low - np.log1p(excess)) * weight, slopes * weight[:, None]
-
-    def _priors(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same of the priors: what theta misses of what is expected, over its spread."""
-        m = self.count
-        rows = np.zeros((m + 3, self.size))
-        rows[np.arange(m), 2 * m + np.arange(m)] = 1.0 / CURVATURE_SPREAD
-        rows[:m, 3 * m + 1] = -1.0 / CURVATURE_SPREAD
-        rows[:m, 3 * m + 2] = -self.centred / CURVATURE_SPREAD
-        rows[m, 3 * m] = 1.0 / profile_shape.SKEW_SPREAD
-        rows[m + 1, 3 * m + 1] = 1.0
-        rows[m + 2, 3 * m + 2] = 1.0 / _CURVATURE_SLOPE
-        expected = np.zeros(len(rows))
-        expected[m + 1] = np.log(_USUAL_CURVATURE)
-        return expected - rows @ theta, rows
-
-    def _normal(self, slopes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return slopes.T @ slopes + rows.T @ rows + 1e-9 * np.eye(self.size)
+        slopes = slopes * weight[:, None]
+        normal = slopes.T @ slopes + self.prior.T @ self.prior + 1e-9 * np.eye(self.size)
+        return (self.y - low - np.log1p(excess)) * weight, slopes, normal
 
     def step(self, theta: np.ndarray, noise: float) -> np.ndarray:
         """The next change of theta, short enough that the line it rests on holds."""
         m = self.count
-        (residual, slopes), (missed, rows) = self._runs(theta, noise), self._priors(theta)
-        step = np.linalg.solve(self._normal(slopes, rows), slopes.T @ residual + rows.T @ missed)
+        residual, slopes, normal = self._runs(theta, noise)
+        step = np.linalg.solve(normal, slopes.T @ residual + self.prior.T @ (self.expected - self.prior @ theta))
         step[m : 2 * m] = np.clip(step[m : 2 * m], -0.4, 0.4)
         step[2 * m : 3 * m] = np.clip(step[2 * m : 3 * m], -0.5, 0.5)
         step[3 * m] = np.clip(step[3 * m], -0.03, 0.03)
@@ -177,8 +168,8 @@ class _Problem:
 
     def noise(self, theta: np.ndarray, noise: float) -> tuple[float, float, np.ndarray]:
         """A run's relative noise from the residuals, its degrees of freedom, and theta's covariance."""
-        residual, slopes = self._runs(theta, noise)
-        covariance = np.linalg.inv(self._normal(slopes, self._priors(theta)[1]))
+        residual, slopes, normal = self._runs(theta, noise)
+        covariance = np.linalg.inv(normal)
         spent = float(np.einsum("ri,ij,rj->", slopes, covariance, slopes))
         freedom = max(0.5, len(residual) - spent) + _NOISE_FREEDOM
         squares = noise**2 * float((residual**2).sum()) + _NOISE_FREEDOM * _USUAL_NOISE**2

@@ -31,32 +31,30 @@ class Refusal:
 
 
 class ProfileTable:
-    """The runs of M profiles as padded arrays [M, n]: ln N, ln D, loss, and which entries are runs.
+    """The runs of M profiles as padded arrays [M, n]: `x` (ln N and ln D), `loss`, and `held`: which entries are runs.
 
     `curve` is what goes through them: `near`, `parabola` or `akima`.
     """
 
-    def __init__(self, members: dict[float, tuple[Run, ...]], curve: str):
+    def __init__(self, members: dict[float, list[Run]], curve: str):
         self.members, self.curve = members, curve
         shape = (len(members), max(len(runs) for runs in members.values()))
         self.budgets = np.array(list(members))
         self.held = np.zeros(shape, bool)
-        self.params, self.tokens, self.loss = np.zeros(shape), np.zeros(shape), np.ones(shape)
+        self.x, self.loss = {quantity: np.zeros(shape) for quantity in QUANTITIES}, np.ones(shape)
         for m, runs in enumerate(members.values()):
-            n = len(runs)
-            self.held[m, :n] = True
-            self.params[m, :n] = np.log([run.params for run in runs])
-            self.tokens[m, :n] = np.log([run.tokens for run in runs])
-            self.loss[m, :n] = [run.loss for run in runs]
             # Padding stands on a real size, so that no basis is spoilt by it.
-            for values in (self.params, self.tokens, self.loss):
-                values[m, n:] = values[m, 0]
+            padded = [*runs, *[runs[0]] * (shape[1] - len(runs))]
+            self.held[m, : len(runs)] = True
+            self.loss[m] = [run.loss for run in padded]
+            for quantity, x in self.x.items():
+                x[m] = np.log([getattr(run, quantity) for run in padded])
 
     @functools.cached_property
     def near(self) -> dict[str, NearFit]:
         """Profiles by the runs near their minima, against ln N (`params`) and ln D (`tokens`)."""
         log_flops = np.log(self.budgets)
-        return {quantity: fit_near(getattr(self, quantity), self.loss, self.held, log_flops) for quantity in QUANTITIES}
+        return {quantity: fit_near(x, self.loss, self.held, log_flops) for quantity, x in self.x.items()}
 
     @functools.cached_property
     def minima(self) -> dict[str, ProfileMinima]:
@@ -65,7 +63,7 @@ class ProfileTable:
             return {quantity: self.redrawn(quantity, self.loss[None], self.held[None]) for quantity in QUANTITIES}
         minima = {}
         for quantity, near in self.near.items():
-            x, lowest = getattr(self, quantity), np.exp(near.log_lowest)
+            x, lowest = self.x[quantity], np.exp(near.log_lowest)
             inside = (near.log_best > x.min(1)) & (near.log_best < x.max(1))
             rows = near.log_best, lowest, near.curvature * lowest, inside, near.fitted
             minima[quantity] = ProfileMinima(*(values[None] for values in rows))
@@ -74,7 +72,7 @@ class ProfileTable:
     def redrawn(self, quantity: str, loss: np.ndarray, weight: np.ndarray) -> ProfileMinima:
         """Minima of the curves `parabola` or `akima` for losses or weights [B, M, n]."""
         curves = parabolas if self.curve == "parabola" else akima
-        return curves(getattr(self, quantity), loss, weight.astype(float), self.held)
+        return curves(self.x[quantity], loss, weight.astype(float), self.held)
 
 
 def read_profiles(runs: Sequence[Run], curve: str) -> tuple[ProfileTable, tuple[Refusal, ...]]:
@@ -83,20 +81,22 @@ def read_profiles(runs: Sequence[Run], curve: str) -> tuple[ProfileTable, tuple[
     Raises:
       FitRefused: `no_budget` (no run has one), or `few_budgets` (fewer than two profiles are usable).
     """
-    runs = [run for run in runs if run.role == "isoflop" and run.budget is not None]
-    if not runs:
+    members: dict[float, list[Run]] = {}
+    for run in runs:
+        if run.role == "isoflop" and run.budget is not None:
+            members.setdefault(run.budget, []).append(run)
+    if not members:
         raise FitRefused("no_budget", "approach 2 needs IsoFLOP runs with a budget; add a column `budget` in FLOPs")
-    budgets = sorted({run.budget for run in runs})
-    members = {budget: tuple(run for run in runs if run.budget == budget) for budget in budgets}
+    budgets = sorted(members)
     refusals, refused = [], [refusal for budget in budgets for refusal in _too_few(budget, members[budget])]
     while True:  # A profile refused takes its part of the skew with it, so the others are fitted again.
         refusals += refused
         left_out = {refusal.budget for refusal in refusals}
-        members = {budget: mine for budget, mine in members.items() if budget not in left_out}
-        if len(members) < 2:
+        kept = {budget: members[budget] for budget in budgets if budget not in left_out}
+        if len(kept) < 2:
             why = "; ".join(r.message for r in refusals) or f"the only budget is {budgets[0]:.3g} FLOPs"
-            raise FitRefused("few_budgets", f"approach 2 needs two usable profiles, got {len(members)}: {why}")
-        table = ProfileTable(members, curve)
+            raise FitRefused("few_budgets", f"approach 2 needs two usable profiles, got {len(kept)}: {why}")
+        table = ProfileTable(kept, curve)
         refused = _downward(table) or _without_minimum(table)
         if not refused:
             return table, tuple(sorted(refusals, key=lambda refusal: refusal.budget))
@@ -119,9 +119,9 @@ def _too_few(budget: float, runs: Sequence[Run]) -> list[Refusal]:
 
 def _downward(table: ProfileTable) -> list[Refusal]:
     """Profiles whose parabola through all runs opens downward."""
-    refused = {}
+    refused: dict[float, Refusal] = {}
     for quantity, name in QUANTITIES.items():
-        minima = parabolas(getattr(table, quantity), table.loss[None], table.held[None].astype(float), table.held)
+        minima = parabolas(table.x[quantity], table.loss[None], table.held[None].astype(float), table.held)
         for budget in table.budgets[~(minima.curvature[0] > 0)].tolist():
             why = f"the parabola in log {name} opens downward; add sizes on both sides or repeat noisy runs"
             refused.setdefault(budget, _refusal(budget, "downward", why))
@@ -130,22 +130,20 @@ def _downward(table: ProfileTable) -> list[Refusal]:
 
 def _without_minimum(table: ProfileTable) -> list[Refusal]:
     """Profiles whose curve has no minimum inside the sizes tried, or one far below every loss."""
-    refusals = [_why_no_minimum(table, m) for m in range(len(table.budgets))]
-    return [refusal for refusal in refusals if refusal]
-
-
-def _why_no_minimum(table: ProfileTable, m: int) -> Refusal | None:
-    budget, losses = table.budgets[m].item(), table.loss[m, table.held[m]]
-    for quantity, name in QUANTITIES.items():
-        minima = table.minima[quantity]
-        if not minima.inside[0, m]:
-            tried = np.exp(getattr(table, quantity)[m, table.held[m]])
+    refused: dict[float, Refusal] = {}
+    for m, budget in enumerate(table.budgets.tolist()):
+        losses = table.loss[m, table.held[m]]
+        for quantity, name in QUANTITIES.items():
+            minima, tried = table.minima[quantity], np.exp(table.x[quantity][m, table.held[m]])
             low, high = tried.min(), tried.max()
-            side = "smaller" if np.exp(minima.log_best[0, m]) <= np.sqrt(low * high) else "larger"
-            why = f"the minimum over {name} lies outside those tried ({low:.3g} to {high:.3g}); add runs with {side} "
-            return _refusal(budget, "edge", why + name)
-        if minima.lowest[0, m] < _FAR_BELOW * losses.min():
-            odd = losses[np.abs(np.log(losses / np.median(losses))).argmax()]
-            why = f"the minimum of the curve, {minima.lowest[0, m]:.4g}, lies far below every loss; check the run of "
-            return _refusal(budget, "far_off", f"{why}loss {odd:.4g}")
-    return None
+            if not minima.inside[0, m]:
+                side = "smaller" if np.exp(minima.log_best[0, m]) <= np.sqrt(low * high) else "larger"
+                why = f"the minimum over {name} lies outside those tried ({low:.3g} to {high:.3g}); add runs with "
+                refused.setdefault(budget, _refusal(budget, "edge", f"{why}{side} {name}"))
+            elif minima.lowest[0, m] < _FAR_BELOW * losses.min():
+                odd = losses[np.abs(np.log(losses / np.median(losses))).argmax()]
+                why = (
+                    f"the minimum of the curve, {minima.lowest[0, m]:.4g}, lies far below every loss; check the run of "
+                )
+                refused.setdefault(budget, _refusal(budget, "far_off", f"{why}loss {odd:.4g}"))
+    return list(refused.values())

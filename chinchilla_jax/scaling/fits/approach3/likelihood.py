@@ -33,16 +33,14 @@ _PULL = 1e3  # how much stiffer than the objective the spring is that draws q as
 
 @dataclasses.dataclass(frozen=True)
 class ProfileLikelihood:
-    """`values` [K] of the quantity and the `drop` [K] of the log-likelihood, or what stands for it, at each.
+    """`values` [K] of the quantity, `best` by the fit, and the `drop` [K] of the log-likelihood, or what stands for it.
 
-    `interval` is that of `level`; an end is infinite when the likelihood had not dropped enough where tracing ended.
+    An end of the `interval` is infinite when the likelihood had not dropped enough where tracing ended.
     """
 
-    name: str
     best: float
     values: np.ndarray
     drop: np.ndarray
-    level: float
     interval: tuple[float, float]
 
 
@@ -58,14 +56,9 @@ def quantities(budget: float | None = None, flops_per: FlopsPerToken = 6.0) -> d
 
 
 def profile_likelihood(
-    runs: Sequence[Run], fit: ParametricFit, name: str, quantity: Quantity, *, level: float = 0.95
+    runs: Sequence[Run], fit: ParametricFit, quantity: Quantity, level: float = 0.95
 ) -> ProfileLikelihood:
-    """The profile of `quantity` about `fit`, which must be that of the same runs.
-
-    Args:
-      name: for the reader, e.g. a key of `quantities()`.
-      level: of the interval.
-    """
+    """The profile of `quantity` about `fit`, which must be that of the same runs, with the interval of `level`."""
     problem = SurfaceProblem(runs, fit.tied)
     theta = problem.locate(fit.surface)
     objective = problem.objective(fit.misfit)
@@ -95,7 +88,7 @@ def profile_likelihood(
     order = np.argsort(values, kind="stable")
     values, drop = values[order], drop[order]
     limit = 0.5 * fdtri(1, max(1, problem.size - problem.unknowns), level)
-    return ProfileLikelihood(name, best, values, drop, level, _crossings(values, drop, best, limit))
+    return ProfileLikelihood(best, values, drop, _crossings(values, drop, best, limit))
 
 
 def _derivatives(function: Callable[[np.ndarray], np.ndarray], theta: np.ndarray, step: float) -> np.ndarray:

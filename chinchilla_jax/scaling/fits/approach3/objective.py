@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from chinchilla_jax.scaling.fits.minimise import Objective
-from chinchilla_jax.scaling.fits.multistart import Misfit
+from chinchilla_jax.scaling.fits.multistart import Misfit, Problem
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
@@ -22,19 +22,17 @@ _MIN_SPREAD = 0.05  # of ln D about its line in ln N; an IsoFLOP ladder of ratio
 _LOG_NEGLIGIBLE = np.log(1e-6)  # a term this much smaller than the loss is absent
 
 
-class SurfaceProblem:
-    """The fit of E + A/N^alpha + B/D^beta to the runs with role `isoflop`, a `multistart.Problem`.
+class SurfaceProblem(Problem):
+    """The fit of E + A/N^alpha + B/D^beta to the runs with role `isoflop`, in standardised coordinates theta [..., P].
 
-    In standardised coordinates theta [..., P]: ln N and ln D are centred and divided by their spread, so that a, b and
-    e are logs of the three terms at the centre of the data and all five unknowns matter about equally. With `tied`
-    exponents P is 4: a, b, e and the common exponent (alpha = beta).
+    ln N and ln D are centred and divided by their spread, so that a, b and e are logs of the three terms at the centre
+    of the data and all five unknowns matter about equally. With `tied` exponents P is 4: a, b, e and the common
+    exponent (alpha = beta).
 
     Raises:
       FitRefused: `few_points` (not more runs than unknowns), `constant_loss` (all losses equal), `same_size` (fewer
         than 3 distinct N or D), `collinear` (D/N the same function of N throughout).
     """
-
-    chunk = 128  # so that the working arrays of a batch stay in the processor's cache
 
     def __init__(self, runs: Sequence[Run], tied: bool = False):
         runs = [run for run in runs if run.role == "isoflop"]
@@ -47,10 +45,6 @@ class SurfaceProblem:
         self.centre, self.spread = (log_n.mean(), log_d.mean()), (log_n.std(), log_d.std())
         self._x = x = (log_n - self.centre[0]) / self.spread[0]
         self._y = y = (log_d - self.centre[1]) / self.spread[1]
-        one = np.ones_like(x)
-        self._moments_x = np.stack([one, x, x * x], 1)
-        self._moments_y = np.stack([one, y, y * y], 1)
-        self._moments_xy = np.stack([one, x, y, x * y], 1)
         apart = (y - x * (x @ y) / len(x)).std() * self.spread[1]
         if apart < _MIN_SPREAD:
             raise FitRefused(
@@ -60,9 +54,8 @@ class SurfaceProblem:
             )
         # theta_[P] -> the five of the untied law; the common exponent is measured in the geometric mean of the spreads.
         ratio = np.sqrt(self.spread[0] / self.spread[1])
-        self._basis = np.eye(5)
-        if tied:
-            self._basis = np.column_stack([np.eye(5, 3), [0.0, 0.0, 0.0, ratio, 1.0 / ratio]])
+        self._basis = np.column_stack([np.eye(5, 3), [0.0, 0.0, 0.0, ratio, 1.0 / ratio]]) if tied else np.eye(5)
+        self.unknowns = self._basis.shape[1]
 
     def _refuse_unfit(self, needed: int) -> None:
         if self.size < needed:
@@ -76,15 +69,6 @@ class SurfaceProblem:
         for word, values in (("N", self.params), ("D", self.tokens)):
             if len(np.unique(values)) < 3:
                 raise FitRefused("same_size", f"approach 3: {len(np.unique(values))} distinct {word}; needs 3")
-
-    @property
-    def unknowns(self) -> int:
-        """P."""
-        return self._basis.shape[1]
-
-    def unit(self, misfit: Misfit) -> float:
-        """What residuals are measured in, which brings the objective near the number of runs."""
-        return min(misfit.delta, 1e-2)
 
     def usable(self, theta: np.ndarray) -> np.ndarray:
         """[B]: whether the law falls with both N and D, by more than rounding error at the centre of the data."""
@@ -127,20 +111,19 @@ class SurfaceProblem:
         share = terms / terms.sum(1, keepdims=True)
         return np.column_stack([share, -share[:, 0] * np.log(self.params), -share[:, 1] * np.log(self.tokens)])
 
-    def objective(
-        self, misfit: Misfit, weights: np.ndarray | None = None, problem_of_row: np.ndarray | None = None
-    ) -> Objective:
+    def objective(self, misfit: Misfit, weights: np.ndarray | None = None) -> Objective:
         """As `multistart.Problem` says."""
         unit, raw = self.unit(misfit), misfit.residual == "raw"
         width, log_loss = misfit.delta / unit, np.log(self.loss)
         basis = self._basis if self.tied else None
+        x, y, one = self._x, self._y, np.ones_like(self._x)
+        moments_x, moments_y = np.stack([one, x, x * x], 1), np.stack([one, y, y * y], 1)
+        moments_xy = np.stack([one, x, y, x * y], 1)
 
         def evaluate(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             five = theta if basis is None else theta @ basis.T
             a, b, e, alpha, beta = five.T[:, :, None]
-            term_n = np.exp(np.clip(a - alpha * self._x, -_CLIP, _CLIP))
-            term_d = np.exp(np.clip(b - beta * self._y, -_CLIP, _CLIP))
-            term_e = np.exp(np.clip(e, -_CLIP, _CLIP))
+            term_n, term_d, term_e = (np.exp(np.clip(v, -_CLIP, _CLIP)) for v in (a - alpha * x, b - beta * y, e))
             total = term_n + term_d + term_e
             residual = ((total - self.loss) if raw else (np.log(total) - log_loss)) / unit
             force = np.clip(residual, -width, width)
@@ -150,15 +133,15 @@ class SurfaceProblem:
             if raw:  # d total = total d ln(total), twice
                 force, stiff = force * total, stiff * total**2 + force * total
             if weights is not None:
-                w = weights[problem_of_row[rows]]
+                w = weights[rows]
                 energy, force, stiff = energy * w, force * w, stiff * w
             stiff = stiff - force
             p, q, s = term_n / total, term_d / total, term_e / total
             fp, fq, fs, kp, kq = force * p, force * q, force * s, stiff * p, stiff * q
-            pp, qq = (kp * p + fp) @ self._moments_x, (kq * q + fq) @ self._moments_y
+            pp, qq = (kp * p + fp) @ moments_x, (kq * q + fq) @ moments_y
             ss = (stiff * s * s + fs).sum(1)
-            pq, ps, qs = (kp * q) @ self._moments_xy, (kp * s) @ self._moments_x, (kq * s) @ self._moments_y
-            gp, gq = fp @ self._moments_x, fq @ self._moments_y
+            pq, ps, qs = (kp * q) @ moments_xy, (kp * s) @ moments_x, (kq * s) @ moments_y
+            gp, gq = fp @ moments_x, fq @ moments_y
             gradient = np.stack([gp[:, 0], gq[:, 0], fs.sum(1), -gp[:, 1], -gq[:, 1]], 1)
             upper = (
                 *(pp[:, 0], pq[:, 0], ps[:, 0], -pp[:, 1], -pq[:, 2]),

@@ -84,15 +84,13 @@ def fit_parametric(
     starts = paper_starts() if starts is None else np.asarray(starts, np.float64)
     starts = starts[starts[:, 3] == starts[:, 4]] if tied else starts
     wide = misfit.narrowing("log") or [Misfit("", "log", 1e-1)]
-    minima = descend(problem, problem.standardise(starts), [*wide, misfit])
+    minima, agreement = descend(problem, problem.standardise(starts), [*wide, misfit])
     if not problem.usable(minima.theta[:1])[0]:
         surface = problem.surface(minima.theta[0])
-        raise FitRefused(
-            "no_optimum",
-            f"approach 3: the best surface has alpha = {surface.alpha:.3g}, beta = "
-            f"{surface.beta:.3g}; loss must fall with both N and D: widen the range of sizes and tokens",
-        )
-    fit = describe_fit(problem, minima.theta[0], misfit, minima.agreement, len(starts))
+        why = "loss must fall with both N and D: widen the range of sizes and tokens"
+        exponents = f"alpha = {surface.alpha:.3g}, beta = {surface.beta:.3g}"
+        raise FitRefused("no_optimum", f"approach 3: the best surface has {exponents}; {why}")
+    fit = describe_fit(problem, minima.theta[0], misfit, agreement, len(starts))
     if resampling is None:
         return fit
     theta, kept = bootstrap(problem, misfit, minima, resampling, np.random.default_rng(seed))

@@ -27,7 +27,7 @@ def plot_envelope(prediction: Prediction, runs: Sequence[Run], path: Path, unit:
     scale = LogNorm(sizes[0], sizes[-1])
     with style.drawing(path, 5.6, 1, 2, layout="constrained") as (figure, (left, right)):
         for run in fit.runs:
-            x, loss = smooth(run, fit.preset.smoothing)
+            x, loss = smooth(run, fit.preset.curve)
             left.plot(np.exp(x), loss, color=style.shades()(scale(run.params)), lw=0.8, alpha=0.8)
         left.plot(points.flops, points.loss, color=PURPLE, lw=2.2, label="envelope")
         low, high = points.loss.min(), np.quantile(points.loss, 0.98)
@@ -39,9 +39,8 @@ def plot_envelope(prediction: Prediction, runs: Sequence[Run], path: Path, unit:
         for words, colour in (("winner at an edge", PALE), ("winner", PURPLE)):
             chosen = (points.edge == "") == (words == "winner")
             right.plot(points.flops[chosen], points.params[chosen], ".", color=colour, ms=3, label=words)
-        if fit.preset.optimum != "winner":
-            used = fit.optima.weight > 0
-            right.plot(fit.optima.flops[used], fit.optima.params[used], color=GREEN, lw=2, label="smooth optimum")
+        if fit.preset.curve != "winner":
+            right.plot(*fit.optima.T, color=GREEN, lw=2, label="smooth optimum")
         label = f"$N^* \\propto C^{{{float(fit.params_law.exponent):.3f}}}$"
         right.plot(points.flops, fit.params_law.at(points.flops), "--", color=PURPLE, lw=1.6, label=label)
         style.log_flops(right)

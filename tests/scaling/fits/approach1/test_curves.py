@@ -32,7 +32,7 @@ def test_the_end_of_a_falling_curve_is_read_without_bias(points):
 def test_a_curve_logged_at_every_step_is_thinned_and_ends_at_its_end():
     steps = np.arange(1, 20001)
     long = Run("long", 1e8, 20000.0, 1.2e13, 3.0, curve=Curve(steps.astype(float), 2.0 + (steps / 20000.0) ** -0.3))
-    flops, loss = smooth(long, "local_linear")
+    flops, loss = smooth(long, "smooth")
     assert 400 < len(flops) <= 500
     assert flops[-1] == pytest.approx(np.log(1.2e13), abs=2e-3) and loss[-1] == pytest.approx(3.0, rel=1e-3)
 

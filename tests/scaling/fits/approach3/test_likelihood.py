@@ -25,7 +25,7 @@ class TestProfileLikelihood:
         sd = np.sqrt(np.diag(np.linalg.inv(jacobian.T @ jacobian)) * 2 * fit.objective / (len(runs) - 5))
         t = scipy.stats.t.ppf(0.975, len(runs) - 5)
         for name, expected in zip(("ln A", "ln B", "alpha", "beta"), sd[[0, 1, 3, 4]], strict=True):
-            profile = profile_likelihood(runs, fit, name, quantities()[name])
+            profile = profile_likelihood(runs, fit, quantities()[name])
             low, high = profile.interval
             assert (profile.best - low, high - profile.best) == pytest.approx((t * expected,) * 2, rel=0.05), name
 
@@ -36,7 +36,7 @@ class TestProfileLikelihood:
             runs, widths = law_runs(0.004, seed), []
             for misfit in (HUBER, SQUARED_LOG):
                 fit = fit_parametric(runs, misfit=misfit, starts=FEW[::5], resampling=None)
-                low, high = profile_likelihood(runs, fit, "ln N*", quantities(1e21)["ln N*"]).interval
+                low, high = profile_likelihood(runs, fit, quantities(1e21)["ln N*"]).interval
                 widths.append(high - low)
             ratios.append(widths[0] / widths[1])
         assert 1.05 < np.median(ratios) < 1.45, ratios
@@ -44,7 +44,7 @@ class TestProfileLikelihood:
     def test_passes_through_the_fit_and_rises_away_from_it(self, figure_4_trimmed):
         fit = fit_parametric(figure_4_trimmed, starts=FEW, resampling=None)
         for name, quantity in quantities(5.76e23).items():
-            profile = profile_likelihood(figure_4_trimmed, fit, name, quantity)
+            profile = profile_likelihood(figure_4_trimmed, fit, quantity)
             low, high = profile.interval
             assert low < profile.best < high, name
             assert profile.drop[profile.values == profile.best] == 0 and profile.drop.min() == 0
@@ -57,7 +57,7 @@ class TestProfileLikelihood:
             runs = law_runs(0.004, seed)
             fit = fit_parametric(runs, misfit=SQUARED_LOG, starts=FEW[::5], resampling=None)
             truth = np.log(TRUTH.optimum(1e21)[0])
-            low, high = profile_likelihood(runs, fit, "ln N*", quantities(1e21)["ln N*"]).interval
+            low, high = profile_likelihood(runs, fit, quantities(1e21)["ln N*"]).interval
             covered += low <= truth <= high
         assert covered >= 34  # 38 expected; fewer than 34 would happen once in 300
 
@@ -67,5 +67,5 @@ class TestProfileLikelihood:
         losses = [TRUTH.loss(n, d) * np.exp(0.002 * np.sin(7.0 * i)) for i, (n, d) in enumerate(grid)]
         runs = [Run(str(i), *grid[i], 6 * np.prod(grid[i]), loss) for i, loss in enumerate(losses)]
         fit = fit_parametric(runs, misfit=SQUARED_LOG, starts=FEW, resampling=None)
-        low, high = profile_likelihood(runs, fit, "alpha", quantities()["alpha"]).interval
+        low, high = profile_likelihood(runs, fit, quantities()["alpha"]).interval
         assert high - low > 0.5 or np.isinf(low) or np.isinf(high)

@@ -23,6 +23,6 @@ def test_profile_likelihood_holds_the_truth_in_at_least_90_of_100_seeds(misfit):
         runs = simulate_isoflop(TRUTH, BUDGETS, SIZES, noise=0.003, seed=seed)
         fit = fit_parametric(runs, misfit=misfit, starts=FEW, resampling=None)
         for name, quantity in wanted.items():
-            low, high = profile_likelihood(runs, fit, name, quantity).interval
+            low, high = profile_likelihood(runs, fit, quantity).interval
             held[name] += low <= float(quantity(TRUTH)) <= high
     assert min(held.values()) >= 90, held

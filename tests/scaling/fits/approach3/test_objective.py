@@ -11,7 +11,7 @@ from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_RAW, Misfit
 @pytest.mark.parametrize("misfit", [HUBER, SQUARED_RAW, Misfit("wide", "raw", 0.05)], ids=lambda m: m.name)
 def test_derivatives_are_those_of_the_value(misfit, tied, law_runs):
     problem = SurfaceProblem(law_runs(0.01), tied)
-    value = problem.objective(misfit, np.random.default_rng(0).integers(0, 3, (4, 32)).astype(float), np.arange(4))
+    value = problem.objective(misfit, np.random.default_rng(0).integers(0, 3, (4, 32)).astype(float))
     rows = np.arange(4)
     theta = problem.standardise(np.array([[5.0, 6.5, 0.5, 0.3, 0.35]] * 4))
     theta = theta + 0.1 * np.random.default_rng(1).standard_normal(theta.shape)

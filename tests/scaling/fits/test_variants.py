@@ -3,9 +3,9 @@
 import pytest
 
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.approach3.varpro import fit_varpro
 from chinchilla_jax.scaling.fits.multistart import SQUARED_RAW
 from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.fits.variants import fit_varpro
 from chinchilla_jax.scaling.read.runs import FitRefused
 
 FEW = paper_starts()[::45]
