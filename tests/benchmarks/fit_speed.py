@@ -24,8 +24,7 @@ import scipy.optimize
 
 import chinchilla_jax
 from chinchilla_jax.scaling.fits.approach3.as_published import paper_objective
-from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
-from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.approach3.parametric import SurfaceProblem, fit_parametric, paper_starts
 from chinchilla_jax.scaling.fits.resample import Resampling
 from chinchilla_jax.scaling.report.paper import figure_4
 

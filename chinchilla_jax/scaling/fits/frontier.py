@@ -1,8 +1,18 @@
 """How does one optimal quantity (N*, D* or the minimum loss) move with compute?
 
 Two forms: the pure power law y = k C^x, and for the loss also L = E + k C^-g with an irreducible part. Both are fitted
-to many bootstrap replicates at once, so every value here may carry a leading replicate dimension. `OptimumLaw` is a
-power law that knows how far from it the best size of a larger budget may lie.
+to many bootstrap replicates at once, so values may carry a leading replicate dimension. `OptimumLaw` is a power law
+that knows how far from it the best size of a larger budget may lie. `AveragedLaw` extrapolates the loss:
+
+Four budgets hardly show E, but a prediction a few times beyond them depends on it. So E is not chosen: for every E the
+rest is a straight line of ln(L - E) in ln C, and the prediction is the average over E, weighted by how well each line
+fits and by a weak prior. `k C^-g` is one of these laws, E = 0.
+
+No such law holds over decades. Each minimum may be off by d for every factor e between its budget and the largest one
+fitted, and so may the prediction beyond it. Small budgets therefore count little, and far targets are uncertain. The
+minima tell a little about how large d is; it is averaged over as well, about `DISCREPANCY`.
+
+Priors and d were set on public IsoFLOP tables (`python -m tests.benchmarks.prediction` shows what they are worth).
 """
 
 from __future__ import annotations
@@ -10,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from chinchilla_jax.scaling.fits.minimise import minimise_on_grid
 
@@ -19,14 +29,18 @@ _EXPONENT_RANGE = (1e-3, 3.0)
 # 0.2: `tests.benchmarks.prediction`); how much it grows for every factor e of compute away from the largest budget; and
 # how many residuals this assumption counts for.
 _SCATTER, _DRIFT, _FREEDOM = 0.08, 0.03, 3.0
+DISCREPANCY, _DISCREPANCY_SPREAD = 0.003, 1.0  # median of d, and the standard deviation of its logarithm
+_DISCREPANCIES = np.array([0.0003, 0.0006, 0.0012, 0.0025, 0.005, 0.01])
+# E as a share of the lowest minimum: 0.7 of a normal distribution about what published laws have, and 0.3 of a flat
+# one, which leaves a law without an irreducible loss its chance.
+SHARE, _SHARE_SPREAD, _FLAT = 0.6, 0.2, 0.3
+_SHARES = np.linspace(0.0, 0.975, 40)
+_NEGLIGIBLE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
-    """y = coefficient * C^exponent, kept as its value at a central compute because 1e20 ** x loses digits.
-
-    `log_centre` ln of the central C; `log_value` [] or [B], ln y there; `exponent` [] or [B].
-    """
+    """y = coefficient * C^exponent, kept as ln y [] or [B] at a central compute because 1e20 ** x loses digits."""
 
     log_centre: float
     log_value: np.ndarray
@@ -44,12 +58,9 @@ class PowerLaw:
 
 @dataclasses.dataclass(frozen=True)
 class OptimumLaw(PowerLaw):
-    """A power law whose centre is the largest budget fitted.
-
-    `covariance` [2, 2] of `log_value` and `exponent`, and `scale` of the spread of optima about the line over what was
-    supposed, both known from `freedom` degrees of freedom. Minima of flat profiles scatter by more than the noise of
-    runs explains, and so will the optimum of the next budget.
-    """
+    """A power law whose centre is the largest budget fitted, with the `covariance` [2, 2] of `log_value` and
+    `exponent`, and the `scale` of the spread of optima about the line over what was supposed, both known from `freedom`
+    degrees of freedom. Minima of flat profiles scatter by more than the noise of runs explains; so will the next."""
 
     covariance: np.ndarray = dataclasses.field(compare=False)
     scale: float
@@ -87,12 +98,71 @@ class OffsetLaw:
         return self.irreducible + self.value * np.exp(-self.exponent * (np.log(flops) - self.log_centre))
 
 
-def fit_power(flops: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> PowerLaw:
-    """Least squares of ln values [..., M] on ln flops [M].
+@dataclasses.dataclass(frozen=True)
+class AveragedLaw:
+    """L(C) = E + k C^-g, averaged over E (axis e) and the discrepancy d (axis d): `log_largest` ln of the largest
+    budget fitted; `irreducible` [e] nats per token; `line` [e, d, 2] the value of ln(L - E) there and its slope in
+    ln C, `covariance` [e, d, 2, 2] of those; `weight` [e, d], of sum 1; `noise` the relative standard deviation of one
+    run, known from `freedom` degrees of freedom."""
 
-    Args:
-      weights: [..., M]; a value of weight 0 is left out and may be NaN. Unless given all count the same.
-    """
+    log_largest: float
+    irreducible: np.ndarray
+    line: np.ndarray
+    covariance: np.ndarray
+    weight: np.ndarray
+    noise: float
+    freedom: float
+
+    def at(self, flops: float | np.ndarray) -> float | np.ndarray:
+        """The expected minimum loss at C = flops (the mean of its logarithm), of any shape."""
+        flops = np.asarray(flops, np.float64)
+        values = [np.exp(float((self.weight * self._moments(c)[0]).sum())) for c in flops.ravel()]
+        return float(values[0]) if flops.ndim == 0 else np.reshape(values, flops.shape)
+
+    def interval(self, flops: float, level: float, one_run: bool = True) -> tuple[float, float]:
+        """Central interval of the loss at C = flops; with `one_run` that of a single trained run."""
+        mean, sd = self._moments(flops, one_run)
+        kept = self.weight > _NEGLIGIBLE * self.weight.max()
+        weight, mean, sd = self.weight[kept], mean[kept][:, None], sd[kept][:, None]
+        grid = np.linspace((mean - 8.0 * sd).min(), (mean + 8.0 * sd).max(), 1201)
+        # Student's t, because the noise is itself known from few degrees of freedom.
+        reached = weight @ stdtr(self.freedom, (grid - mean) / sd) / weight.sum()
+        low, high = np.exp(np.interp([0.5 - 0.5 * level, 0.5 + 0.5 * level], reached, grid))
+        return float(low), float(high)
+
+    def discrepancy(self, tail: float) -> float:
+        """The d, relative for every factor e of compute, that the minima give `tail` of the weight to be below."""
+        return float(_DISCREPANCIES[np.searchsorted(np.cumsum(self.weight.sum(0)), tail)])
+
+    @property
+    def irreducible_mean(self) -> float:
+        """The mean of E over its weights, nats per token."""
+        return float(self.weight.sum(1) @ self.irreducible)
+
+    def irreducible_interval(self, level: float) -> tuple[float, float]:
+        """Central interval of E."""
+        reached = np.cumsum(self.weight.sum(1))
+        low, high = np.searchsorted(reached, [0.5 - 0.5 * level, 0.5 + 0.5 * level])
+        return float(self.irreducible[low]), float(self.irreducible[min(high, len(reached) - 1)])
+
+    def slope(self, flops: float) -> float:
+        """-dL/d ln C at C = flops, nats per token for each factor e of compute."""
+        step = 1e-3
+        return float(self.at(flops * np.exp(-step)) - self.at(flops * np.exp(step))) / (2.0 * step)
+
+    def _moments(self, flops: float, one_run: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [e, d] of ln L at C = flops."""
+        ahead = np.log(flops) - self.log_largest
+        basis = np.array([1.0, ahead])
+        mean = np.log(self.irreducible[:, None] + np.exp(self.line @ basis))
+        reducible = 1.0 - self.irreducible[:, None] / np.exp(mean)
+        variance = np.einsum("a,edab,b->ed", basis, self.covariance, basis) * reducible**2
+        variance = variance + (_DISCREPANCIES * max(ahead, 0.0)) ** 2 + (self.noise**2 if one_run else 0.0)
+        return mean, np.sqrt(variance)
+
+
+def fit_power(flops: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> PowerLaw:
+    """Least squares of ln values [..., M] on ln flops [M]; a value of weight 0 (`weights` [..., M]) may be NaN."""
     log_c = np.log(flops)
     centre = float(log_c.mean())
     x, y = log_c - centre, np.log(values)
@@ -120,15 +190,11 @@ def fit_optimum(flops: np.ndarray, log_best: np.ndarray, log_best_sd: np.ndarray
 
 
 def fit_offset(flops: np.ndarray, losses: np.ndarray, weights: np.ndarray | None = None) -> OffsetLaw:
-    """Least relative squares of L = E + k C^-g with E >= 0 and k > 0; needs three budgets.
+    """Least relative squares of L = E + k C^-g with E >= 0 and k > 0, from losses [..., M] at three budgets [M] or
+    more.
 
-    For a given g the law is linear in E and k, so only g is searched. This cannot land in a local minimum or fail to
-    converge, which a three-parameter descent on four points can. Where the data ask for E < 0 the bound makes it the
-    pure power law.
-
-    Args:
-      flops: [M]; losses: [..., M].
-      weights: [..., M] on the squared relative errors; a loss of weight 0 is left out and may be NaN.
+    For a given g the law is linear in E and k, so only g is searched, which cannot land in a local minimum. Where the
+    data ask for E < 0 the bound makes it the pure power law. A loss of weight 0 (`weights` [..., M]) may be NaN.
     """
     log_c = np.log(flops)
     centre = float(log_c.mean())
@@ -158,3 +224,33 @@ def _linear_part(
     offset = np.where(bound, 0.0, offset)
     error = (w * (offset[..., None] + scale[..., None] * t - y) ** 2).sum(-1)
     return np.where(scale > 0, error, np.inf), offset, scale
+
+
+def fit_loss_law(
+    flops: np.ndarray, losses: np.ndarray, covariance: np.ndarray, noise: float, freedom: float
+) -> AveragedLaw:
+    """The averaged law through M minima `losses` at budgets `flops`, rising; of two the prior says how they go on.
+    `covariance` [M, M] is of the logarithms of the minima; `noise` and `freedom` as in `AveragedLaw`."""
+    x = np.log(np.asarray(flops, np.float64))
+    losses = np.asarray(losses, np.float64)
+    back = x - x[-1]
+    basis = np.stack([np.ones_like(back), back], 1)
+    inverse = np.linalg.inv(covariance + _DISCREPANCIES[:, None, None] ** 2 * np.diag(back**2))
+    irreducible = _SHARES * losses.min()
+    values = np.log(losses - irreducible[:, None])
+    # d ln L = (1 - E / L) d ln(L - E): weights of the minima in the line's own scale, [e, d, M, M].
+    scale = 1.0 - irreducible[:, None] / losses
+    weight = scale[:, None, :, None] * inverse[None] * scale[:, None, None, :]
+    spread = np.linalg.inv(np.einsum("ma,edmn,nb->edab", basis, weight, basis))
+    line = np.einsum("edab,mb,edmn,en->eda", spread, basis, weight, values, optimize=True)
+    left = values[:, None] - line @ basis.T
+    misfit = np.einsum("edm,edmn,edn->ed", left, weight, left)
+    # Of d the marginal likelihood: what the line's two constants take is taken out in the scale of ln L, where a flat
+    # prior favours no E.
+    taken = np.linalg.slogdet(np.einsum("ma,dmn,nb->dab", basis, inverse, basis))[1]
+    log_weight = -0.5 * misfit + 0.5 * np.linalg.slogdet(inverse)[1] - 0.5 * taken
+    log_weight -= 0.5 * (np.log(_DISCREPANCIES / DISCREPANCY) / _DISCREPANCY_SPREAD) ** 2
+    bell = np.exp(-0.5 * ((_SHARES - SHARE) / _SHARE_SPREAD) ** 2) / (_SHARE_SPREAD * np.sqrt(2.0 * np.pi))
+    log_weight += np.log((1.0 - _FLAT) * bell + _FLAT)[:, None]
+    averaged = np.exp(log_weight - log_weight.max())
+    return AveragedLaw(float(x[-1]), irreducible, line, spread, averaged / averaged.sum(), noise, freedom)

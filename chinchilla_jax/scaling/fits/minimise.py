@@ -1,8 +1,7 @@
 """How are thousands of small non-linear fits brought to their minimum together?
 
-A scaling-law fit has about five unknowns and a few hundred runs, but is wanted from thousands of starting points and
-for thousands of bootstrap resamples. Each such problem is too small to be worth a call of its own, so they advance in
-step: one vectorised evaluation, one batched eigen-decomposition, and the finished ones leave the batch.
+A scaling-law fit is small, but is wanted from thousands of starting points and for thousands of bootstrap resamples.
+So they advance in step: one vectorised evaluation, one batched eigen-decomposition, and the finished ones leave.
 
 The method is a damped Newton step with the absolute values of the Hessian's eigenvalues (Levenberg 1944, Marquardt
 1963 for the damping; the absolute value makes saddle points repel). Second derivatives are exact, so that near the
@@ -37,12 +36,11 @@ class Minima(NamedTuple):
 def minimise(
     objective: Objective, starts: np.ndarray, *, tolerance: float = 1e-6, max_steps: int = 300, chunk: int = 128
 ) -> Minima:
-    """Minimise B independent problems of P unknowns each.
+    """Minimise B independent problems of P unknowns each, until no component of the gradient is above `tolerance`.
 
     Args:
       objective: vectorised; must be thread-safe. Scale it so that values of interest are well above 1.
       starts: [B, P], in coordinates where a unit step matters about equally in each direction.
-      tolerance: on the largest component of the gradient.
       chunk: problems per batch; small enough that the working arrays stay in the processor's cache.
     """
     starts = np.asarray(starts, np.float64)
@@ -87,13 +85,10 @@ def _descend(objective: Objective, theta: np.ndarray, rows: np.ndarray, toleranc
 def minimise_on_grid(
     function: Callable[[np.ndarray], np.ndarray], grid: np.ndarray, *, rounds: int, points: int
 ) -> np.ndarray:
-    """The lowest point [...] of a function of one unknown, by a grid [..., G] and ever finer ones around the best.
+    """The lowest point [...] of a function of one unknown, whose values at a grid [..., G] may be infinite.
 
-    It cannot fail to converge, nor land in a local minimum that the first grid tells from the lowest one.
-
-    Args:
-      function: values [..., G] at a grid; infinite where there is none.
-      rounds: grids in all, the first included; each later one has `points` between the best one's neighbours.
+    By `rounds` grids: the first, and ever finer ones of `points` between the neighbours of the best. It cannot fail to
+    converge, nor land in a local minimum that the first grid tells from the lowest one.
     """
     share = np.linspace(0.0, 1.0, points)
     for _ in range(rounds):

@@ -1,7 +1,7 @@
 """Which constants of a law lie closest to n points, how many starts lead there, and what do resampled points say?
 
 One fitter for every law. A `Problem` brings the law: its value, gradient and Hessian in coordinates of its own choice.
-Approach 3 has exact derivatives by hand (`approach3.objective`), which a few thousand starts need; any other form gets
+Approach 3 has exact derivatives by hand (`approach3.parametric`), which a few thousand starts need; any other form gets
 them from JAX (`laws.fit`).
 
 The starts first descend a wider Huber loss, where almost every residual counts as squared; the best distinct minima go
@@ -29,10 +29,8 @@ _DIGITS = 4  # minima equal to so many decimals are the same
 
 @dataclasses.dataclass(frozen=True)
 class Misfit:
-    """The sum over runs of Huber_delta(residual), half the square within `delta` and linear beyond.
-
-    `residual` is `log`, ln(predicted) - ln(measured), or `raw`, predicted - measured in the unit of the target.
-    """
+    """The sum over runs of Huber_delta(residual), half the square within `delta` and linear beyond. `residual` is
+    `log`, ln(predicted) - ln(measured), or `raw`, predicted - measured in the unit of the target."""
 
     name: str
     residual: str
@@ -73,13 +71,10 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What the fits of all laws say of their minimum.
-
-    `objective` is the plain sum of the misfit; `gradient` its largest component in the searched coordinates, in units
-    of `Problem.unit` squared; `agreement` the share of the `n_starts` starts that reached this minimum; `scatter` the
-    root mean square of the residuals, corrected for the unknowns; `boot_kept` the share of resamples that had a usable
-    minimum.
-    """
+    """What the fits of all laws say of their minimum: `objective` is the plain sum of the misfit; `gradient` its
+    largest component in the searched coordinates, in units of `Problem.unit` squared; `agreement` the share of the
+    `n_starts` starts that reached this minimum; `scatter` the root mean square of the residuals, corrected for the
+    unknowns; `boot_kept` the share of resamples that had a usable minimum."""
 
     misfit: Misfit
     objective: float
@@ -96,10 +91,8 @@ class Fit:
 
 
 def descend(problem: Problem, theta: np.ndarray, stages: Sequence[Misfit]) -> tuple[Minima, float]:
-    """The minima of the last of `stages`, reached from theta [S, P] through those before it, best first; and agreement.
-
-    `Minima.value` is infinite where there is none; agreement is the share of the starts that lead to the best.
-    """
+    """The minima of the last of `stages`, best first (`value` infinite where there is none), reached from theta [S, P]
+    through those before it; and the agreement: the share of the starts that lead to the best."""
     row_of_start = np.arange(len(theta))
     for index, stage in enumerate(stages):
         last = index == len(stages) - 1

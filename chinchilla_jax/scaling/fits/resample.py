@@ -1,9 +1,9 @@
 """How is an interval made: which runs does a bootstrap replicate hold, or whose errors are drawn anew?
 
-Two schemes. `PAPER`: Hoffmann et al. 2022, section 3.1 and Table 2: 100 subsets of 80% of the runs, without
-replacement, and the 10th and 90th percentile. Subsets that share most of their runs differ too little: the variance
-about the full fit is (1 / 0.8 - 1) = 1/4 of the sampling variance, so intervals come out half as wide as they should.
-`FULL`: as many runs as there are, with replacement (Efron 1979), the scheme to quote.
+`PAPER`: Hoffmann et al. 2022, section 3.1 and Table 2: 100 subsets of 80% of the runs, without replacement, and the
+10th and 90th percentile. Such subsets are too alike: the variance about the full fit is (1 / 0.8 - 1) = 1/4 of the
+sampling variance, so intervals come out half as wide as they should. `FULL`: as many runs as there are, with
+replacement (Efron 1979), the scheme to quote.
 
 Where few runs stand behind each optimum, dropping a third of them changes the geometry of the fit more than the noise
 does: with 7 sizes per budget the intervals of `FULL` are about twice too wide. `Residuals` keeps every run where it is
@@ -37,9 +37,8 @@ class Resampling:
 class Residuals:
     """Residual bootstrap: `replicates` B sets of losses, each run's with a residual of some run added.
 
-    The residuals come divided by sqrt(1 - leverage), so that they are as large as the noise. How large that is is
-    itself known from few degrees of freedom f: each replicate scales its draw by sqrt(f / chi2_f), which makes the
-    percentiles those of a Student t rather than of a normal distribution.
+    Residuals come divided by sqrt(1 - leverage), as large as the noise. That is itself known from few degrees of
+    freedom f: each replicate scales its draw by sqrt(f / chi2_f), so that percentiles are those of Student's t.
     """
 
     replicates: int = 1000
@@ -67,10 +66,8 @@ Scheme = Resampling | Residuals | MinimaScatter
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """How an approach is carried out: by which `curve` it reads optima, and where its intervals come from.
-
-    `resampling` None: there are none. `differences` says, a sentence each, what other presets do otherwise, and why.
-    """
+    """How an approach is carried out: by which `curve` it reads optima, where its intervals come from (None: there are
+    none), and what it does otherwise than other presets, and why, a sentence each."""
 
     name: str
     curve: str

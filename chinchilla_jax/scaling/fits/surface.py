@@ -45,10 +45,8 @@ class Surface:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """N*, D* and the loss there for a budget of `flops`, a number or one for each replicate.
 
-        Args:
-          flops_per: a number c for C = c N D (eq. 4 in closed form), or a function from N [..., G] to the training
-            FLOPs of one token, for counts in which that is not proportional to N; then N* is found by a grid over
-            ln N refined around its best point.
+        `flops_per` is a number c for C = c N D (eq. 4 in closed form), or a function from N [..., G] to the training
+        FLOPs of one token; then N* is found by a grid over ln N refined around its best point.
         """
         c = 6.0 if callable(flops_per) else flops_per
         g = (self.alpha * self.A / (self.beta * self.B)) ** (1.0 / (self.alpha + self.beta))

@@ -13,8 +13,13 @@ import scipy.optimize
 
 from chinchilla_jax.scaling.fits.approach2 import isoflop
 from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
-from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
-from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, describe_fit, few_starts, fit_parametric
+from chinchilla_jax.scaling.fits.approach3.parametric import (
+    ParametricFit,
+    SurfaceProblem,
+    describe_fit,
+    few_starts,
+    fit_parametric,
+)
 from chinchilla_jax.scaling.fits.multistart import MISFITS, SQUARED_RAW
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
@@ -52,15 +57,12 @@ def _constants(runs: Sequence[Run], fit_surface: Callable[..., ParametricFit], *
 
 
 def fit_varpro(runs: Sequence[Run]) -> ParametricFit:
-    """Least squares of the raw loss on the runs with role `isoflop`, as `fit_parametric` with `SQUARED_RAW`.
+    """Least squares of the raw loss, as `fit_parametric` with `SQUARED_RAW`; refused also where E, A or B is best at
+    zero.
 
     For given alpha and beta the law is linear in E, A and B, so their best values are a non-negative least squares
-    problem and only (alpha, beta) has to be searched (Golub and Pereyra 1973). That has no flat valley to crawl along
-    and needs one grid instead of thousands of starts: an independent check that the descent found the minimum.
-    `ParametricFit.agreement` is 1: there is one search.
-
-    Raises:
-      FitRefused: as `fit_parametric`; `no_optimum` as well when E, A or B is best at zero.
+    problem and only (alpha, beta) has to be searched (Golub and Pereyra 1973). That has no flat valley and needs one
+    grid instead of thousands of starts: an independent check that the descent found the minimum.
     """
     problem = SurfaceProblem(runs)
     # Terms relative to the centre of the data are of order one whatever the exponents.

@@ -20,10 +20,8 @@ from chinchilla_jax.scaling.laws.optimum import Allocation, allocate
 
 
 def effective(used: Any, unique: Any, decay: Any, xp: ModuleType = np) -> Any:
-    """What `used` = (1 + R) `unique` of something are worth in fresh ones: unique (1 + R* (1 - exp(-R / R*))).
-
-    Eqs. 5 and 6; `decay` is R*; `used` >= `unique`. All [...].
-    """
+    """What `used` = (1 + R) `unique` of something are worth in fresh ones: unique (1 + R* (1 - exp(-R / R*))), eqs. 5
+    and 6; `decay` is R*; `used` >= `unique`. All [...]."""
     return unique * (1.0 - decay * xp.expm1(-(used / unique - 1.0) / decay))
 
 
@@ -56,11 +54,9 @@ FORMS = (
 
 @dataclasses.dataclass(frozen=True)
 class UniqueDataOptimum(Allocation):
-    """The best use of a budget on unique tokens; `tokens` D are all passes together.
-
-    `epochs` D / unique tokens; `mean_value`, what a token trained on was worth on average, D'/D; `next_value`, what one
-    more repeated token would be worth, in fresh tokens; `unlimited` the loss with fresh tokens only at the same budget.
-    """
+    """The best use of a budget on unique tokens; `tokens` D are all passes together; `epochs` D / unique tokens;
+    `mean_value`, what a token trained on was worth on average, D'/D; `next_value`, what one more repeated token would
+    be worth, in fresh tokens; `unlimited` the loss with fresh tokens only at the same budget."""
 
     epochs: float
     mean_value: float
@@ -69,13 +65,9 @@ class UniqueDataOptimum(Allocation):
 
 
 def unique_data_optimum(constants: Mapping[str, float], unique_tokens: float, flops: float) -> UniqueDataOptimum:
-    """The lowest loss for `flops` = 6 N D training FLOPs and `unique_tokens`, and how often the tokens are then seen.
-
-    `constants` are of the form `data_constrained`, e.g. `published()["muennighoff2023"].constants`.
-
-    Raises:
-      FitRefused: `no_optimum`.
-    """
+    """The lowest loss for `flops` = 6 N D training FLOPs and `unique_tokens`, and how often the tokens are then seen;
+    `constants` are of the form `data_constrained`, e.g. `published()["muennighoff2023"].constants`. FitRefused
+    `no_optimum`."""
 
     def loss(unique: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         return lambda n, d: form("data_constrained").value(constants, params=n, tokens=d, unique_tokens=unique)

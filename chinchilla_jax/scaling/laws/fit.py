@@ -29,37 +29,21 @@ _COMPILER = {"xla_backend_optimization_level": 0}
 _LEAST_BATCH, _MOST_BATCH = 8, 64
 
 
-@dataclasses.dataclass(frozen=True)
-class FlatDirection:
-    """Constants that may move together without moving the predictions.
-
-    `moves` maps each fitted constant to a change of its logarithm; all of them together change the predictions by 0.1%
-    (root mean square over the points). A change beyond about 1 means that the data do not determine the constant.
-    """
-
-    moves: Mapping[str, float]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The constants that move by a tenth of the largest change or more."""
-        largest = max(abs(move) for move in self.moves.values())
-        return tuple(name for name, move in self.moves.items() if abs(move) >= 0.1 * largest)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FormFit(Fit):
-    """A form fitted to n points.
+    """A form fitted to n points: `constants` by name, the fixed ones included; `free` the names that were fitted;
+    `predictions` [n]; `scatter` of residuals as in the misfit; `boot`, replicates [B] of the free constants.
 
-    `constants` by name, the fixed ones included; `free` the names that were fitted; `predictions` [n]; `scatter` is of
-    residuals as in the misfit; `flat` the directions that the data leave open, flattest first; `boot` holds bootstrap
-    replicates of the free constants [B].
+    `flat` are the directions that the data leave open, flattest first. Each maps the free constants to changes of their
+    logarithms that together move the predictions by 0.1% (root mean square over the points); a change beyond about 1
+    means that the data do not determine the constant.
     """
 
     form: Form
     constants: Mapping[str, float]
     free: tuple[str, ...]
     predictions: np.ndarray
-    flat: tuple[FlatDirection, ...]
+    flat: tuple[Mapping[str, float], ...]
     boot: Mapping[str, np.ndarray] | None = None
 
     def predict(self, **inputs: Any) -> np.ndarray:
@@ -67,11 +51,8 @@ class FormFit(Fit):
         return self.form.value(self.constants, **inputs)
 
     def interval(self, level: float, **inputs: float) -> tuple[float, float]:
-        """Central bootstrap interval of the law (not of one more run) at one point, e.g. level 0.95.
-
-        Raises:
-          FitRefused: `no_replicates`, when the fit was made without resampling.
-        """
+        """Central bootstrap interval of the law (not of one more run) at one point; FitRefused `no_replicates` when the
+        fit was made without resampling."""
         if self.boot is None:
             raise FitRefused("no_replicates", "fit with resampling=Resampling(...) to get intervals")
         return interval(self.form.value({**self.constants, **self.boot}, **inputs), level)
@@ -91,13 +72,10 @@ def fit_form(
     """Fits the constants of `form` to points.
 
     Args:
-      inputs: an array [n] or a number for each input of the form.
-      target: [n], what the form gives.
-      misfit: with `raw` residuals, in the unit of the target.
+      inputs: an array [n] or a number for each input of the form; target: [n], what the form gives.
       fixed: constants held at a value, e.g. those of a base law fitted before.
       starts: how many scrambled Sobol points in the ranges the form states. Forms of nine or ten constants deserve 256
         when `agreement` is low.
-      seed: of the starts and of the resampling.
 
     Raises:
       FitRefused: `inputs`, `constants` (unknown or missing names), `points` (not finite, or not positive where the
@@ -137,18 +115,13 @@ def fit_form(
 
 
 def fit_widths(params: Sequence[float], losses: Sequence[float], *, seed: int = 0) -> FormFit:
-    """The law `width` through the losses of narrow proxies [n], n >= 4, at one step; raises as `fit_form`.
-
-    `.predict(params=...)` is the loss at the target width.
-    """
+    """The law `width` through the losses of narrow proxies [n], n >= 4, at one step; `.predict(params=...)` is the loss
+    at the target width. Refused as `fit_form`."""
     return fit_form(form("width"), {"params": params}, losses, SQUARED_RAW, seed=seed)
 
 
 class _FormProblem(Problem):
-    """One data set for one form, with the way between searched quantities and constants.
-
-    All evaluations are padded to `chunk` problems, so that one size is compiled.
-    """
+    """One data set for one form. All evaluations are padded to `chunk` problems, so that one size is compiled."""
 
     def __init__(self, form: Form, inputs: Mapping[str, Any], target: Any, misfit: Misfit, fixed: Mapping[str, float]):
         form.check_names("inputs", form.input_names, inputs)
@@ -248,12 +221,9 @@ def _derivatives(form: Form, free: tuple[str, ...], scale: str) -> Callable:
     return jax.jit(batched, compiler_options=_COMPILER)
 
 
-def _flat_directions(constants: Mapping[str, float], problem: _FormProblem) -> tuple[FlatDirection, ...]:
-    """Directions of the logarithms of the constants in which the predictions hardly move.
-
-    From J^T J, with J the derivatives of the log predictions: the Hessian of the squared log objective where the fit is
-    good. The Huber objective's own Hessian counts only the few points within its threshold.
-    """
+def _flat_directions(constants: Mapping[str, float], problem: _FormProblem) -> tuple[dict[str, float], ...]:
+    """Of the logarithms of the constants, by J^T J with J the derivatives of the log predictions: the Hessian of the
+    squared log objective where the fit is good. The Huber objective's own counts only points within its threshold."""
     names = [name for name in problem.free if constants[name] != 0.0]
     step, columns = 1e-5, []
     scale = np.maximum(np.abs(problem.target), 1e-3 * problem.typical)
@@ -270,6 +240,6 @@ def _flat_directions(constants: Mapping[str, float], problem: _FormProblem) -> t
         moves = axis * MOVE / np.sqrt(max(root, 1e-24))
         largest = moves[np.abs(moves).argmax()]
         if abs(largest) >= FLAT:
-            moves = moves * np.sign(largest)
-            directions.append(FlatDirection(dict(zip(names, moves.tolist(), strict=True))))
+            moves *= np.sign(largest)
+            directions.append(dict(zip(names, moves.tolist(), strict=True)))
     return tuple(directions)

@@ -1,11 +1,10 @@
 """What does the fitter have to know of a scaling law?
 
 Its formula, what goes in, which constants are free, and in which range of each a search is sensible. A constant such
-as A in A / N^alpha has no sensible range of its own: it is 10 or 10^5 as alpha moves by little. The size of the whole
-term at the sizes that were trained has one: a few per cent of the loss to about the loss. So a constant names the
-`term` it stands before, the search runs over the size of that term, averaged over the data in the logarithm, and the
-same ranges serve models of a million parameters and of a trillion. The coordinates so chosen are also nearly
-independent of each other, which the raw constants are not.
+as A in A / N^alpha has no sensible range of its own: it is 10 or 10^5 as alpha moves by little. The whole term has one,
+at the sizes that were trained: a few per cent of the loss to about the loss. So a constant names the `term` it stands
+before, and the search runs over the size of that term, averaged over the data in the logarithm. The same ranges then
+serve models of a million parameters and of a trillion, and the coordinates are nearly independent of each other.
 """
 
 from __future__ import annotations
@@ -87,12 +86,9 @@ def signed(name: str, low: float, high: float, term: Law | None = None, offset: 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A scaling law without its constants.
-
-    `formula` in plain text; `source` paper and equation; `inputs` the names of what it takes, with the unit of each;
-    `constants` what is fitted; `law` the formula itself, written against an array module so that NumPy evaluates it in
-    double precision and JAX differentiates it; `target` what it gives.
-    """
+    """A scaling law without its constants: `formula` in plain text; `source` paper and equation; `inputs` the names of
+    what it takes, with the unit of each; `constants` what is fitted; `law` the formula itself, against an array module,
+    so that NumPy evaluates it in double precision and JAX differentiates it; `target` what it gives."""
 
     name: str
     formula: str
@@ -119,10 +115,7 @@ class Form:
 
     def value(self, constants: Mapping[str, Any], **inputs: Any) -> np.ndarray:
         """The law at `inputs` [...], in double precision; constants may be arrays that broadcast against them.
-
-        Raises:
-          FitRefused: `inputs` or `constants`, for a name that is missing or unknown.
-        """
+        FitRefused `inputs` or `constants`, for a name that is missing or unknown."""
         self.check_names("inputs", self.input_names, inputs)
         self.check_names("constants", self.constant_names, constants)
         c, x = (SimpleNamespace(**{k: np.asarray(v, np.float64) for k, v in d.items()}) for d in (constants, inputs))
@@ -146,11 +139,7 @@ def _registry() -> dict[str, Form]:
 
 
 def register(form: Form) -> None:
-    """Makes a form from outside this package known by its name.
-
-    Raises:
-      ValueError: the name is taken.
-    """
+    """Makes a form from outside this package known by its name; ValueError where the name is taken."""
     if form.name in _registry():
         raise ValueError(f"two forms are called {form.name!r}")
     _registry()[form.name] = form
@@ -162,11 +151,7 @@ def forms() -> dict[str, Form]:
 
 
 def form(name: str) -> Form:
-    """One form.
-
-    Raises:
-      FitRefused: `unknown_form`.
-    """
+    """One form; FitRefused `unknown_form`."""
     if name not in _registry():
         raise FitRefused("unknown_form", f"no scaling law {name!r}; there are {', '.join(sorted(_registry()))}")
     return _registry()[name]

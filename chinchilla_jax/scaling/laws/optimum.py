@@ -34,11 +34,8 @@ class Allocation:
 
 
 def allocate(loss: Callable[[np.ndarray, np.ndarray], np.ndarray], flops: float, flops_per: float = 6.0) -> Allocation:
-    """The lowest `loss(N [G], D [G])` with flops_per * N * D = flops.
-
-    Raises:
-      FitRefused: `no_optimum`, when the loss still falls at the end of the range (N or D of 10).
-    """
+    """The lowest `loss(N [G], D [G])` with flops_per * N * D = flops; FitRefused `no_optimum`, when the loss still
+    falls at the end of the range (N or D of 10)."""
     ends = np.log(_LEAST), np.log(flops / flops_per / _LEAST)
 
     def at(log_params: np.ndarray) -> np.ndarray:
@@ -54,11 +51,9 @@ def allocate(loss: Callable[[np.ndarray, np.ndarray], np.ndarray], flops: float,
 
 @dataclasses.dataclass(frozen=True)
 class ServedModel:
-    """A model that reaches `loss` and is then served; costs in FLOPs. Fields [...] as the arguments.
-
-    `params` N; `tokens` D_train; `training` 6 N D_train; `inference` 2 N D_inference x price; `total` of both; `saving`
-    the share of the total saved against the model that is cheapest to train to that loss.
-    """
+    """A model that reaches `loss` and is then served: `params` N; `tokens` D_train; costs in FLOPs, `training`
+    6 N D_train; `inference` 2 N D_inference x price; `total` of both; `saving` the share of the total saved against the
+    model that is cheapest to train to that loss. Fields [...] as the arguments."""
 
     params: np.ndarray
     tokens: np.ndarray
@@ -74,13 +69,9 @@ def cheapest_for_loss(
 ) -> ServedModel:
     """The model of the given `loss` with the least cost of training and inference together.
 
-    Args:
-      loss: the loss to reach, above the surface's E.
-      inference_tokens: tokens to be read and written over the model's life.
-      price: cost of a FLOP of inference in FLOPs of training, such as the ratio of the utilisations (eq. 6).
-
-    Raises:
-      FitRefused: `loss` (not above E) or `inference_tokens` (negative).
+    `inference_tokens` are those to be read and written over the model's life; `price` is the cost of a FLOP of
+    inference in FLOPs of training, such as the ratio of the utilisations (eq. 6). FitRefused `loss` (not above the
+    surface's E) or `inference_tokens` (negative).
     """
     loss, served = np.asarray(loss, np.float64), np.asarray(inference_tokens, np.float64)
     if not (loss > surface.E).all():

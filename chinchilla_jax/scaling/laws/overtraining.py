@@ -77,14 +77,11 @@ def _inputs(params: np.ndarray | float, tokens: np.ndarray | float) -> dict[str,
 def fit_over_training(
     loss_runs: Sequence[Run], error_runs: Sequence[Run], errors: Sequence[float], *, seed: int = 0
 ) -> OverTraining:
-    """The two-stage fit by least squares on raw loss and error, as in the paper.
+    """The two-stage fit by least squares on raw loss, and on the mean downstream `errors` of `error_runs`.
 
     The paper's least recipe: `loss_runs` with N = 11M, 79M, 154M and 411M at M = 20 and N = 11M at M = 320;
-    `error_runs` these and N = 1.4B at M = 20. C is 6 N D whatever the runs count. `errors` are the mean downstream
-    errors of `error_runs`.
-
-    Raises:
-      FitRefused: as `fit_form`; 5 runs are the least for the loss, 4 for the error.
+    `error_runs` these and N = 1.4B at M = 20. C is 6 N D whatever the runs count. Refused as `fit_form`; 5 runs are the
+    least for the loss, 4 for the error.
     """
     inputs = _inputs(np.array([run.params for run in loss_runs]), np.array([run.tokens for run in loss_runs]))
     loss = fit_form(form("overtraining"), inputs, [run.loss for run in loss_runs], SQUARED_RAW, seed=seed)
@@ -94,10 +91,8 @@ def fit_over_training(
 
 @dataclasses.dataclass(frozen=True)
 class PublishedRun:
-    """One run of the paper: `run` with N with embeddings and the loss on C4 eval, whatever it was trained on.
-
-    `multiplier` is D / N; `errors` maps how many tasks (17 or 46) to their mean top-1 error.
-    """
+    """One run of the paper: `run` with N with embeddings and the loss on C4 eval, whatever it was trained on;
+    `multiplier` D / N; `errors`, from how many tasks (17 or 46) to their mean top-1 error."""
 
     run: Run
     multiplier: float
@@ -106,11 +101,8 @@ class PublishedRun:
 
 @functools.cache
 def published_runs(data_set: str) -> tuple[PublishedRun, ...]:
-    """The paper's runs on `c4`, `redpajama` or `refinedweb`, small models first, then few tokens first.
-
-    Raises:
-      FitRefused: `unknown_data_set`.
-    """
+    """The paper's runs on `c4`, `redpajama` or `refinedweb` (FitRefused `unknown_data_set`), small models first, then
+    few tokens first."""
     table = importlib.resources.files("chinchilla_jax") / "tables" / "gadre2024_runs.csv"
     runs: dict[str, list[PublishedRun]] = {}
     for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines()):
@@ -126,14 +118,8 @@ def published_runs(data_set: str) -> tuple[PublishedRun, ...]:
 
 
 def fit_published(data_set: str, tasks: int = 17) -> OverTraining:
-    """The law by the paper's least recipe from its own runs on one data set; see `fit_over_training`.
-
-    Args:
-      tasks: 17 or 46, over which the downstream error is averaged.
-
-    Raises:
-      FitRefused: `unknown_data_set`.
-    """
+    """The law by the paper's least recipe from its own runs on one data set, as `published_runs` has them; the
+    downstream error is averaged over 17 or 46 `tasks`."""
     runs = published_runs(data_set)
     sizes = sorted({published.run.params for published in runs})
     cells = {(published.run.params, published.multiplier): published for published in runs}

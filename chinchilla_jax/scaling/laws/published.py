@@ -24,11 +24,9 @@ from chinchilla_jax.scaling.read.runs import FitRefused
 
 @dataclasses.dataclass(frozen=True)
 class PublishedLaw:
-    """A form with the constants of one paper.
-
-    `gives` the quantity and its unit; `counts` what the inputs mean there; `source` paper, equation, table; `notes`
-    what else a user should know; `standard_errors` where the paper has them. `constants` is empty if there are none.
-    """
+    """A form with the constants of one paper: `gives` the quantity and its unit; `counts` what the inputs mean there;
+    `source` paper, equation, table; `notes` what else a user should know; `standard_errors` where the paper has them.
+    `constants` is empty if there are none."""
 
     name: str
     form_name: str
@@ -49,11 +47,7 @@ class PublishedLaw:
         return self.form.value(self.known(), **inputs)
 
     def known(self) -> Mapping[str, float]:
-        """The constants.
-
-        Raises:
-          FitRefused: `no_constants`.
-        """
+        """The constants; FitRefused `no_constants`."""
         if not self.constants:
             raise FitRefused("no_constants", f"{self.name}: {self.notes}")
         return self.constants
@@ -73,22 +67,15 @@ def published() -> Mapping[str, PublishedLaw]:
 
 
 def law(name: str) -> PublishedLaw:
-    """One published law.
-
-    Raises:
-      FitRefused: `unknown_law`.
-    """
+    """One published law; FitRefused `unknown_law`."""
     if name not in published():
         raise FitRefused("unknown_law", f"no published law {name!r}; there are {', '.join(published())}")
     return published()[name]
 
 
 def surface(name: str) -> Surface:
-    """A published law of the Chinchilla form as a `Surface`, e.g. `besiroglu2024`.
-
-    Raises:
-      FitRefused: `unknown_law`, `not_a_surface` for a law of another form, or `no_constants`.
-    """
+    """A published law of the Chinchilla form as a `Surface`, e.g. `besiroglu2024`; FitRefused `unknown_law`,
+    `not_a_surface` for a law of another form, or `no_constants`."""
     entry = law(name)
     if entry.form_name != "chinchilla":
         usable = ", ".join(n for n, other in published().items() if other.form_name == "chinchilla" and other.constants)

@@ -1,4 +1,4 @@
-"""Constants that several tests of laws plant."""
+"""Constants that several tests of laws plant, and which constants move along a flat direction."""
 
 INTERACTION = {
     "alpha": 0.1,
@@ -11,3 +11,9 @@ INTERACTION = {
     "a3": 12.0,
     "b3": -1.2,
 }
+
+
+def moving(direction):
+    """The constants that move by a tenth of the largest change or more."""
+    largest = max(abs(move) for move in direction.values())
+    return {name for name, move in direction.items() if abs(move) >= 0.1 * largest}

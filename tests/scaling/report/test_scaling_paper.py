@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.scaling.answers.decide import given_params
-from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
+from chinchilla_jax.scaling.fits.approach3.parametric import SurfaceProblem
 from chinchilla_jax.scaling.fits.multistart import HUBER
 from chinchilla_jax.scaling.report.paper import ROUNDED, UNROUNDED, allocations, describe, figure_4
 

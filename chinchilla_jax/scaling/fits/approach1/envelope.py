@@ -8,7 +8,7 @@ the winner is no optimum. On planted laws all of that moves the exponent by seve
 resampling gives.
 
 `CORRECTED` takes only the ends of the runs, where they are on schedule, each once. Its envelope is a smooth function of
-compute, with every run above it by what its size costs (`ends`). The 1500 values are read off that function; those at
+compute, with every run above it by what its size costs (`curves`). The 1500 values are read off that function; those at
 which N* is not between the sizes tried near that compute are left out. Curves of a constant learning rate follow the
 law throughout; cut them into several runs first, each with its end.
 
@@ -30,8 +30,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from chinchilla_jax.scaling.fits import resample
-from chinchilla_jax.scaling.fits.approach1.curves import read_curves, read_ends
-from chinchilla_jax.scaling.fits.approach1.ends import FEWEST
+from chinchilla_jax.scaling.fits.approach1.curves import FEWEST, read_curves, read_ends
 from chinchilla_jax.scaling.fits.frontier import OffsetLaw, PowerLaw, fit_offset, fit_power
 from chinchilla_jax.scaling.fits.resample import Preset, Resampling, Residuals, Scheme
 from chinchilla_jax.scaling.read.flops import flops_per_token
@@ -78,12 +77,10 @@ CORRECTED = Preset(
 
 @dataclasses.dataclass(frozen=True)
 class EnvelopePoints:
-    """The envelope at G compute values: who wins, and is that a choice?
-
-    `flops`, `params`, `tokens` (seen by then), `loss` [G]; `run` [G] indexes `EnvelopeFit.runs`; `done` [G] the share
-    of its training the winner had behind it; `edge` [G] is "" or why the winner is no free choice: `smallest` or
-    `largest` size with a curve there, or `end` (the next value lies beyond all curves of its size).
-    """
+    """The envelope at G compute values: `flops`, `params`, `tokens` (seen by then), `loss` [G]; `run` [G] indexes
+    `EnvelopeFit.runs`; `done` [G] the share of its training the winner had behind it; `edge` [G] is "" or why the
+    winner is no free choice: `smallest` or `largest` size with a curve there, or `end` (the next value lies beyond all
+    curves of its size)."""
 
     flops: np.ndarray
     params: np.ndarray
@@ -106,13 +103,10 @@ class EnvelopePoints:
 
 @dataclasses.dataclass(frozen=True)
 class EnvelopeFit:
-    """Approach 1: the envelope, and laws of scalars and of B bootstrap replicates.
-
-    `optima` [K, 2] are C and N* where the laws were fitted, `dropped` how many FLOP values were left out. `params_law`
-    N*(C) = k C^a; `tokens_law` D*(C) = k' C^b; `loss_offset` the minimum loss. `boot_*` are the replicates, None
-    without resampling; `kept_draws` the share of them that had an optimum. `scatter` is the relative noise of one run,
-    0 under `PAPER`, which does not estimate it.
-    """
+    """Approach 1: the envelope; `optima` [K, 2], C and N* where the laws were fitted, and how many FLOP values were
+    `dropped`; the laws N*(C) = k C^a, D*(C) = k' C^b and of the minimum loss; `boot_*`, their B bootstrap replicates
+    (None without resampling), and `kept_draws`, the share of them that had an optimum; `scatter`, the relative noise of
+    one run, 0 under `PAPER`, which does not estimate it."""
 
     preset: Preset
     runs: tuple[Run, ...]
@@ -160,8 +154,7 @@ def fit_envelope(
 ) -> EnvelopeFit:
     """Approach 1 on the runs with role `isoflop` that have a training curve.
 
-    Args:
-      resampling: overrides the preset's; None for no intervals. `Residuals` belongs to `CORRECTED` only.
+    `resampling` overrides the preset's; None for no intervals. `Residuals` belongs to `CORRECTED` only.
 
     Raises:
       FitRefused: `no_curves`, `one_size`, `no_overlap` (nowhere do curves of two sizes reach the same C), `few_sizes`

@@ -1,7 +1,5 @@
-"""Which size is best on an IsoFLOP profile, and what curve says so?
-
-Two curves through the losses of one budget against x = ln N (or ln D); a third, by the runs near the minimum, is in
-`near_minimum`:
+"""Which size is best on an IsoFLOP profile? Two curves through the losses of one budget against x = ln N (or ln D); a
+third, by the runs near the minimum, is in `near_minimum`.
 
 `parabolas`: least squares, Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; misses the skew of the true profile.
 `akima`: Akima's (1970) interpolant through the points, averaged by size, and its exact minimum, as in Porian et al.
@@ -26,11 +24,9 @@ if TYPE_CHECKING:  # importing it takes longer than most fits
 
 @dataclasses.dataclass(frozen=True)
 class ProfileCurve:
-    """The curve of one profile, against x (parameters or tokens), through runs with x in [low, high].
-
-    With u = ln(x / best) it is lowest + curvature * u^2; with a `skew` lowest + curvature * S(u), S of `profile_shape`;
-    with an `interpolant` that, in ln x, and `curvature` is half its second derivative at the minimum.
-    """
+    """The curve of one profile, against x (parameters or tokens), through runs with x in [low, high]: with u =
+    ln(x / best) lowest + curvature * u^2; with a `skew` lowest + curvature * S(u), S of `profile_shape`; with an
+    `interpolant` that, in ln x, and `curvature` is half its second derivative at the minimum."""
 
     best: float
     lowest: float
@@ -50,12 +46,9 @@ class ProfileCurve:
 
 @dataclasses.dataclass(frozen=True)
 class ProfileMinima:
-    """Minima of B sets of M profiles: `log_best`, `lowest`, `curvature`, `inside` [B, M].
-
-    `inside`: the curve opens upward and its minimum is strictly between the sizes tried (all of them, whatever a
-    resample holds); elsewhere the values stand for nothing. `fitted` [B, M, n] is the curve at the runs, None for
-    interpolants.
-    """
+    """Minima of B sets of M profiles. `inside`: the curve opens upward and its minimum is strictly between the sizes
+    tried (all of them, whatever a resample holds); elsewhere the other values [B, M] stand for nothing. `fitted` [B, M,
+    n] is the curve at the runs, None for interpolants."""
 
     log_best: np.ndarray
     lowest: np.ndarray
@@ -65,12 +58,8 @@ class ProfileMinima:
 
 
 def parabolas(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarray) -> ProfileMinima:
-    """Least-squares parabolas.
-
-    Args:
-      x: [M, n]; loss: [B, M, n]; weight: [B, M, n] or [1, M, n], 0 where there is no run.
-      within: [M, n], which of x are sizes tried; bounds of a minimum.
-    """
+    """Least-squares parabolas through `loss` [B, M, n] at x [M, n]; `weight` [B, M, n] or [1, M, n] is 0 where there is
+    no run; `within` [M, n] says which of x are sizes tried, the bounds of a minimum."""
     total = np.maximum(weight.sum(-1, keepdims=True), 1e-300)
 
     def mean(values: np.ndarray) -> np.ndarray:
@@ -132,8 +121,8 @@ def akima(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarra
 def lowest_point(curve: Akima1DInterpolator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x, value and half the second derivative [...] at the minimum of a piecewise cubic with values [K, ...].
 
-    Every piece is minimised exactly: the candidates are its ends and the root of its derivative where it turns upward.
-    At an end of the whole curve the second derivative is given as negative: that minimum is no minimum.
+    The candidates are the ends of every piece and the root of its derivative where it turns upward. At an end of the
+    whole curve the second derivative is given as negative: that minimum is no minimum.
     """
     c = curve.c.reshape(4, len(curve.x) - 1, -1)  # highest power first, in x - left end
     width = np.diff(curve.x)[:, None]

@@ -25,13 +25,10 @@ from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 @dataclasses.dataclass(frozen=True)
 class Bias:
-    """Noise-free errors of approach 2 on one grid under one law.
-
-    `params`, `tokens`, `loss`: relative errors at `flops`; `params_exponent`, `tokens_exponent`: differences of a and
-    b. `params_width` is the part of `params` that stays when every budget's sizes are centred on its optimum, None
-    where that cannot be fitted. `reach` is the factor between the middle of the sizes and their ends (geometric mean
-    over budgets), `centre` [M] the middle of each budget's sizes over its N*.
-    """
+    """Noise-free errors of approach 2 on one grid under one law: `params`, `tokens`, `loss` are relative, at `flops`;
+    `params_exponent`, `tokens_exponent` differences of a and b. `params_width` is the part of `params` that stays when
+    every budget's sizes are centred on its optimum, None where that cannot be fitted. `reach` is the factor between the
+    middle of the sizes and their ends (geometric mean over budgets), `centre` [M] their middle over N*."""
 
     flops: float
     params: float
@@ -69,14 +66,10 @@ def isoflop_bias(
     preset: Preset = PAPER,
     flops_per: FlopsPerToken | None = None,
 ) -> Bias:
-    """The bias of approach 2 at `flops` on the grid of the runs.
+    """The bias of approach 2 at `flops` on the grid of the runs, if `surface`, of scalars, is true.
 
-    Args:
-      surface: the law taken for true, of scalars.
-      flops_per: training FLOPs of one token over N; unless given, from the runs' own N, D and C.
-
-    Raises:
-      FitRefused: as `fit_isoflop`, if the procedure fails on the law's own losses.
+    `flops_per` is training FLOPs of one token over N; unless given, it is read off the runs' own N, D and C. Refused as
+    `fit_isoflop`, if that fails on the law's own losses.
     """
     runs = [run for run in runs if run.role == "isoflop" and run.budget is not None]
 

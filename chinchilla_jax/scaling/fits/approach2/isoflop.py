@@ -9,7 +9,7 @@ the exponents too when the sizes drift against the optimum. How much for the gri
 `CORRECTED` reads the minima off the runs near them (`near_minimum`), and takes the interval of the best size from the
 minima's own scatter about their line (`fit_optimum`); `AKIMA` interpolates instead. How often these intervals hold a
 planted truth: `python -m tests.benchmarks.coverage`. The minimum loss is extrapolated in one way in all of them,
-averaged over what is not known of its law (`loss_law`).
+averaged over what is not known of its law (`AveragedLaw`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from scipy.special import stdtr
 
 from chinchilla_jax.scaling.fits import resample
 from chinchilla_jax.scaling.fits.approach2.curve import ProfileCurve, interpolant
-from chinchilla_jax.scaling.fits.approach2.loss_law import AveragedLaw, fit_loss_law
 from chinchilla_jax.scaling.fits.approach2.near_minimum import MISFIT
 from chinchilla_jax.scaling.fits.approach2.table import QUANTITIES, ProfileTable, Refusal, read_profiles
-from chinchilla_jax.scaling.fits.frontier import PowerLaw, fit_optimum, fit_power
+from chinchilla_jax.scaling.fits.frontier import AveragedLaw, PowerLaw, fit_loss_law, fit_optimum, fit_power
 from chinchilla_jax.scaling.fits.resample import (
     LEAST_NOISE,
     MinimaScatter,
@@ -75,12 +74,10 @@ AKIMA = Preset(
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """One IsoFLOP profile: `budget` in FLOPs, its runs, those of them its minimum rests on, its curves in N and in D.
-
-    `scatter` is the root mean square of the relative residuals in N of the runs that were fitted, corrected for the
-    three coefficients (0 with only four points is not evidence of precision); `kept_draws` the probability, or share of
-    bootstrap draws, that the minimum lies inside the sizes tried.
-    """
+    """One IsoFLOP profile: `budget` in FLOPs, its runs, those of them its minimum rests on, its curves in N and in D;
+    `scatter`, the root mean square of the relative residuals in N of the runs that were fitted, corrected for the three
+    coefficients (0 with only four points is not evidence of precision); `kept_draws`, the probability, or share of
+    bootstrap draws, that the minimum lies inside the sizes tried."""
 
     budget: float
     runs: tuple[Run, ...]
@@ -93,12 +90,9 @@ class Profile:
 
 @dataclasses.dataclass(frozen=True)
 class IsoflopFit:
-    """Approach 2 on M budgets.
-
-    `params_law` N*(C) = k C^a; `tokens_law` D*(C) = k' C^b; `loss_law` the minimum loss. `boot_*` are B replicates of
-    the first two, None without intervals. `noise` is the relative standard deviation of one run about its profile near
-    the minimum.
-    """
+    """Approach 2 on M budgets: the laws N*(C) = k C^a, D*(C) = k' C^b and of the minimum loss; `noise`, the relative
+    standard deviation of one run about its profile near the minimum; `boot_*`, B replicates of the first two laws, None
+    without intervals."""
 
     preset: Preset
     profiles: tuple[Profile, ...]
@@ -128,13 +122,8 @@ def fit_isoflop(
 
     Runs of one size and budget are replicates; each counts. Bootstrap (presets `paper` and `akima`): runs are resampled
     within each budget, or every run's loss gets a residual of some run added. A replicate leaves out the budgets whose
-    curve has no interior minimum, as the fit does; `Profile.kept_draws` says how often that was.
-
-    Args:
-      resampling: overrides the preset's; None for no intervals.
-
-    Raises:
-      FitRefused: as `read_profiles`.
+    curve has no interior minimum, as the fit does; `Profile.kept_draws` says how often that was. `resampling` overrides
+    the preset's; None for no intervals. Refused as `read_profiles`.
     """
     scheme = preset.resampling if isinstance(resampling, str) else resampling
     table, refusals = read_profiles(runs, preset.curve)
@@ -192,8 +181,8 @@ def _from_runs(table: ProfileTable, scheme: Scheme | None, rng: np.random.Genera
 
 
 def _residuals(table: ProfileTable) -> tuple[np.ndarray, np.ndarray]:
-    """Relative residuals [M, n] about the parabolas or, of the runs near the minima, about the curves there; and which
-    runs have one."""
+    """Relative residuals [M, n] about the parabolas, or the curves near the minima, of the runs near them; who has
+    one."""
     near, plain = table.near["params"], table.minima["params"].fitted if table.curve == "parabola" else None
     fitted, used = (near.fitted, near.near) if plain is None else (plain[0], table.held)
     residuals = np.where(used, table.loss / np.where(used, fitted, 1.0) - 1.0, 0.0)
@@ -204,11 +193,8 @@ def _residuals(table: ProfileTable) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unleveraged(table: ProfileTable) -> tuple[np.ndarray, float]:
-    """Residuals as large as the noise, and their degrees of freedom.
-
-    They are divided by sqrt(1 - leverage) of their profile's three constants, and scaled to their degrees of freedom;
-    for an interpolant, which has no residuals of its own, to the noise near the minima.
-    """
+    """Residuals as large as the noise, and their degrees of freedom: divided by sqrt(1 - leverage) of their profile's
+    three constants and scaled; for an interpolant, which has none of its own, to the noise near the minima."""
     residuals, used = _residuals(table)
     spared = np.ones(used.shape)
     for m, mine in enumerate(used):

@@ -31,13 +31,10 @@ _ROUNDS, _STEPS = 4, 30
 
 @dataclasses.dataclass(frozen=True)
 class NearFit:
-    """Minima of M profiles of at most n runs, against x = ln N or ln D.
-
-    `log_best` x at the minimum, `log_lowest` ln of the loss there, `curvature` relative to that loss, each [M]; `skew`
-    of all; `covariance` [M, M] of `log_lowest`, and `log_best_sd` [M]; `noise` the relative standard deviation of a
-    run, known from `freedom` degrees of freedom; `near` [M, n] which runs were fitted; `fitted` [M, n] the curves'
-    losses at all runs.
-    """
+    """Minima of M profiles of at most n runs, against x = ln N or ln D: `log_best` x at the minimum, `log_lowest` ln of
+    the loss there, `curvature` relative to that loss, each [M]; `skew` of all; `covariance` [M, M] of `log_lowest`, and
+    `log_best_sd` [M]; `noise` the relative standard deviation of a run, known from `freedom` degrees of freedom; `near`
+    [M, n] which runs were fitted; `fitted` [M, n] the curves' losses at all runs."""
 
     log_best: np.ndarray
     log_lowest: np.ndarray
@@ -52,10 +49,8 @@ class NearFit:
 
 
 def near_runs(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """Which runs [n] of one profile lie near its minimum, given ln N (or ln D) and losses.
-
-    Runs of one size count by their mean. At least four sizes are taken, if there are four.
-    """
+    """Which runs [n] of one profile lie near its minimum, given ln N (or ln D) and losses: at least four sizes, if
+    there are four. Runs of one size count by their mean."""
     sizes, which = np.unique(x, return_inverse=True)
     mean = np.bincount(which, loss) / np.bincount(which)
     lowest = int(mean.argmin())
@@ -69,10 +64,8 @@ def near_runs(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
 def fit_near(x: np.ndarray, loss: np.ndarray, held: np.ndarray, log_flops: np.ndarray) -> NearFit:
     """Profiles through the runs near their minima, by Gauss and Newton, all together.
 
-    Args:
-      x: ln N or ln D, [M, n]; loss: [M, n], positive.
-      held: [M, n], which entries are runs: at least four sizes a profile, with a parabola that opens upward.
-      log_flops: ln of the budgets, [M].
+    `x` is ln N or ln D, [M, n]; `loss` [M, n] positive; `held` [M, n] which entries are runs: at least four sizes a
+    profile, with a parabola that opens upward; `log_flops` [M] ln of the budgets.
     """
     near = np.zeros_like(held)
     for m, mine in enumerate(held):

@@ -32,9 +32,7 @@ class Refusal:
 
 class ProfileTable:
     """The runs of M profiles as padded arrays [M, n]: `x` (ln N and ln D), `loss`, and `held`: which entries are runs.
-
-    `curve` is what goes through them: `near`, `parabola` or `akima`.
-    """
+    What goes through them is `curve`: `near`, `parabola` or `akima`."""
 
     def __init__(self, members: dict[float, list[Run]], curve: str):
         self.members, self.curve = members, curve

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
-from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, describe_fit, paper_starts
+from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, SurfaceProblem, describe_fit, paper_starts
 from chinchilla_jax.scaling.fits.multistart import AGREEMENT, HUBER
 from chinchilla_jax.scaling.fits.resample import PAPER, Resampling
 from chinchilla_jax.scaling.fits.surface import Surface
@@ -37,14 +36,10 @@ def fit_as_published(
 ) -> ParametricFit:
     """Approach 3 on the runs with role `isoflop` by scipy's L-BFGS-B at its default tolerances.
 
-    Bootstrap replicates start from the fit itself, which is why they hardly move when the objective is averaged.
-
-    Args:
-      average: mean over the runs as in the paper; False sums them, and most starts then arrive.
-      starts: [S, 5] in a, b, e, alpha, beta; `paper_starts()` unless given, which takes half a minute.
-
-    Raises:
-      FitRefused: as `fit_parametric`, `no_optimum` excepted: what was reached is returned.
+    With `average` the mean over the runs as in the paper; else their sum, and most starts then arrive. `starts` are
+    [S, 5] in a, b, e, alpha, beta; by default `paper_starts()`, which takes half a minute. Bootstrap replicates start
+    from the fit itself, so they hardly move when the objective is averaged. Refused as `fit_parametric`, `no_optimum`
+    excepted: what was reached is returned.
     """
     problem = SurfaceProblem(runs)
     starts = paper_starts() if starts is None else np.asarray(starts, np.float64)

@@ -17,8 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.special import fdtri
 
-from chinchilla_jax.scaling.fits.approach3.objective import SurfaceProblem
-from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit
+from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, SurfaceProblem
 from chinchilla_jax.scaling.fits.minimise import minimise
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
 from chinchilla_jax.scaling.read.runs import Run
@@ -33,10 +32,8 @@ _PULL = 1e3  # how much stiffer than the objective the spring is that draws q as
 
 @dataclasses.dataclass(frozen=True)
 class ProfileLikelihood:
-    """`values` [K] of the quantity, `best` by the fit, and the `drop` [K] of the log-likelihood, or what stands for it.
-
-    An end of the `interval` is infinite when the likelihood had not dropped enough where tracing ended.
-    """
+    """`values` [K] of the quantity, `best` by the fit, and the `drop` [K] of the log-likelihood, or what stands for it;
+    an end of the `interval` is infinite when the likelihood had not dropped enough where tracing ended."""
 
     best: float
     values: np.ndarray
@@ -110,9 +107,8 @@ def _standard_deviation(
 def _information(problem: SurfaceProblem, theta: np.ndarray, fit: ParametricFit) -> float:
     """mean(psi') / mean(psi^2) of the residuals, the latter corrected for the unknowns.
 
-    psi' of the Huber loss is 1 within delta. Where delta is far below the scatter hardly any residual lies there, so
-    the share within three quarters of the scatter is taken instead, scaled down: wide enough not to be noise, and
-    for a bell-shaped density a little low, which errs towards wide intervals.
+    psi' of the Huber loss is 1 within delta. Where delta is far below the scatter, the share within three quarters of
+    the scatter is taken instead, scaled down; for a bell-shaped density a little low: it errs towards wide intervals.
     """
     residual = np.abs(problem.residuals(theta, fit.misfit.residual))
     spare = max(1, len(residual) - problem.unknowns)
