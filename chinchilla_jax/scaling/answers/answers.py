@@ -18,8 +18,7 @@ from chinchilla_jax.scaling.answers import decide
 from chinchilla_jax.scaling.answers.decide import Choice
 from chinchilla_jax.scaling.fits.resample import interval
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
-from chinchilla_jax.scaling.laws.data_constrained import unique_data_optimum
-from chinchilla_jax.scaling.laws.optimum import allocate, cheapest_for_loss
+from chinchilla_jax.scaling.laws.optimum import allocate, cheapest_for_loss, unique_data_optimum
 from chinchilla_jax.scaling.laws.published import PublishedLaw, published
 from chinchilla_jax.scaling.laws.published import law as published_law
 from chinchilla_jax.scaling.laws.published import surface as published_surface

@@ -10,12 +10,20 @@ from __future__ import annotations
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from chinchilla_jax.scaling.laws.form import Constant, Form, amplitude, positive, positives, signed
 
 PARAMS = ("params", "parameters N, counted as the constants' source counts them")
 TOKENS = ("tokens", "training tokens D")
 _NON_EMBEDDING = ("params", "parameters N without embeddings")
 _X = ("x", "whatever the entry states, often training FLOPs C")
+# The constants of E + A / N^alpha + B / D^beta that are searched as shares of the loss.
+SHARES = (
+    amplitude("E", low=0.1, high=1.0),
+    amplitude("A", lambda c, x, xp: x.params**-c.alpha),
+    amplitude("B", lambda c, x, xp: x.tokens**-c.beta),
+)
 
 # Hoffmann et al. 2022. The refit of Besiroglu et al. 2024 (arXiv 2404.10102), the four fits of Sardana et al. 2024
 # (arXiv 2401.00448, Table 1), the base law of Muennighoff et al. 2023 (arXiv 2305.16264) and the dense law of Krajewski
@@ -25,12 +33,7 @@ _CHINCHILLA = Form(
     "L = E + A / N^alpha + B / D^beta",
     "arXiv 2203.15556 eq. 2",
     (PARAMS, TOKENS),
-    (
-        amplitude("E", low=0.1, high=1.0),
-        amplitude("A", lambda c, x, xp: x.params**-c.alpha),
-        amplitude("B", lambda c, x, xp: x.tokens**-c.beta),
-        *positives(alpha=(0.05, 1.0), beta=(0.05, 1.0)),
-    ),
+    (*SHARES, *positives(alpha=(0.05, 1.0), beta=(0.05, 1.0))),
     lambda c, x, xp: c.E + c.A * x.params**-c.alpha + c.B * x.tokens**-c.beta,
 )
 
@@ -64,10 +67,7 @@ _KAPLAN = (
         "B = B_star / L^(1/aB)",
         "arXiv 2001.08361 eq. 1.4",
         (("loss", "training loss L, nats per token"),),
-        (
-            positive("aB", 0.05, 1.0),
-            amplitude("B_star", lambda c, x, xp: x.loss ** (-1.0 / c.aB), low=0.3, high=3.0),
-        ),
+        (positive("aB", 0.05, 1.0), amplitude("B_star", lambda c, x, xp: x.loss ** (-1.0 / c.aB), low=0.3, high=3.0)),
         lambda c, x, xp: c.B_star * x.loss ** (-1.0 / c.aB),
         "critical batch, tokens",
     ),
@@ -160,6 +160,35 @@ _INTERACTION = Form(
 )
 
 
+def effective(used: Any, unique: Any, decay: Any, xp: ModuleType = np) -> Any:
+    """What `used` = (1 + R) `unique` of something are worth in fresh ones: unique (1 + R* (1 - exp(-R / R*))), eqs. 5
+    and 6; `decay` is R*; `used` >= `unique`. All [...]."""
+    return unique * (1.0 - decay * xp.expm1(-(used / unique - 1.0) / decay))
+
+
+def _data_constrained(c: SimpleNamespace, x: SimpleNamespace, xp: ModuleType) -> Any:
+    unique_tokens = xp.minimum(x.unique_tokens, x.tokens)
+    # The compute-optimal N for the unique tokens under the base law: eq. 4 of arXiv 2203.15556 without C.
+    g = (c.alpha * c.A / (c.beta * c.B)) ** (1.0 / (c.alpha + c.beta))
+    unique_params = xp.minimum(x.params, g * (g * unique_tokens) ** (c.beta / c.alpha))
+    params, tokens = effective(x.params, unique_params, c.R_N, xp), effective(x.tokens, unique_tokens, c.R_D, xp)
+    return c.E + c.A * params**-c.alpha + c.B * tokens**-c.beta
+
+
+# Muennighoff et al. 2023 put effective tokens D' and effective parameters N' into the Chinchilla form. A token of epoch
+# 1 + R is worth exp(-R / R_D*) of a fresh one; parameters beyond the optimum for the unique tokens lose value in the
+# same way, and sooner.
+_DATA_CONSTRAINED = Form(
+    "data_constrained",
+    "L = E + A / N'^alpha + B / D'^beta; D' = U_D (1 + R_D (1 - exp(-(D/U_D - 1)/R_D))), U_D = min(unique, D); "
+    "N' likewise with R_N and U_N = min(N, N_opt(U_D))",
+    "arXiv 2305.16264 eqs. 5, 6",
+    (PARAMS, TOKENS, ("unique_tokens", "tokens of the data set; more than D counts as D")),
+    (*SHARES, *positives(alpha=(0.1, 1.0), beta=(0.1, 1.0), R_D=(1.0, 100.0), R_N=(1.0, 100.0))),
+    _data_constrained,
+)
+
+
 def _broken_power(breaks: int) -> Form:
     """Straight pieces in log-log with bends at x = d_i of width f_i (in ln x), where the slope changes by -c_i."""
 
@@ -186,4 +215,4 @@ def _broken_power(breaks: int) -> Form:
     )
 
 
-FORMS = (_CHINCHILLA, *_KAPLAN, *_POWER, _INTERACTION, _broken_power(1), _broken_power(2))
+FORMS = (_CHINCHILLA, *_KAPLAN, *_POWER, _INTERACTION, _DATA_CONSTRAINED, _broken_power(1), _broken_power(2))

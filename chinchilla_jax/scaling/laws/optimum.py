@@ -1,7 +1,7 @@
-"""Which model is best when parameters and tokens share a budget, or when the model is also served?
+"""Which model is best when parameters and tokens share a budget, when data are scarce, or when it is also served?
 
 `allocate` is for laws without a closed form: a grid over ln N, refined around its best point. `Surface.optimum` has the
-closed form of the Chinchilla law.
+closed form of the Chinchilla law. `unique_data_optimum` says how often scarce data should be repeated.
 
 `cheapest_for_loss`, Sardana et al. 2024 (arXiv 2401.00448) eq. 3: minimise 6 N D_train + 2 N D_inference subject to
 L(N, D_train) = l. At the optimum alpha A N^-alpha / (beta B D^-beta) = 1 + D_inference / (3 D_train): a smaller model,
@@ -12,12 +12,14 @@ and the condition is monotone in ln((1 - s) / s): one root, between that of trai
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from chinchilla_jax.scaling.fits.minimise import minimise_on_grid
 from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.laws.dense import effective
+from chinchilla_jax.scaling.laws.form import form
 from chinchilla_jax.scaling.read.runs import FitRefused
 
 _LEAST = 10.0  # parameters, and tokens
@@ -47,6 +49,35 @@ def allocate(loss: Callable[[np.ndarray, np.ndarray], np.ndarray], flops: float,
         raise FitRefused("no_optimum", f"at {flops:.3g} FLOPs {why}")
     params = float(np.exp(point))
     return Allocation(params, flops / (flops_per * params), float(at(point)))
+
+
+@dataclasses.dataclass(frozen=True)
+class UniqueDataOptimum(Allocation):
+    """The best use of a budget on unique tokens; `tokens` D are all passes together; `epochs` D / unique tokens;
+    `mean_value`, what a token trained on was worth on average, D'/D; `next_value`, what one more repeated token would
+    be worth, in fresh tokens; `unlimited` the loss with fresh tokens only at the same budget."""
+
+    epochs: float
+    mean_value: float
+    next_value: float
+    unlimited: float
+
+
+def unique_data_optimum(constants: Mapping[str, float], unique_tokens: float, flops: float) -> UniqueDataOptimum:
+    """The lowest loss for `flops` = 6 N D training FLOPs and `unique_tokens`, and how often the tokens are then seen;
+    `constants` are of the form `data_constrained`, e.g. `published()["muennighoff2023"].constants`. FitRefused
+    `no_optimum`."""
+
+    def loss(unique: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        return lambda n, d: form("data_constrained").value(constants, params=n, tokens=d, unique_tokens=unique)
+
+    best = allocate(loss(unique_tokens), flops)
+    distinct, decay = min(unique_tokens, best.tokens), constants["R_D"]
+    epochs = best.tokens / distinct
+    mean_value, next_value = effective(best.tokens, distinct, decay) / best.tokens, np.exp(-(epochs - 1.0) / decay)
+    unlimited = allocate(loss(np.inf), flops).loss
+    values = epochs, float(mean_value), float(next_value), unlimited
+    return UniqueDataOptimum(best.params, best.tokens, best.loss, *values)
 
 
 @dataclasses.dataclass(frozen=True)

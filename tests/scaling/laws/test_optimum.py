@@ -1,10 +1,12 @@
-"""The search for the lowest loss at a budget, and the cheapest model for a loss when it is also served."""
+"""The search for the lowest loss at a budget, scarce data, and a model that is also served."""
+
+import math
 
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.laws.optimum import allocate, cheapest_for_loss
-from chinchilla_jax.scaling.laws.published import surface
+from chinchilla_jax.scaling.laws.optimum import allocate, cheapest_for_loss, unique_data_optimum
+from chinchilla_jax.scaling.laws.published import law, surface
 from chinchilla_jax.scaling.read.runs import FitRefused
 
 UNROUNDED = surface("hoffmann2022_unrounded")
@@ -75,3 +77,28 @@ def test_a_loss_below_the_irreducible_one_is_refused():
         cheapest_for_loss(UNROUNDED, 1.5, 1e12)
     with pytest.raises(FitRefused, match="negative"):
         cheapest_for_loss(UNROUNDED, 2.5, -1.0)
+
+
+REPEATED = law("muennighoff2023").constants
+
+
+def test_the_best_use_of_25_billion_unique_tokens_is_that_of_the_authors():
+    best = unique_data_optimum(REPEATED, 25e9, 6 * 8.67e9 * 178e9)
+    assert best.tokens == pytest.approx(227e9, abs=1e9) and best.epochs == pytest.approx(9.1, abs=0.05)
+    assert best.params == pytest.approx(6.8e9, abs=0.05e9), "the grid search of the authors' repository"
+    assert best.next_value == pytest.approx(math.exp(-(best.epochs - 1) / 15.387756), rel=1e-9)
+    assert best.unlimited < best.loss
+    assert best.next_value < best.mean_value < 1
+
+
+def test_with_more_compute_the_same_data_is_repeated_more():
+    plans = [unique_data_optimum(REPEATED, 1e9, flops) for flops in (1e19, 1e20, 1e21)]
+    assert plans[0].epochs < plans[1].epochs < plans[2].epochs
+    assert plans[0].next_value > plans[1].next_value > plans[2].next_value
+
+
+def test_with_data_to_spare_nothing_is_repeated():
+    plan = unique_data_optimum(REPEATED, 1e15, 1e21)
+    assert (plan.epochs, plan.next_value) == (1.0, 1.0) and plan.loss == pytest.approx(plan.unlimited, rel=1e-12)
+    base = surface("muennighoff2023_base").optimum(1e21)
+    assert (plan.params, plan.tokens, plan.loss) == pytest.approx(base, rel=1e-6)

@@ -146,11 +146,7 @@ class EnvelopeFit:
 
 
 def fit_envelope(
-    runs: Sequence[Run],
-    *,
-    preset: Preset = CORRECTED,
-    resampling: Scheme | None | str = "preset",
-    seed: int = 0,
+    runs: Sequence[Run], *, preset: Preset = CORRECTED, resampling: Scheme | None | str = "preset", seed: int = 0
 ) -> EnvelopeFit:
     """Approach 1 on the runs with role `isoflop` that have a training curve.
 

@@ -48,13 +48,14 @@ class ProfileCurve:
 class ProfileMinima:
     """Minima of B sets of M profiles. `inside`: the curve opens upward and its minimum is strictly between the sizes
     tried (all of them, whatever a resample holds); elsewhere the other values [B, M] stand for nothing. `fitted` [B, M,
-    n] is the curve at the runs, None for interpolants."""
+    n] is the curve at the runs, NaN for
+    interpolants."""
 
     log_best: np.ndarray
     lowest: np.ndarray
     curvature: np.ndarray
     inside: np.ndarray
-    fitted: np.ndarray | None
+    fitted: np.ndarray
 
 
 def parabolas(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarray) -> ProfileMinima:
@@ -115,7 +116,7 @@ def akima(x: np.ndarray, loss: np.ndarray, weight: np.ndarray, within: np.ndarra
     log_best, lowest, curvature = lowest_points
     low, high = _bounds(x, within)
     inside = (log_best > low + 1e-12) & (log_best < high - 1e-12) & (curvature > 0)
-    return ProfileMinima(log_best, lowest, curvature, inside, None)
+    return ProfileMinima(log_best, lowest, curvature, inside, np.full(shape, np.nan))
 
 
 def lowest_point(curve: Akima1DInterpolator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

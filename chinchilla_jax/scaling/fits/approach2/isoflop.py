@@ -137,11 +137,11 @@ def fit_isoflop(
 
 def _from_scatter(table: ProfileTable, scheme: Scheme | None, rng: np.random.Generator) -> _Laws:
     """The laws and their replicates from the minima's scatter about the laws."""
-    params, tokens = (fit_optimum(table.budgets, near.log_best, near.log_best_sd) for near in table.near.values())
+    params, tokens = (fit_optimum(table.budgets, near.log_best[0], near.log_best_sd) for near in table.near.values())
     inside = np.ones(len(table.budgets))
     for quantity, near in table.near.items():
         x = table.x[quantity]
-        ends = (np.stack([x.min(1), x.max(1)]) - near.log_best) / near.log_best_sd
+        ends = (np.stack([x.min(1), x.max(1)]) - near.log_best[0]) / near.log_best_sd
         inside = np.minimum(inside, np.diff(stdtr(near.freedom, ends), axis=0)[0])
     if scheme is None:
         return (params, tokens), None, inside
@@ -183,11 +183,11 @@ def _from_runs(table: ProfileTable, scheme: Scheme | None, rng: np.random.Genera
 def _residuals(table: ProfileTable) -> tuple[np.ndarray, np.ndarray]:
     """Relative residuals [M, n] about the parabolas, or the curves near the minima, of the runs near them; who has
     one."""
-    near, plain = table.near["params"], table.minima["params"].fitted if table.curve == "parabola" else None
-    fitted, used = (near.fitted, near.near) if plain is None else (plain[0], table.held)
+    near, parabola = table.near["params"], table.curve == "parabola"
+    fitted, used = (table.minima["params"].fitted[0], table.held) if parabola else (near.fitted[0], near.near)
     residuals = np.where(used, table.loss / np.where(used, fitted, 1.0) - 1.0, 0.0)
-    if plain is None:  # what the curve is known to miss farther up is no noise
-        excess = near.fitted / near.fitted.min(1, keepdims=True) - 1.0
+    if not parabola:  # what the curve is known to miss farther up is no noise
+        excess = fitted / fitted.min(1, keepdims=True) - 1.0
         residuals = residuals / np.sqrt(1.0 + (MISFIT * excess / near.noise) ** 2)
     return residuals, used
 

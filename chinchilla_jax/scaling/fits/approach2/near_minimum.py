@@ -16,6 +16,7 @@ import dataclasses
 import numpy as np
 
 from chinchilla_jax.scaling.fits.approach2 import profile_shape
+from chinchilla_jax.scaling.fits.approach2.curve import ProfileMinima
 from chinchilla_jax.scaling.fits.resample import LEAST_NOISE
 
 WINDOW = 0.1  # relative excess over the lowest loss of a budget up to which a run is near
@@ -30,22 +31,17 @@ _ROUNDS, _STEPS = 4, 30
 
 
 @dataclasses.dataclass(frozen=True)
-class NearFit:
-    """Minima of M profiles of at most n runs, against x = ln N or ln D: `log_best` x at the minimum, `log_lowest` ln of
-    the loss there, `curvature` relative to that loss, each [M]; `skew` of all; `covariance` [M, M] of `log_lowest`, and
-    `log_best_sd` [M]; `noise` the relative standard deviation of a run, known from `freedom` degrees of freedom; `near`
-    [M, n] which runs were fitted; `fitted` [M, n] the curves' losses at all runs."""
+class NearFit(ProfileMinima):
+    """Minima, with B = 1, by the runs `near` [M, n]; the `skew` of all; `covariance` [M, M] of the logarithms of
+    `lowest`; `log_best_sd` [M]; `noise`, the relative standard deviation of a run, known from `freedom` degrees of
+    freedom."""
 
-    log_best: np.ndarray
-    log_lowest: np.ndarray
-    curvature: np.ndarray
+    near: np.ndarray
     skew: float
     covariance: np.ndarray
     log_best_sd: np.ndarray
     noise: float
     freedom: float
-    near: np.ndarray
-    fitted: np.ndarray
 
 
 def near_runs(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
@@ -80,22 +76,13 @@ def fit_near(x: np.ndarray, loss: np.ndarray, held: np.ndarray, log_flops: np.nd
                 break
         noise, freedom, covariance = problem.noise(theta, noise)
     m = len(x)
-    log_lowest, log_best, log_curvature = theta[: 3 * m].reshape(3, m)
+    log_lowest, log_best, log_curvature = theta[: 3 * m].reshape(3, 1, m)
     skew = float(theta[3 * m])
-    excess = np.exp(log_curvature)[:, None] * profile_shape.shape(x - log_best[:, None], skew)
-    sd = np.sqrt(np.diag(covariance))
-    return NearFit(
-        log_best,
-        log_lowest,
-        np.exp(log_curvature),
-        skew,
-        covariance[:m, :m],
-        sd[m : 2 * m],
-        noise,
-        freedom,
-        near,
-        np.exp(log_lowest)[:, None] * (1.0 + excess),
-    )
+    lowest, curvature, sd = np.exp(log_lowest), np.exp(log_curvature), np.sqrt(np.diag(covariance))
+    fitted = lowest[..., None] * (1.0 + curvature[..., None] * profile_shape.shape(x - log_best[..., None], skew))
+    inside = (log_best > x.min(1)) & (log_best < x.max(1))
+    known = covariance[:m, :m], sd[m : 2 * m], noise, freedom
+    return NearFit(log_best, lowest, curvature * lowest, inside, fitted, near, skew, *known)
 
 
 class _Problem:

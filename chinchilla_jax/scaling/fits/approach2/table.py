@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -55,17 +55,11 @@ class ProfileTable:
         return {quantity: fit_near(x, self.loss, self.held, log_flops) for quantity, x in self.x.items()}
 
     @functools.cached_property
-    def minima(self) -> dict[str, ProfileMinima]:
+    def minima(self) -> Mapping[str, ProfileMinima]:
         """Minima of the curves in ln N and in ln D through the data, B = 1."""
-        if self.curve != "near":
-            return {quantity: self.redrawn(quantity, self.loss[None], self.held[None]) for quantity in QUANTITIES}
-        minima = {}
-        for quantity, near in self.near.items():
-            x, lowest = self.x[quantity], np.exp(near.log_lowest)
-            inside = (near.log_best > x.min(1)) & (near.log_best < x.max(1))
-            rows = near.log_best, lowest, near.curvature * lowest, inside, near.fitted
-            minima[quantity] = ProfileMinima(*(values[None] for values in rows))
-        return minima
+        if self.curve == "near":
+            return self.near
+        return {quantity: self.redrawn(quantity, self.loss[None], self.held[None]) for quantity in QUANTITIES}
 
     def redrawn(self, quantity: str, loss: np.ndarray, weight: np.ndarray) -> ProfileMinima:
         """Minima of the curves `parabola` or `akima` for losses or weights [B, M, n]."""
