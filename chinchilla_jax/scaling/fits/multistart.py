@@ -1,8 +1,7 @@
 """Which constants of a law lie closest to n points, how many starts lead there, and what do resampled points say?
 
-One fitter for every law. A `Problem` brings the law: its value, gradient and Hessian in coordinates of its own choice.
-Approach 3 has exact derivatives by hand (`approach3.parametric`), which a few thousand starts need; any other form gets
-them from JAX (`laws.fit`).
+One fitter for every law. A `Problem` brings value, gradient and Hessian in coordinates of its own choice: approach 3 by
+hand (`approach3.parametric`), which a few thousand starts need, any other form by JAX (`laws.fit`).
 
 The starts first descend a wider Huber loss, where almost every residual counts as squared; the best distinct minima go
 on through narrower ones to the misfit asked for. A start far from the data sees only absolute values at the narrow one,

@@ -43,11 +43,9 @@ class Residuals:
 
     replicates: int = 1000
 
-    def draw(
-        self, residuals: np.ndarray, freedom: float, size: int | tuple[int, ...], rng: np.random.Generator
-    ) -> np.ndarray:
+    def draw(self, residuals: np.ndarray, freedom: float, size: tuple, rng: np.random.Generator) -> np.ndarray:
         """Errors [B, *size] from `residuals` [k] with `freedom` degrees of freedom; zero where k is 0."""
-        shape = (self.replicates, *((size,) if isinstance(size, int) else size))
+        shape = (self.replicates, *size)
         if not len(residuals):
             return np.zeros(shape)
         scale = np.sqrt(freedom / rng.chisquare(freedom, self.replicates))

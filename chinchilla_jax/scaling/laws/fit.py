@@ -1,9 +1,8 @@
 """Which constants of a form lie closest to the data, and which of them do the data not determine?
 
-Any form is fitted by `fits.multistart`, in double precision; its gradient and Hessian come from JAX.
-
-Constants of a scaling law are rarely determined one by one: a fit with twice the A and a slightly larger alpha can be
-as good. `FormFit.flat` says which constants may move together and how far; compare predictions, not constants.
+Any form is fitted by `fits.multistart`, in double precision; its gradient and Hessian come from JAX. Constants are
+rarely determined one by one: a fit with twice the A and a slightly larger alpha can be as good. `FormFit.flat` says
+which may move together and how far; compare predictions, not constants.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def test_redrawn_residuals_are_wider_the_fewer_degrees_of_freedom_there_are():
     spread = [Residuals(4000).draw(residuals, f, (2, 3), np.random.default_rng(0)).std() for f in (5.0, 1e6)]
     # Variance of Student's t: f / (f - 2).
     assert spread[1] == pytest.approx(1.0, rel=0.01) and spread[0] == pytest.approx(np.sqrt(5 / 3), rel=0.1)
-    assert Residuals(7).draw(np.array([]), 1.0, 3, np.random.default_rng(0)).tolist() == np.zeros((7, 3)).tolist()
+    assert Residuals(7).draw(np.array([]), 1.0, (3,), np.random.default_rng(0)).tolist() == np.zeros((7, 3)).tolist()
 
 
 def test_an_interval_is_central():

@@ -157,7 +157,7 @@ class RunEnds:
         loss = np.broadcast_to(self.loss, (count, size))
         if isinstance(resampling, Residuals):
             unleveraged = sized(clipped / np.sqrt(1.0 - leverage), noise)
-            loss = loss * (1.0 + resampling.draw(unleveraged, freedom, size, rng))
+            loss = loss * (1.0 + resampling.draw(unleveraged, freedom, (size,), rng))
         elif isinstance(resampling, Resampling):
             weight = weight * resampling.weights(size, rng)
         known = np.isfinite(_PRIOR_SPREAD)

@@ -2,9 +2,8 @@
 
 Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2: at each budget a parabola of the loss in log N gives the optimal
 N, another in log D the optimal D, and power laws go through both: the preset `PAPER`. N and D are fitted apart, as the
-paper does, so a + b need not be 1. A parabola is not the true profile: even without noise the intercept is biased when
-the exponents of N and D differ, more so the wider the sizes range (0.3% in D for sizes within 2x, 5% within 16x), and
-the exponents too when the sizes drift against the optimum. How much for the grid at hand: `isoflop_bias`.
+paper does, so a + b need not be 1. A parabola is not the true profile: without any noise the intercept is off by 0.3%
+in D for sizes within 2x and by 5% within 16x, and the exponents when the sizes drift: see `isoflop_bias`.
 
 `CORRECTED` reads the minima off the runs near them (`near_minimum`), and takes the interval of the best size from the
 minima's own scatter about their line (`fit_optimum`); `AKIMA` interpolates instead. How often these intervals hold a

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -79,63 +79,61 @@ def read_profiles(runs: Sequence[Run], curve: str) -> tuple[ProfileTable, tuple[
             members.setdefault(run.budget, []).append(run)
     if not members:
         raise FitRefused("no_budget", "approach 2 needs IsoFLOP runs with a budget; add a column `budget` in FLOPs")
-    budgets = sorted(members)
-    refusals, refused = [], [refusal for budget in budgets for refusal in _too_few(budget, members[budget])]
+    members = {budget: members[budget] for budget in sorted(members)}
+    refused: dict[float, Refusal] = {}
+
+    def refuse(complaints: Iterable[tuple[float, str, str]]) -> bool:
+        """Whether there was any complaint; of each budget the first one counts."""
+        before = len(refused)
+        for budget, reason, why in complaints:
+            refused.setdefault(budget, Refusal(budget, reason, f"budget {budget:.3g} FLOPs: {why}"))
+        return len(refused) > before
+
+    refuse(_too_few(members))
     while True:  # A profile refused takes its part of the skew with it, so the others are fitted again.
-        refusals += refused
-        left_out = {refusal.budget for refusal in refusals}
-        kept = {budget: members[budget] for budget in budgets if budget not in left_out}
+        kept = {budget: mine for budget, mine in members.items() if budget not in refused}
         if len(kept) < 2:
-            why = "; ".join(r.message for r in refusals) or f"the only budget is {budgets[0]:.3g} FLOPs"
+            why = "; ".join(r.message for r in refused.values()) or f"the only budget is {min(members):.3g} FLOPs"
             raise FitRefused("few_budgets", f"approach 2 needs two usable profiles, got {len(kept)}: {why}")
         table = ProfileTable(kept, curve)
-        refused = _downward(table) or _without_minimum(table)
-        if not refused:
-            return table, tuple(sorted(refusals, key=lambda refusal: refusal.budget))
+        if not (refuse(_downward(table)) or refuse(_without_minimum(table))):
+            return table, tuple(refused[budget] for budget in sorted(refused))
 
 
-def _refusal(budget: float, reason: str, why: str) -> Refusal:
-    return Refusal(budget, reason, f"budget {budget:.3g} FLOPs: {why}")
+def _too_few(members: Mapping[float, Sequence[Run]]) -> Iterator[tuple[float, str, str]]:
+    """What can be no profile, whatever its losses: budget, reason and explanation."""
+    for budget, runs in members.items():
+        if len(runs) < MIN_POINTS:
+            yield budget, "few_points", f"{len(runs)} runs; a profile needs at least {MIN_POINTS}"
+        for quantity, name in QUANTITIES.items():
+            sizes = len({getattr(run, quantity) for run in runs})
+            if sizes < MIN_POINTS:
+                yield budget, "same_size", f"{sizes} distinct {name}; needs {MIN_POINTS} sizes"
 
 
-def _too_few(budget: float, runs: Sequence[Run]) -> list[Refusal]:
-    """What can be no profile, whatever its losses."""
-    if len(runs) < MIN_POINTS:
-        return [_refusal(budget, "few_points", f"{len(runs)} runs; a profile needs at least {MIN_POINTS}")]
-    for quantity, name in QUANTITIES.items():
-        sizes = len({getattr(run, quantity) for run in runs})
-        if sizes < MIN_POINTS:
-            return [_refusal(budget, "same_size", f"{sizes} distinct {name}; needs {MIN_POINTS} sizes")]
-    return []
-
-
-def _downward(table: ProfileTable) -> list[Refusal]:
+def _downward(table: ProfileTable) -> Iterator[tuple[float, str, str]]:
     """Profiles whose parabola through all runs opens downward."""
-    refused: dict[float, Refusal] = {}
-    for quantity, name in QUANTITIES.items():
-        minima = parabolas(table.x[quantity], table.loss[None], table.held[None].astype(float), table.held)
-        for budget in table.budgets[~(minima.curvature[0] > 0)].tolist():
-            why = f"the parabola in log {name} opens downward; add sizes on both sides or repeat noisy runs"
-            refused.setdefault(budget, _refusal(budget, "downward", why))
-    return [refused[budget] for budget in sorted(refused)]
+    weight = table.held[None].astype(float)
+    bends = [parabolas(x, table.loss[None], weight, table.held).curvature[0] for x in table.x.values()]
+    for budget, *curvatures in zip(table.budgets.tolist(), *bends, strict=True):
+        for name, curvature in zip(QUANTITIES.values(), curvatures, strict=True):
+            if not curvature > 0:
+                why = f"the parabola in log {name} opens downward; add sizes on both sides or repeat noisy runs"
+                yield budget, "downward", why
 
 
-def _without_minimum(table: ProfileTable) -> list[Refusal]:
+def _without_minimum(table: ProfileTable) -> Iterator[tuple[float, str, str]]:
     """Profiles whose curve has no minimum inside the sizes tried, or one far below every loss."""
-    refused: dict[float, Refusal] = {}
     for m, budget in enumerate(table.budgets.tolist()):
         losses = table.loss[m, table.held[m]]
         for quantity, name in QUANTITIES.items():
             minima, tried = table.minima[quantity], np.exp(table.x[quantity][m, table.held[m]])
-            low, high = tried.min(), tried.max()
+            low, high, lowest = tried.min(), tried.max(), minima.lowest[0, m]
             if not minima.inside[0, m]:
                 side = "smaller" if np.exp(minima.log_best[0, m]) <= np.sqrt(low * high) else "larger"
-                why = f"the minimum over {name} lies outside those tried ({low:.3g} to {high:.3g}); add runs with "
-                refused.setdefault(budget, _refusal(budget, "edge", f"{why}{side} {name}"))
-            elif minima.lowest[0, m] < _FAR_BELOW * losses.min():
+                where = f"outside those tried ({low:.3g} to {high:.3g}); add runs with {side} {name}"
+                yield budget, "edge", f"the minimum over {name} lies {where}"
+            elif lowest < _FAR_BELOW * losses.min():
                 odd = losses[np.abs(np.log(losses / np.median(losses))).argmax()]
-                why = (
-                    f"the minimum of the curve, {minima.lowest[0, m]:.4g}, lies far below every loss; check the run of "
-                )
-                refused.setdefault(budget, _refusal(budget, "far_off", f"{why}loss {odd:.4g}"))
-    return list(refused.values())
+                where = f"far below every loss; check the run of loss {odd:.4g}"
+                yield budget, "far_off", f"the minimum of the curve, {lowest:.4g}, lies {where}"

@@ -64,7 +64,11 @@ def profile_likelihood(
         return quantity(problem.surface(at))
 
     best, lowest = float(value_of(theta[None])[0]), objective(theta[None], np.zeros(1, int))[0][0]
-    sd = _standard_deviation(problem, theta, value_of, fit.scatter)
+    # The standard deviation of q by the delta method, with independent log residuals of the fit's spread.
+    jacobian = _derivatives(lambda at: problem.residuals(at, "log"), theta, 1e-5)
+    slope = _derivatives(value_of, theta[None], 1e-4)[0]
+    variance = slope @ np.linalg.pinv(jacobian.T @ jacobian, hermitian=True) @ slope
+    sd = float(np.sqrt(variance) * max(fit.scatter, 1e-9))
     offsets = np.linspace(-_REACH, _REACH, 2 * _STEPS + 1)
     targets = best + sd * offsets[offsets != 0]
     # Wherever the spring comes to rest, the gradient of H is along that of q: a point of the profile, whether or not q
@@ -92,16 +96,6 @@ def _derivatives(function: Callable[[np.ndarray], np.ndarray], theta: np.ndarray
     """[..., P]: central differences of a function of theta [..., P]."""
     units = np.eye(theta.shape[-1]) * step
     return np.stack([(function(theta + unit) - function(theta - unit)) / (2 * step) for unit in units], -1)
-
-
-def _standard_deviation(
-    problem: SurfaceProblem, theta: np.ndarray, value_of: Callable[[np.ndarray], np.ndarray], scatter: float
-) -> float:
-    """Of the quantity by the delta method, with independent log residuals of spread `scatter`."""
-    jacobian = _derivatives(lambda at: problem.residuals(at, "log"), theta, 1e-5)
-    slope = _derivatives(value_of, theta[None], 1e-4)[0]
-    variance = slope @ np.linalg.pinv(jacobian.T @ jacobian, hermitian=True) @ slope
-    return float(np.sqrt(variance) * max(scatter, 1e-9))
 
 
 def _information(problem: SurfaceProblem, theta: np.ndarray, fit: ParametricFit) -> float:
