@@ -37,6 +37,8 @@ _UPWARD = 2.0  # standard errors of the curvature above zero
 _NEAR = np.log(4.0)  # sizes count as tried at C when a run of theirs ended within this factor of it
 _NARROW = np.log(2.0)
 _Laws = tuple[PowerLaw, PowerLaw, OffsetLaw]  # of N*, D* and the loss
+# C and N* where the laws were fitted, FLOP values left out, the laws, a run's noise, replicates' share and laws.
+_Reading = tuple[np.ndarray, int, _Laws, float, float, _Laws | None]
 _RANKS = 16  # runs by rank looked at for a replicate's winner; all 16 are missing once in 10^7 draws
 
 # `curve` is `winner` (the run with the lowest loss at each C) or `smooth` (the envelope below the runs' ends).
@@ -108,11 +110,11 @@ class EnvelopeFit:
     params_law: PowerLaw
     tokens_law: PowerLaw
     loss_offset: OffsetLaw
+    scatter: float = 0.0
+    kept_draws: float = 1.0
     boot_params: PowerLaw | None = None
     boot_tokens: PowerLaw | None = None
     boot_loss_offset: OffsetLaw | None = None
-    scatter: float = 0.0
-    kept_draws: float = 1.0
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -164,9 +166,9 @@ def fit_envelope(
     curves = read_curves(runs, log_flops, preset.curve)
     points = _points(runs, np.log(ends), log_flops, curves)
     rng = np.random.default_rng(seed)
-    if preset.curve == "winner":
-        return _winners(runs, points, log_flops, curves, scheme, rng)
-    return _smooth(runs, points, log_flops, scheme, rng)
+    read = _winners if preset.curve == "winner" else _smooth
+    optima, dropped, laws, scatter, kept, boot = read(runs, log_flops, curves, scheme, rng)
+    return EnvelopeFit(preset, runs, points, optima, dropped, *laws, scatter, kept, *(boot or (None, None, None)))
 
 
 def _points(runs: Sequence[Run], ends: np.ndarray, log_flops: np.ndarray, curves: np.ndarray) -> EnvelopePoints:
@@ -195,13 +197,8 @@ def _range(log_n: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _winners(
-    runs: tuple[Run, ...],
-    points: EnvelopePoints,
-    log_flops: np.ndarray,
-    curves: np.ndarray,
-    resampling: Scheme | None,
-    rng: np.random.Generator,
-) -> EnvelopeFit:
+    runs: Sequence[Run], log_flops: np.ndarray, curves: np.ndarray, scheme: Scheme | None, rng: np.random.Generator
+) -> _Reading:
     """The paper's reading: the run with the lowest loss at each C."""
     log_n = np.log([run.params for run in runs])
     log_d = np.log([run.tokens / run.flops for run in runs])
@@ -224,33 +221,28 @@ def _winners(
         raise FitRefused("few_sizes", f"N = {np.exp(log_n[best[0]]):.4g} wins at every C; add sizes on both sides")
     used = np.isfinite(lowest)
     optima = np.stack([flops, np.exp(log_n[best])], 1)[used]
-    fitted = PAPER, runs, points, optima, int((~used).sum()), *laws(best, lowest)
-    if not isinstance(resampling, Resampling):
-        return EnvelopeFit(*fitted)
+    if not isinstance(scheme, Resampling):
+        return optima, int((~used).sum()), laws(best, lowest), 0.0, 1.0, None
     order = curves.argsort(0)[:_RANKS]
     ranked = np.take_along_axis(curves, order, 0)
     winner, loss = [], []
-    for present in resampling.weights(len(runs), rng) > 0:
+    for present in scheme.weights(len(runs), rng) > 0:
         first = present[order].argmax(0)[None]
         loss.append(np.take_along_axis(np.where(present[order], ranked, np.inf), first, 0)[0])
         winner.append(np.take_along_axis(order, first, 0)[0])
-    return EnvelopeFit(*fitted, *laws(np.array(winner), np.array(loss)))
+    return optima, int((~used).sum()), laws(best, lowest), 0.0, 1.0, laws(np.array(winner), np.array(loss))
 
 
 def _smooth(
-    runs: tuple[Run, ...],
-    points: EnvelopePoints,
-    log_flops: np.ndarray,
-    resampling: Scheme | None,
-    rng: np.random.Generator,
-) -> EnvelopeFit:
+    runs: Sequence[Run], log_flops: np.ndarray, curves: np.ndarray, scheme: Scheme | None, rng: np.random.Generator
+) -> _Reading:
     """The corrected reading: the smooth envelope below the runs' ends."""
     ends = read_ends(runs)
     sizes = len(np.unique(ends.log_params))
     if sizes < _FEWEST_SIZES or len(ends.loss) < FEWEST:
         needs = f"the envelope needs {FEWEST} of {_FEWEST_SIZES} sizes or more"
         raise FitRefused("few_sizes", f"{len(ends.loss)} run ends of {sizes} sizes; {needs}")
-    envelope = ends.fit(resampling, rng)
+    envelope = ends.fit(scheme, rng)
     if not envelope.curvature_z > _UPWARD:
         raise FitRefused(
             "no_optimum",
@@ -272,8 +264,5 @@ def _smooth(
         return size, fit_power(at, at / per_token(column.at(at))), loss
 
     optima = np.stack([flops, params], 1)[inside]
-    boot: tuple[PowerLaw | None, PowerLaw | None, OffsetLaw | None] = (None, None, None)
-    if envelope.boot:
-        boot = laws(*envelope.boot)
-    left_out, fitted = int((~inside).sum()), laws(*envelope.laws)
-    return EnvelopeFit(CORRECTED, runs, points, optima, left_out, *fitted, *boot, envelope.noise, envelope.kept)
+    boot = laws(*envelope.boot) if envelope.boot else None
+    return optima, int((~inside).sum()), laws(*envelope.laws), envelope.noise, envelope.kept, boot

@@ -5,9 +5,9 @@ Under L = E + A/N^alpha + B/D^beta and C = c N D the loss at u = ln N - ln N*(C)
     L - L* = curvature * S(u),   S(u) = 2 / (alpha + beta) * ((e^(-alpha u) - 1) / alpha + (e^(beta u) - 1) / beta)
            = u^2 + skew u^3 + ...,   skew = (beta - alpha) / 3
 
-so a parabola (Hoffmann et al. 2022, section 3.2) misses a skew that does not change with C, and data from all budgets
-can be used to find it. The next term depends on alpha beta, which profiles hardly show; published laws have 0.05 to
-0.2, so intervals draw it from there and fits take 0.1.
+so a parabola (Hoffmann et al. 2022, section 3.2) misses a skew that does not change with C and can be found from all
+budgets. The next term depends on alpha beta, which profiles hardly show: intervals draw it from what published laws
+have, 0.05 to 0.2, and fits take 0.1.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 The objective was averaged over the runs instead of summed, and minimised by L-BFGS-B, which stops once the decrease
 of a step falls below 2.2e-9 times max(|objective|, 1). On the points of Figure 4 the sum is 1e-3 at the minimum and
 the mean 4e-6, so that averaged nearly every start stops on the way, and the best of 4500 is whichever came furthest
-(Besiroglu et al. 2024, arXiv 2404.10102). This module shows that, and serves preset `paper`; to learn something about
-runs use `parametric`.
+(Besiroglu et al. 2024, arXiv 2404.10102). To learn something about runs use `parametric`.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ For a quantity q the objective is minimised over everything else at each value o
 it rises little. How little follows from the residuals: with psi the derivative of the Huber loss,
 2 rise mean(psi') / mean(psi^2) is about F(1, n - P) distributed (Ronchetti's likelihood-ratio type test of
 M-estimators). For squared residuals that is the profile likelihood of normal noise; for the paper's threshold of 1e-3
-it makes no assumption on the shape of the noise; a likelihood read off the Huber loss itself would suppose nearly
-Laplacian noise. No resampling is needed, and unlike a covariance it follows a curved valley.
+it assumes nothing of the noise's shape. No resampling is needed, and unlike a covariance it follows a curved valley.
 """
 
 from __future__ import annotations
