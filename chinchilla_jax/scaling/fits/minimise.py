@@ -46,14 +46,12 @@ def minimise(
     starts = np.asarray(starts, np.float64)
     blocks = [np.arange(i, min(i + chunk, len(starts))) for i in range(0, len(starts), chunk)]
 
-    def descend(rows: np.ndarray) -> Minima:
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            return _descend(objective, starts[rows], rows, tolerance, max_steps)
-
     with ThreadPoolExecutor(max(1, min(len(blocks), os.cpu_count() or 1))) as pool:
-        return Minima(*map(np.concatenate, zip(*pool.map(descend, blocks), strict=True)))
+        parts = pool.map(lambda rows: _descend(objective, starts[rows], rows, tolerance, max_steps), blocks)
+        return Minima(*map(np.concatenate, zip(*parts, strict=True)))
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def _descend(objective: Objective, theta: np.ndarray, rows: np.ndarray, tolerance: float, max_steps: int) -> Minima:
     value, grad, hess = objective(theta, rows)
     damping = np.full(len(theta), _DAMPING_START)

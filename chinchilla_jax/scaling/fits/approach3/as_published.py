@@ -40,10 +40,19 @@ def fit_as_published(
     from the fit itself, so they hardly move when the objective is averaged. Refused as `fit_parametric`, `no_optimum`
     excepted: what was reached is returned.
     """
+    import scipy.optimize  # here, because importing it takes longer than the fits of the other preset
+
     problem = SurfaceProblem(runs)
+
+    def descend(start: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """Objective as a sum, and a, b, e, alpha, beta where L-BFGS-B stops."""
+        scale = 1.0 / weights.sum() if average else 1.0
+        result = scipy.optimize.minimize(paper_objective(problem, weights, scale), start, jac=True, method="L-BFGS-B")
+        return result.fun / scale, result.x
+
     starts = paper_starts() if starts is None else np.asarray(starts, np.float64)
     every = np.ones(len(problem.loss))
-    ends = [_descend(problem, start, every, average) for start in starts]
+    ends = [descend(start, every) for start in starts]
     values = np.array([value for value, _ in ends])
     best = int(values.argmin())
     theta = problem.standardise(ends[best][1][None])[0]
@@ -52,19 +61,8 @@ def fit_as_published(
     if resampling is None:
         return fit
     weights = resampling.weights(len(problem.loss), np.random.default_rng(seed))
-    a, b, e, alpha, beta = np.array([_descend(problem, ends[best][1], row, average)[1] for row in weights]).T
+    a, b, e, alpha, beta = np.array([descend(ends[best][1], row)[1] for row in weights]).T
     return dataclasses.replace(fit, boot=Surface(np.exp(e), np.exp(a), np.exp(b), alpha, beta))
-
-
-def _descend(
-    problem: SurfaceProblem, start: np.ndarray, weights: np.ndarray, average: bool
-) -> tuple[float, np.ndarray]:
-    """Objective as a sum, and a, b, e, alpha, beta where L-BFGS-B stops."""
-    import scipy.optimize  # here, because importing it takes longer than the fits of the other preset
-
-    scale = 1.0 / weights.sum() if average else 1.0
-    result = scipy.optimize.minimize(paper_objective(problem, weights, scale), start, jac=True, method="L-BFGS-B")
-    return result.fun / scale, result.x
 
 
 def paper_objective(problem: SurfaceProblem, weights: np.ndarray, scale: float) -> Callable[[np.ndarray], tuple]:
