@@ -20,7 +20,7 @@ from chinchilla_jax.scaling.fits.approach3.parametric import (
     few_starts,
     fit_parametric,
 )
-from chinchilla_jax.scaling.fits.multistart import MISFITS, SQUARED_RAW
+from chinchilla_jax.scaling.fits.minimise import MISFITS, SQUARED_RAW
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 _EXPONENTS = np.linspace(0.05, 1.5, 30)

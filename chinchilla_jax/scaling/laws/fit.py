@@ -1,6 +1,6 @@
 """Which constants of a form lie closest to the data, and which of them do the data not determine?
 
-Any form is fitted by `fits.multistart`, in double precision; its gradient and Hessian come from JAX. Constants are
+Any form is fitted by `fits.minimise`, in double precision; its gradient and Hessian come from JAX. Constants are
 rarely determined one by one: a fit with twice the A and a slightly larger alpha can be as good. `FormFit.flat` says
 which may move together and how far; compare predictions, not constants.
 """
@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.minimise import Objective
-from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_RAW, Fit, Misfit, Problem, bootstrap, descend
+from chinchilla_jax.scaling.fits.minimise import HUBER, SQUARED_RAW, Fit, Misfit, Objective, Problem, bootstrap, descend
 from chinchilla_jax.scaling.fits.resample import Resampling, interval
 from chinchilla_jax.scaling.laws.form import Form, form
 from chinchilla_jax.scaling.read.runs import FitRefused
@@ -162,7 +161,7 @@ class _FormProblem(Problem):
         return {name: np.array([float(row[name]) for row in rows]) for name in self.form.constant_names}
 
     def objective(self, misfit: Misfit, weights: np.ndarray | None = None) -> Objective:
-        """As `multistart.Problem` says."""
+        """As `minimise.Problem` says."""
         import jax
 
         compiled = _derivatives(self.form, self.free, misfit.residual)

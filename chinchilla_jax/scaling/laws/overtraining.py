@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.multistart import SQUARED_RAW
+from chinchilla_jax.scaling.fits.minimise import SQUARED_RAW
 from chinchilla_jax.scaling.laws.fit import FormFit, fit_form
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, positive
 from chinchilla_jax.scaling.read.runs import FitRefused, Run

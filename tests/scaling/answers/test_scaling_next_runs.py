@@ -9,7 +9,7 @@ import pytest
 
 from chinchilla_jax.scaling.answers.next_runs import QUANTITIES, Design, answer, next_runs
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
-from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_LOG
+from chinchilla_jax.scaling.fits.minimise import HUBER, SQUARED_LOG
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 

@@ -3,7 +3,7 @@
 import pytest
 
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.multistart import SQUARED_RAW
+from chinchilla_jax.scaling.fits.minimise import SQUARED_RAW
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.fits.variants import fit_varpro
 from chinchilla_jax.scaling.read.runs import FitRefused

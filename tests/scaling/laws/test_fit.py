@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_LOG, SQUARED_RAW, Misfit
+from chinchilla_jax.scaling.fits.minimise import HUBER, SQUARED_LOG, SQUARED_RAW, Misfit
 from chinchilla_jax.scaling.fits.resample import Resampling
 from chinchilla_jax.scaling.laws.fit import fit_form, fit_widths
 from chinchilla_jax.scaling.laws.form import amplitude, form, signed

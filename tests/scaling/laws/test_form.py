@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.fits.multistart import SQUARED_LOG
+from chinchilla_jax.scaling.fits.minimise import SQUARED_LOG
 from chinchilla_jax.scaling.laws import form as form_module
 from chinchilla_jax.scaling.laws.fit import fit_form
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, forms, positive, register

@@ -5,7 +5,7 @@ import pytest
 
 from chinchilla_jax.scaling.answers.decide import given_params
 from chinchilla_jax.scaling.fits.approach3.parametric import SurfaceProblem
-from chinchilla_jax.scaling.fits.multistart import HUBER
+from chinchilla_jax.scaling.fits.minimise import HUBER
 from chinchilla_jax.scaling.report.paper import ROUNDED, UNROUNDED, allocations, describe, figure_4
 
 ROWS = allocations()

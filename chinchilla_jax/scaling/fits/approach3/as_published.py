@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, SurfaceProblem, describe_fit, paper_starts
-from chinchilla_jax.scaling.fits.multistart import AGREEMENT, HUBER
+from chinchilla_jax.scaling.fits.minimise import AGREEMENT, HUBER
 from chinchilla_jax.scaling.fits.resample import PAPER, Resampling
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import Run

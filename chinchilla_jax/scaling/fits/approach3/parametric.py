@@ -2,8 +2,8 @@
 
 Hoffmann et al. 2022 (arXiv 2203.15556) section 3.3 and appendix D.2: minimise the sum over runs of
 Huber_delta(LSE(a - alpha ln N, b - beta ln D, e) - ln L) from 4500 starting points. The fit here keeps that objective
-and those starts and changes how the minimum is reached (see `multistart`): the published constants stop short of it
-(Besiroglu et al., arXiv 2404.10102; `as_published` shows how). Other objectives are those of `multistart.MISFITS`. A
+and those starts and changes how the minimum is reached (see `minimise`): the published constants stop short of it
+(Besiroglu et al., arXiv 2404.10102; `as_published` shows how). Other objectives are those of `minimise.MISFITS`. A
 and B are flat directions: compare predictions and exponents, not A and B.
 
 With p the three terms of the law as shares of their sum, z = ln(sum) has gradient p and Hessian diag(p) - p p^T in the
@@ -19,8 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.minimise import Objective
-from chinchilla_jax.scaling.fits.multistart import HUBER, Fit, Misfit, Problem, bootstrap, descend
+from chinchilla_jax.scaling.fits.minimise import HUBER, Fit, Misfit, Objective, Problem, bootstrap, descend
 from chinchilla_jax.scaling.fits.resample import FULL, Resampling
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
@@ -130,7 +129,7 @@ class SurfaceProblem(Problem):
         return np.column_stack([share, -share[:, 0] * np.log(self.params), -share[:, 1] * np.log(self.tokens)])
 
     def objective(self, misfit: Misfit, weights: np.ndarray | None = None) -> Objective:
-        """As `multistart.Problem` says."""
+        """As `minimise.Problem` says."""
         unit, raw = self.unit(misfit), misfit.residual == "raw"
         width, log_loss = misfit.delta / unit, np.log(self.loss)
         basis = self._basis if self.tied else None

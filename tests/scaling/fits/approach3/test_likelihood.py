@@ -6,7 +6,7 @@ import scipy.stats
 
 from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.fits.approach3.parametric import SurfaceProblem, fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_LOG
+from chinchilla_jax.scaling.fits.minimise import HUBER, SQUARED_LOG
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import Run
 

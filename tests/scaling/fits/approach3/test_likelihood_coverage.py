@@ -4,7 +4,7 @@ import pytest
 
 from chinchilla_jax.scaling.fits.approach3.likelihood import profile_likelihood, quantities
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
-from chinchilla_jax.scaling.fits.multistart import HUBER, SQUARED_LOG
+from chinchilla_jax.scaling.fits.minimise import HUBER, SQUARED_LOG
 from chinchilla_jax.tools.simulate import simulate_isoflop
 from tests.scaling.fits.approach3.cases import BUDGETS, FEW, SEEDS, SIZES, TARGET, TRUTH
 

@@ -6,7 +6,7 @@ import pytest
 import scipy.optimize
 
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.multistart import L1, SQUARED_LOG
+from chinchilla_jax.scaling.fits.minimise import L1, SQUARED_LOG
 from chinchilla_jax.scaling.fits.resample import Resampling, interval
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run

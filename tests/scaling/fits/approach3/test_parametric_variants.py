@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.scaling.fits.approach3.parametric import SurfaceProblem, fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.multistart import HUBER, L1, MISFITS, SQUARED_RAW, Misfit
+from chinchilla_jax.scaling.fits.minimise import HUBER, L1, MISFITS, SQUARED_RAW, Misfit
 from chinchilla_jax.scaling.fits.resample import Resampling
 from chinchilla_jax.scaling.fits.surface import Surface
 
