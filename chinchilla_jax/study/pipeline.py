@@ -122,7 +122,7 @@ class _Pipeline:
         from chinchilla_jax.scaling.predict.analysis import analyse
         from chinchilla_jax.scaling.predict.predict import predict
         from chinchilla_jax.scaling.read.load import load_runs
-        from chinchilla_jax.scaling.read.target import target_budget
+        from chinchilla_jax.scaling.read.runs import target_budget
         from chinchilla_jax.scaling.report.facts import facts_of
         from chinchilla_jax.scaling.report.sections import announce, of_prediction, tell
 

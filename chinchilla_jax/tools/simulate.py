@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from chinchilla_jax.scaling.answers.decide import per_token
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
 from chinchilla_jax.scaling.read.runs import Curve, Run
 
@@ -59,7 +60,7 @@ def simulate_isoflop(
     """
     params = np.asarray(sizes, np.float64)
     spent = np.broadcast_to(np.asarray(budgets, np.float64)[:, None], params.shape)
-    tokens = spent / _per_token(params, flops_per)
+    tokens = spent / per_token(params, flops_per)
     error = noise * np.random.default_rng(seed).standard_normal(params.shape)
     loss = surface.loss(params, tokens) * (1.0 + error)
     rows = np.stack([params, tokens, spent, loss], -1).reshape(-1, 4).tolist()
@@ -104,16 +105,12 @@ def simulate_curves(
     above = 1.0 + lift * 0.5 * (1.0 + np.cos(np.pi * done))
     runs = []
     for params, row in zip(np.asarray(sizes, np.float64), np.asarray(horizons, np.float64), strict=True):
-        per_token = float(_per_token(params, flops_per))
+        rate = float(per_token(params, flops_per))
         for horizon in row:
             run_error, errors = noise * rng.standard_normal(), batch_noise * rng.standard_normal(points)
             tokens = horizon * done
             loss = surface.loss(params, tokens) * above * (1.0 + run_error) * (1.0 + errors)
             final = float(surface.loss(params, horizon)) * (1.0 + run_error)
             name = f"n{params:.3g}-d{horizon:.3g}"
-            runs.append(Run(name, float(params), float(horizon), per_token * horizon, final, curve=Curve(tokens, loss)))
+            runs.append(Run(name, float(params), float(horizon), rate * horizon, final, curve=Curve(tokens, loss)))
     return tuple(runs)
-
-
-def _per_token(params: np.ndarray | float, flops_per: FlopsPerToken) -> np.ndarray:
-    return flops_per(np.asarray(params)) if callable(flops_per) else flops_per * np.asarray(params)

@@ -6,7 +6,6 @@ Intervals are 95% percentiles of the law's bootstrap replicates, where it has an
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -90,7 +89,7 @@ class Law(SizeLaw):
         return self.surface.loss(params, self.tokens(params, flops))
 
     def tokens_reaching(self, params: float, loss: float, flops: float) -> float:
-        return float(decide.reaching(self.surface, params, loss, self.flops_per).tokens)
+        return float(decide.tokens_reaching(self.surface, params, loss))
 
     def flops_for(self, loss: float, flops: float) -> float:
         return float(decide.flops_for_loss(self.surface, loss, self.flops_per))
@@ -112,7 +111,8 @@ def published_laws(names: Sequence[str] = ()) -> tuple[Law, ...]:
 def optimum(laws: Sequence[Law], flops: float) -> Answer:
     """The compute-optimal model under each law."""
     rows = [_row(law, lambda s, c: decide.optimal(s, flops, c)) for law in laws]
-    rows = [{k: v for k, v in row.items() if k not in ("above optimum", "FLOPs wasted", "C")} for row in rows]
+    for row in rows:
+        del row["above optimum"], row["FLOPs wasted"], row["C"]
     sources = tuple(f"{law.name}: {law.source}" for law in laws if law.source)
     return Answer("optimum", f"Compute-optimal for C = {flops:.4g} FLOPs", tuple(rows), sources)
 
@@ -142,59 +142,53 @@ def other_laws(names: Sequence[str], flops: float, inputs: Mapping[str, float]) 
     Raises:
       FitRefused: `unknown_law`, `no_constants`, or `inputs` (a law that is no loss over N and D, or needs more inputs).
     """
-    rows, notes = [], ["C = 6 N D over the parameters that a token uses; N as each law counts it"]
-    for name in names:
-        entry = published_law(name)
-        extra = _extra_inputs(entry, inputs)
-        entry.known()  # says so when there are no constants
-        share = _USED.get(entry.form_name, lambda _: 1.0)(extra)
-        loss = functools.partial(_value, entry, extra)
-        try:
-            best = allocate(loss, flops, 6.0 * share)
-        except FitRefused as refusal:
-            raise FitRefused(refusal.reason, f"{name}: {refusal}") from None
-        row = {"law": name, "N": best.params, "D": best.tokens, "D/N": best.tokens / best.params, "loss": best.loss}
-        rows.append(row | extra)
-        notes.append(f"{name}: {entry.source}; {entry.counts}")
-    title = f"Compute-optimal for C = {flops:.4g} FLOPs, laws of other forms"
-    return Answer("other_laws", title, tuple(rows), tuple(notes))
+    laws = [published_law(name) for name in names]
+    rows = tuple(_other_row(law, flops, inputs) for law in laws)
+    counting = "C = 6 N D over the parameters that a token uses; N as each law counts it"
+    notes = (counting, *(f"{law.name}: {law.source}; {law.counts}" for law in laws))
+    return Answer("other_laws", f"Compute-optimal for C = {flops:.4g} FLOPs, laws of other forms", rows, notes)
+
+
+def _other_row(law: PublishedLaw, flops: float, inputs: Mapping[str, float]) -> dict[str, Any]:
+    extra = _extra_inputs(law, inputs)
+    law.known()  # says so when there are no constants
+    share = _USED.get(law.form_name, lambda _: 1.0)(extra)
+    try:
+        best = allocate(lambda params, tokens: law.value(params=params, tokens=tokens, **extra), flops, 6.0 * share)
+    except FitRefused as refusal:
+        raise FitRefused(refusal.reason, f"{law.name}: {refusal}") from None
+    row = {"law": law.name, "N": best.params, "D": best.tokens, "D/N": best.tokens / best.params, "loss": best.loss}
+    return row | extra
 
 
 def _extra_inputs(law: PublishedLaw, inputs: Mapping[str, float]) -> dict[str, float]:
     """Those of `inputs` that the law needs besides N and D, checked."""
     asked = law.form.input_names
     if not {"params", "tokens"} <= set(asked) or not law.gives.startswith("loss"):
-        raise FitRefused(
-            "inputs",
-            f"{law.name} gives {law.gives} from {', '.join(asked)}: without both N and D a budget has no optimum",
-        )
+        words = f"gives {law.gives} from {', '.join(asked)}: without both N and D a budget has no optimum"
+        raise FitRefused("inputs", f"{law.name} {words}")
     extra = {key: inputs[key] for key in asked if key in inputs}
     missing = [key for key in asked if key not in ("params", "tokens", *extra)]
     if missing:
         raise FitRefused("inputs", f"{law.name} needs {', '.join(missing)}: --inputs={missing[0]}:VALUE")
     for key, value in extra.items():
-        low, high = (0.0, 1.0) if key == "sparsity" else (1e-9, np.inf)
+        low, high, below = (0.0, 1.0, " and below 1") if key == "sparsity" else (1e-9, np.inf, "")
         if not low <= value < high:
-            below = " and below 1" if key == "sparsity" else ""
             raise FitRefused("inputs", f"--inputs={key}:{value:g} must be positive{below}")
     return extra
 
 
-def _value(entry: PublishedLaw, extra: Mapping[str, float], params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    return entry.value(params=params, tokens=tokens, **extra)
-
-
 def fixed(laws: Sequence[Law], flops: float | None, params: float | None, tokens: float | None) -> Answer:
     """With N or D given: what to do with the budget, or which budget makes the given value optimal."""
+    spent = ": the budget for which it is optimal" if flops is None else f" and all of C = {flops:.4g} FLOPs spent"
+    ask: Callable[[Surface, FlopsPerToken], Choice]
     if params is not None and tokens is not None:
         title, ask = "N and D given", lambda s, c: decide.trained(s, params, tokens, c)
     elif params is not None:
-        title, ask = "N given", lambda s, c: decide.given_params(s, params, flops, c)
+        title, ask = f"N given{spent}", lambda s, c: decide.given_params(s, params, flops, c)
     else:
-        title, ask = "D given", lambda s, c: decide.given_tokens(s, tokens, flops, c)
-    if params is None or tokens is None:
-        spent = ": the budget for which it is optimal" if flops is None else f" and all of C = {flops:.4g} FLOPs spent"
-        title += spent
+        assert tokens is not None  # one of both is asked about
+        title, ask = f"D given{spent}", lambda s, c: decide.given_tokens(s, tokens, flops, c)
     notes = ("FLOPs wasted: the share that an optimal model would not need for the same loss",)
     return Answer("fixed", title, tuple(_row(law, ask) for law in laws), notes)
 
@@ -207,7 +201,7 @@ def smaller(law: SizeLaw, flops: float) -> Answer:
         row = _with_all_flops(law, factor * best, flops, lowest)
         enough = law.tokens_reaching(factor * best, lowest, flops)
         extra = {"extra FLOPs": enough / row["D"] - 1.0, "D for the loss of N*": enough}
-        rows.append({"size": f"{factor:g} N*"} | row | extra)
+        rows.append({"size": f"{factor:g} N*", **row, **extra})
     notes = (
         f"{law.name}. Left: all of C spent on that size. Right: what that size needs to reach the loss of the optimum"
         f"{law.premise}",
@@ -219,10 +213,9 @@ def nearest_presets(law: SizeLaw, flops: float) -> Answer:
     """Published shapes near the optimal size, each given the whole budget, and what it loses against the optimum."""
     best, lowest = law.best(flops)
     distance = {preset: abs(np.log(preset.params_exact / best)) for preset in presets().values()}
+    near = [preset for preset in distance if distance[preset] <= np.log(_NEAR)]
     rows = []
-    for preset in sorted(distance, key=distance.get)[:_MOST_NEAR]:
-        if distance[preset] > np.log(_NEAR):
-            continue
+    for preset in sorted(near, key=lambda preset: distance[preset])[:_MOST_NEAR]:
         row = _with_all_flops(law, float(preset.params_exact), flops, lowest)
         executed = train_flops_per_token(preset.model, _CONTEXT, "executed") * row["D"]
         wasted = max(0.0, 1.0 - law.flops_for(row["loss"], flops) / flops)
@@ -241,22 +234,13 @@ def _with_all_flops(law: SizeLaw, params: float, flops: float, lowest: float) ->
 def with_unique_tokens(laws: Sequence[Law], flops: float, unique: float) -> Answer:
     """Only `unique` tokens exist: how large a model, and how many epochs (Muennighoff et al. 2023)?"""
     decay = {name: published()["muennighoff2023"].constants[name] for name in ("R_D", "R_N")}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for law in laws:
         _check_6nd(law, "unique_tokens")
         constants = {name: float(getattr(law.surface, name)) for name in ("E", "A", "B", "alpha", "beta")} | decay
         best = unique_data_optimum(constants, unique, flops)
-        rows.append(
-            {
-                "law": law.name,
-                "N": best.params,
-                "D": best.tokens,
-                "epochs": best.epochs,
-                "loss": best.loss,
-                "loss, fresh data": best.unlimited,
-                "next token worth": best.next_value,
-            }
-        )
+        row = {"law": law.name, "N": best.params, "D": best.tokens, "epochs": best.epochs, "loss": best.loss}
+        rows.append(row | {"loss, fresh data": best.unlimited, "next token worth": best.next_value})
     notes = (
         f"Repetition as fitted by Muennighoff et al. 2023 (R_D* {decay['R_D']:.3g}, R_N* {decay['R_N']:.3g}) on "
         "top of each law; next token worth: one more repeated token in fresh ones",
@@ -266,19 +250,12 @@ def with_unique_tokens(laws: Sequence[Law], flops: float, unique: float) -> Answ
 
 def with_inference(laws: Sequence[Law], flops: float, served: float) -> Answer:
     """The model that is cheapest to train and serve at the loss of the compute-optimal one (Sardana et al. 2024)."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for law in laws:
         _check_6nd(law, "inference_tokens")
         best = cheapest_for_loss(law.surface, law.best(flops)[1], served)
-        values = {
-            "N": best.params,
-            "D": best.tokens,
-            "D/N": best.tokens / best.params,
-            "loss": best.loss,
-            "C, training": best.training,
-            "C, inference": best.inference,
-            "saved": best.saving,
-        }
+        values = {"N": best.params, "D": best.tokens, "D/N": best.tokens / best.params, "loss": best.loss}
+        values |= {"C, training": best.training, "C, inference": best.inference, "saved": best.saving}
         rows.append({"law": law.name} | {name: float(value) for name, value in values.items()})
     notes = (
         f"Same loss as the optimum of C = {flops:.4g}; 2 N FLOPs per token served; saved: of training and serving "
@@ -293,16 +270,9 @@ def _check_6nd(law: Law, flag: str) -> None:
 
 
 def _row(law: Law, ask: Callable[[Surface, FlopsPerToken], Choice]) -> dict[str, Any]:
-    row = {"law": law.name} | {name: float(value) for name, value in _values(ask(law.surface, law.flops_per)).items()}
-    if law.boot is None:
-        return row
-    many = _values(ask(law.boot, law.flops_per))
-    spans = {name: interval(np.asarray(many[name]), 0.95) for name in ("N", "D", "loss")}
-    return row | {f"{name}, 95%": span for name, span in spans.items() if span[1] > span[0] * (1 + 1e-9)}
-
-
-def _values(choice: Choice) -> dict[str, np.ndarray]:
-    return {
+    """The choice under a law, and 95% intervals where they have a width."""
+    choice = ask(law.surface, law.flops_per)
+    values = {
         "N": choice.params,
         "D": choice.tokens,
         "D/N": choice.tokens / choice.params,
@@ -311,3 +281,11 @@ def _values(choice: Choice) -> dict[str, np.ndarray]:
         "above optimum": choice.loss / choice.optimal_loss - 1,
         "FLOPs wasted": choice.wasted,
     }
+    row: dict[str, Any] = {"law": law.name} | {name: float(value) for name, value in values.items()}
+    if law.boot is not None:
+        many = ask(law.boot, law.flops_per)
+        for name, replicates in (("N", many.params), ("D", many.tokens), ("loss", many.loss)):
+            low, high = interval(np.asarray(replicates), 0.95)
+            if high > low * (1 + 1e-9):
+                row[f"{name}, 95%"] = (low, high)
+    return row

@@ -13,8 +13,7 @@ import numpy as np
 
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
 
-_DECADES = 40.0  # roots are sought this far on either side
-_HALVINGS = 60
+_DECADES, _HALVINGS = 40.0, 60  # roots are sought this far on either side, and so often the range is halved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,21 +63,11 @@ def given_tokens(law: Surface, tokens: float, flops: float | None = None, flops_
     return optimal(law, _root(lambda c: law.optimum(c, flops_per)[1], tokens, law), flops_per)
 
 
-def reaching(law: Surface, params: float, loss: float | np.ndarray, flops_per: FlopsPerToken = 6.0) -> Choice:
-    """A model of `params` trained until `loss`; tokens are infinite where a model that small never gets there."""
+def tokens_reaching(law: Surface, params: float, loss: float | np.ndarray) -> np.ndarray:
+    """D with which `params` reach `loss`; infinite where a model that small never gets there."""
     room = np.asarray(loss) - law.E - law.A * params**-law.alpha
     with np.errstate(invalid="ignore", divide="ignore"):
-        tokens = np.where(room > 0, (law.B / np.where(room > 0, room, 1.0)) ** (1.0 / law.beta), np.inf)
-    finite = np.isfinite(tokens)
-    choice = trained(law, params, np.where(finite, tokens, 1e30), flops_per)
-    flops = np.where(finite, choice.flops, np.inf)
-    return dataclasses.replace(
-        choice,
-        tokens=tokens,
-        flops=flops,
-        loss=np.broadcast_to(loss, np.shape(tokens)),
-        wasted=np.where(finite, choice.wasted, 1.0),
-    )
+        return np.where(room > 0, (law.B / np.where(room > 0, room, 1.0)) ** (1.0 / law.beta), np.inf)
 
 
 def flops_for_loss(law: Surface, loss: float | np.ndarray, flops_per: FlopsPerToken = 6.0) -> np.ndarray:
@@ -98,17 +87,16 @@ def cost(params: float | np.ndarray, tokens: float | np.ndarray, flops_per: Flop
     return per_token(params, flops_per) * tokens
 
 
-def _root(rising: Callable[[np.ndarray], np.ndarray], target, law: Surface) -> np.ndarray:
+def _root(rising: Callable[[np.ndarray], np.ndarray], target: float | np.ndarray, law: Surface) -> np.ndarray:
     """The C at which a quantity that rises with C reaches `target`; one for each replicate."""
-    shape = np.broadcast_shapes(np.shape(target), np.shape(law.E))
-    start = np.full(shape, np.log(1e20))
+    start = np.full(np.broadcast_shapes(np.shape(target), np.shape(law.E)), np.log(1e20))
     return np.exp(_bisect(lambda x: rising(np.exp(x)) - target, start))
 
 
 def _bisect(rising: Callable[[np.ndarray], np.ndarray], start: np.ndarray | float) -> np.ndarray:
     """Root of a rising function of ln C [B], by halving: nothing to tune, and the same work for every replicate."""
-    low = np.asarray(start, np.float64) - _DECADES * np.log(10)
-    high = np.asarray(start, np.float64) + _DECADES * np.log(10)
+    reach = _DECADES * np.log(10)
+    low, high = np.asarray(start, np.float64) - reach, np.asarray(start, np.float64) + reach
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
         above = rising(middle) > 0

@@ -27,8 +27,7 @@ from chinchilla_jax.scaling.answers.answers import Answer
 from chinchilla_jax.scaling.answers.decide import per_token
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, fit_parametric
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
-from chinchilla_jax.scaling.read.flops import flops_per_token
-from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.scaling.read.runs import FitRefused, Run, flops_per_token
 
 QUANTITIES = ("loss", "params")
 LEVEL_80 = 1.2815515655446004  # half width of a central 80% interval in standard deviations of a normal law
@@ -112,43 +111,25 @@ def next_runs(
     design = Design(fit.surface, [r.params for r in fitted], [r.tokens for r in fitted], _noise(fit))
     gradient, value = design.target(budget, flops_per, quantity)
     params, tokens, flops = _candidates(fitted, flops_per, allowance)
-    rows = design.rows(params, tokens)
-    start = _Choice(design.covariance, design.noise, gradient, rows, flops, allowance)
+    start = _Choice(design.covariance, design.noise, gradient, design.rows(params, tokens), flops, allowance)
     chosen = min((start.exchanged(start.greedy(count, power)) for power in (0.0, 1.0)), key=start.variance)
     made, deviations = start.in_order(chosen)
     before = math.sqrt(start.variance(()))
     spent = float(flops[made].sum())
-    return NextRuns(
-        budget,
-        allowance,
-        quantity,
-        value,
-        tuple(
-            NextRun(float(params[i]), float(tokens[i]), float(flops[i]), deviation)
-            for i, deviation in zip(made, deviations, strict=True)
-        ),
-        before,
-        deviations[-1],
-        before / math.sqrt(1.0 + spent / sum(run.flops for run in fitted)),
-        fit.scatter,
-    )
+    rows = zip(params[made].tolist(), tokens[made].tolist(), flops[made].tolist(), deviations, strict=True)
+    repeated = before / math.sqrt(1.0 + spent / sum(run.flops for run in fitted))
+    found = tuple(NextRun(*row) for row in rows)
+    return NextRuns(budget, allowance, quantity, value, found, before, deviations[-1], repeated, fit.scatter)
 
 
 def answer(chosen: NextRuns) -> Answer:
     """The runs with what each leaves of the interval."""
     what = {"loss": "Predicted loss", "params": "Predicted N*"}[chosen.quantity]
     before, after = chosen.interval(chosen.before), chosen.interval(chosen.after)
-    rows = [
-        {
-            "run": str(number),
-            "N": run.params,
-            "D": run.tokens,
-            "D/N": run.tokens / run.params,
-            "C": run.flops,
-            "80% after it": f"+-{LEVEL_80 * run.deviation:.3%}",
-        }
-        for number, run in enumerate(chosen.runs, 1)
-    ]
+    rows = []
+    for number, run in enumerate(chosen.runs, 1):
+        row = {"run": str(number), "N": run.params, "D": run.tokens, "D/N": run.tokens / run.params, "C": run.flops}
+        rows.append(row | {"80% after it": f"+-{LEVEL_80 * run.deviation:.3%}"})
     notes = (
         f"With these {len(chosen.runs)} runs, {chosen.flops:.3g} of {chosen.allowance:.3g} FLOPs allowed: 80% "
         f"{after[0]:.5g} to {after[1]:.5g}, {1 - chosen.after / chosen.before:.0%} narrower",
@@ -209,12 +190,16 @@ class Design:
         return along / (s.alpha + m * s.beta + bend / m), params
 
 
+@dataclasses.dataclass(frozen=True)
 class _Choice:
     """Which candidates to add: their rows [n, 5] and FLOPs [n], for the smallest variance along `gradient`."""
 
-    def __init__(self, covariance, noise, gradient, rows, flops, allowance):
-        self.covariance, self.noise, self.gradient = covariance, noise, gradient
-        self.rows, self.flops, self.allowance = rows, flops, allowance
+    covariance: np.ndarray
+    noise: float
+    gradient: np.ndarray
+    rows: np.ndarray
+    flops: np.ndarray
+    allowance: float
 
     def variance(self, chosen: Sequence[int]) -> float:
         """c^T V c with the chosen runs added."""
@@ -289,22 +274,14 @@ def _candidates(
     ratios = np.array([run.tokens / run.params for run in runs])
     cheapest = min(run.flops for run in runs)
     if not cheapest <= allowance < math.inf:
-        raise FitRefused(
-            "allowance", f"{allowance:.4g} FLOPs do not pay for one more run: the cheapest there is cost {cheapest:.4g}"
-        )
-    largest = params.max() * max(1.0, allowance / cheapest)
-    n, c = (
-        grid.ravel()
-        for grid in np.meshgrid(
-            np.geomspace(params.min(), largest, 2 * _GRID), np.geomspace(cheapest, allowance, _GRID)
-        )
-    )
+        words = f"{allowance:.4g} FLOPs do not pay for one more run: the cheapest there is cost {cheapest:.4g}"
+        raise FitRefused("allowance", words)
+    sizes = np.geomspace(params.min(), params.max() * max(1.0, allowance / cheapest), 2 * _GRID)
+    n, c = (grid.ravel() for grid in np.meshgrid(sizes, np.geomspace(cheapest, allowance, _GRID)))
     d = c / per_token(n, flops_per)
     tried = (d / n >= ratios.min() * (1.0 - 1e-9)) & (d / n <= ratios.max() * (1.0 + 1e-9))
     if not tried.any():
-        raise FitRefused(
-            "allowance",
-            f"no run within {allowance:.4g} FLOPs has a D/N among those of the present runs, "
-            f"{ratios.min():.3g} to {ratios.max():.3g}",
-        )
+        span = f"{ratios.min():.3g} to {ratios.max():.3g}"
+        words = f"no run within {allowance:.4g} FLOPs has a D/N among those of the present runs, {span}"
+        raise FitRefused("allowance", words)
     return n[tried], d[tried], c[tried]

@@ -34,33 +34,23 @@ _STEP = 1.05  # either side in C of a numerical slope
 _BETA = float(np.sqrt(profile_shape.PRODUCT))  # 0.28 to 0.37 in published laws
 
 
-@dataclasses.dataclass(frozen=True)
 class ProfileLaw(SizeLaw):
-    """Approach 2; losses in the unit of the runs' loss."""
+    """Approach 2; losses in the unit of the runs' loss. `smallest` is how far below N* its runs go, as a factor."""
 
-    fit: IsoflopFit
-    flops_per: FlopsPerToken
     name = "approach 2"
     premise = (
         f", if the part of the loss that data decide falls as D^-{_BETA:.2f}, as in published laws, and at N* as fast "
         "as L*(C)"
     )
 
-    @property
-    def words(self) -> str:
-        return (
-            f"L*(C) and N*(C), and away from N* the shape of its {len(self._largest)} largest profiles, flatter as "
+    def __init__(self, fit: IsoflopFit, flops_per: FlopsPerToken):
+        self.fit, self.flops_per = fit, flops_per
+        self.largest = fit.profiles[-_SHAPES:]
+        self.smallest = min(profile.params.low / profile.params.best for profile in self.largest)
+        self.words = (
+            f"L*(C) and N*(C), and away from N* the shape of its {len(self.largest)} largest profiles, flatter as "
             "L*(C) flattens"
         )
-
-    @property
-    def _largest(self) -> list:
-        return [profile.params for profile in self.fit.profiles[-_SHAPES:]]
-
-    @property
-    def smallest(self) -> float:
-        """How far below N*, as a factor, the runs behind the shape went."""
-        return min(curve.low / curve.best for curve in self._largest)
 
     def best(self, flops: float) -> tuple[float, float]:
         return float(self.fit.params_law.at(flops)), float(self.fit.loss_law.at(flops))
@@ -68,10 +58,9 @@ class ProfileLaw(SizeLaw):
     def loss(self, params: np.ndarray | float, flops: float) -> np.ndarray:
         size, lowest = self.best(flops)
         ratio = np.asarray(params) / size
-        slopes = [self._slope(profile.budget) for profile in self.fit.profiles[-_SHAPES:]]
-        above = [curve.at(ratio * curve.best) - curve.lowest for curve in self._largest]
-        shape = np.nanmedian([one / slope for one, slope in zip(above, slopes, strict=True)], axis=0)
-        return lowest + self._slope(flops) * shape
+        curves = [(profile.params, self._slope(profile.budget)) for profile in self.largest]
+        shapes = [(curve.at(ratio * curve.best) - curve.lowest) / slope for curve, slope in curves]
+        return lowest + self._slope(flops) * np.nanmedian(shapes, axis=0)
 
     def _slope(self, flops: float) -> float:
         """-dL*/d ln C, by a central difference; not below what keeps a law that has flattened out finite."""
@@ -100,9 +89,12 @@ def surface_law(prediction: Prediction, source: str = "") -> Law | None:
 
 def recommended_law(prediction: Prediction) -> SizeLaw:
     """The law behind `Prediction.best`."""
-    if prediction.recommended == "parametric":
-        return surface_law(prediction)
-    return ProfileLaw(prediction.fits.isoflop, prediction.flops_per)
+    fits = prediction.fits
+    law = surface_law(prediction) if prediction.recommended == "parametric" else None
+    if law is None:
+        assert fits.isoflop is not None  # what was not fitted is not recommended
+        return ProfileLaw(fits.isoflop, prediction.flops_per)
+    return law
 
 
 def other_sizes(prediction: Prediction) -> tuple[Answer, Answer]:
@@ -112,10 +104,9 @@ def other_sizes(prediction: Prediction) -> tuple[Answer, Answer]:
     first = f"Follows {law.name}, the recommended law: {law.words}. D is what C = {budget:.4g} FLOPs buy at that N"
     if any(MOST_PERCENT < row["extra FLOPs"] < math.inf for row in smaller.rows):
         first += "; x5 stands for 5 times C"
-    more = ()
+    notes = [first, *smaller.notes]
     if isinstance(law, ProfileLaw) and law.smallest > SMALLER[-1]:
-        more = (f"The profiles' own runs end at {law.smallest:.2g} N*: below that their shape is extrapolated",)
-    return (
-        dataclasses.replace(smaller, notes=(first, *smaller.notes, *more)),
-        dataclasses.replace(near, notes=("Follows the same law", *near.notes)) if near.rows else near,
-    )
+        notes.append(f"The profiles' own runs end at {law.smallest:.2g} N*: below that their shape is extrapolated")
+    if near.rows:
+        near = dataclasses.replace(near, notes=("Follows the same law", *near.notes))
+    return dataclasses.replace(smaller, notes=tuple(notes)), near

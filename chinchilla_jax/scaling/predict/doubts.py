@@ -10,8 +10,7 @@ from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit, suspects
 from chinchilla_jax.scaling.predict.analysis import Analysis
 from chinchilla_jax.scaling.predict.estimates import Estimate, Rollout
-from chinchilla_jax.scaling.read.repeats import noise_of_repeats
-from chinchilla_jax.scaling.read.runs import Run
+from chinchilla_jax.scaling.read.runs import Run, noise_of_repeats
 
 _FAR = 30.0  # times the largest budget; Hoffmann et al. extrapolate about 200-fold, and say so
 _TOP, _LEANING = 0.7, 0.005  # share of the largest C that counts as largest; mean log residual there

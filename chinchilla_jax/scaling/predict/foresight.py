@@ -15,8 +15,7 @@ import numpy as np
 
 from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, fit_isoflop
 from chinchilla_jax.scaling.fits.surface import Surface
-from chinchilla_jax.scaling.read.flops import flops_per_token
-from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.scaling.read.runs import FitRefused, Run, flops_per_token
 
 DRAWS = 100
 _RUNS, _FEWEST = 4000, 20  # all runs of all draws; a large study is played through less often, so that a plan is quick

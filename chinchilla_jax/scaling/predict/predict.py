@@ -18,7 +18,7 @@ from chinchilla_jax.scaling.fits.surface import FlopsPerToken
 from chinchilla_jax.scaling.predict.analysis import Analysis
 from chinchilla_jax.scaling.predict.doubts import doubts, doubts_of_prediction
 from chinchilla_jax.scaling.predict.estimates import Estimate, Rollout, estimates_of, rollouts
-from chinchilla_jax.scaling.read.flops import flops_of
+from chinchilla_jax.scaling.read.runs import flops_of
 
 _ENOUGH = 3  # profiles from which approach 2 is recommended
 

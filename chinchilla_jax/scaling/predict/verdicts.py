@@ -9,8 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from chinchilla_jax.scaling.predict.predict import Prediction
-from chinchilla_jax.scaling.read.heldout import HeldOut, held_out
-from chinchilla_jax.scaling.read.runs import Run
+from chinchilla_jax.scaling.read.runs import HeldOut, Run, held_out
 
 # Relative error allowed between predicted and trained loss. The half-width of the prediction's own 95% interval counts
 # instead where it is wider.

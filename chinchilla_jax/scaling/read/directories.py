@@ -19,11 +19,10 @@ from chinchilla_jax.base import files
 from chinchilla_jax.config import CONVENTIONS
 from chinchilla_jax.scaling.read.runs import BadRow, Curve, FitRefused, LoadedRuns, Run
 from chinchilla_jax.scaling.read.table.cells import number
-from chinchilla_jax.scaling.read.table.columns import NONE, RUN_FIELDS, Column, choose_columns, require
+from chinchilla_jax.scaling.read.table.columns import NONE, RUN_FIELDS, choose_columns, require
 from chinchilla_jax.scaling.read.table.curves import Point, to_curve
-from chinchilla_jax.scaling.read.table.formats import Row, Table, json_lines, table_of
+from chinchilla_jax.scaling.read.table.formats import Column, Row, Table, json_lines, table_of
 from chinchilla_jax.scaling.read.table.history import to_runs
-from chinchilla_jax.scaling.read.table.records import read_records
 from chinchilla_jax.scaling.read.table.select import Where, select
 from chinchilla_jax.scaling.read.table.settings import best_per_cell
 
@@ -46,9 +45,9 @@ class _Study:
     """The run directories by name, what the manifests say of them, if there are any, and what is left out."""
 
     folders: dict[str, pathlib.Path]
-    planned: dict[str, dict[str, Any]]
-    header: dict[str, Any]
-    bad: list[BadRow]
+    planned: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    header: dict[str, Any] = dataclasses.field(default_factory=dict)
+    bad: list[BadRow] = dataclasses.field(default_factory=list)
 
 
 def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where, best: bool) -> LoadedRuns:
@@ -63,54 +62,53 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
       FitRefused: `not_found` (none of the three), `manifest`, `conventions`, `columns` or `where`.
     """
     # 1. The results become rows of a table; what is not asked for goes.
-    study = _read_study(path) if files.exists(path / "manifest.jsonl") else _Study(_run_directories(path), {}, {}, [])
+    study = _read_study(path) if files.exists(path / "manifest.jsonl") else _Study(_run_directories(path))
     table = select(_read_results(path, study), where)
 
     # 2. FLOPs of one convention, and the key that serves each field.
     stated = _stated_convention(table)
-    rows = [_with_flops(row, stated) for row in table.rows]
-    columns = _columns(table_of(table.source, rows), by_hand, stated)
-    notes = list(table.notes)
-    convention = columns["flops"].count
-    if convention != stated and columns.pop("budget", None):
-        notes.append(f"budgets are left out: they were counted as {stated}, C here as {convention}")
+    table.rows = rows = [_with_flops(row, stated) for row in table.rows]
+    table.columns = _columns(table, by_hand, stated)
+    convention = table.columns["flops"].count
+    if convention != stated and "budget" in table.columns:
+        del table.columns["budget"]
+        table.notes.append(f"budgets are left out: they were counted as {stated}, C here as {convention}")
 
     # 3. Rows become runs, or the reason why not.
     for role, why in _NOT_FITTED.items():
-        if passed := [row for row in rows if _is_passed_over(row, role)]:
-            notes.append(f"{why}: {len(passed)} passed over")
-    to_fit = [row for row in rows if not any(_is_passed_over(row, role) for role in _NOT_FITTED)]
-    usable, bad_rows, _ = to_runs(read_records(to_fit, columns), columns)
+        if passed := sum(_is_passed_over(row, role) for row in rows):
+            table.notes.append(f"{why}: {passed} passed over")
+    table.rows = [row for row in rows if not any(_is_passed_over(row, role) for role in _NOT_FITTED)]
+    usable, bad_rows = to_runs(table)
 
     # 4. The best settings, if asked for; then seeds and training curves.
     if best:
-        usable, best_notes = best_per_cell(usable, columns, table.present)
-        notes += best_notes
-    runs, bad_curves = [], []
+        usable = best_per_cell(usable, table)
+    bad_curves = []
     for record in usable:
         folder = study.folders[record.row.where]
         curve, problems = _curve(record.run, folder / "metrics.jsonl")
         bad_curves += problems
-        seed = _seed(record.row, study.planned, folder)
-        runs.append(dataclasses.replace(record.run, seed=seed, curve=curve))
+        record.change(seed=_seed(record.row, study.planned, folder), curve=curve)
+    params = table.columns["params"]
     return LoadedRuns(
         source=str(path),
-        runs=tuple(runs),
+        runs=tuple(record.run for record in usable),
         bad=(*study.bad, *bad_rows, *bad_curves),
-        columns={field: str(column) for field, column in columns.items()},
+        columns={field: str(column) for field, column in table.columns.items()},
         convention=convention,
         details={row.where: row.values for row in rows},
         planned=study.planned,
         header=study.header,
-        params_count=_COUNTED.get(columns["params"].name, columns["params"].count or "not stated"),
+        params_count=_COUNTED.get(params.name, params.count or "not stated"),
         loss_unit="nats per token, on held-out text",
-        notes=tuple(notes),
+        notes=tuple(table.notes),
     )
 
 
 def _read_study(path: pathlib.Path) -> _Study:
     """What the manifests plan, what they left out, and what lies beside the planned runs."""
-    study = _Study({}, {}, {}, [])
+    study = _Study({})
     for file in (path / "manifest.jsonl", path / "verification.jsonl"):
         for row in _lines(file):
             name, line = row.values.get("name"), row.values
@@ -193,7 +191,7 @@ def _stated_convention(table: Table) -> str:
     conventions = sorted({str(row.values["convention"]) for row in table.rows if "convention" in row.values})
     if len(conventions) > 1:
         ways = f"runs count FLOPs in several ways ({', '.join(conventions)})"
-        raise FitRefused("conventions", f"{table.source}: {ways}; fit runs of one convention at a time")
+        raise table.refused("conventions", f"{ways}; fit runs of one convention at a time")
     return conventions[0] if conventions else _DEFAULT
 
 
@@ -211,20 +209,19 @@ def _columns(table: Table, by_hand: Mapping[str, str], stated: str) -> dict[str,
     """The keys of `result.json` that serve each field: those of this project unless named by hand."""
     columns = {field: Column(field) for field in RUN_FIELDS if field != "curve"}
     if by_hand and table.rows:
-        present = dict.fromkeys(
-            key for row in table.rows for key, value in row.values.items() if not isinstance(value, dict)
-        )
-        table = dataclasses.replace(table, present=tuple(present))
-        columns |= choose_columns(table, by_hand, fields=())[0]
+        keys = (key for row in table.rows for key, value in row.values.items() if not isinstance(value, dict))
+        chosen = Table(table.source, table.rows, list(dict.fromkeys(keys)))
+        choose_columns(chosen, by_hand, fields=())
         columns = {field: column for field, column in columns.items() if by_hand.get(field) != NONE}
-        require(table, columns, ("name", "params", "tokens", "loss", "flops"))
+        chosen.columns = columns = columns | chosen.columns
+        require(chosen, "name", "params", "tokens", "loss", "flops")
     flops = columns["flops"]
     if flops.name == "flops":
         return columns | {"flops": dataclasses.replace(flops, count=flops.count or stated)}
     if flops.count not in CONVENTIONS:
         words = f"key {flops.name} of result.json does not say how FLOPs are counted"
         fix = f"write --columns=flops_{CONVENTIONS[0]}:{flops.name} or one of {', '.join(CONVENTIONS)}"
-        raise FitRefused("conventions", f"{table.source}: {words}; {fix}")
+        raise table.refused("conventions", f"{words}; {fix}")
     return columns
 
 
@@ -255,7 +252,7 @@ def _curve(run: Run, path: pathlib.Path) -> tuple[Curve | None, list[BadRow]]:
                 bad.append(BadRow(f"metrics.jsonl {row.where} ({run.name})", f"curve left out: {row.problem}"))
             elif "loss" in row.values:  # the other lines are evaluations
                 tokens, loss = number(row.values.get("tokens"), "tokens"), number(row.values["loss"], "loss")
-                points.append(Point(f"metrics.jsonl {row.where}", tokens, loss))
+                points.append((f"metrics.jsonl {row.where}", tokens, loss))
     except FitRefused as refused:
         bad.append(BadRow(run.name, f"curve left out: {refused}"))
     curve, bad_points = to_curve(points, run, run.name)

@@ -9,16 +9,13 @@ from collections.abc import Mapping, Sequence
 from chinchilla_jax.base import files
 from chinchilla_jax.scaling.read.directories import load_directory
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
-from chinchilla_jax.scaling.read.table.chart import find_chart
-from chinchilla_jax.scaling.read.table.columns import NONE, Columns, choose_columns, require
-from chinchilla_jax.scaling.read.table.curves import curves_in_cells, curves_of_table
-from chinchilla_jax.scaling.read.table.derive import derive_loss, derive_tokens
+from chinchilla_jax.scaling.read.table.columns import NONE, choose_columns, derive_loss, derive_tokens, require
+from chinchilla_jax.scaling.read.table.curves import points_of_chart, read_curves_in_cells, read_curves_of_table
 from chinchilla_jax.scaling.read.table.formats import Table, read_table
 from chinchilla_jax.scaling.read.table.history import to_runs
-from chinchilla_jax.scaling.read.table.records import SIX_ND, read_records
 from chinchilla_jax.scaling.read.table.select import Where, select
 from chinchilla_jax.scaling.read.table.settings import best_per_cell as keep_best
-from chinchilla_jax.scaling.read.table.settings import remarks
+from chinchilla_jax.scaling.read.table.settings import remark
 
 
 def load_runs(
@@ -66,69 +63,60 @@ def _load_table(
     # 1. The file becomes rows of text; what is not asked for goes.
     table = read_table(path)
     if not table.rows:
-        raise FitRefused("no_runs", f"{path}: no rows below the header")
+        raise table.refused("no_runs", "no rows below the header")
     table = select(table, where)
 
     # 2. Every field gets a column, or a formula over columns.
-    columns, guess_notes = choose_columns(table, by_hand)
-    columns, token_notes = derive_tokens(table, columns)
-    columns, unit, loss_notes = derive_loss(table, columns, [field for field in by_hand if by_hand[field] == NONE])
-    _check_columns(table, columns, by_hand, curves)
+    choose_columns(table, by_hand)
+    derive_tokens(table)
+    unit = derive_loss(table, without=[field for field in by_hand if by_hand[field] == NONE])
+    _check_columns(table, by_hand, curves)
 
     # 3. Cells become numbers, and rows runs, or the reason why not.
-    records = read_records(table.rows, columns)
-    histories = by_hand["step"] != NONE if "step" in by_hand else None
-    usable, bad_rows, history_notes = to_runs(records, columns, table.present, histories)
-    notes = (*table.notes, *guess_notes, *token_notes, *loss_notes, *history_notes)
+    usable, bad_rows = to_runs(table, histories=by_hand["step"] != NONE if "step" in by_hand else None)
 
     # 4. Of a sweep the best setting, if asked for; then what a reader should know of how the runs differ.
     if best:
-        usable, best_notes = keep_best(usable, columns, table.present)
-        notes += best_notes
-    notes += remarks(usable, columns, table.present)
+        usable = keep_best(usable, table)
+    remark(usable, table)
 
     # 5. Training curves: of a second table, of a column, or of a history.
     if curves is None:
-        runs, bad_curves = curves_in_cells(usable, columns)
+        bad_curves = read_curves_in_cells(usable, table)
     else:
-        names = (record.name for record in records)
-        runs, bad_curves, curve_notes = curves_of_table(usable, names, pathlib.Path(curves), by_hand)
-        notes += curve_notes
-    unstated = f"not stated by {path.name} (with embeddings, or without?)"
+        bad_curves = read_curves_of_table(usable, table, pathlib.Path(curves), by_hand)
+    runs = tuple(record.run for record in usable)
     return LoadedRuns(
         source=str(path),
         runs=runs,
-        bad=bad_rows + bad_curves,
-        columns={"flops": SIX_ND} | {field: str(column) for field, column in columns.items()},
-        convention=_convention(path, columns, runs),
-        params_count=columns["params"].count or unstated,
+        bad=(*bad_rows, *bad_curves),
+        columns={"flops": "6 * params * tokens"} | {field: str(column) for field, column in table.columns.items()},
+        convention=_convention(path, table, runs),
+        params_count=table.columns["params"].count or f"not stated by {path.name} (with embeddings, or without?)",
         loss_unit=unit,
-        notes=notes,
+        notes=tuple(table.notes),
     )
 
 
-def _check_columns(
-    table: Table, columns: Columns, by_hand: Mapping[str, str], curves: str | os.PathLike | None
-) -> None:
+def _check_columns(table: Table, by_hand: Mapping[str, str], curves: str | os.PathLike | None) -> None:
     """Refuses a table that lacks a column it needs, by itself or for its curves."""
-    if ("params" not in columns or "tokens" not in columns) and (chart := find_chart(table)):
+    if not {"params", "tokens"} <= table.columns.keys() and (chart := points_of_chart(table)):
         fix = "give a table with a row for each run (name, params, tokens, loss) as --runs, and this one as --curves"
-        words = f"the export of a chart: {chart.describe()}; N and D of the runs are missing: {fix}"
-        raise FitRefused("columns", f"{table.source}: {words}")
-    require(table, columns, ("params", "tokens", "loss"))
+        raise table.refused("columns", f"the export of a chart: {chart[0]}; N and D of the runs are missing: {fix}")
+    require(table, "params", "tokens", "loss")
     if curves is None and any(key.startswith("curves.") for key in by_hand):
         raise FitRefused("columns", "--columns: curves.FIELD names a column of --curves=TABLE, which is missing")
-    if curves is not None and "name" not in columns:
+    if curves is not None and "name" not in table.columns:
         words = "--curves needs names to join by; add a column name, or give --columns=name:COLUMN"
-        raise FitRefused("curves", f"{table.source}: {words}")
+        raise table.refused("curves", words)
 
 
-def _convention(path: pathlib.Path, columns: Columns, runs: Sequence[Run]) -> str:
+def _convention(path: pathlib.Path, table: Table, runs: Sequence[Run]) -> str:
     """How C was counted, in words."""
-    if "flops" not in columns:
-        count = columns["params"].count.replace("_", "-")
+    if "flops" not in table.columns:
+        count = table.columns["params"].count.replace("_", "-")
         return "6nd, computed" if count in ("", "total") else f"6nd, computed with the {count} N"
-    if count := columns["flops"].count:
+    if count := table.columns["flops"].count:
         return count
     equal = runs and all(abs(run.flops / (6.0 * run.params * run.tokens) - 1.0) < 1e-3 for run in runs)
     return f"not stated by {path.name}{', but equal to 6 N D' if equal else ''}"
@@ -138,7 +126,7 @@ def _check_usable(loaded: LoadedRuns) -> None:
     """Refuses what holds no run, unless some are not finished yet."""
     if loaded.runs or any("not finished" in row.reason for row in loaded.bad):
         return
-    first = f"; the first: {loaded.bad[0].where}: {loaded.bad[0].reason}" if loaded.bad else ""
+    first = f"; the first: {loaded.bad[0]}" if loaded.bad else ""
     if first and all(row.reason.startswith("loss is not above 0") for row in loaded.bad):
         words = "no loss is above 0, the floor of a loss in nats per token"
         raise FitRefused("floor", f"{loaded.source}: {words}{first}")

@@ -1,19 +1,24 @@
 """Which finished runs is a scaling law fitted to, how were they counted, and which rows were left out and why?
 
-A row that cannot be used is listed with its reason; nothing is dropped in silence.
+A row that cannot be used is listed with its reason; nothing is dropped in silence. Then what a set of runs says of
+itself: which models were held out, how far runs differ by their seed, which budget it is asked about, and how many
+training FLOPs one token of a model costs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from chinchilla_jax.base.errors import ExplainedError
+from chinchilla_jax.config import StudyConfig
 
+_ROUNDING = 0.01  # of C against 6 N D
 ROLES = ("isoflop", "predicted", "half", "double")
 
 
@@ -66,6 +71,9 @@ class BadRow:
 
     where: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +135,112 @@ def telling_left_out(loaded: LoadedRuns) -> Iterator[None]:
     except FitRefused as refused:
         if not loaded.bad:
             raise
-        rows = "1 row" if len(loaded.bad) == 1 else f"{len(loaded.bad)} rows"
-        were = "was" if len(loaded.bad) == 1 else "were"
-        first = f"the first: {loaded.bad[0].where}: {loaded.bad[0].reason}"
-        raise FitRefused(refused.reason, f"{refused}; {rows} of {loaded.source} {were} left out, {first}") from None
+        count, source = len(loaded.bad), loaded.source
+        were = f"1 row of {source} was" if count == 1 else f"{count} rows of {source} were"
+        raise FitRefused(refused.reason, f"{refused}; {were} left out, the first: {loaded.bad[0]}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """One held-out size. `runs` are its trainings, in their order; `loss` is their mean, nats per token."""
+
+    role: str
+    params: float
+    tokens: float
+    flops: float
+    loss: float
+    runs: tuple[Run, ...]
+
+    def __str__(self) -> str:
+        """`2.5102`, or `2.5102 (mean of 2 seeds: 2.5037, 2.5167)`."""
+        if len(self.runs) == 1:
+            return f"{self.loss:.4f}"
+        seeds = ", ".join(f"{run.loss:.4f}" for run in self.runs)
+        return f"{self.loss:.4f} (mean of {len(self.runs)} seeds: {seeds})"
+
+
+def held_out(runs: Sequence[Run], budget: float | None = None) -> tuple[HeldOut, ...]:
+    """The held-out models among `runs`, in the order of their first trainings.
+
+    Args:
+      budget: FLOPs they were held out at; runs of another budget are left out. None: any.
+    """
+    models: dict[tuple[str, float, float, float], list[Run]] = {}
+    for run in runs:
+        if run.role != "isoflop" and (budget is None or run.budget in (None, budget)):
+            models.setdefault((run.role, run.params, run.tokens, run.flops), []).append(run)
+    return tuple(HeldOut(*key, sum(run.loss for run in same) / len(same), tuple(same)) for key, same in models.items())
+
+
+def noise_of_repeats(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """Relative standard deviation of one run, pooled over groups of losses, and its degrees of freedom.
+
+    Args:
+      groups: losses of runs that differ only in their seed, a group for each setting; single runs say nothing.
+
+    Returns:
+      (NaN, 0) where no run is repeated.
+    """
+    squares, freedom = 0.0, 0
+    for losses in groups:
+        mean = sum(losses) / max(1, len(losses))
+        squares += sum((loss / mean - 1.0) ** 2 for loss in losses)
+        freedom += max(0, len(losses) - 1)
+    return (math.sqrt(squares / freedom), freedom) if freedom else (math.nan, 0)
+
+
+def target_budget(loaded: LoadedRuns) -> float | None:
+    """FLOPs of the held-out runs, planned or done, else `StudyConfig.holdout_factor` times the largest budget.
+
+    A half-finished study is asked about the budget its config holds out, not a multiple of what is there. None without
+    any run.
+    """
+    held = [run.budget for run in loaded.runs if run.role != "isoflop" and run.budget]
+    held += [
+        row["budget"]
+        for row in loaded.planned.values()
+        if row.get("role", "isoflop") not in ("isoflop", "trunk") and isinstance(row.get("budget"), (int, float))
+    ]
+    if held:
+        return float(max(held))
+    study = ((loaded.header.get("config") or {}).get("study")) or {}
+    factor = study.get("holdout_factor", StudyConfig().holdout_factor)
+    planned = [*study.get("budgets", ()), *(row["budget"] for row in loaded.planned.values() if row.get("budget"))]
+    fitted = [run.budget or run.flops for run in loaded.role("isoflop")]
+    return float(factor * max(planned or fitted)) if planned or fitted else None
+
+
+def flops_per_token(runs: Sequence[Run]) -> Callable[[np.ndarray], np.ndarray]:
+    """c(N) = C / D as a function of N [...], through every size among the runs.
+
+    6 N holds for large models only: at the sizes of a laptop study attention and the logits add tens of percent, and
+    which of them are counted is the convention's choice. The runs' own N, D and C carry it whatever the convention.
+
+    ln(c / 6N) is interpolated linearly in ln N, so that C = 6 N D comes back exactly. Beyond the sizes tried it goes on
+    along the straight line through the outer third of them.
+    """
+    log_n = np.log([run.params for run in runs])
+    log_ratio = np.log([run.flops / (6.0 * run.params * run.tokens) for run in runs])
+    knots, inverse = np.unique(log_n, return_inverse=True)
+    values = np.bincount(inverse.ravel(), log_ratio) / np.bincount(inverse.ravel())
+    outer = max(2, len(knots) // 3)
+    slopes = [_slope(knots[part], values[part]) for part in (slice(None, outer), slice(-outer, None))]
+
+    def per_token(params: np.ndarray) -> np.ndarray:
+        x = np.log(params)
+        beyond = slopes[0] * np.minimum(x - knots[0], 0.0) + slopes[1] * np.maximum(x - knots[-1], 0.0)
+        return 6.0 * np.asarray(params) * np.exp(np.interp(x, knots, values) + beyond)
+
+    return per_token
+
+
+def flops_of(runs: Sequence[Run]) -> float | Callable[[np.ndarray], np.ndarray]:
+    """6 where every run has C = 6 N D within 1%, else `flops_per_token`."""
+    if not runs or all(abs(run.flops / (6.0 * run.params * run.tokens) - 1.0) < _ROUNDING for run in runs):
+        return 6.0
+    return flops_per_token(runs)
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    centred = x - x.mean()
+    return float((centred * y).sum() / (centred * centred).sum()) if len(x) > 1 else 0.0

@@ -15,9 +15,7 @@ from chinchilla_jax.scaling.answers.recommended import other_sizes, surface_law
 from chinchilla_jax.scaling.laws.published import law
 from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict
-from chinchilla_jax.scaling.read.flops import flops_of
-from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
-from chinchilla_jax.scaling.read.target import target_budget
+from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, flops_of, target_budget
 from chinchilla_jax.scaling.report.facts import facts_of
 from chinchilla_jax.scaling.report.sections import announce, of_prediction, tell
 

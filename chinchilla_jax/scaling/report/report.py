@@ -19,8 +19,7 @@ from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict
 from chinchilla_jax.scaling.predict.verdicts import judge
 from chinchilla_jax.scaling.read.load import load_runs
-from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
-from chinchilla_jax.scaling.read.target import target_budget
+from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, target_budget
 from chinchilla_jax.scaling.report.facts import facts_of
 from chinchilla_jax.scaling.report.plots import fitted, profiles
 from chinchilla_jax.scaling.report.sections import Facts, of_page

@@ -8,7 +8,7 @@ import pathlib
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import RunConfig
-from chinchilla_jax.scaling.read.repeats import noise_of_repeats
+from chinchilla_jax.scaling.read.runs import noise_of_repeats
 from chinchilla_jax.study.folder import MANIFEST, NOISE_RESULT, Manifest, finished, planned_runs, read_json_or
 from chinchilla_jax.study.guess import published_surfaces
 from chinchilla_jax.study.plan import holdout_budget

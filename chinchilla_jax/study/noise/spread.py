@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from chinchilla_jax.base.words import duration
-from chinchilla_jax.scaling.read.repeats import noise_of_repeats
+from chinchilla_jax.scaling.read.runs import noise_of_repeats
 
 
 @dataclasses.dataclass(frozen=True)

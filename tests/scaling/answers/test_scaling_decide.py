@@ -58,12 +58,12 @@ def test_a_smaller_model_reaches_the_same_loss_for_more_flops_until_it_cannot():
     best = decide.optimal(EPOCH, C)
     previous = C
     for factor in (0.8, 0.5, 0.3):
-        smaller = decide.reaching(EPOCH, float(best.params) * factor, best.loss)
-        assert EPOCH.loss(smaller.params, smaller.tokens) == pytest.approx(best.loss, rel=1e-9)
-        assert smaller.flops > previous
-        previous = smaller.flops
-    never = decide.reaching(EPOCH, 1e9, best.loss)
-    assert np.isinf(never.tokens) and np.isinf(never.flops) and never.wasted == 1
+        params = float(best.params) * factor
+        tokens = decide.tokens_reaching(EPOCH, params, best.loss)
+        assert EPOCH.loss(params, tokens) == pytest.approx(best.loss, rel=1e-9)
+        assert decide.cost(params, tokens, 6.0) > previous
+        previous = decide.cost(params, tokens, 6.0)
+    assert np.isinf(decide.tokens_reaching(EPOCH, 1e9, best.loss))
 
 
 def test_no_budget_reaches_the_irreducible_loss():
@@ -75,7 +75,7 @@ def test_replicates_are_answered_one_by_one(flops_per):
     for ask in (
         lambda law: decide.given_params(law, 70e9, flops_per=flops_per),
         lambda law: decide.given_tokens(law, 1.4e12, flops_per=flops_per),
-        lambda law: decide.reaching(law, 40e9, 2.1, flops_per),
+        lambda law: decide.trained(law, 40e9, decide.tokens_reaching(law, 40e9, 2.1), flops_per),
     ):
         together = ask(several)
         for i in range(3):

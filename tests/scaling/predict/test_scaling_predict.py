@@ -8,9 +8,8 @@ import pytest
 from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.predict import predict, recommend
 from chinchilla_jax.scaling.predict.verdicts import judge
-from chinchilla_jax.scaling.read.flops import flops_per_token
 from chinchilla_jax.scaling.read.load import load_runs
-from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.scaling.read.runs import FitRefused, Run, flops_per_token
 
 TARGET = 1.08e13
 

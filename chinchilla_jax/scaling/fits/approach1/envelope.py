@@ -25,8 +25,7 @@ from chinchilla_jax.scaling.fits import resample
 from chinchilla_jax.scaling.fits.approach1.curves import FEWEST, read_curves, read_ends
 from chinchilla_jax.scaling.fits.frontier import OffsetLaw, PowerLaw, fit_offset, fit_power
 from chinchilla_jax.scaling.fits.resample import Preset, Resampling, Residuals, Scheme
-from chinchilla_jax.scaling.read.flops import flops_per_token
-from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.scaling.read.runs import FitRefused, Run, flops_per_token
 
 LAST_PART = 0.15  # of training; footnote 4 of the paper
 _VALUES = 1500  # of C

@@ -19,8 +19,7 @@ from chinchilla_jax.scaling.fits.approach2.isoflop import PAPER, IsoflopFit, fit
 from chinchilla_jax.scaling.fits.frontier import fit_power
 from chinchilla_jax.scaling.fits.resample import Preset
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
-from chinchilla_jax.scaling.read.flops import flops_per_token
-from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.scaling.read.runs import FitRefused, Run, flops_per_token
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,35 +31,32 @@ class Zero(Unusable):
     """The value is 0, as the first step of a history may be."""
 
 
-def positive(raw: Any, field: str) -> float:
-    """A positive finite number from a cell, a JSON value, or the reason (an `Unusable`) that stands in its place.
+def number(raw: Any, field: str, factor: float = 1.0) -> float | Unusable:
+    """A positive finite number from a cell or a JSON value, times `factor`, or the reason that stands in its place.
 
     Parameters, tokens and FLOPs may be written with a multiplier and a unit: `25.008M`, `6.6B tokens`, `2 ZFLOPs`.
-
-    Raises:
-      Unusable: it is missing, no number, of two readings, not finite (a loss: diverged), zero or less.
     """
     if isinstance(raw, Unusable):
-        raise raw
+        return raw
     if missing(raw):
-        raise Missing(f"{field} is missing")
+        return Missing(f"{field} is missing")
     value = _number(raw, field)
+    if isinstance(value, Unusable):
+        return value
     if not math.isfinite(value):
-        raise Unusable(f"diverged: loss is {raw}" if field == "loss" else f"{field} is not finite: {raw!r}")
+        return Unusable(f"diverged: loss is {raw}" if field == "loss" else f"{field} is not finite: {raw!r}")
     if value <= 0:
-        raise (Unusable if value else Zero)(f"{field} is not above 0: {raw!r}")
-    return value
-
-
-def number(raw: Any, field: str, factor: float = 1.0) -> float | Unusable:
-    """As `positive`, for a cell under a header with a multiplier; the reason is returned, not raised."""
-    try:
-        value = positive(raw, field)
-    except Unusable as reason:
-        return reason
+        return (Unusable if value else Zero)(f"{field} is not above 0: {raw!r}")
     if factor != 1.0 and isinstance(raw, str) and (parts := _letters(raw.strip(), field)) and parts[1] != 1.0:
         return Unusable(f"{field} {raw!r} has a multiplier, and so has its header: which one holds?")
     return in_range(value * factor, field)
+
+
+def certain(value: float | Unusable) -> float:
+    """The number; the reason why there is none is raised."""
+    if isinstance(value, Unusable):
+        raise value
+    return value
 
 
 def in_range(value: float, field: str) -> float | Unusable:
@@ -74,10 +71,8 @@ def missing(raw: Any) -> bool:
 
 def as_number(raw: Any) -> float | None:
     """The number a cell holds, finite or not, or None: for telling numbers from text."""
-    try:
-        return _number(raw, "params")
-    except Unusable:
-        return None
+    value = _number(raw, "params")
+    return None if isinstance(value, Unusable) else value
 
 
 def holds_numbers(values: Iterable[Any]) -> bool:
@@ -114,35 +109,26 @@ def has_decimal_point(text: str) -> bool:
     return bool(point) and not re.fullmatch(r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*", text)
 
 
-def _number(raw: Any, field: str) -> float:
+def _number(raw: Any, field: str) -> float | Unusable:
     if isinstance(raw, bool) or not isinstance(raw, (int, float, str, decimal.Decimal)):
-        raise Unusable(f"{field} is not a number: {raw!r}")
+        return Unusable(f"{field} is not a number: {raw!r}")
     text, factor = raw, 1.0
     if isinstance(raw, str):
         text, factor = _letters(raw.strip(), field) or (raw.strip(), 1.0)
-        text = _without_commas(text, field)
+        # Commas stand between thousands where there are two groups of three, or a point behind.
+        if re.fullmatch(r"[+-]?\d{1,3}(,\d{3}){2,}(\.\d*)?|[+-]?\d{1,3}(,\d{3})+\.\d*", text):
+            text = text.replace(",", "")
+        elif re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", text):
+            point, none = text.replace(",", "."), text.replace(",", "")
+            either = f"a comma that may stand for thousands or for a decimal point; write {none} or {point}"
+            three = re.fullmatch(r"[+-]?\d{1,3},\d{3}", text)
+            return Unusable(f"{field} {text!r} has {either if three else f'a decimal comma; write {point}'}")
     try:
         return float(text) * factor
     except OverflowError:
         return math.inf
     except ValueError:
-        raise Unusable(f"{field} is not a number: {raw!r}") from None
-
-
-def _without_commas(text: str, field: str) -> str:
-    """The text without the commas between thousands, which are told by two groups of three, or by a point behind.
-
-    Raises:
-      Unusable: the comma is decimal, or may be.
-    """
-    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3}){2,}(\.\d*)?|[+-]?\d{1,3}(,\d{3})+\.\d*", text):
-        return text.replace(",", "")
-    if re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", text):
-        point, none = text.replace(",", "."), text.replace(",", "")
-        either = f"a comma that may stand for thousands or for a decimal point; write {none} or {point}"
-        three = re.fullmatch(r"[+-]?\d{1,3},\d{3}", text)
-        raise Unusable(f"{field} {text!r} has {either if three else f'a decimal comma; write {point}'}")
-    return text
+        return Unusable(f"{field} is not a number: {raw!r}")
 
 
 def _letters(text: str, field: str) -> tuple[str, float] | None:

@@ -1,22 +1,24 @@
-"""Which column of a table holds N, D, C and the loss?
+"""Which column of a table, or which formula over columns, holds N, D, C and the loss, and in which unit?
 
 Headers are understood as `headers.py` says. What was made of one is always echoed, and `--columns` overrides it.
+
+Where no column holds D it is steps x batch x length, tokens per parameter x N, or C / 6N. The loss is in nats per token
+where that can be had: ln of a perplexity, bits x ln 2, bits per byte x ln 2 x bytes per token. What is computed is
+echoed as a column whose name is the formula.
 """
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
 
 from chinchilla_jax.config import CONVENTIONS, did_you_mean
 from chinchilla_jax.scaling.read.runs import FitRefused
-from chinchilla_jax.scaling.read.table.cells import Unusable, as_number, holds_numbers, missing, number
-from chinchilla_jax.scaling.read.table.formats import Row, Table
-from chinchilla_jax.scaling.read.table.headers import COUNTED, HEADERS, loss_rank, readings, understand
+from chinchilla_jax.scaling.read.table.cells import Unusable, Zero, as_number, certain, holds_numbers, missing
+from chinchilla_jax.scaling.read.table.formats import Column, Row, Table
+from chinchilla_jax.scaling.read.table.headers import COUNTED, HEADERS, is_header, loss_rank, readings, understand
 
 RUN_FIELDS = ("name", "params", "tokens", "loss", "flops", "budget", "role", "curve", "diverged")
 # How rows belong together, which of them finished, and how often the data were seen.
@@ -26,40 +28,8 @@ CURVE_FIELDS = ("name", "tokens", "flops", "step", "loss")
 NONE = "-"  # `--columns=FIELD:-`: no column serves as it
 _WORDS = ("name", "role", "curve", "diverged", "seed", "state")  # fields that need not be numbers
 _COUNT_RANKS = {"params": ("active", "total", "", "non_embedding", "nominal"), "flops": ("", "6nd", *CONVENTIONS)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """Where a field comes from: a column `name` whose numbers are multiplied by `factor`, or a formula of that name.
-
-    `count` is the named count it holds, or empty; `plain` says that the factor was given by hand: nothing else is
-    done. `formula` computes the value from a row and raises `Unusable` where an ingredient is.
-    """
-
-    name: str
-    factor: float = 1.0
-    count: str = ""
-    plain: bool = dataclasses.field(default=False, compare=False)
-    formula: Callable[[Row], float] | None = dataclasses.field(default=None, compare=False)
-
-    def __str__(self) -> str:
-        return self.name if self.factor == 1.0 else f"{self.name} x {self.factor:g}"
-
-    def cell(self, row: Row) -> Any:
-        """What the row holds, before the factor; an `Unusable` where the formula has no value."""
-        if self.formula is None:
-            return row.values.get(self.name)
-        try:
-            return self.formula(row)
-        except Unusable as reason:
-            return reason
-
-    def number(self, row: Row, field: str) -> float | Unusable:
-        """The positive number that the row holds as `field`, or why there is none."""
-        return number(self.cell(row), field, self.factor)
-
-
-Columns = Mapping[str, Column]
+TAKEN_AS_NATS = "taken as nats per token: the numbers cannot tell it from bits, or from a loss per byte"
+_UNITS = ("perplexity", "loss_bits", "bits_per_byte")
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -82,8 +52,8 @@ def parse_columns(text: str) -> dict[str, str]:
 
 def choose_columns(
     table: Table, by_hand: Mapping[str, str], fields: Iterable[str] = _FIELDS, curves: bool = False
-) -> tuple[dict[str, Column], tuple[str, ...]]:
-    """The column of each field, by hand or else guessed from the header, and what is worth saying about the guess.
+) -> None:
+    """Gives each field its column, by hand or else guessed from the header; notes what is worth saying of a guess.
 
     A column that should hold numbers and holds text is not guessed.
 
@@ -97,22 +67,20 @@ def choose_columns(
       FitRefused: `columns`, an unknown field or column, or one header twice.
     """
     named = _columns_by_hand(table, by_hand, curves)
-    chosen = {field: column for field, column in named.items() if column is not None}
-    notes = []
+    table.columns |= {field: column for field, column in named.items() if column is not None}
     for field in fields:
         if field in named:
             continue
         candidates = _serving(field, table)
         if candidates and not (field in _ROW_FIELDS and table.present.count(candidates[0].name) > 1):
-            chosen[field] = candidates[0]
+            table.columns[field] = candidates[0]
         if len(candidates) > 1 and field not in ("name", *_ROW_FIELDS):
             first, *others = (column.name for column in candidates)
             change = f"(--columns={field}:{others[0]} to change)"
-            notes.append(f"{field} is read from column {first}; also there: {', '.join(others)} {change}")
-    for column in chosen.values():
+            table.notes.append(f"{field} is read from column {first}; also there: {', '.join(others)} {change}")
+    for column in table.columns.values():
         if table.present.count(column.name) > 1:
-            raise FitRefused("columns", f"{table.source}: column {column.name!r} is there twice; rename one")
-    return chosen, tuple(notes)
+            raise table.refused("columns", f"column {column.name!r} is there twice; rename one")
 
 
 def guess_column(field: str, table: Table) -> Column | None:
@@ -120,29 +88,29 @@ def guess_column(field: str, table: Table) -> Column | None:
     return next(iter(_serving(field, table)), None)
 
 
-def require(table: Table, chosen: Columns, needed: Sequence[str]) -> None:
+def require(table: Table, *needed: str) -> None:
     """Refuses a table in which a needed field has no column.
 
     Raises:
       FitRefused: `columns`; the message names the columns that come near it.
     """
-    absent = [field for field in needed if field not in chosen]
+    absent = [field for field in needed if field not in table.columns]
     if not absent:
         return
     near = []
     losses = _losses(name for name in table.present if _serves("loss", name, table))
     for field in absent:
-        columns = [column.name for column in _candidates(field, table)]
-        if field == "loss" and not columns and len(losses) > 1:
+        names = [column.name for column in _candidates(field, table)]
+        if field == "loss" and not names and len(losses) > 1:
             near.append(f"several may be the loss: {', '.join(losses)}")
-            columns = losses[:1]
-        if texts := [name for name in columns if not _serves(field, name, table)]:
+            names = losses[:1]
+        if texts := [name for name in names if not _serves(field, name, table)]:
             example = next(value for value in table.cells(texts[0]) if not missing(value))
             near.append(f"{texts[0]} holds no numbers: {str(example)[:30]!r}")
     name = losses[0] if losses and absent == ["loss"] else "COLUMN"
-    problem = f"{table.source}: no column for {', '.join(absent)} among {', '.join(table.present) or 'none'}"
+    problem = f"no column for {', '.join(absent)} among {', '.join(table.present) or 'none'}"
     fix = f"name it: --columns={absent[0]}:{name}, or rename your column to {absent[0]}"
-    raise FitRefused("columns", "; ".join([problem, *near, fix]))
+    raise table.refused("columns", "; ".join([problem, *near, fix]))
 
 
 def _check_field(key: str) -> None:
@@ -164,8 +132,9 @@ def _columns_by_hand(table: Table, by_hand: Mapping[str, str], curves: bool) -> 
         if (parts := field.partition("_"))[2] in COUNTED.get(parts[0], ()):  # flops_table_a4
             field, _, count = parts
         if field in named:
-            other = named[field].name if named[field] else NONE
-            raise FitRefused("columns", f"{table.source}: two columns are given for {field}: {other} and {name}")
+            other = named[field]
+            both = f"{other.name if other else NONE} and {name}"
+            raise table.refused("columns", f"two columns are given for {field}: {both}")
         nothing = name == NONE and name not in table.present
         named[field] = None if nothing else _column_by_hand(table, field, count, name)
     return named
@@ -180,7 +149,7 @@ def _column_by_hand(table: Table, field: str, count: str, name: str) -> Column:
             raise FitRefused("columns", f"--columns: {name}*{match[2]}: {words}")
     if name not in table.present:
         near, there_are = did_you_mean(name, table.present), ", ".join(table.present)
-        raise FitRefused("columns", f"{table.source}: no column {name!r} for {field}{near}; there are {there_are}")
+        raise table.refused("columns", f"no column {name!r} for {field}{near}; there are {there_are}")
     _, understood, counted = understand(field, name)
     return Column(name, understood if factor is None else factor, count or counted, plain=factor is not None)
 
@@ -215,3 +184,107 @@ def _losses(names: Iterable[str]) -> list[str]:
     """The columns under no known header that may be the loss, those of the likeliest kind."""
     ranks = {name: rank for name in names if (rank := loss_rank(name)) is not None}
     return [name for name, rank in ranks.items() if rank == min(ranks.values())]
+
+
+def derive_tokens(table: Table) -> None:
+    """Gives D a formula, and says so, where no column holds it and the table has what it takes."""
+    columns = table.columns
+    if "tokens" in columns:
+        return
+    step, params = columns.get("step"), columns.get("params")
+    batch, length = guess_column("batch", table), guess_column("length", table)
+    batch_tokens, ratio = guess_column("batch_tokens", table), guess_column("tokens_per_param", table)
+    cost = columns.get("flops") or columns.get("budget")
+    source = ""
+    if step and batch_tokens:
+        tokens = _product((step, "step"), (batch_tokens, "batch in tokens"))
+    elif step and batch and length:
+        tokens = _product((step, "step"), (batch, "batch size"), (length, "sequence length"))
+    elif ratio and params:
+        tokens = _product((ratio, "tokens per parameter"), (params, "params"))
+    elif cost and params:
+        tokens = _tokens_bought(cost, params)
+        nominal = " (nominal: name the column of C, if there is one, with --columns=flops:COLUMN)"
+        source = f"C / 6N, from {cost}{'' if 'flops' in columns else nominal}"
+    else:
+        return
+    columns["tokens"] = tokens
+    table.notes.append(f"no column holds tokens: D is {source or tokens}")
+
+
+def derive_loss(table: Table, without: Collection[str] = ()) -> str:
+    """The unit of the loss, which is given a formula, and a note, where it can be had in nats per token.
+
+    A loss column whose header names a perplexity or bits is converted as well, unless a factor was given by hand.
+
+    Args:
+      without: fields that no column may be guessed for.
+    """
+    kind, column = _column_in_other_unit(table, without)
+    if column is None:
+        return TAKEN_AS_NATS
+    name, size = column.name, guess_column("bytes_per_token", table)
+
+    def nats(row: Row) -> float:
+        return certain(column.number(row, "loss")) * math.log(2.0)
+
+    if kind == "perplexity":
+        loss = Column(f"ln {name}", formula=lambda row: _log_perplexity(row, column))
+        unit = "nats per token, the logarithm of a perplexity"
+        words = f"{loss}: {name} is taken as a perplexity, e to the loss in nats per token"
+    elif kind == "loss_bits":
+        loss = Column(f"{name} x ln 2", formula=nats)
+        unit, words = "nats per token, from bits", f"{loss}: {name} is taken as bits per token"
+    elif size:
+        loss = Column(
+            f"{name} x ln 2 x {size.name}",
+            formula=lambda row: nats(row) * certain(size.number(row, "bytes per token")),
+        )
+        unit, words = "nats per token, from bits per byte", str(loss)
+    else:
+        loss, unit = Column(name), "bits per byte, as it stands"
+        words = (
+            f"{loss} as it stands, in bits per byte: exponents, N* and D* do not depend on the unit "
+            "but E, A, B and predicted losses are in bits per byte; with a column bytes_per_token it would be in nats "
+            "per token"
+        )
+    table.columns["loss"] = loss
+    table.notes.append(f"the loss is {words}")
+    return unit
+
+
+def _column_in_other_unit(table: Table, without: Collection[str]) -> tuple[str, Column | None]:
+    """(the unit, the column) of a loss that is to be converted; no column where there is nothing to do."""
+    if column := table.columns.get("loss"):
+        headers = readings(column.name)
+        kind = next((kind for kind in _UNITS if any(is_header(kind, header) for header in headers)), "")
+        return kind, column if kind and not column.plain else None
+    candidates = ((kind, guess_column(kind, table)) for kind in _UNITS if "loss" not in without)
+    return next((found for found in candidates if found[1]), ("", None))
+
+
+def _product(*factors: tuple[Column, str]) -> Column:
+    """The product of columns, each with the word for what it holds."""
+    return Column(
+        " x ".join(str(column) for column, _ in factors),
+        formula=lambda row: math.prod(_or_zero(column.number(row, word)) for column, word in factors),
+    )
+
+
+def _tokens_bought(cost: Column, params: Column) -> Column:
+    return Column(
+        f"{cost} / (6 x {params})",
+        formula=lambda row: _or_zero(cost.number(row, "flops")) / (6.0 * certain(params.number(row, "params"))),
+    )
+
+
+def _or_zero(value: float | Unusable) -> float:
+    """The number; it may be 0, since a history may begin at step 0, before any token."""
+    return 0.0 if isinstance(value, Zero) else certain(value)
+
+
+def _log_perplexity(row: Row, column: Column) -> float:
+    loss = math.log(certain(column.number(row, "perplexity")))
+    if loss <= 0.0:
+        raise Unusable(f"{column.name} is not above 1, the perplexity of a loss of 0")
+    return loss

@@ -1,34 +1,33 @@
-"""Which training curve belongs to a run: one in a cell of its row, or one of a second table? Why is one left out?"""
+"""Which training curve belongs to a run: one in a cell of its row, or one of a second table? Why is one left out?
+
+The second table has a row for each point, or is the export of a chart, one column a run: trackers export `Step, RUN -
+eval/loss, RUN - eval/loss__MIN, ...`; spreadsheets hold `step, run-0, run-1`. A chart holds no N: it is no table of
+runs.
+"""
 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from chinchilla_jax.base import files
 from chinchilla_jax.scaling.read.runs import BadRow, Curve, FitRefused, Run
-from chinchilla_jax.scaling.read.table.cells import Unusable, Zero, number
-from chinchilla_jax.scaling.read.table.chart import find_chart, melt
-from chinchilla_jax.scaling.read.table.columns import CURVE_FIELDS, Column, Columns, choose_columns, require
-from chinchilla_jax.scaling.read.table.derive import derive_loss
-from chinchilla_jax.scaling.read.table.formats import Row, read_table
+from chinchilla_jax.scaling.read.table.cells import Unusable, Zero, certain, holds_numbers, missing, number
+from chinchilla_jax.scaling.read.table.columns import CURVE_FIELDS, choose_columns, derive_loss, require
+from chinchilla_jax.scaling.read.table.formats import Row, Table, read_table
+from chinchilla_jax.scaling.read.table.headers import HEADERS, is_header
 from chinchilla_jax.scaling.read.table.records import Record, row_name
 
-_SHOWN = 5  # line numbers spelt out for one curve
+_AXES = ("step", "tokens", "flops")
+_SHOWN_RUNS, _SHOWN_LINES = 3, 5  # spelt out for one chart, and for one curve
 
 
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """One point of a curve: where it was read, tokens and loss, or why there is no such number."""
-
-    where: str
-    tokens: float | Unusable
-    loss: float | Unusable
+Point = tuple[str, float | Unusable, float | Unusable]  # where it was read, tokens and loss, or why there are none
 
 
 def to_curve(points: Sequence[Point], run: Run, label: str) -> tuple[Curve | None, list[BadRow]]:
@@ -39,22 +38,24 @@ def to_curve(points: Sequence[Point], run: Run, label: str) -> tuple[Curve | Non
         is passed over.
       label: the run's name for bad rows, unless the points say it.
     """
-    tokens, losses = [], []
+    tokens: list[float] = []
+    losses: list[float] = []
     problems: dict[str, list[tuple[str, str]]] = {}
-    for point in points:
-        if isinstance(point.tokens, Zero) and not tokens:
+    for where, *numbers in points:
+        if isinstance(numbers[0], Zero) and not tokens:
             continue
-        problem = next((str(value) for value in (point.tokens, point.loss) if isinstance(value, Unusable)), "")
-        if not problem and tokens and point.tokens <= tokens[-1]:
-            problem = f"tokens do not rise: {point.tokens:.6g} after {tokens[-1]:.6g}"
-        if problem:
-            problems.setdefault(problem.partition(":")[0], []).append((point.where, problem))
+        try:
+            at, loss = map(certain, numbers)
+            if tokens and at <= tokens[-1]:
+                raise Unusable(f"tokens do not rise: {at:.6g} after {tokens[-1]:.6g}")
+        except Unusable as reason:
+            problems.setdefault(str(reason).partition(":")[0], []).append((where, str(reason)))
         else:
-            tokens.append(point.tokens)
-            losses.append(point.loss)
+            tokens.append(at)
+            losses.append(loss)
     if not problems and tokens and tokens[-1] > 1.01 * run.tokens:
         beyond = f"it goes on to {tokens[-1]:.6g} tokens, the run has D = {run.tokens:.6g}"
-        problems["past"] = [(points[-1].where, beyond)]
+        problems["past"] = [(points[-1][0], beyond)]
     if problems:
         return None, [_bad_points(alike, label) for alike in problems.values()]
     return (Curve(np.array(tokens), np.array(losses)) if tokens else None), []
@@ -64,41 +65,39 @@ def _bad_points(points: Sequence[tuple[str, str]], label: str) -> BadRow:
     """One entry for the points of a curve that share a problem: their lines, and the first one's words."""
     kind = points[0][0].rpartition(" ")[0]
     numbers = [where.rpartition(" ")[2] for where, _ in points]
-    lines = f"{kind}{'s' if len(points) > 1 else ''} {', '.join(numbers[:_SHOWN])}"
-    more = f" and {len(points) - _SHOWN} more" if len(points) > _SHOWN else ""
+    lines = f"{kind}{'s' if len(points) > 1 else ''} {', '.join(numbers[:_SHOWN_LINES])}"
+    more = f" and {len(points) - _SHOWN_LINES} more" if len(points) > _SHOWN_LINES else ""
     return BadRow(f"{lines}{more}{f' ({label})' if label else ''}", f"curve left out: {points[0][1]}")
 
 
-def curves_in_cells(records: Iterable[Record], columns: Columns) -> tuple[tuple[Run, ...], tuple[BadRow, ...]]:
-    """The runs with the curves of a column that holds [[tokens, loss], ...]; in CSV as JSON in the cell."""
-    if "curve" not in columns:
-        return tuple(record.run for record in records), ()
-    runs, bad = [], []
-    for record in records:
-        curve, pairs = None, columns["curve"].cell(record.row)
-        if pairs is not None and pairs != "":
-            try:
-                pairs = json.loads(pairs) if isinstance(pairs, str) else pairs
-                points = [
-                    Point(f"{record.label}, point {place}", number(at, "tokens"), number(loss, "loss"))
-                    for place, (at, loss) in enumerate(pairs, 1)
-                ]
-                curve, problems = to_curve(points, record.run, "")
-                bad += problems
-            except (ValueError, TypeError):
-                bad.append(BadRow(record.label, "curve left out: it is not a list of [tokens, loss]"))
-        runs.append(dataclasses.replace(record.run, curve=curve))
-    return tuple(runs), tuple(bad)
+def read_curves_in_cells(records: Iterable[Record], table: Table) -> list[BadRow]:
+    """Gives runs the curves of a column that holds [[tokens, loss], ...], in CSV as JSON; what is wrong with some."""
+    bad: list[BadRow] = []
+    for record in records if "curve" in table.columns else ():
+        pairs = table.columns["curve"].cell(record.row)
+        if pairs is None or pairs == "":
+            continue
+        try:
+            pairs = json.loads(pairs) if isinstance(pairs, str) else pairs
+            points = [
+                (f"{record.label}, point {place}", number(at, "tokens"), number(loss, "loss"))
+                for place, (at, loss) in enumerate(pairs, 1)
+            ]
+            curve, problems = to_curve(points, record.run, "")
+            record.change(curve=curve)
+            bad += problems
+        except (ValueError, TypeError):
+            bad.append(BadRow(record.label, "curve left out: it is not a list of [tokens, loss]"))
+    return bad
 
 
-def curves_of_table(
-    records: Sequence[Record], names: Iterable[str], path: pathlib.Path, by_hand: Mapping[str, str]
-) -> tuple[tuple[Run, ...], tuple[BadRow, ...], tuple[str, ...]]:
-    """(the runs with the curves of a second table, what is wrong, what to say), joined by name.
+def read_curves_of_table(
+    records: Sequence[Record], table: Table, path: pathlib.Path, by_hand: Mapping[str, str]
+) -> list[BadRow]:
+    """Gives runs the curves of a second table, joined by name, and `table` the notes; what is wrong with some.
 
     Args:
       records: of the runs; a name in the table that several share gets no curve.
-      names: those of all rows, usable or not.
       path: a table with a row for each point of each run's training curve, or with a column for each run.
       by_hand: columns by field; `curves.tokens` ... are those of this table.
 
@@ -107,67 +106,88 @@ def curves_of_table(
     """
     if not files.is_file(path):
         raise FitRefused("not_found", f"{path}: no such table of curves")
-    table = read_table(path)
-    chart = find_chart(table)
+    second = read_table(path)
+    chart = points_of_chart(second)
     if chart is not None and not any(key.startswith("curves.") for key in by_hand):
-        table = melt(table, chart)
-    columns, guesses = choose_columns(table, by_hand, CURVE_FIELDS, curves=True)
-    columns, _, derived = derive_loss(table, columns)
-    require(table, columns, ("name", "loss"))
-    axis = next((field for field in ("tokens", "flops", "step") if field in columns), "tokens")
-    require(table, columns, (axis,))
+        second = chart[1]
+        second.notes.append(f"{chart[0]}, read as such")
+    said, second.notes = second.notes, []
+    choose_columns(second, by_hand, CURVE_FIELDS, curves=True)
+    second.notes += said
+    derive_loss(second)
+    require(second, "name", "loss")
+    axis = next((field for field in ("tokens", "flops", "step") if field in second.columns), "tokens")
+    require(second, axis)
+    column = second.columns[axis]
     says = {
-        "tokens": f"curves are read from {path.name}: {columns[axis]}, {columns['loss']}",
-        "flops": f"curves are read from {path.name}; tokens at a point are D times its share of C ({columns[axis]})",
-        "step": f"curves are read from {path.name}; tokens at a step are D times its share of the run's last step",
-    }[axis]
+        "tokens": f": {column}, {second.columns['loss']}",
+        "flops": f"; tokens at a point are D times its share of C ({column})",
+        "step": "; tokens at a step are D times its share of the run's last step",
+    }
+    table.notes += [f"curves are read from {path.name}{says[axis]}", *second.notes]
     rows: dict[str, list[Row]] = collections.defaultdict(list)
     bad = []
-    for row in table.rows:
+    for row in second.rows:
         if row.problem:
             bad.append(BadRow(f"{path.name} {row.where}", row.problem))
         else:
-            rows[row_name(row, columns)].append(row)
-    runs = []
+            rows[row_name(row, second)].append(row)
     shared = collections.Counter(record.name or record.run.name for record in records)
     for record in records:
-        run, name = record.run, record.name or record.run.name
+        name = record.name or record.run.name
         if shared[name] == 1:
-            points = _points(rows.pop(name, []), path.name, columns, axis, run)
-            curve, problems = to_curve(points, run, run.name)
+            points = _points(rows.pop(name, []), path.name, second, axis, record.run)
+            curve, problems = to_curve(points, record.run, record.run.name)
+            record.change(curve=curve)
             bad += problems
-            run = dataclasses.replace(run, curve=curve)
-        runs.append(run)
-    bad += _without_run(rows, path.name, shared, set(names))
-    return tuple(runs), tuple(bad), (says, *guesses, *table.notes, *derived)
+    names = {row_name(row, table) for row in table.rows}
+    for name, left in rows.items():
+        why = "its row was left out" if name in names else "the table of runs has no such run"
+        if shared[name] > 1:
+            why = f"{shared[name]} runs have that name"
+        where = f"{path.name} {left[0].where} ({name or 'no name'})"
+        bad.append(BadRow(where, f"curve of {len(left)} point{'s' * (len(left) > 1)} left out: {why}"))
+    return bad
 
 
-def _points(rows: Sequence[Row], file: str, columns: Columns, axis: str, run: Run) -> list[Point]:
+def _points(rows: Sequence[Row], file: str, table: Table, axis: str, run: Run) -> list[Point]:
     """The points of one run's curve; tokens come from the column of the axis."""
-    column: Column = columns[axis]
+    column = table.columns[axis]
     along = [number(column.cell(row), "tokens") for row in rows]
     scale = column.factor
     if axis == "flops":
         scale *= run.tokens / run.flops
     elif axis == "step":
         scale = run.tokens / max((value for value in along if not isinstance(value, Unusable)), default=1.0)
-    return [
-        Point(
-            f"{file} {row.where}", at if isinstance(at, Unusable) else at * scale, columns["loss"].number(row, "loss")
-        )
-        for row, at in zip(rows, along, strict=True)
+    tokens = [value if isinstance(value, Unusable) else value * scale for value in along]
+    losses = [table.columns["loss"].number(row, "loss") for row in rows]
+    return list(zip((f"{file} {row.where}" for row in rows), tokens, losses, strict=True))
+
+
+def points_of_chart(table: Table) -> tuple[str, Table] | None:
+    """(what is shown, a row for each point: `run`, axis, `loss`) of a table that is the export of a chart, or None."""
+    axes = ((field, name) for name in table.present for field in _AXES if is_header(field, name))
+    axis, at = next(axes, ("", ""))
+    others = [name for name in dict.fromkeys(table.present) if name != at]
+    tracked = [match for name in others if (match := re.fullmatch(r"(.+?) - (.+)", name))]
+    if axis and tracked and 2 * len(tracked) >= len(others):
+        means = [match for match in tracked if not re.search(r"__(MIN|MAX)$|_step$", match[0])]  # the others are bands
+        runs = {match[1]: match[0] for match in means}
+        metric = f" of {means[0][2]}" if means else ""
+    else:
+        # Only below a first column of steps is a table of numbers under unknown headers a chart.
+        plain = axis == "step" and at == table.present[0] and len(others) > 1
+        known = any(is_header(field, name) for name in others for field in HEADERS)
+        plain = plain and not known and all(holds_numbers(table.cells(name)) for name in others)
+        runs, metric = {name: name for name in others if plain}, ""
+    if not runs:
+        return None
+    names = ", ".join(list(runs)[:_SHOWN_RUNS]) + " ..." * (len(runs) > _SHOWN_RUNS)
+    rows = [
+        Row(row.where, {"run": run, at: row.values.get(at), "loss": row.values[name]}, row.problem)
+        for run, name in runs.items()
+        for row in table.rows
+        if not missing(row.values.get(name))  # an empty cell is no point
     ]
-
-
-def _without_run(
-    rows: Mapping[str, Sequence[Row]], file: str, shared: Mapping[str, int], names: set[str]
-) -> list[BadRow]:
-    """Why the curves that no run took are left out."""
-    bad = []
-    for name, left in rows.items():
-        why = "its row was left out" if name in names else "the table of runs has no such run"
-        if shared[name] > 1:
-            why = f"{shared[name]} runs have that name"
-        where = f"{file} {left[0].where} ({name or 'no name'})"
-        bad.append(BadRow(where, f"curve of {len(left)} point{'s' * (len(left) > 1)} left out: {why}"))
-    return bad
+    words = f"curves{metric} by {at}, one column a run: {names}"
+    return words, Table(table.source, rows, ["run", at, "loss"], list(table.notes))

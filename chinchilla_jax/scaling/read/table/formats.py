@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import io
 import json
 import pathlib
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from chinchilla_jax.base import files
 from chinchilla_jax.scaling.read.runs import FitRefused
-from chinchilla_jax.scaling.read.table.cells import has_decimal_point, with_decimal_commas
+from chinchilla_jax.scaling.read.table.cells import Unusable, has_decimal_point, number, with_decimal_commas
 
 _JSON_LINES = (".jsonl", ".json", ".ndjson")
 _SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
@@ -45,22 +46,61 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Column:
+    """Where a field comes from: a column `name` whose numbers are multiplied by `factor`, or a formula of that name.
+
+    `count` is the named count it holds, or empty; `plain` says that the factor was given by hand: nothing else is
+    done. `formula` computes the value from a row and raises `Unusable` where an ingredient is.
+    """
+
+    name: str
+    factor: float = 1.0
+    count: str = ""
+    plain: bool = dataclasses.field(default=False, compare=False)
+    formula: Callable[[Row], float] | None = dataclasses.field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return self.name if self.factor == 1.0 else f"{self.name} x {self.factor:g}"
+
+    def cell(self, row: Row) -> Any:
+        """What the row holds, before the factor; an `Unusable` where the formula has no value."""
+        if self.formula is None:
+            return row.values.get(self.name)
+        try:
+            return self.formula(row)
+        except Unusable as reason:
+            return reason
+
+    def number(self, row: Row, field: str) -> float | Unusable:
+        """The positive number that the row holds as `field`, or why there is none."""
+        return number(self.cell(row), field, self.factor)
+
+
+@dataclasses.dataclass
 class Table:
-    """The rows of a `source`, its columns in their order (a header that is there twice stands twice), and remarks."""
+    """The rows of a `source` and its columns in their order (a header that is there twice stands twice).
+
+    The steps from a table to runs add to `notes`, what a reader should know, and to `columns`, by field.
+    """
 
     source: str
-    rows: tuple[Row, ...]
-    present: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    rows: Sequence[Row]
+    present: Sequence[str]
+    notes: list[str] = dataclasses.field(default_factory=list)
+    columns: dict[str, Column] = dataclasses.field(default_factory=dict)
 
-    def cells(self, column: str) -> list[Any]:
+    def cells(self, name: str) -> list[Any]:
         """What the rows hold in a column, None where they hold nothing."""
-        return [row.values.get(column) for row in self.rows]
+        return [row.values.get(name) for row in self.rows]
+
+    def refused(self, reason: str, words: str) -> FitRefused:
+        """The error that says what is wrong with this table."""
+        return FitRefused(reason, f"{self.source}: {words}")
 
 
 def table_of(source: str, rows: Sequence[Row]) -> Table:
     """A table of JSON objects: its columns are their keys, in the order in which they first occur."""
-    return Table(source, tuple(rows), tuple(dict.fromkeys(key for row in rows for key in row.values)))
+    return Table(source, rows, list(dict.fromkeys(key for row in rows for key in row.values)))
 
 
 def read_table(path: pathlib.Path) -> Table:
@@ -78,9 +118,9 @@ def read_table(path: pathlib.Path) -> Table:
     if not text.strip():
         raise FitRefused("no_runs", f"{path}: the file is empty")
     if text.lstrip().startswith("["):
-        raise FitRefused("columns", f"{path}: a JSON array; write JSON lines, one object a line")
+        raise _no_table(path, "a JSON array; write JSON lines, one object a line")
     if path.suffix.lower() in _JSON_LINES or text.lstrip().startswith("{"):
-        rows = tuple(_parse_lines(text))
+        rows = list(_parse_lines(text))
         if all(row.problem for row in rows):
             raise FitRefused("no_runs", f"{path}: not one line is a JSON object; {rows[0].where}: {rows[0].problem}")
         return table_of(str(path), rows)
@@ -96,6 +136,10 @@ def json_lines(path: pathlib.Path) -> Iterator[Row]:
     return _parse_lines(_text(path, _bytes(path)))
 
 
+def _no_table(path: pathlib.Path, words: str) -> FitRefused:
+    return FitRefused("columns", f"{path}: {words}")
+
+
 def _bytes(path: pathlib.Path) -> bytes:
     try:
         return files.read_bytes(path)
@@ -106,26 +150,26 @@ def _bytes(path: pathlib.Path) -> bytes:
 def _text(path: pathlib.Path, content: bytes) -> str:
     for start, what in _NOT_TEXT.items():
         if content.startswith(start):
-            raise FitRefused("columns", f"{path}: {what}")
+            raise _no_table(path, what)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         byte = f"byte {content[error.start]:#04x} in line {line}"
-        raise FitRefused("columns", f"{path}: not a text file in UTF-8 ({byte}); give {_KINDS}") from None
+        raise _no_table(path, f"not a text file in UTF-8 ({byte}); give {_KINDS}") from None
     if "\0" in text:
-        raise FitRefused("columns", f"{path}: not a text file; give {_KINDS}")
+        raise _no_table(path, f"not a text file; give {_KINDS}")
     return text
 
 
-def _table(path: pathlib.Path, lines: Iterable[Line], *notes: str) -> Table:
+def _table(path: pathlib.Path, lines: Iterable[Line]) -> Table:
     """The table whose header is the first line."""
     header: list[str] = []
     rows = []
     for where, cells, problem in lines:
         if not header:
             if problem:
-                raise FitRefused("columns", f"{path}: {where.partition(' to ')[0]}: the header is {problem}")
+                raise _no_table(path, f"{where.partition(' to ')[0]}: the header is {problem}")
             header = ["" if cell is None else str(cell).strip() for cell in cells]
             continue
         if problem:
@@ -133,15 +177,18 @@ def _table(path: pathlib.Path, lines: Iterable[Line], *notes: str) -> Table:
         elif len(cells) < len(header) or _filled(cells[len(header) :]):
             problem = f"{len(cells)} cells, the header has {len(header)}"
         rows.append(Row(where, dict(zip(header, cells, strict=False)), problem))
-    return Table(str(path), tuple(rows), tuple(header), notes)
+    return Table(str(path), rows, header)
 
 
 def _read_csv(path: pathlib.Path, text: str) -> Table:
     first = next(line for line in text.splitlines() if line.strip())
     separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
-    notes = () if separator == "," else (f"{path.name} is read as separated by {_SEPARATORS[separator]}",)
-    table = _table(path, _csv_lines(text, separator), *notes)
-    return _with_commas_as_points(table) if separator == ";" else table
+    table = _table(path, _csv_lines(text, separator))
+    if separator != ",":
+        table.notes.append(f"{path.name} is read as separated by {_SEPARATORS[separator]}")
+    if separator == ";":
+        _read_commas_as_points(table)
+    return table
 
 
 def _csv_lines(text: str, separator: str) -> Iterator[Line]:
@@ -160,21 +207,20 @@ def _csv_lines(text: str, separator: str) -> Iterator[Line]:
             yield f"line {reader.line_num}", cells, ""
 
 
-def _with_commas_as_points(table: Table) -> Table:
+def _read_commas_as_points(table: Table) -> None:
     """Where a semicolon separates, a comma is the decimal point, unless some number of the table has a point."""
     cells = [cell for row in table.rows for cell in row.values.values()]
-    if any(has_decimal_point(cell) for cell in cells) or not any(with_decimal_commas(cell) != cell for cell in cells):
-        return table
-    rows = [
+    if any(map(has_decimal_point, cells)) or not any(with_decimal_commas(cell) != cell for cell in cells):
+        return
+    table.rows = [
         dataclasses.replace(row, values={name: with_decimal_commas(cell) for name, cell in row.values.items()})
         for row in table.rows
     ]
-    note = "commas in numbers are read as decimal points, since a semicolon separates the columns"
-    return dataclasses.replace(table, rows=tuple(rows), notes=(*table.notes, note))
+    table.notes.append("commas in numbers are read as decimal points, since a semicolon separates the columns")
 
 
 def _parse_lines(text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):
+    for place, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -182,17 +228,17 @@ def _parse_lines(text: str) -> Iterator[Row]:
             problem = "" if isinstance(values, dict) else "not an object"
         except (ValueError, RecursionError) as error:
             values, problem = {}, f"not JSON: {error}"
-        yield Row(f"line {number}", {} if problem else values, problem)
+        yield Row(f"line {place}", {} if problem else values, problem)
 
 
 def _read_parquet(path: pathlib.Path, content: bytes) -> Table:
-    parquet = _library(path, "pyarrow.parquet", "pyarrow", "a Parquet file")
+    parquet = _library(path, "pyarrow.parquet", "a Parquet file")
     try:
         table = parquet.read_table(io.BytesIO(content))
         columns = [[name, *column.to_pylist()] for name, column in zip(table.column_names, table.columns, strict=True)]
     except Exception as error:  # the library raises half a dozen kinds over a damaged file
         raise _damaged(path, "Parquet", error) from None
-    return _table(path, ((f"row {number}", list(cells), "") for number, cells in enumerate(zip(*columns, strict=True))))
+    return _table(path, ((f"row {place}", list(cells), "") for place, cells in enumerate(zip(*columns, strict=True))))
 
 
 def _read_workbook(path: pathlib.Path, content: bytes) -> Table:
@@ -202,8 +248,8 @@ def _read_workbook(path: pathlib.Path, content: bytes) -> Table:
     except Exception as error:  # likewise
         raise _damaged(path, "Excel or zip", error) from None
     if "xl/workbook.xml" not in members:
-        raise FitRefused("columns", f"{path}: a zip archive; unpack it first")
-    openpyxl = _library(path, "openpyxl", "openpyxl", "an Excel file")
+        raise _no_table(path, "a zip archive; unpack it first")
+    openpyxl = _library(path, "openpyxl", "an Excel file")
     try:
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
         sheets = {sheet.title: list(_sheet_lines(sheet.iter_rows(values_only=True))) for sheet in book.worksheets}
@@ -212,37 +258,38 @@ def _read_workbook(path: pathlib.Path, content: bytes) -> Table:
     first, *others = [name for name, lines in sheets.items() if lines] or [""]
     if not first:
         raise FitRefused("no_runs", f"{path}: no sheet holds anything")
-    notes = (f"sheet {first!r} of {path.name} is read; not read: {', '.join(others)}",) if others else ()
-    return _table(path, sheets[first], *notes)
+    table = _table(path, sheets[first])
+    if others:
+        table.notes.append(f"sheet {first!r} of {path.name} is read; not read: {', '.join(others)}")
+    return table
 
 
 def _sheet_lines(rows: Iterable[Sequence[Any]]) -> Iterator[Line]:
     """The rows of a sheet that hold anything, texts on one line; empty cells beyond the header are no cells."""
     width = 0
-    for number, row in enumerate(rows, 1):
+    for place, row in enumerate(rows, 1):
         cells = [" ".join(cell.split()) if isinstance(cell, str) else cell for cell in row]
         while cells and not _filled(cells[-1:]):
             cells.pop()
         if cells:
             width = width or len(cells)
-            yield f"row {number}", cells + [None] * (width - len(cells)), ""
+            yield f"row {place}", cells + [None] * (width - len(cells)), ""
 
 
 def _filled(cells: Sequence[Any]) -> bool:
     return any(cell is not None and str(cell).strip() for cell in cells)
 
 
-def _library(path: pathlib.Path, module: str, package: str, what: str) -> Any:
+def _library(path: pathlib.Path, module: str, what: str) -> Any:
     """The module that reads a kind of file, imported when the first such file is met."""
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ImportError:
+        package = module.partition(".")[0]
         fix = f"pip install {package}, or save the table as CSV"
-        raise FitRefused("columns", f"{path}: {what}, and {package} is not installed: {fix}") from None
+        raise _no_table(path, f"{what}, and {package} is not installed: {fix}") from None
 
 
 def _damaged(path: pathlib.Path, kind: str, error: Exception) -> FitRefused:
     words = " ".join(str(error).split())[:120] or type(error).__name__
-    return FitRefused("columns", f"{path}: a damaged {kind} file ({words}); save the table as CSV")
+    return _no_table(path, f"a damaged {kind} file ({words}); save the table as CSV")

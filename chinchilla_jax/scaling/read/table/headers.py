@@ -107,19 +107,13 @@ def is_header(field: str, header: str) -> bool:
 
 
 def readings(header: str) -> list[str]:
-    """The header, and the last part of it where it is a path."""
-    return [text for text in (header, _last_part(header)) if text]
-
-
-def _last_part(header: str) -> str:
-    """`throughput/total_tokens` -> `total_tokens`; empty where the parts are a ratio or a rate, or there is one."""
+    """The header, and the last part of a path (`throughput/total_tokens`) unless its parts are a ratio or a rate."""
     first, *rest = (part.strip() for part in re.split(r"[/.]", header))
     if not rest or not all(rest) or len(rest[-1]) < 3 or first[-1:].isdigit():
-        return ""
-    if any(is_header(field, first) for field in ("params", "tokens", "flops", "loss")):
-        return ""
-    is_rate = (split_words(first) or [""])[-1] in _RATES
-    return "" if is_rate and not rest[-1].lower().startswith("total") else rest[-1]
+        return [header]
+    is_ratio = any(is_header(field, first) for field in ("params", "tokens", "flops", "loss"))
+    is_rate = (split_words(first) or [""])[-1] in _RATES and not rest[-1].lower().startswith("total")
+    return [header] if is_ratio or is_rate else [header, rest[-1]]
 
 
 def loss_rank(header: str) -> int | None:

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.read.runs import BadRow
-from chinchilla_jax.scaling.read.table.cells import Missing, Zero, same_value
-from chinchilla_jax.scaling.read.table.columns import Columns
-from chinchilla_jax.scaling.read.table.curves import Point, to_curve
+from chinchilla_jax.scaling.read.runs import BadRow, Run
+from chinchilla_jax.scaling.read.table.cells import Missing, Unusable, Zero, certain, same_value
+from chinchilla_jax.scaling.read.table.curves import to_curve
+from chinchilla_jax.scaling.read.table.formats import Table
 from chinchilla_jax.scaling.read.table.headers import joined_words, readings, understand
-from chinchilla_jax.scaling.read.table.records import Record
+from chinchilla_jax.scaling.read.table.records import Record, read_records
 
 # A log counts steps one by one; `steps` or `total_steps` says how long a run was.
 _LOGGED = ("step", "global_step", "iteration", "iter")
@@ -31,93 +31,90 @@ _PLANNED = re.compile(
 _LONG = 12  # rows of one name; nobody trains one size for so many token counts
 _MOSTLY = 0.9
 
-Listed = tuple[int, BadRow]  # a row that was left out, with its position in the table
 
-
-def to_runs(
-    records: Sequence[Record], columns: Columns, present: Sequence[str] = (), histories: bool | None = None
-) -> tuple[list[Record], tuple[BadRow, ...], tuple[str, ...]]:
-    """The records that are runs, the others with their reasons, and what was decided about shared names.
+def to_runs(table: Table, histories: bool | None = None) -> tuple[list[Record], tuple[BadRow, ...]]:
+    """The records that are runs, and the other rows with their reasons; notes what was decided about shared names.
 
     Everything is in the source's order. Names of runs are unique: the seed or a number is added to shared ones. Two
     rows with the same N, D, C, loss and seed are one run.
 
     Args:
-      present: the columns of the source, some of which may tell runs of one name apart.
       histories: whether rows of one name with rising tokens are one run's history; None to judge by the rows.
     """
-    groups = _groups(records, columns, present)
+    groups = _groups(read_records(table), table)
     sequences = [_rising(group) if len(group) > 1 else [] for group in groups]
     rising = [sequence for group in sequences for sequence in group if len(sequence) > 1]
-    notes: list[str] = []
     if rising:
         why = "as --columns says"
         if histories is None:
-            histories, why = _looks_like_history(rising, columns)
-        notes.append(_decision(histories, why, rising))
+            histories, why = _looks_like_history(rising, table)
+        table.notes.append(_decision(histories, why, rising))
     usable: list[Record] = []
-    bad: list[Listed] = []
+    bad: list[tuple[int, BadRow]] = []
     pointless = 0
     for group, parts in zip(groups, sequences, strict=True):
         if rising and histories and len(group) > 1:
-            runs, problems, silent = _of_history(group, parts, columns)
+            runs, problems, silent = _of_history(group, parts, "curve" in table.columns)
             usable += runs
             bad += problems
             pointless += silent
         else:
-            usable += [record for record in group if record.run is not None]
-            bad += [_listed(record) for record in group if record.run is None]
+            usable += [record for record in group if isinstance(record.outcome, Run)]
+            bad += [(record.position, record.left_out()) for record in group if isinstance(record.outcome, Unusable)]
     if pointless:
-        notes.append(f"{pointless} rows of histories have no loss, or no tokens yet: they are no points of a curve")
-    usable, twice = _distinct(sorted(usable, key=lambda record: record.position))
-    bad = sorted(bad + twice, key=lambda listed: listed[0])
-    return _with_unique_names(usable), tuple(row for _, row in bad), tuple(notes)
+        words = f"{pointless} rows of histories have no loss, or no tokens yet: they are no points of a curve"
+        table.notes.append(words)
+    kept: dict[tuple, Record] = {}
+    for record in sorted(usable, key=lambda record: record.position):
+        run = record.run
+        first = kept.setdefault((run.params, run.tokens, run.flops, run.loss, run.seed), record)
+        if first is not record:
+            twice = record.left_out(f"duplicate of {first.label}: same N, D, C and loss")
+            bad.append((record.position, twice))
+    _make_names_unique(list(kept.values()))
+    return list(kept.values()), tuple(row for _, row in sorted(bad, key=lambda listed: listed[0]))
 
 
-def _listed(record: Record, reason: str = "") -> Listed:
-    return record.position, BadRow(record.label, reason or record.problem)
-
-
-def _groups(records: Sequence[Record], columns: Columns, present: Sequence[str]) -> list[list[Record]]:
+def _groups(records: Sequence[Record], table: Table) -> list[list[Record]]:
     """Rows that may belong to one run: of one name, N, seed, role, budget, and of one value of every planned column."""
+    columns = table.columns
     used = {column.name for field, column in columns.items() if field not in ("budget", "role")}
-    plans = [name for name in present if name not in used and _PLANNED.search(joined_words(name))]
+    plans = [name for name in table.present if name not in used and _PLANNED.search(joined_words(name))]
     plans += [columns[field].name for field in ("budget", "role") if field in columns]
     groups: dict[tuple, list[Record]] = collections.defaultdict(list)
     for record in records:
         key: tuple = (record.position,)
         if record.name and not record.row.problem:
             values = record.row.values
-            stated = (same_value(values.get(name)) for name in (columns["params"].name, *plans))
-            key = (record.name, record.seed, *stated)
+            key = (record.name, record.seed, *(same_value(values.get(n)) for n in (columns["params"].name, *plans)))
         groups[key].append(record)
     return list(groups.values())
 
 
 def _rising(group: Sequence[Record]) -> list[list[Record]]:
     """The rows that have tokens and a loss, cut wherever the tokens do not rise; a list newest first is turned."""
-    points = [(tokens, record) for record in group if (tokens := _tokens(record)) is not None]
-    if len(points) > 2 and all(late[0] < early[0] for early, late in itertools.pairwise(points)):
+    points = [record for record in group if not isinstance(record.numbers["loss"], Missing)]
+    points = [record for record in points if not isinstance(record.numbers["tokens"], Unusable)]
+    if len(points) > 2 and all(_tokens(late) < _tokens(early) for early, late in itertools.pairwise(points)):
         points.reverse()
     sequences: list[list[Record]] = []
     before = np.inf
-    for tokens, record in points:
-        if tokens <= before:
+    for record in points:
+        if _tokens(record) <= before:
             sequences.append([])
         sequences[-1].append(record)
-        before = tokens
+        before = _tokens(record)
     return sequences
 
 
-def _tokens(record: Record) -> float | None:
-    """Tokens of a row that may be a point of a curve: one with a loss, be it not finite."""
-    return None if isinstance(record.numbers["loss"], Missing) else record.value("tokens")
+def _tokens(record: Record) -> float:
+    return certain(record.numbers["tokens"])
 
 
-def _looks_like_history(rising: Sequence[Sequence[Record]], columns: Columns) -> tuple[bool, str]:
+def _looks_like_history(rising: Sequence[Sequence[Record]], table: Table) -> tuple[bool, str]:
     """(whether these are logs of single trainings, by what that is judged)."""
-    if "step" in columns:
-        name = columns["step"].name
+    if "step" in table.columns:
+        name = table.columns["step"].name
         logged = any(understand("step", header)[0] in _LOGGED for header in readings(name))
         if logged and np.mean([_climbs(sequence) for sequence in rising]) >= _MOSTLY:
             return True, f"column {name} rises with the tokens"
@@ -131,7 +128,8 @@ def _looks_like_history(rising: Sequence[Sequence[Record]], columns: Columns) ->
 
 
 def _climbs(sequence: Sequence[Record]) -> bool:
-    steps = [record.value("step") or 0.0 for record in sequence]
+    found = (record.numbers["step"] for record in sequence)
+    steps = [0.0 if isinstance(step, Unusable) else step for step in found]
     return all(late > early for early, late in itertools.pairwise(steps))
 
 
@@ -154,30 +152,28 @@ def _decision(histories: bool, why: str, rising: Sequence[Sequence[Record]]) -> 
 
 
 def _of_history(
-    group: Sequence[Record], sequences: Sequence[Sequence[Record]], columns: Columns
-) -> tuple[list[Record], list[Listed], int]:
-    """(runs with their curves, what is wrong, how many rows are no points) of the rows of one name."""
+    group: Sequence[Record], sequences: Sequence[Sequence[Record]], has_curve: bool
+) -> tuple[list[Record], list[tuple[int, BadRow]], int]:
+    """(runs with their curves, what is wrong by position, how many rows are no points) of the rows of one name."""
     usable: list[Record] = []
-    bad: list[Listed] = []
+    bad: list[tuple[int, BadRow]] = []
     for sequence in sequences:
         last = sequence[-1]
-        if last.run is None:
+        if isinstance(last.outcome, Unusable):
             span = f"{sequence[0].row.where} to {last.row.where.rpartition(' ')[2]} ({last.name})"
-            bad.append((last.position, BadRow(span if len(sequence) > 1 else last.label, last.problem)))
+            bad.append((last.position, BadRow(span if len(sequence) > 1 else last.label, str(last.outcome))))
             continue
-        curve = None
-        if "curve" not in columns:
-            points = [Point(r.row.where, r.numbers["tokens"], r.numbers["loss"]) for r in sequence]
+        if not has_curve:
+            points = [(r.row.where, r.numbers["tokens"], r.numbers["loss"]) for r in sequence]
             curve, problems = to_curve(points, last.run, last.name)
             bad += [(last.position, problem) for problem in problems]
-        usable.append(last.changed(curve=curve))
+            last.change(curve=curve)
+        usable.append(last)
     inside = {record for sequence in sequences for record in sequence}
     outside = [record for record in group if record not in inside]
     silent = [record for record in outside if _is_silent(record)]
-    bad += [_listed(record) for record in outside if record not in silent]
-    if not sequences and silent:
-        bad.append(_listed(silent[-1]))
-    return usable, bad, len(silent)
+    listed = [record for record in outside if record not in silent] + (silent[-1:] if not sequences else [])
+    return usable, bad + [(record.position, record.left_out()) for record in listed], len(silent)
 
 
 def _is_silent(record: Record) -> bool:
@@ -185,31 +181,15 @@ def _is_silent(record: Record) -> bool:
     return isinstance(record.numbers["loss"], Missing) or isinstance(record.numbers["tokens"], (Missing, Zero))
 
 
-def _distinct(records: Sequence[Record]) -> tuple[list[Record], list[Listed]]:
-    seen: dict[tuple, str] = {}
-    kept, bad = [], []
-    for record in records:
-        run = record.run
-        key = (run.params, run.tokens, run.flops, run.loss, run.seed)
-        if key in seen:
-            bad.append(_listed(record, f"duplicate of {seen[key]}: same N, D, C and loss"))
-        else:
-            seen[key] = record.label
-            kept.append(record)
-    return kept, bad
-
-
-def _with_unique_names(records: Sequence[Record]) -> list[Record]:
-    """The runs under names that are unique: `x seed 1` where seeds tell them apart, else `x`, `x #2`, `x #3`."""
+def _make_names_unique(records: Sequence[Record]) -> None:
+    """Shared names become `x seed 1` where seeds tell the runs apart, else `x`, `x #2`, `x #3`."""
     counts = collections.Counter(record.run.name for record in records)
     taken = {name for name, number in counts.items() if number == 1}
-    named = []
     for record in records:
         name = record.run.name
         if counts[name] > 1:
             stem = f"{name} seed {record.run.seed}" if record.run.seed else name
             candidates = itertools.chain([stem], (f"{stem} #{number}" for number in itertools.count(2)))
-            name = next(candidate for candidate in candidates if candidate not in taken)
-            taken.add(name)
-        named.append(record.changed(name=name))
-    return named
+            unique = next(candidate for candidate in candidates if candidate not in taken)
+            taken.add(unique)
+            record.change(name=unique)

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-from chinchilla_jax.scaling.read.runs import ROLES, Run
-from chinchilla_jax.scaling.read.table.cells import Missing, Unusable, as_number, in_range, text_of
-from chinchilla_jax.scaling.read.table.columns import Columns
-from chinchilla_jax.scaling.read.table.formats import Row
+from chinchilla_jax.scaling.read.runs import ROLES, BadRow, Run
+from chinchilla_jax.scaling.read.table.cells import Missing, Unusable, as_number, certain, in_range, text_of
+from chinchilla_jax.scaling.read.table.formats import Row, Table
 
-SIX_ND = "6 * params * tokens"
-_RUN_NUMBERS = ("params", "tokens", "loss", "flops", "budget")
-_NUMBERS = (*_RUN_NUMBERS, "step", "epochs")
+_NUMBERS = ("params", "tokens", "loss", "flops", "budget", "step", "epochs")
 # States that trackers give to runs that did not reach their end.
 _UNFINISHED = frozenset(
     """crashed failed running killed preempting preempted pending queued aborted cancelled canceled diverged
@@ -25,13 +23,13 @@ _UNFINISHED = frozenset(
 _YES = ("true", "yes", "1", "1.0")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Record:
     """A row with its cells converted.
 
     `position` in the table; `name` in the table, which several rows may share; `label` says where the row is; `numbers`
-    holds the fields that have a column, each a number or why there is none; `run` is the run that the row makes by
-    itself, without a curve, or None, and then `problem` says why.
+    holds the fields that have a column, each a number or why there is none; `outcome` is the run that the row makes, or
+    why it makes none.
     """
 
     position: int
@@ -40,80 +38,74 @@ class Record:
     label: str
     seed: str
     numbers: Mapping[str, float | Unusable]
-    run: Run | None = None
-    problem: str = ""
+    outcome: Run | Unusable
 
-    def value(self, field: str) -> float | None:
-        """The number of a field, or None where there is none."""
-        value = self.numbers.get(field)
-        return None if isinstance(value, Unusable) else value
+    @property
+    def run(self) -> Run:
+        """The run that the row makes; the reason why it makes none is raised."""
+        if isinstance(self.outcome, Unusable):
+            raise self.outcome
+        return self.outcome
 
-    def changed(self, **changes) -> Record:
-        """The record with another name, seed or curve of its run."""
-        return dataclasses.replace(self, run=dataclasses.replace(self.run, **changes))
+    def change(self, **changes: Any) -> None:
+        """Gives the run another name, seed or curve."""
+        self.outcome = dataclasses.replace(self.run, **changes)
+
+    def left_out(self, reason: str = "") -> BadRow:
+        """The row in the list of those that are left out."""
+        return BadRow(self.label, reason or str(self.outcome))
 
 
-def read_records(rows: Iterable[Row], columns: Columns) -> list[Record]:
+def read_records(table: Table) -> list[Record]:
     """The rows as runs without curves, or with their problems. C is 6 N D unless a column holds it."""
     records = []
-    for position, row in enumerate(rows):
-        name = row_name(row, columns)
+    for position, row in enumerate(table.rows):
+        name = row_name(row, table)
         label = row.where if name in ("", row.where) else f"{row.where} ({name})"
-        numbers = {field: columns[field].number(row, field) for field in _NUMBERS if field in columns}
-        record = Record(position, row, name, label, _seed(row, columns), numbers)
+        numbers = {field: table.columns[field].number(row, field) for field in _NUMBERS if field in table.columns}
+        seed = _text(row, "seed", table)
+        if (number := as_number(seed)) is not None and math.isfinite(number) and number == round(number):
+            seed = f"{number:.0f}"
+        outcome: Run | Unusable
         try:
-            record = dataclasses.replace(record, run=_run(record, columns))
-        except Unusable as problem:
-            record = dataclasses.replace(record, problem=str(problem))
-        records.append(record)
+            outcome = _run(row, name or row.where, seed, numbers, table)
+        except Unusable as reason:
+            outcome = reason
+        records.append(Record(position, row, name, label, seed, numbers, outcome))
     return records
 
 
-def row_name(row: Row, columns: Columns) -> str:
+def row_name(row: Row, table: Table) -> str:
     """The run's name in this row, on one line; empty when it has none."""
-    value = columns["name"].cell(row) if "name" in columns else None
+    value = table.columns["name"].cell(row) if "name" in table.columns else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a workbook has no whole numbers
     return "" if value is None else " ".join(str(value).split())
 
 
-def _seed(row: Row, columns: Columns) -> str:
-    text = _text(row, "seed", columns)
-    number = as_number(text) if text else None
-    return f"{number:.0f}" if number is not None and math.isfinite(number) and number == round(number) else text
+def _text(row: Row, field: str, table: Table) -> str:
+    return text_of(table.columns[field].cell(row)) if field in table.columns else ""
 
 
-def _text(row: Row, field: str, columns: Columns) -> str:
-    return text_of(columns[field].cell(row)) if field in columns else ""
-
-
-def _run(record: Record, columns: Columns) -> Run:
+def _run(row: Row, name: str, seed: str, numbers: Mapping[str, float | Unusable], table: Table) -> Run:
     """The run of a row.
 
     Raises:
       Unusable: it is none; says why.
     """
-    row = record.row
     if row.problem:
         raise Unusable(row.problem)
-    if _text(row, "diverged", columns).lower() in _YES:
+    if _text(row, "diverged", table).lower() in _YES:
         raise Unusable("diverged")
-    if (state := _text(row, "state", columns)).lower() in _UNFINISHED:
-        raise Unusable(f"{columns['state'].name} is {state}")
-    values: dict[str, float | None] = {}
-    for field in _RUN_NUMBERS:
-        value = record.numbers.get(field)
-        if field == "flops" and value is None:
-            value = in_range(6.0 * values["params"] * values["tokens"], "flops")
-        if field == "budget" and isinstance(value, Missing):
-            value = None
-        if isinstance(value, Unusable):
-            raise value
-        values[field] = value
-    role = str(columns["role"].cell(row) or "").strip() if "role" in columns else ""
+    if (state := _text(row, "state", table)).lower() in _UNFINISHED:
+        raise Unusable(f"{table.columns['state'].name} is {state}")
+    params, tokens, loss = (certain(numbers[field]) for field in ("params", "tokens", "loss"))
+    flops = certain(numbers["flops"] if "flops" in numbers else in_range(6.0 * params * tokens, "flops"))
+    budget = numbers.get("budget")
+    budget = None if budget is None or isinstance(budget, Missing) else certain(budget)
+    role = str(table.columns["role"].cell(row) or "").strip() if "role" in table.columns else ""
     if role and role not in ROLES:
         raise Unusable(f"role {role!r} is none of {', '.join(ROLES)}")
-    epochs = record.value("epochs") or 1.0
-    unique = values["tokens"] / epochs if epochs > 1.0 else None
-    name = record.name or row.where
-    return Run(name, role=role or "isoflop", seed=record.seed, unique_tokens=unique, **values)
+    epochs = numbers.get("epochs", 1.0)
+    unique = None if isinstance(epochs, Unusable) or epochs <= 1.0 else tokens / epochs
+    return Run(name, params, tokens, flops, loss, budget, role or "isoflop", seed=seed, unique_tokens=unique)

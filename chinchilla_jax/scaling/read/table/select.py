@@ -28,9 +28,9 @@ def parse_where(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """
     where: dict[str, tuple[str, ...]] = {}
     for text in texts:
-        column, equals, rest = (part.strip() for part in text.partition("="))
+        column, _, rest = (part.strip() for part in text.partition("="))
         values = tuple(value.strip() for value in next(csv.reader([rest], skipinitialspace=True), []))
-        if not column or not equals or not all(values) or not values:
+        if not column or not values or not all(values):
             raise FitRefused("where", f"--where={text}: write COLUMN=VALUE or COLUMN=VALUE,VALUE")
         if column in where:
             both = ",".join(where[column] + values)
@@ -51,17 +51,18 @@ def select(table: Table, where: Where) -> Table:
         return table
     kept = table.rows
     for column, values in where.items():
-        keys = _keys(table, column, values)
-        kept = tuple(
+        _check_present(table, column, values)
+        keys = {same_value(value) for value in values}
+        kept = [
             row
             for row in kept
             if (row.problem and column not in row.values) or same_value(row.values.get(column)) in keys
-        )
+        ]
     condition = " and ".join(f"{column}={','.join(values)}" for column, values in where.items())
     if all(row.problem for row in kept):
-        raise FitRefused("where", f"{table.source}: no row has {condition}")
+        raise table.refused("where", f"no row has {condition}")
     note = f"rows with {condition}: {len(kept)} of {len(table.rows)}"
-    return dataclasses.replace(table, rows=kept, notes=(*table.notes, note))
+    return dataclasses.replace(table, rows=kept, notes=[*table.notes, note])
 
 
 def values_to_split(table: Table, column: str) -> list[str]:
@@ -72,31 +73,28 @@ def values_to_split(table: Table, column: str) -> list[str]:
     """
     values = list(_values_of(table, "--by", column).values())
     if not values:
-        raise FitRefused("where", f"{table.source}: column {column} is empty: there is nothing to split by")
+        raise table.refused("where", f"column {column} is empty: there is nothing to split by")
     if len(values) > _MOST:
         many = f"{len(values)} values ({', '.join(values[:3])} ...)"
-        raise FitRefused("where", f"{table.source}: column {column} has {many}: --by takes one of at most {_MOST}")
+        raise table.refused("where", f"column {column} has {many}: --by takes one of at most {_MOST}")
     return values
 
 
-def _keys(table: Table, column: str, values: Sequence[str]) -> set[str | float]:
-    """What the values asked for are compared by."""
+def _check_present(table: Table, column: str, values: Sequence[str]) -> None:
     present = _values_of(table, "--where", column)
     for value in values:
         if same_value(value) not in present:
             shown = list(present.values())
             more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
             there_are = f"there are {', '.join(shown[:_SHOWN])}{more}"
-            near = did_you_mean(value, shown)
-            raise FitRefused("where", f"{table.source}: no row with {column}={value}{near}; {there_are}")
-    return {same_value(value) for value in values}
+            raise table.refused("where", f"no row with {column}={value}{did_you_mean(value, shown)}; {there_are}")
 
 
 def _values_of(table: Table, flag: str, column: str) -> dict[str | float, str]:
     """The distinct values of a column in their order: what they are compared by, and how they are written first."""
     if column not in table.present:
         near, there_are = did_you_mean(column, table.present), ", ".join(table.present) or "none"
-        raise FitRefused("where", f"{table.source}: {flag}: no column {column!r}{near}; there are {there_are}")
+        raise table.refused("where", f"{flag}: no column {column!r}{near}; there are {there_are}")
     distinct: dict[str | float, str] = {}
     for raw in table.cells(column):
         if not missing(raw) and not isinstance(raw, (dict, list)):

@@ -16,10 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.read.repeats import noise_of_repeats
-from chinchilla_jax.scaling.read.runs import Run
+from chinchilla_jax.scaling.read.runs import Run, noise_of_repeats
 from chinchilla_jax.scaling.read.table.cells import as_number, holds_numbers, missing, same_value, text_of
-from chinchilla_jax.scaling.read.table.columns import Columns
+from chinchilla_jax.scaling.read.table.formats import Table
 from chinchilla_jax.scaling.read.table.headers import HEADERS, joined_words
 from chinchilla_jax.scaling.read.table.records import Record
 
@@ -41,52 +40,60 @@ _MOST_WORDS, _FEWEST_RUNS = 12, 6  # values of a mix, runs on each of them
 _SHOWN = 3
 _APART = 0.05  # nominal budgets are met to within this
 
-# The runs of one N and D (or budget), by the values of the settings that differ somewhere.
-Cell = Mapping[tuple, Sequence[Record]]
+Cell = dict[tuple, list[Record]]  # runs of one N and D (or budget), by the values of the settings that differ somewhere
 
 
-def best_per_cell(
-    records: Sequence[Record], columns: Columns, present: Sequence[str]
-) -> tuple[list[Record], tuple[str, ...]]:
-    """Of each cell of (N, D) the runs of its best setting, and what to say. Held-out runs stay.
+def best_per_cell(records: Sequence[Record], table: Table) -> list[Record]:
+    """Of each cell of (N, D) the runs of its best setting, with a note. Held-out runs stay.
 
     The best setting has the lowest loss, on average over its seeds.
     """
-    names, cells = _cells(records, columns, present)
+    names, cells = _cells(_to_fit(records), table)
     if not names:
-        return list(records), ("--best_per_cell: no N and D have runs that differ in a setting; all are kept",)
+        table.notes.append("--best_per_cell: no N and D have runs that differ in a setting; all are kept")
+        return list(records)
 
     def mean_loss(group: Sequence[Record]) -> float:
         return float(np.mean([record.run.loss for record in group]))
 
     best = {record for cell in cells for record in min(cell.values(), key=mean_loss)}
     kept = [record for record in records if record.run.role != "isoflop" or record in best]
-    note = (
+    table.notes.append(
         f"--best_per_cell: of {len(records)} runs at {len(cells)} pairs of N and D those of the lowest loss by "
         f"{', '.join(names)} are kept, {len(kept)} of them"
     )
-    return kept, (note,)
+    return kept
 
 
-def remarks(records: Sequence[Record], columns: Columns, present: Sequence[str]) -> tuple[str, ...]:
-    """What a reader should know of how the runs differ: sweeps, mixes, replicates, repeated data, two counts of C."""
-    records = [record for record in records if record.run.role == "isoflop"]
+def remark(records: Sequence[Record], table: Table) -> None:
+    """Notes how the runs differ: sweeps, mixes, replicates, repeated data, two counts of C."""
+    records = _to_fit(records)
     runs = [record.run for record in records]
-    mixes = _mixes(records, columns, present)
-    names, cells = _cells(records, columns, present)
+    mixes = _mixes(records, table)
+    names, cells = _cells(records, table)
     swept = [name for name in names if name not in mixes]
-    notes = [_mix_note(mixes)] if mixes else []
+    if mixes:
+        table.notes.append(_mix_note(mixes))
     if swept:
-        notes.append(_sweep_note(swept, cells))
+        table.notes.append(_sweep_note(swept, cells))
     elif not mixes:
-        notes += _replicate_note(runs)
-    return (*notes, *_repeat_note(runs, columns), *_budget_note(runs, columns))
+        table.notes += _replicate_note(runs)
+    table.notes += _repeat_note(runs, table)
+    table.notes += _budget_note(runs, table)
 
 
-def _mixes(records: Sequence[Record], columns: Columns, present: Sequence[str]) -> dict[str, collections.Counter]:
+def _to_fit(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.run.role == "isoflop"]
+
+
+def _value(record: Record, name: str) -> str | float:
+    return same_value(record.row.values.get(name))
+
+
+def _mixes(records: Sequence[Record], table: Table) -> dict[str, collections.Counter]:
     """By column of words: how many runs each of its few values has, where their ranges of N and of C overlap."""
     mixes = {}
-    for name in _others(columns, present):
+    for name in _others(table):
         groups: dict[str, list[Run]] = collections.defaultdict(list)
         for record in records:
             if word := text_of(record.row.values.get(name)):
@@ -98,12 +105,12 @@ def _mixes(records: Sequence[Record], columns: Columns, present: Sequence[str]) 
     return mixes
 
 
-def _others(columns: Columns, present: Sequence[str]) -> list[str]:
+def _others(table: Table) -> list[str]:
     """The columns that may be settings: not used for anything else, no seed, no measurement, no label."""
-    used = {column.name for field, column in columns.items() if field != "step"}
+    used = {column.name for field, column in table.columns.items() if field != "step"}
     labels = {base for field in _LABELS for base in HEADERS[field]}
     others = []
-    for name in dict.fromkeys(present):
+    for name in dict.fromkeys(table.present):
         base = joined_words(name)
         if name not in used and base not in labels and not _MEASURED.search(base) and not _SEED.search(base):
             others.append(name)
@@ -120,18 +127,16 @@ def _overlap(groups: Iterable[Sequence[Run]]) -> bool:
     return any(shared(a[0], b[0]) and shared(a[1], b[1]) for a, b in itertools.combinations(spans, 2))
 
 
-def _cells(records: Sequence[Record], columns: Columns, present: Sequence[str]) -> tuple[list[str], list[Cell]]:
+def _cells(records: Sequence[Record], table: Table) -> tuple[list[str], list[Cell]]:
     """(the settings that differ within cells, the cells); runs of other words of a mix are in other cells."""
-    records = [record for record in records if record.run.role == "isoflop"]
-    mixed = [name for name in _mixes(records, columns, present) if not _KNOWN.search(joined_words(name))]
+    mixed = [name for name in _mixes(records, table) if not _KNOWN.search(joined_words(name))]
     groups = _same_n_and_d(records, mixed)
-    several = [group for group in groups if len(group) > 1]
-    names = [name for name in _others(columns, present) if name not in mixed and _is_swept(name, several, records)]
+    names = [name for name in _others(table) if name not in mixed and _is_swept(name, groups, records)]
     cells = []
     for group in groups:
-        cell: dict[tuple, list[Record]] = collections.defaultdict(list)
+        cell: Cell = collections.defaultdict(list)
         for record in group:
-            cell[tuple(same_value(record.row.values.get(name)) for name in names)].append(record)
+            cell[tuple(_value(record, name) for name in names)].append(record)
         cells.append(cell)
     return names, cells
 
@@ -144,30 +149,26 @@ def _same_n_and_d(records: Sequence[Record], mixed: Sequence[str]) -> list[list[
         return (*words, record.run.params, record.run.budget or 0.0)
 
     groups: list[list[Record]] = []
-    before: Record | None = None
     for record in sorted(records, key=lambda record: (*map(str, key(record)), record.run.tokens)):
-        same = before is not None and key(before) == key(record)
-        if same and (record.run.budget or math.log(record.run.tokens / before.run.tokens) < _SAME_TOKENS):
+        last = groups[-1][-1] if groups else None
+        near = last and (record.run.budget or math.log(record.run.tokens / last.run.tokens) < _SAME_TOKENS)
+        if last and near and key(last) == key(record):
             groups[-1].append(record)
         else:
             groups.append([record])
-        before = record
     return groups
 
 
-def _is_swept(name: str, several: Sequence[Sequence[Record]], records: Sequence[Record]) -> bool:
+def _is_swept(name: str, groups: Iterable[Sequence[Record]], records: Iterable[Record]) -> bool:
     """Whether a column differs within cells, as a setting does: by its name, or since its values come again."""
-
-    def distinct(group: Sequence[Record]) -> set:
-        return {same_value(record.row.values.get(name)) for record in group}
-
-    if not any(len(distinct(group)) > 1 for group in several):
+    if not any(len({_value(record, name) for record in group}) > 1 for group in groups):
         return False
     if _KNOWN.search(joined_words(name)):
         return True
     filled = [record for record in records if not missing(record.row.values.get(name))]
+    values = {_value(record, name) for record in filled}
     numbers = all(as_number(record.row.values[name]) is not None for record in filled)
-    return numbers and len(distinct(filled)) > 1 and len(filled) >= _EVERY * len(distinct(filled))
+    return numbers and len(values) > 1 and len(filled) >= _EVERY * len(values)
 
 
 def _mix_note(mixes: Mapping[str, collections.Counter]) -> str:
@@ -206,28 +207,28 @@ def _replicate_note(runs: Iterable[Run]) -> list[str]:
     ]
 
 
-def _repeat_note(runs: Sequence[Run], columns: Columns) -> list[str]:
-    repeated = [run for run in runs if run.unique_tokens]
+def _repeat_note(runs: Sequence[Run], table: Table) -> list[str]:
+    repeated = [(run.tokens, run.unique_tokens) for run in runs if run.unique_tokens]
     if not repeated:
         return []
-    epochs = sorted({round(run.tokens / run.unique_tokens, 3) for run in repeated})
-    unique = [run.unique_tokens for run in repeated]
+    epochs = sorted({round(tokens / unique, 3) for tokens, unique in repeated})
+    unique = [each for _, each in repeated]
     span = f"{epochs[0]:g}" if len(epochs) == 1 else f"{epochs[0]:g} to {epochs[-1]:g}"
     return [
-        f"warning: data are repeated in {len(repeated)} of {len(runs)} runs ({columns['epochs'].name} {span}): "
+        f"warning: data are repeated in {len(repeated)} of {len(runs)} runs ({table.columns['epochs'].name} {span}): "
         f"unique tokens are tokens / epochs, {min(unique):.3g} to {max(unique):.3g}; the fits take every token as "
         "new, and repeated ones are worth less"
     ]
 
 
-def _budget_note(runs: Sequence[Run], columns: Columns) -> list[str]:
+def _budget_note(runs: Sequence[Run], table: Table) -> list[str]:
     ratios = np.array([run.flops / run.budget for run in runs if run.budget])
     off = int((np.abs(ratios - 1.0) > _APART).sum())
     if not off:
         return []
-    what, fix = "6 N D", f"; --columns=flops:{columns['budget'].name} takes one C for all"
-    if "flops" in columns:
-        what, fix = columns["flops"].name, ""
+    what, fix = "6 N D", f"; --columns=flops:{table.columns['budget'].name} takes one C for all"
+    if "flops" in table.columns:
+        what, fix = table.columns["flops"].name, ""
     return [
         f"warning: C ({what}) is not the budget in {off} of {len(ratios)} runs: C / budget has a median of "
         f"{np.median(ratios):.3f}, from {ratios.min():.3f} to {ratios.max():.3f}; approach 2 counts by the budget, "

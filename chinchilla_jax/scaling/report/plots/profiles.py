@@ -12,8 +12,7 @@ from chinchilla_jax.base.words import flops_text, loss_label
 from chinchilla_jax.scaling.answers.recommended import recommended_law
 from chinchilla_jax.scaling.fits.approach2.isoflop import Profile
 from chinchilla_jax.scaling.predict.predict import Prediction
-from chinchilla_jax.scaling.read.heldout import HeldOut, held_out
-from chinchilla_jax.scaling.read.runs import Run
+from chinchilla_jax.scaling.read.runs import HeldOut, Run, held_out
 from chinchilla_jax.scaling.report.plots import style
 from chinchilla_jax.scaling.report.plots.style import BLUE, BUDGET, GREEN, GREY, MARKERS, ORANGE, SIZE, STYLE
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chinchilla_jax.scaling.read.table.cells import Unusable, holds_numbers, positive
+from chinchilla_jax.scaling.read.table.cells import Unusable, certain, holds_numbers, number
 
 
 @pytest.mark.parametrize(("text", "value"), [
@@ -15,7 +15,7 @@ from chinchilla_jax.scaling.read.table.cells import Unusable, holds_numbers, pos
     ("2G", 2e9), ("3mm", 3e6), ("3 bn", 3e9), ("2 thousand", 2e3), (decimal.Decimal("3.5"), 3.5),
 ])  # fmt: skip
 def test_a_number_in_a_form_of_one_reading_is_read(text, value):
-    assert positive(text, "params") == value
+    assert certain(number(text, "params")) == value
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -26,7 +26,7 @@ def test_a_number_in_a_form_of_one_reading_is_read(text, value):
 ])  # fmt: skip
 def test_a_number_of_two_readings_or_none_is_told(text, words):
     with pytest.raises(Unusable, match=words):
-        positive(text, "params")
+        certain(number(text, "params"))
 
 
 @pytest.mark.parametrize(("text", "value"), [
@@ -34,9 +34,9 @@ def test_a_number_of_two_readings_or_none_is_told(text, words):
     ("5 GFLOPs", 5e9),
 ])  # fmt: skip
 def test_flops_may_have_their_own_multipliers_and_parameters_may_not(text, value):
-    assert positive(text, "flops") == positive(text, "budget") == pytest.approx(value)
+    assert certain(number(text, "flops")) == certain(number(text, "budget")) == pytest.approx(value)
     with pytest.raises(Unusable, match="not a number"):
-        positive(text, "params")
+        certain(number(text, "params"))
 
 
 def test_a_column_holds_numbers_where_half_of_its_cells_do():
@@ -46,4 +46,4 @@ def test_a_column_holds_numbers_where_half_of_its_cells_do():
 
 @given(st.floats(min_value=1e-300, max_value=1e300))
 def test_every_positive_number_comes_back_from_its_text(value):
-    assert positive(repr(value), "loss") == positive(value, "loss") == value
+    assert certain(number(repr(value), "loss")) == certain(number(value, "loss")) == value
