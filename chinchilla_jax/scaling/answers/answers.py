@@ -44,7 +44,8 @@ class SizeLaw(Protocol):
     """The loss of any size N at any budget C in FLOPs; losses in the law's own unit.
 
     `words` says what the law is made of, `premise` what its `tokens_reaching` supposes; `flops_per` is training FLOPs
-    per token.
+    per token. `best` is N* and the loss there, `loss` that of `params` on which `flops` are spent; `tokens_reaching` is
+    D with which `params` reach `loss`, near `flops`, or infinite; `flops_for` the least FLOPs, up to `flops`, for it.
     """
 
     name: str
@@ -52,21 +53,14 @@ class SizeLaw(Protocol):
     premise: str
     flops_per: FlopsPerToken
 
-    def best(self, flops: float) -> tuple[float, float]:
-        """N* and the loss there."""
-
-    def loss(self, params: np.ndarray | float, flops: float) -> np.ndarray:
-        """When `flops` are spent on `params`."""
+    def best(self, flops: float) -> tuple[float, float]: ...
+    def loss(self, params: np.ndarray | float, flops: float) -> np.ndarray: ...
+    def tokens_reaching(self, params: float, loss: float, flops: float) -> float: ...
+    def flops_for(self, loss: float, flops: float) -> float: ...
 
     def tokens(self, params: np.ndarray | float, flops: float) -> np.ndarray:
         """D that spends `flops` on `params`."""
         return flops / decide.per_token(params, self.flops_per)
-
-    def tokens_reaching(self, params: float, loss: float, flops: float) -> float:
-        """D with which `params` reach `loss`, near `flops`; infinite where they never do."""
-
-    def flops_for(self, loss: float, flops: float) -> float:
-        """The least FLOPs, up to `flops`, that reach `loss`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +92,7 @@ class Law(SizeLaw):
 def published_laws(names: Sequence[str] = ()) -> tuple[Law, ...]:
     """Published surfaces by name; by default the paper's and its refit.
 
-    Raises:
-      FitRefused: `unknown_law`, `not_a_surface` (a law of another form) or `no_constants`.
+    Refused as `unknown_law`, `not_a_surface` (a law of another form) or `no_constants`.
     """
     laws = []
     for name in names or ("hoffmann2022_unrounded", "besiroglu2024"):
@@ -125,10 +118,7 @@ def printed_allocations(flops: float) -> Answer:
         # The text's rounded 0.29 C^0.53 gives 10.5T tokens at 3.8e25 FLOPs; the figure's gives the 16.55T it states.
         "llama3_2024": flops / 6.0 / float(published()["llama3_2024_figure"].value(x=flops)),
     }
-    rows = [
-        {"law": name, "N": params, "D": flops / 6.0 / params, "D/N": flops / 6.0 / params**2}
-        for name, params in sizes.items()
-    ]
+    rows = [{"law": name, "N": n, "D": flops / 6.0 / n, "D/N": flops / 6.0 / n**2} for name, n in sizes.items()]
     notes = ("Power laws through the printed Tables 3 and A3, and Llama 3's D*(C) of its figure; C = 6 N D",)
     return Answer("printed", "Published allocations without a loss", tuple(rows), notes)
 
@@ -136,11 +126,8 @@ def printed_allocations(flops: float) -> Answer:
 def other_laws(names: Sequence[str], flops: float, inputs: Mapping[str, float]) -> Answer:
     """The optimum under published laws of other forms, such as `kaplan2020`, `krajewski2024` or `abnar2025`.
 
-    Args:
-      inputs: what such a law needs besides N and D, by name, e.g. `{"granularity": 8}`.
-
-    Raises:
-      FitRefused: `unknown_law`, `no_constants`, or `inputs` (a law that is no loss over N and D, or needs more inputs).
+    `inputs` are what such laws need besides N and D, e.g. `{"granularity": 8}`. Refused as `unknown_law`,
+    `no_constants`, or `inputs` (a law that is no loss over N and D, or needs more inputs).
     """
     laws = [published_law(name) for name in names]
     rows = tuple(_other_row(law, flops, inputs) for law in laws)

@@ -73,8 +73,7 @@ class NextRuns:
 
     def interval(self, deviation: float) -> tuple[float, float]:
         """The central 80% interval of the quantity for one of the standard deviations."""
-        width = LEVEL_80 * deviation
-        return self.value * math.exp(-width), self.value * math.exp(width)
+        return self.value * math.exp(-LEVEL_80 * deviation), self.value * math.exp(LEVEL_80 * deviation)
 
 
 def next_runs(
@@ -111,13 +110,12 @@ def next_runs(
     design = Design(fit.surface, [r.params for r in fitted], [r.tokens for r in fitted], _noise(fit))
     gradient, value = design.target(budget, flops_per, quantity)
     params, tokens, flops = _candidates(fitted, flops_per, allowance)
-    start = _Choice(design.covariance, design.noise, gradient, design.rows(params, tokens), flops, allowance)
+    start = _Choice(design, gradient, design.rows(params, tokens), flops, allowance)
     chosen = min((start.exchanged(start.greedy(count, power)) for power in (0.0, 1.0)), key=start.variance)
     made, deviations = start.in_order(chosen)
     before = math.sqrt(start.variance(()))
-    spent = float(flops[made].sum())
+    repeated = before / math.sqrt(1.0 + float(flops[made].sum()) / sum(run.flops for run in fitted))
     rows = zip(params[made].tolist(), tokens[made].tolist(), flops[made].tolist(), deviations, strict=True)
-    repeated = before / math.sqrt(1.0 + spent / sum(run.flops for run in fitted))
     found = tuple(NextRun(*row) for row in rows)
     return NextRuns(budget, allowance, quantity, value, found, before, deviations[-1], repeated, fit.scatter)
 
@@ -194,8 +192,7 @@ class Design:
 class _Choice:
     """Which candidates to add: their rows [n, 5] and FLOPs [n], for the smallest variance along `gradient`."""
 
-    covariance: np.ndarray
-    noise: float
+    design: Design
     gradient: np.ndarray
     rows: np.ndarray
     flops: np.ndarray
@@ -207,17 +204,17 @@ class _Choice:
 
     def _with(self, chosen: Sequence[int]) -> np.ndarray:
         """V after a rank-one update for each chosen run."""
-        v = self.covariance
+        v = self.design.covariance
         for i in chosen:
             along = v @ self.rows[i]
-            v = v - np.outer(along, along) / (self.noise + self.rows[i] @ along)
+            v = v - np.outer(along, along) / (self.design.noise + self.rows[i] @ along)
         return v
 
     def _gains(self, chosen: Sequence[int], left: float) -> np.ndarray:
         """[n]: what each candidate takes off the variance; minus infinity if it is chosen already or too expensive."""
         v = self._with(chosen)
         along = self.rows @ v
-        gains = (along @ self.gradient) ** 2 / (self.noise + (along * self.rows).sum(1))
+        gains = (along @ self.gradient) ** 2 / (self.design.noise + (along * self.rows).sum(1))
         gains[list(chosen)] = -np.inf
         return np.where(self.flops <= left * (1.0 + 1e-9), gains, -np.inf)
 

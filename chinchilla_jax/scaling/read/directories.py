@@ -20,9 +20,8 @@ from chinchilla_jax.config import CONVENTIONS
 from chinchilla_jax.scaling.read.runs import BadRow, Curve, FitRefused, LoadedRuns, Run
 from chinchilla_jax.scaling.read.table.cells import number
 from chinchilla_jax.scaling.read.table.columns import NONE, RUN_FIELDS, choose_columns, require
-from chinchilla_jax.scaling.read.table.curves import Point, to_curve
 from chinchilla_jax.scaling.read.table.formats import Column, Row, Table, json_lines, table_of
-from chinchilla_jax.scaling.read.table.history import to_runs
+from chinchilla_jax.scaling.read.table.records import Point, to_curve, to_runs
 from chinchilla_jax.scaling.read.table.select import Where, select
 from chinchilla_jax.scaling.read.table.settings import best_per_cell
 
@@ -53,13 +52,9 @@ class _Study:
 def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where, best: bool) -> LoadedRuns:
     """The finished runs of a study directory, of one run directory, or of a folder of run directories.
 
-    Args:
-      by_hand: keys of `result.json` by field, see `load_runs`.
-      where: values by key of `result.json`; runs without one of them are passed over.
-      best: whether only the runs of the best setting are kept where several were tried for one N and D.
-
-    Raises:
-      FitRefused: `not_found` (none of the three), `manifest`, `conventions`, `columns` or `where`.
+    The arguments are those of `load_runs`: keys of `result.json` by field (`by_hand`), values by key (`where`), and
+    whether the best setting alone is kept. Refused as `not_found` (none of the three), `manifest`, `conventions`,
+    `columns` or `where`.
     """
     # 1. The results become rows of a table; what is not asked for goes.
     study = _read_study(path) if files.exists(path / "manifest.jsonl") else _Study(_run_directories(path))
@@ -183,11 +178,7 @@ def _read_results(path: pathlib.Path, study: _Study) -> Table:
 
 
 def _stated_convention(table: Table) -> str:
-    """How the results say that FLOPs were counted.
-
-    Raises:
-      FitRefused: `conventions`, in several ways.
-    """
+    """How the results say that FLOPs were counted; refused where they do in several ways."""
     conventions = sorted({str(row.values["convention"]) for row in table.rows if "convention" in row.values})
     if len(conventions) > 1:
         ways = f"runs count FLOPs in several ways ({', '.join(conventions)})"
@@ -197,12 +188,12 @@ def _stated_convention(table: Table) -> str:
 
 def _with_flops(row: Row, convention: str) -> Row:
     """The row with its FLOPs by convention as columns, and `flops` under the one its study states."""
-    stated = row.values.get("flops_by_convention")
-    by = stated if isinstance(stated, dict) else {}
-    more = {f"flops_{name}": value for name, value in by.items()}
-    if "flops" not in row.values and convention in by:
-        more["flops"] = by[convention]
-    return dataclasses.replace(row, values=dict(row.values) | more)
+    by = row.values.get("flops_by_convention")
+    by = by if isinstance(by, dict) else {}
+    values = dict(row.values) | {f"flops_{name}": value for name, value in by.items()}
+    if convention in by:
+        values.setdefault("flops", by[convention])
+    return Row(row.where, values)
 
 
 def _columns(table: Table, by_hand: Mapping[str, str], stated: str) -> dict[str, Column]:
@@ -232,11 +223,11 @@ def _is_passed_over(row: Row, role: str) -> bool:
 
 def _seed(row: Row, planned: Mapping[str, Any], folder: pathlib.Path) -> str:
     """The run's seed in words, from its result, its manifest line or its config; "" if none of them says."""
-    if isinstance(row.values.get("seed"), int):
-        return str(row.values["seed"])
+    seed = row.values.get("seed")
     try:
-        line = planned.get(row.where) or files.read_json(folder / "config.json")
-        seed = line["config"]["train"]["seed"]
+        if not isinstance(seed, int):
+            line = planned.get(row.where) or files.read_json(folder / "config.json")
+            seed = line["config"]["train"]["seed"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     return str(seed) if isinstance(seed, int) else ""

@@ -12,7 +12,7 @@ from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
 from chinchilla_jax.scaling.read.table.columns import NONE, choose_columns, derive_loss, derive_tokens, require
 from chinchilla_jax.scaling.read.table.curves import points_of_chart, read_curves_in_cells, read_curves_of_table
 from chinchilla_jax.scaling.read.table.formats import Table, read_table
-from chinchilla_jax.scaling.read.table.history import to_runs
+from chinchilla_jax.scaling.read.table.records import to_runs
 from chinchilla_jax.scaling.read.table.select import Where, select
 from chinchilla_jax.scaling.read.table.settings import best_per_cell as keep_best
 from chinchilla_jax.scaling.read.table.settings import remark

@@ -160,11 +160,7 @@ class HeldOut:
 
 
 def held_out(runs: Sequence[Run], budget: float | None = None) -> tuple[HeldOut, ...]:
-    """The held-out models among `runs`, in the order of their first trainings.
-
-    Args:
-      budget: FLOPs they were held out at; runs of another budget are left out. None: any.
-    """
+    """The held-out models among `runs` in the order of their first trainings; with a `budget` only those of it."""
     models: dict[tuple[str, float, float, float], list[Run]] = {}
     for run in runs:
         if run.role != "isoflop" and (budget is None or run.budget in (None, budget)):
@@ -173,13 +169,9 @@ def held_out(runs: Sequence[Run], budget: float | None = None) -> tuple[HeldOut,
 
 
 def noise_of_repeats(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
-    """Relative standard deviation of one run, pooled over groups of losses, and its degrees of freedom.
+    """Relative standard deviation of one run, and its degrees of freedom; (NaN, 0) where no run is repeated.
 
-    Args:
-      groups: losses of runs that differ only in their seed, a group for each setting; single runs say nothing.
-
-    Returns:
-      (NaN, 0) where no run is repeated.
+    Pooled over `groups` of the losses of runs that differ only in their seed; single runs say nothing.
     """
     squares, freedom = 0.0, 0
     for losses in groups:
@@ -190,10 +182,9 @@ def noise_of_repeats(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
 
 
 def target_budget(loaded: LoadedRuns) -> float | None:
-    """FLOPs of the held-out runs, planned or done, else `StudyConfig.holdout_factor` times the largest budget.
+    """FLOPs of the held-out runs, planned or done, else `StudyConfig.holdout_factor` times the largest budget, or None.
 
-    A half-finished study is asked about the budget its config holds out, not a multiple of what is there. None without
-    any run.
+    A half-finished study is asked about the budget its config holds out, not a multiple of what is there.
     """
     held = [run.budget for run in loaded.runs if run.role != "isoflop" and run.budget]
     held += [

@@ -199,7 +199,7 @@ def test_the_exchange_is_as_good_as_trying_every_pair(fits):
     rows = design.rows(params, flops / (6 * params))
     for quantity in QUANTITIES:
         gradient, _ = design.target(TARGET, 6.0, quantity)
-        choice = _Choice(design.covariance, design.noise, gradient, rows, flops, 2e19)
+        choice = _Choice(design, gradient, rows, flops, 2e19)
         found = min(choice.variance(choice.exchanged(choice.greedy(2, power))) for power in (0.0, 1.0))
         best = min(choice.variance((i, j)) for i in range(36) for j in range(i) if flops[i] + flops[j] <= 2e19)
         assert found <= best * 1.02

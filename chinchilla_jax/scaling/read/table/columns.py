@@ -35,8 +35,7 @@ _UNITS = ("perplexity", "loss_bits", "bits_per_byte")
 def parse_columns(text: str) -> dict[str, str]:
     """`params:N,tokens:D*1e9` as `{"params": "N", "tokens": "D*1e9"}`; quotes protect a comma in a column's name.
 
-    Raises:
-      FitRefused: `columns`, a part without a colon, an unknown field, or one that is named twice.
+    Refuses (`columns`) a part without a colon, an unknown field, or one that is named twice.
     """
     mapping: dict[str, str] = {}
     for part in next(csv.reader([text], skipinitialspace=True), []):
@@ -55,16 +54,14 @@ def choose_columns(
 ) -> None:
     """Gives each field its column, by hand or else guessed from the header; notes what is worth saying of a guess.
 
-    A column that should hold numbers and holds text is not guessed.
+    A column that should hold numbers and holds text is not guessed. Refuses (`columns`) an unknown field or column, or
+    a header that is there twice.
 
     Args:
       by_hand: column by field; a field may name its count (`params_non_embedding`, `flops_table_a4`), a column its
         multiplier (`D*1e9`); `-` says that no column serves. Fields of a table of curves are written `curves.loss`.
       fields: those to guess.
       curves: whether this is a table of curves.
-
-    Raises:
-      FitRefused: `columns`, an unknown field or column, or one header twice.
     """
     named = _columns_by_hand(table, by_hand, curves)
     table.columns |= {field: column for field, column in named.items() if column is not None}
@@ -89,11 +86,7 @@ def guess_column(field: str, table: Table) -> Column | None:
 
 
 def require(table: Table, *needed: str) -> None:
-    """Refuses a table in which a needed field has no column.
-
-    Raises:
-      FitRefused: `columns`; the message names the columns that come near it.
-    """
+    """Refuses (`columns`) a table in which a needed field has no column, and names the columns that come near it."""
     absent = [field for field in needed if field not in table.columns]
     if not absent:
         return
@@ -203,7 +196,10 @@ def derive_tokens(table: Table) -> None:
     elif ratio and params:
         tokens = _product((ratio, "tokens per parameter"), (params, "params"))
     elif cost and params:
-        tokens = _tokens_bought(cost, params)
+        tokens = Column(
+            f"{cost} / (6 x {params})",
+            formula=lambda row: _or_zero(cost.number(row, "flops")) / (6.0 * certain(params.number(row, "params"))),
+        )
         nominal = " (nominal: name the column of C, if there is one, with --columns=flops:COLUMN)"
         source = f"C / 6N, from {cost}{'' if 'flops' in columns else nominal}"
     else:
@@ -215,10 +211,8 @@ def derive_tokens(table: Table) -> None:
 def derive_loss(table: Table, without: Collection[str] = ()) -> str:
     """The unit of the loss, which is given a formula, and a note, where it can be had in nats per token.
 
-    A loss column whose header names a perplexity or bits is converted as well, unless a factor was given by hand.
-
-    Args:
-      without: fields that no column may be guessed for.
+    A loss column whose header names a perplexity or bits is converted as well, unless a factor was given by hand. No
+    column may be guessed for the fields `without`.
     """
     kind, column = _column_in_other_unit(table, without)
     if column is None:
@@ -268,13 +262,6 @@ def _product(*factors: tuple[Column, str]) -> Column:
     return Column(
         " x ".join(str(column) for column, _ in factors),
         formula=lambda row: math.prod(_or_zero(column.number(row, word)) for column, word in factors),
-    )
-
-
-def _tokens_bought(cost: Column, params: Column) -> Column:
-    return Column(
-        f"{cost} / (6 x {params})",
-        formula=lambda row: _or_zero(cost.number(row, "flops")) / (6.0 * certain(params.number(row, "params"))),
     )
 
 

@@ -13,68 +13,23 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from chinchilla_jax.base import files
-from chinchilla_jax.scaling.read.runs import BadRow, Curve, FitRefused, Run
-from chinchilla_jax.scaling.read.table.cells import Unusable, Zero, certain, holds_numbers, missing, number
+from chinchilla_jax.scaling.read.runs import BadRow, FitRefused, Run
+from chinchilla_jax.scaling.read.table.cells import Unusable, holds_numbers, missing, number
 from chinchilla_jax.scaling.read.table.columns import CURVE_FIELDS, choose_columns, derive_loss, require
 from chinchilla_jax.scaling.read.table.formats import Row, Table, read_table
 from chinchilla_jax.scaling.read.table.headers import HEADERS, is_header
-from chinchilla_jax.scaling.read.table.records import Record, row_name
+from chinchilla_jax.scaling.read.table.records import Point, Record, row_name, to_curve
 
 _AXES = ("step", "tokens", "flops")
-_SHOWN_RUNS, _SHOWN_LINES = 3, 5  # spelt out for one chart, and for one curve
-
-
-Point = tuple[str, float | Unusable, float | Unusable]  # where it was read, tokens and loss, or why there are none
-
-
-def to_curve(points: Sequence[Point], run: Run, label: str) -> tuple[Curve | None, list[BadRow]]:
-    """The curve of `run`, or None and why it was left out: one bad point spoils it, since nothing fills the gap.
-
-    Args:
-      points: in the order they were read. A point at 0 tokens comes before any training: no curve begins there, and it
-        is passed over.
-      label: the run's name for bad rows, unless the points say it.
-    """
-    tokens: list[float] = []
-    losses: list[float] = []
-    problems: dict[str, list[tuple[str, str]]] = {}
-    for where, *numbers in points:
-        if isinstance(numbers[0], Zero) and not tokens:
-            continue
-        try:
-            at, loss = map(certain, numbers)
-            if tokens and at <= tokens[-1]:
-                raise Unusable(f"tokens do not rise: {at:.6g} after {tokens[-1]:.6g}")
-        except Unusable as reason:
-            problems.setdefault(str(reason).partition(":")[0], []).append((where, str(reason)))
-        else:
-            tokens.append(at)
-            losses.append(loss)
-    if not problems and tokens and tokens[-1] > 1.01 * run.tokens:
-        beyond = f"it goes on to {tokens[-1]:.6g} tokens, the run has D = {run.tokens:.6g}"
-        problems["past"] = [(points[-1][0], beyond)]
-    if problems:
-        return None, [_bad_points(alike, label) for alike in problems.values()]
-    return (Curve(np.array(tokens), np.array(losses)) if tokens else None), []
-
-
-def _bad_points(points: Sequence[tuple[str, str]], label: str) -> BadRow:
-    """One entry for the points of a curve that share a problem: their lines, and the first one's words."""
-    kind = points[0][0].rpartition(" ")[0]
-    numbers = [where.rpartition(" ")[2] for where, _ in points]
-    lines = f"{kind}{'s' if len(points) > 1 else ''} {', '.join(numbers[:_SHOWN_LINES])}"
-    more = f" and {len(points) - _SHOWN_LINES} more" if len(points) > _SHOWN_LINES else ""
-    return BadRow(f"{lines}{more}{f' ({label})' if label else ''}", f"curve left out: {points[0][1]}")
+_SHOWN = 3  # runs spelt out for one chart
 
 
 def read_curves_in_cells(records: Iterable[Record], table: Table) -> list[BadRow]:
     """Gives runs the curves of a column that holds [[tokens, loss], ...], in CSV as JSON; what is wrong with some."""
     bad: list[BadRow] = []
-    for record in records if "curve" in table.columns else ():
-        pairs = table.columns["curve"].cell(record.row)
+    for record in records:
+        pairs = table.cell(record.row, "curve")
         if pairs is None or pairs == "":
             continue
         try:
@@ -96,13 +51,8 @@ def read_curves_of_table(
 ) -> list[BadRow]:
     """Gives runs the curves of a second table, joined by name, and `table` the notes; what is wrong with some.
 
-    Args:
-      records: of the runs; a name in the table that several share gets no curve.
-      path: a table with a row for each point of each run's training curve, or with a column for each run.
-      by_hand: columns by field; `curves.tokens` ... are those of this table.
-
-    Raises:
-      FitRefused: `not_found`, or `columns`.
+    The table at `path` has a row for each point, or a column for each run; `curves.tokens` ... in `by_hand` are its
+    columns. A name that several runs share gets no curve. Refused as `not_found`, or `columns`.
     """
     if not files.is_file(path):
         raise FitRefused("not_found", f"{path}: no such table of curves")
@@ -182,7 +132,7 @@ def points_of_chart(table: Table) -> tuple[str, Table] | None:
         runs, metric = {name: name for name in others if plain}, ""
     if not runs:
         return None
-    names = ", ".join(list(runs)[:_SHOWN_RUNS]) + " ..." * (len(runs) > _SHOWN_RUNS)
+    names = ", ".join(list(runs)[:_SHOWN]) + " ..." * (len(runs) > _SHOWN)
     rows = [
         Row(row.where, {"run": run, at: row.values.get(at), "loss": row.values[name]}, row.problem)
         for run, name in runs.items()

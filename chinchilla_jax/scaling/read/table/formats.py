@@ -93,6 +93,10 @@ class Table:
         """What the rows hold in a column, None where they hold nothing."""
         return [row.values.get(name) for row in self.rows]
 
+    def cell(self, row: Row, field: str) -> Any:
+        """What a row holds as `field`; None where no column serves as it."""
+        return self.columns[field].cell(row) if field in self.columns else None
+
     def refused(self, reason: str, words: str) -> FitRefused:
         """The error that says what is wrong with this table."""
         return FitRefused(reason, f"{self.source}: {words}")
@@ -104,11 +108,7 @@ def table_of(source: str, rows: Sequence[Row]) -> Table:
 
 
 def read_table(path: pathlib.Path) -> Table:
-    """The rows of a file of any kind that is known.
-
-    Raises:
-      FitRefused: `not_found` (it cannot be read), `no_runs` (it is empty), `columns` (it is no table).
-    """
+    """The rows of a file; refused if it cannot be read (`not_found`), is empty (`no_runs`) or no table (`columns`)."""
     content = _bytes(path)
     if content.startswith(_PARQUET):
         return _read_parquet(path, content)
@@ -124,15 +124,18 @@ def read_table(path: pathlib.Path) -> Table:
         if all(row.problem for row in rows):
             raise FitRefused("no_runs", f"{path}: not one line is a JSON object; {rows[0].where}: {rows[0].problem}")
         return table_of(str(path), rows)
-    return _read_csv(path, text)
+    first = next(line for line in text.splitlines() if line.strip())
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
+    table = _table(path, _csv_lines(text, separator))
+    if separator != ",":
+        table.notes.append(f"{path.name} is read as separated by {_SEPARATORS[separator]}")
+    if separator == ";":
+        _read_commas_as_points(table)
+    return table
 
 
 def json_lines(path: pathlib.Path) -> Iterator[Row]:
-    """The objects of a JSON-lines file; a line that is none has a problem.
-
-    Raises:
-      FitRefused: `columns`, not a text file.
-    """
+    """The objects of a JSON-lines file, refused if it is no text; a line that is no object has a problem."""
     return _parse_lines(_text(path, _bytes(path)))
 
 
@@ -178,17 +181,6 @@ def _table(path: pathlib.Path, lines: Iterable[Line]) -> Table:
             problem = f"{len(cells)} cells, the header has {len(header)}"
         rows.append(Row(where, dict(zip(header, cells, strict=False)), problem))
     return Table(str(path), rows, header)
-
-
-def _read_csv(path: pathlib.Path, text: str) -> Table:
-    first = next(line for line in text.splitlines() if line.strip())
-    separator = "\t" if path.suffix.lower() == ".tsv" else max(_SEPARATORS, key=first.count)
-    table = _table(path, _csv_lines(text, separator))
-    if separator != ",":
-        table.notes.append(f"{path.name} is read as separated by {_SEPARATORS[separator]}")
-    if separator == ";":
-        _read_commas_as_points(table)
-    return table
 
 
 def _csv_lines(text: str, separator: str) -> Iterator[Line]:

@@ -62,7 +62,7 @@ _COUNTS = {
 }
 _EXACT = r"_(?:precise|exact|actual)$"
 _RATES = ("throughput", "speed", "perf", "performance", "time", "timing")
-# Words that make something else of a column with `loss` in its name.
+# Words that make something else of a column with `loss` in its name: a part of it, a spread, another unit.
 _NO_LOSS = frozenset(
     """aux auxiliary router routing balance balancing balanced load scale scaling std stderr se sem var variance stdev
     diff delta ratio gap bits bit byte bytes bpb weight coef coefficient relative excess reducible norm grad pred
@@ -117,10 +117,7 @@ def readings(header: str) -> list[str]:
 
 
 def loss_rank(header: str) -> int | None:
-    """How likely an unlisted header is that of the loss: 0 held-out, 1 of some corpus, 2 of training; None: it is not.
-
-    Not the loss: one of its parts (`router_loss`), a spread (`loss_std`), another unit (`val_loss_bits`).
-    """
+    """How likely an unlisted header is the loss: 0 held-out, 1 of some corpus, 2 of training; None: it is not."""
     words = split_words(header)
     if "loss" not in (words[:1] + words[-1:]) or any(word in _NO_LOSS or len(word) == 1 for word in words):
         return None

@@ -23,8 +23,7 @@ Where = Mapping[str, Sequence[str]]
 def parse_where(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """`["corpus=c4,pile", "lr=1e-3"]` as values by column; quotes protect a comma in a value.
 
-    Raises:
-      FitRefused: `where`, a text that is not COLUMN=VALUE[,VALUE], or a column that is named twice.
+    Refuses (`where`) a text that is not COLUMN=VALUE[,VALUE], or a column that is named twice.
     """
     where: dict[str, tuple[str, ...]] = {}
     for text in texts:
@@ -42,16 +41,19 @@ def parse_where(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def select(table: Table, where: Where) -> Table:
     """The table with only the rows that have one of the values in each of the columns, and a note that says so.
 
-    A row that cannot be read stays, to be listed, unless what is read of it says otherwise.
-
-    Raises:
-      FitRefused: `where`, a column or a value that is not there, or no row is left.
+    A row that cannot be read stays, to be listed, unless what is read of it says otherwise. Refuses (`where`) a column
+    or a value that is not there, or conditions that leave no row.
     """
     if not where:
         return table
     kept = table.rows
     for column, values in where.items():
-        _check_present(table, column, values)
+        present = _values_of(table, "--where", column)
+        if absent := [value for value in values if same_value(value) not in present]:
+            shown = list(present.values())
+            more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+            there_are = f"{did_you_mean(absent[0], shown)}; there are {', '.join(shown[:_SHOWN])}{more}"
+            raise table.refused("where", f"no row with {column}={absent[0]}{there_are}")
         keys = {same_value(value) for value in values}
         kept = [
             row
@@ -66,11 +68,7 @@ def select(table: Table, where: Where) -> Table:
 
 
 def values_to_split(table: Table, column: str) -> list[str]:
-    """The values of `--by=COLUMN`.
-
-    Raises:
-      FitRefused: `where`, no such column; it has no values, or too many to split by.
-    """
+    """The values of `--by=COLUMN`; refused (`where`) if there is no such column, or no or too many values in it."""
     values = list(_values_of(table, "--by", column).values())
     if not values:
         raise table.refused("where", f"column {column} is empty: there is nothing to split by")
@@ -78,16 +76,6 @@ def values_to_split(table: Table, column: str) -> list[str]:
         many = f"{len(values)} values ({', '.join(values[:3])} ...)"
         raise table.refused("where", f"column {column} has {many}: --by takes one of at most {_MOST}")
     return values
-
-
-def _check_present(table: Table, column: str, values: Sequence[str]) -> None:
-    present = _values_of(table, "--where", column)
-    for value in values:
-        if same_value(value) not in present:
-            shown = list(present.values())
-            more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-            there_are = f"there are {', '.join(shown[:_SHOWN])}{more}"
-            raise table.refused("where", f"no row with {column}={value}{did_you_mean(value, shown)}; {there_are}")
 
 
 def _values_of(table: Table, flag: str, column: str) -> dict[str | float, str]:

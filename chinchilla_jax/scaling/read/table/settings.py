@@ -26,13 +26,13 @@ _KNOWN = re.compile(
     r"(^|_)(lr|lrs|learning_rate|max_lr|peak_lr|batch|batch_size|bs|bsz|wd|weight_decay|beta_?[12]|"
     r"b[12]|warmup\w*|eps|epsilon|dropout|momentum|clip\w*|optimi[sz]er|schedule|scheduler|decay)(_|$)"
 )
-# What is measured, or only a label of a row, is no setting whatever its values do.
+# What is measured, a seed, or only a label of a row, is no setting whatever its values do.
 _MEASURED = re.compile(
     r"(^|_)(loss|ppl|perplexity|acc|accuracy|error|bpb|bits|time|seconds|secs|minutes|hours|days|"
     r"runtime|throughput|mfu|grad|norm|date|created|updated|timestamp|id|index|idx|url|host|cost|"
-    r"hostname|notes?|comment|path|dir|file|line|score|mem|memory|gpus?|name|label|user)(_|$)"
+    r"hostname|notes?|comment|path|dir|file|line|score|mem|memory|gpus?|name|label|user|"
+    r"seed|seeds|replicate|replica|rep|repeat|trial|fold)(_|$)"
 )
-_SEED = re.compile(r"(^|_)(seed|seeds|replicate|replica|rep|repeat|trial|fold)(_|$)")
 _LABELS = ("name", "seed", "state", "role", "diverged", "curve", "step")
 _SAME_TOKENS = 0.01  # relative: a batch size that does not divide D moves it by less
 _EVERY = 3  # runs on each value, on average, of a column that is a setting
@@ -44,10 +44,7 @@ Cell = dict[tuple, list[Record]]  # runs of one N and D (or budget), by the valu
 
 
 def best_per_cell(records: Sequence[Record], table: Table) -> list[Record]:
-    """Of each cell of (N, D) the runs of its best setting, with a note. Held-out runs stay.
-
-    The best setting has the lowest loss, on average over its seeds.
-    """
+    """Of each cell of (N, D) the runs of the setting with the lowest mean loss, with a note. Held-out runs stay."""
     names, cells = _cells(_to_fit(records), table)
     if not names:
         table.notes.append("--best_per_cell: no N and D have runs that differ in a setting; all are kept")
@@ -72,14 +69,9 @@ def remark(records: Sequence[Record], table: Table) -> None:
     mixes = _mixes(records, table)
     names, cells = _cells(records, table)
     swept = [name for name in names if name not in mixes]
-    if mixes:
-        table.notes.append(_mix_note(mixes))
-    if swept:
-        table.notes.append(_sweep_note(swept, cells))
-    elif not mixes:
-        table.notes += _replicate_note(runs)
-    table.notes += _repeat_note(runs, table)
-    table.notes += _budget_note(runs, table)
+    notes = [_mix_note(mixes) if mixes else "", _sweep_note(swept, cells) if swept else ""]
+    notes += [_replicate_note(runs) if not any(notes) else "", _repeat_note(runs, table), _budget_note(runs, table)]
+    table.notes += [note for note in notes if note]
 
 
 def _to_fit(records: Iterable[Record]) -> list[Record]:
@@ -112,7 +104,7 @@ def _others(table: Table) -> list[str]:
     others = []
     for name in dict.fromkeys(table.present):
         base = joined_words(name)
-        if name not in used and base not in labels and not _MEASURED.search(base) and not _SEED.search(base):
+        if name not in used and base not in labels and not _MEASURED.search(base):
             others.append(name)
     return others
 
@@ -151,8 +143,11 @@ def _same_n_and_d(records: Sequence[Record], mixed: Sequence[str]) -> list[list[
     groups: list[list[Record]] = []
     for record in sorted(records, key=lambda record: (*map(str, key(record)), record.run.tokens)):
         last = groups[-1][-1] if groups else None
-        near = last and (record.run.budget or math.log(record.run.tokens / last.run.tokens) < _SAME_TOKENS)
-        if last and near and key(last) == key(record):
+        if (
+            last is not None
+            and key(last) == key(record)
+            and (record.run.budget or math.log(record.run.tokens / last.run.tokens) < _SAME_TOKENS)
+        ):
             groups[-1].append(record)
         else:
             groups.append([record])
@@ -194,43 +189,43 @@ def _sweep_note(names: Sequence[str], cells: Sequence[Cell]) -> str:
     )
 
 
-def _replicate_note(runs: Iterable[Run]) -> list[str]:
+def _replicate_note(runs: Iterable[Run]) -> str:
     cells = collections.defaultdict(list)
     for run in runs:
         cells[run.params, run.tokens, run.budget].append(run.loss)
     several = [losses for losses in cells.values() if len(losses) > 1]
     if not several:
-        return []
-    return [
+        return ""
+    return (
         f"replicates: {sum(map(len, several))} runs at {len(several)} pairs of N and D, all fitted; they scatter by "
         f"{noise_of_repeats(several)[0]:.2%} about their means, which is the noise from run to run"
-    ]
+    )
 
 
-def _repeat_note(runs: Sequence[Run], table: Table) -> list[str]:
+def _repeat_note(runs: Sequence[Run], table: Table) -> str:
     repeated = [(run.tokens, run.unique_tokens) for run in runs if run.unique_tokens]
     if not repeated:
-        return []
+        return ""
     epochs = sorted({round(tokens / unique, 3) for tokens, unique in repeated})
     unique = [each for _, each in repeated]
     span = f"{epochs[0]:g}" if len(epochs) == 1 else f"{epochs[0]:g} to {epochs[-1]:g}"
-    return [
+    return (
         f"warning: data are repeated in {len(repeated)} of {len(runs)} runs ({table.columns['epochs'].name} {span}): "
         f"unique tokens are tokens / epochs, {min(unique):.3g} to {max(unique):.3g}; the fits take every token as "
         "new, and repeated ones are worth less"
-    ]
+    )
 
 
-def _budget_note(runs: Sequence[Run], table: Table) -> list[str]:
+def _budget_note(runs: Sequence[Run], table: Table) -> str:
     ratios = np.array([run.flops / run.budget for run in runs if run.budget])
     off = int((np.abs(ratios - 1.0) > _APART).sum())
     if not off:
-        return []
+        return ""
     what, fix = "6 N D", f"; --columns=flops:{table.columns['budget'].name} takes one C for all"
     if "flops" in table.columns:
         what, fix = table.columns["flops"].name, ""
-    return [
+    return (
         f"warning: C ({what}) is not the budget in {off} of {len(ratios)} runs: C / budget has a median of "
         f"{np.median(ratios):.3f}, from {ratios.min():.3f} to {ratios.max():.3f}; approach 2 counts by the budget, "
         f"approaches 1 and 3 by C{fix}"
-    ]
+    )
