@@ -116,20 +116,7 @@ def _points(rows: Sequence[Row], file: str, table: Table, axis: str, run: Run) -
 
 def points_of_chart(table: Table) -> tuple[str, Table] | None:
     """(what is shown, a row for each point: `run`, axis, `loss`) of a table that is the export of a chart, or None."""
-    axes = ((field, name) for name in table.present for field in _AXES if is_header(field, name))
-    axis, at = next(axes, ("", ""))
-    others = [name for name in dict.fromkeys(table.present) if name != at]
-    tracked = [match for name in others if (match := re.fullmatch(r"(.+?) - (.+)", name))]
-    if axis and tracked and 2 * len(tracked) >= len(others):
-        means = [match for match in tracked if not re.search(r"__(MIN|MAX)$|_step$", match[0])]  # the others are bands
-        runs = {match[1]: match[0] for match in means}
-        metric = f" of {means[0][2]}" if means else ""
-    else:
-        # Only below a first column of steps is a table of numbers under unknown headers a chart.
-        plain = axis == "step" and at == table.present[0] and len(others) > 1
-        known = any(is_header(field, name) for name in others for field in HEADERS)
-        plain = plain and not known and all(holds_numbers(table.cells(name)) for name in others)
-        runs, metric = {name: name for name in others if plain}, ""
+    at, runs, metric = _columns_of_chart(table)
     if not runs:
         return None
     names = ", ".join(list(runs)[:_SHOWN]) + " ..." * (len(runs) > _SHOWN)
@@ -141,3 +128,23 @@ def points_of_chart(table: Table) -> tuple[str, Table] | None:
     ]
     words = f"curves{metric} by {at}, one column a run: {names}"
     return words, Table(table.source, rows, ["run", at, "loss"], list(table.notes))
+
+
+def _columns_of_chart(table: Table) -> tuple[str, dict[str, str], str]:
+    """(the column of the axis, that of each run, ` of METRIC`); without runs where the table is no chart."""
+    axes = ((field, name) for name in table.present for field in _AXES if is_header(field, name))
+    axis, at = next(axes, ("", ""))
+    others = [name for name in dict.fromkeys(table.present) if name != at]
+    tracked = [match for name in others if (match := re.fullmatch(r"(.+?) - (.+)", name))]
+    if axis and tracked and 2 * len(tracked) >= len(others):
+        means = [match for match in tracked if not re.search(r"__(MIN|MAX)$|_step$", match[0])]  # the others are bands
+        return at, {match[1]: match[0] for match in means}, f" of {means[0][2]}" if means else ""
+    # Only below a first column of steps is a table of numbers under unknown headers a chart.
+    if axis == "step" and at == table.present[0] and len(others) > 1 and _are_unknown_numbers(others, table):
+        return at, {name: name for name in others}, ""
+    return at, {}, ""
+
+
+def _are_unknown_numbers(names: Sequence[str], table: Table) -> bool:
+    known = any(is_header(field, name) for name in names for field in HEADERS)
+    return not known and all(holds_numbers(table.cells(name)) for name in names)
