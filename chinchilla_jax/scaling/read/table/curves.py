@@ -61,7 +61,7 @@ def read_curves_of_table(
     if chart is not None and not any(key.startswith("curves.") for key in by_hand):
         second = chart[1]
         second.notes.append(f"{chart[0]}, read as such")
-    said, second.notes = second.notes, []
+    said, second.notes = second.notes, []  # told after the guesses
     choose_columns(second, by_hand, CURVE_FIELDS, curves=True)
     second.notes += said
     derive_loss(second)
