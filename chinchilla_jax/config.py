@@ -34,7 +34,7 @@ SOURCES = {
     "shipped": "text",
     "tfds:": "tfds",
     "text:": "text",
-    "jsonl:": "jsonl",
+    "jsonl:": "text",
 }
 
 

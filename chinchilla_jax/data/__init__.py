@@ -1,8 +1,8 @@
 """Text to batches. In: a `DataConfig`. Out: the tokens of every step, the same whatever the hosts or restarts.
 
 `sources/` yields documents, `clean` and `builder` make a corpus of them, `tokenizer` and `store` a token store;
-`mixture` and `index` say which row comes when, `batches` reads it. Preparing (`prepare`) is done once; training only
-reads the store: `TokenStore.open(store_path(data))` and `Batches(store, data.mixture, seed)` are all that it needs.
+`mixture` says which row comes when, `batches` reads it. Preparing (`prepare`) is done once; training only
+reads the store: `TokenStore(store_path(data))` and `Batches(store, data.mixture, seed)` are all that it needs.
 """
 
 from chinchilla_jax.data.batches import Batches

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from chinchilla_jax.data.index import MixtureIndex
-from chinchilla_jax.data.mixture import resolve_mixture
+from chinchilla_jax.data.mixture import MixtureIndex, resolve_mixture
 from chinchilla_jax.data.store import TokenStore, segment_ids
 
 Batch = dict[str, np.ndarray]
@@ -17,14 +16,7 @@ class Batches:
     """The training sequences of a store in the order of a mixture and a seed, and its validation sequences."""
 
     def __init__(self, store: TokenStore, mixture: str, seed: int, mask_documents: bool = False):
-        """Resolves the mixture; see `resolve_mixture` for what it may be and the `ConfigError` it raises.
-
-        Args:
-          store: where the rows are.
-          mixture: shares of the domains, as in `DataConfig.mixture`.
-          seed: of the order.
-          mask_documents: whether batches carry `segment_ids`.
-        """
+        """See `resolve_mixture` for the mixture. With `mask_documents` batches carry `segment_ids`."""
         self.store = store
         self.mask_documents = mask_documents
         self.weights: Mapping[str, float] = resolve_mixture(mixture, {d: store.tokens(d) for d in store.domains})
@@ -54,16 +46,10 @@ class Batches:
     def validation(
         self, domain: str, n: int, sequences: int | None = None, rows: slice | None = None
     ) -> Iterator[Batch]:
-        """Validation batches of `domain` in the store's order: the same for every run, mixture and seed.
+        """Validation batches of `domain`, in the mixture or not, in the store's order: the same for every run and seed.
 
-        Args:
-          domain: one of the store's, in the mixture or not.
-          n: sequences per batch. The last batch is filled up with sequences of weight 0.
-          sequences: stop after so many; None for all.
-          rows: this host's share of each batch; None for all.
-
-        Yields:
-          Batches as of `batch`.
+        Each has `n` sequences, or this host's `rows` of them; the last is filled up with sequences of weight 0. Ends
+        after `sequences` if given.
         """
         array = self.store.array(domain, "validation")
         count = len(array) if sequences is None else min(sequences, len(array))

@@ -42,7 +42,7 @@ class ChinchillaText(tfds.core.GeneratorBasedBuilder):
         features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "id": np.int64})
         return tfds.core.DatasetInfo(builder=self, description="Deduplicated text, by domain.", features=features)
 
-    def _split_generators(self, dl_manager) -> dict:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         del dl_manager  # The text was fetched and cleaned before.
         return {split: self._generate_examples(split) for split in ("train", "validation")}
 
@@ -68,11 +68,7 @@ def build_domain(corpus: pathlib.Path, cleaned: pathlib.Path, domain: str) -> No
 
 
 def read_domain(corpus: pathlib.Path, domain: str, split: str, batch: int = 256) -> Iterator[list[str]]:
-    """Yields lists of up to `batch` texts, in the dataset's fixed (hashed) order.
-
-    Raises:
-      DataError: the domain is not there.
-    """
+    """Yields lists of up to `batch` texts in the dataset's fixed (hashed) order; `DataError` if it is not there."""
     folder = corpus / NAME / domain / VERSION
     if not files.is_folder(folder):
         raise DataError(f"{folder}: missing; delete {corpus} and prepare the data again")

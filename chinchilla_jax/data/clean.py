@@ -14,7 +14,6 @@ Rule 3 costs one hash per word: only the held-out documents' grams are kept in m
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import hashlib
@@ -28,8 +27,9 @@ from typing import IO
 import numpy as np
 
 from chinchilla_jax.base import files
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.data.sources.registry import Document, Source
-from chinchilla_jax.data.steps import DataError, Echo, Progress, write_description
+from chinchilla_jax.data.steps import DataError, Progress
 
 GRAM_WORDS = 13
 REPEATED_SHARE = 0.5
@@ -43,15 +43,14 @@ _TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
 
 
 def clean(source: Source, validation_fraction: float, folder: pathlib.Path, echo: Echo) -> dict:
-    """Writes the documents to keep as `folder/DOMAIN.SPLIT.jsonl`, then `folder/cleaned.json`, which is returned.
+    """Writes the documents to keep as `folder/DOMAIN.SPLIT.jsonl`, then `folder/cleaned.json`, which is returned:
 
-    Returns:
-      {"domains": {domain: {split: {"documents": n, "bytes": n}}}, "duplicates": n, "repeated_in_training": n}.
+        {"domains": {domain: {split: {"documents": n, "bytes": n}}}, "duplicates": n, "repeated_in_training": n}
 
     Raises:
       DataError: no text at all, or a domain too small to hold anything out.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     for path in files.glob(folder, "*.jsonl"):
         files.remove(path)
     domains, duplicates = _deal(source, validation_fraction, folder, echo)
@@ -62,7 +61,7 @@ def clean(source: Source, validation_fraction: float, folder: pathlib.Path, echo
             fix = "raise data.validation_fraction or add text"
             raise DataError(f"domain {domain!r}: every held-out document repeats training text; {fix}")
     result = {"domains": counts, "duplicates": duplicates, "repeated_in_training": dropped}
-    write_description(folder / "cleaned.json", result)
+    files.write_json(folder / "cleaned.json", result, sort_keys=True)
     return result
 
 
@@ -75,11 +74,7 @@ def read_cleaned(folder: pathlib.Path, domain: str, split: str) -> Iterator[str]
 
 def content_hash(text: str) -> int:
     """The first 64 bits of the SHA-256 of the text."""
-    return _leading_bits(hashlib.sha256(text.encode()).digest())
-
-
-def _leading_bits(digest: bytes) -> int:
-    return int.from_bytes(digest[:8], "big")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _deal(source: Source, fraction: float, folder: pathlib.Path, echo: Echo) -> tuple[list[str], int]:
@@ -87,7 +82,7 @@ def _deal(source: Source, fraction: float, folder: pathlib.Path, echo: Echo) -> 
     seen: set[bytes] = set()
     lowest: dict[str, tuple[int, Document]] = {}
     duplicates = 0
-    progress = Progress(echo, "reading text", total=0)
+    progress = Progress(echo, "reading text")
     handles: dict[tuple[str, str], IO[str]] = {}
     with contextlib.ExitStack() as stack:
 
@@ -111,7 +106,7 @@ def _deal(source: Source, fraction: float, folder: pathlib.Path, echo: Echo) -> 
                 write(document, document.split)
                 continue
             # The lowest hash so far waits; what it displaces goes where its own hash says.
-            number = _leading_bits(digest)
+            number = int.from_bytes(digest[:8], "big")
             if document.domain not in lowest or number < lowest[document.domain][0]:
                 waiting = lowest.get(document.domain)
                 lowest[document.domain] = (number, document)
@@ -160,10 +155,8 @@ def _drop_repeated(folder: pathlib.Path, domains: list[str], echo: Echo) -> int:
 
 
 def _count(folder: pathlib.Path, domain: str, split: str) -> dict[str, int]:
-    totals = collections.Counter(documents=0, bytes=0)
-    for text in read_cleaned(folder, domain, split):
-        totals.update(documents=1, bytes=len(text.encode()))
-    return dict(totals)
+    sizes = [len(text.encode()) for text in read_cleaned(folder, domain, split)]
+    return {"documents": len(sizes), "bytes": sum(sizes)}
 
 
 def grams(text: str) -> np.ndarray:
@@ -203,9 +196,7 @@ def _word_hashes(text: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
+def _powers(count: int) -> list[np.ndarray]:
     """uint64[count]: B^k and B^-k modulo 2^64."""
-    return tuple(
-        np.cumprod(np.r_[np.uint64(1), np.full(count - 1, base, np.uint64)])
-        for base in (_BASE, pow(_BASE, -1, 1 << 64))
-    )
+    bases = (_BASE, pow(_BASE, -1, 1 << 64))
+    return [np.cumprod(np.r_[np.uint64(1), np.full(count - 1, base, np.uint64)]) for base in bases]

@@ -18,19 +18,12 @@ import time
 from collections.abc import Iterator
 
 from chinchilla_jax.base import files
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, DataConfig
 from chinchilla_jax.data import store
 from chinchilla_jax.data.clean import clean
 from chinchilla_jax.data.sources import registry
-from chinchilla_jax.data.steps import (
-    DataError,
-    Echo,
-    Progress,
-    content_key,
-    one_at_a_time,
-    read_description,
-    write_description,
-)
+from chinchilla_jax.data.steps import DataError, Progress, content_key, one_at_a_time, read_description
 from chinchilla_jax.data.tokenizer import TRAINER_VERSION, Tokenizer, train_tokenizer
 
 CORPUS_FORMAT = 1
@@ -41,12 +34,7 @@ TOKENIZER_SAMPLE_BYTES = 20_000_000
 def prepare(data: DataConfig, echo: Echo = print) -> pathlib.Path:
     """Makes whatever of the token store of `data` does not exist yet.
 
-    Args:
-      data: what to prepare, and in `data_dir` where.
-      echo: called with a line for each step, and during long ones every few seconds.
-
-    Returns:
-      The store's folder, for `TokenStore.open`.
+    `echo` is called with a line for each step, and during long ones every few seconds. Returns the store's folder.
 
     Raises:
       ConfigError: a setting that does not fit what was found.
@@ -62,11 +50,7 @@ def prepare(data: DataConfig, echo: Echo = print) -> pathlib.Path:
 
 
 def store_path(data: DataConfig) -> pathlib.Path:
-    """The prepared store of `data`; makes nothing and needs neither network nor the original text.
-
-    Raises:
-      DataError: there is none; says how to prepare it.
-    """
+    """The prepared store of `data`, or a `DataError` that says how to prepare it. Needs neither network nor source."""
     hint = "prepare it first: python -m chinchilla_jax data --config=..."
     auto = _auto_file(data)
     if data.source == "auto" and not files.exists(auto):
@@ -105,20 +89,12 @@ def _prepare_corpus(data: DataConfig, echo: Echo) -> pathlib.Path:
         builder.build_domain(corpus, cleaned, domain)
     for abandoned in files.glob(corpus, f"{builder.NAME}/*/incomplete.*"):
         files.remove(abandoned)
-    description = {
-        "format": CORPUS_FORMAT,
-        "source": name,
-        "requested": data.source,
-        "passed_over": reasons,
-        "details": source.details,
-        "settings": _corpus_settings(data, name),
-    }
-    write_description(corpus / "corpus.json", description | result)
+    description = {"format": CORPUS_FORMAT, "source": name, "requested": data.source, "passed_over": reasons}
+    description |= {"details": source.details, "settings": _corpus_settings(data, name)}
+    files.write_json(corpus / "corpus.json", description | result, sort_keys=True)
     files.remove(cleaned)
-    echo(
-        f"corpus: removed {result['duplicates']} duplicates, and {result['repeated_in_training']} held-out documents "
-        "that training text repeats"
-    )
+    repeated = f"{result['repeated_in_training']} held-out documents that training text repeats"
+    echo(f"corpus: removed {result['duplicates']} duplicates, and {repeated}")
     return corpus
 
 
@@ -129,7 +105,7 @@ def _resolve_source(data: DataConfig, echo: Echo) -> tuple[str, list[str]]:
     decided = _auto_file(data)
     if not files.exists(decided):
         name, reasons = registry.first_source_that_works(data, echo)
-        write_description(decided, {"source": name, "passed_over": reasons})
+        files.write_json(decided, {"source": name, "passed_over": reasons}, sort_keys=True)
     choice = read_description(decided)
     echo(f"source=auto: using {choice['source']} (delete {decided} to choose again)")
     return choice["source"], choice["passed_over"]
@@ -141,11 +117,9 @@ def _prepare_tokenizer(data: DataConfig, corpus: pathlib.Path, echo: Echo) -> To
         echo(f"tokenizer: training {data.vocab_size} pieces")
         train_tokenizer(_sample(corpus), data.vocab_size, path)
     tokenizer = Tokenizer(path)
-    size = tokenizer.vocab_size
-    if size > data.vocab_size:
-        fix = f"set data.vocab_size (and model.vocab_size) to at least {size}"
+    if (size := tokenizer.vocab_size) > data.vocab_size:
         few = f"tokenizer {path} has {size} pieces, vocab_size={data.vocab_size} is too few"
-        raise ConfigError("data.vocab_size", f"{few}; {fix}")
+        raise ConfigError("data.vocab_size", f"{few}; set data.vocab_size (and model.vocab_size) to at least {size}")
     echo(f"tokenizer: {path}, {size} pieces")
     return tokenizer
 
@@ -170,7 +144,7 @@ def _prepare_store(data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer,
     path = _store_folder(data, corpus, tokenizer)
     if not files.exists(path / "store.json"):
         _write_store(path, data, corpus, tokenizer, echo)
-    finished = store.TokenStore.open(path, tokenizer)
+    finished = store.TokenStore(path, tokenizer)
     for domain in finished.domains:
         tokens, size = finished.tokens(domain), finished.bytes(domain)
         held_out = f"{finished.tokens(domain, 'validation'):,} held out"
@@ -178,10 +152,9 @@ def _prepare_store(data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer,
         for split in store.SPLITS:
             counted, real = finished.bytes(domain, split), finished.text_bytes(domain, split)
             if counted != real:
-                echo(
-                    f"store: note: the pieces of {domain}/{split} add up to {counted} bytes, the text has {real} "
-                    f"({counted / real - 1:+.3%}): this tokenizer changes text; bits per byte are off by as much"
-                )
+                note = f"the pieces of {domain}/{split} add up to {counted} bytes, the text has {real}"
+                changed = "this tokenizer changes text; bits per byte are off by as much"
+                echo(f"store: note: {note} ({counted / real - 1:+.3%}): {changed}")
     return path
 
 
@@ -189,7 +162,7 @@ def _write_store(path: pathlib.Path, data: DataConfig, corpus: pathlib.Path, tok
     """Tokenises what is not tokenised yet, and finishes the store."""
     from chinchilla_jax.data import builder
 
-    path.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path)
     for leftover in [*files.glob(path, "*.partial-*"), *files.glob(path, ".*.tmp")]:
         files.remove(leftover)
     description = read_description(corpus / "corpus.json")
@@ -197,9 +170,8 @@ def _write_store(path: pathlib.Path, data: DataConfig, corpus: pathlib.Path, tok
     parts = {(d, s): path / f"{d}.{s}.npy" for d in domains for s in store.SPLITS}
     todo = {key: part for key, part in parts.items() if not files.exists(part.with_suffix(".json"))}
     progress = Progress(echo, "store: tokenising", sum(domains[d][s]["bytes"] for d, s in todo))
-    for (domain, split), part in todo.items():
-        texts = builder.read_domain(corpus, domain, split)
-        store.write_rows(part, texts, tokenizer, data.seq_len, progress)
+    for key, part in todo.items():
+        store.write_rows(part, builder.read_domain(corpus, *key), tokenizer, data.seq_len, progress)
     store.finish_store(path, tokenizer, data.seq_len, description, domains)
 
 

@@ -8,13 +8,12 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import ExplainedError
-
-Echo = Callable[[str], None]  # called with a line for each step, and during long ones every few seconds
+from chinchilla_jax.base.words import Echo
 
 
 class DataError(ExplainedError, ValueError):
@@ -27,11 +26,7 @@ def content_key(*parts: Any) -> str:
 
 
 def read_description(path: pathlib.Path) -> Any:
-    """The value in a JSON file that a preparation wrote.
-
-    Raises:
-      DataError: the file is missing or is not JSON; names it.
-    """
+    """The value in a JSON file that a preparation wrote; raises `DataError` where it is missing or is not JSON."""
     try:
         return files.read_json(path)
     except FileNotFoundError:
@@ -40,15 +35,10 @@ def read_description(path: pathlib.Path) -> Any:
         raise DataError(f"{path}: not valid JSON ({error}); delete its folder and prepare the data again") from None
 
 
-def write_description(path: pathlib.Path, value: Any) -> None:
-    """Writes what `read_description` reads."""
-    files.write_json(path, value, sort_keys=True)
-
-
 @contextlib.contextmanager
 def one_at_a_time(path: pathlib.Path, echo: Echo) -> Iterator[None]:
     """Locks `path` so that one process at a time prepares data; released by the system if the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     with open(path, "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,23 +51,20 @@ def one_at_a_time(path: pathlib.Path, echo: Echo) -> Iterator[None]:
 class Progress:
     """Says how far a long step is and how long it will still take, every five seconds at most."""
 
-    _EVERY = 5.0
+    def __init__(self, echo: Echo, what: str, total: float = 0):
+        """`total` is in bytes; 0 where it is not known."""
+        self.echo, self.what, self.total, self.done = echo, what, total, 0
+        self.start = self.last = time.monotonic()
 
-    def __init__(self, echo: Echo, what: str, total: float):
-        """`total` is in the unit of `add`; 0 where it is not known."""
-        self.echo, self.what, self.total = echo, what, total
-        self.done, self.start = 0.0, time.monotonic()
-        self.last = self.start
-
-    def add(self, amount: float) -> None:
-        """Counts `amount` more of `total` as done."""
-        self.done += amount
+    def add(self, size: int) -> None:
+        """Counts `size` more bytes of `total` as done."""
+        self.done += size
         now = time.monotonic()
-        if now - self.last < self._EVERY:
+        if now - self.last < 5.0:
             return
         self.last = now
-        if self.total > 0 and self.done > 0:
-            left = (now - self.start) * max(self.total - self.done, 0.0) / self.done
+        if self.total and self.done:
+            left = (now - self.start) * max(self.total - self.done, 0) / self.done
             self.echo(f"{self.what}: {min(self.done / self.total, 1.0):.0%}, about {left:.0f} s left")
         else:
             self.echo(f"{self.what}: {self.done / 1e6:.0f} MB so far, {now - self.start:.0f} s")

@@ -24,7 +24,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from chinchilla_jax.base import files
-from chinchilla_jax.data.steps import DataError, Progress, read_description, write_description
+from chinchilla_jax.data.steps import DataError, Progress, read_description
 from chinchilla_jax.data.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -42,11 +42,7 @@ def segment_ids(tokens: np.ndarray, separator: int) -> np.ndarray:
 
 
 def write_rows(
-    path: pathlib.Path,
-    texts: Iterable[list[str]],
-    tokenizer: Tokenizer,
-    seq_len: int,
-    progress: Progress | None = None,
+    path: pathlib.Path, texts: Iterable[list[str]], tokenizer: Tokenizer, seq_len: int, progress: Progress
 ) -> None:
     """Tokenises batches of documents into the rows of `path` (.npy) and its counts, `path` with the suffix .json.
 
@@ -70,8 +66,7 @@ def write_rows(
             whole = max(len(stream) - 1, 0) // seq_len
             handle.write(_rows(stream, whole, seq_len).tobytes())
             stream, rows, tokens = stream[whole * seq_len :], rows + whole, tokens + whole * seq_len
-            if progress is not None:
-                progress.add(size)
+            progress.add(size)
         stream = np.append(stream, np.asarray([tokenizer.separator], dtype))
         left = len(stream) - 1
         last = -(-left // seq_len)
@@ -84,7 +79,7 @@ def write_rows(
         assert handle.tell() == start, "numpy's header grew"
     files.rename(partial, path)
     counts = {"rows": rows, "tokens": tokens, "bytes": token_bytes, "text_bytes": text_bytes}
-    write_description(path.with_suffix(".json"), counts)
+    files.write_json(path.with_suffix(".json"), counts, sort_keys=True)
 
 
 def _rows(stream: np.ndarray, rows: int, seq_len: int) -> np.ndarray:
@@ -108,61 +103,49 @@ def finish_store(path: pathlib.Path, tokenizer: Tokenizer, seq_len: int, source:
     np.save(byte_lengths, tokenizer.byte_lengths())
     files.write_bytes(path / "tokenizer.model", files.read_bytes(tokenizer.path))
     files.write_bytes(path / "byte_lengths.npy", byte_lengths.getvalue())
-    write_description(path / "store.json", description)
+    files.write_json(path / "store.json", description, sort_keys=True)
     for domain, split in itertools.product(counts, SPLITS):
         files.remove(path / f"{domain}.{split}.json")
 
 
 class TokenStore:
-    """A finished token store, open for reading. Arrays are memory-mapped when first used."""
+    """A finished token store. Its arrays are mapped into memory."""
 
-    def __init__(self, path: pathlib.Path, description: dict, byte_lengths: np.ndarray):
-        """Use `TokenStore.open`."""
-        self.path = path
-        self.seq_len: int = description["seq_len"]
-        self.vocab_size: int = description["vocab_size"]
-        self.separator: int = description["separator"]
-        self.tokenizer_fingerprint: str = description["tokenizer"]
-        self.source: dict = description["source"]
-        self.byte_lengths = byte_lengths
-        self._description = description
-        self._counts: dict = description["domains"]
-        self._arrays: dict[tuple[str, str], np.ndarray] = {}
-
-    @classmethod
-    def open(
-        cls, path: str | pathlib.Path, tokenizer: Tokenizer | None = None, check_tokenizer: bool = False
-    ) -> TokenStore:
-        """Opens and checks the store at `path`.
+    def __init__(self, path: str | pathlib.Path, tokenizer: Tokenizer | None = None, check_tokenizer: bool = False):
+        """Opens and checks the store in the folder `path`.
 
         Args:
-          path: the store's folder.
           tokenizer: if given, the one the store must have been made with.
           check_tokenizer: whether the model file kept in the store must be that one as well.
 
         Raises:
           DataError: unfinished, of another format, cut off, or made with another tokenizer; names the file.
         """
-        path = pathlib.Path(path)
-        file, fix = path / "store.json", "delete the folder and prepare the data again"
+        self.path = pathlib.Path(path)
+        file, fix = self.path / "store.json", "delete the folder and prepare the data again"
         description = read_description(file)
         version = description.get("format") if isinstance(description, dict) else None
         if version != FORMAT:
             raise DataError(f"{file}: format {version!r}, this version reads {FORMAT}; {fix}")
         if damage := _damage(description):
             raise DataError(f"{file}: damaged, {damage}; {fix}")
-        store = cls(path, description, _load(path / "byte_lengths.npy", (description["vocab_size"],)))
-        if check_tokenizer:
-            tokenizer = store.tokenizer()
-        if tokenizer is not None and tokenizer.fingerprint() != store.tokenizer_fingerprint:
-            other = f"{tokenizer.path} is {tokenizer.fingerprint()}"
-            raise DataError(
-                f"{path}: made with tokenizer {store.tokenizer_fingerprint}, but {other}; prepare the data again with "
-                "that tokenizer"
-            )
-        for domain, split in itertools.product(store.domains, SPLITS):
-            store.array(domain, split)
-        return store
+        self._description: dict = description
+        self.seq_len: int = description["seq_len"]
+        self.vocab_size: int = description["vocab_size"]
+        self.separator: int = description["separator"]
+        self.tokenizer_fingerprint: str = description["tokenizer"]
+        self.source: dict = description["source"]
+        self._counts: dict = description["domains"]
+        self.byte_lengths = _load(self.path / "byte_lengths.npy", (self.vocab_size,))
+        tokenizer = self.tokenizer() if check_tokenizer else tokenizer
+        if tokenizer is not None and tokenizer.fingerprint() != self.tokenizer_fingerprint:
+            made_with = f"{path}: made with tokenizer {self.tokenizer_fingerprint}"
+            other = f"{tokenizer.path} is {tokenizer.fingerprint()}; prepare the data again with that tokenizer"
+            raise DataError(f"{made_with}, but {other}")
+        self._arrays: dict[tuple[str, str], np.ndarray] = {}
+        for domain, split in itertools.product(self.domains, SPLITS):
+            shape = (self.rows(domain, split), self.seq_len + 1)
+            self._arrays[domain, split] = _load(self.path / f"{domain}.{split}.npy", shape)
 
     def content_hash(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of store.json: tokenizer, source and counts."""
@@ -191,11 +174,8 @@ class TokenStore:
 
     def array(self, domain: str, split: str = "train") -> np.ndarray:
         """Read-only memory map, uint16 or uint32 [rows, seq_len + 1]."""
-        if (domain, split) not in self._arrays:
-            if domain not in self._counts:
-                raise DataError(f"{self.path}: no domain {domain!r}; it has {', '.join(self.domains)}")
-            shape = (self.rows(domain, split), self.seq_len + 1)
-            self._arrays[domain, split] = _load(self.path / f"{domain}.{split}.npy", shape)
+        if domain not in self._counts:
+            raise DataError(f"{self.path}: no domain {domain!r}; it has {', '.join(self.domains)}")
         return self._arrays[domain, split]
 
     def targets_in_last_row(self, domain: str, split: str = "train") -> int:
@@ -203,11 +183,7 @@ class TokenStore:
         return self.tokens(domain, split) - (self.rows(domain, split) - 1) * self.seq_len
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer the store was made with.
-
-        Raises:
-          DataError: its file was replaced by another tokenizer.
-        """
+        """The tokenizer the store was made with; raises `DataError` if its file was replaced by another."""
         tokenizer = Tokenizer(self.path / "tokenizer.model")
         if tokenizer.fingerprint() != self.tokenizer_fingerprint:
             made_with = f"the store was made with {self.tokenizer_fingerprint}; prepare the data again"
@@ -223,11 +199,8 @@ def _damage(description: dict) -> str:
             return f"{key!r} is {f'{description[key]!r}' if key in description else 'missing'}"
     for domain, splits in description["domains"].items():
         for split, count in itertools.product(SPLITS, ("rows", "tokens", "bytes", "text_bytes")):
-            try:
-                whole = isinstance(splits[split][count], int)
-            except (KeyError, TypeError):
-                whole = False
-            if not whole:
+            counts = splits.get(split) if isinstance(splits, dict) else None
+            if not isinstance(counts, dict) or not isinstance(counts.get(count), int):
                 return f"no count {count!r} of {domain}.{split}"
     return "" if description["domains"] else "it has no domains"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -28,18 +29,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: pathlib.Path) -
     """
     model = io.BytesIO()
     unchanged = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": False}
-    pieces = {"byte_fallback": True, "split_digits": True, "allow_whitespace_only_pieces": True}
+    pieces: dict[str, Any] = {"byte_fallback": True, "split_digits": True, "allow_whitespace_only_pieces": True}
+    pieces |= {"model_type": "bpe", "vocab_size": vocab_size, "user_defined_symbols": ["\n"]}
     ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": 3}
     settings = {"character_coverage": 0.9995, "num_threads": 1, "minloglevel": 2} | unchanged | pieces | ids
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            user_defined_symbols=["\n"],
-            **settings,
-        )
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=_lines(texts), model_writer=model, **settings)
     except RuntimeError as error:
         reason = str(error).rsplit("] ", 1)[-1]  # Before that: SentencePiece's own file and line.
         raise DataError(f"data.vocab_size={vocab_size} does not suit this text: {reason}") from None
@@ -89,14 +84,11 @@ class Tokenizer:
         """Token ids of each text; the result does not depend on `threads`."""
         if self._space_bytes is None or not any(_SPACE in text for text in texts):
             return self._model.encode(list(texts), num_threads=threads)
-        return [self._encode_parts(text) if _SPACE in text else self._model.encode(text) for text in texts]
-
-    def _encode_parts(self, text: str) -> list[int]:
-        first, *rest = text.split(_SPACE)
-        ids = self._model.encode(first)
-        for part in rest:
-            ids += self._space_bytes + self._model.encode(part)
-        return ids
+        encoded = []
+        for text in texts:
+            first, *rest = self._model.encode(text.split(_SPACE))
+            encoded.append(first + [piece for part in rest for piece in (*self._space_bytes, *part)])
+        return encoded
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; control pieces give nothing."""

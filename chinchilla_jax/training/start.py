@@ -34,7 +34,7 @@ def open_batches(config: RunConfig) -> Batches:
     Raises:
       ConfigError: the token store was made for another config, or differs between hosts.
     """
-    store = TokenStore.open(store_path(config.data), check_tokenizer=True)
+    store = TokenStore(store_path(config.data), check_tokenizer=True)
     if store.vocab_size > config.model.vocab_size:
         raise ConfigError(
             "model.vocab_size", f"{config.model.vocab_size} is less than the tokenizer's {store.vocab_size}"

@@ -34,7 +34,7 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as scratch:
         data = DataConfig(source=arguments.source, data_dir=arguments.data_dir or scratch)
-        store = TokenStore.open(prepare(data))
+        store = TokenStore(prepare(data))
         for mask_documents in (False, True):
             batches = Batches(store, "proportional", seed=0, mask_documents=mask_documents)
             rate = tokens_per_second(batches, arguments.batch_size)

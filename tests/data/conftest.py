@@ -36,7 +36,7 @@ def documents(tmp_path):
 @pytest.fixture(scope="session")
 def store(data):
     """That store, open."""
-    return TokenStore.open(prepare(data, quiet))
+    return TokenStore(prepare(data, quiet))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import pytest
 
 from chinchilla_jax.config import ConfigError
 from chinchilla_jax.data import mixture
-from chinchilla_jax.data.index import PERIOD, MixtureIndex
+from chinchilla_jax.data.mixture import PERIOD, MixtureIndex
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 16, 17, 97, 1000, 4096, 65537])

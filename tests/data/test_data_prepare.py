@@ -58,7 +58,7 @@ def test_another_length_shares_corpus_and_tokenizer(small, monkeypatch):
     monkeypatch.setattr(registry, "open_source", _must_not_run)
     monkeypatch.setattr("sentencepiece.SentencePieceTrainer.train", _must_not_run)
     path = prepare(dataclasses.replace(small, seq_len=8), quiet)
-    assert TokenStore.open(path).seq_len == 8 and path != store_path(small)
+    assert TokenStore(path).seq_len == 8 and path != store_path(small)
 
 
 def test_changed_text_is_another_corpus(small, tmp_path):
@@ -71,7 +71,7 @@ def test_changed_text_is_another_corpus(small, tmp_path):
 
 @pytest.mark.parametrize("interrupted", ["build_domain", "write_rows", "finish_store"])
 def test_an_interrupted_preparation_resumes_with_what_is_missing(small, tmp_path, monkeypatch, interrupted):
-    undisturbed = TokenStore.open(prepare(dataclasses.replace(small, data_dir=str(tmp_path / "other")), quiet))
+    undisturbed = TokenStore(prepare(dataclasses.replace(small, data_dir=str(tmp_path / "other")), quiet))
     module = builder if interrupted == "build_domain" else store_module
     original, calls = getattr(module, interrupted), []
 
@@ -91,7 +91,7 @@ def test_an_interrupted_preparation_resumes_with_what_is_missing(small, tmp_path
     calls.clear()
     with monkeypatch.context() as patch:
         patch.setattr(module, interrupted, lambda *arguments: (calls.append(arguments), original(*arguments))[1])
-        resumed = TokenStore.open(prepare(small, quiet))
+        resumed = TokenStore(prepare(small, quiet))
     if interrupted == "write_rows":
         assert len(calls) == 4 - done
     for domain in undisturbed.domains:
@@ -105,8 +105,8 @@ def test_auto_records_its_choice_and_keeps_to_it(tmp_path, monkeypatch):
     data = DataConfig(source="auto", data_dir=str(tmp_path), vocab_size=512, seq_len=64)
     monkeypatch.setattr(registry, "first_source_that_works", lambda *_: ("shipped", ["debian: no", "pypi: no"]))
     path = prepare(data, quiet)
-    assert TokenStore.open(path).source["passed_over"] == ["debian: no", "pypi: no"]
-    assert TokenStore.open(path).source["source"] == "shipped"
+    assert TokenStore(path).source["passed_over"] == ["debian: no", "pypi: no"]
+    assert TokenStore(path).source["source"] == "shipped"
     monkeypatch.setattr(registry, "first_source_that_works", _must_not_run)
     assert prepare(data, quiet) == store_path(data) == path
 
@@ -114,7 +114,7 @@ def test_auto_records_its_choice_and_keeps_to_it(tmp_path, monkeypatch):
 def test_a_ready_tokenizer_is_used_as_it_is(small, foreign_model):
     said = []
     data = dataclasses.replace(small, tokenizer=str(foreign_model))
-    store = TokenStore.open(prepare(data, said.append))
+    store = TokenStore(prepare(data, said.append))
     assert store.separator == 2 and store_path(data) == store.path
     assert any("add up to" in line for line in said)
     with pytest.raises(ConfigError, match="data.vocab_size: .* pieces"):
@@ -126,13 +126,13 @@ def test_a_prepared_tfds_dataset_is_a_source(small, tmp_path):
     (corpus,) = (tmp_path / "data" / "corpus").glob("text_*")
     again = dataclasses.replace(small, source=f"tfds:{builder.NAME}", data_dir=str(tmp_path / "again"))
     shutil.copytree(corpus / builder.NAME, tmp_path / "again" / builder.NAME)
-    store, copy = TokenStore.open(store_path(small)), TokenStore.open(prepare(again, quiet))
+    store, copy = TokenStore(store_path(small)), TokenStore(prepare(again, quiet))
     assert copy.domains == ("a", "b")
     for domain in "ab":
         for split in store_module.SPLITS:
             assert copy.tokens(domain, split) == store.tokens(domain, split)
     one = dataclasses.replace(again, source=f"tfds:{builder.NAME}/b", mixture="b=1")
-    assert TokenStore.open(prepare(one, quiet)).domains == ("b",)
+    assert TokenStore(prepare(one, quiet)).domains == ("b",)
     with pytest.raises(DataError, match="no feature 'body' .it has id, text.; set data.text_field"):
         prepare(dataclasses.replace(one, text_field="body"), quiet)
 

@@ -8,6 +8,7 @@ import pytest
 
 from chinchilla_jax.data import DataError, Tokenizer, TokenStore, segment_ids
 from chinchilla_jax.data import store as store_module
+from chinchilla_jax.data.steps import Progress
 
 TEXTS = [["one\n", "two and a\u2581half"], [], ["", "three " * 40], ["four"]]
 
@@ -15,9 +16,9 @@ TEXTS = [["one\n", "two and a\u2581half"], [], ["", "three " * 40], ["four"]]
 def _write(path, texts, tokenizer, seq_len):
     path.mkdir(exist_ok=True)
     for split in store_module.SPLITS:
-        store_module.write_rows(path / f"words.{split}.npy", iter(texts), tokenizer, seq_len)
+        store_module.write_rows(path / f"words.{split}.npy", iter(texts), tokenizer, seq_len, Progress(print, ""))
     store_module.finish_store(path, tokenizer, seq_len, {"source": "test"}, ["words"])
-    return TokenStore.open(path, tokenizer)
+    return TokenStore(path, tokenizer)
 
 
 @pytest.mark.parametrize("seq_len", [1, 4, 7, 32, 1000])
@@ -72,42 +73,42 @@ def copy(tmp_path, store):
 
 def test_another_tokenizer_is_refused(copy, foreign_model):
     with pytest.raises(DataError, match="made with tokenizer .*foreign.model is"):
-        TokenStore.open(copy, Tokenizer(foreign_model))
+        TokenStore(copy, Tokenizer(foreign_model))
     shutil.copy(foreign_model, copy / "tokenizer.model")
     with pytest.raises(DataError, match="tokenizer.model: is tokenizer"):
-        TokenStore.open(copy).tokenizer()
+        TokenStore(copy).tokenizer()
 
 
 def test_a_cut_off_file_is_named(copy):
     path = copy / "plays.train.npy"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match="plays.train.npy: missing or cut off"):
-        TokenStore.open(copy)
+        TokenStore(copy)
     path.write_bytes(b"")
     with pytest.raises(DataError, match="plays.train.npy: missing or cut off"):
-        TokenStore.open(copy)
+        TokenStore(copy)
     path.unlink()
     with pytest.raises(DataError, match="plays.train.npy: missing or cut off"):
-        TokenStore.open(copy)
+        TokenStore(copy)
 
 
 def test_rows_of_another_shape_are_named(copy):
     np.save(copy / "plays.train.npy", np.zeros((3, 33), np.uint16))
     with pytest.raises(DataError, match=r"plays.train.npy: has shape \(3, 33\), store.json says"):
-        TokenStore.open(copy)
+        TokenStore(copy)
 
 
 def test_unfinished_unreadable_and_future_stores_are_refused(copy):
     description = json.loads((copy / "store.json").read_text())
     (copy / "store.json").write_text(json.dumps(description | {"format": 99}))
     with pytest.raises(DataError, match="store.json: format 99"):
-        TokenStore.open(copy)
+        TokenStore(copy)
     (copy / "store.json").write_text("{")
     with pytest.raises(DataError, match="store.json: not valid JSON"):
-        TokenStore.open(copy)
+        TokenStore(copy)
     (copy / "store.json").unlink()
     with pytest.raises(DataError, match="store.json: no such file"):
-        TokenStore.open(copy)
+        TokenStore(copy)
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -125,21 +126,21 @@ def test_a_damaged_description_is_refused_with_what_is_wrong(copy, change, words
     change(description)
     (copy / "store.json").write_text(json.dumps(description))
     with pytest.raises(DataError, match=f"store.json: damaged, {words}; delete the folder"):
-        TokenStore.open(copy)
+        TokenStore(copy)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff\0"], ids=["empty", "list", "null", "binary"])
 def test_a_description_that_is_none_is_refused(copy, content):
     (copy / "store.json").write_bytes(content)
     with pytest.raises(DataError, match=r"store.json: (not valid JSON|format None)"):
-        TokenStore.open(copy)
+        TokenStore(copy)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk"])
 def test_a_tokenizer_that_is_no_model_is_refused(copy, content):
     (copy / "tokenizer.model").write_bytes(content)
     with pytest.raises(DataError, match="tokenizer.model: not a SentencePiece model"):
-        TokenStore.open(copy, check_tokenizer=True)
+        TokenStore(copy, check_tokenizer=True)
 
 
 def test_an_unknown_domain_lists_the_known_ones(store):

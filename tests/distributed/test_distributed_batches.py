@@ -26,7 +26,7 @@ def batch_sharding(run, mesh):
 
 @pytest.fixture(scope="module")
 def batches(run):
-    return Batches(TokenStore.open(store_path(run.data)), run.data.mixture, run.train.seed, mask_documents=True)
+    return Batches(TokenStore(store_path(run.data)), run.data.mixture, run.train.seed, mask_documents=True)
 
 
 def of_hosts(batches, sharding, hosts, first, shape):

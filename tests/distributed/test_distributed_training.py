@@ -39,7 +39,7 @@ def batches_of(hosts):
 
 def assert_same_batches(config, hosts):
     """Each host built its rows, not all; together they are those of one host."""
-    store = TokenStore.open(store_path(config.data))
+    store = TokenStore(store_path(config.data))
     batches = Batches(store, config.data.mixture, config.train.seed)
     for (first, n), rows in batches_of(hosts).items():
         expected = [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in batches.batch(first, n)["inputs"]]

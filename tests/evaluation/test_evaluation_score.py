@@ -35,7 +35,7 @@ def test_scores_add_up_to_the_validation_loss(run, mesh, monkeypatch):
     program, score = make_program(config, devices), make_score(config, devices)
     assert make_score(config, devices) is score
     params = program.init(jax.random.key(0)).params
-    batches = Batches(TokenStore.open(store_path(run.data)), "proportional", 0)
+    batches = Batches(TokenStore(store_path(run.data)), "proportional", 0)
     scored = []
 
     def sums(batch):

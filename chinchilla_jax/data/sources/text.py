@@ -1,17 +1,21 @@
-"""`text:FOLDER`: plain text files, each subfolder a domain; and `shipped`, the folder that comes with the package."""
+"""Files of text. `text:FOLDER`: plain text, each subfolder a domain; `shipped`, such a folder in the package; and
+`jsonl:PATH`: a file of JSON lines, or a folder of them, each file a domain and each line a document."""
 
 from __future__ import annotations
 
+import collections
 import gzip
+import json
 import pathlib
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 
 from chinchilla_jax.base import files
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import DataConfig
 from chinchilla_jax.data.sources.registry import Document, Documents, domain_name, register
-from chinchilla_jax.data.steps import DataError, Echo
+from chinchilla_jax.data.steps import DataError
 
 _SHIPPED = pathlib.Path(__file__).parents[1] / "shipped" / "text"
 # A book or a dictionary is cut into documents of this many to twice as many characters; records are never cut.
@@ -52,14 +56,11 @@ def _open_shipped(rest: str, data: DataConfig, echo: Echo) -> tuple[Documents, d
 
 
 def _text_files(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-    """(domain, path) of every file below `root` that is not hidden; files directly inside belong to `root`'s name.
-
-    Raises:
-      DataError: no such folder, nothing in it, or two folders whose domain names would coincide.
-    """
+    """(domain, path) of every file below `root` that is not hidden; files directly inside belong to `root`'s name."""
     if not files.is_folder(root):
         raise DataError(f"{root}: no such folder; text:FOLDER needs a folder of text files")
-    listed, owner = [], {}
+    listed: list[tuple[str, pathlib.Path]] = []
+    owner: dict[str, tuple[str, bool]] = {}
     for path in files.glob(root, "**/*"):
         parts = path.relative_to(root).parts
         if not files.is_file(path) or any(part.startswith(".") for part in parts):
@@ -90,5 +91,58 @@ def _read_folder(root: pathlib.Path) -> Iterator[tuple[str, str]]:
             raise DataError(f"{path}: not UTF-8 text (byte {error.start}); convert or remove it") from None
 
 
+def _open_jsonl(path: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:
+    listed = _jsonl_files(pathlib.Path(path))
+    return lambda: _read_jsonl(listed, data.text_field), {"files": len(listed)}
+
+
+def _jsonl_files(root: pathlib.Path) -> list[pathlib.Path]:
+    """The `.jsonl` and `.jsonl.gz` files in `root` (or `root` itself), each a domain."""
+    if not files.exists(root):
+        raise DataError(f"{root}: no such file or folder; jsonl: needs a .jsonl file or a folder of them")
+    if files.is_file(root):
+        return [root]
+    listed = sorted([*files.glob(root, "*.jsonl"), *files.glob(root, "*.jsonl.gz")])
+    if not listed:
+        raise DataError(f"{root}: no .jsonl or .jsonl.gz files in this folder")
+    for name, count in collections.Counter(map(_domain, listed)).items():
+        if count > 1:
+            raise DataError(f"{root}: two files would both be the domain {name!r}; rename one")
+    return listed
+
+
+def _domain(path: pathlib.Path) -> str:
+    return domain_name(re.sub(r"\.jsonl(\.gz)?$|\.json$", "", path.name))
+
+
+def _read_jsonl(paths: list[pathlib.Path], field: str) -> Iterator[Document]:
+    for path in paths:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rb") as handle:  # line by line: a corpus need not fit into memory
+            number = 0
+            try:
+                for number, line in enumerate(handle, start=1):
+                    if line.strip():
+                        yield Document(_domain(path), _text(line, field, f"{path}, line {number}"))
+            except (OSError, EOFError, zlib.error) as error:
+                raise DataError(f"{path}: unreadable after line {number} ({error}); replace or remove it") from None
+
+
+def _text(line: bytes, field: str, where: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not valid JSON ({error}); fix or remove the line") from None
+    if not isinstance(record, dict) or not isinstance(record.get(field), str):
+        known = f"it has {', '.join(record)}" if isinstance(record, dict) else "it is no object"
+        raise DataError(f"{where}: no text in field {field!r} ({known}); set data.text_field")
+    try:
+        record[field].encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: field {field!r} has half a surrogate pair, which is no character") from None
+    return record[field]
+
+
 register("text:", _open_text, list_files=lambda root: [path for _, path in _text_files(root)])
 register("shipped", _open_shipped)
+register("jsonl:", _open_jsonl, list_files=_jsonl_files, reads_field=True)

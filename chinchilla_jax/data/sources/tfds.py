@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from chinchilla_jax.base import files
+from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import DataConfig
 from chinchilla_jax.data.sources.registry import Document, Documents, domain_name, register
-from chinchilla_jax.data.steps import DataError, Echo
+from chinchilla_jax.data.steps import DataError
 
 
 def _open_tfds(name: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:

@@ -25,7 +25,7 @@ def test_a_new_source_is_registered_without_an_edit_of_the_package(tmp_path, mon
     registry.register("bricks:", open_bricks)
     try:
         data = DataConfig(source="bricks:red+blue", data_dir=str(tmp_path), vocab_size=310, seq_len=8)
-        store = TokenStore.open(prepare(data, quiet))
+        store = TokenStore(prepare(data, quiet))
         assert store.domains == ("bricks",) and store.source["details"] == {"colours": "red+blue"}
         assert opened == [("red+blue", "text")] and store_path(data) == store.path
         with pytest.raises(ConfigError, match="bricks: needs a name or path after the colon"):
