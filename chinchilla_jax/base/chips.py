@@ -1,12 +1,13 @@
 """What can one accelerator chip do at most? The one table of published figures and compiler names of every chip.
 
 Everything that knows a chip by its name reads it here: budgets in chip-days, utilisation, the tiles of the kernels,
-slices and predicted times in preflight, the meter of kernels. A new chip is one more `register(Chip(...))`.
+slices and predicted times in preflight, the meter of kernels. A new chip is a row of `_TABLE`, or `register`ed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Mapping
 
@@ -21,99 +22,66 @@ MIB = 2**20
 class Core:
     """One TensorCore of a TPU.
 
-    The cycles of an instruction are the compiler's own: what its `hlo-static-bundle-profile` says that the instruction
-    holds its unit for. Delay slots and granules are read off the schedules; the meter's self-test asserts the bytes
-    and multiply-adds that follow.
-
-    mxus: matrix units.
-    macs: bfloat16 multiply-adds of a matrix unit in a cycle.
-    matmul_cycles: for which one instruction holds a matrix unit: 8 rows of f32, 16 of bf16, 32 of 8 bits (`x8`).
-    cross_lane_cycles: for which one instruction holds a cross-lane unit (XLU).
-    delay_slots: bundles after a branch that are issued whether it jumps or not.
-    granule: bytes in a unit of a copy's size operand.
-    vmem: bytes of vector memory.
-    rolls: whether one instruction rotates each row of a register by its own distance.
+    Cycles of an instruction are how long it holds its unit, by the compiler's `hlo-static-bundle-profile`. Delay slots
+    and granules are read off its schedules; the meter's self-test asserts the bytes and multiply-adds that follow.
     """
 
-    mxus: int
-    macs: int
-    matmul_cycles: Mapping[str, int]
-    cross_lane_cycles: int
-    delay_slots: int
-    granule: int
-    vmem: int
-    rolls: bool = True
+    mxus: int  # matrix units
+    macs: int  # bfloat16 multiply-adds of a matrix unit in a cycle
+    matmul_cycles: Mapping[str, int]  # of an instruction of a matrix unit: 8 rows of f32, 16 of bf16, 32 of 8 bits (x8)
+    cross_lane_cycles: int  # of an instruction of a cross-lane unit (XLU)
+    delay_slots: int  # bundles after a branch that are issued whether it jumps or not
+    granule: int  # bytes in a unit of a copy's size operand
+    vmem: int  # bytes of vector memory
+    rolls: bool = True  # whether one instruction rotates each row of a register by its own distance
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Links of a chip, as far as a program that is not run can be timed by them.
+    """Links of a chip."""
 
-    links: to neighbouring chips of the slice (ICI): two for each axis of the grid.
-    link_bandwidth: bytes/s of one of them, one way.
-    dcn_bandwidth: bytes/s of a chip's share of its host's network, one way, between slices.
-    """
-
-    links: int
-    link_bandwidth: float
-    dcn_bandwidth: float
+    links: int  # to neighbouring chips of the slice (ICI): two for each axis of the grid
+    link_bandwidth: float  # bytes/s of one of them, one way
+    dcn_bandwidth: float  # bytes/s of a chip's share of its host's network, one way, between slices
 
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-    """How slices of a TPU generation are named and how large they are.
+    """How slices of a TPU generation are named and how large they are."""
 
-    compiler: the compiler's name of the generation, as in `tpu7x:2x2x1`.
-    axes: sides of the grid of chips.
-    largest: chips of the largest slice; None where `preflight` does not know the slices of a generation.
-    aliases: other names of the generation in the names of slices.
-    chip_config: what the compiler is told so that the cores of a chip are one device.
-    splits_sides: whether JAX splits a side of the grid between axes of a mesh.
-    """
-
-    compiler: str
-    axes: int
-    largest: int | None = None
-    aliases: tuple[str, ...] = ()
-    chip_config: str = ""
-    splits_sides: bool = False
+    compiler: str  # its name of the generation, as in `tpu7x:2x2x1`
+    axes: int  # sides of the grid of chips
+    largest: int | None = None  # chips of the largest slice; None where `preflight` does not know the slices
+    aliases: tuple[str, ...] = ()  # other names of the generation in the names of slices
+    chip_config: str = ""  # what the compiler is told so that the cores of a chip are one device
+    splits_sides: bool = False  # whether JAX splits a side of the grid between axes of a mesh
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A chip. What is None is not known of it, or not needed.
+    """A chip. What is None is not known of it, or not needed."""
 
-    name: of the generation.
-    peak: dense bfloat16 FLOP/s.
-    kinds: names that JAX gives to its devices, of which a chip has `devices`.
-    cores: TensorCores; where there are more of them than devices, a device is all cores of a chip (a megacore).
-    hbm: GiB of memory; a compiler leaves programs less (`preflight.compiled.usable_hbm`).
-    hbm_bandwidth: bytes/s.
-    core: known of the generations that the kernels are compiled for.
-    network: known of the generations that `preflight` predicts times for.
-    slices: known of TPUs.
-    """
-
-    name: str
-    peak: float
-    kinds: tuple[str, ...] = ()
-    devices: int = 1
-    cores: int = 1
-    hbm: float | None = None
-    hbm_bandwidth: float | None = None
-    core: Core | None = None
-    network: Network | None = None
-    slices: Slices | None = None
+    name: str  # of the generation
+    peak: float  # dense bfloat16 FLOP/s
+    kinds: tuple[str, ...] = ()  # names that JAX gives to its devices
+    devices: int = 1  # JAX's, of a chip
+    cores: int = 1  # TensorCores; if there are more than devices, a device is all cores of a chip (a megacore)
+    hbm: float | None = None  # GiB of memory; a compiler leaves programs less (`preflight.compiled.usable_hbm`)
+    hbm_bandwidth: float | None = None  # bytes/s
+    core: Core | None = None  # known of the generations that the kernels are compiled for
+    network: Network | None = None  # known of the generations that `preflight` predicts times for
+    slices: Slices | None = None  # known of TPUs
 
     @property
     def clock(self) -> float:
         """Hz that the published peak implies."""
+        assert self.core is not None, "only of `kernel_chips`"
         return self.peak / (self.cores * self.core.mxus * self.core.macs * 2)
 
     @property
     def hbm_bytes_per_cycle(self) -> float:
         """Of one core, when all cores copy at once."""
-        return self.hbm_bandwidth / self.cores / self.clock
+        return self.hbm_bandwidth_per_device / self.cores_per_device / self.clock
 
     @property
     def cores_per_device(self) -> int:
@@ -128,32 +96,23 @@ class Chip:
     @property
     def hbm_bandwidth_per_device(self) -> float:
         """bytes/s of one JAX device."""
+        assert self.hbm_bandwidth is not None, "only of TPUs from v4 on"
         return self.hbm_bandwidth / self.devices
 
     @property
     def one_chip(self) -> str:
         """The compiler's name of a slice of one chip, `v5p:1x1x1`."""
+        assert self.slices is not None, "only of TPUs"
         return f"{self.slices.compiler}:{'x'.join('1' * self.slices.axes)}"
 
 
-CHIPS: dict[str, Chip] = {}
-
-
-def register(chip: Chip) -> Chip:
-    """Adds a chip to the table.
-
-    Raises:
-      ValueError: there is one of that name.
-    """
-    if chip.name in CHIPS:
-        raise ValueError(f"there is a chip {chip.name!r} already")
-    CHIPS[chip.name] = chip
-    return chip
-
-
 # Matrix units of 128 x 128 take one row a cycle; those of 256 x 256 two, each of two rows.
-_MXU_128 = {"mxus": 4, "macs": 128 * 128, "matmul_cycles": types.MappingProxyType({"f32": 8, "bf16": 16, "x8": 16})}
-_MXU_256 = {"mxus": 2, "macs": 2 * 256 * 256, "matmul_cycles": types.MappingProxyType({"f32": 4, "bf16": 8, "x8": 8})}
+_core_128 = functools.partial(
+    Core, mxus=4, macs=128 * 128, matmul_cycles=types.MappingProxyType({"f32": 8, "bf16": 16, "x8": 16})
+)
+_core_256 = functools.partial(
+    Core, mxus=2, macs=2 * 256 * 256, matmul_cycles=types.MappingProxyType({"f32": 4, "bf16": 8, "x8": 8})
+)
 
 # Sources: the Cloud TPU documentation, the page of each generation ("TPU v4", v5e, v5p, v6e, TPU7x), for peak, HBM
 # capacity and bandwidth, ICI and data centre network. v6e's HBM: 1638 GB/s on the page of 2026; older copies of the
@@ -161,74 +120,41 @@ _MXU_256 = {"mxus": 2, "macs": 2 * 256 * 256, "matmul_cycles": types.MappingProx
 # and both directions, 400 (v5e), 1200 (v5p) and 800 GB/s (v6e); older pages print one direction, 1600 and 4800 Gbit/s,
 # which is the same. v4: six links of 50 GB/s (Jouppi et al. 2023, arXiv 2304.01433, table 4). Data centre network:
 # v5p 50 Gbit/s per chip; per pod of 256, v5e 6.4 and v6e 25.6 Tbit/s; v4's is not printed, and assumed to be as v5p's.
-register(Chip("v2", 45e12, ("TPU v2",), devices=2, cores=2, slices=Slices("v2", axes=2)))
-register(Chip("v3", 123e12, ("TPU v3",), devices=2, cores=2, slices=Slices("v3", axes=2)))
-register(
-    Chip(
-        "v4",
-        peak=275e12,
-        kinds=("TPU v4",),
-        cores=2,
-        hbm=32,
-        hbm_bandwidth=1.2288e12,
-        core=Core(**_MXU_128, cross_lane_cycles=8, delay_slots=1, granule=512, vmem=16 * MIB, rolls=False),
-        network=Network(links=6, link_bandwidth=50e9, dcn_bandwidth=6.25e9),
-        slices=Slices("v4", axes=3, largest=4096, chip_config="megacore"),
-    )
-)
-register(
-    Chip(
-        "v5e",
-        peak=197e12,
-        kinds=("TPU v5 lite", "TPU v5e"),
-        hbm=16,
-        hbm_bandwidth=0.819e12,
-        core=Core(**_MXU_128, cross_lane_cycles=9, delay_slots=4, granule=32, vmem=128 * MIB),
-        network=Network(links=4, link_bandwidth=50e9, dcn_bandwidth=3.125e9),
-        slices=Slices("v5e", axes=2, largest=256, aliases=("v5litepod", "v5lite"), splits_sides=True),
-    )
-)
-register(
-    Chip(
-        "v5p",
-        peak=459e12,
-        kinds=("TPU v5", "TPU v5p"),
-        cores=2,
-        hbm=96,
-        hbm_bandwidth=2.765e12,
-        core=Core(**_MXU_128, cross_lane_cycles=9, delay_slots=4, granule=32, vmem=64 * MIB),
-        network=Network(links=6, link_bandwidth=100e9, dcn_bandwidth=6.25e9),
-        slices=Slices("v5p", axes=3, largest=6144),
-    )
-)
-register(
-    Chip(
-        "v6e",
-        peak=918e12,
-        kinds=("TPU v6 lite", "TPU v6e"),
-        hbm=32,
-        hbm_bandwidth=1.638e12,
-        core=Core(**_MXU_256, cross_lane_cycles=4, delay_slots=4, granule=32, vmem=128 * MIB),
-        network=Network(links=4, link_bandwidth=100e9, dcn_bandwidth=12.5e9),
-        slices=Slices("v6e", axes=2, largest=256, aliases=("v6",)),
-    )
-)
-# Each core is a device. The clock that the published peak implies is not confirmed.
-register(
-    Chip(
-        "v7x",
-        peak=2307e12,
-        kinds=("TPU7x",),
-        devices=2,
-        cores=2,
-        hbm=192,
-        hbm_bandwidth=7.38e12,
-        core=Core(**_MXU_256, cross_lane_cycles=4, delay_slots=6, granule=32, vmem=64 * MIB),
-        slices=Slices("tpu7x", axes=3),
-    )
-)
-register(Chip("a100", 312e12))
-register(Chip("h100", 989e12))
+# v7x: each core is a device; the clock that its published peak implies is not confirmed.
+_TABLE = (
+    Chip("v2", 45e12, ("TPU v2",), devices=2, cores=2, slices=Slices("v2", axes=2)),
+    Chip("v3", 123e12, ("TPU v3",), devices=2, cores=2, slices=Slices("v3", axes=2)),
+    Chip("v4", 275e12, ("TPU v4",), cores=2, hbm=32, hbm_bandwidth=1.2288e12,
+         core=_core_128(cross_lane_cycles=8, delay_slots=1, granule=512, vmem=16 * MIB, rolls=False),
+         network=Network(links=6, link_bandwidth=50e9, dcn_bandwidth=6.25e9),
+         slices=Slices("v4", axes=3, largest=4096, chip_config="megacore")),
+    Chip("v5e", 197e12, ("TPU v5 lite", "TPU v5e"), hbm=16, hbm_bandwidth=0.819e12,
+         core=_core_128(cross_lane_cycles=9, delay_slots=4, granule=32, vmem=128 * MIB),
+         network=Network(links=4, link_bandwidth=50e9, dcn_bandwidth=3.125e9),
+         slices=Slices("v5e", axes=2, largest=256, aliases=("v5litepod", "v5lite"), splits_sides=True)),
+    Chip("v5p", 459e12, ("TPU v5", "TPU v5p"), cores=2, hbm=96, hbm_bandwidth=2.765e12,
+         core=_core_128(cross_lane_cycles=9, delay_slots=4, granule=32, vmem=64 * MIB),
+         network=Network(links=6, link_bandwidth=100e9, dcn_bandwidth=6.25e9),
+         slices=Slices("v5p", axes=3, largest=6144)),
+    Chip("v6e", 918e12, ("TPU v6 lite", "TPU v6e"), hbm=32, hbm_bandwidth=1.638e12,
+         core=_core_256(cross_lane_cycles=4, delay_slots=4, granule=32, vmem=128 * MIB),
+         network=Network(links=4, link_bandwidth=100e9, dcn_bandwidth=12.5e9),
+         slices=Slices("v6e", axes=2, largest=256, aliases=("v6",))),
+    Chip("v7x", 2307e12, ("TPU7x",), devices=2, cores=2, hbm=192, hbm_bandwidth=7.38e12,
+         core=_core_256(cross_lane_cycles=4, delay_slots=6, granule=32, vmem=64 * MIB),
+         slices=Slices("tpu7x", axes=3)),
+    Chip("a100", 312e12),
+    Chip("h100", 989e12),
+)  # fmt: skip
+CHIPS: dict[str, Chip] = {chip.name: chip for chip in _TABLE}
+
+
+def register(chip: Chip) -> Chip:
+    """Adds a chip to the table; raises `ValueError` if there is one of that name."""
+    if chip.name in CHIPS:
+        raise ValueError(f"there is a chip {chip.name!r} already")
+    CHIPS[chip.name] = chip
+    return chip
 
 
 def kernel_chips() -> dict[str, Chip]:
@@ -255,7 +181,8 @@ def chip_days(chip: str, chips: float, days: float, utilisation: float) -> float
     """
     if chip not in CHIPS:
         raise ConfigError("--chip", f"unknown chip {chip!r}{did_you_mean(chip, CHIPS)}; one of {', '.join(CHIPS)}")
-    for name, value, most in (("chips", chips, None), ("days", days, None), ("utilisation", utilisation, 1.0)):
-        if not value > 0 or (most and value > most):
-            raise ConfigError(f"--{name}", f"{value:g} must be above 0{f' and at most {most:g}' if most else ''}")
+    for name, value in (("chips", chips), ("days", days), ("utilisation", utilisation)):
+        if not value > 0 or (name == "utilisation" and value > 1):
+            most = " and at most 1" if name == "utilisation" else ""
+            raise ConfigError(f"--{name}", f"{value:g} must be above 0{most}")
     return CHIPS[chip].peak * chips * days * SECONDS_PER_DAY * utilisation

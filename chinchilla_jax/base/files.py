@@ -50,12 +50,7 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-      OSError: it cannot be read.
-      ValueError: it is not JSON.
-    """
+    """The value in a JSON file; raises `ValueError` if it is not JSON."""
     return json.loads(read_bytes(path))
 
 
@@ -103,11 +98,10 @@ def create(path: str | os.PathLike, text: str) -> bool:
     path = Path(path)
     make_folder(path.parent)
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
     return True
 
 

@@ -23,10 +23,7 @@ _REPLICAS = re.compile(r"\breplica_count=(\d+)")
 _ALIAS = re.compile(r"\{(\d*)\}: \(\d+, ")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _CALLED = re.compile(r"\b(calls|to_apply|condition|body)=%?([\w.\-]+)")
-_BRANCHES = re.compile(
-    r"\b(?:branch_computations=\{([^}]*)\}|true_computation=%?([\w.\-]+)"
-    r"|false_computation=%?([\w.\-]+))"
-)
+_BRANCHES = re.compile(r"\b(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+))")
 _INDEX = re.compile(r"index=(\d+)")
 
 # What only passes a value on.
@@ -121,23 +118,15 @@ class Module:
     aliased: frozenset[int]
 
     def computation(self, name: str | None, caller: str) -> Computation:
-        """One that an instruction calls.
-
-        Raises:
-          HloError: it is not in the text.
-        """
-        if name not in self.computations:
+        """One that `caller` calls; raises `HloError` if it is not in the text."""
+        if name is None or name not in self.computations:
             raise HloError(f"{caller}: calls the computation {name!r}, which is not in the text")
         return self.computations[name]
 
 
 @functools.lru_cache(maxsize=65536)
 def arrays(text: str) -> tuple[Array, ...]:
-    """The arrays in a type.
-
-    Raises:
-      HloError: a type whose bytes are not known.
-    """
+    """The arrays in a type; raises `HloError` for a type whose bytes are not known."""
     result = []
     for dtype, dims, layout in _ARRAY.findall(text):
         if dtype == "token":
@@ -152,11 +141,7 @@ def arrays(text: str) -> tuple[Array, ...]:
 
 
 def parse_module(text: str) -> Module:
-    """The module in a text.
-
-    Raises:
-      HloError: it is not the text of a scheduled module.
-    """
+    """The module in a text; raises `HloError` if it is not the text of a scheduled module."""
     head = text[: text.find("\n")]
     if not head.startswith("HloModule") or "is_scheduled=true" not in head:
         raise HloError("not the text of a compiled program: it must begin with HloModule and be scheduled")

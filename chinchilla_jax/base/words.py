@@ -99,5 +99,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = [columns] + [[cell(column, row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in text) for i in range(len(columns))]
-    return ["  ".join(word.ljust(w) if i == 0 else word.rjust(w) for i, (word, w) in enumerate(zip(line, widths,
-            strict=True))).rstrip() for line in text]  # fmt: skip
+    return [
+        "  ".join((str.rjust if i else str.ljust)(line[i], width) for i, width in enumerate(widths)).rstrip()
+        for line in text
+    ]
