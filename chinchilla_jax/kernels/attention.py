@@ -8,16 +8,17 @@ All implementations take the same checked `AttentionCall`. What one cannot serve
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 
 from chinchilla_jax.config import ATTENTIONS
-from chinchilla_jax.kernels import target
 from chinchilla_jax.kernels.blockwise import BLOCK, blockwise_attention
-from chinchilla_jax.kernels.call import AttentionCall, AttentionError, check
+from chinchilla_jax.kernels.call import Attended, AttentionCall, AttentionError, check
 from chinchilla_jax.kernels.plain import plain_attention
+from chinchilla_jax.kernels.tiles import tpu_generation
 
 # Scores a head up to which the plain form is faster on a CPU core, without and with the relative term. At 512 tokens
 # blockwise takes 0.24 and 0.80 of its time, at 2048 0.14 and 0.30: python -m tests.benchmarks.attention_cpu long
@@ -25,24 +26,8 @@ PLAIN_UP_TO, RELATIVE_PLAIN_UP_TO = 128 * 128, 256 * 256
 
 
 def attention(
-    q_BxSxHxK: jax.Array,
-    k_BxTxGxK: jax.Array,
-    v_BxTxGxK: jax.Array,
-    *,
-    r_NxHxK: jax.Array | None = None,
-    content_bias_HxK: jax.Array | None = None,
-    position_bias_HxK: jax.Array | None = None,
-    q_turn_2xSxK: jax.Array | None = None,
-    k_turn_2xTxK: jax.Array | None = None,
-    segment_ids_BxT: jax.Array | None = None,
-    q_segment_ids_BxS: jax.Array | None = None,
-    q_offset: int | jax.Array | None = None,
-    window: int | None = None,
-    softcap: float | None = None,
-    scale: float | None = None,
-    return_lse: bool = False,
-    implementation: str = "auto",
-):
+    q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *, implementation: str = "auto", **named: Any
+) -> Attended:
     """Causal scaled dot-product attention, softmax in float32.
 
     Query i stands at position `q_offset + i`, key j at position j. Key j is visible to query i if the distance
@@ -55,9 +40,10 @@ def attention(
     softcap)`. A query that sees no key has output zero, log-sum-exp -inf and gradients zero.
 
     Args:
-      q_BxSxHxK to return_lse: see `AttentionCall`.
+      q_BxSxHxK, k_BxTxGxK, v_BxTxGxK: queries, keys and values.
+      named: the other fields of `AttentionCall`, which says what they are.
       implementation: "fused" (Pallas, TPU; elsewhere interpreted, slowly, for tests), "plain" (all scores in memory),
-        "blockwise" (memory does not grow with S x T), or "auto": fused if compiled for a TPU (`target.generation`),
+        "blockwise" (memory does not grow with S x T), or "auto": fused if compiled for a TPU (`tpu_generation`),
         else `xla_form`.
 
     Returns:
@@ -66,32 +52,11 @@ def attention(
     Raises:
       AttentionError: names the argument that is wrong or that the implementation cannot serve.
     """
-    call = AttentionCall(
-        q_BxSxHxK,
-        k_BxTxGxK,
-        v_BxTxGxK,
-        r_NxHxK,
-        content_bias_HxK,
-        position_bias_HxK,
-        q_turn_2xSxK,
-        k_turn_2xTxK,
-        segment_ids_BxT,
-        q_segment_ids_BxS,
-        q_offset,
-        window,
-        softcap,
-        scale,
-        return_lse,
-    )
-    return compute(check(call), implementation)
+    return compute(check(q_BxSxHxK, k_BxTxGxK, v_BxTxGxK, **named), implementation)
 
 
-def compute(call: AttentionCall, implementation: str):
-    """Attention of a call that is checked; arguments and results as of `attention`.
-
-    Raises:
-      AttentionError: there is no such implementation, or it cannot serve the call.
-    """
+def compute(call: AttentionCall, implementation: str) -> Attended:
+    """Attention of a call that is checked; results and errors as of `attention`."""
     if implementation == "auto":
         implementation = choose(call)
     if implementation not in ATTENTIONS:
@@ -101,8 +66,9 @@ def compute(call: AttentionCall, implementation: str):
     if implementation == "fused":
         from chinchilla_jax.kernels.fused import fused_attention  # only here: elsewhere Pallas need not be loaded
 
-        if target.generation() is None:
-            _log_interpreted()
+        if tpu_generation() is None:
+            slow = "no TPU is compiled for, so the fused kernels are interpreted, which is for tests: slow"
+            logging.log_first_n(logging.WARNING, "attention: %s", 1, slow)
         return fused_attention(call)
     if call.q_turn_2xSxK is not None:
         q_BxSxHxK, k_BxTxGxK = turn(call.q_BxSxHxK, call.q_turn_2xSxK), turn(call.k_BxTxGxK, call.k_turn_2xTxK)
@@ -112,7 +78,7 @@ def compute(call: AttentionCall, implementation: str):
 
 def choose(call: AttentionCall) -> str:
     """The implementation that `auto` stands for, logged once."""
-    tpu, shape = target.generation(), call.shape
+    tpu, shape = tpu_generation(), call.shape
     chosen = "fused" if tpu is not None else xla_form(shape.S, shape.T, relative=call.r_NxHxK is not None)
     _log_choice(chosen, tpu or jax.default_backend())
     return chosen
@@ -134,11 +100,6 @@ def xla_form(queries: int, keys: int, relative: bool) -> str:
     """The faster of the two forms that run everywhere. A few queries, as in decoding, are not worth cutting up."""
     limit = RELATIVE_PLAIN_UP_TO if relative else PLAIN_UP_TO
     return "plain" if queries < BLOCK or queries * keys <= limit else "blockwise"
-
-
-@functools.cache
-def _log_interpreted() -> None:
-    logging.warning("attention: no TPU is compiled for, so the fused kernels are interpreted, which is for tests: slow")
 
 
 @functools.cache

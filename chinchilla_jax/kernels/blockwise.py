@@ -18,20 +18,20 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from chinchilla_jax.kernels.call import AttentionCall, AttentionError
+from chinchilla_jax.kernels.call import Attended, AttentionCall, AttentionError
 from chinchilla_jax.kernels.plain import NEGATIVE, biased, shift_to_keys
 
 BLOCK = 64  # scores of a few heads stay in a core's cache; python -m tests.benchmarks.attention_cpu
 
 
-def blockwise_attention(call: AttentionCall, block: int = BLOCK):
+def blockwise_attention(call: AttentionCall, block: int = BLOCK) -> Attended:
     """`attention.attention`, a block of `block` x `block` scores a head at a time. Differentiable once, in reverse."""
     if block < 1:
         raise AttentionError("block", f"must be at least 1, not {block}")
     shape = call.shape
     sizes = _Sizes(shape.T, min(block, shape.S), min(block, shape.T), call.window, call.softcap)
 
-    def in_blocks(x_BxSxHxK, block):
+    def in_blocks(x_BxSxHxK: jax.Array, block: int) -> jax.Array:
         x = _cut(x_BxSxHxK, block).reshape(shape.B, -1, block, shape.G, x_BxSxHxK.shape[2] // shape.G, shape.K)
         return x.transpose(1, 3, 0, 4, 2, 5)
 
@@ -40,12 +40,10 @@ def blockwise_attention(call: AttentionCall, block: int = BLOCK):
         positions_nxGxBxMxQxK = in_blocks(biased(call.q_BxSxHxK, call.position_bias_HxK, call.scale), sizes.Q)
         # Slices that reach beyond either end are moved inside: the padding is what they should find there.
         padded = jnp.pad(call.r_NxHxK, [(sizes.W, sizes.W), (0, 0), (0, 0)])
-        r_GxMxRxK = padded.reshape(-1, shape.G, shape.heads_per_group, shape.K).transpose(1, 2, 0, 3)
+        r_GxMxRxK = padded.reshape(-1, shape.G, shape.H // shape.G, shape.K).transpose(1, 2, 0, 3)
     if call.segment_ids_BxT is not None:
-        segments = tuple(
-            _cut(ids, block).reshape(shape.B, -1, block).swapaxes(0, 1)
-            for ids, block in ((call.ids_of_queries, sizes.Q), (call.segment_ids_BxT, sizes.C))
-        )
+        ids = ((call.ids_of_queries, sizes.Q), (call.segment_ids_BxT, sizes.C))
+        segments = tuple(_cut(x, block).reshape(shape.B, -1, block).swapaxes(0, 1) for x, block in ids)
     content_nxGxBxMxQxK = in_blocks(biased(call.q_BxSxHxK, call.content_bias_HxK, call.scale), sizes.Q)
     k_nxGxBxCxK, v_nxGxBxCxK = (in_blocks(x, sizes.C)[:, :, :, 0] for x in (call.k_BxTxGxK, call.v_BxTxGxK))
     inputs = _Inputs(content_nxGxBxMxQxK, k_nxGxBxCxK, v_nxGxBxCxK, positions_nxGxBxMxQxK, r_GxMxRxK)
@@ -77,6 +75,11 @@ class _Sizes:
         return self.Q + self.C
 
 
+# Arrays carried through a loop; None instead of those of the relative term where there is none.
+_Arrays = tuple[jax.Array, ...]
+_Segments = tuple[jax.Array, jax.Array] | None  # ids of queries `[n, B, Q]` and of keys `[n, B, C]`
+
+
 class _Inputs(NamedTuple):
     """Everything differentiable. Biases and the scale are in `content` and `position`, as in `plain.biased`."""
 
@@ -88,11 +91,11 @@ class _Inputs(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(sizes: _Sizes, inputs: _Inputs, segments, q_offset: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _attend(sizes: _Sizes, inputs: _Inputs, segments: _Segments, q_offset: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`out` [n, G, B, M, Q, K] and `lse` [n, G, B, M, Q]."""
 
-    def one_block_of_queries(_, n):
-        def add_keys(j, state):
+    def one_block_of_queries(_: None, n: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
+        def add_keys(j: jax.Array, state: _Arrays) -> _Arrays:
             largest, total, out = state
             scores, visible = _scores(sizes, inputs, segments, q_offset, n, j)[:2]
             larger = jnp.maximum(largest, jnp.max(scores, axis=-1))
@@ -114,13 +117,13 @@ def _attend(sizes: _Sizes, inputs: _Inputs, segments, q_offset: jax.Array) -> tu
     return jax.lax.scan(one_block_of_queries, None, jnp.arange(inputs.content_nxGxBxMxQxK.shape[0]))[1]
 
 
-def _attend_forward(sizes, inputs, segments, q_offset):
+def _attend_forward(sizes: _Sizes, inputs: _Inputs, segments: _Segments, q_offset: jax.Array) -> tuple:
     out, lse = _attend(sizes, inputs, segments, q_offset)
     out, lse = checkpoint_name(out, "attention_output"), checkpoint_name(lse, "attention_lse")  # as the fused kernel
     return (out, lse), (inputs, segments, q_offset, out, lse)
 
 
-def _attend_backward(sizes, saved, cotangents):
+def _attend_backward(sizes: _Sizes, saved: tuple, cotangents: tuple) -> tuple[_Inputs, None, None]:
     inputs, segments, q_offset, out, lse = saved
     d_out, d_lse = cotangents
     dtype = out.dtype
@@ -130,8 +133,8 @@ def _attend_backward(sizes, saved, cotangents):
     # d_score = weight * (d_weight - sum of weight * d_weight + d_lse); the sum is out . d_out (Dao et al. 2022).
     offset = d_lse - jnp.einsum("ngbmqk,ngbmqk->ngbmq", out, d_out, preferred_element_type=jnp.float32)
 
-    def one_block_of_queries(d_shared, n):
-        def add_keys(j, state):
+    def one_block_of_queries(d_shared: _Arrays, n: jax.Array) -> tuple[_Arrays, _Arrays]:
+        def add_keys(j: jax.Array, state: _Arrays) -> _Arrays:
             d_content, d_position, d_k, d_v, d_r = state
             scores, visible, slope, place = _scores(sizes, inputs, segments, q_offset, n, j)
             weights = jnp.where(visible, jnp.exp(scores - lse[n][..., None]), 0.0)
@@ -173,22 +176,21 @@ def _keys_in_sight(sizes: _Sizes, inputs: _Inputs, q_offset: jax.Array, n: jax.A
     return jnp.clip(first, 0, blocks), jnp.clip(nearest // sizes.C + 1, 0, blocks)
 
 
-def _scores(sizes: _Sizes, inputs: _Inputs, segments, q_offset: jax.Array, n: jax.Array, j: jax.Array):
-    """Scores of query block n for key block j, `[G, B, M, Q, C]`, `NEGATIVE` where not visible.
-
-    Returns:
-      Also what is visible, broadcastable to the scores; the derivative of the soft cap; and the first row of r.
-    """
+def _scores(
+    sizes: _Sizes, inputs: _Inputs, segments: _Segments, q_offset: jax.Array, n: jax.Array, j: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | float, jax.Array | None]:
+    """Scores of query block n for key block j, `[G, B, M, Q, C]`, `NEGATIVE` where not visible; what is visible,
+    broadcastable to the scores; the derivative of the soft cap; and the first row of r."""
+    slope: jax.Array | float = 1.0
     scores = _product("gbmqk,gbck->gbmqc", inputs.content_nxGxBxMxQxK[n], inputs.k_nxGxBxCxK[j])
     distance = q_offset + n * sizes.Q - j * sizes.C + jnp.arange(sizes.Q)[:, None] - jnp.arange(sizes.C)[None, :]
     place = None
-    if inputs.r_GxMxRxK is not None:
+    if inputs.r_GxMxRxK is not None and inputs.position_nxGxBxMxQxK is not None:
         place = inputs.r_GxMxRxK.shape[2] - sizes.W - 1 - distance[-1, 0]  # of the farthest; clamped on use
         place = jnp.clip(place, 0, inputs.r_GxMxRxK.shape[2] - sizes.W)  # negative starts would count from the end
         r = jax.lax.dynamic_slice_in_dim(inputs.r_GxMxRxK, place, sizes.W, axis=2)
         by_distance = _product("gbmqk,gmwk->gbmqw", inputs.position_nxGxBxMxQxK[n], r)
         scores = scores + shift_to_keys(by_distance, sizes.C)
-    slope = 1.0
     if sizes.softcap is not None:
         bounded = jnp.tanh(scores / sizes.softcap)
         scores, slope = sizes.softcap * bounded, 1.0 - bounded * bounded
@@ -215,5 +217,5 @@ def _product(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)
 
 
-def _cast(tree, dtype):
+def _cast(tree: _Arrays, dtype: jax.typing.DTypeLike) -> _Arrays:
     return jax.tree.map(lambda x: x.astype(dtype), tree)

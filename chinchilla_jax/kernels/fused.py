@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from chinchilla_jax.base.chips import CHIPS
-from chinchilla_jax.kernels import target
-from chinchilla_jax.kernels.call import AttentionCall, AttentionError, Shape
+from chinchilla_jax.kernels.call import Attended, AttentionCall, AttentionError
 from chinchilla_jax.kernels.fused_kernel import Plan, backward_call, forward_call
 from chinchilla_jax.kernels.plain import rows_of_distances
 from chinchilla_jax.kernels.schedule import MASKED, Grid, Kind, schedule, tile_kinds
@@ -26,8 +25,10 @@ from chinchilla_jax.kernels.tiles import (
     SMALLEST,
     Tiles,
     compiler_limit,
+    core_of,
     limit,
     ranked,
+    tpu_generation,
     vmem_bytes,
     whole_lanes,
 )
@@ -38,13 +39,10 @@ FEWEST = 1024  # queries or keys that are worth a call of their own
 OUTPUT, LSE = "attention_output", "attention_lse"
 
 
-def fused_attention(call: AttentionCall, tiles: Tiles | None = None, backward_tiles: Tiles | None = None):
-    """`attention.attention` by the TPU kernels of `fused_kernel`.
+def fused_attention(call: AttentionCall, tiles: Tiles | None = None, backward_tiles: Tiles | None = None) -> Attended:
+    """`attention.attention` by the TPU kernels of `fused_kernel`, with tiles of `tiles.ranked` unless they are given.
 
     Where no TPU is compiled for, the kernels run in JAX step by step: slow, for tests.
-
-    Args:
-      tiles, backward_tiles: instead of those of `tiles.ranked`.
 
     Raises:
       AttentionError: heads larger than 256; a TPU generation without tiles; one head whose smallest tiles do not fit
@@ -52,12 +50,10 @@ def fused_attention(call: AttentionCall, tiles: Tiles | None = None, backward_ti
     """
     shape = call.shape
     if shape.K > LARGEST_HEAD:
-        raise AttentionError(
-            "q_BxSxHxK",
-            f'heads of {shape.K} are larger than {LARGEST_HEAD}, the largest of the fused kernel: use "blockwise"',
-        )
+        large = f"heads of {shape.K} are larger than {LARGEST_HEAD}, the largest of the fused kernel"
+        raise AttentionError("q_BxSxHxK", f'{large}: use "blockwise"')
     call = call.replace(q_segment_ids_BxS=call.ids_of_queries)
-    at_once = _queries_at_once(_Problem.of(call), tiles, backward_tiles)
+    at_once = _queries_at_once(call, tiles, backward_tiles)
     parts = [
         _some_queries(call.of_queries(first, min(first + at_once, shape.S)), tiles, backward_tiles)
         for first in range(0, shape.S, at_once)
@@ -69,12 +65,14 @@ def fused_attention(call: AttentionCall, tiles: Tiles | None = None, backward_ti
     return jnp.concatenate(parts, axis=1)
 
 
-def _some_queries(call: AttentionCall, tiles: Tiles | None, backward_tiles: Tiles | None):
+def _some_queries(call: AttentionCall, tiles: Tiles | None, backward_tiles: Tiles | None) -> Attended:
     """Queries that fit the chip, and of the keys that they may see as many at a time as fit."""
     if call.offset_is_static:
         call = call.of_keys(0, max(1, min(call.shape.T, call.q_offset + call.shape.S)))
-    forward, at_once, _ = _fit(_Problem.of(call), tiles, backward=False)
     keys = call.shape.T
+    fit = _fit(call, _Part(call.shape.S, keys, call.q_offset), tiles, backward=False)
+    assert fit is not None, "`_queries_at_once` saw to that"
+    forward, at_once, _ = fit
     with_lse = call.replace(return_lse=call.return_lse or at_once < keys)
     parts = [
         _one_call(with_lse.of_keys(first, min(first + at_once, keys)), forward, backward_tiles)
@@ -86,99 +84,72 @@ def _some_queries(call: AttentionCall, tiles: Tiles | None, backward_tiles: Tile
     return (out, lse) if call.return_lse else out
 
 
-@dataclasses.dataclass(frozen=True)
-class _Problem:
-    """What tiles are chosen for: a part of the queries and keys of a call, `shape` and `q_offset` those of the part."""
+class _Part(NamedTuple):
+    """Queries and keys of a call that a kernel takes at once, and where the first query stands among these keys."""
 
-    call: AttentionCall
-    shape: Shape
+    queries: int
+    keys: int
     q_offset: int | jax.Array
 
-    @classmethod
-    def of(cls, call: AttentionCall) -> _Problem:
-        """All queries and keys."""
-        return cls(call, call.shape, call.q_offset)
 
-    @property
-    def relative(self) -> bool:
-        """Whether there is a relative term."""
-        return self.call.r_NxHxK is not None
+def _plan(call: AttentionCall, part: _Part, tiles: Tiles, *, backward: bool, queries_of: int = 1) -> tuple[Plan, int]:
+    """The plan of a kernel call, and its estimated memory. Padded queries are a multiple of `queries_of`, too."""
+    generation, shape, multiple = tpu_generation(), call.shape, math.lcm(tiles.block_q, queries_of)
+    grid = Grid(
+        queries=part.queries,
+        keys=part.keys,
+        padded_queries=-(-part.queries // multiple) * multiple,
+        padded_keys=-(-part.keys // tiles.block_kv) * tiles.block_kv,
+        block_q=tiles.block_q,
+        block_kv=tiles.block_kv,
+        q_offset=part.q_offset if isinstance(part.q_offset, int) else None,
+        window=call.window,
+        segments=call.segment_ids_BxT is not None,
+    )
+    kinds = tile_kinds(grid)
+    distances = _distances(grid, kinds, tiles.strip) if call.r_NxHxK is not None else 0
+    estimate = vmem_bytes(
+        tiles,
+        backward=backward,
+        keys=grid.padded_keys,
+        size=whole_lanes(shape.K),
+        distances=distances,
+        itemsize=call.q_BxSxHxK.dtype.itemsize,
+        turned=call.q_turn_2xSxK is not None,
+        shared=shape.G < shape.H,
+        masked=MASKED in kinds,
+        capped=call.softcap is not None,
+    )
+    plan = Plan(
+        grid=grid,
+        kinds=kinds,
+        heads=shape.H,
+        groups=shape.G,
+        head_dim=whole_lanes(shape.K),
+        strip=tiles.strip,
+        scale=call.scale,
+        softcap=call.softcap,
+        relative=call.r_NxHxK is not None,
+        turned=call.q_turn_2xSxK is not None,
+        distances=distances,
+        rolls=generation is not None and core_of(generation).rolls,
+        vmem_limit=compiler_limit(generation, estimate),
+        interpret=generation is None,
+    )
+    return plan, estimate
 
-    @property
-    def turned(self) -> bool:
-        """Whether queries and keys are to be rotated."""
-        return self.call.q_turn_2xSxK is not None
 
-    @property
-    def segments(self) -> bool:
-        """Whether attention stays inside documents."""
-        return self.call.segment_ids_BxT is not None
-
-    @property
-    def size(self) -> int:
-        """Numbers a head has when padded."""
-        return whole_lanes(self.shape.K)
-
-    def with_keys(self, first: int, count: int) -> _Problem:
-        """The same queries, and only keys `first : first + count`."""
-        shape = dataclasses.replace(self.shape, T=count)
-        return dataclasses.replace(self, shape=shape, q_offset=self.q_offset - first)
-
-    def with_queries(self, first: int, count: int) -> _Problem:
-        """The same keys, and only queries `first : first + count`."""
-        shape = dataclasses.replace(self.shape, S=count)
-        return dataclasses.replace(self, shape=shape, q_offset=self.q_offset + first)
-
-    def grid(self, tiles: Tiles, queries_of: int = 1) -> Grid:
-        """Args: queries_of: what the padded queries have to be a multiple of, besides the block."""
-        s, t, multiple = self.shape.S, self.shape.T, math.lcm(tiles.block_q, queries_of)
-        return Grid(
-            queries=s,
-            keys=t,
-            padded_queries=-(-s // multiple) * multiple,
-            padded_keys=-(-t // tiles.block_kv) * tiles.block_kv,
-            block_q=tiles.block_q,
-            block_kv=tiles.block_kv,
-            q_offset=self.q_offset if isinstance(self.q_offset, int) else None,
-            window=self.call.window,
-            segments=self.segments,
-        )
-
-    def distances(self, grid: Grid, kinds: tuple[Kind, ...], strip: int) -> int:
-        """Rows of e that tiles of these kinds, in strips of so many queries, can touch."""
-        if not self.relative:
-            return 0
-        rows = grid.padded_queries + grid.padded_keys
-        if grid.q_offset is None:
-            return rows
-        future = grid.block_q + grid.block_kv if MASKED in kinds else strip  # of the tiles on the diagonal
-        return max(min(rows, whole_lanes(grid.padded_queries + grid.q_offset) + future), grid.block_kv + LANES)
-
-    def vmem_bytes(self, tiles: Tiles, grid: Grid, distances: int, backward: bool) -> int:
-        """Estimated memory of a kernel."""
-        return vmem_bytes(
-            tiles,
-            backward=backward,
-            keys=grid.padded_keys,
-            size=self.size,
-            distances=distances,
-            itemsize=self.call.q_BxSxHxK.dtype.itemsize,
-            turned=self.turned,
-            shared=self.shape.G < self.shape.H,
-            masked=MASKED in tile_kinds(grid),
-            capped=self.call.softcap is not None,
-        )
+def _distances(grid: Grid, kinds: tuple[Kind, ...], strip: int) -> int:
+    """Rows of e that tiles of these kinds, in strips of so many queries, can touch."""
+    rows = grid.padded_queries + grid.padded_keys
+    if grid.q_offset is None:
+        return rows
+    future = grid.block_q + grid.block_kv if MASKED in kinds else strip  # of the tiles on the diagonal
+    return max(min(rows, whole_lanes(grid.padded_queries + grid.q_offset) + future), grid.block_kv + LANES)
 
 
 def merge(parts: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Array]:
-    """Attention to all keys from attention to disjoint sets of them.
-
-    Args:
-      parts: outputs `[B, S, H, K]` and log-sum-exps `[B, H, S]`, one pair a set.
-
-    Returns:
-      output in the type of the parts, and log-sum-exp.
-    """
+    """Attention to all keys from attention to sets of them: pairs of output `[B, S, H, K]` and lse `[B, H, S]`."""
     lses = jnp.stack([lse for _, lse in parts])
     highest = jax.lax.stop_gradient(jnp.max(lses, axis=0))
     highest = jnp.where(highest == -jnp.inf, 0.0, highest)
@@ -192,59 +163,49 @@ def merge(parts: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Arra
     return out.astype(parts[0][0].dtype), lse
 
 
-def _queries_at_once(problem: _Problem, *tiles: Tiles | None) -> int:
+def _queries_at_once(call: AttentionCall, *prescribed: Tiles | None) -> int:
     """How many queries may go at once: as many as have tiles of a good size in both passes, or else any tiles.
 
-    Args:
-      tiles: of the forward and of the backward pass, if they are prescribed.
-
-    Raises:
-      AttentionError: not even one tile fits the chip.
+    Tiles of the forward and of the backward pass may be prescribed.
     """
-    shape, counts = problem.shape, [problem.shape.S]
+    shape, counts = call.shape, [call.shape.S]
     while counts[-1] > LANES:
         counts.append(whole_lanes(-(-counts[-1] // 2)))
     for good in (True, False):
         for count in counts:
-            part = problem.with_queries(shape.S - count, count)  # the last: the farthest from keys
-            fits = [_fit(part, one, backward=backward) for one, backward in zip(tiles, (False, True), strict=True)]
+            last = _Part(count, shape.T, call.q_offset + (shape.S - count))  # the farthest from keys
+            fits = [_fit(call, last, tiles, backward=n > 0) for n, tiles in enumerate(prescribed)]
             if all(fit and (fit[2] or not good) for fit in fits) and (count >= FEWEST or not good or count == shape.S):
                 return count
-    raise AttentionError(
-        "q_BxSxHxK",
-        f"not even one tile of heads of {shape.K} fits the memory of "
-        f'{target.generation()} with {shape.T} keys: use "blockwise"',
-    )
+    nothing = f"not even one tile of heads of {shape.K} fits the memory of {tpu_generation()} with {shape.T} keys"
+    raise AttentionError("q_BxSxHxK", f'{nothing}: use "blockwise"')
 
 
-def _fit(problem: _Problem, prescribed: Tiles | None, *, backward: bool) -> tuple[Tiles, int, bool] | None:
+def _fit(
+    call: AttentionCall, part: _Part, prescribed: Tiles | None, *, backward: bool
+) -> tuple[Tiles, int, bool] | None:
     """Tiles of a pass, how many keys at once may take part for it to fit the chip, and whether the tiles are good ones.
 
     The keys of a head stay in vector memory while its queries pass by. If they are too many, the pass takes halves,
     quarters and so on of them, one after the other: sooner than small tiles, which cost more. None: nothing fits.
     """
-    generation, shape = target.generation(), problem.shape
+    generation = tpu_generation()
     if generation is None:
-        return prescribed or SMALLEST, shape.T, True
-    good = small = [prescribed]
-    if prescribed is None:
-        good = ranked(
-            generation,
-            backward=backward,
-            relative=problem.relative,
-            size=problem.size,
-            documents=problem.segments,
-        )
+        return prescribed or SMALLEST, part.keys, True
+    if prescribed:
+        good = small = [prescribed]
+    else:
+        relative, documents = call.r_NxHxK is not None, call.segment_ids_BxT is not None
+        size = whole_lanes(call.shape.K)
+        good = ranked(generation, backward=backward, relative=relative, size=size, documents=documents)
         small = [Tiles(256, 256), SMALLEST]
     for candidates, fewest, are_good in ((good, FEWEST, True), (small, LANES, False)):
-        keys = shape.T
+        keys = part.keys
         while True:
             for tiles in candidates:
-                tiles = tiles.shrunk(shape.S, keys)
-                grid = problem.with_keys(0, keys).grid(tiles)
-                kinds = (MASKED,) if problem.segments else tile_kinds(grid)
-                distances = problem.distances(grid, kinds, tiles.strip)
-                if problem.vmem_bytes(tiles, grid, distances, backward) <= limit(generation):
+                tiles = tiles.shrunk(part.queries, keys)
+                _, estimate = _plan(call, part._replace(keys=keys), tiles, backward=backward)
+                if estimate <= limit(generation):
                     return tiles, keys, are_good
             if keys <= fewest:
                 break
@@ -252,37 +213,43 @@ def _fit(problem: _Problem, prescribed: Tiles | None, *, backward: bool) -> tupl
     return None
 
 
-def _one_call(call: AttentionCall, forward: Tiles, backward: Tiles | None):
+def _one_call(call: AttentionCall, forward: Tiles, backward: Tiles | None) -> Attended:
     """Lays out and pads, runs, undoes both."""
-    problem = _Problem.of(call)
-    shape, size = problem.shape, problem.size
-    backward, at_once, _ = _fit(problem, backward, backward=True)
+    shape, size = call.shape, whole_lanes(call.shape.K)
+    fit = _fit(call, _Part(shape.S, shape.T, call.q_offset), backward, backward=True)
+    assert fit is not None, "`_queries_at_once` saw to that"
+    backward, at_once, _ = fit
     queries_of = math.lcm(forward.block_q, backward.block_q)
+    passes, tables = [], []
     pieces = [(0, shape.T, forward, False)]
     pieces += [(first, min(at_once, shape.T - first), backward, True) for first in range(0, shape.T, at_once)]
-    passes, tables = zip(*(_pass(problem, queries_of, *piece) for piece in pieces), strict=True)
+    for first, count, tiles, is_backward in pieces:
+        part = _Part(shape.S, count, call.q_offset - first)
+        plan, _ = _plan(call, part, tiles, backward=is_backward, queries_of=queries_of)
+        passes.append(_Pass(plan, first))
+        tables.append(_tables(call, part, plan, first))
     queries = passes[0].plan.grid.padded_queries
     keys = max(p.first + p.plan.grid.padded_keys for p in passes)
-    halves = 2 if problem.turned else 1
+    halves = 1 if call.q_turn_2xSxK is None else 2
     arrays = {
         "q": _lay_out(call.q_BxSxHxK, queries, size, halves),
         "k": _lay_out(call.k_BxTxGxK, keys, size, halves),
         "v": _lay_out(call.v_BxTxGxK, keys, size),
     }
     constants = {}
-    if problem.relative:
+    if call.r_NxHxK is not None:
         rows = max(p.first + p.plan.distances for p in passes)
         e = rows_of_distances(call.r_NxHxK, call.q_offset + queries - 1, rows)
         arrays["e"] = _lay_out(e[None], rows, size)[0]
-        for name, bias_HxK in (("u", call.content_bias_HxK), ("w", call.position_bias_HxK)):
-            arrays[name] = _lay_out(bias_HxK[None, None], 1, size)[0]
-    if problem.turned:
-        for name, turn, length in (("q_turn", call.q_turn_2xSxK, queries), ("k_turn", call.k_turn_2xTxK, keys)):
-            constants[name] = _lay_out(turn[:, :, None].astype(jnp.float32), length, size, halves)
-    if problem.segments:
+        for name, bias in (("u", "content_bias_HxK"), ("w", "position_bias_HxK")):
+            arrays[name] = _lay_out(call.arrays[bias][None, None], 1, size)[0]
+    if call.q_turn_2xSxK is not None:
+        for name, turn, length in (("q_turn", "q_turn_2xSxK", queries), ("k_turn", "k_turn_2xTxK", keys)):
+            constants[name] = _lay_out(call.arrays[turn][:, :, None].astype(jnp.float32), length, size, halves)
+    if call.segment_ids_BxT is not None:
         constants["q_segments"] = jnp.pad(call.q_segment_ids_BxS, [(0, 0), (0, queries - shape.S)])[:, None]
         constants["kv_ids"] = jnp.pad(call.segment_ids_BxT, [(0, 0), (0, keys - shape.T)])[:, None]
-    out, lse = _run(passes, call.return_lse, arrays, (tables, constants))
+    out, lse = _run(tuple(passes), call.return_lse, arrays, (tuple(tables), constants))
     out = out.reshape(shape.B, queries, shape.H, size)[:, : shape.S, :, : shape.K]
     return (out, lse[:, :, 0, : shape.S]) if call.return_lse else out
 
@@ -302,40 +269,17 @@ class _Pass:
         return {name: x[cuts[name]] if name in cuts else x for name, x in arrays.items()}
 
 
-def _pass(
-    problem: _Problem, queries_of: int, first: int, count: int, tiles: Tiles, backward: bool
-) -> tuple[_Pass, tuple]:
-    """The plan of the kernel call on `count` keys from `first` on, and its tables."""
-    generation, call, part = target.generation(), problem.call, problem.with_keys(first, count)
-    grid = part.grid(tiles, queries_of)
-    kinds = tile_kinds(grid)
-    distances = part.distances(grid, kinds, tiles.strip)
-    plan = Plan(
-        grid=grid,
-        kinds=kinds,
-        heads=part.shape.H,
-        groups=part.shape.G,
-        head_dim=part.size,
-        strip=tiles.strip,
-        scale=call.scale,
-        softcap=call.softcap,
-        relative=part.relative,
-        turned=part.turned,
-        distances=distances,
-        rolls=generation is not None and CHIPS[generation].core.rolls,
-        vmem_limit=compiler_limit(generation, part.vmem_bytes(tiles, grid, distances, backward)),
-        interpret=generation is None,
-    )
-    kv_ids = call.segment_ids_BxT[:, first : first + count] if part.segments else None
-    tables = schedule(grid, kinds, part.q_offset, call.q_segment_ids_BxS, kv_ids)
+def _tables(call: AttentionCall, part: _Part, plan: Plan, first: int) -> tuple[jax.Array, ...]:
+    """Of a kernel call on the keys from `first` on: the tiles to visit, and the offset."""
+    generation, ids = tpu_generation(), call.segment_ids_BxT
+    kv_ids = None if ids is None else ids[:, first : first + part.keys]
+    tables = schedule(plan.grid, plan.kinds, part.q_offset, call.q_segment_ids_BxS, kv_ids)
     if generation is not None and 4 * sum(table.size for table in tables) > SCALAR_LIMIT:
-        raise AttentionError(
-            "segment_ids_BxT",
-            f"the list of tiles of {part.shape.B} rows of {part.shape.S} queries "
-            f"and {count} keys does not fit the scalar memory of {generation}: fewer rows on a device",
-        )
+        what = f"the list of tiles of {call.shape.B} rows of {part.queries} queries and {part.keys} keys"
+        fix = f"does not fit the scalar memory of {generation}: fewer rows on a device"
+        raise AttentionError("segment_ids_BxT", f"{what} {fix}")
     offset = jnp.reshape(jnp.asarray(part.q_offset, jnp.int32), 1)
-    return _Pass(plan, first), (*(table.reshape(-1) for table in tables), offset)  # flat: scalar memory pads rows
+    return (*(table.reshape(-1) for table in tables), offset)  # flat: scalar memory pads rows
 
 
 def _lay_out(x_BxSxHxK: jax.Array, length: int, size: int, halves: int = 1) -> jax.Array:
@@ -353,13 +297,15 @@ def _run(passes: tuple[_Pass, ...], lse_is_used: bool, arrays: dict, constants: 
     return forward_call(passes[0].plan, tables[0], passes[0].of(arrays | fixed))
 
 
-def _run_forward(passes, lse_is_used, arrays, constants):
+def _run_forward(passes: tuple[_Pass, ...], lse_is_used: bool, arrays: dict, constants: tuple) -> tuple:
     out, lse = _run(passes, lse_is_used, arrays, constants)
     out, lse = checkpoint_name(out, OUTPUT), checkpoint_name(lse, LSE)
     return (out, lse), (arrays, constants, out, lse)
 
 
-def _run_backward(passes, lse_is_used, residuals, gradients):
+def _run_backward(
+    passes: tuple[_Pass, ...], lse_is_used: bool, residuals: tuple, gradients: tuple
+) -> tuple[dict, None]:
     """The backward kernel, once for each set of keys: lse is of all of them, so that their gradients add up."""
     arrays, (tables, fixed), out, lse = residuals
     real = jnp.arange(lse.shape[-1]) < passes[0].plan.grid.queries

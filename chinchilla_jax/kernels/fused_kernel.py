@@ -63,7 +63,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -78,41 +80,33 @@ LOG2E = math.log2(math.e)
 HIDDEN = -0.7 * float(np.finfo(np.float32).max)  # a masked score: less than any other, and finite
 INFINITE = 1e30  # stands for the -lse of a query that saw no key: exp2(s - INFINITE) is zero
 
+DType: TypeAlias = jax.typing.DTypeLike
+Sides = tuple[int, ...]  # of an array or a block
+Ref = Any  # an array in the memory of the chip, or a namespace of them by name
+Index = Any  # an int, or an int32 scalar in a kernel
+
 _ROWS_BY_ROWS = (((1,), (1,)), ((), ()))  # x y'
 _PRODUCT = (((1,), (0,)), ((), ()))  # x y
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All that a kernel knows before it runs.
+    """All that a kernel knows before it runs."""
 
-    Attributes:
-      grid, kinds: see `schedule`.
-      heads, groups: H query heads read G groups of keys.
-      head_dim: K, padded to a multiple of 128.
-      strip: queries of a strip in tiles on an edge of the mask.
-      scale, softcap: see the equations.
-      relative: whether there is a relative term; `distances` is the number of rows of e.
-      turned: whether queries and keys are to be rotated; halves of a head then are padded each for itself.
-      rolls: whether the chip rotates each row by its own distance.
-      vmem_limit: bytes the compiler may use, None for its default.
-      interpret: run step by step in JAX, on any platform.
-    """
-
-    grid: Grid
+    grid: Grid  # and kinds: see `schedule`
     kinds: tuple[Kind, ...]
-    heads: int
-    groups: int
-    head_dim: int
-    strip: int
-    scale: float
+    heads: int  # H query heads
+    groups: int  # G groups of keys that they read
+    head_dim: int  # K, padded to a multiple of 128
+    strip: int  # queries of a strip in tiles on an edge of the mask
+    scale: float  # see the equations
     softcap: float | None
-    relative: bool
-    turned: bool
-    distances: int
-    rolls: bool
-    vmem_limit: int | None
-    interpret: bool
+    relative: bool  # whether there is a relative term
+    turned: bool  # whether queries and keys are to be rotated; halves of a head then are padded each for itself
+    distances: int  # rows of e
+    rolls: bool  # whether the chip rotates each row by its own distance
+    vmem_limit: int | None  # bytes the compiler may use, None for its default
+    interpret: bool  # run step by step in JAX, on any platform
 
     @property
     def before_mask(self) -> float:
@@ -125,9 +119,7 @@ class Plan:
         return self.scale / self.before_mask
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Strips: what of a tile is computed
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- strips: what of a tile is computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +145,7 @@ class Strip:
 def strips(plan: Plan, kind: Kind) -> list[Strip]:
     """The strips of a tile of this kind. Only in a tile of known delta some keys can be left out."""
     block_q, block_kv = plan.grid.block_q, plan.grid.block_kv
-    if kind in (WHOLE, MASKED):
+    if isinstance(kind, str):
         return [Strip(0, block_q, 0, block_kv)]
     rows, cut = min(plan.strip, block_q), []
     for row in range(0, block_q, rows):
@@ -175,28 +167,26 @@ def columns(cut: list[Strip]) -> list[tuple[int, int, list[int]]]:
     return parts
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Scores of the strips of a tile
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- scores of the strips of a tile
 
 
-def _dot(x, y, dims=_PRODUCT):
+def _dot(x: jax.Array, y: jax.Array, dims: tuple = _PRODUCT) -> jax.Array:
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     return jax.lax.dot_general(x, y, dims, preferred_element_type=jnp.float32, precision=precision)
 
 
-def _keys(plan: Plan, j, strip: Strip):
+def _keys(plan: Plan, j: Index, strip: Strip) -> pl.Slice:
     """Where the keys of a strip lie among all keys."""
     return pl.ds(pl.multiple_of(j * plan.grid.block_kv + strip.first, LANES), strip.width)
 
 
-def _key_rows(plan: Plan, ref, j, strip: Strip):
+def _key_rows(plan: Plan, ref: Ref, j: Index, strip: Strip) -> jax.Array:
     """The keys of a strip, `[width, K]`."""
     rows = _keys(plan, j, strip)
     return ref.k_turned[rows, :] if plan.turned else ref.k[0, rows, :]
 
 
-def _scores(plan: Plan, ref, i, j, kind: Kind, cut: list[Strip]) -> list:
+def _scores(plan: Plan, ref: Ref, i: Index, j: Index, kind: Kind, cut: list[Strip]) -> list[jax.Array]:
     """Scores before soft cap and mask: float32, base 2 (or units of the soft cap), `[rows, width]` a strip."""
     content = [_dot(ref.qu[s.queries, :], _key_rows(plan, ref, j, s), _ROWS_BY_ROWS) for s in cut]
     if not plan.relative:
@@ -214,7 +204,7 @@ def _scores(plan: Plan, ref, i, j, kind: Kind, cut: list[Strip]) -> list:
     return [x + y for x, y in zip(content, position, strict=True)]
 
 
-def _bands(plan: Plan, i, j, kind: Kind, strip: Strip):
+def _bands(plan: Plan, i: Index, j: Index, kind: Kind, strip: Strip) -> Iterator[tuple[int, int, Index, int]]:
     """For each 128 rows of a strip: first row, end of its keys, and first row and number of rows of e for them.
 
     Row p of e is for the distance q_offset + S - 1 - p, so that key 0 and query 0 of the call meet at p = S - 1
@@ -223,38 +213,38 @@ def _bands(plan: Plan, i, j, kind: Kind, strip: Strip):
     """
     for row in range(strip.row, strip.row + strip.rows, LANES):
         last, width = strip.last, strip.width + LANES
-        if kind not in (WHOLE, MASKED) and whole_lanes(kind + row + LANES) <= strip.last:
+        if not isinstance(kind, str) and whole_lanes(kind + row + LANES) <= strip.last:
             last = max(whole_lanes(kind + row + LANES), strip.first + LANES)
             width = last - strip.first
         start = plan.grid.padded_queries - LANES - row + strip.first + j * plan.grid.block_kv - i * plan.grid.block_q
         yield row, last, pl.multiple_of(start, LANES), width
 
 
-def _move_right(plan: Plan, t, width: int):
+def _move_right(plan: Plan, t: jax.Array, width: int) -> jax.Array:
     """out[a, c] = t[a, c - a + 127], `[128, width]`."""
     if plan.interpret:
         return _move_rows_at_once(t, LANES - 1, -1, width)
     return roll_rows(t, width) if plan.rolls else move_rows(t, LANES - 1, -1, width)
 
 
-def _move_left(plan: Plan, ds, width: int):
+def _move_left(plan: Plan, ds: jax.Array, width: int) -> jax.Array:
     """out[a, m] = ds[a, m + a - 127], zero where ds has no such column: the transpose of `_move_right`."""
     return (_move_rows_at_once if plan.interpret else move_rows)(ds, 1 - LANES, 1, width)
 
 
-def roll_rows(t, width: int):
+def roll_rows(t: jax.Array, width: int) -> jax.Array:
     """`_move_right` in one instruction a register."""
     return pltpu.roll(t, t.shape[1] - LANES + 1, 1, stride=1, stride_axis=0)[:, :width]
 
 
-def _move_rows_at_once(x, first: int, step: int, width: int):
+def _move_rows_at_once(x: jax.Array, first: int, step: int, width: int) -> jax.Array:
     """`move_rows` in one operation, which a CPU compiles sooner and a TPU does not have."""
     rows, have = x.shape
     source = jnp.arange(width)[None, :] + (first + step * jnp.arange(rows))[:, None]
     return jnp.where((source >= 0) & (source < have), jnp.take_along_axis(x, source.clip(0, have - 1), axis=1), 0.0)
 
 
-def move_rows(x, first: int, step: int, width: int):
+def move_rows(x: jax.Array, first: int, step: int, width: int) -> jax.Array:
     """out[a, c] = x[a, c + first + step * a], zero outside x.
 
     Eight rows are one register high: each of its rows takes its lanes from two neighbouring registers, and from no
@@ -269,12 +259,10 @@ def move_rows(x, first: int, step: int, width: int):
         whole, rest = divmod(first + step * top, LANES)
         source = lane + rest + step * row  # 0 to 255
         index, right = source & (LANES - 1), source >= LANES
-        gathered = {
-            n: jnp.take_along_axis(
-                x[top : top + 8, LANES * n : LANES * (n + 1)], index, axis=1, mode="promise_in_bounds"
-            )
-            for n in range(max(0, whole), min(registers, whole + width // LANES + 1))
-        }
+        gathered = {}
+        for n in range(max(0, whole), min(registers, whole + width // LANES + 1)):
+            register = x[top : top + 8, LANES * n : LANES * (n + 1)]
+            gathered[n] = jnp.take_along_axis(register, index, axis=1, mode="promise_in_bounds")
         zero = jnp.zeros((8, LANES), x.dtype)
         out = [
             jnp.where(right, gathered.get(c + 1, zero), gathered.get(c, zero))
@@ -284,14 +272,14 @@ def move_rows(x, first: int, step: int, width: int):
     return jnp.concatenate(moved, axis=0)
 
 
-def _hide(plan: Plan, ref, i, j, kind: Kind, strip: Strip, x, fill: float):
+def _hide(plan: Plan, ref: Ref, i: Index, j: Index, kind: Kind, strip: Strip, x: jax.Array, fill: float) -> jax.Array:
     """x `[rows, width]` with `fill` where a key is not visible."""
     grid = plan.grid
     if kind == WHOLE:
         return x
     # The first key that is hidden from some query, if only causality hides any: what lies before is left as it is.
     first = strip.first
-    if kind != MASKED and grid.window is None:
+    if not isinstance(kind, str) and grid.window is None:
         first = max(strip.first, (kind + strip.row + 1) // LANES * LANES)
         if first >= strip.last:
             return x
@@ -315,17 +303,17 @@ def _hide(plan: Plan, ref, i, j, kind: Kind, strip: Strip, x, fill: float):
     return hidden if first == strip.first else jnp.concatenate([x[:, : first - strip.first], hidden], axis=1)
 
 
-def _wide(x, width: int):
+def _wide(x: jax.Array, width: int) -> jax.Array:
     """`[rows, 128]`, equal along the lanes, to `[rows, width]`."""
     return x if width == LANES else jnp.tile(x, (1, width // LANES))
 
 
-def _column(row_1xN):
+def _column(row_1xN: jax.Array) -> jax.Array:
     """A row to a column, `[N, 128]`, equal along the lanes."""
     return jnp.broadcast_to(row_1xN, (LANES, row_1xN.shape[1])).T
 
 
-def _cap(plan: Plan, s):
+def _cap(plan: Plan, s: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     """Scores in base 2 after the soft cap, and the tanh they come from."""
     if plan.softcap is None:
         return s, None
@@ -333,7 +321,7 @@ def _cap(plan: Plan, s):
     return t * (plan.softcap * LOG2E), t
 
 
-def _scaled_queries(plan: Plan, ref, bias_ref=None):
+def _scaled_queries(plan: Plan, ref: Ref, bias_ref: Ref = None) -> jax.Array:
     """Queries turned, biased and multiplied by `before_mask`, in their own type, rounded once."""
     q = ref.q[0].astype(jnp.float32)
     if plan.turned:
@@ -343,19 +331,19 @@ def _scaled_queries(plan: Plan, ref, bias_ref=None):
     return (q * plan.before_mask).astype(ref.q.dtype)
 
 
-def _turn(x, cos, sin):
+def _turn(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return x * cos + pltpu.roll(x, x.shape[1] // 2, 1) * sin
 
 
-def _turn_back(y, cos, sin):
+def _turn_back(y: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """The transpose of `_turn`; halves swapped twice are in their places."""
     return y * cos + pltpu.roll(y * sin, y.shape[1] // 2, 1)
 
 
-def _turn_keys(plan: Plan, ref) -> None:
+def _turn_keys(plan: Plan, ref: Ref) -> None:
     """Keeps all keys of the head, turned."""
 
-    def block(j, _):
+    def block(j: Index, _: int) -> int:
         rows = pl.ds(pl.multiple_of(j * plan.grid.block_kv, LANES), plan.grid.block_kv)
         turned = _turn(ref.k[0, rows, :].astype(jnp.float32), ref.k_turn[0, rows, :], ref.k_turn[1, rows, :])
         ref.k_turned[rows, :] = turned.astype(ref.k.dtype)
@@ -364,17 +352,17 @@ def _turn_keys(plan: Plan, ref) -> None:
     jax.lax.fori_loop(0, plan.grid.blocks_kv, block, 0)
 
 
-def _clear(*refs) -> None:
+def _clear(*refs: Ref) -> None:
     for ref in refs:
         ref[...] = jnp.zeros_like(ref)
 
 
-def _visit(plan: Plan, ref, b, i, tile) -> None:
+def _visit(plan: Plan, ref: Ref, b: Index, i: Index, tile: Callable[[Index, Kind], None]) -> None:
     """Calls `tile(j, kind)` for every listed tile of block i of the queries of row b."""
     blocks_q, blocks_kv = plan.grid.blocks_q, plan.grid.blocks_kv
     block = b * blocks_q + i if ref.counts.shape[0] > blocks_q else i
 
-    def step(n, _):
+    def step(n: Index, _: int) -> int:
         entry = ref.entries[block * blocks_kv + n]
         for number, kind in enumerate(plan.kinds):
             pl.when(entry & (KINDS - 1) == number)(functools.partial(tile, entry >> KIND_BITS, kind))
@@ -383,12 +371,10 @@ def _visit(plan: Plan, ref, b, i, tile) -> None:
     jax.lax.fori_loop(0, ref.counts[block], step, 0)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Forward
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- forward
 
 
-def _forward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
+def _forward(*refs: Ref, plan: Plan, names: tuple[str, ...]) -> None:
     """One block of queries: `ref.o [1, block_q, K]`, `ref.lse [1, 1, 1, block_q]`."""
     ref = SimpleNamespace(**dict(zip(names, refs, strict=True)))
     b, i = pl.program_id(1), pl.program_id(2)
@@ -402,7 +388,7 @@ def _forward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
     ref.m[...] = jnp.full_like(ref.m, HIDDEN)
     _clear(ref.l, ref.acc)
 
-    def tile(j, kind: Kind) -> None:
+    def tile(j: Index, kind: Kind) -> None:
         cut = strips(plan, kind)
         s = [_cap(plan, x)[0] for x in _scores(plan, ref, i, j, kind, cut)]
         s = [_hide(plan, ref, i, j, kind, strip, x, HIDDEN) for strip, x in zip(cut, s, strict=True)]
@@ -424,12 +410,10 @@ def _forward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
     ref.lse[0, 0] = lse.T[:1]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Backward
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- backward
 
 
-def _backward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
+def _backward(*refs: Ref, plan: Plan, names: tuple[str, ...]) -> None:
     """One block of queries: its dq, and its part of dk, dv, and of de, du and dw.
 
     The grid is (heads or groups, rows of the batch, heads of a group, blocks of queries); with a relative term de has
@@ -439,7 +423,7 @@ def _backward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
     b, c, i = pl.program_id(1), pl.program_id(2), pl.program_id(3)
 
     @pl.when((c == 0) & (i == 0))
-    def _():
+    def _() -> None:
         _clear(ref.dk_sum, ref.dv_sum)
         if plan.turned:
             _turn_keys(plan, ref)
@@ -460,7 +444,7 @@ def _backward(*refs, plan: Plan, names: tuple[str, ...]) -> None:
     pl.when(last)(lambda: _write_keys(plan, ref))
 
 
-def _prepare_backward(plan: Plan, ref) -> None:
+def _prepare_backward(plan: Plan, ref: Ref) -> None:
     """Keeps what all tiles of a block of queries need, some of it transposed."""
     qu = _scaled_queries(plan, ref, ref.u if plan.relative else None)
     ref.qu[...], ref.qu_t[...], ref.do_t[...] = qu, qu.T, ref.do[0].T
@@ -478,7 +462,7 @@ def _prepare_backward(plan: Plan, ref) -> None:
     ref.di[...] = di - _column(ref.dlse[0, 0]) if hasattr(ref, "dlse") else di
 
 
-def _backward_tile(plan: Plan, ref, i, j, kind: Kind) -> None:
+def _backward_tile(plan: Plan, ref: Ref, i: Index, j: Index, kind: Kind) -> None:
     """Adds what tile j of block i of the queries has to all gradients."""
     dtype = ref.q.dtype
     cut = strips(plan, kind)
@@ -487,14 +471,13 @@ def _backward_tile(plan: Plan, ref, i, j, kind: Kind) -> None:
     p = [_hide(plan, ref, i, j, kind, strip, x, 0.0) for strip, x in zip(cut, p, strict=True)]
     dp = [_dot(ref.do[0, x.queries, :], ref.v[0, _keys(plan, j, x), :], _ROWS_BY_ROWS) for x in cut]
     ds = [x * (y - _wide(ref.di[strip.queries, :], strip.width)) for strip, x, y in zip(cut, p, dp, strict=True)]
-    if plan.softcap is not None:
-        ds = [x * (1.0 - t * t) for x, (_, t) in zip(ds, capped, strict=True)]
+    ds = [x if t is None else x * (1.0 - t * t) for x, (_, t) in zip(ds, capped, strict=True)]
     p, low = [x.astype(dtype) for x in p], [x.astype(dtype) for x in ds]
     for first, last, having in columns(cut):
         rows = slice(cut[having[0]].row, cut[having[-1]].row + cut[having[-1]].rows)
         keys = pl.ds(pl.multiple_of(j * plan.grid.block_kv + first, LANES), last - first)
 
-        def part(x, first=first, last=last, having=having):
+        def part(x: list, first: int = first, last: int = last, having: list[int] = having) -> jax.Array:
             return jnp.concatenate([x[n][:, first - cut[n].first : last - cut[n].first] for n in having], axis=0)
 
         ref.dv_sum[:, keys] += _dot(ref.do_t[:, rows], part(p))
@@ -511,10 +494,10 @@ def _backward_tile(plan: Plan, ref, i, j, kind: Kind) -> None:
             ref.dqw[row : row + LANES, :] += _dot(dt, ref.e[pl.ds(start, width), :])
 
 
-def _write_keys(plan: Plan, ref) -> None:
+def _write_keys(plan: Plan, ref: Ref) -> None:
     """The sums of dk and dv, whole heads of them, as they are returned."""
 
-    def block(j, _):
+    def block(j: Index, _: int) -> int:
         keys = pl.ds(pl.multiple_of(j * plan.grid.block_kv, LANES), plan.grid.block_kv)
         dk = (ref.dk_sum[:, keys] * plan.after_sum).T
         if plan.turned:
@@ -526,9 +509,7 @@ def _write_keys(plan: Plan, ref) -> None:
     jax.lax.fori_loop(0, plan.grid.blocks_kv, block, 0)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Calls
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- calls
 
 
 @dataclasses.dataclass
@@ -540,17 +521,17 @@ class _Call:
     outputs: list = dataclasses.field(default_factory=list)
     scratch: list = dataclasses.field(default_factory=list)
 
-    def read(self, name: str, array, block: tuple[int, ...], index, buffers: int = 2) -> None:
+    def read(self, name: str, array: jax.Array, block: Sides, index: Callable, buffers: int = 2) -> None:
         mode = None if buffers == 2 else pl.Buffered(buffers)
         self.inputs.append((name, array, pl.BlockSpec(block, index, pipeline_mode=mode)))
 
-    def write(self, name: str, shape: tuple[int, ...], dtype, block: tuple[int, ...], index) -> None:
+    def write(self, name: str, shape: Sides, dtype: DType, block: Sides, index: Callable) -> None:
         self.outputs.append((name, jax.ShapeDtypeStruct(shape, dtype), pl.BlockSpec(block, index)))
 
-    def keep(self, name: str, shape: tuple[int, ...], dtype=jnp.float32) -> None:
+    def keep(self, name: str, shape: Sides, dtype: DType = jnp.float32) -> None:
         self.scratch.append((name, pltpu.VMEM(shape, dtype)))
 
-    def run(self, kernel, name: str, grid: tuple[int, ...], parallel: int, tables: tuple) -> list:
+    def run(self, kernel: Callable, name: str, grid: Sides, parallel: int, tables: tuple) -> list:
         names = ("entries", "counts", "q_offset", *(x[0] for x in (*self.inputs, *self.outputs, *self.scratch)))
         spec = pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
@@ -582,18 +563,12 @@ def forward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> tup
     Returns:
       o `[B, S, H*K]` and lse `[B, H, 1, S]`.
     """
-    block_q, size, dtype = plan.grid.block_q, plan.head_dim, arrays["q"].dtype
-    rows = len(arrays["q"])
+    block_q, size, dtype, rows = plan.grid.block_q, plan.head_dim, arrays["q"].dtype, len(arrays["q"])
     call = _Call(plan)
     _operands(call, arrays, ("q",), lambda h, b, i, *_: (h, _group(h, plan.heads // plan.groups), b, i))
     call.write("o", arrays["q"].shape, dtype, (1, block_q, size), lambda h, b, i, *_: (b, i, h))
-    call.write(
-        "lse",
-        (rows, plan.heads, 1, plan.grid.padded_queries),
-        jnp.float32,
-        (1, 1, 1, block_q),
-        lambda h, b, i, *_: (b, h, 0, i),
-    )
+    lse_shape = (rows, plan.heads, 1, plan.grid.padded_queries)
+    call.write("lse", lse_shape, jnp.float32, (1, 1, 1, block_q), lambda h, b, i, *_: (b, h, 0, i))
     for name in ("qu", "qw") if plan.relative else ("qu",):
         call.keep(name, (block_q, size), dtype)
     for name in ("m", "l"):
@@ -601,7 +576,8 @@ def forward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> tup
     call.keep("acc", (block_q, size))
     if plan.grid.segments:
         call.keep("q_ids", (block_q, LANES), jnp.int32)
-    return call.run(_forward, "attention_forward", (plan.heads, rows, plan.grid.blocks_q), 2, tables)
+    o, lse = call.run(_forward, "attention_forward", (plan.heads, rows, plan.grid.blocks_q), 2, tables)
+    return o, lse
 
 
 def backward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -615,26 +591,18 @@ def backward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> di
       group; float32 if there is more than one), and in float32 de `[H, K, distances]`, still to be multiplied by
       `plan.after_sum`, du and dw `[H, 1, K]`.
     """
-    block_q, size, dtype = plan.grid.block_q, plan.head_dim, arrays["q"].dtype
-    rows = len(arrays["q"])
+    block_q, size, dtype, rows = plan.grid.block_q, plan.head_dim, arrays["q"].dtype, len(arrays["q"])
     outer = plan.heads if plan.relative else plan.groups
-    inner = plan.heads // outer
+    inner, shared = plan.heads // outer, outer // plan.groups
     call = _Call(plan)
-    _operands(
-        call, arrays, ("q", "do", "o"), lambda a, b, c, i, *_: (a * inner + c, _group(a, outer // plan.groups), b, i)
-    )
+    _operands(call, arrays, ("q", "do", "o"), lambda a, b, c, i, *_: (a * inner + c, _group(a, shared), b, i))
     for name in ("lse", "dlse"):
         if name in arrays:
             call.read(name, arrays[name], (1, 1, 1, block_q), lambda a, b, c, i, *_: (b, a * inner + c, 0, i))
     call.write("dq", arrays["q"].shape, dtype, (1, block_q, size), lambda a, b, c, i, *_: (b, i, a * inner + c))
+    keys, keys_dtype = plan.grid.padded_keys, dtype if outer == plan.groups else jnp.float32
     for name in ("dk", "dv"):
-        call.write(
-            name,
-            (rows, plan.grid.padded_keys, outer * size),
-            dtype if outer == plan.groups else jnp.float32,
-            (1, plan.grid.padded_keys, size),
-            lambda a, b, c, i, *_: (b, 0, a),
-        )
+        call.write(name, (rows, keys, outer * size), keys_dtype, (1, keys, size), lambda a, b, c, i, *_: (b, 0, a))
     if plan.relative:
         for name, shape in (("de", (size, plan.distances)), ("du", (1, size)), ("dw", (1, size))):
             call.write(name, (plan.heads, *shape), jnp.float32, (1, *shape), lambda a, b, c, i, *_: (a, 0, 0))
@@ -646,25 +614,24 @@ def backward_call(plan: Plan, tables: tuple, arrays: dict[str, jax.Array]) -> di
     for name in ("lse_column", "di"):
         call.keep(name, (block_q, LANES))
     for name in ("dk_sum", "dv_sum"):
-        call.keep(name, (size, plan.grid.padded_keys))
+        call.keep(name, (size, keys))
     if plan.grid.segments:
         call.keep("q_ids", (block_q, LANES), jnp.int32)
-    results = call.run(
-        _backward, "attention_backward", (outer, rows, inner, plan.grid.blocks_q), 1 if plan.relative else 2, tables
-    )
+    grid, parallel = (outer, rows, inner, plan.grid.blocks_q), 1 if plan.relative else 2
+    results = call.run(_backward, "attention_backward", grid, parallel, tables)
     return dict(zip((x[0] for x in call.outputs), results, strict=True))
 
 
-def _group(head, heads_per_group: int):
+def _group(head: Index, heads_per_group: int) -> Index:
     """Which group a head reads. (`//` rounds towards minus infinity, which costs more.)"""
     return head if heads_per_group == 1 else jax.lax.div(head, jnp.int32(heads_per_group))
 
 
-def _operands(call: _Call, arrays: dict, by_block: tuple[str, ...], where) -> None:
+def _operands(call: _Call, arrays: dict, by_block: tuple[str, ...], where: Callable) -> None:
     """What both kernels read: `where` turns grid indices into head, group, row of the batch and block of queries."""
     plan, size = call.plan, call.plan.head_dim
 
-    def at(pick):
+    def at(pick: Callable) -> Callable:
         return lambda *grid: pick(*where(*grid))
 
     for name in by_block:
@@ -677,9 +644,8 @@ def _operands(call: _Call, arrays: dict, by_block: tuple[str, ...], where) -> No
             call.read(name, arrays[name], (1, size), at(lambda h, g, b, i: (0, h)))
     if plan.turned:
         call.read("q_turn", arrays["q_turn"], (2, plan.grid.block_q, size), at(lambda h, g, b, i: (0, i, 0)))
-        call.read(
-            "k_turn", arrays["k_turn"], (2, plan.grid.padded_keys, size), at(lambda h, g, b, i: (0, 0, 0)), buffers=1
-        )  # never another block
+        block = (2, plan.grid.padded_keys, size)
+        call.read("k_turn", arrays["k_turn"], block, at(lambda h, g, b, i: (0, 0, 0)), buffers=1)  # never another
         call.keep("k_turned", (plan.grid.padded_keys, size), arrays["k"].dtype)
     if plan.grid.segments:
         call.read("q_segments", arrays["q_segments"], (1, 1, plan.grid.block_q), at(lambda h, g, b, i: (b, 0, i)))

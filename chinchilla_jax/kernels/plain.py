@@ -8,12 +8,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from chinchilla_jax.kernels.call import AttentionCall
+from chinchilla_jax.kernels.call import Attended, AttentionCall
 
 NEGATIVE = -1e30  # finite, so that a row with every key masked has no NaN gradient
 
 
-def plain_attention(call: AttentionCall):
+def plain_attention(call: AttentionCall) -> Attended:
     """`attention.attention` with every score in memory. Computes in float64 throughout where the queries have it."""
     q_BxSxHxK, dtype = call.q_BxSxHxK, call.q_BxSxHxK.dtype
     wide = jnp.promote_types(dtype, jnp.float32)
@@ -51,7 +51,7 @@ def _few(queries: int, head_size: int) -> bool:
     return queries < head_size
 
 
-def _scores(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, wide) -> jax.Array:
+def _scores(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, wide: jax.typing.DTypeLike) -> jax.Array:
     """`q . k`, `[B, H, S, T]`."""
     (b, s, h, size), (t, g) = q_BxSxHxK.shape, k_BxTxGxK.shape[1:3]
     if g == h or not _few(s, size):
@@ -86,26 +86,22 @@ def rows_of_distances(r_NxHxK: jax.Array, farthest: int | jax.Array, count: int)
 
 
 def shift_to_keys(by_distance: jax.Array, keys: int) -> jax.Array:
-    """Turns columns that stand for distances into columns that stand for keys, without a gather.
+    """Turns columns of distances into columns of keys without a gather: `[..., queries, columns]`, more than keys, to
+    `[..., queries, keys]`.
 
     Column c of row i is for the key `c - (queries - 1 - i)`: each row one further left than the row below. Read as one
     long line that starts at the first row's key 0, the next row's key 0 is `columns - 1` further on (compare appendix B
     of Dai et al. 2019, which pads instead). Keys without a column, which can only be on the right, get other rows'
     values: mask them.
-
-    Args:
-      by_distance: `[..., queries, columns]` with columns > keys.
-
-    Returns:
-      `[..., queries, keys]`.
     """
     *batch, queries, columns = by_distance.shape
     line = by_distance.reshape(*batch, queries * columns)[..., queries - 1 : queries - 1 + queries * (columns - 1)]
     return line.reshape(*batch, queries, columns - 1)[..., :keys]
 
 
-def _relative_scores(position_BxSxHxK: jax.Array, call: AttentionCall, wide) -> jax.Array:
+def _relative_scores(position_BxSxHxK: jax.Array, call: AttentionCall, wide: jax.typing.DTypeLike) -> jax.Array:
     """`position_i . r_{distance of i and j}`, `[B, H, S, T]`; arbitrary for keys in the future."""
+    assert call.r_NxHxK is not None
     shape, columns = call.shape, call.shape.S + call.shape.T
     if call.offset_is_static:  # columns for negative distances are left out, as far as the shift allows
         columns = max(shape.T + 1, min(columns, call.q_offset + shape.S))
@@ -124,7 +120,8 @@ def _visible(call: AttentionCall) -> jax.Array:
     visible = distance >= 0
     if call.window is not None:
         visible = visible & (distance < call.window)
-    if call.segment_ids_BxT is not None:
-        same = call.ids_of_queries[:, :, None] == call.segment_ids_BxT[:, None, :]
+    ids = call.ids_of_queries
+    if ids is not None and call.segment_ids_BxT is not None:
+        same = ids[:, :, None] == call.segment_ids_BxT[:, None, :]
         visible = visible & same[:, None]
     return visible

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import dataclasses
 from types import ModuleType
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 WHOLE, MASKED = "whole", "masked"
+Ids: TypeAlias = jax.Array | np.ndarray | None
 Kind = str | int  # WHOLE, MASKED, or the delta of a tile
 KIND_BITS = 3
 KINDS = 1 << KIND_BITS  # an entry is block * KINDS + index of its kind
@@ -31,26 +33,17 @@ MAX_DELTAS = 4  # each is code of its own in the kernels; what is rarer is maske
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The score matrix of one call and how it is cut.
+    """The score matrix of one call and how it is cut."""
 
-    Attributes:
-      queries, keys: S and T, without padding.
-      padded_queries, padded_keys: with it; multiples of the sides of a tile.
-      block_q, block_kv: sides of a tile.
-      q_offset: position of the first query; None if it is only known at run time.
-      window: keys a query sees at most, or None.
-      segments: whether attention stays inside documents.
-    """
-
-    queries: int
-    keys: int
-    padded_queries: int
+    queries: int  # S, without padding
+    keys: int  # T
+    padded_queries: int  # with padding; multiples of the sides of a tile
     padded_keys: int
-    block_q: int
+    block_q: int  # sides of a tile
     block_kv: int
-    q_offset: int | None
-    window: int | None
-    segments: bool
+    q_offset: int | None  # position of the first query; None if it is only known at run time
+    window: int | None  # keys a query sees at most
+    segments: bool  # whether attention stays inside documents
 
     @property
     def blocks_q(self) -> int:
@@ -68,7 +61,7 @@ class Grid:
         return self.q_offset is not None and self.q_offset + self.queries <= self.keys
 
 
-def _positions(grid: Grid, q_offset, xp: ModuleType) -> tuple:
+def _positions(grid: Grid, q_offset: int | jax.Array, xp: ModuleType) -> tuple:
     """Of every tile, `[blocks_q, blocks_kv]` each: delta, whether some query sees a key, whether all see all."""
     first_q = xp.arange(grid.blocks_q)[:, None] * grid.block_q
     first_kv = xp.arange(grid.blocks_kv)[None, :] * grid.block_kv
@@ -103,25 +96,27 @@ def tile_kinds(grid: Grid) -> tuple[Kind, ...]:
     return ((WHOLE,) if (visible & whole).any() else ()) + tuple(kept) + ((MASKED,) if masked else ())
 
 
-def schedule(grid: Grid, kinds: tuple[Kind, ...], q_offset, q_segment_ids_BxS=None, segment_ids_BxT=None) -> tuple:
+def schedule(
+    grid: Grid, kinds: tuple[Kind, ...], q_offset: int | jax.Array, q_ids_BxS: Ids = None, ids_BxT: Ids = None
+) -> tuple[jax.Array, jax.Array]:
     """The tiles to visit.
 
     Args:
       kinds: of `tile_kinds`.
       q_offset: int, or an int32 scalar array where `grid.q_offset` is None.
-      q_segment_ids_BxS, segment_ids_BxT: int32, if `grid.segments`. NumPy arrays give constants.
+      q_ids_BxS, ids_BxT: int32, if `grid.segments`. NumPy arrays give constants.
 
     Returns:
       entries `[R, blocks_q, blocks_kv]`, of which the first counts `[R, blocks_q]` are meant, in the order of the keys;
       int32, and R is B if they depend on the segments, else 1.
     """
-    static = grid.q_offset is not None and not isinstance(segment_ids_BxT, jax.Array)
-    xp = np if static and not isinstance(q_segment_ids_BxS, jax.Array) else jnp
+    static = grid.q_offset is not None and not isinstance(ids_BxT, jax.Array)
+    xp = np if static and not isinstance(q_ids_BxS, jax.Array) else jnp
     delta, visible, whole = (x[None] for x in _positions(grid, q_offset, xp))
     one_document = True
     if grid.segments:
-        first_q, last_q = _extremes(q_segment_ids_BxS, grid.block_q, grid.blocks_q, xp)
-        first_kv, last_kv = _extremes(segment_ids_BxT, grid.block_kv, grid.blocks_kv, xp)
+        first_q, last_q = _extremes(q_ids_BxS, grid.block_q, grid.blocks_q, xp)
+        first_kv, last_kv = _extremes(ids_BxT, grid.block_kv, grid.blocks_kv, xp)
         visible = visible & (first_q[:, :, None] <= last_kv[:, None, :]) & (first_kv[:, None, :] <= last_q[:, :, None])
         one_document = (first_q == last_q)[:, :, None] & (first_kv == last_kv)[:, None, :]
     code = xp.full(visible.shape, len(kinds) - 1)
@@ -135,7 +130,7 @@ def schedule(grid: Grid, kinds: tuple[Kind, ...], q_offset, q_segment_ids_BxS=No
     return entries.astype(xp.int32), visible.sum(-1).astype(xp.int32)
 
 
-def _extremes(ids, block: int, blocks: int, xp: ModuleType) -> tuple:
+def _extremes(ids: jax.Array, block: int, blocks: int, xp: ModuleType) -> tuple:
     """Least and greatest id of every block, `[B, blocks]`."""
     padded = xp.pad(ids, [(0, 0), (0, blocks * block - ids.shape[1])], mode="edge").reshape(len(ids), blocks, block)
     return padded.min(-1), padded.max(-1)

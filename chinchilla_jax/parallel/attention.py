@@ -15,9 +15,9 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from chinchilla_jax.base.chips import CHIPS
-from chinchilla_jax.kernels import target
 from chinchilla_jax.kernels.attention import attention, compute
-from chinchilla_jax.kernels.call import AttentionCall, Shape, check
+from chinchilla_jax.kernels.call import Shape, check
+from chinchilla_jax.kernels.tiles import tpu_generation
 from chinchilla_jax.parallel.context import exchange_heads, gather_keys
 from chinchilla_jax.parallel.rules import ShardingError, partition_spec
 
@@ -59,7 +59,7 @@ def sharded_attention(mesh: Mesh | AbstractMesh) -> Callable:
 
     @functools.wraps(attention)
     def attend(*arrays, implementation: str = "auto", **keywords):
-        call = check(AttentionCall(*arrays, **keywords))
+        call = check(*arrays, **keywords)
         shape = call.shape
         same_tokens = shape.S == shape.T and call.offset_is_static and call.q_offset == 0
         context = _context(mesh) if same_tokens else None
@@ -108,7 +108,7 @@ def _way(mesh: Mesh | AbstractMesh, context: str | None, shape: Shape) -> Callab
     if context is None:
         return None
     divide = shape.H % (devices * parts) == shape.G % (devices * parts) == 0
-    chip = CHIPS.get(target.generation())
+    chip = CHIPS.get(tpu_generation())
     heads = -(-shape.B // _devices(mesh, partition_spec(("batch",))[0])) * (shape.H // (devices * parts))  # of all rows
     way = exchange_heads if divide and (chip is None or heads >= chip.cores_per_device) else gather_keys
     multiple = parts if way is exchange_heads else 2 * parts

@@ -33,7 +33,7 @@ from chinchilla_jax.base import files
 from chinchilla_jax.base.chips import kernel_chips
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.kernels import fused
-from chinchilla_jax.kernels.call import AttentionCall, check
+from chinchilla_jax.kernels.call import check
 from chinchilla_jax.kernels.tiles import SMALLEST, Tiles, limit, table_key, vmem_bytes
 from chinchilla_jax.tools.tpu_meter import CompileError, MeterError
 from chinchilla_jax.tools.tpu_meter.compile import libtpu_version
@@ -108,10 +108,8 @@ def build(relative: bool, backward: bool, size: int, tiles: Sequence[int]) -> di
     chosen = {"tiles": SMALLEST, "backward_tiles": SMALLEST}
     chosen["backward_tiles" if backward else "tiles"] = Tiles(*tiles)
 
-    def attend(
-        *arrays: jax.Array,
-    ) -> jax.Array:  # queries, keys, values, distances and biases: the first fields of a call
-        return fused.fused_attention(check(AttentionCall(*arrays)), **chosen)
+    def attend(*arrays: jax.Array) -> jax.Array:  # queries, keys, values, r and the biases: first fields of a call
+        return fused.fused_attention(check(*arrays), **chosen)
 
     if not backward:
         return {"fn": attend, "args": tuple(arguments)}

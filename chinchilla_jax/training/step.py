@@ -14,7 +14,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from chinchilla_jax.config import MeshConfig, RunConfig
-from chinchilla_jax.kernels.target import compile_for
+from chinchilla_jax.kernels.tiles import compile_for
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.attention import sharded_attention
 from chinchilla_jax.parallel.distances import project

@@ -6,8 +6,7 @@ import pytest
 
 from chinchilla_jax.base.chips import CHIPS, Chip, chip_days, device_peak, kernel_chips, register
 from chinchilla_jax.config import ConfigError
-from chinchilla_jax.kernels.target import compile_for, generation
-from chinchilla_jax.kernels.tiles import limit, ranked
+from chinchilla_jax.kernels.tiles import compile_for, limit, ranked, tpu_generation
 from chinchilla_jax.preflight.predict import step_time
 from chinchilla_jax.preflight.slices import parse_slice
 from chinchilla_jax.preflight.step import CompiledStep, Memory
@@ -26,7 +25,7 @@ def toy():
 def test_a_registered_chip_is_known_everywhere(toy):
     assert device_peak("TPU v9") == toy.peak and chip_days("v9", 1, 1, 1.0) == toy.peak * 86400
     with compile_for("TPU v9"):
-        assert generation() == "v9"
+        assert tpu_generation() == "v9"
     assert limit("v9") == limit("v6e") and ranked("v9", backward=False, relative=False, size=128)
     slice_ = parse_slice("v9lite-64")
     assert (slice_.name, slice_.topology, slice_.chip) == ("v9-64", "v9:4x4x4", toy)

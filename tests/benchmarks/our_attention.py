@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from chinchilla_jax.kernels.attention import attention, turn
-from chinchilla_jax.kernels.target import compile_for
+from chinchilla_jax.kernels.tiles import compile_for
 from chinchilla_jax.model.positions import rotary
 from chinchilla_jax.model.transformer import REMAT
 from tests.benchmarks.public_attention import program, useful_flops

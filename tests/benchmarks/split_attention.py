@@ -81,8 +81,8 @@ def _queries(q, k, v, r, u, w, start: int):
 def _known_at_run_time_only(start: int) -> Iterator[None]:
     """The fused op takes a given offset for one that it cannot plan with, but its tables are constants."""
 
-    def check(call):
-        return real_check(call).replace(q_offset=np.int32(start))
+    def check(*arrays, **named):
+        return real_check(*arrays, **named).replace(q_offset=np.int32(start))
 
     def schedule(*arguments):
         with jax.ensure_compile_time_eval():

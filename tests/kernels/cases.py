@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from chinchilla_jax.kernels.call import AttentionCall, check
+from chinchilla_jax.kernels.call import check
 
 ARGUMENTS = {"q": "q_BxSxHxK", "k": "k_BxTxGxK", "v": "v_BxTxGxK", "r": "r_NxHxK", "u": "content_bias_HxK",
              "w": "position_bias_HxK"}  # fmt: skip
@@ -15,7 +15,7 @@ ARGUMENTS = {"q": "q_BxSxHxK", "k": "k_BxTxGxK", "v": "v_BxTxGxK", "r": "r_NxHxK
 
 def with_arguments(form, **options):
     """A form of attention, which takes a checked call, as a function of the arguments of `attention.attention`."""
-    return lambda *arrays, **named: form(check(AttentionCall(*arrays, **named)), **options)
+    return lambda *arrays, **named: form(check(*arrays, **named), **options)
 
 
 @dataclasses.dataclass(frozen=True)

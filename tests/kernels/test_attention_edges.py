@@ -9,7 +9,7 @@ import pytest
 
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.kernels.call import AttentionError
-from chinchilla_jax.kernels.target import compile_for, generation
+from chinchilla_jax.kernels.tiles import compile_for, tpu_generation
 
 IMPLEMENTATIONS = ("plain", "blockwise", "fused")
 
@@ -61,4 +61,4 @@ def test_a_generation_that_does_not_exist_is_refused():
     with pytest.raises(AttentionError, match="v99.*v4, v5e, v5p, v6e, v7x"), compile_for("v99"):
         pass
     with compile_for("NVIDIA H100"):
-        assert generation() is None
+        assert tpu_generation() is None

@@ -12,8 +12,7 @@ import pytest
 from chinchilla_jax.kernels import fused
 from chinchilla_jax.kernels.call import AttentionError
 from chinchilla_jax.kernels.fused import fused_attention, merge
-from chinchilla_jax.kernels.target import compile_for
-from chinchilla_jax.kernels.tiles import Tiles, limit, vmem_bytes
+from chinchilla_jax.kernels.tiles import Tiles, compile_for, limit, vmem_bytes
 from tests.kernels.cases import ARGUMENTS, Case, draw, with_arguments, with_gradients
 from tests.kernels.plans import plans_of
 from tests.kernels.reference import by_pairs

@@ -19,7 +19,7 @@ from jax.sharding import SingleDeviceSharding
 from chinchilla_jax.base.chips import CHIPS, kernel_chips
 from chinchilla_jax.kernels.fused import fused_attention
 from chinchilla_jax.kernels.plain import plain_attention
-from chinchilla_jax.kernels.target import compile_for
+from chinchilla_jax.kernels.tiles import compile_for
 from chinchilla_jax.parallel.topology import topology
 from tests.kernels.cases import ARGUMENTS, with_arguments
 

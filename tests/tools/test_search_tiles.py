@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chinchilla_jax.base.chips import kernel_chips
-from chinchilla_jax.kernels.target import compile_for
-from chinchilla_jax.kernels.tiles import Tiles, limit, table_key
+from chinchilla_jax.kernels.tiles import Tiles, compile_for, limit, table_key
 from chinchilla_jax.tools import search_tiles
 from chinchilla_jax.tools.search_tiles import CLOSE, KEPT, Key, Measured, Refused, Table, candidates, order, search
 from chinchilla_jax.tools.tpu_meter import CompileError, MeterError
