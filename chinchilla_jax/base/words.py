@@ -99,7 +99,5 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = [columns] + [[cell(column, row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in text) for i in range(len(columns))]
-    return [
-        "  ".join((str.rjust if i else str.ljust)(line[i], width) for i, width in enumerate(widths)).rstrip()
-        for line in text
-    ]
+    lines = ([line[i].rjust(width) if i else line[i].ljust(width) for i, width in enumerate(widths)] for line in text)
+    return ["  ".join(line).rstrip() for line in lines]

@@ -180,12 +180,9 @@ def _auto_file(data: DataConfig) -> pathlib.Path:
 
 
 def _corpus_settings(data: DataConfig, name: str) -> dict:
-    return {
-        "format": CORPUS_FORMAT,
-        "source": name,
-        "validation_fraction": data.validation_fraction,
-        "text_field": data.text_field if registry.reads_field(name) else None,
-    }
+    field = data.text_field if registry.reads_field(name) else None
+    fraction = data.validation_fraction
+    return {"format": CORPUS_FORMAT, "source": name, "validation_fraction": fraction, "text_field": field}
 
 
 def _corpus_folder(data: DataConfig, name: str, fingerprint: list) -> pathlib.Path:

@@ -90,15 +90,9 @@ def _rows(stream: np.ndarray, rows: int, seq_len: int) -> np.ndarray:
 def finish_store(path: pathlib.Path, tokenizer: Tokenizer, seq_len: int, source: dict, domains: Iterable[str]) -> None:
     """Gathers what `write_rows` left in `path` into store.json, which makes the folder a store."""
     counts = {d: {s: read_description(path / f"{d}.{s}.json") for s in SPLITS} for d in domains}
-    description = {
-        "format": FORMAT,
-        "seq_len": seq_len,
-        "vocab_size": tokenizer.vocab_size,
-        "separator": tokenizer.separator,
-        "tokenizer": tokenizer.fingerprint(),
-        "source": source,
-        "domains": counts,
-    }
+    made_with = {"tokenizer": tokenizer.fingerprint(), "separator": tokenizer.separator}
+    made_with |= {"vocab_size": tokenizer.vocab_size, "seq_len": seq_len}
+    description = {"format": FORMAT, "source": source, "domains": counts} | made_with
     byte_lengths = io.BytesIO()
     np.save(byte_lengths, tokenizer.byte_lengths())
     files.write_bytes(path / "tokenizer.model", files.read_bytes(tokenizer.path))

@@ -150,15 +150,13 @@ def check(*arrays: jax.Array, q_offset: Any = None, scale: Any = None, **named: 
     call = AttentionCall(*arrays, **named)
     _refuse(_faults_of_shapes(call))
     shape = call.shape
-    call = call.replace(
-        q_offset=shape.T - shape.S if q_offset is None else operator.index(q_offset) if _is_int(q_offset) else q_offset,
-        scale=shape.K**-0.5 if scale is None else scale,
-    )
+    offset = shape.T - shape.S if q_offset is None else q_offset
+    offset = operator.index(offset) if _is_int(offset) else offset
+    call = call.replace(q_offset=offset, scale=shape.K**-0.5 if scale is None else scale)
     for faults in (_faults_of_numbers, _faults_of_distances, _faults_of_turns, _faults_of_segments):
         _refuse(faults(call))
-    return call.replace(
-        q_offset=call.q_offset if call.offset_is_static else jnp.asarray(call.q_offset), scale=float(call.scale)
-    )
+    offset = offset if call.offset_is_static else jnp.asarray(offset)
+    return call.replace(q_offset=offset, scale=float(call.scale))
 
 
 # Whether something is wrong, with which argument, and what to change. Each may rely on those before it.

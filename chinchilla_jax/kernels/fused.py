@@ -54,10 +54,8 @@ def fused_attention(call: AttentionCall, tiles: Tiles | None = None, backward_ti
         raise AttentionError("q_BxSxHxK", f'{large}: use "blockwise"')
     call = call.replace(q_segment_ids_BxS=call.ids_of_queries)
     at_once = _queries_at_once(call, tiles, backward_tiles)
-    parts = [
-        _some_queries(call.of_queries(first, min(first + at_once, shape.S)), tiles, backward_tiles)
-        for first in range(0, shape.S, at_once)
-    ]
+    cuts = (call.of_queries(first, min(first + at_once, shape.S)) for first in range(0, shape.S, at_once))
+    parts = [_some_queries(cut, tiles, backward_tiles) for cut in cuts]
     if len(parts) == 1:
         return parts[0]
     if call.return_lse:
@@ -74,10 +72,8 @@ def _some_queries(call: AttentionCall, tiles: Tiles | None, backward_tiles: Tile
     assert fit is not None, "`_queries_at_once` saw to that"
     forward, at_once, _ = fit
     with_lse = call.replace(return_lse=call.return_lse or at_once < keys)
-    parts = [
-        _one_call(with_lse.of_keys(first, min(first + at_once, keys)), forward, backward_tiles)
-        for first in range(0, keys, at_once)
-    ]
+    cuts = (with_lse.of_keys(first, min(first + at_once, keys)) for first in range(0, keys, at_once))
+    parts = [_one_call(cut, forward, backward_tiles) for cut in cuts]
     if len(parts) == 1:
         return parts[0]
     out, lse = merge(parts)
