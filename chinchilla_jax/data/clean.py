@@ -155,8 +155,10 @@ def _drop_repeated(folder: pathlib.Path, domains: list[str], echo: Echo) -> int:
 
 
 def _count(folder: pathlib.Path, domain: str, split: str) -> dict[str, int]:
-    sizes = [len(text.encode()) for text in read_cleaned(folder, domain, split)]
-    return {"documents": len(sizes), "bytes": sum(sizes)}
+    documents = size = 0
+    for text in read_cleaned(folder, domain, split):
+        documents, size = documents + 1, size + len(text.encode())
+    return {"documents": documents, "bytes": size}
 
 
 def grams(text: str) -> np.ndarray:

@@ -67,7 +67,7 @@ def test_a_result(brief, finished):
 
 def test_a_finished_run_is_returned_without_work(brief, finished, monkeypatch, said):
     monkeypatch.setattr(loop, "make_program", lambda *_: pytest.fail("compiled"))
-    monkeypatch.setattr(TokenStore, "open", lambda *_, **__: pytest.fail("opened the data"))
+    monkeypatch.setattr(start, "TokenStore", lambda *_, **__: pytest.fail("opened the data"))
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     assert train(brief, finished, echo=said) == json.loads((finished / "result.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
@@ -184,7 +184,7 @@ def test_another_mesh_may_go_on(brief, changed, said, monkeypatch, tmp_path):
 def test_a_tokenizer_larger_than_the_model(brief, monkeypatch, tmp_path):
     opened = TokenStore(store_path(brief.data))
     opened.vocab_size = 513
-    monkeypatch.setattr(TokenStore, "open", lambda *_, **__: opened)
+    monkeypatch.setattr(start, "TokenStore", lambda *_, **__: opened)
     with pytest.raises(ConfigError, match="512 is less than the tokenizer's 513") as raised:
         train(brief, tmp_path, echo=quiet)
     assert raised.value.key == "model.vocab_size"
