@@ -13,14 +13,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib.resources
+import json
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
-from chinchilla_jax.base import files
 from chinchilla_jax.base.chips import CHIPS, MIB, Core, chip_of, kernel_chips
 from chinchilla_jax.kernels.call import AttentionError
 
@@ -167,5 +167,5 @@ def table_key(generation: str, *, backward: bool, relative: bool, size: int) -> 
 
 @functools.cache
 def _table() -> dict[str, list[Tiles]]:
-    table = files.read_json(Path(__file__).parents[1] / "tables" / "attention_tiles.json")
-    return {key: [Tiles(*row[:3]) for row in rows] for key, rows in table["tiles"].items()}
+    text = (importlib.resources.files("chinchilla_jax") / "tables" / "attention_tiles.json").read_text()
+    return {key: [Tiles(*row[:3]) for row in rows] for key, rows in json.loads(text)["tiles"].items()}
