@@ -75,7 +75,7 @@ class Chip:
     @property
     def clock(self) -> float:
         """Hz that the published peak implies."""
-        assert self.core is not None, "only of `kernel_chips`"
+        assert self.core is not None, "known only of `kernel_chips`"
         return self.peak / (self.cores * self.core.mxus * self.core.macs * 2)
 
     @property
@@ -96,13 +96,13 @@ class Chip:
     @property
     def hbm_bandwidth_per_device(self) -> float:
         """bytes/s of one JAX device."""
-        assert self.hbm_bandwidth is not None, "only of TPUs from v4 on"
+        assert self.hbm_bandwidth is not None, "known only of TPUs from v4 on"
         return self.hbm_bandwidth / self.devices
 
     @property
     def one_chip(self) -> str:
         """The compiler's name of a slice of one chip, `v5p:1x1x1`."""
-        assert self.slices is not None, "only of TPUs"
+        assert self.slices is not None, "known only of TPUs"
         return f"{self.slices.compiler}:{'x'.join('1' * self.slices.axes)}"
 
 

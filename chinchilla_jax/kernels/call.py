@@ -88,7 +88,7 @@ class AttentionCall:
         return with_ids._cut(names, first, stop).replace(q_offset=self.q_offset - first)
 
     def _cut(self, names: tuple[str, ...], first: int, stop: int) -> AttentionCall:
-        """Those of the named arrays that there are are cut along their second axis."""
+        """Cuts the named arrays along their second axis, as far as they are given."""
         return self.replace(**{name: x[:, first:stop] for name, x in self.arrays.items() if name in names})
 
     @property
