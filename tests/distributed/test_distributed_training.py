@@ -104,5 +104,3 @@ def test_a_coordinator_that_is_not_there(run, launch, tmp_path):
     assert alone.code == 2
     assert "--coordinator (JAX_COORDINATOR_ADDRESS): localhost:" in alone.errors
     assert "could not join the others within 2 s" in alone.errors and "***" not in alone.errors
-
-

@@ -20,7 +20,6 @@ lengths = st.integers(1, 20_000)
 tiles_of_any_size = st.builds(Tiles, sides, sides, sides)
 
 
-
 def committed():
     """The table that the kernels read."""
     return json.loads(search_tiles.TABLE.read_text(encoding="utf-8"))
