@@ -89,10 +89,9 @@ def _plan(values: flags.FlagValues) -> None:
     With --slice every distinct step is first compiled for that TPU slice, as `preflight` does: a plan with a run that
     does not fit is refused, and the manifest's lines say what memory and time each run needs.
     """
-    from chinchilla_jax.study.cost import describe
     from chinchilla_jax.study.folder import MANIFEST, write_manifest
-    from chinchilla_jax.study.noise.foresee import foresee
-    from chinchilla_jax.study.plan import plan
+    from chinchilla_jax.study.foresee import foresee
+    from chinchilla_jax.study.plan import describe, plan
 
     config = read_config(values)
     study = _folder(values, "study") if values.study or not values.dry_run else None
@@ -176,9 +175,9 @@ def _work(values: flags.FlagValues) -> int | None:
     if processes := _processes(values):
         return _work_together(study, values, processes)
     if values.worker is None:
-        from chinchilla_jax.study.execute.pool import work
+        from chinchilla_jax.study.execute.backend import LOCAL, run_manifest
 
-        work(study, values.manifest, values.workers, _echo)
+        run_manifest(LOCAL, study, values.manifest, values.workers, _echo)
         return None
     from chinchilla_jax.study.execute import worker
     from chinchilla_jax.study.folder import read_manifest
@@ -240,7 +239,7 @@ def _noise(values: flags.FlagValues) -> None:
     smallest, middle and largest budget. What the study has trained is used, its plan is left alone, and no fit takes
     the other runs. Without --config the study is the one planned in --study. --dry_run prints the plan and its cost.
     """
-    from chinchilla_jax.study.noise.measure import measure
+    from chinchilla_jax.study.noise import measure
 
     config = read_config(values) if "config" in values else None
     study = _folder(values, "study") if values.study or config is None or not values.dry_run else None

@@ -92,8 +92,7 @@ def predict(values: flags.FlagValues) -> None:
     with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
         prediction = ask(loaded, names, question, _fits(values), values.output, echo)
     if values.verify and prediction is not None:
-        from chinchilla_jax.study.cost import describe
-        from chinchilla_jax.study.plan import verification
+        from chinchilla_jax.study.plan import describe, verification
 
         planned = verification(pathlib.Path(values.study), prediction.best.params)
         describe(planned, cores.default_workers(planned.template()), echo)

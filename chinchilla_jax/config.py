@@ -326,6 +326,13 @@ class RunConfig:
                 over = " * ".join(f"mesh.{axis}={devices}" for axis, devices in used.items())
                 raise ConfigError(name, f"{value} does not divide over {over}")
 
+    @property
+    def study_section(self) -> StudyConfig:
+        """`study`, which a study's config has. Raises ConfigError if it is missing."""
+        if self.study is None:
+            raise ConfigError("study", "the config has no study section; start from configs/isoflop.py")
+        return self.study
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """Validated config from nested mappings (a ConfigDict, or a parsed `config.json`).

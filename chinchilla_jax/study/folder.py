@@ -11,11 +11,12 @@ STUDY/stages.json          seconds spent in each stage, over all restarts
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from chinchilla_jax.base import files
@@ -30,7 +31,7 @@ TAIL_BYTES = 8192  # of a run's metrics, read to see how far it is
 
 
 class StudyError(ExplainedError):
-    """A study that cannot go on. One line that says why and what to do."""
+    """A study that cannot go on: one line that says why and what to do."""
 
     def __init__(self, message: str, exit_code: int = USAGE):
         super().__init__(message)
@@ -39,13 +40,12 @@ class StudyError(ExplainedError):
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
-    """One line of a manifest.
+    """One line of a manifest: N, D, C by convention; the resolved config as plain values; seconds on one worker; in
+    `recipe` where the hyper-parameters come from.
 
-    `params` total N and `params_non_embedding`; `tokens` D; `flops` C by convention; `config` the resolved RunConfig as
-    plain values, `config_hash` its content hash; `estimated_seconds` on one worker; `recipe` where the hyper-parameters
-    come from. A branch names its `trunk`, which it leaves after `fork_step` steps: N, D, C and config are those of the
-    whole way. A trunk (role `trunk`, no part in fits) has the steps of all its forks in `keep_steps`. `preflight` has
-    the memory and time that were predicted for a slice, if the plan was made for one; it is no part of what a run is.
+    A branch names its `trunk`, which it leaves after `fork_step` steps: N, D, C and config are those of the whole way.
+    A trunk (role `trunk`, no part in fits) has the steps of all its forks in `keep_steps`. `preflight` has the memory
+    and time predicted for a slice, if the plan was made for one; it is no part of what a run is.
     """
 
     name: str
@@ -65,7 +65,7 @@ class PlannedRun:
     keep_steps: tuple[int, ...] = ()
     preflight: dict[str, Any] | None = dataclasses.field(default=None, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "keep_steps", tuple(self.keep_steps))  # JSON has only lists
 
     @property
@@ -86,6 +86,10 @@ class PlannedRun:
         """The config the run is trained with."""
         return RunConfig.from_dict(self.config)
 
+    def with_config(self, config: RunConfig) -> PlannedRun:
+        """The same run, trained with another config."""
+        return dataclasses.replace(self, config=config.to_dict(), config_hash=config.content_hash())
+
     def facts(self) -> dict[str, Any]:
         """What goes into the run's `result.json`, so that a fit needs nothing else."""
         same = ("name", "role", "budget", "convention", "params", "params_non_embedding", "tokens")
@@ -96,20 +100,9 @@ class PlannedRun:
         return facts
 
 
-def training_order(
-    runs: Sequence[PlannedRun], seconds: Callable[[PlannedRun], float] = lambda run: run.estimated_seconds
-) -> list[PlannedRun]:
-    """The order in which workers take runs: what others wait for first, then the longest first.
-
-    Args:
-      seconds: how long a run takes, if that is known better than when it was planned.
-    """
-    return sorted(runs, key=lambda run: (not run.keep_steps, -seconds(run)))
-
-
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A study's list of runs. `header` has study, study_hash, package and revision, the template config, `dropped`."""
+    """A study's list of runs. `header` has its name and hash, the code's version, the template config, `dropped`."""
 
     header: dict[str, Any]
     runs: tuple[PlannedRun, ...]
@@ -118,7 +111,7 @@ class Manifest:
         """The file's content: one JSON object a line, the header first."""
         runs = [json.dumps(dataclasses.asdict(run), allow_nan=False) for run in self.runs]
         header = json.dumps({"manifest": self.header, "digest": _digest(self.header, runs)}, allow_nan=False)
-        return "".join(f"{line}\n" for line in (header, *runs))
+        return "\n".join([header, *runs, ""])
 
     def template(self) -> RunConfig:
         """The config the study was planned from."""
@@ -126,40 +119,35 @@ class Manifest:
 
 
 def write_manifest(path: pathlib.Path, manifest: Manifest) -> bool:
-    """Writes `path` unless it holds the same plan already; returns whether it wrote.
-
-    Who made a plan (version, revision) is not part of what it is. Raises StudyError if `path` holds another plan.
-    """
-    if files.exists(path):
-        before = read_manifest(path)
-        hashes = [one.header["study_hash"] for one in (before, manifest)]
-        if before.runs != manifest.runs or hashes[0] != hashes[1]:
-            raise StudyError(
-                f"{path}: holds another plan (study hash {hashes[0]}, this config gives {hashes[1]}); a manifest is "
-                "never changed: use another --study folder, or delete that one"
-            )
-        return False
-    files.write_text(path, manifest.text())
-    return True
+    """Writes a plan; False where `path` has it already, by any revision. Raises StudyError if it has another."""
+    if not files.exists(path):
+        files.write_text(path, manifest.text())
+        return True
+    before = read_manifest(path)
+    old, new = before.header["study_hash"], manifest.header["study_hash"]
+    if before.runs != manifest.runs or old != new:
+        raise StudyError(
+            f"{path}: holds another plan (study hash {old}, this config gives {new}); a manifest is "
+            "never changed: use another --study folder, or delete that one"
+        )
+    return False
 
 
 def read_manifest(path: pathlib.Path) -> Manifest:
     """The manifest in `path`. Raises StudyError if it is missing or damaged."""
     try:
-        first, *runs = files.read_text(path).splitlines()
-        first = json.loads(first)
-        manifest = Manifest(first["manifest"], tuple(PlannedRun(**json.loads(line)) for line in runs))
-        if first["digest"] != _digest(manifest.header, runs):
+        head, *lines = files.read_text(path).splitlines()
+        first = json.loads(head)
+        manifest = Manifest(first["manifest"], tuple(PlannedRun(**json.loads(line)) for line in lines))
+        if first["digest"] != _digest(manifest.header, lines):
             raise ValueError("it is not as it was written: edited, or cut off")
         return manifest
     except FileNotFoundError:
-        raise StudyError(
-            f"{path}: no such manifest; make it with: python -m chinchilla_jax plan --config=... --study={path.parent}"
-        ) from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise StudyError(
-            f"{path}: not a manifest ({error}); restore it, or plan the study anew in another folder"
-        ) from None
+        command = f"python -m chinchilla_jax plan --config=... --study={path.parent}"
+        raise StudyError(f"{path}: no such manifest; make it with: {command}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        told = "restore it, or plan the study anew in another folder"
+        raise StudyError(f"{path}: not a manifest ({error}); {told}") from None
 
 
 def _digest(header: dict[str, Any], lines: list[str]) -> str:
@@ -167,9 +155,7 @@ def _digest(header: dict[str, Any], lines: list[str]) -> str:
 
 
 def planned_runs(study: pathlib.Path, names: Sequence[str] = (MANIFEST, VERIFICATION)) -> list[PlannedRun]:
-    """The runs of those manifests that the study has: by default of the plan and the verification. Raises StudyError if
-    one is damaged, or there is none.
-    """
+    """The runs of those manifests that the study has. Raises StudyError if one is damaged, or there is none."""
     present = [name for name in names if files.exists(study / name)]
     return [run for name in present or [MANIFEST] for run in read_manifest(study / name).runs]
 
@@ -209,34 +195,24 @@ def unfinished(study: pathlib.Path, runs: Iterable[PlannedRun]) -> list[PlannedR
 def finished(
     study: pathlib.Path, runs: Iterable[PlannedRun], skip_damaged: bool = False
 ) -> Iterator[tuple[PlannedRun, dict[str, Any]]]:
-    """Those of `runs` that have a result, with it; diverged ones too. Raises StudyError if a result is damaged, unless
-    that is to be skipped.
-    """
+    """Those of `runs` that have a result, with it, diverged ones too. A damaged one is skipped or raises StudyError."""
     for run in runs:
         try:
-            result = read_result(study, run.name)
+            if (result := read_result(study, run.name)) is not None:
+                yield run, result
         except StudyError:
-            if skip_damaged:
-                continue
-            raise
-        if result is not None:
-            yield run, result
+            if not skip_damaged:
+                raise
 
 
 def last_metrics(study: pathlib.Path, name: str, file: str = "metrics.jsonl") -> dict[str, Any]:
     """The newest value of each metric at the end of what a run wrote to `file`; {} before the first."""
+    path = run_folder(study, name) / file
     values: dict[str, Any] = {}
-    try:
-        lines = files.read_end(run_folder(study, name) / file, TAIL_BYTES).split(b"\n")
-    except FileNotFoundError:
-        return values
-    for line in lines:
-        try:
+    for line in files.read_end(path, TAIL_BYTES).split(b"\n") if files.exists(path) else ():
+        with contextlib.suppress(ValueError):  # the line is cut where reading began, or is being written
             record = json.loads(line)
-        except ValueError:
-            continue  # cut where reading began, or being written
-        if isinstance(record, dict):
-            values |= record
+            values |= record if isinstance(record, dict) else {}
     return values
 
 

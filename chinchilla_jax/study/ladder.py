@@ -33,71 +33,54 @@ class Rung:
     params: int
 
 
-def shape(template: ModelConfig, n_layers: int, d_model: int, fixed_heads: bool = False) -> ModelConfig:
-    """The template's family at this depth and width.
+def _rung(model: ModelConfig) -> Rung:
+    return Rung(model, count_parameters(model).total)
 
-    Heads: as many as make their width nearest to the template's head_dim with n_heads * head_dim == d_model. Widths
-    that are no multiple of head_dim, as small models have, get heads a little wider or narrower.
 
-    Args:
-      fixed_heads: as many heads as the template has, if they divide the width.
-    """
-    heads = template.n_heads if fixed_heads and _divides(template, d_model) else _heads(template, d_model)
+def _shape(template: ModelConfig, layers: int, width: int, fixed_heads: bool) -> ModelConfig:
+    """The template's family at this depth and width, whose heads are about as wide or as many as the template's."""
+    heads = template.n_heads if fixed_heads else _heads(template, width)
     group = template.n_heads // template.n_kv_heads
     kv_heads = next(k for k in range(max(heads // group, 1), 0, -1) if heads % k == 0)
-    d_ff = max(8, 8 * round(d_model * template.d_ff / template.d_model / 8))
-    sizes = {"n_heads": heads, "n_kv_heads": kv_heads, "head_dim": d_model // heads, "d_ff": d_ff}
-    return dataclasses.replace(template, n_layers=n_layers, d_model=d_model, **sizes)
+    d_ff = max(8, 8 * round(width * template.d_ff / template.d_model / 8))
+    return dataclasses.replace(
+        template, n_layers=layers, d_model=width, n_heads=heads, n_kv_heads=kv_heads, head_dim=width // heads, d_ff=d_ff
+    )
 
 
-def _rotates_pairs(template: ModelConfig) -> bool:
-    """Whether the width of a head must be even: such positions rotate pairs of features."""
-    return POSITIONS[template.position].kernel_form == "rope"
+def _heads(template: ModelConfig, width: int) -> int:
+    if width % template.head_dim == 0:
+        return width // template.head_dim
+    divisors = [heads for heads in range(1, width + 1) if _divides(template, heads, width)]
+    return min(divisors, key=lambda heads: (abs(math.log(heads * template.head_dim / width)), heads))
 
 
-def _divides(template: ModelConfig, d_model: int) -> bool:
-    """Whether the template's heads can share this width."""
-    return d_model % (template.n_heads * (2 if _rotates_pairs(template) else 1)) == 0
-
-
-def _heads(template: ModelConfig, d_model: int) -> int:
-    head_dim, even = template.head_dim, _rotates_pairs(template)
-    if d_model % head_dim == 0:
-        return d_model // head_dim
-    divisors = [h for h in range(1, d_model + 1) if d_model % h == 0 and not (even and d_model // h % 2)]
-    return min(divisors, key=lambda h: (abs(math.log(h * head_dim / d_model)), h))
+def _divides(template: ModelConfig, heads: int, width: int) -> bool:
+    """Whether so many heads can share this width: positions that rotate pairs of features need heads of even width."""
+    return width % (heads * (2 if POSITIONS[template.position].kernel_form == "rope" else 1)) == 0
 
 
 def nearest(config: RunConfig, params: float, exact: bool = False, above: Rung | None = None) -> Rung:
-    """The shape of the study's family for about `params` parameters, embeddings included.
+    """The shape of the study's family for about `params` parameters, embeddings included, and `study.aspect_ratio`; at
+    least as deep and as wide as `above`. `exact` weighs the count far above the aspect, with finer steps of width.
 
-    Its d_model / n_layers is near `study.aspect_ratio`. With `study.ladder=width` only the width varies; depth and
-    number of heads are the template's: a size with fewer heads than the next would show in the profiles like a step of
-    depth, and one with a single head depends on its luck.
-
-    Args:
-      exact: weigh the count far above the aspect, and consider finer steps of width.
-      above: the result is at least as deep and as wide as this.
+    With `study.ladder=width` only the width varies; depth and number of heads are the template's. A size with fewer
+    heads than the next would show in the profiles like a step of depth, and one with a single head depends on its luck.
     """
-    template, fixed_depth = config.model, config.study.ladder == "width"
-    weight = _EXACT_WEIGHT if exact else _LADDER_WEIGHT
+    template, study = config.model, config.study_section
+    fixed_depth, weight = study.ladder == "width", _EXACT_WEIGHT if exact else _LADDER_WEIGHT
     least_layers, least_width = (above.model.n_layers, above.model.d_model) if above else (1, 16)
-    if fixed_depth:
-        least_layers = template.n_layers
     best, best_cost = (least_layers, least_width), math.inf
-    for d_model, fixed, per_layer in _widths(template, exact, fixed_depth):
-        real = (params - fixed) / per_layer
-        for layers in (template.n_layers,) if fixed_depth else (math.floor(real), math.floor(real) + 1):
-            layers = max(layers, least_layers)
-            if layers > _MAX_LAYERS or d_model < least_width:
+    for width, fixed, per_layer in _widths(template, exact, fixed_depth):
+        real = math.floor((params - fixed) / per_layer)
+        for layers in (template.n_layers,) if fixed_depth else (max(real, least_layers), max(real + 1, least_layers)):
+            if layers > _MAX_LAYERS or width < least_width:
                 continue
-            count = fixed + layers * per_layer
-            aspect = 0.0 if fixed_depth else math.log(d_model / layers / config.study.aspect_ratio)
-            cost = weight * math.log(count / params) ** 2 + aspect**2
+            aspect = 0.0 if fixed_depth else math.log(width / layers / study.aspect_ratio)
+            cost = weight * math.log((fixed + layers * per_layer) / params) ** 2 + aspect**2
             if cost < best_cost:
-                best, best_cost = (layers, d_model), cost
-    model = shape(template, *best, fixed_heads=fixed_depth)
-    return Rung(model, count_parameters(model).total)
+                best, best_cost = (layers, width), cost
+    return _rung(_shape(template, *best, fixed_heads=fixed_depth))
 
 
 @functools.lru_cache(maxsize=16)
@@ -105,8 +88,8 @@ def _widths(template: ModelConfig, exact: bool, fixed_heads: bool) -> tuple[tupl
     """(d_model, parameters outside the layers, parameters of one layer) for every width considered."""
     rows, width = [], 16
     while width <= _MAX_WIDTH:
-        if not fixed_heads or _divides(template, width):
-            one, two = (count_parameters(shape(template, n, width, fixed_heads)).total for n in (1, 2))
+        if not fixed_heads or _divides(template, template.n_heads, width):
+            one, two = (_rung(_shape(template, layers, width, fixed_heads)).params for layers in (1, 2))
             rows.append((width, 2 * one - two, two - one))
         # Below 64, wider steps would leave gaps in N; above 8 heads whole heads are fine enough.
         step = 4 if width < 64 else 8
@@ -120,30 +103,26 @@ def _widths(template: ModelConfig, exact: bool, fixed_heads: bool) -> tuple[tupl
 
 def published(template: ModelConfig) -> tuple[Rung, ...]:
     """The 50 study models of Hoffmann et al. 2022, Table A9, with the template's vocabulary and attention kind."""
-    rungs = []
-    for preset in presets().values():
-        if preset.name.startswith("study-"):
-            names = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff")
-            model = dataclasses.replace(template, **{name: getattr(preset.model, name) for name in names})
-            rungs.append(Rung(model, count_parameters(model).total))
-    return tuple(sorted(rungs, key=lambda rung: rung.params))
+    names = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff")
+    shapes = [preset.model for preset in presets().values() if preset.name.startswith("study-")]
+    models = [dataclasses.replace(template, **{name: getattr(shape, name) for name in names}) for shape in shapes]
+    return tuple(sorted((_rung(model) for model in models), key=lambda rung: rung.params))
 
 
 def flops_per_token(config: RunConfig, model: ModelConfig, convention: str | None = None) -> float:
     """Training FLOPs of one token of a run of `config` with the shape `model`, by default in the study's convention."""
     sequences = config.train.batch_size // config.train.microbatches
-    return train_flops_per_token(model, config.data.seq_len, convention or config.study.convention, sequences)
+    return train_flops_per_token(model, config.data.seq_len, convention or config.study_section.convention, sequences)
 
 
 def ladder(config: RunConfig, optima: Sequence[float]) -> tuple[Rung, ...]:
-    """Every rung the study's budgets may use, smallest first, shared by all of them: a shape compiled once serves all,
-    and one trunk the cooldowns of several budgets.
+    """Every rung that the study's budgets may use, smallest first. They share them: a shape is compiled once for all,
+    and one trunk serves the cooldowns of several budgets.
 
     Rungs are `study.size_ratio` apart, counted from the geometric mean of the `optima` (the N expected at each budget);
-    steps the family cannot make are left out. Raises ConfigError if `study.sizes` is too small to have three sizes on
-    each side.
+    steps the family cannot make are left out. Raises ConfigError if `study.sizes` has no three sizes for each side.
     """
-    study = config.study
+    study = config.study_section
     if study.sizes < 6:
         raise ConfigError("study.sizes", f"at least 6, three on each side of the predicted optimum, got {study.sizes}")
     anchor = math.exp(sum(map(math.log, optima)) / len(optima))
@@ -171,7 +150,6 @@ def around(rungs: tuple[Rung, ...], optimum: float, sizes: int) -> tuple[Rung, .
     """The `sizes` neighbouring rungs nearest to `optimum` on both sides; fewer where the ladder ends."""
     below = [rung for rung in rungs if rung.params < optimum]
     above = [rung for rung in rungs if rung.params >= optimum]
-    half = sizes // 2
-    more_below = sizes % 2 and below and above and optimum / below[-1].params < above[0].params / optimum
-    n_below = half + (1 if more_below else 0)
+    one_more = sizes % 2 and below and above and optimum / below[-1].params < above[0].params / optimum
+    n_below = sizes // 2 + bool(one_more)
     return tuple(below[-n_below:] + above[: sizes - n_below])

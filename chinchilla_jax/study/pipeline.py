@@ -18,13 +18,11 @@ from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job.cores import default_workers
 from chinchilla_jax.study import folder
-from chinchilla_jax.study.cost import describe
-from chinchilla_jax.study.execute.backend import LOCAL, get_backend, run_manifest
-from chinchilla_jax.study.execute.pace import estimate, pace
-from chinchilla_jax.study.execute.reuse import reuse
-from chinchilla_jax.study.folder import MANIFEST, Manifest, PlannedRun
-from chinchilla_jax.study.noise.foresee import foresee
-from chinchilla_jax.study.plan import holdout_runs, plan, verification
+from chinchilla_jax.study.execute.backend import LOCAL, get_backend, reuse, run_manifest
+from chinchilla_jax.study.execute.status import estimate, pace, training_order
+from chinchilla_jax.study.folder import MANIFEST, NOISE, VERIFICATION, Manifest, PlannedRun
+from chinchilla_jax.study.foresee import foresee
+from chinchilla_jax.study.plan import describe, holdout_budget, holdout_runs, plan, verification
 
 STAGES = ("data", "plan", "isoflop runs", "prediction", "held-out runs", "report")
 STAGE_SECONDS = "stages.json"
@@ -33,43 +31,31 @@ STAGE_SECONDS = "stages.json"
 def run_study(
     config: RunConfig, study: str | pathlib.Path, workers: int | None = None, echo: Echo = print, backend: str = LOCAL
 ) -> pathlib.Path:
-    """Does whatever of a study is not done yet; returns the path of its report.
-
-    Args:
-      workers: runs that train at the same time; `cores.default_workers` unless given.
-      backend: name of what trains the runs, see `execute.backend`.
-
-    Raises:
-      ConfigError, DataError, StudyError, FitRefused: see the stages; each says what to do.
-      Stopped: a signal came; what was in progress is saved.
+    """Does whatever of a study is not done yet, `workers` runs at a time on the back-end of that name (see
+    `execute.backend`); returns the path of its report. Raises ConfigError, DataError, StudyError and FitRefused, which
+    say what to do, and Stopped if a signal came: what was in progress is saved.
     """
     manifest = plan(config)  # first of all, so that a plan that cannot work costs nothing
-    get_backend(backend)
-    with contextlib.ExitStack() as early:
-        return _Pipeline(pathlib.Path(study), manifest, workers or default_workers(config), echo, backend, early).run()
+    pipeline = _Pipeline(pathlib.Path(study), manifest, workers or default_workers(config), echo, backend)
+    with pipeline.early:
+        return pipeline.run()
 
 
-@dataclasses.dataclass
 class _Pipeline:
-    """A study and its stages. `early` ends workers that were started ahead of a stage which never came."""
+    """A study and its stages."""
 
-    study: pathlib.Path
-    manifest: Manifest
-    workers: int
-    echo: Echo
-    backend: str
-    early: contextlib.ExitStack
-
-    def __post_init__(self):
-        self.config = self.manifest.template()
-        self.started = time.monotonic()
+    def __init__(self, study: pathlib.Path, manifest: Manifest, workers: int, echo: Echo, backend: str):
+        self.study, self.manifest, self.workers, self.echo = study, manifest, workers, echo
+        self.backend, self.stand_by = backend, get_backend(backend).stand_by
+        self.config, self.started = manifest.template(), time.monotonic()
+        self.early = contextlib.ExitStack()  # ends workers that were started ahead of a stage which never came
 
     def run(self) -> pathlib.Path:
         """All stages, one after the other."""
         study, echo = self.study, self.echo
 
         # While the text is prepared on some core, workers import JAX and compile on the others.
-        ready, waiting = None, folder.training_order(folder.unfinished(study, self.manifest.runs))
+        ready, waiting = None, training_order(folder.unfinished(study, self.manifest.runs))
         if waiting and not _prepared(self.config):
             ready = self._stand_by(MANIFEST, waiting, min(self.workers, len(waiting)))
 
@@ -85,23 +71,23 @@ class _Pipeline:
             foresee(self.manifest, study, echo)
 
         with self._stage("isoflop runs"):
-            if files.exists(study / folder.NOISE):
-                reuse(study, self.manifest.runs, folder.read_manifest(study / folder.NOISE).runs, echo)
+            if files.exists(study / NOISE):
+                reuse(study, self.manifest.runs, folder.read_manifest(study / NOISE).runs, echo)
             run_manifest(self.backend, study, MANIFEST, self.workers, echo, ready)
 
         # While the fits are made they import JAX again; nobody knows yet what to compile.
-        predicted = files.exists(study / folder.VERIFICATION)
-        ready = None if predicted else self._stand_by(folder.VERIFICATION, [], self.workers)
+        predicted = files.exists(study / VERIFICATION)
+        ready = None if predicted else self._stand_by(VERIFICATION, [], self.workers)
 
         with self._stage("prediction"):
             if predicted:
-                params = folder.read_manifest(study / folder.VERIFICATION).header["predicted_params"]
-                echo(f"{study / folder.VERIFICATION}: predicted N = {params:.4g}, as before")
+                params = folder.read_manifest(study / VERIFICATION).header["predicted_params"]
+                echo(f"{study / VERIFICATION}: predicted N = {params:.4g}, as before")
             else:
                 self._predict()
 
         with self._stage("held-out runs"):
-            run_manifest(self.backend, study, folder.VERIFICATION, self.workers, echo, ready)
+            run_manifest(self.backend, study, VERIFICATION, self.workers, echo, ready)
 
         with self._stage("report"):
             from chinchilla_jax.scaling.report.report import write_report
@@ -114,21 +100,20 @@ class _Pipeline:
         return report
 
     def _stand_by(self, manifest: str, waiting: list[PlannedRun], workers: int) -> Any:
-        stand_by = get_backend(self.backend).stand_by
-        return self.early.enter_context(stand_by(self.study, manifest, self.config, waiting, workers, self.echo))
+        context = self.stand_by(self.study, manifest, self.config, waiting, workers, self.echo)
+        return self.early.enter_context(context)
 
     def _predict(self) -> None:
         """Fits the runs, says what they predict, and plans the held-out ones."""
         from chinchilla_jax.scaling.predict.analysis import analyse
         from chinchilla_jax.scaling.predict.predict import predict
         from chinchilla_jax.scaling.read.load import load_runs
-        from chinchilla_jax.scaling.read.runs import target_budget
         from chinchilla_jax.scaling.report.facts import facts_of
         from chinchilla_jax.scaling.report.sections import announce, of_prediction, tell
 
         loaded = load_runs(self.study)
         announce(loaded, "corrected", self.echo)
-        prediction = predict(analyse(loaded.runs), target_budget(loaded))
+        prediction = predict(analyse(loaded.runs), holdout_budget(self.config))
         tell(of_prediction(facts_of(loaded, prediction=prediction)), self.echo)
         describe(verification(self.study, prediction.best.params), self.workers, self.echo)
 
@@ -150,18 +135,19 @@ class _Pipeline:
     def _seconds_left(self) -> float:
         """Seconds of training still to come, at the pace of the finished runs or else the config's."""
         runs = folder.unfinished(self.study, self.manifest.runs)
-        if files.exists(self.study / folder.VERIFICATION):
-            runs += folder.unfinished(self.study, folder.read_manifest(self.study / folder.VERIFICATION).runs)
+        if files.exists(self.study / VERIFICATION):
+            runs += folder.unfinished(self.study, folder.read_manifest(self.study / VERIFICATION).runs)
         else:
             # As many runs of the held-out budget, which is so many times that of the largest planned run.
+            study = self.config.study_section
             largest = max(self.manifest.runs, key=lambda run: (run.budget, run.params))
-            times = self.config.study.holdout_factor
-            flops = {convention: times * count for convention, count in largest.flops.items()}
-            seconds = flops["executed"] / self.config.study.flops_per_second
-            changes = {"name": "held-out", "flops": flops, "estimated_seconds": seconds}
-            runs += [dataclasses.replace(largest, trunk=None, fork_step=0, **changes)] * holdout_runs(self.config)
-        seconds = pace(self.study)
-        left = {run.name: seconds(run) * (1.0 - folder.progress(self.study, run)) for run in runs}
+            flops = {convention: study.holdout_factor * count for convention, count in largest.flops.items()}
+            seconds = flops["executed"] / study.flops_per_second
+            alone = dataclasses.replace(largest, name="held-out", trunk=None, fork_step=0)
+            alone = dataclasses.replace(alone, flops=flops, estimated_seconds=seconds)
+            runs += [alone] * holdout_runs(self.config)
+        seconds_of = pace(self.study)
+        left = {run.name: seconds_of(run) * (1.0 - folder.progress(self.study, run)) for run in runs}
         return estimate(runs, self.workers, lambda run: left[run.name])
 
 
@@ -169,10 +155,9 @@ def _prepared(config: RunConfig) -> bool:
     """Whether the text is prepared already."""
     from chinchilla_jax.data import DataError, store_path
 
-    try:
+    with contextlib.suppress(DataError):
         return files.exists(store_path(config.data))
-    except DataError:
-        return False
+    return False
 
 
 def where_the_time_went(study: pathlib.Path, workers: int) -> list[str]:
@@ -192,13 +177,13 @@ def where_the_time_went(study: pathlib.Path, workers: int) -> list[str]:
         parts.update(spent)
         parts["other"] += max(0.0, (result.get("seconds") or 0.0) - sum(spent.values()))
     capacity = workers * wall
-    if capacity:
-        steps, booked = parts["step"], sum(parts.values())
-        parts["outside runs, waiting"] = max(0.0, capacity - booked)
-        lines.append(f"  {f'part, over {workers} workers':24} {'seconds':>9} {'share':>7}")
-        lines += [f"  {name:24} {s:9.0f} {s / capacity:7.1%}" for name, s in parts.most_common()]
-        share = f"{steps / capacity:.1%} of {workers} workers x {duration(wall)}"
-        if booked > 1.01 * capacity:  # `work` trained runs too, whose wall time is no stage's
-            share = f"{duration(steps)} of the workers' time, some of it before `study` was started"
-        lines.append(f"training took {share}")
-    return lines
+    if not capacity:
+        return lines
+    steps, booked = parts["step"], sum(parts.values())
+    parts["outside runs, waiting"] = max(0.0, capacity - booked)
+    lines.append(f"  {f'part, over {workers} workers':24} {'seconds':>9} {'share':>7}")
+    lines += [f"  {name:24} {s:9.0f} {s / capacity:7.1%}" for name, s in parts.most_common()]
+    share = f"{steps / capacity:.1%} of {workers} workers x {duration(wall)}"
+    if booked > 1.01 * capacity:  # `work` trained runs too, whose wall time is no stage's
+        share = f"{duration(steps)} of the workers' time, some of it before `study` was started"
+    return [*lines, f"training took {share}"]

@@ -1,6 +1,7 @@
 """(N, D, C) -> how to train it: learning rate and batch as power laws, and where these come from.
 
-A recipe is a text of the config: a formula, or the name of one in the table of published laws. Its variables:
+A recipe is a text of the config: a formula as `lr = 8.2 N^-0.6, batch = 0.58 D^0.571`, constants times powers, or the
+name of one in the table of published laws. Its variables:
 
     N      parameters, embeddings included     N_ne   parameters without the token, position and output matrices
     D      training tokens                     C_ne   FLOPs without vocabulary terms (`table_a4`)
@@ -12,15 +13,19 @@ A recipe is a text of the config: a formula, or the name of one in the table of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Collection, Mapping
 
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.ledger import count_parameters
 from chinchilla_jax.scaling.laws.published import law
-from chinchilla_jax.study.formula import Power, parse
 from chinchilla_jax.study.ladder import flops_per_token
 
-VARIABLES = ("N", "N_ne", "D", "C", "C_ne")
+_KEY = "study.recipe"
+_VARIABLES = ("N", "N_ne", "D", "C", "C_ne")
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_FACTOR = re.compile(rf"\s*\*?\s*([A-Za-z_]+)(?:\s*(?:\^|\*\*)\s*({_NUMBER}))?")
 
 # Name of the recipe: the published laws of its learning rate and batch, with the variable each of their exponents
 # belongs to. DeepSeek's C is M D with M = 72 L d^2 + 12 L d s per token, which is `table_a4` but for its softmax; Step
@@ -29,6 +34,21 @@ PUBLISHED = {
     "deepseek": (("deepseek2024_learning_rate", {"p": "C_ne"}), ("deepseek2024_batch", {"p": "C_ne"})),
     "step-law": (("steplaw2025_learning_rate", {"p": "N_ne", "q": "D"}), ("steplaw2025_batch", {"p": "D"})),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Power:
+    """coefficient * product of variable ^ exponent; `exponents` in the order written."""
+
+    coefficient: float
+    exponents: tuple[tuple[str, float], ...] = ()
+
+    def at(self, **variables: float) -> float:
+        """Its value; variables it does not name are ignored."""
+        return math.prod([self.coefficient, *(variables[name] ** exponent for name, exponent in self.exponents)])
+
+    def __str__(self) -> str:
+        return " ".join([f"{self.coefficient:g}", *(f"{name}^{exponent:g}" for name, exponent in self.exponents)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +65,18 @@ class Recipe:
 
 
 def read_recipe(text: str) -> Recipe:
-    """The recipe `study.recipe`: a formula, or the name of a published one. Raises ConfigError if it is neither; says
-    what is wrong.
-    """
-    text, key = text.strip(), "study.recipe"
+    """The recipe `study.recipe`: a formula, or the name of a published one. Raises ConfigError if it is neither."""
+    text = text.strip()
     if text in PUBLISHED:
         lr, batch = (_published(name, exponents) for name, exponents in PUBLISHED[text])
         return Recipe(lr, batch, f"{text}: {law(PUBLISHED[text][0][0]).source}")
     if "=" not in text:
         names = f"{did_you_mean(text, PUBLISHED)}; one of {', '.join(PUBLISHED)}"
-        raise ConfigError(key, f"unknown recipe {text!r}{names}, or a formula such as 'lr = 1 N^-0.5'")
-    laws = parse(key, text, ("lr", "batch"), VARIABLES)
+        raise ConfigError(_KEY, f"unknown recipe {text!r}{names}, or a formula such as 'lr = 1 N^-0.5'")
+    laws = parse(_KEY, text, ("lr", "batch"), _VARIABLES)
     if "lr" not in laws:
-        raise ConfigError(key, f"{text!r} has no learning rate; add 'lr = ...'")
-    return Recipe(laws["lr"], laws.get("batch"), key)
+        raise ConfigError(_KEY, f"{text!r} has no learning rate; add 'lr = ...'")
+    return Recipe(laws["lr"], laws.get("batch"), _KEY)
 
 
 def _published(name: str, exponents: Mapping[str, str]) -> Power:
@@ -67,29 +85,22 @@ def _published(name: str, exponents: Mapping[str, str]) -> Power:
 
 
 def with_recipe(config: RunConfig, budget: float) -> tuple[RunConfig, str]:
-    """The study's config with learning rate and batch for the run of its model on `budget` FLOPs.
+    """The study's config with learning rate and batch for the run of its model on `budget` FLOPs; still with its study,
+    and trained for one batch. Second, the provenance in one line. Raises ConfigError if the recipe cannot be read.
 
-    A batch of the recipe becomes whole sequences, spread evenly over the devices; the rows of a microbatch stay those
-    of the config, which fit its memory, and their number changes.
-
-    Returns:
-      The config, still with its study and trained for one batch, and the provenance in one line.
-
-    Raises:
-      ConfigError: the recipe cannot be read.
+    A batch of the recipe becomes whole sequences, spread evenly over the devices. A microbatch keeps the rows of the
+    config, which fit its memory; how many there are changes.
     """
-    recipe, known = read_recipe(config.study.recipe), _variables(config, budget)
+    recipe, known = read_recipe(config.study_section.recipe), _variables(config, budget)
     batch_size, microbatches, length = config.train.batch_size, config.train.microbatches, config.data.seq_len
-    if recipe.batch is None:
-        batch = f"batch of {batch_size} x {length} tokens as in the config"
-    else:
+    batch = f"batch of {batch_size} x {length} tokens as in the config"
+    if recipe.batch is not None:
         tokens = recipe.batch.at(**known)
         batch_size, microbatches = _whole(config, tokens / length)
         batch = f"batch = {recipe.batch} = {tokens:.4g} tokens, rounded to {batch_size} x {length} ({recipe.source})"
     named = {name for power in (recipe.lr, recipe.batch) if power for name, _ in power.exponents}
-    at = ", ".join(f"{name} = {known[name]:.4g}" for name in VARIABLES if name in named)
-    peak_lr = float(f"{recipe.lr.at(**known):.4g}")
-    optimizer = dataclasses.replace(config.optimizer, peak_lr=peak_lr)
+    at = ", ".join(f"{name} = {known[name]:.4g}" for name in _VARIABLES if name in named)
+    optimizer = dataclasses.replace(config.optimizer, peak_lr=float(f"{recipe.lr.at(**known):.4g}"))
     train = dataclasses.replace(
         config.train, batch_size=batch_size, microbatches=microbatches, train_tokens=batch_size * length
     )
@@ -98,16 +109,13 @@ def with_recipe(config: RunConfig, budget: float) -> tuple[RunConfig, str]:
 
 
 def warmup_steps(config: RunConfig, steps: int) -> int:
-    """Steps of warm-up of a run of `steps`.
-
-    A fraction, because a fixed number would be most of a short run and nothing of a long one, and so tilt the IsoFLOP
-    profiles.
-    """
-    fraction = config.study.warmup_fraction
-    return max(min(max(1, round(fraction * steps)), steps - 1), 0) if fraction else 0
+    """Steps of warm-up of a run of `steps`."""
+    # A fixed number would be most of a short run and nothing of a long one, and so tilt the IsoFLOP profiles.
+    fraction = config.study_section.warmup_fraction
+    return min(max(1, round(fraction * steps)), steps - 1) if fraction else 0
 
 
-def _variables(config: RunConfig, budget: float) -> Mapping[str, float]:
+def _variables(config: RunConfig, budget: float) -> dict[str, float]:
     counted = count_parameters(config.model)
     tokens = budget / flops_per_token(config, config.model)
     without_vocabulary = tokens * flops_per_token(config, config.model, "table_a4")
@@ -121,3 +129,34 @@ def _whole(config: RunConfig, sequences: float) -> tuple[int, int]:
         microbatches = round(sequences / rows)
         return microbatches * rows, microbatches
     return max(1, round(sequences / devices)) * devices, 1
+
+
+def parse(key: str, text: str, names: Collection[str], variables: Collection[str]) -> dict[str, Power]:
+    """The power laws of `text`, by name. `names` may stand left of an equals sign, `variables` right of it. Raises
+    ConfigError at `key`; says what is wrong with which part.
+    """
+    laws: dict[str, Power] = {}
+    for part in text.split(","):
+        name, equals, right = (word.strip() for word in part.partition("="))
+        if not equals or name not in names:
+            form = f"NAME = NUMBER ... with NAME one of {', '.join(names)}{did_you_mean(name, names)}"
+            raise ConfigError(key, f"{part.strip()!r} in {text!r}: write {form}")
+        if name in laws:
+            raise ConfigError(key, f"{text!r} says twice what {name} is")
+        laws[name] = _power(key, right, variables)
+    return laws
+
+
+def _power(key: str, text: str, variables: Collection[str]) -> Power:
+    number = re.match(_NUMBER, text)
+    if not number or not 0.0 < float(number[0]) < math.inf:
+        raise ConfigError(key, f"{text!r} must begin with a positive number")
+    exponents, rest = [], text[number.end() :]
+    while rest.strip():
+        factor = _FACTOR.match(rest)
+        if not factor or factor[1] not in variables:
+            form = f"powers such as {next(iter(variables))}^-0.5, of {', '.join(variables)}"
+            raise ConfigError(key, f"{text!r}: {rest.strip()!r} is unknown; after the number come {form}")
+        exponents.append((factor[1], float(factor[2] or 1.0)))
+        rest = rest[factor.end() :]
+    return Power(float(number[0]), tuple(exponents))

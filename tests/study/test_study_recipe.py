@@ -8,7 +8,7 @@ from chinchilla_jax.config import ConfigError, MeshConfig
 from chinchilla_jax.ledger import count_parameters
 from chinchilla_jax.study import recipe
 from chinchilla_jax.study.plan import plan
-from chinchilla_jax.study.recipe import read_recipe, with_recipe
+from chinchilla_jax.study.recipe import parse, read_recipe, with_recipe
 from tests.study.cases import LARGE, SMALL, paper_config, width_config
 
 
@@ -120,3 +120,12 @@ def test_runs_of_one_trunk_share_its_recipe():
             assert run.run_config().optimizer.peak_lr == trunk.optimizer.peak_lr
             assert run.run_config().train.batch_size == trunk.train.batch_size
             assert abs(run.cost / run.budget - 1) <= 0.01
+
+
+def test_a_formula_is_a_number_times_powers():
+    laws = parse("study.recipe", "lr=1.79 N_ne^-0.713 D^0.307 , batch = .58*D**0.571", ("lr", "batch"), ("N_ne", "D"))
+    assert laws["lr"].at(N_ne=1e9, D=1e11) == pytest.approx(1.79 * 1e9**-0.713 * 1e11**0.307)
+    assert laws["batch"].at(N_ne=1e9, D=1e11) == pytest.approx(0.58 * 1e11**0.571)
+    assert str(laws["lr"]) == "1.79 N_ne^-0.713 D^0.307"
+    assert parse("k", "lr = 3e-4", ("lr",), ("N",))["lr"].at(N=5.0) == 3e-4
+    assert parse("k", "lr = 2 N", ("lr",), ("N",))["lr"].at(N=5.0) == 10.0

@@ -11,13 +11,11 @@ from chinchilla_jax.config import ConfigError
 from chinchilla_jax.data import prepare
 from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
 from chinchilla_jax.scaling.read.load import load_runs
-from chinchilla_jax.study.cost import describe, executed
 from chinchilla_jax.study.execute import lease, worker
-from chinchilla_jax.study.execute.pace import estimate
-from chinchilla_jax.study.execute.status import run_status, status
+from chinchilla_jax.study.execute.status import estimate, run_status, status
 from chinchilla_jax.study.execute.worker import work_alone
 from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, read_result, run_folder, write_manifest
-from chinchilla_jax.study.plan import plan
+from chinchilla_jax.study.plan import describe, executed, plan
 from chinchilla_jax.training import loop
 from chinchilla_jax.training.record.metrics import read_metrics
 from configs.isoflop import tiny

@@ -42,7 +42,7 @@ def on_cpu(environment: Mapping[str, str] = os.environ) -> bool:
 
 def of_study(config: RunConfig) -> int:
     """Cores of each run of the study `config`; where a mesh pretends that a CPU is several devices, one each."""
-    return max(config.study.cores, config.mesh.size)
+    return max(config.study_section.cores, config.mesh.size)
 
 
 def share(worker: int, cores: int, among: Sequence[int]) -> list[int]:

@@ -20,7 +20,7 @@ import pathlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from chinchilla_jax.base import files
@@ -43,18 +43,17 @@ class Lease:
         if owner(self.path) != self.holder:
             return False
         with contextlib.suppress(OSError):
-            os.utime(self.path)
+            files.touch(self.path)
         return True
 
     def keep(self, lost: Callable[[], None], interval: float = HEARTBEAT_SECONDS) -> None:
         """Renews from a thread every `interval` seconds; that calls `lost`, once, if the lease is another's by then."""
 
-        def beat():
-            while not self._stop.wait(interval):
-                if not self.renew():
-                    if not self._stop.is_set():
-                        lost()
-                    return
+        def beat() -> None:
+            while not self._stop.wait(interval) and self.renew():
+                pass
+            if not self._stop.is_set():
+                lost()
 
         self._heartbeat = threading.Thread(target=beat, name="lease", daemon=True)
         self._heartbeat.start()
@@ -71,9 +70,10 @@ class Lease:
 def claim(run_folder: pathlib.Path, study: pathlib.Path, worker: str) -> Lease | None:
     """The lease of `run_folder`, or None if a living worker has it. A dead one's is taken over."""
     path = run_folder / LEASE
-    holder = {"host": _host(), "pid": os.getpid(), "process_start": _started(os.getpid()), "worker": worker}
-    holder["since"] = time.strftime("%Y-%m-%d %H:%M:%S")
-    with _locked(study / "leases.lock"):
+    process = {"host": _host(), "pid": os.getpid(), "process_start": _started(os.getpid())}
+    holder = process | {"worker": worker, "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    with open(study / "leases.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
         if files.exists(path):
             if alive(path):
                 return None
@@ -85,7 +85,7 @@ def claim(run_folder: pathlib.Path, study: pathlib.Path, worker: str) -> Lease |
 def owner(path: pathlib.Path) -> dict[str, Any] | None:
     """Who holds the lease file `path`: {} while it is being written, None if there is none."""
     try:
-        return json.loads(files.read_text(path) or "{}")
+        return files.read_json(path)
     except FileNotFoundError:
         return None
     except ValueError:
@@ -98,19 +98,11 @@ def alive(path: pathlib.Path) -> bool:
     if holder is None:
         return False
     if holder.get("host") == _host():
-        started = _started(holder["pid"])
-        return started is not None and started == holder.get("process_start")
+        return holder.get("process_start") == _started(holder["pid"]) is not None
     try:
-        return time.time() - path.stat().st_mtime < STALE_SECONDS
+        return time.time() - files.stamp(path)[1] / 1e9 < STALE_SECONDS
     except FileNotFoundError:
         return False
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _host() -> str:
@@ -128,9 +120,8 @@ def _started(pid: int) -> str | None:
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
     except OSError:
-        pass
-    if pathlib.Path("/proc/self/stat").exists():
-        return None
+        if os.path.exists("/proc/self/stat"):
+            return None
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import FAILED, PREEMPTED, USAGE
 from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.config import RunConfig
@@ -35,15 +36,13 @@ def work(
 ) -> None:
     """Trains every unfinished run of a manifest with `workers` processes on this machine. What is finished stays.
 
-    Args:
-      workers: `cores.default_workers` of them unless given. How many there are changes no run: each has the cores that
-        were planned for it.
-      ready: workers that stand by for this manifest.
-      command: argument list that starts worker i; by default `python -m chinchilla_jax work --worker=i`.
+    Raises StudyError if there is no such manifest or a worker failed, and Stopped if SIGINT or SIGTERM came; the runs
+    in progress are saved.
 
-    Raises:
-      StudyError: no such manifest, or a worker failed; has the end of its log.
-      Stopped: SIGINT or SIGTERM came; the runs in progress are saved.
+    Args:
+      workers: `cores.default_workers` unless given. It changes no run: each has the cores that were planned for it.
+      ready: workers that stand by for this manifest.
+      command: argument list that starts worker i, if not `python -m chinchilla_jax work --worker=i`.
     """
     study = pathlib.Path(study)
     plan = folder.read_manifest(study / manifest)
@@ -52,13 +51,11 @@ def work(
         echo(f"{manifest}: all {len(plan.runs)} runs are finished")
         return
     template = plan.template()
-    workers = min(workers or cores.default_workers(template), len(waiting))
-    if cores.on_cpu() and workers * cores.of_study(template) > len(cores.available()):
-        echo(f"{workers} workers of {cores.of_study(template)} cores each take turns on {len(cores.available())}")
-    if ready:
-        ready.resize(workers)
-    pool = ready or Pool(study, workers, command or (lambda i: _command(study, manifest, i, workers)), echo)
-    received = []
+    count = min(workers or cores.default_workers(template), len(waiting))
+    if cores.on_cpu() and count * cores.of_study(template) > len(cores.available()):
+        echo(f"{count} workers of {cores.of_study(template)} cores each take turns on {len(cores.available())}")
+    pool = ready or Pool(study, count, command or (lambda i: _command(study, manifest, i, count)), echo)
+    received: list[str] = []
 
     def note(number: int) -> None:
         if received:
@@ -67,8 +64,8 @@ def work(
 
     with on_signal(note):
         try:
-            pool.start()
-            _Monitor(study, plan, workers, echo).watch(pool, received)
+            pool.start(count)
+            _watch(pool, study, plan, received, echo)
         finally:
             pool.stop()
 
@@ -77,17 +74,15 @@ def work(
 def standing_by(
     study: pathlib.Path, manifest: str, template: RunConfig, waiting: Sequence[PlannedRun], workers: int, echo: Echo
 ) -> Iterator[Pool | None]:
-    """Workers that get ready while the block finds out what they shall do, see `backend.Backend`.
-
-    Each compiles one of the first runs that are waiting. None where accelerators compute: a worker would take them from
-    whoever has them now.
-    """
-    if not cores.on_cpu():
+    """Workers that get ready while the block finds out what they shall do; each compiles one of the `waiting` runs."""
+    if not cores.on_cpu():  # a worker would take the accelerator from who has it now
         yield None
         return
     pool = Pool(study, workers, lambda i: _command(study, manifest, i, workers), echo)
     try:
-        pool.stand_by([preparation(template, waiting[i] if i < len(waiting) else None) for i in range(workers)])
+        for worker in range(workers):
+            first = waiting[worker] if worker < len(waiting) else None
+            _tell(pool.launch(worker, "--standby"), preparation(template, first))
         yield pool
     finally:
         pool.stop()
@@ -100,65 +95,46 @@ def _command(study: pathlib.Path, manifest: str, worker: int, workers: int) -> l
 
 
 class Pool:
-    """The worker processes."""
+    """The worker processes; None stands for one that has not been started, or is through."""
 
     def __init__(self, study: pathlib.Path, workers: int, command: Callable[[int], list[str]], echo: Echo):
         self.study, self.command, self.echo = study, command, echo
-        self.processes: list[subprocess.Popen | None] = [None] * workers
-        self.restarts = [0] * workers
+        self.processes: list[subprocess.Popen[bytes] | None] = [None] * workers
         self._logs: list[TextIO] = []
         self._at_work = False
 
-    def log(self, worker: int) -> pathlib.Path:
-        return self.study / "logs" / f"worker-{worker}.log"
-
-    def stand_by(self, preparations: list[bytes]) -> None:
-        """Starts the workers ahead of their work, with a line for each that says what to get ready for."""
-        for worker, line in enumerate(preparations):
-            self._start(worker, standby=True)
-            with contextlib.suppress(BrokenPipeError):  # one that has died already is noticed when it is needed
-                self.processes[worker].stdin.write(line)
-                self.processes[worker].stdin.flush()
-
-    def resize(self, workers: int) -> None:
-        """Before they begin: ends those that are too many; any that are missing are started when the others begin."""
-        for process in filter(None, self.processes[workers:]):
-            process.kill()
+    def start(self, workers: int) -> None:
+        """Has so many workers begin: ends those that stand by beyond them, and starts those that are missing."""
+        for unneeded in filter(None, self.processes[workers:]):
+            unneeded.kill()
         self.processes = (self.processes + [None] * workers)[:workers]
-        self.restarts = [0] * workers
-
-    def start(self) -> None:
-        """Has the workers begin."""
-        self._at_work = True
+        self.restarts, self._at_work = [0] * workers, True
         for worker, process in enumerate(self.processes):
             if process is None:
-                self._start(worker)
-                continue
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(GO)
-                process.stdin.close()
+                self.launch(worker)
+            else:
+                _tell(process, GO)
 
-    def _start(self, worker: int, standby: bool = False) -> None:
-        self.log(worker).parent.mkdir(parents=True, exist_ok=True)
-        log = self.log(worker).open("a", encoding="utf-8")
-        self._logs.append(log)
+    def _log(self, worker: int) -> pathlib.Path:
+        return self.study / "logs" / f"worker-{worker}.log"
+
+    def launch(self, worker: int, *standby: str) -> subprocess.Popen[bytes]:
+        """Starts a worker's process, with `--standby` ahead of its work."""
+        files.make_folder(self.study / "logs")
+        self._logs.append(self._log(worker).open("a", encoding="utf-8"))
         # In its own session, so that Ctrl-C reaches only this process, which then asks the workers to save and stop.
-        self.processes[worker] = subprocess.Popen(
-            self.command(worker) + ["--standby"] * standby,
+        process = self.processes[worker] = subprocess.Popen(
+            [*self.command(worker), *standby],
             stdin=subprocess.PIPE if standby else subprocess.DEVNULL,
-            stdout=log,
+            stdout=self._logs[-1],
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
+        return process
 
     def running(self) -> bool:
-        """Looks after the workers: whether any is still at work.
-
-        Raises:
-          StudyError: one failed, or keeps dying.
-          Stopped: one was told to stop by somebody else.
-        """
+        """Whether any is at work. Raises StudyError if one failed or keeps dying, Stopped if one was told to stop."""
         for worker, process in enumerate(self.processes):
             code = process.poll() if process else None
             if code is None:
@@ -171,14 +147,14 @@ class Pool:
                 self.restarts[worker] += 1
                 again = f"starting it again ({self.restarts[worker]} of {MAX_RESTARTS})"
                 self.echo(f"worker {worker} was killed by {signal.Signals(-code).name}; {again}")
-                self._start(worker)
+                self.launch(worker)
             else:
                 self._fail(worker, code)
         return any(self.processes)
 
     def _fail(self, worker: int, code: int) -> None:
-        lines = self.log(worker).read_text(encoding="utf-8", errors="replace").splitlines()
-        self.echo(f"--- the end of {self.log(worker)} ---")
+        lines = self._log(worker).read_text(encoding="utf-8", errors="replace").splitlines()
+        self.echo(f"--- the end of {self._log(worker)} ---")
         for line in lines[-TAIL_LINES:]:
             self.echo(f"    {line}")
         last = next((line for line in reversed(lines) if line.strip()), "no output")
@@ -208,52 +184,44 @@ class Pool:
                 log.close()
 
 
-class _Monitor:
-    """Reports how far the runs are, from what they write."""
+def _tell(process: subprocess.Popen[bytes], line: bytes) -> None:
+    """Writes to a worker that stands by. One that has died already is noticed when it is needed."""
+    with contextlib.suppress(BrokenPipeError):
+        if process.stdin:
+            process.stdin.write(line)
+            process.stdin.flush()
 
-    def __init__(self, study: pathlib.Path, plan: Manifest, workers: int, echo: Echo):
-        self.study, self.plan, self.workers, self.echo = study, plan, workers, echo
-        self.every = 5.0 if sys.stdout.isatty() else 15.0
-        self.waiting = folder.unfinished(study, plan.runs)
-        self.started, self.flops_before = time.monotonic(), self._flops()
 
-    def _flops(self) -> float:
-        return sum(run.spent() * folder.progress(self.study, run) for run in self.plan.runs)
+def _watch(pool: Pool, study: pathlib.Path, plan: Manifest, received: Sequence[str], echo: Echo) -> None:
+    """Reports how far the runs are, until all workers are through. `received` gets the name of a signal that comes."""
 
-    def watch(self, pool: Pool, received: Sequence[str]) -> None:
-        """Returns when all workers are through; `received` gets the name of a signal that comes meanwhile."""
-        reported = time.monotonic()
-        while pool.running():
-            if received:
-                raise Stopped(f"{received[0]} received; what was in progress is saved, the same command goes on")
+    def flops() -> float:
+        return sum(run.spent() * folder.progress(study, run) for run in plan.runs)
+
+    total, before, waiting = sum(run.spent() for run in plan.runs), flops(), folder.unfinished(study, plan.runs)
+    planned = plan.template().study_section.flops_per_second * len(pool.processes)
+    every = 5.0 if sys.stdout.isatty() else 15.0
+    started = reported = time.monotonic()
+    running = True
+    while running:
+        running = pool.running()
+        if running and received:
+            raise Stopped(f"{received[0]} received; what was in progress is saved, the same command goes on")
+        if running and time.monotonic() - reported < every:
             time.sleep(0.2)
-            if time.monotonic() - reported >= self.every:
-                reported = time.monotonic()
-                self._report()
-        self._report()
-        if self.waiting:
-            names = ", ".join(run.name for run in self.waiting)
-            raise StudyError(f"the workers ended without finishing {names}; see {self.study / 'logs'}", FAILED)
-
-    def _report(self) -> None:
-        for run, result in folder.finished(self.study, self.waiting):
-            self.echo(finished_line(run, result))
-            self.waiting = [other for other in self.waiting if other is not run]
-        total, done = sum(run.spent() for run in self.plan.runs), self._flops()
-        elapsed = time.monotonic() - self.started
-        speed = (done - self.flops_before) / elapsed if elapsed else 0.0
-        if speed > 0:
-            left = duration((total - done) / speed)
-        else:
-            planned = self.plan.template().study.flops_per_second * self.workers
-            left = f"{duration((total - done) / planned)} (guess)"
-        count = f"{len(self.plan.runs) - len(self.waiting)}/{len(self.plan.runs)} runs"
+            continue
+        for run, result in folder.finished(study, waiting):
+            echo(_finished_line(run, result))
+            waiting = [other for other in waiting if other is not run]
+        reported, done = time.monotonic(), flops()
+        speed = (done - before) / max(reported - started, 1e-9)
+        left = duration((total - done) / (speed if speed > 0 else planned)) + ("" if speed > 0 else " (guess)")
+        count = f"{len(plan.runs) - len(waiting)}/{len(plan.runs)} runs"
         share = f"{done / total:.1%} of {total:.3g} FLOPs, {speed / 1e9:.1f} GFLOP/s"
-        self.echo(f"{count}, {share}, {duration(elapsed)} elapsed, {left} left")
+        echo(f"{count}, {share}, {duration(reported - started)} elapsed, {left} left")
 
 
-def finished_line(run: PlannedRun, result: dict) -> str:
-    """What there is to say about a finished run."""
+def _finished_line(run: PlannedRun, result: dict[str, Any]) -> str:
     if result.get("diverged"):
         return f"{run.name}: diverged; it takes no part in the fits"
     loss, seconds = result.get("loss"), result.get("seconds")

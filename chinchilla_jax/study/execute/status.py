@@ -1,13 +1,19 @@
-"""How far is a study? One row a run, from the files the runs write; nothing is asked of the workers."""
+"""How far is a study, and how long will the rest take? From the files the runs write; nothing is asked of the workers.
+
+A run takes as long as finished runs of about its size took for the same work.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 import pathlib
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.study import folder
 from chinchilla_jax.study.execute import lease
@@ -15,6 +21,50 @@ from chinchilla_jax.study.folder import MANIFEST, PlannedRun, StudyError
 from chinchilla_jax.training.timing.goodput import last_stamp, time_line
 
 STATES = ("done", "running", "failed", "waiting", "damaged")
+Seconds = Callable[[PlannedRun], float]  # how long a run takes from its start to its result
+as_planned: Seconds = operator.attrgetter("estimated_seconds")
+
+
+def pace(study: pathlib.Path) -> Seconds:
+    """How long runs take, by those that are finished; without any, as planned.
+
+    Steps are timed by the finished runs whose N is the nearest: larger models do more FLOP/s. Everything else (start,
+    compilation, evaluation, checkpoints) takes what it took on average.
+    """
+    steps: dict[int, float] = defaultdict(float)
+    work: dict[int, float] = defaultdict(float)
+    other = []
+    runs = folder.planned_runs(study) if files.exists(study / MANIFEST) else ()
+    for run, result in folder.finished(study, runs, skip_damaged=True):  # a damaged one is named where it is needed
+        step = (result.get("time") or {}).get("step")
+        if step and result.get("seconds"):
+            steps[run.params] += step
+            work[run.params] += run.spent("executed")
+            other.append(result["seconds"] - step)
+    if not other:
+        return as_planned
+
+    def seconds(run: PlannedRun) -> float:
+        size = min(steps, key=lambda params: abs(math.log(params / run.params)))
+        return run.spent("executed") * steps[size] / work[size] + sum(other) / len(other)
+
+    return seconds
+
+
+def training_order(runs: Sequence[PlannedRun], seconds: Seconds = as_planned) -> list[PlannedRun]:
+    """The order in which workers take runs: what others wait for first, then the longest first."""
+    return sorted(runs, key=lambda run: (not run.keep_steps, -seconds(run)))
+
+
+def estimate(runs: Sequence[PlannedRun], workers: int, seconds: Seconds = as_planned) -> float:
+    """Seconds for `runs` when each of `workers` takes the next one of `training_order` as soon as it may."""
+    loads = [0.0] * workers
+    ends: dict[str | None, float] = {}
+    for run in training_order(runs, seconds):
+        worker = loads.index(min(loads))
+        loads[worker] = max(loads[worker], ends.get(run.trunk, 0.0)) + seconds(run)
+        ends[run.name] = loads[worker]
+    return max(loads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +80,6 @@ class RunStatus:
     seconds: float | None = None
     seconds_left: float | None = None
 
-    def row(self) -> str:
-        """Its line of the table."""
-        loss = "" if self.loss is None else f"{self.loss:.4f}"
-        spent, left = ("" if s is None else duration(s) for s in (self.seconds, self.seconds_left))
-        return f"{self.name:24} {self.role:9} {self.state:8} {self.progress:8.1%} {loss:>8} {spent:>8} {left:>8}"
-
 
 def run_status(study: pathlib.Path, run: PlannedRun) -> RunStatus:
     """The state of one run."""
@@ -47,34 +91,11 @@ def run_status(study: pathlib.Path, run: PlannedRun) -> RunStatus:
         state = "failed" if result.get("diverged") else "done"
         return RunStatus(run.name, run.role, state, 1.0, result.get("loss"), result.get("seconds"))
     share, loss = folder.progress(study, run), folder.last_metrics(study, run.name).get("loss")
-    if not lease.alive(folder.run_folder(study, run.name) / lease.LEASE):
-        return RunStatus(run.name, run.role, "waiting", share, loss)
-    seconds = folder.last_metrics(study, run.name, file="timing.jsonl").get("seconds")
-    if not seconds or share <= 0:
-        return RunStatus(run.name, run.role, "running", share, loss)
-    return RunStatus(run.name, run.role, "running", share, loss, seconds, seconds * (1.0 - share) / share)
-
-
-def time_spent(study: pathlib.Path, runs: Iterable[PlannedRun]) -> tuple[dict[str, float], dict | None]:
-    """Seconds by part summed over runs, finished or not, and the finished ones' utilisation averaged over their time.
-
-    Returns:
-      As `training.goodput.time_line` takes them; no utilisation before a run is finished.
-    """
-    parts: Counter[str] = Counter()
-    steps, used = 0.0, Counter()
-    for run in runs:
-        try:
-            result = folder.read_result(study, run.name) or {}
-        except StudyError:
-            continue
-        spent = result.get("time") or (last_stamp(folder.run_folder(study, run.name)) or {}).get("time") or {}
-        parts.update(spent)
-        if isinstance(result.get("utilisation"), dict):
-            seconds = spent.get("step", 0.0)
-            steps += seconds
-            used.update({name: share * seconds for name, share in result["utilisation"]["step"].items()})
-    return dict(parts), {"step": {name: total / steps for name, total in used.items()}} if steps else None
+    running = lease.alive(folder.run_folder(study, run.name) / lease.LEASE)
+    booked = folder.last_metrics(study, run.name, file="timing.jsonl") if running and share > 0 else {}
+    seconds = booked.get("seconds") or None
+    left = seconds * (1.0 - share) / share if seconds else None
+    return RunStatus(run.name, run.role, "running" if running else "waiting", share, loss, seconds, left)
 
 
 def status(study: str | pathlib.Path, echo: Echo = print) -> list[RunStatus]:
@@ -82,13 +103,13 @@ def status(study: str | pathlib.Path, echo: Echo = print) -> list[RunStatus]:
     study = pathlib.Path(study)
     runs = folder.planned_runs(study, (MANIFEST, folder.VERIFICATION, folder.NOISE))
     echo(f"{'run':24} {'role':9} {'state':8} {'progress':>8} {'loss':>8} {'time':>8} {'left':>8}")
-    rows = []
-    for run in runs:
-        rows.append(run_status(study, run))
-        echo(rows[-1].row())
-    parts, used = time_spent(study, runs)
-    if parts:
-        echo(time_line(parts, used))
+    rows = [run_status(study, run) for run in runs]
+    for row in rows:
+        loss = "" if row.loss is None else f"{row.loss:.4f}"
+        spent, left = ("" if s is None else duration(s) for s in (row.seconds, row.seconds_left))
+        echo(f"{row.name:24} {row.role:9} {row.state:8} {row.progress:8.1%} {loss:>8} {spent:>8} {left:>8}")
+    for line in _time_spent(study, [run for run, row in zip(runs, rows, strict=True) if row.state != "damaged"]):
+        echo(line)
     counts = Counter(row.state for row in rows)
     total = sum(run.spent() for run in runs)
     done = sum(row.progress * run.spent() for row, run in zip(rows, runs, strict=True)) / total
@@ -98,3 +119,22 @@ def status(study: str | pathlib.Path, echo: Echo = print) -> list[RunStatus]:
         if row.state == "damaged":
             echo(f"{folder.run_folder(study, row.name) / folder.RESULT} is no result; delete it to have it made again")
     return rows
+
+
+def _time_spent(study: pathlib.Path, runs: Iterable[PlannedRun]) -> Iterator[str]:
+    """A line with the shares of the time of all runs, finished or not, and the finished ones' utilisation averaged over
+    their step time.
+    """
+    parts: Counter[str] = Counter()
+    used: Counter[str] = Counter()
+    steps = 0.0
+    for run in runs:
+        result = folder.read_result(study, run.name) or {}
+        spent = result.get("time") or (last_stamp(folder.run_folder(study, run.name)) or {}).get("time") or {}
+        parts.update(spent)
+        if isinstance(result.get("utilisation"), dict):
+            seconds = spent.get("step", 0.0)
+            steps += seconds
+            used.update({name: share * seconds for name, share in result["utilisation"]["step"].items()})
+    if parts:
+        yield time_line(parts, {"step": {name: total / steps for name, total in used.items()}} if steps else None)

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import PREEMPTED, ExplainedError
@@ -27,7 +28,7 @@ from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job import cores, distributed
 from chinchilla_jax.study import folder
 from chinchilla_jax.study.execute import lease
-from chinchilla_jax.study.execute.pace import pace
+from chinchilla_jax.study.execute.status import pace, training_order
 from chinchilla_jax.study.folder import PlannedRun, StudyError
 
 # Shorter compilations are not worth a file in the cache.
@@ -54,9 +55,8 @@ def even_share(worker: int, workers: int, among: list[int]) -> list[int]:
 def pin(config: RunConfig, worker: int, workers: int) -> None:
     """Binds this process to the cores that the study `config` gives each run. Call it before JAX looks for devices.
 
-    Two workers that share all cores would wait for each other's threads in every operation. Beside accelerators the
-    cores only feed them: there each worker has an even share. Raises StudyError if JAX computes on the CPU after all,
-    with as many threads as it likes.
+    Two workers that share all cores would wait for each other's threads in every operation. Beside accelerators, which
+    the cores only feed, each has an even share; StudyError if JAX computes on the CPU after all, with all its threads.
     """
     if cores.on_cpu():
         cores.use(cores.of_study(config), worker)
@@ -66,10 +66,8 @@ def pin(config: RunConfig, worker: int, workers: int) -> None:
     import jax
 
     if jax.default_backend() == "cpu":
-        raise StudyError(
-            "JAX finds no accelerator that it can use on this machine; to train on the CPU say so: "
-            "export JAX_PLATFORMS=cpu"
-        )
+        told = "JAX finds no accelerator that it can use on this machine; to train on the CPU say so"
+        raise StudyError(f"{told}: export JAX_PLATFORMS=cpu")
 
 
 def use_compilation_cache(study: pathlib.Path) -> None:
@@ -88,14 +86,8 @@ def preparation(template: RunConfig, first: PlannedRun | None) -> bytes:
 
 
 def stand_by(study: pathlib.Path, worker: int, workers: int) -> str | None:
-    """Gets this process ready and waits until it is needed; the name of the run that it is ready for.
-
-    Raises:
-      Stopped: it is not needed.
-      StudyError: see `pin`.
-    """
-    line = sys.stdin.buffer.readline()
-    if not line:
+    """Gets this process ready and waits until it is needed, else raises Stopped. Names the run that it is ready for."""
+    if not (line := sys.stdin.buffer.readline()):
         raise Stopped("not needed")
     message = json.loads(line)
     pin(RunConfig.from_dict(message["template"]), worker, workers)
@@ -104,8 +96,7 @@ def stand_by(study: pathlib.Path, worker: int, workers: int) -> str | None:
     from chinchilla_jax.training.machine.warm import warm
 
     first = message["first"]
-    needed_already = select.select([sys.stdin.buffer], [], [], 0.0)[0]
-    if first and not needed_already:
+    if first and not select.select([sys.stdin.buffer], [], [], 0.0)[0]:  # it is not needed yet
         warm(RunConfig.from_dict(first["config"]))
     if sys.stdin.buffer.readline() != GO:
         raise Stopped("not needed")
@@ -121,25 +112,19 @@ def work_alone(
     parent: int | None = None,
     first: str | None = None,
 ) -> None:
-    """Trains runs of a manifest until every one is finished, by whomever. Returns when there is nothing left.
+    """Trains runs of a manifest, a file name in the study, until every one is finished, by whomever. It begins with the
+    run `first`, if nobody has it. `train` is `training.loop.train` unless given.
 
-    Args:
-      manifest: file name in the study.
-      worker: this worker's number, for leases and messages.
-      train: `training.loop.train` unless given.
-      parent: process to stop without, should it die.
-      first: name of the run to begin with, if nobody has it.
-
-    Raises:
-      Stopped: SIGTERM or SIGINT came, or the parent died.
-      Other errors of `train` except divergence, which is recorded in the run's `result.json`.
+    Raises Stopped if SIGTERM or SIGINT came or the process `parent` died, and the errors of `train` except divergence,
+    which is recorded in the run's `result.json`.
     """
     runs = folder.read_manifest(study / manifest).runs
     stop = threading.Event()
     with on_signal(lambda _: stop.set()):
         if parent is not None:
             threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-        while not _any_stops(stop):
+        # All processes of this worker stop where one of them is asked to.
+        while "stop" not in distributed.exchange("stop", "stop" if stop.is_set() else ""):
             run, held, all_finished = _next_together(study, runs, str(worker), first)
             if run is not None:
                 _train_one(study, run, held, echo, train)
@@ -163,24 +148,14 @@ def on_signal(handle: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _any_stops(stop: threading.Event) -> bool:
-    """Whether one of this worker's processes is to stop."""
-    return "stop" in distributed.exchange("stop", "stop" if stop.is_set() else "")
-
-
 def _next_together(
     study: pathlib.Path, runs: Sequence[PlannedRun], worker: str, first: str | None
 ) -> tuple[PlannedRun | None, lease.Lease | None, bool]:
-    """The next run, its lease (where this is the process that claims), and whether all runs are finished.
-
-    Where the worker is several processes, as on a slice of several hosts, process 0 claims for all of them.
-    """
-    claimed, all_finished = None, False
-    if distributed.first():
-        claimed = _claim_next(study, runs, worker, first)
-        all_finished = claimed is None and not folder.unfinished(study, runs)
-    message = json.dumps({"run": claimed and claimed[0].name, "finished": all_finished})
-    message = json.loads(distributed.exchange("next", message)[0])
+    """The next run, its lease, and whether all are finished. Of a worker's several processes the first one claims."""
+    claimed = _claim_next(study, runs, worker, first) if distributed.first() else None
+    all_finished = distributed.first() and claimed is None and not folder.unfinished(study, runs)
+    told = json.dumps({"run": claimed and claimed[0].name, "finished": all_finished})
+    message = json.loads(distributed.exchange("next", told)[0])
     run = next((run for run in runs if run.name == message["run"]), None)
     return run, claimed and claimed[1], message["finished"]
 
@@ -191,16 +166,15 @@ def _claim_next(
     def waits(name: str) -> bool:
         return folder.read_result(study, name) is None
 
-    for run in sorted(folder.training_order(runs, pace(study)), key=lambda run: run.name != first):
+    for run in sorted(training_order(runs, pace(study)), key=lambda run: run.name != first):
         if not waits(run.name) or run.trunk and waits(run.trunk):
             continue
         held = lease.claim(folder.run_folder(study, run.name), study, worker)
-        if held is None:
-            continue
         # It may have been finished, and its lease released, since we looked.
-        if waits(run.name):
+        if held and waits(run.name):
             return run, held
-        held.release()
+        if held:
+            held.release()
     return None
 
 
@@ -215,11 +189,16 @@ def _train_one(study: pathlib.Path, run: PlannedRun, held: lease.Lease | None, e
         # Without its lease the run is another worker's, which writes the same files: end at once, save nothing.
         held.keep(lost=lambda: os._exit(1))
     workdir = folder.run_folder(study, run.name)
-    branching = {"keep": run.keep_steps} if run.keep_steps else {}
-    if run.trunk:
-        branching = {"fork": loop.Fork(folder.run_folder(study, run.trunk), run.fork_step)}
+    branching: dict[str, Any] = {"keep": run.keep_steps} if run.keep_steps else {}
     try:
-        _check_trunk_reached(study, run)
+        if run.trunk:
+            trunk = folder.run_folder(study, run.trunk)
+            branching["fork"] = loop.Fork(trunk, run.fork_step)
+            # A trunk that diverged has branches only where it left checkpoints; the others would diverge like it.
+            reached = files.exists(trunk / "checkpoints" / f"step_{run.fork_step}")
+            diverged = (folder.read_result(study, run.trunk) or {}).get("diverged")
+            if "lost" in distributed.exchange("trunk", "lost" if diverged and not reached else "")[:1]:
+                raise loop.Diverged(f"its trunk {run.trunk} did, before step {run.fork_step}")
         (train or loop.train)(run.run_config(), workdir, facts=run.facts(), echo=echo, **branching)
         report("finished")
     except loop.Diverged as error:
@@ -232,17 +211,6 @@ def _train_one(study: pathlib.Path, run: PlannedRun, held: lease.Lease | None, e
     finally:
         if held is not None:
             held.release()
-
-
-def _check_trunk_reached(study: pathlib.Path, run: PlannedRun) -> None:
-    """A trunk that diverged has branches only where it left checkpoints; the others would diverge like it."""
-    from chinchilla_jax.training import loop
-
-    trunk = folder.read_result(study, run.trunk) if run.trunk else None
-    fork = folder.run_folder(study, run.trunk or "") / "checkpoints" / f"step_{run.fork_step}"
-    unreached = bool(trunk and trunk.get("diverged") and not files.exists(fork))
-    if distributed.exchange("unreached", str(unreached))[0] == "True":
-        raise loop.Diverged(f"its trunk {run.trunk} did, before step {run.fork_step}")
 
 
 def _watch(parent: int) -> None:

@@ -1,4 +1,6 @@
-"""Back-ends: one that is registered trains a study without a change to the package, and is held to its word."""
+"""Back-ends: one that is registered trains a study without a change to the package, and is held to its word; a finished
+run answers for another one of the same config.
+"""
 
 import dataclasses
 
@@ -6,9 +8,9 @@ import pytest
 
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.study.execute import worker
-from chinchilla_jax.study.execute.backend import BACKENDS, Backend, get_backend, register, run_manifest
+from chinchilla_jax.study.execute.backend import BACKENDS, Backend, get_backend, register, reuse, run_manifest
 from chinchilla_jax.study.execute.worker import Stopped, work_alone
-from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, StudyError, planned_runs, read_result
+from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, StudyError, planned_runs, read_result, run_folder
 from chinchilla_jax.study.pipeline import run_study
 from configs.isoflop import tiny
 from tests.study.cases import quiet
@@ -76,3 +78,13 @@ def test_a_backend_that_only_prints_stops_the_study_with_code_42(tmp_path, monke
     with pytest.raises(worker.Stopped, match="would start 24 runs") as stopped:
         run_study(config, tmp_path / "study", 1, quiet, backend="print")
     assert stopped.value.exit_code == 42
+
+
+def test_a_branch_answers_with_its_loss_and_without_the_seconds_of_its_tail(study, small_plan, finish):
+    whole = small_plan.runs[0]
+    branch = dataclasses.replace(whole, name="branch", trunk="trunk", fork_step=1)
+    finish(None, run_folder(study, branch.name), branch.facts(), loss=2.5)
+    reuse(study, [whole], [branch], quiet)
+    result = read_result(study, whole.name)
+    assert (result["loss"], result["reused"], result["reused_seconds"]) == (2.5, "branch", None)
+    assert not {"trunk", "fork_step", "flops_spent"} & result.keys()

@@ -16,7 +16,7 @@ from chinchilla_jax.study.folder import (
     run_folder,
     write_manifest,
 )
-from chinchilla_jax.study.noise.foresee import foresee, known_noise, repeated
+from chinchilla_jax.study.foresee import foresee, known_noise, repeated
 from chinchilla_jax.study.plan import plan
 
 LAW = Surface(2.0, 300.0, 900.0, 0.4, 0.42)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import pathlib
+from collections.abc import Mapping, Sequence
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import RunConfig
-from chinchilla_jax.scaling.read.runs import noise_of_repeats
+from chinchilla_jax.scaling.fits.surface import Surface
+from chinchilla_jax.scaling.laws import published
+from chinchilla_jax.scaling.read.runs import FitRefused, Run, noise_of_repeats
 from chinchilla_jax.study.folder import MANIFEST, NOISE_RESULT, Manifest, finished, planned_runs, read_json_or
 from chinchilla_jax.study.guess import published_surfaces
 from chinchilla_jax.study.plan import holdout_budget
@@ -20,13 +23,8 @@ _IRREDUCIBLE = 0.6
 
 
 def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Echo) -> None:
-    """Prints how sure the study's prediction will be, or how to measure what that depends on.
-
-    Args:
-      study: the study's folder, if it has one.
-
-    Raises:
-      StudyError: a file of this study, or of the one that its guess names, is damaged.
+    """Prints how sure the prediction of a study will be, or how to measure what that depends on. `study` is its folder,
+    if it has one. Raises StudyError if a file there, or of the study that the guess names, is damaged.
     """
     config = manifest.template()
     known = known_noise(study, config)
@@ -40,12 +38,12 @@ def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Echo) -> None:
     from chinchilla_jax.scaling.predict.foresight import expected
 
     noise, source = known
-    runs = _cells(manifest)
-    law, source_of_law = _law(manifest, config, runs)
+    planned = [run for run in manifest.runs if run.role == "isoflop"]
+    runs = [Run(run.name, run.params, run.tokens, run.cost, 1.0, run.budget) for run in planned]
+    law, source_of_law = _law(dict(manifest.header["guess"]["params"]), config, runs)
     half, factor = expected(law, runs, holdout_budget(config), noise)
-    if math.isfinite(half):
-        promise = f"the predicted loss will be within +-{half:.1%} (95%), N* within a factor {factor:.2f}"
-    else:
+    promise = f"the predicted loss will be within +-{half:.1%} (95%), N* within a factor {factor:.2f}"
+    if not math.isfinite(half):
         promise = "more than one such study in twenty cannot be fitted: add sizes (study.sizes) or seeds (study.seeds)"
     echo(f"at {noise:.2%} noise from run to run ({source}) {promise}; simulated with {source_of_law}")
 
@@ -56,7 +54,7 @@ def known_noise(study: pathlib.Path | None, config: RunConfig) -> tuple[float, s
     Asked in this order: this study's `noise.json` and its repeated runs, then those of the study in `study.guess`.
     Raises StudyError if such a file is damaged.
     """
-    for folder in filter(None, (study, pathlib.Path(config.study.guess.strip()))):
+    for folder in filter(None, (study, pathlib.Path(config.study_section.guess.strip()))):
         measured = read_json_or(folder / NOISE_RESULT, {}) if files.exists(folder / NOISE_RESULT) else {}
         if isinstance(measured.get("noise"), float) and measured.get("freedom", 0) >= LEAST_FREEDOM:
             return measured["noise"], f"{folder / NOISE_RESULT}, {measured['freedom']} degrees of freedom"
@@ -68,9 +66,7 @@ def known_noise(study: pathlib.Path | None, config: RunConfig) -> tuple[float, s
 
 
 def repeated(study: pathlib.Path) -> tuple[float, int]:
-    """(Noise, degrees of freedom) of a study's finished runs that differ only in their seed; (NaN, 0) without any.
-    Raises StudyError if a manifest or a result is damaged.
-    """
+    """(Noise, degrees of freedom) of a study's finished runs that differ only in their seed; (NaN, 0) without any."""
     groups: dict[tuple, list[float]] = {}
     for run, result in finished(study, planned_runs(study)):
         if not result.get("diverged"):
@@ -78,22 +74,14 @@ def repeated(study: pathlib.Path) -> tuple[float, int]:
     return noise_of_repeats(groups.values())
 
 
-def _cells(manifest: Manifest) -> list:
-    from chinchilla_jax.scaling.read.runs import Run
-
-    planned = (run for run in manifest.runs if run.role == "isoflop")
-    return [Run(run.name, run.params, run.tokens, run.cost, 1.0, run.budget) for run in planned]
-
-
-def _law(manifest: Manifest, config: RunConfig, runs: list):
-    """The law to simulate with, and what to call it: the guess's own where it is a surface, else one made to fit."""
-    from chinchilla_jax.scaling.laws import published
+def _law(guessed: Mapping[float, float], config: RunConfig, runs: Sequence[Run]) -> tuple[Surface, str]:
+    """The law to simulate with, and its name: the guess's if it is a surface, else one made to fit N* by budget."""
     from chinchilla_jax.scaling.predict import foresight
 
-    text = config.study.guess.strip()
+    text = config.study_section.guess.strip()
     if text in published_surfaces():
         return published.surface(text), text
-    optima = sorted(manifest.header["guess"]["params"])
+    optima = sorted(guessed.items())
     (low, n_low), (high, n_high) = optima[0], optima[-1]
     middle = math.sqrt(low * high)
     exponent = 0.5 if low == high else math.log(n_high / n_low) / math.log(high / low)
@@ -117,17 +105,16 @@ def _fitted(text: str, config: RunConfig, budget: float, largest: float) -> tupl
     from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
     from chinchilla_jax.scaling.predict.foresight import offset_through
     from chinchilla_jax.scaling.read.load import load_runs
-    from chinchilla_jax.scaling.read.runs import FitRefused
 
     if not files.exists(text):
         return None
     try:
         loaded = load_runs(text)
-        if loaded.convention != config.study.convention:
+        if loaded.convention != config.study_section.convention:
             return None
         fit = fit_isoflop(loaded.role("isoflop"), resampling=None)
     except FitRefused:
         return None
-    step = config.study.holdout_factor * largest / budget
+    step = config.study_section.holdout_factor * largest / budget
     losses = [float(fit.loss_law.at(budget * step**i)) for i in (-1, 0, 1)]
     return losses[1], *offset_through(losses, step)
