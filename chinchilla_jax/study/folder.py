@@ -126,10 +126,8 @@ def write_manifest(path: pathlib.Path, manifest: Manifest) -> bool:
     before = read_manifest(path)
     old, new = before.header["study_hash"], manifest.header["study_hash"]
     if before.runs != manifest.runs or old != new:
-        raise StudyError(
-            f"{path}: holds another plan (study hash {old}, this config gives {new}); a manifest is "
-            "never changed: use another --study folder, or delete that one"
-        )
+        told = f"holds another plan (study hash {old}, this config gives {new}); a manifest is never changed"
+        raise StudyError(f"{path}: {told}: use another --study folder, or delete that one")
     return False
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -344,15 +345,8 @@ def facts(spreads: Sequence[Spread]) -> dict[str, Any]:
     cells = [dataclasses.asdict(s) | {"mean": s.mean, "deviation": s.deviation, "error": s.error} for s in spreads]
     by_rate = [dataclasses.asdict(rate) for rate in rates(spreads)]
     summary = {"noise": noise, "freedom": freedom, "factor": factor, "cells": cells, "rates": by_rate}
-    return _finite(summary | {"findings": findings(spreads)})
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    text = json.dumps(summary | {"findings": findings(spreads)})
+    return json.loads(text, parse_constant=lambda _: None)  # of NaN and infinities
 
 
 def _share(value: float, sign: str = "") -> str:

@@ -1,13 +1,9 @@
 """Whose run is it? A worker's claim on a run: a file in the run's folder, held while the worker trains it.
 
-    claim     makes the file, which only one of several workers can
-    renew     says that the holder is still there: the file's modification time is a heartbeat
-    release   removes the file
-    owner     what the file says: host, process, when the process started, worker
-
-A holder on this host is alive exactly if its process is (a laptop that slept does not lose its runs). A holder on
-another host is taken for dead when its heartbeat stops. A dead worker's lease is taken over under a lock of the study,
-otherwise two workers could each remove the other's new claim.
+Only one of several workers can make the file. It says who holds it: host, process, when that started, worker; its
+modification time is a heartbeat. A holder on this host is alive exactly if its process is (a laptop that slept does not
+lose its runs). A holder on another host is taken for dead when its heartbeat stops. A dead worker's lease is taken over
+under a lock of the study, otherwise two workers could each remove the other's new claim.
 """
 
 from __future__ import annotations
@@ -38,20 +34,13 @@ class Lease:
         self._stop = threading.Event()
         self._heartbeat: threading.Thread | None = None
 
-    def renew(self) -> bool:
-        """Says that the holder is still there; False if the lease is another's by now."""
-        if owner(self.path) != self.holder:
-            return False
-        with contextlib.suppress(OSError):
-            files.touch(self.path)
-        return True
-
     def keep(self, lost: Callable[[], None], interval: float = HEARTBEAT_SECONDS) -> None:
         """Renews from a thread every `interval` seconds; that calls `lost`, once, if the lease is another's by then."""
 
         def beat() -> None:
-            while not self._stop.wait(interval) and self.renew():
-                pass
+            while not self._stop.wait(interval) and owner(self.path) == self.holder:
+                with contextlib.suppress(OSError):
+                    files.touch(self.path)
             if not self._stop.is_set():
                 lost()
 
