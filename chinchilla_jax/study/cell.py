@@ -1,11 +1,10 @@
 """The runs of one size: how many steps, with which hyper-parameters, at what cost?
 
-At one budget a size is a run of its own (`matched`), or it shares a trunk with other budgets (`with_branches`). A
-cosine must know its horizon from the first step on. At a constant learning rate followed by a short cooldown the first
-part does not know it: one *trunk* per size serves all budgets, and for each a *branch* leaves it where that budget's
-cooldown begins (Haegele et al. 2024, arXiv 2405.18392; Hu et al. 2024, MiniCPM, arXiv 2404.06395). A branch is the run
-that would have gone the whole way by itself, to the bit: N, D and C count the whole way, FLOPs spent only the tail. The
-trunk ends at the last fork, because nothing needs it beyond.
+Each budget has a run of its own (`matched`), or all budgets share a trunk (`with_branches`). A cosine must know its
+horizon from the first step on. A constant learning rate that ends in a short cooldown need not: one *trunk* per size
+serves all budgets, and for each a *branch* leaves it where that budget's cooldown begins (Haegele et al. 2024, arXiv
+2405.18392; Hu et al. 2024, MiniCPM, arXiv 2404.06395). A branch is to the bit the run that would have gone the whole
+way by itself: N, D and C count the whole way, FLOPs spent only the tail. The trunk ends at the last fork.
 """
 
 from __future__ import annotations

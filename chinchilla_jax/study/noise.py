@@ -4,8 +4,8 @@
     STUDY/runs/NAME/      the runs, NAME = CELL-xRATE-sSEED; their role is `noise`, so that no fit takes them
     STUDY/noise.json      what came out, written when all are finished
 
-The luck of a single run decides what a fit of single runs can know, and a recipe that was tuned on single runs was
-tuned to it. Runs that the study has trained already are not trained again.
+A fit of single runs knows no more than their luck allows, and a recipe that was tuned on single runs was tuned to it.
+Runs that the study has trained already are not trained again.
 """
 
 from __future__ import annotations
@@ -163,10 +163,9 @@ def noise_plan(planned: Manifest, cells: Sequence[PlannedRun], seeds: int, rates
 def _check_study(path: pathlib.Path, planned: Sequence[PlannedRun], cells: Sequence[PlannedRun]) -> None:
     """Refuses cells whose config no run has that is planned in the folder: they are another study's."""
     known = [run.run_config() for run in planned]
-    for cell in cells:
-        if cell.run_config() not in known:
-            fix = "leave --config out to measure what is planned there, or use another --study folder"
-            raise StudyError(f"{path}: plans no run like {cell.name} of this config; {fix}")
+    if unknown := [cell.name for cell in cells if cell.run_config() not in known]:
+        fix = "leave --config out to measure what is planned there, or use another --study folder"
+        raise StudyError(f"{path}: plans no run like {unknown[0]} of this config; {fix}")
 
 
 def _write(path: pathlib.Path, manifest: Manifest) -> None:

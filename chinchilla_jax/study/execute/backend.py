@@ -37,10 +37,9 @@ class Backend:
     cannot be done, and `worker.Stopped` if it is not done yet: a signal came, or it only starts the runs elsewhere, or
     prints what it would start. The same command goes on later.
 
-    `stand_by(study, manifest, template, waiting, workers, echo)` gives a context in which workers get ready, while it
-    is found out what they shall do; at its end those that were not needed stop. `template` is the study's config,
-    `waiting` the unfinished runs in `training_order`, as far as they are known. What the context gives goes to `run`
-    as `ready`. By default nobody stands by.
+    `stand_by(study, manifest, template, waiting, workers, echo)` is a context in which workers get ready for a study of
+    the config `template`, whose unfinished runs, as far as they are known, are `waiting`. What it gives goes to `run`
+    as `ready`; at its end workers that were not needed stop. By default nobody stands by.
     """
 
     run: Callable[..., None]
