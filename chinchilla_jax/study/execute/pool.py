@@ -189,7 +189,10 @@ def _tell(process: subprocess.Popen[bytes], line: bytes) -> None:
     with contextlib.suppress(BrokenPipeError):
         if process.stdin:
             process.stdin.write(line)
-            process.stdin.flush()
+            if line == GO:  # there is no more to say
+                process.stdin.close()
+            else:
+                process.stdin.flush()
 
 
 def _watch(pool: Pool, study: pathlib.Path, plan: Manifest, received: Sequence[str], echo: Echo) -> None:
