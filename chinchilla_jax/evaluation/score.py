@@ -1,7 +1,6 @@
 """How likely are given rows under a model? The log-likelihood of each row, over the tokens of it that count.
 
-Harnesses compare continuations by it, and a perplexity is made of its sums. The logits are never all held: it is the
-chunked loss of training without its gradients.
+Harnesses compare continuations by it, and a perplexity is made of its sums. Logits are made in chunks.
 """
 
 from __future__ import annotations
@@ -20,22 +19,18 @@ from chinchilla_jax.training.step import make_program, model_of, on_mesh
 
 
 def score_rows(config: RunConfig, params: dict, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The score of each row of a batch, one microbatch after the other.
+    """The score of each row of a batch of arrays `[M, B/M, S]`, one microbatch after the other.
 
     Args:
       params: as a `TrainState` has them.
-      batch: arrays `[M, B/M, S]` as a step takes them: inputs, targets, weights (1 where a target counts, else 0) and,
-        if rows hold several documents, segment_ids.
+      batch: inputs, targets, weights (1 where a target counts, else 0) and, if rows hold documents, segment_ids.
 
     Returns:
-      log_likelihood: float32 `[M, B/M]`, in nats, at most 0: the sum over the targets that count. tokens: float32
-      `[M, B/M]`, how many those are.
+      float32 `[M, B/M]`: log_likelihood (nats, the sum over the targets that count) and tokens (how many those are).
     """
 
-    def microbatch(rows):
-        def read_out(x_BxSxD, output_VxD, bias_V):
-            return token_nats(x_BxSxD, output_VxD, bias_V, rows["targets"])
-
+    def microbatch(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        read_out = functools.partial(token_nats, targets_BxS=rows["targets"])
         nats_BxS, *_ = model_of(config).apply({"params": params}, rows["inputs"], rows.get("segment_ids"), read_out)
         weights_BxS = rows["weights"]
         return {"log_likelihood": -jnp.sum(nats_BxS * weights_BxS, axis=1), "tokens": jnp.sum(weights_BxS, axis=1)}
@@ -44,11 +39,7 @@ def score_rows(config: RunConfig, params: dict, batch: dict[str, jax.Array]) -> 
 
 
 def make_score(config: RunConfig, mesh: Mesh | AbstractMesh) -> jax.stages.Wrapped:
-    """`score_rows(params, batch)` jitted for a mesh, its results on every device; equal shapes share compilations.
-
-    Raises:
-      ShardingError: a weight's axes collide on the mesh.
-    """
+    """`score_rows(params, batch)` jitted for a mesh, its results on every device; equal shapes share compilations."""
     return _make_score(shape_key(config), mesh)
 
 

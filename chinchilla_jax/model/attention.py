@@ -20,9 +20,8 @@ from chinchilla_jax.model.parts import POSITIONS, attention_weights
 class Cache(NamedTuple):
     """Keys, before any rotation, and values of the tokens so far.
 
-    Attributes:
-      keys, values: `[L, B, T, G, K]`, with room for T tokens; without L where it is the cache of one layer.
-      length: int32 `[L]`, how many tokens there are.
+    `keys` and `values` are `[L, B, T, G, K]`, with room for T tokens; the int32 `length` `[L]` says how many there are.
+    The cache of one layer has no L.
     """
 
     keys: jax.Array
@@ -30,7 +29,7 @@ class Cache(NamedTuple):
     length: jax.Array
 
     def append(self, k_BxSxGxK: jax.Array, v_BxSxGxK: jax.Array) -> Cache:
-        """With S tokens more, of one layer. There must be room for them, which is not checked."""
+        """With S tokens more, of one layer. Whether there is room for them is not checked."""
         write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=self.length, axis=1)
         return Cache(write(self.keys, k_BxSxGxK), write(self.values, v_BxSxGxK), self.length + k_BxSxGxK.shape[1])
 
@@ -42,12 +41,7 @@ def empty_cache(config: ModelConfig, rows: int, capacity: int, dtype: jnp.dtype)
 
 
 class Attention(nn.Module):
-    """Multi-head attention. `n_heads * head_dim` may differ from `d_model`.
-
-    Attributes:
-      attend: a function with the arguments of `kernels.attention.attention`.
-      project: a function with the arguments of `positions.project`.
-    """
+    """Multi-head attention, `attend` and `project` as in `Transformer`. `n_heads * head_dim` need not be `d_model`."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -72,11 +66,10 @@ class Attention(nn.Module):
         return _output(self.attend(q, k, v, **arguments), w, self.dtype), cache
 
 
-def _queries_keys_values(x_BxSxD: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp.dtype):
-    """`[B, S, H, K]` and twice `[B, S, G, K]`.
-
-    One product for all three, group by group: what they take from their input is added up over devices once.
-    """
+def _queries_keys_values(
+    x_BxSxD: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`[B, S, H, K]` and twice `[B, S, G, K]`. One product for all three, so that devices add up its gradient once."""
     b, s, d = x_BxSxD.shape
     groups, per_group = c.n_kv_heads, c.n_heads // c.n_kv_heads
     names = ("query", "key", "value")

@@ -1,7 +1,6 @@
-"""Weights, the products with them, and norms.
+"""Weights, the products with them, norms, and feed-forward layers.
 
-Each weight and each activation names its logical axes; which mesh axes those map to, if any, is decided elsewhere
-(`parallel/rules.py`).
+Weights and activations name their logical axes. `parallel/rules.py` decides which mesh axes those are split over.
 """
 
 from __future__ import annotations
@@ -26,32 +25,26 @@ WHOLE_ROWS = ("batch", "length", "activation_embed")
 def reshard(x: jax.Array, axes: Axes, gradient_axes: Axes) -> jax.Array:
     """x itself, laid out as `axes` say; its gradient is laid out as `gradient_axes` say.
 
-    A constraint alone would lay out the gradient as it does the value. What is gathered going forward has to be
-    reduced and scattered going back, and the other way round, else both directions move whole arrays.
+    What is gathered in the forward pass has to be reduced and scattered in the backward pass, and the other way round:
+    a constraint alone would lay out both in the same way, and whole arrays would move in both directions.
     """
     return nn.with_logical_constraint(x, axes)
 
 
-def _reshard_forward(x, axes, gradient_axes):
-    return nn.with_logical_constraint(x, axes), None
-
-
-def _reshard_backward(axes, gradient_axes, _, dx):
-    return (nn.with_logical_constraint(dx, gradient_axes),)
-
-
-reshard.defvjp(_reshard_forward, _reshard_backward)
+reshard.defvjp(
+    lambda x, axes, gradient_axes: (nn.with_logical_constraint(x, axes), None),
+    lambda axes, gradient_axes, _, dx: (nn.with_logical_constraint(dx, gradient_axes),),
+)
 
 
 def create(module: nn.Module, weights: Mapping[str, Weight]) -> dict[str, jax.Array]:
     """The float32 arrays of a module's weights, as they are stored. Random numbers are drawn in their order."""
-
-    def array(name: str, weight: Weight) -> jax.Array:
+    arrays = {}
+    for name, weight in weights.items():
         constant = nn.initializers.constant(weight.mean)
         init = nn.initializers.normal(weight.deviation) if weight.deviation else constant
-        return module.param(name, nn.with_logical_partitioning(init, weight.axes), weight.shape, jnp.float32)
-
-    return {name: array(name, weight) for name, weight in weights.items()}
+        arrays[name] = module.param(name, nn.with_logical_partitioning(init, weight.axes), weight.shape, jnp.float32)
+    return arrays
 
 
 class Layer(nn.Module):
@@ -80,29 +73,26 @@ def gathered(weight: jax.Array, axes: Axes, dtype: jnp.dtype) -> jax.Array:
 def dense(x: jax.Array, w_DxF: jax.Array) -> jax.Array:
     """`x @ w` over the last axis of x, `[..., D] -> [..., F]`. F may stand for several axes.
 
-    The backward products are spelled out. Left to transposition rules, the CPU backend first copies every activation
-    into a transposed buffer, which costs more than the product. A product over tokens has to transpose one operand in
-    any case: here it is the narrower one, and the barrier keeps the compiler from swapping them back.
+    The backward products are written out. By its own rules the CPU backend first copies every activation into a
+    transposed buffer, which costs more than the product. A product over tokens has to transpose one operand in any
+    case: here it is the narrower one, and the barrier keeps the compiler from swapping them back.
     """
     return _product(x, w_DxF)
 
 
-def _product(x, w_DxF):
+def _product(x: jax.Array, w_DxF: jax.Array) -> jax.Array:
     return jax.lax.dot_general(x, w_DxF, (((x.ndim - 1,), (0,)), ((), ())))
 
 
-def _dense_forward(x, w_DxF):
-    return _product(x, w_DxF), (x, w_DxF)  # a call of `dense` would hide the product from policies of remat
-
-
-def _dense_backward(saved, dy):
+def _dense_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w_DxF = saved
     outputs = tuple(range(1, w_DxF.ndim))
     dx = jax.lax.dot_general(dy, w_DxF, ((tuple(x.ndim - 2 + axis for axis in outputs), outputs), ((), ())))
     return dx, sum_of_outer_products(x, dy)
 
 
-dense.defvjp(_dense_forward, _dense_backward)
+# A call of `dense` in the forward pass would hide the product from the policies of remat.
+dense.defvjp(lambda x, w_DxF: (_product(x, w_DxF), (x, w_DxF)), _dense_backward)
 
 
 def sum_of_outer_products(x: jax.Array, y: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
@@ -121,16 +111,10 @@ def dense_transposed(x: jax.Array, w_FxD: jax.Array) -> jax.Array:
     return jax.lax.dot_general(x, w_FxD, (((x.ndim - 1,), (1,)), ((), ())))
 
 
-def _dense_transposed_forward(x, w_FxD):
-    return dense_transposed(x, w_FxD), (x, w_FxD)
-
-
-def _dense_transposed_backward(saved, dy):
-    x, w_FxD = saved
-    return dy @ w_FxD, sum_of_outer_products(dy, x)
-
-
-dense_transposed.defvjp(_dense_transposed_forward, _dense_transposed_backward)
+dense_transposed.defvjp(
+    lambda x, w_FxD: (dense_transposed(x, w_FxD), (x, w_FxD)),
+    lambda saved, dy: (dy @ saved[1], sum_of_outer_products(dy, saved[0])),
+)
 
 
 def rmsnorm(x: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp.dtype) -> jax.Array:
@@ -146,3 +130,29 @@ def layernorm(x: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp.
 
 def _scaled(x: jax.Array, w: dict[str, jax.Array], c: ModelConfig) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + c.norm_eps) * w["gain"]
+
+
+def gelu(x_BxSxD: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp.dtype) -> tuple[jax.Array, dict]:
+    """down(gelu(up(x))), GELU in its tanh form."""
+    x_BxSxD = reshard(x_BxSxD, WHOLE_ROWS, RESIDUAL)
+    h_BxSxF = dense(x_BxSxD, gathered(w["up"], ("embed", "mlp"), dtype))
+    if "up_bias" in w:
+        h_BxSxF += w["up_bias"].astype(dtype)
+    return _down(nn.gelu(h_BxSxF, approximate=True), w, dtype), {}
+
+
+def swiglu(x_BxSxD: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp.dtype) -> tuple[jax.Array, dict]:
+    """down(silu(gate(x)) * up(x))."""
+    x_BxSxD = reshard(x_BxSxD, WHOLE_ROWS, RESIDUAL)
+    # One product with both, so that what it takes from its input is added up over devices once.
+    both_Dx2xF = gathered(jnp.stack([w["gate"], w["up"]], axis=1), ("embed", None, "mlp"), dtype)
+    h_BxSx2xF = dense(x_BxSxD, both_Dx2xF)
+    if "up_bias" in w:
+        h_BxSx2xF += jnp.stack([w["gate_bias"].astype(dtype), w["up_bias"].astype(dtype)])
+    return _down(nn.silu(h_BxSx2xF[..., 0, :]) * h_BxSx2xF[..., 1, :], w, dtype), {}
+
+
+def _down(h_BxSxF: jax.Array, w: dict[str, jax.Array], dtype: jnp.dtype) -> jax.Array:
+    h_BxSxF = nn.with_logical_constraint(h_BxSxF, ("batch", "length", "mlp"))
+    y_BxSxD = reshard(dense(h_BxSxF, gathered(w["down"], ("mlp", "embed"), dtype)), RESIDUAL, WHOLE_ROWS)
+    return y_BxSxD + w["down_bias"].astype(dtype) if "down_bias" in w else y_BxSxD

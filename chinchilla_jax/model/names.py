@@ -13,12 +13,7 @@ from chinchilla_jax.model.parts import NORMS, Weight, Weights, block_weights, en
 
 
 class Name(NamedTuple):
-    """What a weight is called elsewhere; `{layer}` stands for the number of its layer.
-
-    Attributes:
-      transposed: stored as `[out, in]`, as `torch.nn.Linear` does; here inputs come first.
-      part: which of three arrays that lie side by side in one.
-    """
+    """What a weight is called elsewhere; `{layer}` stands for the number of its layer."""
 
     tensor: str
     transposed: bool = False
@@ -73,8 +68,7 @@ NAMES: dict[str, dict[str, Name]] = {
 def parameters_from(tensors: Mapping[str, np.ndarray], names: Mapping[str, Name], model: ModelConfig) -> dict[str, Any]:
     """The parameters of `model` as its `init` would lay them out, from the tensors of a checkpoint.
 
-    Raises:
-      KeyError: the family has no name for a weight of this shape of model, or the checkpoint no such tensor.
+    A `KeyError` names a weight that the family has no name for, or a tensor that the checkpoint has not.
     """
 
     def read(path: str, weight: Weight, layer: int | None = None) -> np.ndarray:

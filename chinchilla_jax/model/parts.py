@@ -1,10 +1,9 @@
 """What is a block composed of? Each part with its weights, their logical axes, and what multiplying by them costs.
 
-    NORMS, POSITIONS, FEED_FORWARDS, BIASES: the parts by the word that a config has for them
-
-A part declares its weights. `layers.create` makes the arrays of a declaration, the ledger counts it, and preflight says
-what sending it costs, so that none of them knows one part from another. A new part is a class here, in its table, and
-its function in a module beside this one. Nothing here imports JAX before it computes: a plan is counted without it.
+The tables below hold the parts by the words that a config has for them. A part declares its weights: `layers.create`
+makes the arrays, the ledger counts them, and preflight says what sending them costs; none of them knows one part from
+another. A new part is a class here, in its table, and its function in a module beside this one. JAX is imported only to
+compute: a plan is counted without it.
 """
 
 from __future__ import annotations
@@ -31,11 +30,6 @@ class Weight(NamedTuple):
     deviation: float = 0.0
     mean: float = 0.0
 
-    @property
-    def size(self) -> int:
-        """How many numbers it has."""
-        return math.prod(self.shape)
-
 
 Weights = dict[str, Weight]
 
@@ -52,7 +46,7 @@ def residual_scale(c: ModelConfig) -> float:
 
 def count(weights: Iterable[Weight]) -> int:
     """How many numbers there are in all of them."""
-    return sum(weight.size for weight in weights)
+    return sum(math.prod(weight.shape) for weight in weights)
 
 
 @dataclasses.dataclass(eq=False)
@@ -66,7 +60,7 @@ class Part:
         return {}
 
     def compute(self, *arguments: Any) -> Any:
-        """The kinds of parts below say what from what."""
+        """What the function makes of the arguments; the kinds of parts below say which."""
         module, _, name = self.function.partition(".")
         return getattr(importlib.import_module(f"chinchilla_jax.model.{module}"), name)(*arguments)
 
@@ -112,22 +106,23 @@ class Position(Part):
     """How the position of a token enters. This one: not at all, and the base of the others.
 
     From the weights of one layer's attention, config, `positions.Span`, type and the function that projects distances:
-    arguments of `kernels.attention.attention` by name.
-
-    Attributes:
-      kernel_form: what the attention kernels do for it: `none`, `relative` (scores of distances) or `rope` (pairs of
-        numbers of a head are rotated, so that `head_dim` is even).
+    arguments of `kernels.attention.attention` by name. `kernel_form` is what the attention kernels do for it: `none`,
+    `relative` (scores of distances) or `rope` (pairs of numbers of a head are rotated, so `head_dim` is even).
     """
 
     function: str = "positions.nothing"
     kernel_form: str = "none"
+    learned: bool = False
 
     def check(self, c: ModelConfig) -> None:
         """Raises `ConfigError` for a shape that it cannot serve."""
+        if self.kernel_form == "rope" and c.head_dim % 2:
+            raise ConfigError("head_dim", f"rotary positions rotate pairs: must be even, got {c.head_dim}")
 
     def table(self, c: ModelConfig) -> Weights:
-        """A table `position` beside the embedding, of which each token adds the row of its position; or nothing."""
-        return {}
+        """A table `position` beside the embedding, of which a token adds the row of its position (GPT); or nothing."""
+        axes = (None, "embed")
+        return {"position": matrix((c.max_position, c.d_model), axes, c.d_model)} if self.learned else {}
 
     def flops(self, c: ModelConfig, seq_len: int) -> dict[str, float]:
         """Of a forward pass of one sequence in one layer, by term, besides those of attention without positions."""
@@ -160,30 +155,15 @@ class Relative(Position):
         return 2.0 * 2.0 * seq_len * c.d_model * c.d_attn
 
 
-class Rope(Position):
-    """Rotary positions (Su et al. 2021), and those that fade with the distance (Sun et al. 2022)."""
-
-    def check(self, c: ModelConfig) -> None:
-        if c.head_dim % 2:
-            raise ConfigError("head_dim", f"rotary positions rotate pairs: must be even, got {c.head_dim}")
-
-
-class Learned(Position):
-    """A row for every position, added to the embedding (GPT)."""
-
-    def table(self, c: ModelConfig) -> Weights:
-        return {"position": matrix((c.max_position, c.d_model), (None, "embed"), c.d_model)}
-
-
 NORMS = {"rmsnorm": Norm("layers.rmsnorm"), "layernorm": Norm("layers.layernorm", bias=True)}
 POSITIONS = {
     "relative": Relative("positions.relative", "relative"),
-    "rope": Rope("positions.rope", "rope"),
-    "xpos": Rope("positions.faded_rope", "rope"),
-    "learned": Learned(),
+    "rope": Position("positions.rope", "rope"),
+    "xpos": Position("positions.faded_rope", "rope"),
+    "learned": Position(learned=True),
     "none": Position(),
 }
-FEED_FORWARDS = {"gelu": FeedForward("feed_forward.gelu"), "swiglu": FeedForward("feed_forward.swiglu", gated=True)}
+FEED_FORWARDS = {"gelu": FeedForward("layers.gelu"), "swiglu": FeedForward("layers.swiglu", gated=True)}
 # Which products have a bias. That of a norm belongs to the norm.
 BIASES = {
     "none": frozenset(),

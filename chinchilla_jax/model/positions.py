@@ -15,7 +15,7 @@ from chinchilla_jax.model.layers import gathered
 class Span(NamedTuple):
     """Which tokens a call computes: `queries` of them from position `start` on. They see keys at 0 to `keys` - 1.
 
-    `start` is an int32 scalar, or None for 0, where queries and keys are the same tokens.
+    `start` is an int32 scalar; None means 0, and that queries and keys are the same tokens.
     """
 
     queries: int
@@ -33,7 +33,7 @@ def project(sinusoids_NxD: jax.Array, w_DxA: jax.Array, dtype: jnp.dtype) -> jax
 
 
 def nothing(w: dict, c: ModelConfig, span: Span, dtype: jnp.dtype, project: Callable) -> dict[str, jax.Array]:
-    """Attention that knows no positions, besides that no later key is seen."""
+    """Attention that knows no positions, but for the causal mask."""
     return {}
 
 
@@ -72,11 +72,7 @@ def rows(table_NxD: jax.Array, tokens: int, start: jax.Array | None, dtype: jnp.
 
 
 def sinusoids(distances: jax.Array, d_model: int) -> jax.Array:
-    """R of Dai et al. 2019: `[len(distances), d_model]`, all sines first, then all cosines, wavelengths to 10000.
-
-    Args:
-      distances: `[n]`, how far back a key lies.
-    """
+    """R of Dai et al. 2019 for distances `[n]`: `[n, d_model]`, all sines, then all cosines, wavelengths to 10000."""
     frequencies = 10000.0 ** (-jnp.arange(0, d_model, 2, dtype=jnp.float32) / d_model)
     angles = distances.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

@@ -1,5 +1,4 @@
-"""The decoder: embeddings, L pre-norm blocks, a final norm, logits. Gopher, Chinchilla, GPT-3 and LLaMA are values of
-`ModelConfig`."""
+"""The decoder: embeddings, L pre-norm blocks, a final norm, logits. Gopher and LLaMA are values of `ModelConfig`."""
 
 from __future__ import annotations
 
@@ -24,12 +23,8 @@ _POLICIES = jax.checkpoint_policies
 _ATTENTION = _POLICIES.save_only_these_names("attention_output", "attention_lse")
 
 
-def _all_but_gathered(primitive, *_, **__) -> bool:
-    return primitive.name != "sharding_constraint"
-
-
 REMAT = {
-    "gathered": _all_but_gathered,
+    "gathered": lambda primitive, *_, **__: primitive.name != "sharding_constraint",
     "full": _POLICIES.nothing_saveable,
     "attention": _ATTENTION,
     "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_with_no_batch_dims_saveable, _ATTENTION),
@@ -72,12 +67,11 @@ class Transformer(nn.Module):
     """A causal language model.
 
     Attributes:
-      config: the shape.
       dtype: compute type; weights, softmax, norms' statistics and logits are float32.
-      remat: what the backward pass recomputes: `none`; `gathered` (only what was gathered from other devices: whole
-        weights and rows are not kept); `full` (keep only block inputs); `attention` (keep besides the output and
-        log-sum-exp of attention, so that its forward pass runs once, unless it is the plain one); `dots` (keep besides
-        the products with weights).
+      remat: what the backward pass recomputes: `none`; `gathered` (whole weights and rows that were gathered from other
+        devices); `full` (all but block inputs); `attention` (as `full`, but the output and log-sum-exp of attention are
+        kept: unless it is the plain one, its forward pass runs once); `dots` (as `attention`, but the products with
+        weights are kept too).
       attend: a function with the arguments of `kernels.attention.attention`.
       lookup: rows of a table `[V, D]` for tokens `[B, S]`.
       project: a function with the arguments of `positions.project`.
@@ -103,8 +97,8 @@ class Transformer(nn.Module):
         Args:
           tokens_BxS: integer tokens.
           segment_ids_BxS: documents of a packed row; None lets attention cross documents.
-          read_out: a function of that output `[B, S, D]`, the output matrix `[V, D]` and the bias `[V]` or None. One
-            that knows what logits are wanted for need not make them all at once.
+          read_out: a function of that output `[B, S, D]`, the output matrix `[V, D]` and the bias `[V]` or None. It
+            need not make all logits at once.
           cache: of the tokens before these, if they are not the first. Documents cannot be packed then.
 
         Returns:
@@ -125,11 +119,12 @@ class Transformer(nn.Module):
         sums = jax.tree.map(lambda by_layer: jnp.sum(by_layer, axis=0), aux)
         return read_out(x_BxSxD, output_VxD, w.get("output_bias")), cache, sums
 
-    def _layers(self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None, cache: Cache | None):
+    def _layers(
+        self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None, cache: Cache | None
+    ) -> tuple[jax.Array, Any]:
         """All blocks, one after the other; what each returns besides x is stacked."""
-        c = self.config
+        c, block = self.config, Block
         args = (c, self.dtype, self.attend, self.project)
-        block = Block
         if self.remat != "none":
             block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not c.scan_layers)
         if c.scan_layers:

@@ -9,13 +9,14 @@ Device i of c holds tokens `i * S/c` to `(i + 1) * S/c`. Two ways, both exact:
            row is cut into 2c pieces and device i takes pieces i and 2c - 1 - i (Grattafiori et al. 2024, section
            3.3.2; compare Brandon et al. 2023): all have the same work again.
 
-The first is cheaper, and was chosen by measurement, as both were over a ring (Liu et al. 2023):
-`python -m tests.benchmarks.context_attention`. These functions run inside `shard_map`.
+By measurement (`python -m tests.benchmarks.context_attention`) the first is the cheaper one, and both are cheaper than
+a ring (Liu et al. 2023). These functions run inside `shard_map`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,24 +24,17 @@ import jax.numpy as jnp
 from chinchilla_jax.kernels.call import AttentionCall
 
 
-def exchange_heads(op: Callable, call: AttentionCall, axis: str):
-    """Attention of rows split over `axis`, each device with whole rows of its part of the heads meanwhile.
+def exchange_heads(op: Callable, call: AttentionCall, axis: str) -> Any:
+    """Attention of rows split over the mesh axis `axis`; each device computes whole rows of its part of the heads.
 
-    Args:
-      op: computes an `AttentionCall`.
-      call: with queries, keys and values of this device's tokens, `[B, S/c, ...]`; of everything else what belongs to
-        its part of the heads, for whole rows.
-      axis: of the mesh.
-
-    Returns:
-      Outputs for this device's tokens and all heads it was given; with `return_lse` also the log-sum-exps
-      `[B, H/c, S]` of its part of the heads for whole rows.
+    `op` computes an `AttentionCall`. `call` has queries, keys and values of this device's tokens, `[B, S/c, ...]`; of
+    everything else what belongs to its part of the heads, for whole rows. Returns outputs for this device's tokens and
+    all heads it was given; with `return_lse` also the log-sum-exps `[B, H/c, S]` of its part of the heads.
     """
     q, k, v = (_tokens_for_heads(x, axis) for x in (call.q_BxSxHxK, call.k_BxTxGxK, call.v_BxTxGxK))
     result = op(call.replace(q_BxSxHxK=q, k_BxTxGxK=k, v_BxTxGxK=v))
     if call.return_lse:
-        out_BxSxHxK, lse_BxHxS = result
-        return _heads_for_tokens(out_BxSxHxK, axis), lse_BxHxS
+        return _heads_for_tokens(result[0], axis), result[1]
     return _heads_for_tokens(result, axis)
 
 
@@ -63,32 +57,25 @@ def _heads_for_tokens(x_BxSxHxK: jax.Array, axis: str) -> jax.Array:
     return jnp.concatenate(list(received), axis=2).reshape(b, s // c, c * h, k)
 
 
-def gather_keys(op: Callable, call: AttentionCall, axis: str):
-    """Attention of rows split over `axis`, each device with all keys and a fair share of the queries.
+def gather_keys(op: Callable, call: AttentionCall, axis: str) -> Any:
+    """Attention of rows split over `axis`; each device computes a fair share of the queries with all keys.
 
-    Args:
-      op, axis: see `exchange_heads`.
-      call: with queries, keys and values of this device's tokens, `[B, S/c, ...]`, with S/c even; everything else for
-        whole rows.
-
-    Returns:
-      Outputs for this device's tokens; with `return_lse` also their log-sum-exps `[B, H, S/c]`.
+    `call` has queries, keys and values of this device's tokens, `[B, S/c, ...]`, with S/c even; everything else is for
+    whole rows. Returns outputs for this device's tokens; with `return_lse` also their log-sum-exps `[B, H, S/c]`.
     """
     devices, device = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
     size = call.q_BxSxHxK.shape[1] // 2
     k, v = (jax.lax.all_gather(x, axis, axis=1, tiled=True) for x in (call.k_BxTxGxK, call.v_BxTxGxK))
     whole = call.replace(k_BxTxGxK=k, v_BxTxGxK=v, return_lse=True)
 
-    def attend(q_BxPxHxK: jax.Array, piece: jax.Array, pieces: int):
+    def attend(q_BxPxHxK: jax.Array, piece: jax.Array, pieces: int) -> Any:
         """Queries of the piece with this number, one of the first `pieces`: they see no keys of the others."""
-        start = piece * size
-
-        def part(x):
-            return None if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
-
+        start, seen = piece * size, whole.of_keys(0, pieces * size)
         ids = whole.segment_ids_BxT if whole.q_segment_ids_BxS is None else whole.q_segment_ids_BxS
-        seen = whole.of_keys(0, pieces * size)
-        turns, ids = part(whole.q_turn_2xSxK), part(ids)
+        turns, ids = (
+            None if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
+            for x in (whole.q_turn_2xSxK, ids)
+        )
         return op(seen.replace(q_BxSxHxK=q_BxPxHxK, q_turn_2xSxK=turns, q_segment_ids_BxS=ids, q_offset=start))
 
     early, late = _to_fair_shares(call.q_BxSxHxK, axis, along=1)
@@ -112,21 +99,17 @@ def _to_tokens(early: jax.Array, late: jax.Array, axis: str, along: int) -> jax.
     """Undoes `_to_fair_shares`."""
     swapped = jax.lax.axis_index(axis) % 2 == 1
     halves = jnp.where(swapped, late, early), jnp.where(swapped, early, late)
-    return jnp.concatenate(
-        [
-            jax.lax.ppermute(half, axis, [(target, source) for source, target in moves])
-            for half, moves in zip(halves, _moves(jax.lax.axis_size(axis)), strict=True)
-        ],
-        axis=along,
-    )
+    back = [[(target, source) for source, target in moves] for moves in _moves(jax.lax.axis_size(axis))]
+    sent = [jax.lax.ppermute(half, axis, moves) for half, moves in zip(halves, back, strict=True)]
+    return jnp.concatenate(sent, axis=along)
 
 
-def _moves(devices: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+def _moves(devices: int) -> list[list[tuple[int, int]]]:
     """From which device to which the even pieces go, and the odd ones: each is a permutation of the devices.
 
     Even pieces below c are early ones and go to devices of even number, the others are late and go to odd ones.
     """
-    return tuple(
+    return [
         [(piece // 2, min(piece, 2 * devices - 1 - piece)) for piece in range(first, 2 * devices, 2)]
         for first in (0, 1)
-    )
+    ]

@@ -1,7 +1,7 @@
 """The one table that says which mesh axis each logical array axis is split over.
 
-Model code names logical axes; meshes have `data`, `fsdp`, `context` and `tensor`. Changing how a model is sharded means
-changing this table and nothing else; a config does so for its run by `mesh.rules`.
+Model code names logical axes; meshes have `data`, `fsdp`, `context` and `tensor`. To shard a model otherwise change
+this table and nothing else; a config does so for its run by `mesh.rules`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,8 @@ from chinchilla_jax.config import ConfigError, MeshConfig, did_you_mean
 
 MESH_AXES = ("data", "fsdp", "context", "tensor")
 
-RULES: dict[str, str | tuple[str, ...] | None] = {
+Rule = str | tuple[str, ...] | None
+RULES: dict[str, Rule] = {
     # activations
     "microbatch": None,
     "batch": ("data", "fsdp"),
@@ -36,7 +38,6 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "layers": None,
 }
 
-
 _IN_FORCE = contextvars.ContextVar("rules", default=RULES)
 
 
@@ -48,19 +49,16 @@ class ShardingError(ValueError):
 def rules_of(config: MeshConfig) -> Iterator[None]:
     """Within it the table is that of a config: with what `mesh.rules` overrides.
 
-    Raises:
-      ConfigError: a rule for no logical axis; or the rules of the config lead to a `ShardingError` within.
+    A `ConfigError` names a rule for no logical axis; a `ShardingError` within becomes one if the config has rules.
     """
-    table = dict(RULES)
+    table = dict(RULES) if config.rules else RULES
     for rule in config.rules:
         logical, _, axes = rule.partition("=")
         if logical not in RULES:
-            raise ConfigError(
-                "mesh.rules",
-                f"unknown logical axis {logical!r}{did_you_mean(logical, RULES)}; one of {', '.join(RULES)}",
-            )
+            hint = did_you_mean(logical, RULES)
+            raise ConfigError("mesh.rules", f"unknown logical axis {logical!r}{hint}; one of {', '.join(RULES)}")
         table[logical] = tuple(axes.split("+")) if "+" in axes else axes or None
-    token = _IN_FORCE.set(table if config.rules else RULES)
+    token = _IN_FORCE.set(table)
     try:
         yield
     except ShardingError as error:
@@ -79,53 +77,51 @@ def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
     """
     rules = _IN_FORCE.get()
     taken: dict[str, str] = {}
-    spec = []
+    spec: list[Rule] = []
     for name in axes:
-        if name is not None and name not in rules:
+        if name is None:
+            spec.append(None)
+            continue
+        if name not in rules:
             raise ShardingError(f"logical axis {name!r} has no rule; known: {', '.join(rules)}")
-        mesh_axes = None if name is None else rules[name]
-        for mesh_axis in (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ():
-            if mesh_axis in taken:
-                raise ShardingError(
-                    f"axes {axes}: {taken[mesh_axis]!r} and {name!r} both map to mesh axis {mesh_axis!r}"
-                )
-            taken[mesh_axis] = name
-        spec.append(mesh_axes)
+        for axis in each_axis(rules[name]):
+            if axis in taken:
+                raise ShardingError(f"axes {axes}: {taken[axis]!r} and {name!r} both map to mesh axis {axis!r}")
+            taken[axis] = name
+        spec.append(rules[name])
     return PartitionSpec(*spec)
+
+
+def each_axis(rule: Rule) -> tuple[str, ...]:
+    """The mesh axes that an entry of the table, or of a `PartitionSpec`, names."""
+    return (rule,) if isinstance(rule, str) else rule or ()
 
 
 def mesh_axes(*names: str) -> tuple[str, ...]:
     """The mesh axes over which any of these logical axes is split, in the order of the mesh."""
-    entries = [entry if isinstance(entry, tuple) else (entry,) for entry in partition_spec(names)]
-    return tuple(axis for axis in MESH_AXES if any(axis in entry for entry in entries))
+    split = {axis for entry in partition_spec(names) for axis in each_axis(entry)}
+    return tuple(axis for axis in MESH_AXES if axis in split)
 
 
-def flax_rules() -> list[tuple[str, str | tuple[str, ...] | None]]:
+def flax_rules() -> list[tuple[str, Rule]]:
     """The table in the form `flax.linen.logical_axis_rules` takes."""
     return list(_IN_FORCE.get().items())
 
 
-def shardings(abstract_state, mesh: Mesh):
+def shardings(abstract_state: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A `NamedSharding` for every leaf of a state that still carries `nn.LogicallyPartitioned` boxes.
 
-    Leaves without logical axes (scalars, counters) are replicated.
-
-    Raises:
-      ShardingError: see `partition_spec`.
+    Leaves without logical axes (scalars, counters) are replicated. Raises a `ShardingError` as `partition_spec` does.
     """
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, partition_spec(tuple(spec))),
+        nn.get_partition_spec(abstract_state),
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
 
-    def leaf(spec: PartitionSpec) -> NamedSharding:
-        return NamedSharding(mesh, partition_spec(tuple(spec)))
 
-    logical = nn.get_partition_spec(abstract_state)
-    return jax.tree.map(leaf, logical, is_leaf=lambda x: isinstance(x, PartitionSpec))
-
-
-def check_split(abstract_state, mesh: Mesh | AbstractMesh) -> None:
-    """Refuses a state in which a large array is not split over all devices that share the weights: each would hold it.
-
-    Args:
-      abstract_state: `ShapeDtypeStruct`s with shardings.
+def check_split(abstract_state: Any, mesh: Mesh | AbstractMesh) -> None:
+    """Refuses a state of `ShapeDtypeStruct`s with a large array that several of the devices that share it hold whole.
 
     Raises:
       ShardingError: a leaf of over 1% of all bytes, and a MiB, is not split over all of `fsdp`, `context` and `tensor`.
@@ -137,8 +133,7 @@ def check_split(abstract_state, mesh: Mesh | AbstractMesh) -> None:
         size, held = leaf.size * leaf.dtype.itemsize, math.prod(leaf.sharding.shard_shape(leaf.shape))
         copies = devices * held // max(leaf.size, 1)
         if copies > 1 and size > max(total / 100, 2**20):
-            name = jax.tree_util.keystr(path)
             raise ShardingError(
-                f"{name}: {size / 2**20:.0f} MiB, {size / total:.0%} of the state, would be held by "
-                f"{copies} devices each; name its axes so that they are split (parallel/rules.py)"
+                f"{jax.tree_util.keystr(path)}: {size / 2**20:.0f} MiB, {size / total:.0%} of the state, would be held "
+                f"by {copies} devices each; name its axes so that they are split (parallel/rules.py)"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -29,28 +30,19 @@ _ENVIRONMENT = {
 def topology(name: str, num_slices: int = 1) -> topologies.TopologyDescription:
     """The slice of this name: `v5e:2x2`, `v5p:4x4x4`, `v4:2x2x1`, `tpu7x:2x2x1`; generation and grid of chips.
 
-    `num_slices` of them are joined by the data centre network; then a device has a `slice_index`.
-
-    A device is a chip (on v4 both cores as one, a megacore), except on v2, v3 and tpu7x, where each core is one.
-    `.devices` lists them; their `device_kind` is that of a real slice. Arrays and eager computations stay on the CPU.
-
-    Raises:
-      ConfigError: no libtpu, a process that might use another platform than the CPU, or no such slice.
+    Several slices are joined by the data centre network; then a device has a `slice_index`. A device in `.devices` is a
+    chip (on v4 both cores as one, a megacore), except on v2, v3 and tpu7x, where each core is one. A `ConfigError` says
+    that there is no libtpu, that the process may use another platform than the CPU, or that there is no such slice.
     """
     generation, _, grid = name.partition(":")
     known = {chip.slices.compiler: chip.slices for chip in CHIPS.values() if chip.slices}
     if generation not in known:
-        raise ConfigError(
-            "topology",
-            f"unknown TPU generation {generation!r} in {name!r}"
-            f"{did_you_mean(generation, known)}; one of {', '.join(known)}",
-        )
+        hint = f"{did_you_mean(generation, known)}; one of {', '.join(known)}"
+        raise ConfigError("topology", f"unknown TPU generation {generation!r} in {name!r}{hint}")
     axes = known[generation].axes
     if not re.fullmatch("x".join([r"[1-9]\d*"] * axes), grid):
-        raise ConfigError(
-            "topology",
-            f"{name!r} must name the {axes} sides of the grid of chips, as in {generation}:{'x'.join('221'[:axes])}",
-        )
+        example = f"{generation}:{'x'.join('221'[:axes])}"
+        raise ConfigError("topology", f"{name!r} must name the {axes} sides of the grid of chips, as in {example}")
     sides = [int(side) for side in grid.split("x")]
     single = set(sides) == {1}
     if not single and any(side % 2 for side in sides[:2]):
@@ -58,7 +50,7 @@ def topology(name: str, num_slices: int = 1) -> topologies.TopologyDescription:
             "topology", f"{name!r}: the first two sides must be even (a host has 2 x 2 chips), or all sides 1"
         )
     _prepare()
-    options = {"chips_per_host_bounds": (1, 1, 1)} if single else {}
+    options: dict[str, Any] = {"chips_per_host_bounds": (1, 1, 1)} if single else {}
     if known[generation].chip_config:
         options["chip_config_name"] = known[generation].chip_config
     if num_slices > 1:
@@ -72,16 +64,16 @@ def topology(name: str, num_slices: int = 1) -> topologies.TopologyDescription:
 def topology_mesh(name: str, config: MeshConfig, num_slices: int = 1) -> Mesh:
     """A mesh over all devices of a slice that is not there, or of `num_slices` equal ones: see `mesh.lay_out`.
 
-    Raises:
-      ConfigError: see `topology`; or the mesh has not as many devices as the slice, or cannot be laid out on it.
+    A `ConfigError` is raised as by `topology`, or if the mesh has not as many devices, or cannot be laid out on them.
     """
     devices = topology(name, num_slices).devices
-    where = f"{num_slices} slices of {name} have" if num_slices > 1 else f"{name} has"
     if config.size != len(devices):
+        where = f"{num_slices} slices of {name} have" if num_slices > 1 else f"{name} has"
+        factors = ", ".join(f"mesh.{axis}" for axis in MESH_AXES)
         raise ConfigError(
             "mesh",
-            f"{config} has {config.size} devices, {where} {len(devices)}; the product of "
-            f"{', '.join(f'mesh.{axis}' for axis in MESH_AXES)} must be {len(devices)}",
+            f"{config} has {config.size} devices, {where} {len(devices)}; the product of {factors} must be "
+            f"{len(devices)}",
         )
     return lay_out(config, devices)
 

@@ -1,12 +1,13 @@
 """How is the vocabulary split? Each device has some rows of the embedding, and looks up the tokens that are in them.
 
-If the partitioner is left to itself, a look-up gathers the table on every device, and adds up its gradient over all of
-them. Here every device works on its part of the table, and what has to move is written out. `training/loss.py` does so
-at the other end of the model, with the same helpers.
+Left to the partitioner, a look-up gathers the table on every device, and adds up its gradient over all of them. Here
+every device works on its part of the table, and what has to move is written out. `training/loss.py` does the same with
+the output layer.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,15 +35,15 @@ class Axes(NamedTuple):
     embed: tuple[str, ...] = ()
 
     def sum_of_tokens(self, x: Any) -> Any:
-        """What devices with other tokens have, added up: a tree of arrays."""
+        """The sum over devices with other tokens; of a tree of arrays."""
         return _added(x, self.tokens)
 
     def sum_of_vocab(self, x: jax.Array) -> jax.Array:
-        """What devices with other rows of the table have, added up."""
+        """The sum over devices with other rows of the table."""
         return _added(x, self.vocab)
 
     def max_of_vocab(self, x: jax.Array) -> jax.Array:
-        """The largest of what devices with other rows of the table have."""
+        """The largest value over devices with other rows of the table."""
         return jax.lax.pmax(x, self.vocab) if self.vocab else x
 
     def residual(self, x_BxSxD: jax.Array) -> jax.Array:
@@ -68,14 +69,13 @@ def on_each_device(function: Callable, in_axes: tuple, out_axes: tuple) -> Calla
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1:
-        return lambda *parts: function(Axes(), *parts)
+        return functools.partial(function, Axes())
     axes = Axes(mesh_axes("batch", "length"), mesh_axes("vocab"), mesh_axes("embed"))
     in_specs = tuple(map(partition_spec, in_axes))
     several = out_axes and isinstance(out_axes[0], tuple)
     out_specs = tuple(map(partition_spec, out_axes)) if several else partition_spec(out_axes)
-    return jax.shard_map(
-        lambda *parts: function(axes, *parts), mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-    )
+    of_device = functools.partial(function, axes)
+    return jax.shard_map(of_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def _added(x: Any, axes: tuple[str, ...]) -> Any:
@@ -96,8 +96,8 @@ def lookup(table_VxD: jax.Array, tokens_BxS: jax.Array) -> jax.Array:
     return _lookup_forward(table_VxD, tokens_BxS)[0]
 
 
-def _lookup_forward(table_VxD, tokens_BxS):
-    def look_up(axes, table_VxD, tokens_BxS):
+def _lookup_forward(table_VxD: jax.Array, tokens_BxS: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def look_up(axes: Axes, table_VxD: jax.Array, tokens_BxS: jax.Array) -> jax.Array:
         rows_BxS, mine_BxS = _my_rows(axes, table_VxD.shape[0], tokens_BxS)
         x_BxSxD = jnp.where(mine_BxS[..., None], jnp.take(table_VxD, rows_BxS, axis=0), 0)
         return axes.residual(x_BxSxD)
@@ -106,18 +106,19 @@ def _lookup_forward(table_VxD, tokens_BxS):
     return x_BxSxD, (jnp.zeros((0, *table_VxD.shape), table_VxD.dtype), tokens_BxS)  # no more than shape and type
 
 
-def _lookup_backward(saved, dx_BxSxD):
+def _lookup_backward(saved: tuple[jax.Array, jax.Array], dx_BxSxD: jax.Array) -> tuple[jax.Array, None]:
     like_VxD, tokens_BxS = saved
     vocab_size, dtype = like_VxD.shape[1], like_VxD.dtype
 
-    def add_up(axes, tokens_BxS, dx_BxSxD):
+    def add_up(axes: Axes, tokens_BxS: jax.Array, dx_BxSxD: jax.Array) -> jax.Array:
         rows = vocab_size // (jax.lax.axis_size(axes.vocab) if axes.vocab else 1)
         if axes.vocab:
             dx_BxSxD = jax.lax.all_gather(dx_BxSxD, axes.vocab, axis=1, tiled=True)
         rows_BxS, mine_BxS = _my_rows(axes, rows, tokens_BxS)
         dx_BxSxD = jnp.where(mine_BxS[..., None], dx_BxSxD, 0)
 
-        def add_row(gradient_VxD, row):  # row by row: float32 copies of all rows would be the largest array of a step
+        # Row by row: float32 copies of all rows would be the largest array of a step.
+        def add_row(gradient_VxD: jax.Array, row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
             rows_S, dx_SxD = row
             return gradient_VxD.at[rows_S].add(dx_SxD.astype(jnp.float32)), None
 

@@ -29,7 +29,7 @@ SOURCES = """
     config.py config_values.py ledger.py base/chips.py base/hlo.py tables/attention_tiles.json
     model kernels parallel tools/tpu_meter
     training/loss.py training/objective.py training/optimizer.py training/step.py
-    training/machine/ahead.py training/machine/shape.py training/machine/xla_flags.py
+    training/machine/ahead.py training/machine/shape.py
     preflight/program preflight/predict.py preflight/compiled.py preflight/slices.py preflight/step.py
 """.split()
 

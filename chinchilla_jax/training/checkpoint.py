@@ -1,7 +1,7 @@
 """Checkpoints through Orbax: asynchronous, the last two and the best kept, with the position in the data inside.
 
 A trunk also keeps the steps that branches leave from (`keep`), and in the end nothing else. A branch reads its trunk's
-checkpoints through `restore_from`, which changes nothing there: other branches read the same files.
+checkpoints by `restore_from`, which changes nothing there: other branches read the same files.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
+from chinchilla_jax.base import files
 from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training.step import TrainState
 
 _POLICIES = ocp.checkpoint_managers
-AbstractAt = Callable[[int], TrainState]  # the state that a checkpoint of this step holds, without its arrays
+# Shapes, types and shardings that the state is restored into, by the step of the checkpoint.
+AbstractAt = Callable[[int], TrainState]
 
 
 def _loss_of(metrics: dict) -> float:
@@ -31,44 +31,29 @@ def _loss_of(metrics: dict) -> float:
 
 @dataclasses.dataclass
 class Position:
-    """What a run needs besides its arrays to go on exactly where it stopped.
+    """What a run needs besides its arrays to go on exactly where it stopped."""
 
-    Attributes:
-      step: steps done.
-      next_sequence: the data position; batches are a function of it.
-      evaluation_owed: an evaluation was due at this step and has not been made.
-      losses: losses of the steps since the last logged line, still to be averaged.
-      seconds: time spent on this run so far, over restarts.
-      parts: the same by part, see `goodput`; empty in checkpoints from before it was kept.
-      timed_tokens: tokens of the steps whose time is in `parts`; a branch's begin at its fork.
-    """
-
-    step: int = 0
-    next_sequence: int = 0
-    evaluation_owed: bool = False
-    losses: list[float] = dataclasses.field(default_factory=list)
-    seconds: float = 0.0
-    parts: dict[str, float] = dataclasses.field(default_factory=dict)
-    timed_tokens: int = 0
+    step: int = 0  # steps done
+    next_sequence: int = 0  # the data position; batches are a function of it
+    evaluation_owed: bool = False  # one was due at this step and has not been made
+    losses: list[float] = dataclasses.field(default_factory=list)  # since the last logged line, still to be averaged
+    seconds: float = 0.0  # spent on this run so far, over restarts
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)  # the same by part; older checkpoints have none
+    timed_tokens: int = 0  # of the steps whose time is in `parts`; a branch's begin at its fork
 
 
 class Checkpoints:
     """The checkpoints of one run directory; those of the steps `keep` stay."""
 
     def __init__(self, directory: Path, keep: Collection[int] = ()):
+        latest, best = _POLICIES.LatestN(2), _POLICIES.BestN(get_metric_fn=_loss_of, reverse=True, n=1)
         options = ocp.CheckpointManagerOptions(
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
             step_prefix="step",
             best_fn=_loss_of,  # without it Orbax does not write the metrics, and a restart forgets which was best
             best_mode="min",
-            preservation_policy=_POLICIES.AnyPreservationPolicy(
-                [
-                    _POLICIES.LatestN(2),
-                    _POLICIES.BestN(get_metric_fn=_loss_of, reverse=True, n=1),
-                    _POLICIES.CustomSteps(sorted(keep)),
-                ]
-            ),
+            preservation_policy=_POLICIES.AnyPreservationPolicy([latest, best, _POLICIES.CustomSteps(sorted(keep))]),
         )
         self._directory = Path(directory).absolute()
         self._keep = frozenset(keep)
@@ -85,39 +70,28 @@ class Checkpoints:
         self._manager.save(position.step, args=arguments, metrics=metrics, force=True)
 
     def restore(self, abstract_at: AbstractAt, echo: Callable[[str], None]) -> tuple[TrainState, Position] | None:
-        """The newest checkpoint that can be read, or None. Says so when it has to pass over a damaged one.
+        """The newest checkpoint that can be read, or None. `echo` is told about those that cannot.
 
-        What cannot be read is renamed and not deleted: the cause may lie in the file system, or in the program.
-
-        Args:
-          abstract_at: shapes, types and shardings to restore into, by step.
-          echo: told about every checkpoint that could not be read.
+        These are renamed and not deleted: the cause may lie in the file system, or in the program.
         """
-        for step in _steps(self._manager):
-            restored, reason = _read_together(self._directory, step, abstract_at(step))
-            if restored is not None:
-                return restored
-            aside = self._move_aside(step)
-            echo(
-                f"checkpoint of step {step} cannot be read ({reason}), moved to {aside}; "
-                "falling back to the one before it"
-            )
-        return None
+
+        def move_aside(step: int, reason: str) -> None:
+            aside = f"unreadable_step_{step}"
+            if distributed.first():
+                files.remove(self._directory / aside)
+                files.rename(self._directory / f"step_{step}", self._directory / aside)
+            distributed.exchange("moved", "")
+            self._manager.reload()
+            moved = f"moved to {aside}; falling back to the one before it"
+            echo(f"checkpoint of step {step} cannot be read ({reason}), {moved}")
+
+        return _newest_readable(self._directory, _steps(self._manager), abstract_at, move_aside)
 
     def prune(self) -> None:
         """Waits, then deletes every checkpoint but those of the steps to keep."""
         self.wait()
         for step in sorted(set(self._manager.all_steps()) - self._keep):
             self._manager.delete(step)
-
-    def _move_aside(self, step: int) -> str:
-        aside = f"unreadable_step_{step}"
-        if distributed.first():
-            shutil.rmtree(self._directory / aside, ignore_errors=True)
-            os.rename(self._directory / f"step_{step}", self._directory / aside)
-        distributed.exchange("moved", "")
-        self._manager.reload()
-        return aside
 
     def wait(self) -> None:
         """Blocks until everything saved is on disk."""
@@ -131,24 +105,17 @@ class Checkpoints:
 def restore_from(
     directory: Path, step: int, abstract_at: AbstractAt, echo: Callable[[str], None]
 ) -> tuple[TrainState, Position] | None:
-    """The newest readable checkpoint of another run that is no later than `step`; None if there is none.
-
-    Args:
-      directory: the other run's `checkpoints`; only read.
-      abstract_at: shapes, types and shardings to restore into, by step.
-      echo: told about every checkpoint that could not be read.
-    """
+    """The newest readable checkpoint in another run's `checkpoints` that is no later than `step`; None without one."""
     directory = Path(directory).absolute()
-    if not directory.is_dir():
+    if not files.is_folder(directory):
         return None
     with _reader(directory) as manager:
-        steps = _steps(manager)
-    for earlier in (s for s in steps if s <= step):
-        restored, reason = _read_together(directory, earlier, abstract_at(earlier))
-        if restored is not None:
-            return restored
-        echo(f"{directory}: checkpoint of step {earlier} cannot be read ({reason})")
-    return None
+        steps = [earlier for earlier in _steps(manager) if earlier <= step]
+
+    def tell(step: int, reason: str) -> None:
+        echo(f"{directory}: checkpoint of step {step} cannot be read ({reason})")
+
+    return _newest_readable(directory, steps, abstract_at, tell)
 
 
 def _steps(manager: ocp.CheckpointManager) -> list[int]:
@@ -167,16 +134,22 @@ def _reader(directory: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(directory, options=options)
 
 
-def _read_together(directory: Path, step: int, abstract: TrainState) -> tuple[tuple[TrainState, Position] | None, str]:
-    """State and position if every process could read its part; else None, and why one could not."""
-    restored, reason = None, ""
-    try:
-        with _reader(directory) as manager:
-            restored = _read(manager, step, abstract)
-    except Exception as error:  # damage surfaces as many types: missing files, short reads, bad JSON
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    reasons = [reason for reason in distributed.exchange("read", reason) if reason]
-    return (None, reasons[0]) if reasons else (restored, "")
+def _newest_readable(
+    directory: Path, steps: Sequence[int], abstract_at: AbstractAt, damaged: Callable[[int, str], None]
+) -> tuple[TrainState, Position] | None:
+    """The first of these steps of which every process can read its part; `damaged(step, reason)` hears of others."""
+    for step in steps:
+        abstract, restored, reason = abstract_at(step), None, ""
+        try:
+            with _reader(directory) as manager:
+                restored = _read(manager, step, abstract)
+        except Exception as error:  # damage surfaces as many types: missing files, short reads, bad JSON
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reasons = [reason for reason in distributed.exchange("read", reason) if reason]
+        if not reasons:
+            return restored
+        damaged(step, reasons[0])
+    return None
 
 
 def _read(manager: ocp.CheckpointManager, step: int, abstract: TrainState) -> tuple[TrainState, Position]:
@@ -202,7 +175,7 @@ def _stored(state: TrainState) -> TrainState | _PlainState:
 
 
 def _copied(restored: jax.Array) -> jax.Array:
-    """Restored buffers belong to the reader; a copy can be donated to the first step. Never two of a whole state."""
+    """A copy can be donated to the first step, the reader's buffer cannot. Never two of a whole state at a time."""
     copy = jax.block_until_ready(restored.copy())
     restored.delete()
     return copy

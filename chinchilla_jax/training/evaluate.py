@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from chinchilla_jax.data import Batches
 
 
-def domain_sequences(weights: dict[str, float], total: int) -> dict[str, int]:
+def domain_sequences(weights: Mapping[str, float], total: int) -> dict[str, int]:
     """Validation sequences per domain: `total` shared out by mixture weight, at least one each."""
     return {domain: max(1, round(total * weight)) for domain, weight in weights.items()}
 
 
 def evaluate(batches: Batches, run_batch: Callable[[dict], dict], batch_size: int, sequences: int) -> dict[str, float]:
-    """The validation record.
+    """The validation record of so many sequences, the same ones for every run on this store and mixture.
 
-    Args:
-      batches: the run's data.
-      run_batch: host batch of `batch_size` rows -> `nll` and `weight` sums (device arrays).
-      sequences: how many in all; the same ones for every run on this store and mixture.
-
-    Returns:
-      validation_loss (nats per token) and bits_per_byte on the mixture, and `.../DOMAIN` for each domain. The mixture
-      weighs the domains' token averages by the shares of tokens that training draws from them.
+    `run_batch` makes `nll` and `weight` sums (device arrays) of a host batch of `batch_size` rows. The record has
+    validation_loss (nats per token) and bits_per_byte on the mixture, and `.../DOMAIN` for each domain. The mixture
+    weighs the domains' token averages by the shares of tokens that training draws from them.
     """
     record, loss, bytes_per_token = {}, 0.0, 0.0
     for domain, count in domain_sequences(batches.weights, sequences).items():
@@ -33,8 +28,9 @@ def evaluate(batches: Batches, run_batch: Callable[[dict], dict], batch_size: in
         for batch in batches.validation(domain, batch_size, count):
             results.append(run_batch(batch))
             n_bytes += float((batches.store.byte_lengths[batch["targets"]] * batch["weights"]).sum())
-        nll = sum(float(np.asarray(r["nll"], np.float64).sum()) for r in results)
-        tokens = sum(float(np.asarray(r["weight"], np.float64).sum()) for r in results)
+        nll, tokens = (
+            sum(float(np.asarray(result[name], np.float64).sum()) for result in results) for name in ("nll", "weight")
+        )
         record[f"validation_loss/{domain}"] = nll / tokens
         record[f"bits_per_byte/{domain}"] = nll / math.log(2.0) / n_bytes
         loss += batches.weights[domain] * nll / tokens

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import signal
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,30 +12,56 @@ from typing import Any
 import jax
 import numpy as np
 
+from chinchilla_jax.base.errors import PREEMPTED, ExplainedError
 from chinchilla_jax.base.revision import code_revision
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.data.batches import Batch
 from chinchilla_jax.parallel.job import distributed
-from chinchilla_jax.parallel.mesh import make_mesh
-from chinchilla_jax.parallel.placement import place
+from chinchilla_jax.parallel.mesh import make_mesh, place
 from chinchilla_jax.training.checkpoint import Checkpoints
 from chinchilla_jax.training.evaluate import evaluate
 from chinchilla_jax.training.machine import hardware
 from chinchilla_jax.training.objective import NEXT_TOKEN
-from chinchilla_jax.training.record.directory import check_directory, take_directory
-from chinchilla_jax.training.record.metrics import MetricWriter, NoWriter
-from chinchilla_jax.training.record.result import finished_result, write_result
-from chinchilla_jax.training.record.run_log import RunLog
+from chinchilla_jax.training.record.directory import check_directory, finished_result, take_directory, write_result
+from chinchilla_jax.training.record.metrics import Diverged, RunLog
 from chinchilla_jax.training.schedule import learning_rate
 from chinchilla_jax.training.stages import Course, Stage
 from chinchilla_jax.training.start import Fork, check_trunk, open_batches, state_to_go_on_from
 from chinchilla_jax.training.step import Program, make_program
-from chinchilla_jax.training.stops import Diverged, Preempted, Signals
-from chinchilla_jax.training.timing.clock import Clock
-from chinchilla_jax.training.timing.goodput import last_stamp
-from chinchilla_jax.training.timing.profiler import Profiler, Window
+from chinchilla_jax.training.timing.clock import Clock, last_stamp
+from chinchilla_jax.training.timing.profiler import Profiler
 
 __all__ = ["Diverged", "Fork", "Preempted", "Stage", "train"]
+
+
+class Preempted(ExplainedError):
+    """SIGTERM arrived: the run has saved its state and wants to be started again."""
+
+    exit_code = PREEMPTED
+
+
+class Signals:
+    """Remembers, within its `with` block, that SIGTERM or Ctrl-C arrived. A second Ctrl-C interrupts."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            self.__exit__()
+            signal.raise_signal(number)
+        self.received = True
 
 
 def train(
@@ -43,7 +71,7 @@ def train(
     facts: Mapping[str, Any] | None = None,
     fork: Fork | None = None,
     keep: Collection[int] = (),
-    profile: Window | None = None,
+    profile: range | None = None,
     objective: str = NEXT_TOKEN,
     then: Sequence[Stage] = (),
     echo: Callable[[str], None] = print,
@@ -52,8 +80,8 @@ def train(
 
     Args:
       facts: copied into `result.json` (name, role, budget of a planned run).
-      fork: another run that is this one up to some step. Nothing that is computed depends on it, only how much: of the
-        trunk's checkpoints up to there the newest readable one is where this run starts, and without one at step 0.
+      fork: another run that is this one up to some step: this run starts at the newest readable checkpoint of the trunk
+        up to there, or at step 0 if there is none. What is computed does not depend on it.
       keep: steps whose checkpoints branches will need; they are saved, and in the end no others are left.
       profile: steps to trace into the directory's `profile/`.
       objective: name of what the steps minimise.
@@ -64,9 +92,7 @@ def train(
     `workdir`; process 0 writes and echoes. A signal to one of them stops all at the same step.
 
     Raises:
-      ConfigError: the directory belongs to another run, the tokenizer does not match the model, too few devices, the
-        trunk is not this run up to the fork, the run has no such steps to profile, the processes differ in config, code
-        or data.
+      ConfigError: the directory is another run's; tokenizer, devices, trunk, profile or processes do not fit the run.
       Preempted, Diverged: see there.
     """
     echo = echo if distributed.first() else lambda line: None
@@ -95,7 +121,7 @@ class _Run:
         clock: Clock,
         fork: Fork | None,
         keep: Collection[int],
-        profile: Window | None,
+        profile: range | None,
         echo: Callable[[str], None],
     ):
         # --- Data, mesh, ledger; only a run that can start takes the directory ---
@@ -103,7 +129,7 @@ class _Run:
         self.batches, self._mesh = open_batches(course.config), make_mesh(course.config.mesh)
         if fork:
             check_trunk(course, fork)
-        self.profiler = Profiler(profile, workdir / "profile", course.total_steps, echo)
+        self.profiler = Profiler(profile or range(0), workdir / "profile", course.total_steps, echo)
         self.ledger = ledger = course.ledger()
         if distributed.first():
             take_directory(course, ledger, workdir)
@@ -124,16 +150,24 @@ class _Run:
         lost = clock.resume(self.position, stamp)
         if stamp and stamp["step"] > self.position.step:
             echo(f"steps {self.position.step + 1} to {stamp['step']} are done again, {lost:.1f} s were lost")
-        writer = MetricWriter(workdir, self.position) if distributed.first() else NoWriter()
-        flops_per_token = ledger.flops["executed"] / ledger.tokens
-        self.log = RunLog(course, writer, self.position, clock, flops_per_token, echo)
+        self.log = RunLog(course, ledger, workdir, self.position, clock, echo)
 
     def program_of(self, stage: Stage) -> Program:
         """The compiled functions of a stage."""
         return make_program(stage.config, self._mesh, stage.objective)
 
+    def evaluate(self, stage: Stage, program: Program) -> dict[str, float]:
+        train = stage.config.train
+
+        def sums(batch: Batch) -> dict[str, jax.Array]:
+            def build(rows: Any = slice(None)) -> Batch:
+                return {name: values[rows] for name, values in batch.items()}
+
+            return program.evaluate(self.state.params, _place(build, train.batch_size, stage.config, program))
+
+        return evaluate(self.batches, sums, train.batch_size, train.eval_sequences)
+
     def save(self, validation_loss: float | None = None) -> None:
-        """Starts writing a checkpoint."""
         self.clock.store(self.position)
         self.checkpoints.save(self.state, self.position, validation_loss)
 
@@ -152,7 +186,6 @@ def _train_steps(run: _Run, signals: Signals) -> dict[str, float]:
     course, position, log, profiler = run.course, run.position, run.log, run.profiler
     stage = course.at(position.step)
     program = run.program_of(stage)
-    stop = distributed.stop_together()
     run.clock.book("startup")
     log.stamp(position.step)
 
@@ -163,14 +196,14 @@ def _train_steps(run: _Run, signals: Signals) -> dict[str, float]:
         if profiler.ends(position.step + 1):
             with log.pause("startup"):  # what a trace costs is not time of steps
                 profiler.stop()
-        if stop.reached(signals.received):
+        if distributed.stop_reached(signals.received):
             with log.pause("checkpoint"):
                 run.save()
                 run.checkpoints.wait()
             raise Preempted(f"saved step {position.step} of {course.total_steps} in {run.workdir}")
         if position.evaluation_owed or (last and not validation):
             with log.pause("evaluation"):
-                validation = _evaluate(run, stage, program)
+                validation = run.evaluate(stage, program)
             log.evaluation(validation)
         if position.step and (last or position.step in run.keep or _is_due(stage, "checkpoint_every", position.step)):
             with log.pause("checkpoint"):
@@ -182,7 +215,7 @@ def _train_steps(run: _Run, signals: Signals) -> dict[str, float]:
             return validation
         if position.step == stage.last_step:
             with log.pause("startup"):
-                stage = course.stages[stage.number + 1]
+                stage = course.at(position.step + 1)
                 program = run.program_of(stage)
                 run.state = stage.first_state(program, run.state)
         if profiler.begins(position.step + 1):
@@ -204,18 +237,6 @@ def _train_steps(run: _Run, signals: Signals) -> dict[str, float]:
         log.dispatched(float(lr), metrics, n)
         validation = {}
         log.catch_up(keep=1)
-
-
-def _evaluate(run: _Run, stage: Stage, program: Program) -> dict[str, float]:
-    train = stage.config.train
-
-    def sums(batch: Batch) -> dict[str, jax.Array]:
-        def build(rows=slice(None)):
-            return {name: values[rows] for name, values in batch.items()}
-
-        return program.evaluate(run.state.params, _place(build, train.batch_size, stage.config, program))
-
-    return evaluate(run.batches, sums, train.batch_size, train.eval_sequences)
 
 
 def _place(build: Callable[..., Batch], n: int, config: RunConfig, program: Program) -> dict[str, jax.Array]:

@@ -1,72 +1,57 @@
 """Cross-entropy over the vocabulary, in float32, without ever holding all logits.
 
-A row of the last layer's output becomes a row of logits 4 V / 2 D times its size (8 times in Chinchilla 70B). So
-logits are made chunk by chunk of the tokens, and as the loss is a sum, what a chunk contributes to the gradients is
-known as soon as its logits are: nothing of it is kept for a backward pass, or computed twice.
+A row of logits is 4 V / 2 D times as large as the row of the last layer's output (8 times in Chinchilla 70B). So logits
+are made chunk by chunk of the tokens. The loss is a sum: what a chunk adds to the gradients is known as soon as its
+logits are, so nothing of it is kept for a backward pass, or computed twice.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from chinchilla_jax.model.layers import sum_of_outer_products
-from chinchilla_jax.parallel.vocabulary import (
-    OUTPUT_GRADIENTS,
-    OUTPUT_LAYER,
-    SUMS,
-    TOKENS,
-    Axes,
-    on_each_device,
-)
+from chinchilla_jax.parallel.vocabulary import OUTPUT_GRADIENTS, OUTPUT_LAYER, SUMS, TOKENS, Axes, on_each_device
 
-# Logits of one chunk on one device. Smaller ones are passed over once more often: the gradient of the output matrix is
-# added up over the chunks.
+# Logits of one chunk on one device. The gradient of the output matrix is added up once for each chunk.
 CHUNK_BYTES = 128 * 2**20
+Sums = tuple[Array, dict[str, Array]]  # what to minimise, and what to report: `nll` and `weight`
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def output_loss(
-    x_BxSxD: jax.Array,
-    w_VxD: jax.Array,
-    bias_V: jax.Array | None,
-    targets_BxS: jax.Array,
-    weights_BxS: jax.Array,
-    z_loss: float,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """What to minimise, summed over tokens and not yet divided by their number, and the sums to report.
+    x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, targets_BxS: Array, weights_BxS: Array, z_loss: float
+) -> Sums:
+    """What to minimise, in nats, summed over tokens and not yet divided by their number, and the sums to report.
 
     Sums and not means, so that microbatches and hosts with unequal numbers of real tokens add up to the token-weighted
-    mean of the global batch.
-
-    Args:
-      x_BxSxD: the last layer's output.
-      w_VxD: the output matrix, whole in the model width.
-      z_loss: factor of log(Z)^2 (Chowdhery et al. 2022, section 5), which is minimised but not reported.
-
-    Returns:
-      Nats, and a dictionary of `nll` (nats without the z-loss) and `weight` (tokens).
+    mean of the global batch. x is the last layer's output, w the output matrix, whole in the model width. `z_loss` is a
+    factor of log(Z)^2 (Chowdhery et al. 2022, section 5), which is minimised but not in the reported nats.
     """
 
-    def all_chunks(axes, x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS):
-        def chunk(sums, part):
+    def all_chunks(axes: Axes, x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, *rows_BxS: Array) -> Sums:
+        def chunk(sums: Sums, part: tuple[Array, ...]) -> tuple[Sums, None]:
             x_NxD, targets_N, weights_N = part
             *_, nll_N, log_z_N = _scores(axes, x_NxD, w_VxD, bias_V, targets_N)
             return jax.tree.map(jnp.add, sums, _sums(nll_N, log_z_N, weights_N, z_loss)), None
 
-        sums, _ = _over_chunks(chunk, _zeros(), w_VxD, x_BxSxD, targets_BxS, weights_BxS)
-        return axes.sum_of_tokens(sums)
+        return axes.sum_of_tokens(_over_chunks(chunk, _zeros(), w_VxD, x_BxSxD, *rows_BxS)[0])
 
     return on_each_device(all_chunks, OUTPUT_LAYER, SUMS)(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS)
 
 
-def _forward(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS, z_loss):
+def _forward(
+    x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, targets_BxS: Array, weights_BxS: Array, z_loss: float
+) -> tuple[Sums, list[Array]]:
     """Sums and, for a cotangent of one, the gradients."""
 
-    def all_chunks(axes, x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS):
-        def chunk(carry, part):
+    def all_chunks(axes: Axes, x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, *rows_BxS: Array) -> tuple:
+        def chunk(carry: tuple, part: tuple[Array, ...]) -> tuple[tuple, Array]:
             sums, dw_VxD, dbias_V = carry
             x_NxD, targets_N, weights_N = part
             logits_NxV, is_target_NxV, nll_N, log_z_N = _scores(axes, x_NxD, w_VxD, bias_V, targets_N)
@@ -82,7 +67,7 @@ def _forward(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS, z_loss):
 
         dbias_V = None if bias_V is None else jnp.zeros(bias_V.shape, jnp.float32)
         zeros = _zeros(), jnp.zeros(w_VxD.shape, jnp.float32), dbias_V
-        (sums, dw_VxD, dbias_V), dx_CxNxD = _over_chunks(chunk, zeros, w_VxD, x_BxSxD, targets_BxS, weights_BxS)
+        (sums, dw_VxD, dbias_V), dx_CxNxD = _over_chunks(chunk, zeros, w_VxD, x_BxSxD, *rows_BxS)
         sums, dx_BxSxD = axes.sum_of_tokens(sums), axes.residual(dx_CxNxD.reshape(x_BxSxD.shape))
         return sums, dx_BxSxD, axes.table_gradient(dw_VxD, w_VxD.dtype), axes.sum_of_tokens(dbias_V)
 
@@ -91,7 +76,7 @@ def _forward(x_BxSxD, w_VxD, bias_V, targets_BxS, weights_BxS, z_loss):
     return sums, gradients
 
 
-def _backward(z_loss, gradients, cotangents):
+def _backward(z_loss: float, gradients: list[Array], cotangents: Sums) -> tuple[Array | None, ...]:
     by_objective, _ = cotangents
     dx_BxSxD, dw_VxD, dbias_V = jax.tree.map(lambda g: (by_objective * g).astype(g.dtype), gradients)
     return dx_BxSxD, dw_VxD, dbias_V, None, None
@@ -100,26 +85,25 @@ def _backward(z_loss, gradients, cotangents):
 output_loss.defvjp(_forward, _backward)
 
 
-def token_nats(x_BxSxD: jax.Array, w_VxD: jax.Array, bias_V: jax.Array | None, targets_BxS: jax.Array) -> jax.Array:
+def token_nats(x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, targets_BxS: Array) -> Array:
     """Nats of every token, `[B, S]` in float32. It has no gradient of its own, as `output_loss` has."""
 
-    def all_chunks(axes, x_BxSxD, w_VxD, bias_V, targets_BxS):
-        def chunk(carry, part):
+    def all_chunks(axes: Axes, x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, targets_BxS: Array) -> Array:
+        def chunk(carry: None, part: tuple[Array, ...]) -> tuple[None, Array]:
             *_, nll_N, _ = _scores(axes, part[0], w_VxD, bias_V, part[1])
             return carry, nll_N
 
-        _, nll_CxN = _over_chunks(chunk, None, w_VxD, x_BxSxD, targets_BxS)
-        return nll_CxN.reshape(targets_BxS.shape)
+        return _over_chunks(chunk, None, w_VxD, x_BxSxD, targets_BxS)[1].reshape(targets_BxS.shape)
 
     return on_each_device(all_chunks, OUTPUT_LAYER[:4], TOKENS)(x_BxSxD, w_VxD, bias_V, targets_BxS)
 
 
-def _zeros() -> tuple[jax.Array, dict[str, jax.Array]]:
+def _zeros() -> Sums:
     zero = jnp.zeros((), jnp.float32)
     return zero, {"nll": zero, "weight": zero}
 
 
-def _over_chunks(chunk, carry, w_VxD, *arrays_BxS):
+def _over_chunks(chunk: Callable, carry: Any, w_VxD: Array, *arrays_BxS: Array) -> tuple[Any, Any]:
     """Scans over chunks of the tokens of this device; what each returns besides the carry is stacked."""
     tokens = arrays_BxS[0].shape[0] * arrays_BxS[0].shape[1]
     least = min(tokens, 4 * tokens * w_VxD.shape[0] / CHUNK_BYTES)
@@ -130,7 +114,9 @@ def _over_chunks(chunk, carry, w_VxD, *arrays_BxS):
     return jax.lax.scan(chunk, carry, parts)
 
 
-def _scores(axes: Axes, x_NxD, w_VxD, bias_V, targets_N):
+def _scores(
+    axes: Axes, x_NxD: Array, w_VxD: Array, bias_V: Array | None, targets_N: Array
+) -> tuple[Array, Array, Array, Array]:
     """Logits of this device's part of the vocabulary, which of them are targets, and of all the nats and log Z."""
     logits_NxV = jax.lax.dot_general(x_NxD, w_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
     if bias_V is not None:
@@ -144,7 +130,7 @@ def _scores(axes: Axes, x_NxD, w_VxD, bias_V, targets_N):
     return logits_NxV, is_target_NxV, log_z_N - label_N, log_z_N
 
 
-def _sums(nll_N, log_z_N, weights_N, z_loss):
+def _sums(nll_N: Array, log_z_N: Array, weights_N: Array, z_loss: float) -> Sums:
     nll = jnp.sum(nll_N * weights_N)
     objective = nll + z_loss * jnp.sum(jnp.square(log_z_N) * weights_N) if z_loss else nll
     return objective, {"nll": nll, "weight": jnp.sum(weights_N)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import optax
 
@@ -19,13 +21,10 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
-_VECTORS = ("gain", "bias", "u", "v")
-
-
-def _is_matrix(params):
-    def leaf(path, _):
+def _is_matrix(params: dict) -> Any:
+    def leaf(path: tuple, _: Any) -> bool:
         # A weight may sit in a box that names its logical axes: the last dictionary key is its name either way.
         name = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)][-1]
-        return not (name in _VECTORS or name.endswith("_bias"))
+        return not (name in ("gain", "bias", "u", "v") or name.endswith("_bias"))
 
     return jax.tree_util.tree_map_with_path(leaf, params)

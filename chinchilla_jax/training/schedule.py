@@ -1,7 +1,6 @@
 """What depends on the step alone: batch size, tokens seen, learning rate. Plain Python numbers, no arrays.
 
-The learning rate is an input of the compiled step and not a constant in it, so runs that differ only in budget share
-one compilation.
+The learning rate is an input of the compiled step, so runs that differ only in budget share one compilation.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from chinchilla_jax.config import COOLDOWNS, OptimizerConfig, RunConfig
 class BatchSchedule:
     """Sequences per step: `batch_size`, and twice that from `double_batch_at` of the horizon on.
 
-    Gopher 280B and Chinchilla 70B double midway (Hoffmann et al. 2022, Table 4). `total_steps` is the number of whole
-    steps nearest to `train_tokens`.
+    Gopher 280B and Chinchilla 70B double midway (Hoffmann et al. 2022, Table 4). `total_steps` are the whole steps
+    nearest to `train_tokens`.
     """
 
     batch_size: int
@@ -47,14 +46,12 @@ def learning_rate(optimizer: OptimizerConfig, batches: BatchSchedule, step: int)
     `cooldown` and `cooldown_sqrt` stay there too and fall to the same value over the last `cooldown_fraction` of the
     tokens, linearly or as 1 - sqrt (Haegele et al. 2024, arXiv 2405.18392): until then a run does not know its horizon.
     """
-    peak, last = optimizer.peak_lr, batches.total_steps - 1
+    peak, final = optimizer.peak_lr, optimizer.final_lr_fraction
     if step < optimizer.warmup_steps:
         return peak * (step + 1) / (optimizer.warmup_steps + 1)
     if optimizer.schedule == "constant":
         return peak
-    start = batches.tokens(optimizer.warmup_steps)
-    end = batches.tokens(last)
-    final = optimizer.final_lr_fraction
+    start, end = batches.tokens(optimizer.warmup_steps), batches.tokens(batches.total_steps - 1)
     if optimizer.schedule in COOLDOWNS:
         length = optimizer.cooldown_fraction * batches.tokens(batches.total_steps)
         left = (end - batches.tokens(step)) / length if length else 1.0
@@ -67,10 +64,7 @@ def learning_rate(optimizer: OptimizerConfig, batches: BatchSchedule, step: int)
 
 
 def cooldown_start(optimizer: OptimizerConfig, batches: BatchSchedule) -> int:
-    """The first step after warm-up whose rate is below the peak: a `constant` run is the same run up to there.
-
-    The number of steps if no rate is, as with `cooldown_fraction` 0.
-    """
+    """The first step after warm-up whose rate is below the peak: a `constant` run is the same up to there."""
     steps = range(optimizer.warmup_steps, batches.total_steps)
     is_below = bisect.bisect_left(steps, True, key=lambda s: learning_rate(optimizer, batches, s) < optimizer.peak_lr)
     return optimizer.warmup_steps + is_below

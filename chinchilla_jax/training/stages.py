@@ -1,8 +1,7 @@
 """Which config trains which steps? A run has one stage, or several that follow each other.
 
-A stage has a config (shape, rates, batch, number of tokens), an objective, and a function that makes its first state of
-the last state of the stage before. Steps, data and metrics count on over the whole run; the schedules of a stage count
-from its first step.
+A stage has a config, an objective, and a function that makes its first state of the last state of the stage before.
+Steps, data and metrics count on over the whole run; the schedules of a stage count from its first step.
 """
 
 from __future__ import annotations
@@ -31,27 +30,23 @@ def carry_on(last: TrainState, fresh: TrainState) -> TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stretch of a run that one config trains.
+    """A stretch of a run that one config trains. A `ConfigError` is raised if no objective has that name.
 
     Attributes:
       config: data, mesh and seed are those of the run; `train_tokens` are those of the stage.
       objective: name of what its steps minimise.
       enter: (last state of the stage before, fresh state of this one) -> first state of this one. It is compiled, and
         must compute the same whenever it is called: a run that was stopped at the border calls it again.
-      number, first_step, first_tokens: stages, steps and tokens of the run before this one; `Course` fills them in.
-
-    Raises:
-      ConfigError: no objective has that name.
+      first_step, first_tokens: steps and tokens of the run before this stage; `Course` fills them in.
     """
 
     config: RunConfig
     objective: str = NEXT_TOKEN
     enter: Callable[[TrainState, TrainState], TrainState] = carry_on
-    number: int = 0
     first_step: int = 0
     first_tokens: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         objective_of(self.objective)  # an unknown one is refused before any work
 
     @functools.cached_property
@@ -63,6 +58,11 @@ class Stage:
     def last_step(self) -> int:
         """The step of the run that ends the stage."""
         return self.first_step + self.steps.total_steps
+
+    @property
+    def own_tokens(self) -> int:
+        """Tokens of its own steps."""
+        return self.steps.tokens(self.steps.total_steps)
 
     def tokens(self, step: int) -> int:
         """Tokens that the run has consumed when `step` of its steps are done."""
@@ -78,22 +78,16 @@ class Stage:
 
 
 class Course:
-    """The stages of a run, and what they add up to.
-
-    Raises:
-      ConfigError: a stage has other data, another mesh or another seed than the first.
-    """
+    """The stages of a run, and what they add up to; a `ConfigError` unless they share data, mesh and seed."""
 
     def __init__(self, first: Stage, *then: Stage):
         self.config, self.stages = first.config, [first]
         for stage in then:
             if _shared(stage.config) != _shared(first.config):
                 raise ConfigError("then", "all stages of a run have the same data, mesh and train.seed")
-            last = self.stages[-1]
-            end = last.last_step
-            self.stages.append(
-                dataclasses.replace(stage, number=last.number + 1, first_step=end, first_tokens=last.tokens(end))
-            )
+            end = self.stages[-1].last_step
+            tokens = self.stages[-1].tokens(end)
+            self.stages.append(dataclasses.replace(stage, first_step=end, first_tokens=tokens))
         self.total_steps = self.stages[-1].last_step
         self.total_tokens = self.stages[-1].tokens(self.total_steps)
 
@@ -104,21 +98,25 @@ class Course:
     def ledger(self) -> Ledger:
         """Parameters of the last stage, tokens and FLOPs of all."""
         last = count_run(self.stages[-1].config, self.total_tokens)
-        flops = [
-            objective_of(stage.objective).flops(stage.config, stage.tokens(stage.last_step) - stage.first_tokens)
-            for stage in self.stages
-        ]
+        flops = [objective_of(stage.objective).flops(stage.config, stage.own_tokens) for stage in self.stages]
         return dataclasses.replace(last, flops={c: sum(counts[c] for counts in flops) for c in last.flops})
 
     def besides_config(self) -> list[dict[str, Any]] | None:
         """What decides about the run if not the first config alone; None for one stage of next-token prediction."""
         if len(self.stages) == 1 and self.stages[0].objective == NEXT_TOKEN:
             return None
+        return [{"config": s.config.to_dict() | {"mesh": None}, **_names(s)} for s in self.stages]
+
+    def stages_by_name(self) -> list[dict[str, Any]] | None:
+        """For `result.json`: what each stage trained, and by what; None as `besides_config`."""
+        if self.besides_config() is None:
+            return None
         return [
             {
-                "config": stage.config.to_dict() | {"mesh": None},
-                "objective": stage.objective,
-                "enter": f"{stage.enter.__module__}.{stage.enter.__qualname__}",
+                **_names(stage),
+                "config_hash": stage.config.content_hash(),
+                "steps": stage.steps.total_steps,
+                "tokens": stage.own_tokens,
             }
             for stage in self.stages
         ]
@@ -129,6 +127,10 @@ class Course:
         if stages is None:
             return self.config.content_hash()
         return hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _names(stage: Stage) -> dict[str, str]:
+    return {"objective": stage.objective, "enter": f"{stage.enter.__module__}.{stage.enter.__qualname__}"}
 
 
 def _shared(config: RunConfig) -> tuple:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from chinchilla_jax.base import files
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.data import Batches, TokenStore, store_path
 from chinchilla_jax.parallel.job import distributed
@@ -31,31 +32,23 @@ class Fork:
 def open_batches(config: RunConfig) -> Batches:
     """The training and validation batches of a run.
 
-    Raises:
-      ConfigError: the token store was made for another config, or differs between hosts.
+    A `ConfigError` says that the token store was made for another config, or differs between hosts.
     """
     store = TokenStore(store_path(config.data), check_tokenizer=True)
-    if store.vocab_size > config.model.vocab_size:
-        raise ConfigError(
-            "model.vocab_size", f"{config.model.vocab_size} is less than the tokenizer's {store.vocab_size}"
-        )
-    if store.seq_len != config.data.seq_len:
-        raise ConfigError(
-            "data.seq_len",
-            f"{config.data.seq_len}, but the token store in {store.path} holds sequences of {store.seq_len}",
-        )
+    vocab_size, seq_len = config.model.vocab_size, config.data.seq_len
+    if store.vocab_size > vocab_size:
+        raise ConfigError("model.vocab_size", f"{vocab_size} is less than the tokenizer's {store.vocab_size}")
+    if store.seq_len != seq_len:
+        held = f"the token store in {store.path} holds sequences of {store.seq_len}"
+        raise ConfigError("data.seq_len", f"{seq_len}, but {held}")
     distributed.check_same("data", store.content_hash(), "the data directory must hold the same store on every host")
     return Batches(store, config.data.mixture, config.train.seed, config.data.mask_documents)
 
 
 def check_trunk(course: Course, fork: Fork) -> None:
-    """Refuses a trunk that is another run: other settings than the schedule's, or other rates before the fork.
-
-    Raises:
-      ConfigError: it says where they differ.
-    """
+    """Refuses a trunk with other settings than the schedule's, or other rates before the fork, by a `ConfigError`."""
     path, config = fork.trunk / "config.json", course.config
-    if not path.exists():
+    if not files.exists(path):
         raise ConfigError("fork", f"{fork.trunk} is no run directory; train the trunk first")
     record = read_record(path, "config", dict)
     trunk = RunConfig.from_dict(record["config"])
@@ -98,18 +91,13 @@ def state_to_go_on_from(
     if fork:
         restored = restore_from(fork.trunk / "checkpoints", fork.step, abstract_at, echo)
         if restored:
-            state, position = restored
+            (state, position), eval_every = restored, course.config.train.eval_every
             echo(f"branching off {fork.trunk.name} at step {position.step}")
-            return state, _branch(position, course.config.train.eval_every, fork.trunk, workdir)
+            if distributed.first():
+                adopt_metrics(fork.trunk, workdir, eval_every)
+            # A trunk evaluates at its end as well, which is not the end of this run. The time was the trunk's.
+            owed = position.evaluation_owed and bool(eval_every) and position.step % eval_every == 0
+            return state, Position(position.step, position.next_sequence, owed, position.losses)
         echo(f"{fork.trunk} has no readable checkpoint up to step {fork.step}: starting at step 0")
     first = course.stages[0]
     return first.first_state(program_of(first)), Position()
-
-
-def _branch(position: Position, eval_every: int, trunk: Path, workdir: Path) -> Position:
-    """A branch's position where it leaves the trunk; takes over the trunk's metrics up to there."""
-    if distributed.first():
-        adopt_metrics(trunk, workdir, eval_every)
-    # A trunk evaluates at its end as well, which is not the end of this run. The time was the trunk's.
-    owed = position.evaluation_owed and bool(eval_every) and position.step % eval_every == 0
-    return Position(position.step, position.next_sequence, owed, position.losses)

@@ -16,22 +16,31 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from chinchilla_jax.config import MeshConfig, RunConfig
 from chinchilla_jax.kernels.tiles import compile_for
 from chinchilla_jax.model.transformer import Transformer
-from chinchilla_jax.parallel.attention import sharded_attention
-from chinchilla_jax.parallel.distances import project
+from chinchilla_jax.parallel.attention import project, sharded_attention
 from chinchilla_jax.parallel.rules import check_split, flax_rules, partition_spec, rules_of, shardings
 from chinchilla_jax.parallel.vocabulary import lookup
 from chinchilla_jax.training.machine.shape import shape_key
-from chinchilla_jax.training.machine.xla_flags import step_options
-from chinchilla_jax.training.objective import NEXT_TOKEN, next_token_sums, objective_of
+from chinchilla_jax.training.objective import NEXT_TOKEN, Arrays, next_token_sums, objective_of
 from chinchilla_jax.training.optimizer import make_optimizer
 
+# XLA gathers the next weights, and rows split over the tensor axis, while it computes; by default it waits for most of
+# them. What this changes in a program: `preflight` counts asynchronous collectives apart.
+_TPU_OPTIONS = {
+    "xla_enable_async_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
+    "xla_tpu_overlap_compute_collective_tc": "true",
+}
+# Of attention on a context axis. On a grid of two sides the compiler refuses it where an axis is part of a side.
+_TORUS_OPTIONS = {"xla_tpu_enable_async_all_to_all": "true"}
+_TORUS_KINDS = ("TPU v4", "TPU v5", "TPU v5p")
 
-@flax.struct.dataclass
-class TrainState:
+
+class TrainState(flax.struct.PyTreeNode):
     """Everything a step changes. Weights are float32: the master copy lives in the sharded state.
 
-    `extra` is what an objective keeps besides weights and moments, a tree of arrays; next-token prediction keeps
-    nothing.
+    `extra` is a tree of arrays that an objective keeps besides weights and moments; next-token prediction keeps none.
     """
 
     step: jax.Array
@@ -41,25 +50,19 @@ class TrainState:
 
 
 class Program(NamedTuple):
-    """The compiled functions of one shape, shared by every run of that shape.
+    """The compiled functions of one shape, shared by every run of that shape."""
 
-    init: key -> sharded TrainState. step: (state, batch, lr) -> (state, metrics). evaluate: (params, batch) -> sums.
-    abstract: TrainState of ShapeDtypeStructs with shardings, to restore a checkpoint into.
-    batch_sharding: for arrays `[M, B/M, S]`.
-    """
-
-    init: jax.stages.Wrapped
-    step: jax.stages.Wrapped
-    evaluate: jax.stages.Wrapped
-    abstract: TrainState
-    batch_sharding: NamedSharding
+    init: jax.stages.Wrapped  # key -> sharded TrainState
+    step: jax.stages.Wrapped  # (state, batch, lr) -> (state, metrics)
+    evaluate: jax.stages.Wrapped  # (params, batch) -> sums
+    abstract: TrainState  # of ShapeDtypeStructs with shardings, to restore a checkpoint into
+    batch_sharding: NamedSharding  # for arrays `[M, B/M, S]`
 
 
 def model_of(config: RunConfig) -> Transformer:
     """The module of a run, its attention laid out on the mesh in force, if there is one."""
     mesh, remat = jax.sharding.get_abstract_mesh(), config.train.remat
-    if remat == "none" and mesh.size > 1:
-        remat = "gathered"
+    remat = "gathered" if remat == "none" and mesh.size > 1 else remat
     dtype = jnp.dtype(config.train.compute_dtype)
     return Transformer(config.model, dtype, remat, sharded_attention(mesh), lookup, project)
 
@@ -78,30 +81,26 @@ def train_step(
 ) -> tuple[TrainState, dict]:
     """One update from the token-weighted mean gradient of the whole batch.
 
-    Args:
-      batch: arrays `[M, B/M, S]`: M microbatches, one after the other. Besides bounding memory this is what makes
-        small models fast on a CPU: a microbatch's activations stay in the cache.
-      lr: learning rate of this step.
-      objective: name of what is minimised.
+    The batch has arrays `[M, B/M, S]`: M microbatches, one after the other. They bound memory, and on a CPU they make
+    small models fast: a microbatch's activations stay in the cache.
 
     Returns:
       The new state, and scalars: loss (nats per token), grad_norm (before clipping), weight (tokens), and what else the
       objective or the blocks sum up, by token.
     """
 
-    def summed_loss(params, rows):
+    def summed_loss(params: dict, rows: Arrays) -> tuple[jax.Array, Arrays]:
         return objective_of(objective).sums(config, model_of(config), params, state.extra, rows)
 
-    def microbatch(carry, rows):
+    def microbatch(carry: tuple, rows: Arrays) -> tuple[tuple, Arrays]:
         grads, sums = carry
         (_, more), more_grads = jax.value_and_grad(summed_loss, has_aux=True)(state.params, rows)
         auxiliary = {name: value for name, value in more.items() if name not in sums}
         sums = {name: value + more[name] for name, value in sums.items()}
         return (jax.tree.map(jnp.add, grads, more_grads), sums), auxiliary
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    sums = {"nll": jnp.zeros(()), "weight": jnp.zeros(())}
-    (grads, sums), auxiliary = jax.lax.scan(microbatch, (zeros, sums), batch)
+    zeros = jax.tree.map(jnp.zeros_like, state.params), {"nll": jnp.zeros(()), "weight": jnp.zeros(())}
+    (grads, sums), auxiliary = jax.lax.scan(microbatch, zeros, batch)
     weight = jnp.maximum(sums["weight"], 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = make_optimizer(config.optimizer).update(grads, state.opt_state, state.params)
@@ -118,11 +117,10 @@ def evaluate_step(config: RunConfig, params: dict, batch: dict) -> dict:
 
 
 def on_mesh(function: Callable, mesh: Mesh | AbstractMesh, config: MeshConfig) -> Callable:
-    """Traces a function with mesh and rules in force, so that constraints in the model know them, and for the mesh's
-    kind of device, which need not be one of this machine."""
+    """Traces a function with mesh and rules in force, for the mesh's kind of device; this machine need not have one."""
 
     @functools.wraps(function)
-    def wrapped(*args):
+    def wrapped(*args: Any) -> Any:
         with (
             rules_of(config),
             jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
@@ -137,11 +135,8 @@ def on_mesh(function: Callable, mesh: Mesh | AbstractMesh, config: MeshConfig) -
 def make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: str = NEXT_TOKEN) -> Program:
     """Jitted init, step and evaluation for a config on a mesh; cached, so that equal shapes share compilations.
 
-    On devices that are not there, as those of `topology_mesh` or `ahead.abstract_mesh`, they can be lowered, not run.
-
-    Raises:
-      ShardingError: a weight's axes collide on the mesh.
-      ConfigError: no objective has that name, or `mesh.rules` cannot be.
+    For devices that are not there (`topology_mesh`, `ahead.abstract_mesh`) they can be lowered, not run. Raises a
+    `ShardingError` if a weight's axes collide on the mesh, a `ConfigError` of the objective's name or `mesh.rules`.
     """
     with rules_of(config.mesh):
         return _make_program(shape_key(config), mesh, objective)
@@ -157,23 +152,28 @@ def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: str) 
     device_kind = mesh.abstract_mesh.abstract_device.device_kind
     batch_sharding = NamedSharding(mesh, partition_spec(("microbatch", "batch", "length")))
 
+    def jit(function: Callable, options: dict | None = None, **arguments: Any) -> jax.stages.Wrapped:
+        return jax.jit(on_mesh(function, mesh, config.mesh), compiler_options=options, **arguments)
+
     # Runs once, and its random numbers take a CPU longer to compile well than to draw slowly.
-    options = {"xla_backend_optimization_level": 0} if device_kind == "cpu" else None
-    init = jax.jit(
-        on_mesh(lambda key: nn.unbox(init_state(config, key, objective)), mesh, config.mesh),
-        out_shardings=placed,
-        compiler_options=options,
-    )
-    step = jax.jit(
-        on_mesh(lambda state, batch, lr: train_step(config, state, batch, lr, objective), mesh, config.mesh),
+    once = {"xla_backend_optimization_level": 0} if device_kind == "cpu" else None
+    init = jit(lambda key: nn.unbox(init_state(config, key, objective)), once, out_shardings=placed)
+    step = jit(
+        lambda state, batch, lr: train_step(config, state, batch, lr, objective),
+        step_options(device_kind),
         donate_argnums=0,
         in_shardings=(placed, batch_sharding, replicated),
         out_shardings=(placed, replicated),
-        compiler_options=step_options(device_kind),
     )
-    evaluate = jax.jit(
-        on_mesh(lambda params, batch: evaluate_step(config, params, batch), mesh, config.mesh),
-        in_shardings=(placed.params, batch_sharding),
-        out_shardings=replicated,
+    shardings_in = (placed.params, batch_sharding)
+    evaluate = jit(
+        lambda params, batch: evaluate_step(config, params, batch), in_shardings=shardings_in, out_shardings=replicated
     )
     return Program(init, step, evaluate, abstract, batch_sharding)
+
+
+def step_options(device_kind: str) -> dict[str, str] | None:
+    """Options for `jax.jit` of a train step for a kind of device, as `device.device_kind` names it."""
+    if not device_kind.startswith("TPU"):
+        return None
+    return _TPU_OPTIONS | (_TORUS_OPTIONS if device_kind in _TORUS_KINDS else {})

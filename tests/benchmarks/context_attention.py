@@ -32,7 +32,7 @@ from chinchilla_jax.parallel import attention, context
 from chinchilla_jax.parallel.topology import topology_mesh
 from chinchilla_jax.preflight.program.program import StepProgram, read_program
 from chinchilla_jax.training.machine.ahead import compile_train_step
-from chinchilla_jax.training.machine.xla_flags import step_options
+from chinchilla_jax.training.step import step_options
 from tests.benchmarks import our_attention, split_attention
 from tests.benchmarks.measured import KERNELS, Bench, Program, sources, total, versions
 

@@ -97,8 +97,7 @@ def test_nobody_stops_unasked():
 
 
 def test_one_process_stops_when_asked_and_agrees_with_itself():
-    stop = distributed.stop_together()
-    assert [stop.reached(wish) for wish in (False, True, False)] == [False, True, False]
+    assert [distributed.stop_reached(wish) for wish in (False, True, False)] == [False, True, False]
     assert distributed.first() and not distributed.prefix()
     assert distributed.exchange("anything", "mine") == ["mine"]
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.data import Batches, TokenStore, store_path
-from chinchilla_jax.parallel.mesh import make_mesh
-from chinchilla_jax.parallel.placement import assemble, local_rows
+from chinchilla_jax.parallel.mesh import assemble, local_rows, make_mesh
 from chinchilla_jax.training.step import make_program
 from tests.distributed.conftest import on
 

@@ -11,7 +11,7 @@ import pytest
 PREAMBLE = """
 import os, signal, sys, time
 from chinchilla_jax.parallel.job.guard import guarded
-guard = guarded("they never came")
+has_joined = guarded("they never came")
 def abort(words):
     print(words, file=sys.stderr, flush=True)
     os.abort()
@@ -29,12 +29,12 @@ def run(body):
     ("", 0, ""),
     ("sys.exit(7)", 7, ""),
     ("print('words', file=sys.stderr); sys.exit(1)", 1, "words\n"),
-    ("guard.joined = True; abort('words\\n' + LOST)", 42, "words\nchinchilla_jax: process 3, 5 stopped answering; "
+    ("has_joined(); abort('words\\n' + LOST)", 42, "words\nchinchilla_jax: process 3, 5 stopped answering; "
      "stopped without saving. Start again to go on from the last checkpoint\n"),
-    ("guard.joined = True; abort(FATAL + 'Connection refused')", 42, "chinchilla_jax: lost contact with process 0, "
+    ("has_joined(); abort(FATAL + 'Connection refused')", 42, "chinchilla_jax: lost contact with process 0, "
      "which keeps the others together; stopped without saving. Start again to go on from the last checkpoint\n"),
     ("abort(FATAL + 'DEADLINE_EXCEEDED')", 2, "chinchilla_jax: they never came\n"),
-    ("guard.joined = True; abort('a defect')", 134, "a defect\nchinchilla_jax: killed by SIGABRT\n"),
+    ("has_joined(); abort('a defect')", 134, "a defect\nchinchilla_jax: killed by SIGABRT\n"),
     ("os.kill(os.getpid(), signal.SIGKILL)", 137, "chinchilla_jax: killed by SIGKILL\n"),
     ("print('E0101 00:00:00.0 1 coordination_service.cc:1] hm', *range(300), sep='\\n', file=sys.stderr)", 0,
      "\n".join(["E0101 00:00:00.0 1 coordination_service.cc:1] hm", *map(str, range(300)), ""])),

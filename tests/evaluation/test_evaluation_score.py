@@ -7,8 +7,7 @@ import pytest
 from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
 from chinchilla_jax.data import Batches, TokenStore, prepare, store_path
 from chinchilla_jax.evaluation.score import make_score
-from chinchilla_jax.parallel.mesh import make_mesh
-from chinchilla_jax.parallel.placement import place
+from chinchilla_jax.parallel.mesh import make_mesh, place
 from chinchilla_jax.training import loss
 from chinchilla_jax.training.evaluate import domain_sequences, evaluate
 from chinchilla_jax.training.step import make_program, model_of

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.kernels.attention import attention, compute
 from chinchilla_jax.kernels.call import AttentionError
+from chinchilla_jax.model import positions
 from chinchilla_jax.parallel import attention as module
 from chinchilla_jax.parallel.attention import sharded_attention
 from chinchilla_jax.parallel.mesh import make_mesh
@@ -139,3 +140,18 @@ def test_a_call_that_is_wrong_is_refused_as_on_one_device():
         with pytest.raises(AttentionError) as found:
             attend(**(arrays | change))
         assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("n", [9, 10], ids=["products of parts", "the weight gathered"])
+def test_the_keys_of_distances_and_their_gradient_do_not_depend_on_the_way(n, monkeypatch):
+    rng = np.random.default_rng(0)
+    sinusoids, w = positions.sinusoids(jnp.arange(n), 32), rng.standard_normal((32, 12)).astype(np.float32)
+    direction = rng.standard_normal((n, 12)).astype(np.float32)
+    parts = []
+    in_parts = module.project_in_parts
+    monkeypatch.setattr(module, "project_in_parts", lambda *arrays: parts.append(n) or in_parts(*arrays))
+    ours, pull = jax.vjp(lambda w: module.project(sinusoids, w, jnp.float32), w)
+    expected, pull_expected = jax.vjp(lambda w: positions.project(sinusoids, w, jnp.float32), w)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    np.testing.assert_allclose(pull(direction)[0], pull_expected(direction)[0], atol=1e-5)
+    assert parts == ([9] if n == 9 else [])

@@ -20,7 +20,7 @@ for name, value in SETTINGS["jax"].items():
 
 from chinchilla_jax.config import RunConfig  # noqa: E402
 from chinchilla_jax.training import checkpoint, loop  # noqa: E402
-from chinchilla_jax.training.record import metrics, result, run_log  # noqa: E402
+from chinchilla_jax.training.record import directory, metrics  # noqa: E402
 
 
 def die(*_):
@@ -54,13 +54,13 @@ if WHERE == "step":
 elif WHERE == "line":
     hook(metrics.MetricWriter, "write", lambda writer, kind, record: record["step"] == STEP, before=half_a_line)
 elif WHERE == "evaluated":
-    hook(run_log.RunLog, "evaluation", lambda log, validation: log._position.step == STEP, after=die)
+    hook(metrics.RunLog, "evaluation", lambda log, validation: log._position.step == STEP, after=die)
 elif WHERE == "saving":
     hook(checkpoint.Checkpoints, "save", lambda checkpoints, state, position, *loss: position.step == STEP, after=die)
 elif WHERE == "restored":
     hook(metrics, "_truncate", lambda directory, position: True, before=die)
 elif WHERE == "result":
-    hook(result, "write_json", lambda path, value: path.name == "result.json", before=die)
+    hook(directory.files, "write_json", lambda path, value: path.name == "result.json", before=die)
 
 if __name__ == "__main__":
     loop.train(RunConfig.from_dict(SETTINGS["config"]), WORKDIR)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from chinchilla_jax.data import Batches, TokenStore, store_path
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training import loop, start
-from chinchilla_jax.training.loop import Diverged, train
+from chinchilla_jax.training.loop import Diverged, Signals, train
 from chinchilla_jax.training.record.metrics import read_metrics
 from chinchilla_jax.training.schedule import steps_of
 from chinchilla_jax.training.step import make_program, model_of
@@ -239,3 +240,23 @@ def test_a_number_that_is_not_finite_is_never_saved(small, changed, saved, monke
     with pytest.raises(Diverged, match="at step 7"):
         train(config, tmp_path, echo=quiet)
     assert saved(config, tmp_path)[1].step == 6 and not (tmp_path / "result.json").exists()
+
+
+# --- Signals ---
+
+
+@pytest.fixture
+def ctrl_c_interrupts():
+    """As at a terminal; a test run started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_interrupts_and_a_second_sigterm_does_not(ctrl_c_interrupts):
+    with Signals() as signals:
+        for number in (signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert signals.received
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

@@ -83,6 +83,12 @@ def test_a_run_of_two_stages(first, second, straight, saved):
     one, other = count_run(first, 6 * 256), count_run(second, 4 * 512)
     assert (result["steps"], result["tokens"], result["params"]) == (10, 3584, other.parameters.total)
     assert result["flops_by_convention"] == {c: one.flops[c] + other.flops[c] for c in one.flops}
+    assert [(s["steps"], s["tokens"], s["objective"]) for s in result["stages"]] == [
+        (6, 6 * 256, "next_token"),
+        (4, 4 * 512, "next_token"),
+    ]
+    assert [s["config_hash"] for s in result["stages"]] == [first.content_hash(), second.content_hash()]
+    assert [s["enter"].rpartition(".")[2] for s in result["stages"]] == ["carry_on", "stack_twice"]
     state, position = saved(second, straight)
     assert (int(state.step), position.next_sequence) == (10, 6 * 8 + 4 * 16)
 
@@ -90,7 +96,7 @@ def test_a_run_of_two_stages(first, second, straight, saved):
 def test_the_second_stage_begins_with_what_is_made_of_the_first(first, second, straight):
     """The state that is saved at the border is the first stage's; each of its layers is there twice when it goes on."""
     course = Course(Stage(first), Stage(second, enter=stack_twice))
-    assert [course.at(step).number for step in (0, BORDER, BORDER + 1, END)] == [0, 0, 1, 1]
+    assert [course.stages.index(course.at(step)) for step in (0, BORDER, BORDER + 1, END)] == [0, 0, 1, 1]
     smaller, larger = (make_program(config, make_mesh(config.mesh)) for config in (first, second))
     last, _ = restore_from(straight / "checkpoints", BORDER, lambda step: smaller.abstract, pytest.fail)
     grown = course.stages[1].first_state(larger, last)

@@ -1,12 +1,13 @@
-"""Which cores of a CPU does a run compute with? Its loss depends on how many, to the last bits, so a study plans it.
+"""Which cores of a CPU does a run compute with? The last bits of its loss depend on how many, so a study plans it.
 
-XLA cuts sums into as many parts as its CPU client has threads. It makes one thread for each core that the process may
-use, unless `PJRT_NPROC` says how many: what is set here before JAX looks for devices decides the bits, and the cores a
-process is bound to decide only how fast it is. No JAX in this module.
+XLA cuts sums into as many parts as its CPU client has threads: one for each core that the process may use, unless
+`PJRT_NPROC` says how many. So that number, set before JAX looks for devices, decides the bits; the cores that a process
+is bound to decide only how fast it is. No JAX in this module.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -30,7 +31,7 @@ def available() -> list[int]:
 
 
 def on_cpu(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether JAX will compute on the CPU: told so by `JAX_PLATFORMS`, or there is no accelerator that it could use."""
+    """Whether JAX will compute on the CPU: `JAX_PLATFORMS` says so, or there is no accelerator that it could use."""
     platforms = environment.get("JAX_PLATFORMS") or environment.get("JAX_PLATFORM_NAME")
     if platforms:
         return platforms.split(",")[0] == "cpu"
@@ -53,10 +54,8 @@ def share(worker: int, cores: int, among: Sequence[int]) -> list[int]:
 def use(cores: int, worker: int = 0) -> None:
     """Has this process compute with `cores` threads, on that many cores. Call it before JAX looks for devices.
 
-    Where there are fewer cores the threads take turns: slower, and the same to the bit.
-
-    Args:
-      worker: which of several processes on this machine; each takes the cores after those of the one before.
+    Where there are fewer cores the threads take turns: slower, and the same to the bit. Each `worker` of this machine
+    takes the cores after those of the one before.
     """
     os.environ[_THREADS[0]] = str(cores)
     if hasattr(os, "sched_setaffinity"):
@@ -66,16 +65,13 @@ def use(cores: int, worker: int = 0) -> None:
 def in_use(devices: int = 1) -> int:
     """Threads that XLA's CPU client computes with in this process: at least one for each of its devices."""
     for name in _THREADS:
-        try:
+        with contextlib.suppress(KeyError, ValueError):
             return max(int(os.environ[name]), devices)
-        except (KeyError, ValueError):
-            continue
     return max(len(available()), devices)
 
 
 def default_workers(config: RunConfig) -> int:
-    """How many runs of the study `config` this machine trains at the same time, unless told otherwise: as many as have
-    cores and memory of their own. With accelerators 2."""
+    """Runs of the study `config` to train at the same time: as many as have cores and memory; 2 on accelerators."""
     if not on_cpu():
         return 2
     by_cores = math.floor(min(len(available()), _quota()) / of_study(config))
@@ -84,23 +80,18 @@ def default_workers(config: RunConfig) -> int:
 
 def _quota() -> float:
     """Cores' worth of time that a container may use, inf without a limit."""
-    try:
+    with contextlib.suppress(OSError, ValueError):  # no container, or `max`
         quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return math.inf if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return math.inf
+        return int(quota) / int(period)
+    return math.inf
 
 
 def _free_memory() -> float:
     """Bytes that new processes can have, inf if unknown."""
-    free = math.inf
-    try:
+    free, group = math.inf, pathlib.Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError, IndexError):
         words = pathlib.Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()
         free = 1024.0 * int(words[0])
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        group = pathlib.Path("/sys/fs/cgroup")
-        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # no container, or `max`
-        return free
+    with contextlib.suppress(OSError, ValueError):  # no container, or `max`
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return free

@@ -3,11 +3,11 @@
     with joined(host_settings(...)):            # starts jax.distributed, if there is anything to start
         check_same("config", ..., fix)          # all go on, or all stop with an error that says who differs
         if first(): ...                         # process 0 writes, the others compute
-        stop_together().reached(sigterm)        # all learn to stop, at the same step
+        stop_reached(sigterm)                   # all learn to stop, at the same step
         exchange("what", mine)                  # -> everybody's, in order
 
-What is agreed goes through the key-value store of JAX's coordination service, which lives in process 0, and never
-through the devices: it must work when they do not. With one process all of this is immediate.
+They agree through the key-value store of JAX's coordination service in process 0, and not through the devices, which
+may have failed. With one process all of this is immediate.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import PREEMPTED, exit_code
 from chinchilla_jax.config import ConfigError
 from chinchilla_jax.parallel.job.guard import guarded
 from chinchilla_jax.parallel.job.hosts import Settings, flag_name
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _EXCHANGE_SECONDS = 600  # for hosts whose file system is slow; that they live is watched by heartbeats
 _POLL_SECONDS = 0.5
@@ -42,26 +41,24 @@ _CONNECTION = re.compile(r"gloo|connection|unavailable|deadline|aborted|heartbea
 def joined(settings: Settings | None) -> Iterator[None]:
     """Joins the other processes for the time of the block; does nothing for None. JAX must not have been used before.
 
-    An error that leaves the block ends the other processes too, with the same exit code. Outcomes that all processes
-    share, like a divergence, are therefore to be handled inside.
+    An error that leaves the block ends the other processes too, with the same exit code. So outcomes that all processes
+    share, like a divergence, are handled inside.
     """
     global _job
     if settings is None:
         yield
         return
-    who = (
-        f"process {settings.process} of {settings.processes}"
-        if settings.processes
-        else f"this process ({settings.detection})"
-    )
-    where = f"{flag_name('coordinator')}: {settings.coordinator}: " if settings.coordinator else ""
-    guard = guarded(
-        f"{where}{who} could not join the others within {settings.join_timeout} s; check that process 0 runs "
-        "and can be reached there, that all processes are started, each with its own "
-        f"{flag_name('process')} and all with the same {flag_name('processes')}"
+    who = f"this process ({settings.detection})"
+    if settings.coordinator:
+        address = f"{flag_name('coordinator')}: {settings.coordinator}"
+        who = f"{address}: process {settings.process} of {settings.processes}"
+    found_each_other = guarded(
+        f"{who} could not join the others within {settings.join_timeout} s; check that process 0 runs and can be "
+        f"reached there, that all processes are started, each with its own {flag_name('process')} and all with the "
+        f"same {flag_name('processes')}"
     )
     _start(settings)
-    guard.joined = True
+    found_each_other()
     _job = job = _Job(settings)
     try:
         yield
@@ -92,12 +89,9 @@ def _start(settings: Settings) -> None:
     except (RuntimeError, ValueError) as error:
         if settings.coordinator:
             raise ConfigError(flag_name("coordinator"), f"{settings.coordinator}: {_line(error)}") from None
-        key = flag_name("processes")
-        raise ConfigError(
-            key,
-            f"the other hosts were not found ({settings.detection}: {_line(error)}); "
-            "say --coordinator, --processes, --process; or --processes=1 for a host alone",
-        ) from None
+        missing = f"the other hosts were not found ({settings.detection}: {_line(error)})"
+        fix = "say --coordinator, --processes, --process; or --processes=1 for a host alone"
+        raise ConfigError(flag_name("processes"), f"{missing}; {fix}") from None
     for number in (signal.SIGTERM, signal.SIGINT):  # until the loop takes them, there is nothing to save
         signal.signal(number, signal.SIG_DFL)
 
@@ -135,25 +129,20 @@ class _Job:
             except RuntimeError as error:
                 failing_since = failing_since or time.monotonic()
                 if self.stop.holding and time.monotonic() - failing_since > 2 * self.peer_timeout:
-                    print(
-                        f"chinchilla_jax: process {self.index}: asked to stop, but the processes cannot agree on a "
-                        f"step ({_line(error)}); stopped without saving",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                    reason = f"the processes cannot agree on a step ({_line(error)})"
+                    self._say(f"asked to stop, but {reason}; stopped without saving")
                     os._exit(PREEMPTED)
 
     def _follow(self, failed: dict) -> None:
         """Ends this process, which may be waiting for the failed one for ever, unless it is failing by itself."""
         if self._leaving.wait(3.0):
             return
-        print(
-            f"chinchilla_jax: process {self.index}: stopping, as process {failed['process']} failed: {failed['error']}",
-            file=sys.stderr,
-            flush=True,
-        )
+        self._say(f"stopping, as process {failed['process']} failed: {failed['error']}")
         self._meet("failed", 5.0)
         os._exit(failed["code"])
+
+    def _say(self, message: str) -> None:
+        print(f"chinchilla_jax: process {self.index}: {message}", file=sys.stderr, flush=True)
 
     def fail(self, error: BaseException, code: int) -> None:
         """Tells the others; lets this process exit without waiting for them."""
@@ -188,23 +177,17 @@ class StopTogether:
     Each process counts the turns that it has begun. When it learns that one was asked to stop, it begins no further
     turn, tells its count, and waits for the counts of all. They stop at the turn after the largest count: no process
     has begun that turn, and every process can reach it, since the turns before it wait for nobody. Listening threads
-    exchange the counts, because a main thread may be waiting in a collective for slower processes. Until somebody is
-    asked a turn costs one lock.
+    exchange the counts, because a main thread may be waiting in a collective for slower processes.
     """
 
-    def __init__(self, job: _Job | None):
+    def __init__(self, job: _Job):
         self._job, self._changed = job, threading.Condition()
-        self._turns, self._stop_at, self._asked = 0, None, False
+        self._turns, self._asked = 0, False
+        self._stop_at: int | None = None
         self.holding = False
 
     def reached(self, asked: bool) -> bool:
-        """Call once a turn, in all processes. Whether to stop now.
-
-        Args:
-          asked: whether this process was asked to stop.
-        """
-        if self._job is None:
-            return asked
+        """Call once a turn, in all processes. Whether to stop now; `asked` is whether this process was asked to."""
         if asked and not self._asked:
             self._asked = True
             self._job.client.key_value_set(f"{_ROOT}/notice/stop", str(self._job.index), allow_overwrite=True)
@@ -244,9 +227,9 @@ def prefix() -> str:
     return f"process {_job.index}: " if _job else ""
 
 
-def stop_together() -> StopTogether:
-    """The job's; with one process, one that stops when asked."""
-    return _job.stop if _job else StopTogether(None)
+def stop_reached(asked: bool) -> bool:
+    """See `StopTogether.reached`; a process on its own stops when asked."""
+    return _job.stop.reached(asked) if _job else asked
 
 
 def exchange(what: str, mine: str) -> list[str]:
@@ -259,8 +242,9 @@ def exchange(what: str, mine: str) -> list[str]:
     try:
         _job.client.wait_at_barrier(key, 1000 * _EXCHANGE_SECONDS)
     except RuntimeError as error:
+        words = " ".join(str(error).split())
         raise TimeoutError(
-            f"not all processes came to agree on {what!r} within {_EXCHANGE_SECONDS} s: {' '.join(str(error).split())}"
+            f"not all processes came to agree on {what!r} within {_EXCHANGE_SECONDS} s: {words}"
         ) from None
     if first() and _job.exchanges > 1:
         _job.client.key_value_delete(f"{_ROOT}/exchange/{_job.exchanges - 1}")  # all are past it
@@ -277,15 +261,7 @@ def check_same(key: str, mine: str, fix: str) -> None:
 
 
 def check_job(config_hash: str, config_values: dict, code: str, devices: int) -> None:
-    """The first check after joining: that all processes are about to do the same, with the devices it takes.
-
-    Args:
-      config_hash, config_values, code: this process's config and revision of the code.
-      devices: in the mesh.
-
-    Raises:
-      ConfigError: in all processes; says which of them differs, or what is missing.
-    """
+    """Raises a `ConfigError` in every process unless all are about to do the same, with the devices of the mesh."""
     if _job is None:
         return
     import jax
@@ -295,64 +271,61 @@ def check_job(config_hash: str, config_values: dict, code: str, devices: int) ->
     check_same("code", code, "install the same version on every host")
     _check_config(config_hash, config_values)
     if jax.process_count() != _job.count or jax.device_count() != devices:
-        raise ConfigError(
-            "mesh",
-            f"the mesh needs {devices} devices, the {jax.process_count()} processes have "
-            f"{jax.device_count()} ({jax.local_device_count()} of them process {_job.index}); set "
-            "mesh.data, mesh.fsdp, mesh.context and mesh.tensor so that that is their product",
-        )
+        there = f"the {jax.process_count()} processes have {jax.device_count()}"
+        own = f"{jax.local_device_count()} of them process {_job.index}"
+        fix = "set mesh.data, mesh.fsdp, mesh.context and mesh.tensor so that that is their product"
+        raise ConfigError("mesh", f"the mesh needs {devices} devices, {there} ({own}); {fix}")
 
 
 def _check_config(config_hash: str, values: dict) -> None:
-    from jax.tree_util import keystr, tree_leaves_with_path
-
-    leaves = tree_leaves_with_path(values, is_leaf=lambda x: not isinstance(x, dict))
-    flat = {keystr(path, simple=True, separator="."): value for path, value in leaves}
     if len(set(exchange("config_hash", config_hash))) == 1:
         return
     # They differ, so one exchange of whole configs is affordable.
-    reference, *others = (json.loads(text) for text in exchange("config", json.dumps(flat)))
+    reference, *others = (json.loads(text) for text in exchange("config", json.dumps(values)))
     for process, config in enumerate(others, start=1):
-        keys = [key for key in sorted(config.keys() | reference.keys()) if config.get(key) != reference.get(key)]
-        if keys:
-            raise ConfigError(
-                f"config.{keys[0]}",
-                f"process {process} has {config.get(keys[0])}, process 0 has {reference.get(keys[0])}; "
-                "give every process the same settings",
-            )
+        for key, value, expected in different(config, reference):
+            difference = f"process {process} has {value}, process 0 has {expected}"
+            raise ConfigError(f"config.{key}", f"{difference}; give every process the same settings")
+
+
+def different(one: dict, other: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The keys in which two nested dictionaries differ, as `optimizer.peak_lr`, with both values; sorted."""
+    for key in sorted(one.keys() | other.keys()):
+        ours, theirs = one.get(key), other.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from different(ours, theirs, f"{prefix}{key}.")
+        elif ours != theirs:
+            yield f"{prefix}{key}", ours, theirs
 
 
 def check_shared(directory: Path) -> None:
     """Checks that all processes see the same `directory`, by a file that process 0 puts there for a moment.
 
-    Raises:
-      ConfigError: in all processes; names those that do not see it.
+    A `ConfigError` in all processes names those that do not see it.
     """
     if _job is None:
         return
-    existed = directory.is_dir()
+    existed = files.is_folder(directory)
     token = directory / f".seen_by_all_{exchange('token', os.urandom(8).hex())[0]}"
     if first():
-        directory.mkdir(parents=True, exist_ok=True)
-        token.touch()
+        files.create(token, "")
     exchange("written", "")
     blind = [str(i) for i, seen in enumerate(exchange("seen", "yes" if _appears(token) else "no")) if seen == "no"]
     if first():
-        token.unlink()
-        if blind and not existed:
-            directory.rmdir()
+        files.remove(token)
+        if blind and not existed and not files.glob(directory):
+            files.remove(directory)
     if blind:
+        fix = "it must be a folder that all hosts share, such as NFS or a mounted bucket"
         raise ConfigError(
-            "--workdir",
-            f"process {', '.join(blind)} does not see what process 0 writes to {directory}; "
-            "it must be a folder that all hosts share, such as NFS or a mounted bucket",
+            "--workdir", f"process {', '.join(blind)} does not see what process 0 writes to {directory}; {fix}"
         )
 
 
 def _appears(path: Path, seconds: float = 5.0) -> bool:
     """Whether the file is there, soon: network file systems may remember for seconds that it was not."""
     end = time.monotonic() + seconds
-    while path.name not in (set(os.listdir(path.parent)) if path.parent.is_dir() else set()):
+    while path not in files.glob(path.parent):
         if time.monotonic() > end:
             return False
         time.sleep(0.1)

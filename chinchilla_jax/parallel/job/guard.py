@@ -1,8 +1,8 @@
 """How does a process of several end, when the C++ runtime under it aborts? With one line and an exit code.
 
-JAX ends a process that loses its peers, or cannot join them, by SIGABRT and a page of C++, and offers Python no say in
-it. So the work is done in a child, forked before JAX is imported, and this process only watches: it passes signals on,
-passes the child's stderr on, and turns the way the child ended into a message and an exit code.
+JAX ends a process that loses its peers, or cannot join them, by SIGABRT and a page of C++; Python has no say in it. So
+a child, forked before JAX is imported, does the work. This process only watches: it passes on signals and the child's
+stderr, and turns the way the child ended into a message and an exit code.
 
     42  another process is gone, or a signal came: what was saved is there, start again
      2  the processes never found each other
@@ -17,7 +17,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from types import FrameType
 
 from chinchilla_jax.base.errors import PREEMPTED, USAGE
 
@@ -28,29 +29,12 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 
-class Guard:
-    """Known to parent and child alike: whether the child has joined the other processes."""
-
-    def __init__(self):
-        self._shared = mmap.mmap(-1, 1)
-
-    @property
-    def joined(self) -> bool:
-        """Whether the processes have found each other."""
-        return self._shared[0] == 1
-
-    @joined.setter
-    def joined(self, value: bool) -> None:
-        self._shared[0] = int(value)
-
-
-def guarded(unreachable: str) -> Guard:
+def guarded(unreachable: str) -> Callable[[], None]:
     """Goes on in a child. The parent never returns from here: it exits as the child's end demands.
 
-    Args:
-      unreachable: what to say when the child could not join.
+    The child calls what is returned when it has joined the other processes; until then its death is `unreachable`.
     """
-    guard = Guard()
+    joined = mmap.mmap(-1, 1)  # shared with the parent
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -59,7 +43,7 @@ def guarded(unreachable: str) -> Guard:
     child = os.fork()
     if child:
         os.close(write)
-        sys.exit(_watch(child, read, guard, unreachable))
+        sys.exit(_watch(child, read, joined, unreachable))
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(read)
     os.dup2(write, 2)
@@ -69,57 +53,50 @@ def guarded(unreachable: str) -> Guard:
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(PREEMPTED)  # it died before it could be watched
-    return guard
+
+    def has_joined() -> None:
+        joined[0] = 1
+
+    return has_joined
 
 
-def _watch(child: int, stderr: int, guard: Guard, unreachable: str) -> int:
+def _watch(child: int, stderr: int, joined: mmap.mmap, unreachable: str) -> int:
     """The exit code of the child, or the one that its death amounts to, explained on stderr."""
     received = []
 
-    def pass_on(number, _):
+    def pass_on(number: int, _: FrameType | None) -> None:
         received.append(number)
         os.kill(child, number)
 
     for number in _SIGNALS:
         signal.signal(number, pass_on)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    withheld = collections.deque(maxlen=200)
+    withheld: collections.deque[bytes] = collections.deque(maxlen=200)
     fatal = False
-    for line in _lines(stderr):
-        fatal = fatal or _FATAL in line
-        if fatal or _RUNTIME.match(line):
-            withheld.append(line)  # the runtime's last words, it seems; they are told in ours below
-        else:
-            os.write(2, b"".join(withheld) + line)
-            withheld.clear()
+    with os.fdopen(stderr, "rb") as lines:
+        for line in lines:
+            fatal = fatal or _FATAL in line
+            if fatal or _RUNTIME.match(line):
+                withheld.append(line)  # the runtime's last words, it seems; they are told in ours below
+            else:
+                os.write(2, b"".join(withheld) + line)
+                withheld.clear()
     _, status = os.waitpid(child, 0)
     code, last = os.waitstatus_to_exitcode(status), b"".join(withheld)
     if code == -signal.SIGABRT and _FATAL in last:
-        if not guard.joined:
+        if not joined[0]:
             return _say(unreachable, USAGE)
-        return _say(
-            f"{_lost(last.decode(errors='replace'))}; stopped without saving. Start again to go on from the "
-            "last checkpoint",
-            PREEMPTED,
-        )
+        silent = _UNHEALTHY.search(last.decode(errors="replace"))
+        lost = "lost contact with process 0, which keeps the others together"
+        if silent:
+            lost = f"process {', '.join(silent[1].split())} stopped answering"
+        return _say(f"{lost}; stopped without saving. Start again to go on from the last checkpoint", PREEMPTED)
     os.write(2, last)
     if -code in received:
         return _say("stopped before there was anything to save; start again", PREEMPTED)
     if code < 0:
         return _say(f"killed by {signal.Signals(-code).name}", 128 - code)
     return code
-
-
-def _lines(descriptor: int) -> Iterator[bytes]:
-    with os.fdopen(descriptor, "rb") as stream:
-        yield from stream
-
-
-def _lost(words: str) -> str:
-    match = _UNHEALTHY.search(words)
-    if match is None:
-        return "lost contact with process 0, which keeps the others together"
-    return f"process {', '.join(match[1].split())} stopped answering"
 
 
 def _say(message: str, code: int) -> int:

@@ -19,23 +19,14 @@ _GOOGLE, _TPU_CHIPS = "0x1ae0", ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to find the other processes.
+    """How to find the other processes."""
 
-    Attributes:
-      coordinator: HOST:PORT where process 0 listens; empty to have JAX find out by `detection`.
-      processes: how many there are in all.
-      process: which of them this is.
-      peer_timeout: seconds without a sign of life after which a process is given up, and with it the job.
-      join_timeout: seconds to wait for all processes at the start.
-      detection: name of JAX's cluster detection (`gketpu`, `gcetpu`, `k8s`), or empty.
-    """
-
-    coordinator: str = ""
-    processes: int | None = None
-    process: int | None = None
-    peer_timeout: int = PEER_SECONDS
-    join_timeout: int = JOIN_SECONDS
-    detection: str = ""
+    coordinator: str = ""  # HOST:PORT where process 0 listens; empty to have JAX find out by `detection`
+    processes: int | None = None  # in all
+    process: int | None = None  # which of them this is
+    peer_timeout: int = PEER_SECONDS  # without a sign of life a process is given up, and with it the job
+    join_timeout: int = JOIN_SECONDS  # to wait for all processes at the start
+    detection: str = ""  # name of JAX's cluster detection (`gketpu`, `gcetpu`, `k8s`), or empty
 
 
 def host_settings(
@@ -49,14 +40,13 @@ def host_settings(
     """Settings from flags, from `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, or from the
     variables of a Cloud TPU slice or a Kubernetes job, in this order. None for a process on its own.
 
-    Raises:
-      ConfigError: a part of the settings is missing or impossible; names flag and variable.
+    A `ConfigError` names flag and variable of a setting that is missing or impossible.
     """
     flags = {"coordinator": coordinator, "processes": processes, "process": process}
-    values = {name: environment.get(_VARIABLES[name]) if flag is None else flag for name, flag in flags.items()}
-    if str(values["processes"]) == "1":
+    values = {n: environment.get(_VARIABLES[n], "") if flag is None else str(flag) for n, flag in flags.items()}
+    if values["processes"] == "1":
         return None
-    missing = [name for name, value in values.items() if value in (None, "")]
+    missing = [name for name, value in values.items() if not value]
     if len(missing) == len(values):
         cluster = _detect(environment)
         return Settings(peer_timeout=peer_timeout, join_timeout=join_timeout, detection=cluster) if cluster else None
@@ -73,14 +63,15 @@ def host_settings(
             counts[name] = int(values[name])
         except ValueError:
             raise ConfigError(flag_name(name), f"expected a whole number, got {values[name]!r}") from None
-    host, _, port = str(values["coordinator"]).rpartition(":")
+    number, count, address = counts["process"], counts["processes"], values["coordinator"]
+    host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(flag_name("coordinator"), f"expected HOST:PORT, got {values['coordinator']!r}")
-    if counts["processes"] < 1:
-        raise ConfigError(flag_name("processes"), f"must be positive, got {counts['processes']}")
-    if not 0 <= counts["process"] < counts["processes"]:
-        raise ConfigError(flag_name("process"), f"must lie in 0 .. {counts['processes'] - 1}, got {counts['process']}")
-    return Settings(str(values["coordinator"]), **counts, peer_timeout=peer_timeout, join_timeout=join_timeout)
+        raise ConfigError(flag_name("coordinator"), f"expected HOST:PORT, got {address!r}")
+    if count < 1:
+        raise ConfigError(flag_name("processes"), f"must be positive, got {count}")
+    if not 0 <= number < count:
+        raise ConfigError(flag_name("process"), f"must lie in 0 .. {count - 1}, got {number}")
+    return Settings(address, count, number, peer_timeout, join_timeout)
 
 
 def flag_name(setting: str) -> str:
@@ -102,10 +93,9 @@ def _detect(environment: Mapping[str, str]) -> str:
         if importlib.util.find_spec("kubernetes") is None:
             raise ConfigError(
                 "JAX_COORDINATOR_ADDRESS",
-                "this is a pod of an indexed Kubernetes job, and the package "
-                "kubernetes, which would find the other pods, is not installed: set "
-                f"{', '.join(_VARIABLES.values())} in the job's template, or JAX_NUM_PROCESSES=1 for "
-                "pods that train each on its own",
+                "this is a pod of an indexed Kubernetes job, and the package kubernetes, which would find the other "
+                f"pods, is not installed: set {', '.join(_VARIABLES.values())} in the job's template, or "
+                "JAX_NUM_PROCESSES=1 for pods that train each on its own",
             )
         return "k8s"
     return ""

@@ -18,7 +18,7 @@ from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.study import folder
 from chinchilla_jax.study.execute import lease
 from chinchilla_jax.study.folder import MANIFEST, PlannedRun, StudyError
-from chinchilla_jax.training.timing.goodput import last_stamp, time_line
+from chinchilla_jax.training.timing.clock import last_stamp, time_line
 
 STATES = ("done", "running", "failed", "waiting", "damaged")
 Seconds = Callable[[PlannedRun], float]  # how long a run takes from its start to its result

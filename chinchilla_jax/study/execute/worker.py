@@ -93,7 +93,7 @@ def stand_by(study: pathlib.Path, worker: int, workers: int) -> str | None:
     pin(RunConfig.from_dict(message["template"]), worker, workers)
     use_compilation_cache(study)
     from chinchilla_jax.training import loop  # noqa: F401  a second or two, which the first run need not wait for
-    from chinchilla_jax.training.machine.warm import warm
+    from chinchilla_jax.training.machine.ahead import warm
 
     first = message["first"]
     if first and not select.select([sys.stdin.buffer], [], [], 0.0)[0]:  # it is not needed yet

@@ -1,4 +1,4 @@
-"""What is a run's train step on devices that are not there? It is lowered and compiled from shapes: no array is made.
+"""A run's programs before it runs: lowered and compiled from shapes for devices that are not there, or warmed up here.
 
     config = RunConfig.from_dict(...)
     compiled = compile_train_step(config, topology_mesh("v5p:4x4x4", config.mesh))
@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from chinchilla_jax.config import MeshConfig, RunConfig
+from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.rules import MESH_AXES
+from chinchilla_jax.training.machine import hardware
 from chinchilla_jax.training.objective import NEXT_TOKEN
 from chinchilla_jax.training.step import make_program
 
@@ -22,12 +25,8 @@ from chinchilla_jax.training.step import make_program
 def abstract_mesh(config: MeshConfig, device_kind: str) -> AbstractMesh:
     """A `data x fsdp x context x tensor` mesh of devices of a `device_kind` that JAX knows: `TPU v5 lite`, `cpu`."""
     platform = "tpu" if device_kind.startswith("TPU") else device_kind
-    return AbstractMesh(
-        config.shape,
-        MESH_AXES,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),
-        abstract_device=AbstractDevice(device_kind, 1, platform),
-    )
+    types, device = (AxisType.Auto,) * len(MESH_AXES), AbstractDevice(device_kind, 1, platform)
+    return AbstractMesh(config.shape, MESH_AXES, axis_types=types, abstract_device=device)
 
 
 def train_step_arguments(
@@ -35,19 +34,15 @@ def train_step_arguments(
 ) -> tuple:
     """Shapes, types and shardings of `Program.step`'s state, batch and learning rate.
 
-    Args:
-      sequences: in the batch; default `train.batch_size`. A run whose batch doubles has two train steps.
-      objective: name of what the step minimises.
+    `sequences` are those of the batch; default `train.batch_size`. A run whose batch doubles has two train steps.
+    `objective` is the name of what the step minimises.
     """
     program, train = make_program(config, mesh, objective), config.train
     shape = (train.microbatches, (sequences or train.batch_size) // train.microbatches, config.data.seq_len)
-
-    def array(dtype) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=program.batch_sharding)
-
-    batch = {"inputs": array(jnp.int32), "targets": array(jnp.int32), "weights": array(jnp.float32)}
+    types = {"inputs": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
     if config.data.mask_documents:
-        batch["segment_ids"] = array(jnp.int32)
+        types["segment_ids"] = jnp.int32
+    batch = {name: jax.ShapeDtypeStruct(shape, t, sharding=program.batch_sharding) for name, t in types.items()}
     return program.abstract, batch, jax.ShapeDtypeStruct((), jnp.float32)
 
 
@@ -56,8 +51,7 @@ def lower_train_step(
 ) -> jax.stages.Lowered:
     """The train step for the devices of the mesh, before their compiler has seen it.
 
-    Raises:
-      ShardingError, AttentionError: the model cannot be laid out on the mesh, or not be computed by its devices.
+    Raises a `ShardingError` or `AttentionError` if the model cannot be laid out on the mesh or computed by its devices.
     """
     arguments = train_step_arguments(config, mesh, sequences, objective)
     traced = make_program(config, mesh, objective).step.trace(*arguments)
@@ -69,8 +63,20 @@ def compile_train_step(
 ) -> jax.stages.Compiled:
     """The train step as the devices of the mesh would run it: its memory, its text. Minutes for a large model.
 
-    Raises:
-      ShardingError, AttentionError: see `lower_train_step`.
-      jax.errors.JaxRuntimeError: the compiler refuses it, as when it does not fit the memory.
+    Raises what `lower_train_step` does, and a `JaxRuntimeError` where the compiler refuses it, as for want of memory.
     """
     return lower_train_step(config, mesh, sequences, objective).compile()
+
+
+def warm(config: RunConfig) -> None:
+    """Has this process ready for the first step and the evaluation of the run `config`. Nothing is read or written.
+
+    What is compiled goes into the compilation cache too, for other processes. It raises what the run would raise.
+    """
+    hardware.keep_freed_memory()
+    mesh = make_mesh(config.mesh)
+    program = make_program(config, mesh)
+    _, shapes, _ = train_step_arguments(config, mesh)
+    batch = {name: jax.device_put(np.zeros(a.shape, a.dtype), a.sharding) for name, a in shapes.items()}
+    state, _ = program.step(program.init(jax.random.key(config.train.seed)), batch, np.float32(0.0))
+    jax.block_until_ready(program.evaluate(state.params, batch))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sys
 import time
 
 import jax
@@ -18,9 +17,8 @@ from chinchilla_jax.parallel.job import cores
 def peak_flops(mesh: Mesh) -> tuple[float, str]:
     """Peak FLOP/s of a mesh's devices together, those of other processes included, and what that is.
 
-    A CPU has no agreed peak: there it is the best of a few float32 matrix products, measured once, for each process in
-    the mesh, since a process's CPU devices share its cores. Processes on one machine share them too, and are counted
-    as if they did not.
+    A CPU has no agreed peak: there it is the best of a few float32 matrix products, measured once, times the processes
+    in the mesh, since a process's CPU devices share its cores. That processes on one machine share them too is ignored.
     """
     kind = mesh.devices.flat[0].device_kind
     published = device_peak(kind)
@@ -59,13 +57,9 @@ def keep_freed_memory() -> None:
     A CPU step allocates its temporaries anew each time, and by default every page of them is mapped, zeroed and
     unmapped again. Does nothing on other C libraries.
     """
-    if not sys.platform.startswith("linux"):
-        return
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
-    mallopt(m_mmap_max, 0)
-    mallopt(m_trim_threshold, 2**31 - 1)
-    mallopt(m_top_pad, 64 * 2**20)
+    for m_option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 * 2**20)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+        mallopt(m_option, value)

@@ -1,27 +1,30 @@
-"""Whose is a run directory, and what was computed in it?"""
+"""What does a run directory say? Whose it is (`config.json`), what the run costs (`ledger.json`), and what it achieved.
+
+`result.json` is written last, and says that the run is finished.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from chinchilla_jax.base.files import write_json
+import jax
+
+from chinchilla_jax.base import files
 from chinchilla_jax.base.revision import code_revision
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.ledger import Ledger
+from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training.machine import hardware
 from chinchilla_jax.training.stages import Course
+from chinchilla_jax.training.timing.clock import Clock, goodput, time_line, utilisation
 
 
 def check_directory(course: Course, workdir: Path, echo: Callable[[str], None], cores: int | None = None) -> None:
-    """Refuses the directory of another run. Another mesh, or other `cores`, computes the same, but for rounding.
-
-    Raises:
-      ConfigError: it belongs to another run, or what it says of itself is damaged.
-    """
+    """Refuses another run's directory by a `ConfigError`. Another mesh, or other `cores`, only rounds otherwise."""
     path, config = workdir / "config.json", course.config
-    if not path.exists():
+    if not files.exists(path):
         return
     stored = read_record(path, "config", dict)
     difference, owner = differences(stored["config"], config), None
@@ -40,46 +43,96 @@ def check_directory(course: Course, workdir: Path, echo: Callable[[str], None], 
 
 def take_directory(course: Course, ledger: Ledger, workdir: Path) -> None:
     """Writes whose the directory is and what its run costs; who began the run stays there."""
-    if not (workdir / "config.json").exists():
+    if not files.exists(workdir / "config.json"):
+        stages = course.besides_config()
         record = {
             "hash": course.content_hash(),
             "code": code_revision(),
             "cores": hardware.cpu_cores(),
             "config": course.config.to_dict(),
         }
-        if stages := course.besides_config():
-            record["stages"] = stages
-        write_json(workdir / "config.json", record)
-    write_json(workdir / "ledger.json", ledger.to_dict())
+        files.write_json(workdir / "config.json", record | ({"stages": stages} if stages else {}))
+    files.write_json(workdir / "ledger.json", ledger.to_dict())
+
+
+def finished_result(workdir: Path, echo: Callable[[str], None]) -> dict[str, Any] | None:
+    """The result of a run that is finished already, else None; what process 0 sees counts for all."""
+    path = workdir / "result.json"
+    if distributed.exchange("finished", str(files.exists(path)))[0] != "True":
+        return None
+    result = read_record(path, "loss", float)
+    echo(f"finished already: loss {result['loss']:.4f} nats/token; another run needs another directory")
+    return result
+
+
+def write_result(
+    workdir: Path,
+    facts: Mapping[str, Any],
+    course: Course,
+    ledger: Ledger,
+    validation: Mapping[str, float],
+    clock: Clock,
+    peak: tuple[float, str],
+    echo: Callable[[str], None],
+) -> dict[str, Any]:
+    """Writes and returns the result of a run that has ended; `peak` is what `hardware.peak_flops` gives."""
+    flops_per_token = {convention: flops / ledger.tokens for convention, flops in ledger.flops.items()}
+    used = utilisation(clock.parts, clock.tokens, flops_per_token, peak[0])
+    seconds, speed, devices = clock.seconds(), clock.tokens_per_second(), course.config.mesh.size
+    stages = course.stages_by_name()
+    result = {
+        **facts,
+        "loss": validation["validation_loss"],
+        "bits_per_byte": validation["bits_per_byte"],
+        "validation": dict(validation),
+        "diverged": False,
+        "params": ledger.parameters.total,
+        "tokens": ledger.tokens,
+        "flops_by_convention": ledger.flops,
+        "steps": course.total_steps,
+        **({"stages": stages} if stages else {}),
+        "seconds": seconds,
+        "time": clock.parts,
+        "goodput": goodput(clock.parts),
+        "utilisation": used,
+        "device_hours": seconds * devices / 3600,
+        "tokens_per_second": speed,
+        "flops_per_second": speed * flops_per_token["executed"],
+        "peak_flops": peak[0],
+        "peak_is": peak[1],
+        "devices": devices,
+        "platform": jax.default_backend(),
+        "cores": hardware.cpu_cores(),
+        "config_hash": course.content_hash(),
+        "code": code_revision(),
+    }
+    if distributed.first():
+        files.write_json(workdir / "result.json", result)
+    echo(
+        f"done: loss {result['loss']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte, {seconds:.1f} s, "
+        f"{result['flops_per_second'] / 1e9:.1f} GFLOP/s"
+    )
+    echo(time_line(clock.parts, used))
+    return result
 
 
 def read_record(path: Path, key: str, kind: type) -> dict:
-    """A JSON file of a run directory.
-
-    Raises:
-      ConfigError: it has no `key` of this `kind`, so the loop did not write it.
-    """
+    """A JSON file of a run directory; a `ConfigError` if it has no `key` of this `kind`: the loop did not write it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = files.read_json(path)
         if not isinstance(value[key], kind):
             raise TypeError(f"{key} is {value[key]!r}")
         return value
     except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            "workdir",
-            f"{path} is damaged ({type(error).__name__}: {error}); delete that file, or use another directory",
+            "workdir", f"{path} is damaged ({reason}); delete that file, or use another directory"
         ) from None
 
 
 def differences(stored: dict, config: RunConfig) -> str:
     """The first few keys in which a stored config differs."""
-    old, new = _flat(stored), _flat(config.to_dict())
-    keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-    return ", ".join(f"{k}: {old.get(k)} there, {new.get(k)} here" for k in keys[:3]) or "same values, other version"
-
-
-def _flat(values: dict, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+    keys = [
+        f"{key}: {there} there, {here} here" for key, there, here in distributed.different(stored, config.to_dict())
+    ]
+    return ", ".join(keys[:3]) or "same values, other version"

@@ -9,14 +9,32 @@ tensorboard/    both, as events
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import json
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from chinchilla_jax.base.files import write_text
+from chinchilla_jax.base import files
+from chinchilla_jax.base.errors import FAILED, ExplainedError
+from chinchilla_jax.ledger import Ledger
+from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training.checkpoint import Position
+from chinchilla_jax.training.stages import Course
+from chinchilla_jax.training.timing.clock import STAMP_SECONDS, Clock, goodput
+
+LINE_SECONDS = 5.0  # between lines to read, at least
+
+
+class Diverged(ExplainedError):
+    """The loss is not finite: starting again would do the same."""
+
+    exit_code = FAILED
 
 
 class MetricWriter:
@@ -24,7 +42,7 @@ class MetricWriter:
 
     def __init__(self, directory: Path, position: Position):
         paths = {name: Path(directory) / f"{name}.jsonl" for name in ("metrics", "timing")}
-        if paths["metrics"].exists():
+        if files.exists(paths["metrics"]):
             _truncate(Path(directory), position)
         _end_line(paths["timing"])
         self._files = {name: path.open("a", encoding="utf-8") for name, path in paths.items()}
@@ -46,62 +64,136 @@ class MetricWriter:
         self._events.close()
 
 
-class NoWriter:
-    """Writes nothing: all but one of several processes."""
+class RunLog:
+    """Per-step metrics, one step late: device scalars wait here until a later step has been dispatched.
 
-    def write(self, kind: str, record: dict) -> None:
-        """Nothing."""
+    Of several processes the first one writes.
+    """
+
+    def __init__(self, course: Course, ledger: Ledger, workdir: Path, position: Position, clock: Clock, echo: Callable):
+        self._course, self._position, self._clock, self._echo = course, position, clock, echo
+        self._writer = MetricWriter(workdir, position) if distributed.first() else None
+        self._flops_per_token = ledger.flops["executed"] / ledger.tokens
+        self._waiting: collections.deque = collections.deque()
+        self._told = self._stamped = time.perf_counter()
+
+    @contextlib.contextmanager
+    def pause(self, part: str) -> Iterator[None]:
+        """A block that the next step waits for: the steps before it end first, and its time is booked under `part`."""
+        self.catch_up(keep=0)
+        with self._clock.spent(part):
+            yield
+
+    def dispatched(self, lr: float, metrics: dict, sequences: int) -> None:
+        """A step was sent to the devices."""
+        self._waiting.append((self._position.step, lr, metrics, sequences))
+
+    def catch_up(self, keep: int) -> None:
+        """Handles all but the `keep` newest steps; raises `Diverged` at the first whose numbers are not finite."""
+        while len(self._waiting) > keep:
+            step, lr, metrics, sequences = self._waiting.popleft()
+            config = self._course.at(step).config
+            loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
+            self._clock.book("step", sequences * config.data.seq_len)
+            if not math.isfinite(loss + grad_norm):  # a loss may be finite and what its gradient did to the weights not
+                raise Diverged(
+                    f"loss is {loss}, gradient norm {grad_norm} at step {step}; checkpoints from before (every "
+                    f"{config.train.checkpoint_every} steps, 0 for none) are kept. Lower optimizer.peak_lr="
+                    f"{config.optimizer.peak_lr} or optimizer.clip_norm, in another --workdir"
+                )
+            losses = self._position.losses
+            losses.append(loss)
+            if step % config.train.log_every == 0:
+                self._write_metrics(step, loss=sum(losses) / len(losses), lr=lr, grad_norm=grad_norm)
+                losses.clear()
+                self._speed(step)
+            elif time.perf_counter() - self._stamped > STAMP_SECONDS:
+                self.stamp(step)
+
+    def _write(self, kind: str, record: dict[str, Any]) -> None:
+        if self._writer:
+            self._writer.write(kind, record)
+
+    def _write_metrics(self, step: int, **values: float) -> None:
+        self._write("metrics", {"step": step, "tokens": self._course.at(step).tokens(step), **values})
+
+    def _speed(self, step: int) -> None:
+        speed, course = self._clock.window(), self._course
+        if speed is None:
+            return
+        flops_per_second = speed * self._flops_per_token
+        self.stamp(step, tokens_per_second=speed, flops_per_second=flops_per_second)
+        if self._stamped - self._told > LINE_SECONDS:
+            self._told = self._stamped
+            speeds = f"{speed / 1e3:.1f}k tokens/s {flops_per_second / 1e9:.1f} GFLOP/s"
+            left = (course.total_tokens - course.at(step).tokens(step)) / speed
+            self._echo(f"step {step}/{course.total_steps} {speeds}, {left:.0f} s left")
+
+    def stamp(self, step: int, **speed: float) -> None:
+        """Writes where the time went so far, for whoever goes on should this process be killed."""
+        parts = {part: round(seconds, 6) for part, seconds in self._clock.parts.items()}
+        seconds = self._clock.seconds()
+        self._write("timing", {"step": step, "seconds": seconds, **speed, "goodput": goodput(parts), "time": parts})
+        self._stamped = time.perf_counter()
+
+    def evaluation(self, validation: dict[str, float]) -> None:
+        """Writes an evaluation if it was owed; raises `Diverged` if its loss is not finite."""
+        step = self._position.step
+        if not math.isfinite(validation["validation_loss"]):
+            raise Diverged(f"validation loss is {validation['validation_loss']} at step {step}")
+        if self._position.evaluation_owed:
+            self._write_metrics(step, **validation)
+            self._position.evaluation_owed = False
+        self.stamp(step)
 
     def close(self) -> None:
-        """Nothing."""
+        """The last stamp: a run that stops, or fails, loses no account of its time."""
+        self.stamp(self._position.step)
+        if self._writer:
+            self._writer.close()
 
 
-def _truncate(directory: Path, position: Position) -> None:
-    """Keeps what was logged up to the position: a killed run may have logged steps that it will do again."""
-    _copy_metrics(
-        directory,
-        directory,
-        lambda record: (
-            record["step"] < position.step
-            or (record["step"] == position.step and not ("validation_loss" in record and position.evaluation_owed))
-        ),
-    )
+def read_metrics(directory: Path) -> list[dict]:
+    """The lines of a run's `metrics.jsonl`, up to the one that a killed run was writing."""
+    path, records = Path(directory) / "metrics.jsonl", []
+    if files.exists(path):
+        for line in files.read_bytes(path).decode(errors="replace").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
 
 
 def adopt_metrics(trunk: Path, directory: Path, eval_every: int) -> None:
     """Makes the trunk's metrics those of a branch: what the branch would have written, had it trained those steps.
 
-    A trunk evaluates at its end; a branch that goes on from there does so only every `eval_every` steps. Lines past the
-    fork are cut off by the writer.
+    A trunk evaluates at its end too, a branch only if `eval_every` says so. The writer cuts off lines past the fork.
     """
-    _copy_metrics(
-        trunk,
-        directory,
-        lambda record: "validation_loss" not in record or (eval_every and record["step"] % eval_every == 0),
-    )
+
+    def is_ours(record: dict) -> bool:
+        return "validation_loss" not in record or (eval_every > 0 and record["step"] % eval_every == 0)
+
+    _copy_metrics(trunk, directory, is_ours)
+
+
+def _truncate(directory: Path, position: Position) -> None:
+    """Keeps what was logged up to the position: a killed run may have logged steps that it will do again."""
+
+    def is_done(record: dict) -> bool:
+        owed = "validation_loss" in record and position.evaluation_owed
+        return record["step"] < position.step or (record["step"] == position.step and not owed)
+
+    _copy_metrics(directory, directory, is_done)
 
 
 def _copy_metrics(source: Path, target: Path, keep: Callable[[dict], bool]) -> None:
     lines = [json.dumps(record) + "\n" for record in read_metrics(source) if keep(record)]
-    write_text(target / "metrics.jsonl", "".join(lines))
-
-
-def read_metrics(directory: Path) -> list[dict]:
-    """The lines of a run's `metrics.jsonl`, up to the one that a killed run was writing."""
-    path = Path(directory) / "metrics.jsonl"
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    files.write_text(target / "metrics.jsonl", "".join(lines))
 
 
 def _end_line(path: Path) -> None:
     """What a killed run was writing becomes a line of its own, which readers pass over."""
-    if path.exists() and path.stat().st_size:
-        with path.open("rb+") as file:
-            file.seek(-1, 2)
-            if file.read() != b"\n":
-                file.write(b"\n")
+    if files.exists(path) and files.read_end(path, 1) not in (b"", b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")

@@ -1,8 +1,8 @@
 """What do the devices do during a few steps? `train --profile=START:STOP` traces them into WORKDIR/profile.
 
 Steps are numbered as in metrics.jsonl, from 1; STOP is left out, as in a Python range. The host waits for the devices
-at the two edges and nowhere else. Only process 0 traces: all of them run the same program, and a trace is large. A run
-that is resumed inside the window traces what is left of it, one resumed beyond it nothing.
+at the two edges and nowhere else. Only process 0 traces: all run the same program, and a trace is large. A resumed run
+traces what is left of the window.
 """
 
 from __future__ import annotations
@@ -11,64 +11,42 @@ import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 
 from chinchilla_jax.config import ConfigError
 
 
-class Window(NamedTuple):
-    """Steps `start` .. `stop - 1`, counted from 1."""
-
-    start: int
-    stop: int
-
-
-def parse_window(text: str) -> Window:
-    """`100:105` as a window.
-
-    Raises:
-      ConfigError: it does not read START:STOP, or holds no step.
-    """
+def parse_window(text: str) -> range:
+    """`100:105` as a range of steps; a `ConfigError` if it does not read START:STOP, or holds no step."""
     numbers = re.fullmatch(r"(\d+):(\d+)", text.strip())
     if not numbers:
         raise ConfigError("--profile", f"{text!r} should read START:STOP, e.g. 100:105 for the five steps from 100 on")
-    window = Window(int(numbers[1]), int(numbers[2]))
-    if not 1 <= window.start < window.stop:
-        raise ConfigError(
-            "--profile",
-            f"{window.start}:{window.stop} holds no step; the first step is 1 and STOP is left out, so that 100:105 "
-            "are the five from 100 on",
-        )
-    return window
+    start, stop = int(numbers[1]), int(numbers[2])
+    if not 1 <= start < stop:
+        rule = "the first step is 1 and STOP is left out, so that 100:105 are the five from 100 on"
+        raise ConfigError("--profile", f"{start}:{stop} holds no step; {rule}")
+    return range(start, stop)
 
 
 class Profiler:
-    """Traces a window of a run's steps; without one, or in other processes than the first, it does nothing.
+    """Traces a window of a run's steps, in the first process; a `ConfigError` if the run has fewer steps."""
 
-    Raises:
-      ConfigError: the run has fewer steps.
-    """
-
-    def __init__(self, window: Window | None, directory: Path, total_steps: int, echo: Callable[[str], None]):
-        if window is not None and window.stop > total_steps + 1:
-            raise ConfigError(
-                "--profile",
-                f"{window.start}:{window.stop} goes beyond the run's {total_steps} steps; "
-                f"STOP is at most {total_steps + 1}",
-            )
-        self._window = window if jax.process_index() == 0 else None
+    def __init__(self, window: range, directory: Path, total_steps: int, echo: Callable[[str], None]):
+        if window.stop > total_steps + 1:
+            beyond = f"{window.start}:{window.stop} goes beyond the run's {total_steps} steps"
+            raise ConfigError("--profile", f"{beyond}; STOP is at most {total_steps + 1}")
+        self._window = window if jax.process_index() == 0 else range(0)
         self._directory, self._echo = directory, echo
         self._running = False
 
     def begins(self, step: int) -> bool:
         """Whether to `start` before `step`."""
-        return self._window is not None and not self._running and self._window.start <= step < self._window.stop
+        return not self._running and step in self._window
 
     def ends(self, step: int) -> bool:
         """Whether to `stop` before `step`."""
-        return self._running and step >= self._window.stop
+        return self._running and step not in self._window
 
     def start(self) -> None:
         """Begins to trace. What the devices were given before must have ended."""
@@ -85,7 +63,7 @@ class Profiler:
         """Writes the trace, if one is being made, and says how to look at it. The steps must have ended."""
         if not self._running:
             return
-        self._running, self._window = False, None
+        self._running, self._window = False, range(0)
         jax.profiler.stop_trace()
         self._echo(
             f"profile: written to {self._directory}; look at it with `pip install xprof` and `xprof --logdir "

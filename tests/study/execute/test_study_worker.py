@@ -123,7 +123,7 @@ def test_a_worker_that_stands_by_is_pinned_before_it_compiles_its_first_run(stud
 
     monkeypatch.setattr(worker, "pin", functools.partial(note, "pin"))
     monkeypatch.setattr(worker, "use_compilation_cache", functools.partial(note, "cache"))
-    monkeypatch.setattr("chinchilla_jax.training.machine.warm.warm", functools.partial(note, "warm"))
+    monkeypatch.setattr("chinchilla_jax.training.machine.ahead.warm", functools.partial(note, "warm"))
     read, write = os.pipe()
     with open(read) as told, open(write, "wb") as parent:
         monkeypatch.setattr(sys, "stdin", told)

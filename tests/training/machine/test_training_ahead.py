@@ -20,10 +20,10 @@ from chinchilla_jax.training.machine.ahead import (
     compile_train_step,
     lower_train_step,
     train_step_arguments,
+    warm,
 )
-from chinchilla_jax.training.machine.warm import warm
 from chinchilla_jax.training.step import make_program
-from chinchilla_jax.training.timing.compile_time import compile_seconds
+from chinchilla_jax.training.timing.clock import compile_seconds
 
 needs_compiler = [
     pytest.mark.compiler,

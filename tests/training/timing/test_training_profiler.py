@@ -10,7 +10,7 @@ from chinchilla_jax import cli
 from chinchilla_jax.config import ConfigError
 from chinchilla_jax.training.loop import Preempted, train
 from chinchilla_jax.training.timing import profiler
-from chinchilla_jax.training.timing.profiler import Window, parse_window
+from chinchilla_jax.training.timing.profiler import parse_window
 
 
 def quiet(_):
@@ -29,23 +29,23 @@ def traced(workdir):
 
 def test_the_steps_of_the_window_are_traced_and_none_outside(small, said, tmp_path):
     """Evaluations, a checkpoint and other steps lie around it."""
-    train(small, tmp_path, profile=Window(5, 8), echo=said)
+    train(small, tmp_path, profile=range(5, 8), echo=said)
     assert traced(tmp_path) == [[5, 6, 7]]
     assert f"profile: written to {tmp_path / 'profile'}; look at it with" in said.text
 
 
 def test_a_window_may_end_with_the_run(small, tmp_path):
-    train(small, tmp_path, profile=Window(24, 25), echo=quiet)
+    train(small, tmp_path, profile=range(24, 25), echo=quiet)
     assert traced(tmp_path) == [[24]]
 
 
 def test_a_run_stopped_within_the_window_leaves_its_trace_and_traces_the_rest_later(small, stop_at, tmp_path):
     stop_at(6)
     with pytest.raises(Preempted):
-        train(small, tmp_path, profile=Window(5, 9), echo=quiet)
+        train(small, tmp_path, profile=range(5, 9), echo=quiet)
     assert traced(tmp_path) == [[5, 6]]
     (tmp_path / "profile").rename(tmp_path / "first")  # a second within the same second would have the same name
-    train(small, tmp_path, profile=Window(5, 9), echo=quiet)
+    train(small, tmp_path, profile=range(5, 9), echo=quiet)
     assert traced(tmp_path) == [[7, 8]]
 
 
@@ -53,13 +53,13 @@ def test_a_run_resumed_beyond_the_window_traces_nothing(small, stop_at, tmp_path
     stop_at(9)
     with pytest.raises(Preempted):
         train(small, tmp_path, echo=quiet)
-    train(small, tmp_path, profile=Window(5, 10), echo=quiet)
+    train(small, tmp_path, profile=range(5, 10), echo=quiet)
     assert traced(tmp_path) == []
 
 
 def test_only_the_first_process_traces(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    second = profiler.Profiler(Window(1, 3), tmp_path, 10, quiet)
+    second = profiler.Profiler(range(1, 3), tmp_path, 10, quiet)
     assert not second.begins(1) and not second.begins(2)
 
 
@@ -82,12 +82,12 @@ def test_a_window_without_steps_is_refused(text, words):
 
 
 def test_a_window_as_it_is_typed():
-    assert parse_window("100:105") == Window(100, 105)
+    assert parse_window("100:105") == range(100, 105)
 
 
 def test_a_window_beyond_the_run_is_refused_before_it_takes_the_directory(small, tmp_path):
     with pytest.raises(ConfigError, match="20:26 goes beyond the run's 24 steps; STOP is at most 25"):
-        train(small, tmp_path / "run", profile=Window(20, 26), echo=quiet)
+        train(small, tmp_path / "run", profile=range(20, 26), echo=quiet)
     assert not (tmp_path / "run").exists()
 
 
