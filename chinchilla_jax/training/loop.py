@@ -18,16 +18,16 @@ from chinchilla_jax.config import RunConfig
 from chinchilla_jax.data.batches import Batch
 from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.parallel.mesh import make_mesh, place
-from chinchilla_jax.training.checkpoint import Checkpoints
+from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_from
 from chinchilla_jax.training.evaluate import evaluate
 from chinchilla_jax.training.machine import hardware
 from chinchilla_jax.training.objective import NEXT_TOKEN
 from chinchilla_jax.training.record.directory import check_directory, finished_result, take_directory, write_result
-from chinchilla_jax.training.record.metrics import Diverged, RunLog
+from chinchilla_jax.training.record.metrics import Diverged, RunLog, adopt_metrics
 from chinchilla_jax.training.schedule import learning_rate
 from chinchilla_jax.training.stages import Course, Stage
-from chinchilla_jax.training.start import Fork, check_trunk, open_batches, state_to_go_on_from
-from chinchilla_jax.training.step import Program, make_program
+from chinchilla_jax.training.start import Fork, check_trunk, open_batches
+from chinchilla_jax.training.step import Program, TrainState, make_program
 from chinchilla_jax.training.timing.clock import Clock, last_stamp
 from chinchilla_jax.training.timing.profiler import Profiler
 
@@ -142,7 +142,7 @@ class _Run:
         # --- Program, and the state to go on from ---
         hardware.keep_freed_memory()
         self.checkpoints = Checkpoints(workdir / "checkpoints", self.keep)
-        self.state, self.position = state_to_go_on_from(course, self.program_of, workdir, self.checkpoints, fork, echo)
+        self.state, self.position = self._state_to_go_on_from(fork, echo)
         self.peak = hardware.peak_flops(self._mesh)
 
         # --- The books, with what earlier processes of this run did and lost ---
@@ -151,6 +151,31 @@ class _Run:
         if stamp and stamp["step"] > self.position.step:
             echo(f"steps {self.position.step + 1} to {stamp['step']} are done again, {lost:.1f} s were lost")
         self.log = RunLog(course, ledger, workdir, self.position, clock, echo)
+
+    def _state_to_go_on_from(self, fork: Fork | None, echo: Callable[[str], None]) -> tuple[TrainState, Position]:
+        """Those of the newest readable checkpoint of the run, else of its trunk up to the fork, else fresh ones."""
+        course, eval_every = self.course, self.course.config.train.eval_every
+
+        def abstract_at(step: int) -> TrainState:
+            return self.program_of(course.at(step)).abstract
+
+        restored = self.checkpoints.restore(abstract_at, echo)
+        if restored:
+            echo(f"resuming at step {restored[1].step} of {course.total_steps}")
+            return restored
+        if fork:
+            restored = restore_from(fork.trunk / "checkpoints", fork.step, abstract_at, echo)
+            if restored:
+                state, position = restored
+                echo(f"branching off {fork.trunk.name} at step {position.step}")
+                if distributed.first():
+                    adopt_metrics(fork.trunk, self.workdir, eval_every)
+                # A trunk evaluates at its end as well, which is not the end of this run. The time was the trunk's.
+                owed = position.evaluation_owed and bool(eval_every) and position.step % eval_every == 0
+                return state, Position(position.step, position.next_sequence, owed, position.losses)
+            echo(f"{fork.trunk} has no readable checkpoint up to step {fork.step}: starting at step 0")
+        first = course.stages[0]
+        return first.first_state(self.program_of(first)), Position()
 
     def program_of(self, stage: Stage) -> Program:
         """The compiled functions of a stage."""

@@ -1,21 +1,17 @@
-"""How does a run begin? With the batches of its config, and with the newest state there is to go on from."""
+"""What does a run begin with? Batches of its config, and if it branches off another run, a trunk that fits it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 from chinchilla_jax.base import files
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.data import Batches, TokenStore, store_path
 from chinchilla_jax.parallel.job import distributed
-from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_from
 from chinchilla_jax.training.record.directory import differences, read_record
-from chinchilla_jax.training.record.metrics import adopt_metrics
 from chinchilla_jax.training.schedule import learning_rate, steps_of
-from chinchilla_jax.training.stages import Course, Stage
-from chinchilla_jax.training.step import Program, TrainState
+from chinchilla_jax.training.stages import Course
 
 # What a branch may have otherwise than its trunk, so far as the rates before the fork are the same.
 _FREE = {"optimizer": ("schedule", "final_lr_fraction", "cooldown_fraction"), "train": ("train_tokens",)}
@@ -64,40 +60,3 @@ def check_trunk(course: Course, fork: Fork) -> None:
         ours = learning_rate(config.optimizer, steps, step), steps.first_sequence(step)
         if ours != (learning_rate(trunk.optimizer, trunk_steps, step), trunk_steps.first_sequence(step)):
             raise ConfigError("fork", f"this run and {fork.trunk} part at step {step}, before the fork at {fork.step}")
-
-
-def state_to_go_on_from(
-    course: Course,
-    program_of: Callable[[Stage], Program],
-    workdir: Path,
-    checkpoints: Checkpoints,
-    fork: Fork | None,
-    echo: Callable[[str], None],
-) -> tuple[TrainState, Position]:
-    """State and position of a run at its start, in this order of priority:
-
-    1. the newest readable checkpoint of the run itself;
-    2. the newest readable one of its trunk, up to the fork;
-    3. a fresh state.
-    """
-
-    def abstract_at(step: int) -> TrainState:
-        return program_of(course.at(step)).abstract
-
-    restored = checkpoints.restore(abstract_at, echo)
-    if restored:
-        echo(f"resuming at step {restored[1].step} of {course.total_steps}")
-        return restored
-    if fork:
-        restored = restore_from(fork.trunk / "checkpoints", fork.step, abstract_at, echo)
-        if restored:
-            (state, position), eval_every = restored, course.config.train.eval_every
-            echo(f"branching off {fork.trunk.name} at step {position.step}")
-            if distributed.first():
-                adopt_metrics(fork.trunk, workdir, eval_every)
-            # A trunk evaluates at its end as well, which is not the end of this run. The time was the trunk's.
-            owed = position.evaluation_owed and bool(eval_every) and position.step % eval_every == 0
-            return state, Position(position.step, position.next_sequence, owed, position.losses)
-        echo(f"{fork.trunk} has no readable checkpoint up to step {fork.step}: starting at step 0")
-    first = course.stages[0]
-    return first.first_state(program_of(first)), Position()
