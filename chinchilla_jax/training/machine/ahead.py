@@ -17,7 +17,6 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 from chinchilla_jax.config import MeshConfig, RunConfig
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.rules import MESH_AXES
-from chinchilla_jax.training.machine import hardware
 from chinchilla_jax.training.objective import NEXT_TOKEN
 from chinchilla_jax.training.step import make_program
 
@@ -73,6 +72,8 @@ def warm(config: RunConfig) -> None:
 
     What is compiled goes into the compilation cache too, for other processes. It raises what the run would raise.
     """
+    from chinchilla_jax.training.machine import hardware  # decides about no program
+
     hardware.keep_freed_memory()
     mesh = make_mesh(config.mesh)
     program = make_program(config, mesh)
