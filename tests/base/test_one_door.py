@@ -1,4 +1,4 @@
-"""Whole files are read, written, listed and removed by `base/files.py` alone, so that other storage can go behind it."""
+"""Whole files are read, written, listed and removed by `base/files.py` alone: other storage can go behind it."""
 
 import ast
 import pathlib

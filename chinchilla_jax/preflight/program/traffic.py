@@ -162,7 +162,7 @@ def _numbers(mesh: MeshConfig, weights: Iterable[Weight], axis: str | None = Non
     """Numbers that a device has of weights, or of those with an axis, once their model width is gathered."""
     chosen = [weight for weight in weights if axis is None or axis in weight.axes]
     split = [mesh_axes(*(name for name in w.axes if name and name != "embed")) for w in chosen]
-    return sum(w.size // devices(mesh, axes) for w, axes in zip(chosen, split, strict=True))
+    return sum(math.prod(w.shape) // devices(mesh, axes) for w, axes in zip(chosen, split, strict=True))
 
 
 def _relative(config: RunConfig, size: int, weights: int, passes: int) -> Sequence[_Row]:
