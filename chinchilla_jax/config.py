@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from chinchilla_jax.config_values import ConfigError, build, did_you_mean
+from chinchilla_jax.base.config_values import ConfigError, build, did_you_mean
 from chinchilla_jax.model.parts import BIASES, FEED_FORWARDS, NORMS, POSITIONS
 
 ATTENTIONS = ("auto", "fused", "plain", "blockwise")

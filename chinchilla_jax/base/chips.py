@@ -11,7 +11,7 @@ import functools
 import types
 from collections.abc import Mapping
 
-from chinchilla_jax.config import ConfigError, did_you_mean
+from chinchilla_jax.base.config_values import ConfigError, did_you_mean
 
 SECONDS_PER_DAY = 86400.0
 GIB = 2.0**30
@@ -55,6 +55,8 @@ class Slices:
     aliases: tuple[str, ...] = ()  # other names of the generation in the names of slices
     chip_config: str = ""  # what the compiler is told so that the cores of a chip are one device
     splits_sides: bool = False  # whether JAX splits a side of the grid between axes of a mesh
+    async_all_to_all: bool = False  # whether the compiler takes them; not where a mesh axis is part of a side of two
+    pci: str = ""  # device number on the PCI bus, as in jax 0.10.2, `hardware_utils`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,27 +124,27 @@ _core_256 = functools.partial(
 # v5p 50 Gbit/s per chip; per pod of 256, v5e 6.4 and v6e 25.6 Tbit/s; v4's is not printed, and assumed to be as v5p's.
 # v7x: each core is a device; the clock that its published peak implies is not confirmed.
 _TABLE = (
-    Chip("v2", 45e12, ("TPU v2",), devices=2, cores=2, slices=Slices("v2", axes=2)),
-    Chip("v3", 123e12, ("TPU v3",), devices=2, cores=2, slices=Slices("v3", axes=2)),
+    Chip("v2", 45e12, ("TPU v2",), devices=2, cores=2, slices=Slices("v2", axes=2, pci="0x0027")),
+    Chip("v3", 123e12, ("TPU v3",), devices=2, cores=2, slices=Slices("v3", axes=2, pci="0x0027")),
     Chip("v4", 275e12, ("TPU v4",), cores=2, hbm=32, hbm_bandwidth=1.2288e12,
          core=_core_128(cross_lane_cycles=8, delay_slots=1, granule=512, vmem=16 * MIB, rolls=False),
          network=Network(links=6, link_bandwidth=50e9, dcn_bandwidth=6.25e9),
-         slices=Slices("v4", axes=3, largest=4096, chip_config="megacore")),
+         slices=Slices("v4", axes=3, largest=4096, chip_config="megacore", async_all_to_all=True, pci="0x005e")),
     Chip("v5e", 197e12, ("TPU v5 lite", "TPU v5e"), hbm=16, hbm_bandwidth=0.819e12,
          core=_core_128(cross_lane_cycles=9, delay_slots=4, granule=32, vmem=128 * MIB),
          network=Network(links=4, link_bandwidth=50e9, dcn_bandwidth=3.125e9),
-         slices=Slices("v5e", axes=2, largest=256, aliases=("v5litepod", "v5lite"), splits_sides=True)),
+         slices=Slices("v5e", axes=2, largest=256, aliases=("v5litepod", "v5lite"), splits_sides=True, pci="0x0063")),
     Chip("v5p", 459e12, ("TPU v5", "TPU v5p"), cores=2, hbm=96, hbm_bandwidth=2.765e12,
          core=_core_128(cross_lane_cycles=9, delay_slots=4, granule=32, vmem=64 * MIB),
          network=Network(links=6, link_bandwidth=100e9, dcn_bandwidth=6.25e9),
-         slices=Slices("v5p", axes=3, largest=6144)),
+         slices=Slices("v5p", axes=3, largest=6144, async_all_to_all=True, pci="0x0062")),
     Chip("v6e", 918e12, ("TPU v6 lite", "TPU v6e"), hbm=32, hbm_bandwidth=1.638e12,
          core=_core_256(cross_lane_cycles=4, delay_slots=4, granule=32, vmem=128 * MIB),
          network=Network(links=4, link_bandwidth=100e9, dcn_bandwidth=12.5e9),
-         slices=Slices("v6e", axes=2, largest=256, aliases=("v6",))),
+         slices=Slices("v6e", axes=2, largest=256, aliases=("v6",), pci="0x006f")),
     Chip("v7x", 2307e12, ("TPU7x",), devices=2, cores=2, hbm=192, hbm_bandwidth=7.38e12,
          core=_core_256(cross_lane_cycles=4, delay_slots=6, granule=32, vmem=64 * MIB),
-         slices=Slices("tpu7x", axes=3)),
+         slices=Slices("tpu7x", axes=3, pci="0x0076")),
     Chip("a100", 312e12),
     Chip("h100", 989e12),
 )  # fmt: skip

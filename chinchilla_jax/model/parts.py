@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chinchilla_jax.config_values import ConfigError
+from chinchilla_jax.base.config_values import ConfigError
 
 if TYPE_CHECKING:
     from chinchilla_jax.config import ModelConfig
@@ -203,6 +203,12 @@ def block_weights(c: ModelConfig) -> dict[str, Weights]:
     norm, feed_forward = NORMS[c.norm].weights(c), FEED_FORWARDS[c.feed_forward].weights(c)
     attention = attention_weights(c)
     return {"attention_norm": norm, "attention": attention, "feed_forward_norm": norm, "feed_forward": feed_forward}
+
+
+def vectors(c: ModelConfig) -> frozenset[str]:
+    """Names of the weights that are not matrices: gains, biases, and u and v. Weight decay leaves them alone."""
+    groups = [*block_weights(c).values(), NORMS[c.norm].weights(c), end_weights(c)]
+    return frozenset(name for group in groups for name, weight in group.items() if "embed" not in weight.axes)
 
 
 def end_weights(c: ModelConfig) -> Weights:

@@ -26,7 +26,7 @@ VERSIONED = ("jax", "jaxlib", "libtpu", "flax", "optax")
 ENVIRONMENT = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
 # Modules and packages that decide what is compiled, and what is read from it.
 SOURCES = """
-    config.py config_values.py ledger.py base/chips.py base/hlo.py tables/attention_tiles.json
+    config.py ledger.py base/chips.py base/config_values.py base/hlo.py tables/attention_tiles.json
     model kernels parallel tools/tpu_meter
     training/loss.py training/objective.py training/optimizer.py training/step.py
     training/machine/ahead.py training/machine/shape.py

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from chinchilla_jax.base.config_values import build
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
-from chinchilla_jax.config_values import build
 from chinchilla_jax.ledger import Ledger, count_run
 from chinchilla_jax.preflight.cache import Cache
 from chinchilla_jax.preflight.predict import KernelCycles, RunCost, StepTime, kernel_cycles, run_cost, step_time

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
+from chinchilla_jax.base.chips import chip_of
 from chinchilla_jax.config import MeshConfig, RunConfig
 from chinchilla_jax.kernels.tiles import compile_for
+from chinchilla_jax.model.parts import vectors
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.attention import project, sharded_attention
 from chinchilla_jax.parallel.rules import check_split, flax_rules, partition_spec, rules_of, shardings
@@ -32,9 +34,7 @@ _TPU_OPTIONS = {
     "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
     "xla_tpu_overlap_compute_collective_tc": "true",
 }
-# Of attention on a context axis. On a grid of two sides the compiler refuses it where an axis is part of a side.
-_TORUS_OPTIONS = {"xla_tpu_enable_async_all_to_all": "true"}
-_TORUS_KINDS = ("TPU v4", "TPU v5", "TPU v5p")
+_ALL_TO_ALL_OPTIONS = {"xla_tpu_enable_async_all_to_all": "true"}  # of attention on a context axis
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -72,7 +72,7 @@ def init_state(config: RunConfig, key: jax.Array, objective: str = NEXT_TOKEN) -
     rows = config.mesh.data * config.mesh.fsdp  # a mesh has no use for less than a row for each of them
     tokens = jnp.zeros((rows, config.data.seq_len), jnp.int32)
     params = model_of(config).init(key, tokens)["params"]
-    opt_state = make_optimizer(config.optimizer).init(params)
+    opt_state = make_optimizer(config.optimizer, vectors(config.model)).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, objective_of(objective).init_extra(config, params))
 
 
@@ -103,7 +103,8 @@ def train_step(
     (grads, sums), auxiliary = jax.lax.scan(microbatch, zeros, batch)
     weight = jnp.maximum(sums["weight"], 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)
-    updates, opt_state = make_optimizer(config.optimizer).update(grads, state.opt_state, state.params)
+    optimizer = make_optimizer(config.optimizer, vectors(config.model))
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: -lr * u, updates))
     metrics = {"loss": sums["nll"] / weight, "grad_norm": optax.tree.norm(grads), "weight": sums["weight"]}
     metrics |= {name: value.sum(0) / weight for name, value in auxiliary.items()}
@@ -176,4 +177,5 @@ def step_options(device_kind: str) -> dict[str, str] | None:
     """Options for `jax.jit` of a train step for a kind of device, as `device.device_kind` names it."""
     if not device_kind.startswith("TPU"):
         return None
-    return _TPU_OPTIONS | (_TORUS_OPTIONS if device_kind in _TORUS_KINDS else {})
+    slices = chip.slices if (chip := chip_of(device_kind)) else None
+    return _TPU_OPTIONS | (_ALL_TO_ALL_OPTIONS if slices and slices.async_all_to_all else {})

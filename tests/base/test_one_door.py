@@ -15,6 +15,16 @@ FUNCTIONS = {
 }
 # What may go round the door, and why it has to.
 EXCEPTIONS = {
+    "cli.py": ("os.open", "the null device, when nobody reads the output any more"),
+    "data/clean.py": ("open", "documents are streamed, one a line"),
+    "data/steps.py": ("open", "a lock"),
+    "data/store.py": ("open", "tokens are streamed, and mapped into memory"),
+    "parallel/job/cores.py": ("glob read_text", "/proc, /sys and /dev"),
+    "parallel/job/hosts.py": ("glob read_text", "/sys"),
+    "scaling/laws/overtraining.py": ("read_text", "a resource of the package"),
+    "scaling/laws/published.py": ("read_text", "a resource of the package"),
+    "study/execute/lease.py": ("exists open read_text", "a lock, and /proc"),
+    "study/execute/pool.py": ("read_text", "the log of a worker, which may hold half a character"),
 }
 
 
@@ -41,6 +51,6 @@ def test_storage_is_reached_through_one_module():
         if calls := set(_storage_calls(ast.parse(path.read_text(encoding="utf-8")))):
             reached[name] = calls
     assert reached.pop("base/files.py")
-    assert reached == {name: set(calls.split()) for name, (calls, _) in EXCEPTIONS.items()}, (
+    assert reached == {name: set(calls.split()) for name, (calls, _why) in EXCEPTIONS.items()}, (
         "call base/files.py instead; or, where a file is mapped, appended to, streamed or locked, add it to EXCEPTIONS"
     )

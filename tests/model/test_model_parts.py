@@ -23,6 +23,7 @@ from chinchilla_jax.model.parts import (
     block_weights,
     end_weights,
     matrix,
+    vectors,
 )
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.mesh import make_mesh
@@ -89,6 +90,7 @@ def test_a_part_added_by_a_test_trains(shape):
     built = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert built == count_parameters(shape).total
     assert count_parameters(shape).feed_forward == 3 * (3 * 16 * 24 + 24)
+    assert "scale" in vectors(shape), "a vector of a new part is not decayed"
 
 
 def products(jaxpr):

@@ -3,8 +3,8 @@
 import dataclasses
 import json
 
+from chinchilla_jax.base.config_values import build
 from chinchilla_jax.config import RunConfig
-from chinchilla_jax.config_values import build
 from chinchilla_jax.preflight.step import CompiledStep, step_configs
 from tests.preflight.test_preflight_predict import STEP
 

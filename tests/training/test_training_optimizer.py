@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from chinchilla_jax.config import OptimizerConfig
+from chinchilla_jax.model.parts import vectors
 from chinchilla_jax.training.optimizer import make_optimizer
 from chinchilla_jax.training.step import init_state
 
@@ -56,7 +57,7 @@ def test_steps_are_those_of_the_paper(config):
     params = random_tree(0)
     gradients = [random_tree(seed, scale) for seed, scale in ((1, 1.0), (2, 10.0), (3, 0.01), (4, 1.0))]
     expected = by_hand(config, params, gradients, rate=0.05)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, {"gain", "bias", "u", "v", "output_bias"})
     ours = jax.tree.map(np.float32, params)
     state = optimizer.init(ours)
 
@@ -72,7 +73,7 @@ def test_steps_are_those_of_the_paper(config):
 
 def test_clipping_scales_the_whole_gradient():
     """The first moment is (1 - b1) times what is left of the gradient."""
-    optimizer = make_optimizer(OptimizerConfig(clip_norm=2.0, b1=0.5))
+    optimizer = make_optimizer(OptimizerConfig(clip_norm=2.0, b1=0.5), set())
     params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
 
     def moment(a, b):
@@ -98,7 +99,7 @@ def test_of_real_models_the_matrices_decay_and_nothing_else(small, changed, mode
     """With gradients of zero, what moves is what decays."""
     config = changed(small, model=model)
     shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)).params)
-    optimizer = make_optimizer(OptimizerConfig(weight_decay=0.1))
+    optimizer = make_optimizer(OptimizerConfig(weight_decay=0.1), vectors(config.model))
 
     @jax.jit
     def updates():

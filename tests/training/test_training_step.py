@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from chinchilla_jax.model.parts import vectors
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training.objective import Objective, register
 from chinchilla_jax.training.optimizer import make_optimizer
@@ -90,7 +91,9 @@ def test_small_updates_reach_float32_masters_and_would_not_reach_bfloat16(small,
 
     def after_100_steps(dtype):
         params = {"w": jnp.ones((1,), dtype)}
-        state = TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer).init(params))
+        state = TrainState(
+            jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer, vectors(config.model)).init(params)
+        )
         for _ in range(100):
             state, _ = step(state, {"rows": jnp.zeros((1,))}, 1e-3)
         return float(state.params["w"][0])

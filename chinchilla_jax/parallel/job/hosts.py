@@ -8,13 +8,13 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from chinchilla_jax.config import ConfigError
+from chinchilla_jax.base.chips import CHIPS
+from chinchilla_jax.base.config_values import ConfigError
 
 PEER_SECONDS = 100
 JOIN_SECONDS = 300
 _VARIABLES = {"coordinator": "JAX_COORDINATOR_ADDRESS", "processes": "JAX_NUM_PROCESSES", "process": "JAX_PROCESS_ID"}
-# PCI vendor, and devices: v2 and v3, v4, v5p, v5e, v6e, TPU7x; as in jax 0.10.2, `hardware_utils`.
-_GOOGLE, _TPU_CHIPS = "0x1ae0", ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
+_GOOGLE = "0x1ae0"  # PCI vendor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,8 @@ def _detect(environment: Mapping[str, str]) -> str:
 
 def is_cloud_tpu() -> bool:
     """Whether this machine has TPU chips, by the PCI bus; without importing JAX, before there is a child."""
+    chips = {chip.slices.pci for chip in CHIPS.values() if chip.slices}
     return any(
-        path.read_text().strip() == _GOOGLE and path.with_name("device").read_text().strip() in _TPU_CHIPS
+        path.read_text().strip() == _GOOGLE and path.with_name("device").read_text().strip() in chips
         for path in pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
     )
