@@ -7,4 +7,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 . launch/venv.sh
 make_venv '[test,compiler]' || exit $?
 export JAX_PLATFORMS=cpu
-exec python -m pytest -n "${TEST_PROCESSES:-2}" "$@"
+# The tests of a file stay in one process: they share what its fixtures prepare and compile.
+exec python -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"
