@@ -43,13 +43,10 @@ class Batches:
         real = np.where(row == self._last[domain], self._in_last[domain], self.store.seq_len)
         return self._assemble(tokens, real)
 
-    def validation(
-        self, domain: str, n: int, sequences: int | None = None, rows: slice | None = None
-    ) -> Iterator[Batch]:
+    def validation(self, domain: str, n: int, sequences: int | None = None) -> Iterator[Batch]:
         """Validation batches of `domain`, in the mixture or not, in the store's order: the same for every run and seed.
 
-        Each has `n` sequences, or this host's `rows` of them; the last is filled up with sequences of weight 0. Ends
-        after `sequences` if given.
+        Each has `n` sequences; the last is filled up with sequences of weight 0. Ends after `sequences` if given.
         """
         array = self.store.array(domain, "validation")
         count = len(array) if sequences is None else min(sequences, len(array))
@@ -62,8 +59,7 @@ class Batches:
             real[: stop - start] = self.store.seq_len
             if stop == len(array):
                 real[stop - start - 1] = in_last
-            share = slice(None) if rows is None else rows
-            yield self._assemble(tokens[share], real[share])
+            yield self._assemble(tokens, real)
 
     def _assemble(self, tokens: np.ndarray, real: np.ndarray) -> Batch:
         """Batch from tokens [n, S + 1], of which the first `real` [n] targets of each row count."""

@@ -60,7 +60,8 @@ def rules_of(config: MeshConfig) -> Iterator[None]:
         table[logical] = tuple(axes.split("+")) if "+" in axes else axes or None
     token = _IN_FORCE.set(table)
     try:
-        yield
+        with nn.logical_axis_rules(list(table.items())):
+            yield
     except ShardingError as error:
         if config.rules:
             raise ConfigError("mesh.rules", str(error)) from error
@@ -101,11 +102,6 @@ def mesh_axes(*names: str) -> tuple[str, ...]:
     """The mesh axes over which any of these logical axes is split, in the order of the mesh."""
     split = {axis for entry in partition_spec(names) for axis in each_axis(entry)}
     return tuple(axis for axis in MESH_AXES if axis in split)
-
-
-def flax_rules() -> list[tuple[str, Rule]]:
-    """The table in the form `flax.linen.logical_axis_rules` takes."""
-    return list(_IN_FORCE.get().items())
 
 
 def shardings(abstract_state: Any, mesh: Mesh | AbstractMesh) -> Any:

@@ -24,7 +24,7 @@ from chinchilla_jax.training.machine import hardware
 from chinchilla_jax.training.objective import NEXT_TOKEN
 from chinchilla_jax.training.record.directory import check_directory, finished_result, take_directory, write_result
 from chinchilla_jax.training.record.metrics import Diverged, RunLog, adopt_metrics
-from chinchilla_jax.training.schedule import learning_rate
+from chinchilla_jax.training.schedule import is_due, learning_rate
 from chinchilla_jax.training.stages import Course, Stage
 from chinchilla_jax.training.start import Fork, check_trunk, open_batches
 from chinchilla_jax.training.step import Program, TrainState, make_program
@@ -171,7 +171,7 @@ class _Run:
                 if distributed.first():
                     adopt_metrics(fork.trunk, self.workdir, eval_every)
                 # A trunk evaluates at its end as well, which is not the end of this run. The time was the trunk's.
-                owed = position.evaluation_owed and bool(eval_every) and position.step % eval_every == 0
+                owed = position.evaluation_owed and is_due(eval_every, position.step)
                 return state, Position(position.step, position.next_sequence, owed, position.losses)
             echo(f"{fork.trunk} has no readable checkpoint up to step {fork.step}: starting at step 0")
         first = course.stages[0]
@@ -230,7 +230,8 @@ def _train_steps(run: _Run, signals: Signals) -> dict[str, float]:
             with log.pause("evaluation"):
                 validation = run.evaluate(stage, program)
             log.evaluation(validation)
-        if position.step and (last or position.step in run.keep or _is_due(stage, "checkpoint_every", position.step)):
+        save = last or position.step in run.keep or is_due(stage.config.train.checkpoint_every, position.step)
+        if save and position.step:
             with log.pause("checkpoint"):
                 run.save(validation.get("validation_loss"))
         if last:
@@ -258,7 +259,9 @@ def _train_steps(run: _Run, signals: Signals) -> dict[str, float]:
         run.clock.dispatched(metrics["loss"])
         position.step += 1
         position.next_sequence += n
-        position.evaluation_owed = _is_due(stage, "eval_every", position.step) or position.step == course.total_steps
+        position.evaluation_owed = (
+            is_due(stage.config.train.eval_every, position.step) or position.step == course.total_steps
+        )
         log.dispatched(float(lr), metrics, n)
         validation = {}
         log.catch_up(keep=1)
@@ -268,9 +271,3 @@ def _place(build: Callable[..., Batch], n: int, config: RunConfig, program: Prog
     """Host rows `[n, S]` as sharded arrays `[M, n/M, S]`; of several processes each builds its part."""
     m = config.train.microbatches
     return place(build, (m, n // m, config.data.seq_len), program.batch_sharding)
-
-
-def _is_due(stage: Stage, interval: str, step: int) -> bool:
-    """Whether `step` ends an interval that the stage's config names; an interval of 0 has no end."""
-    steps = getattr(stage.config.train, interval)
-    return bool(steps) and step % steps == 0

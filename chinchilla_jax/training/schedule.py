@@ -12,6 +12,11 @@ import math
 from chinchilla_jax.config import COOLDOWNS, OptimizerConfig, RunConfig
 
 
+def is_due(every: int, step: int) -> bool:
+    """Whether `step` ends an interval of `every` steps; one of 0 has no end."""
+    return every > 0 and step % every == 0
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchSchedule:
     """Sequences per step: `batch_size`, and twice that from `double_batch_at` of the horizon on.

@@ -19,7 +19,7 @@ from chinchilla_jax.kernels.tiles import compile_for
 from chinchilla_jax.model.parts import vectors
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.attention import project, sharded_attention
-from chinchilla_jax.parallel.rules import check_split, flax_rules, partition_spec, rules_of, shardings
+from chinchilla_jax.parallel.rules import check_split, partition_spec, rules_of, shardings
 from chinchilla_jax.parallel.vocabulary import lookup
 from chinchilla_jax.training.machine.shape import shape_key
 from chinchilla_jax.training.objective import NEXT_TOKEN, Arrays, next_token_sums, objective_of
@@ -125,7 +125,6 @@ def on_mesh(function: Callable, mesh: Mesh | AbstractMesh, config: MeshConfig) -
         with (
             rules_of(config),
             jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
-            nn.logical_axis_rules(flax_rules()),
             compile_for(mesh.abstract_mesh.abstract_device.device_kind),
         ):
             return function(*args)

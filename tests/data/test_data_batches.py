@@ -76,9 +76,6 @@ def test_validation_covers_everything_once_and_ignores_mixture_and_seed(store, b
         assert (store.byte_lengths[targets] * weights).sum() == store.text_bytes(domain, "validation")
 
 
-def test_validation_stops_where_told_and_splits_over_hosts(store, batches):
+def test_validation_stops_where_told(store, batches):
     parts = list(batches.validation("plays", 4, sequences=6))
     assert [part["weights"].any(axis=1).sum() for part in parts] == [4, 2]
-    halves = [list(batches.validation("plays", 4, sequences=6, rows=slice(h, h + 2))) for h in (0, 2)]
-    for whole, left, right in zip(parts, *halves, strict=True):
-        _equal({key: np.concatenate([left[key], right[key]]) for key in left}, whole)

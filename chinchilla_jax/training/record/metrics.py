@@ -25,6 +25,7 @@ from chinchilla_jax.base.errors import FAILED, ExplainedError
 from chinchilla_jax.ledger import Ledger
 from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training.checkpoint import Position
+from chinchilla_jax.training.schedule import is_due
 from chinchilla_jax.training.stages import Course
 from chinchilla_jax.training.timing.clock import STAMP_SECONDS, Clock, goodput
 
@@ -172,7 +173,7 @@ def adopt_metrics(trunk: Path, directory: Path, eval_every: int) -> None:
     """
 
     def is_ours(record: dict) -> bool:
-        return "validation_loss" not in record or (eval_every > 0 and record["step"] % eval_every == 0)
+        return "validation_loss" not in record or is_due(eval_every, record["step"])
 
     _copy_metrics(trunk, directory, is_ours)
 
