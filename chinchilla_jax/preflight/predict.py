@@ -27,7 +27,7 @@ from chinchilla_jax.preflight.cache import Cache
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.preflight.step import CompiledStep, Traffic, step_configs
 
-BUILD = "chinchilla_jax.tools.tpu_meter.attention:build"
+BUILD = "chinchilla_jax.tools.meter_attention:build"
 FEW = 4  # heads whose attention is measured
 BASIS = "predicted, no hardware"
 ASSUMPTIONS = (

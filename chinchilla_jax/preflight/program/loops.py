@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from chinchilla_jax.base.hlo import SAME_VALUE, Computation, Instruction, Module
@@ -57,16 +57,22 @@ def trip_count(
     after = [_linear(inside, name) for name in last.operands]
     numbers = {i: value.offset for i, value in enumerate(first) if value and value.element == _NUMBER}
     constant = {i: number for i, number in numbers.items() if after[i] == (i, 0)}
-    scope, compare = _definition(_Scope(module, condition, constant), condition.root)
+    for counter, end, direction in _comparisons(_Scope(module, condition, constant)):
+        change = after[counter] if counter in numbers else None
+        if change and change.element == counter:
+            return _turns(numbers[counter], change.offset, end, direction), constant
+    return None, constant
+
+
+def _comparisons(condition: _Scope) -> Iterator[tuple[int, int, str]]:
+    """The comparison that the condition of a loop is, read from either side: an element, its limit, the direction."""
+    scope, compare = _definition(condition, condition.computation.root)
     if compare.opcode == "compare" and (match := _DIRECTION.search(compare.attributes)):
         left, right = (_linear(scope, name) for name in compare.operands)
         mirrored = _MIRRORED.get(match[1], match[1])
         for counter, limit, direction in ((left, right, match[1]), (right, left, mirrored)):
-            if counter and limit and counter.element in numbers and limit.element == _NUMBER:
-                change, end = after[counter.element], limit.offset - counter.offset
-                if change and change.element == counter.element:
-                    return _turns(numbers[counter.element], change.offset, end, direction), constant
-    return None, constant
+            if counter and limit and limit.element == _NUMBER:
+                yield counter.element, limit.offset - counter.offset, direction
 
 
 def _turns(begin: int, step: int, limit: int, direction: str) -> int | None:
