@@ -83,7 +83,7 @@ def predict(values: flags.FlagValues) -> None:
     from chinchilla_jax.scaling.read.runs import telling_left_out
     from chinchilla_jax.scaling.report.ask import Question, ask
 
-    if values.verify and (values.runs or values.law or _budget(values)):
+    if values.verify and (not values.study or values.runs or values.law or _budget(values)):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
     loaded = _load(values) if values.study or values.runs else None
     budget, inputs = _budget(values), _inputs(values.inputs)

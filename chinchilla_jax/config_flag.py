@@ -111,6 +111,8 @@ def _check(config: ConfigDict, words: list[str]) -> None:
         value = known[key]
         if text is None and not isinstance(value, bool) and not after.startswith("--"):
             text = after  # --config.KEY alone switches on, and takes no word after it
+        if no and text is not None:
+            raise ConfigError(f"--noconfig.{key}", f"takes no value, got {text!r}; use --config.{key}=...")
         if no or text is None or type(value) not in _PARSERS:
             continue
         parser, expected = _PARSERS[type(value)]

@@ -161,8 +161,10 @@ _INTERACTION = Form(
 
 
 def effective(used: Any, unique: Any, decay: Any, xp: ModuleType = np) -> Any:
-    """What `used` = (1 + R) `unique` of something are worth in fresh ones: unique (1 + R* (1 - exp(-R / R*))), eqs. 5
-    and 6; `decay` is R*; `used` >= `unique`. All [...]."""
+    """What `used` = (1 + R) `unique` of something are worth in fresh ones: unique (1 + R* (1 - exp(-R / R*))).
+
+    `decay` is R*; `used` >= `unique`. All [...]. Muennighoff et al. 2023, arXiv 2305.16264 eqs. 5 and 6.
+    """
     return unique * (1.0 - decay * xp.expm1(-(used / unique - 1.0) / decay))
 
 

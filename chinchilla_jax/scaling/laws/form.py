@@ -135,7 +135,9 @@ def _registry() -> dict[str, Form]:
     """The forms by name, at first those in the tuples `FORMS` of the modules of this package."""
     found = pkgutil.iter_modules(chinchilla_jax.scaling.laws.__path__, "chinchilla_jax.scaling.laws.")
     modules = [importlib.import_module(module.name) for module in found]
-    return {form.name: form for module in modules for form in getattr(module, "FORMS", ())}
+    forms = [form for module in modules for form in getattr(module, "FORMS", ())]
+    assert len({form.name for form in forms}) == len(forms), "two forms of this package have one name"
+    return {form.name: form for form in forms}
 
 
 def register(form: Form) -> None:

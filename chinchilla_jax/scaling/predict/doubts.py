@@ -20,10 +20,8 @@ _MISSED = 0.015  # relative loss error of the last rollout that deserves a warni
 _SELDOM = 0.8  # least probability that a minimum lies inside the sizes tried; at the edge it is about 0.5
 _SCATTERED = 0.02  # relative noise of a run; runs of one setting seldom have more
 _OFF_BUDGET = 0.03
-_BENT, _SURE = (
-    0.001,
-    0.05,
-)  # minima bend if they are this far off any one law per factor e of compute, with 95% certainty
+_BENT = 0.001  # minima bend if they are this far off any one law per factor e of compute,
+_SURE = 0.05  # with 95% certainty
 _SEEDS = 3  # degrees of freedom from which repeated runs tell the noise
 _MIXED = "are several settings mixed, or learning rates swept (--where, --best_per_cell)?"
 

@@ -153,6 +153,8 @@ def fit_envelope(
     scheme = preset.resampling if isinstance(resampling, str) else resampling
     if preset.curve == "winner" and isinstance(scheme, Residuals):
         raise FitRefused("resampling", "the paper's envelope has no residuals to draw from; resample runs")
+    if not isinstance(scheme, Resampling | Residuals | None):
+        raise FitRefused("resampling", f"an envelope draws from runs or from residuals, not {scheme}")
     runs = tuple(run for run in runs if run.role == "isoflop" and run.curve is not None and len(run.curve.tokens) > 1)
     if not runs:
         why = "a study and run directories have them, a table needs a field `curve` or --curves"

@@ -46,10 +46,12 @@ class ProfileCurve:
 
 @dataclasses.dataclass(frozen=True)
 class ProfileMinima:
-    """Minima of B sets of M profiles. `inside`: the curve opens upward and its minimum is strictly between the sizes
-    tried (all of them, whatever a resample holds); elsewhere the other values [B, M] stand for nothing. `fitted` [B, M,
-    n] is the curve at the runs, NaN for
-    interpolants."""
+    """Minima of B sets of M profiles.
+
+    `inside`: the curve opens upward and its minimum is strictly between the sizes tried (all of them, whatever a
+    resample holds); elsewhere the other values [B, M] stand for nothing. `fitted` [B, M, n] is the curve at the runs,
+    NaN for interpolants.
+    """
 
     log_best: np.ndarray
     lowest: np.ndarray

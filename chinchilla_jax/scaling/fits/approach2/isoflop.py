@@ -33,7 +33,7 @@ from chinchilla_jax.scaling.fits.resample import (
     Scheme,
     sized,
 )
-from chinchilla_jax.scaling.read.runs import Run
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 # The laws of N* and D*, their replicates (None without intervals), and [M] how likely each minimum is an interior one.
 _Laws = tuple[tuple[PowerLaw, PowerLaw], tuple[PowerLaw, PowerLaw] | None, np.ndarray]
@@ -163,6 +163,8 @@ def _from_runs(table: ProfileTable, scheme: Scheme | None, rng: np.random.Genera
     elif isinstance(scheme, Residuals):
         drawn, freedom = _unleveraged(table)
         loss = loss * (1.0 + scheme.draw(drawn, freedom, table.held.shape, rng) * table.held)
+    else:
+        raise FitRefused("resampling", f"profiles of this kind draw from runs or from residuals, not {scheme}")
     minima = [table.redrawn(quantity, loss, weight) for quantity in QUANTITIES]
     good = minima[0].inside & minima[1].inside
     # A law needs two budgets; of three or more, one without a minimum may be left out.
