@@ -89,8 +89,8 @@ def make_folder(path: str | os.PathLike) -> None:
 
 
 def touch(path: str | os.PathLike) -> None:
-    """Notes the present time as that of the last write; makes an empty file where there is none."""
-    Path(path).touch()
+    """Notes the present time as that of a file's last write; an OSError where there is none, and none is made."""
+    os.utime(path)
 
 
 def create(path: str | os.PathLike, text: str) -> bool:

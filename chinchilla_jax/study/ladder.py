@@ -70,6 +70,8 @@ def nearest(config: RunConfig, params: float, exact: bool = False, above: Rung |
     template, study = config.model, config.study_section
     fixed_depth, weight = study.ladder == "width", _EXACT_WEIGHT if exact else _LADDER_WEIGHT
     least_layers, least_width = (above.model.n_layers, above.model.d_model) if above else (1, 16)
+    if fixed_depth:
+        least_layers = template.n_layers
     best, best_cost = (least_layers, least_width), math.inf
     for width, fixed, per_layer in _widths(template, exact, fixed_depth):
         real = math.floor((params - fixed) / per_layer)

@@ -164,7 +164,7 @@ def where_the_time_went(study: pathlib.Path, workers: int) -> list[str]:
     """A table, as lines: the study's wall time by stage, its workers' time by part, the share spent training.
 
     The share is the seconds of steps summed over runs, over workers * wall time: what is missing is the other parts of
-    `training.goodput`, and workers that waited for each other at the end.
+    `training.timing.clock`, and workers that waited for each other at the end.
     """
     stages = folder.read_json_or(study / STAGE_SECONDS, {})
     wall = sum(stages.values())

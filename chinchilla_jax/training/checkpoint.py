@@ -6,6 +6,7 @@ checkpoints by `restore_from`, which changes nothing there: other branches read 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -78,7 +79,8 @@ class Checkpoints:
         def move_aside(step: int, reason: str) -> None:
             aside = f"unreadable_step_{step}"
             if distributed.first():
-                files.remove(self._directory / aside)
+                with contextlib.suppress(OSError):  # the other processes wait; what stays in the way stops the rename
+                    files.remove(self._directory / aside)
                 files.rename(self._directory / f"step_{step}", self._directory / aside)
             distributed.exchange("moved", "")
             self._manager.reload()

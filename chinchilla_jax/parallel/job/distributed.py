@@ -292,8 +292,8 @@ def different(one: dict, other: dict, prefix: str = "") -> Iterator[tuple[str, A
     """The keys in which two nested dictionaries differ, as `optimizer.peak_lr`, with both values; sorted."""
     for key in sorted(one.keys() | other.keys()):
         ours, theirs = one.get(key), other.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            yield from different(ours, theirs, f"{prefix}{key}.")
+        if isinstance(ours, dict | None) and isinstance(theirs, dict | None):
+            yield from different(ours or {}, theirs or {}, f"{prefix}{key}.")
         elif ours != theirs:
             yield f"{prefix}{key}", ours, theirs
 

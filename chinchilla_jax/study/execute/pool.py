@@ -222,6 +222,9 @@ def _watch(pool: Pool, study: pathlib.Path, plan: Manifest, received: Sequence[s
         count = f"{len(plan.runs) - len(waiting)}/{len(plan.runs)} runs"
         share = f"{done / total:.1%} of {total:.3g} FLOPs, {speed / 1e9:.1f} GFLOP/s"
         echo(f"{count}, {share}, {duration(reported - started)} elapsed, {left} left")
+    if waiting:
+        names = ", ".join(run.name for run in waiting)
+        raise StudyError(f"the workers ended without finishing {names}; see {study / 'logs'}", FAILED)
 
 
 def _finished_line(run: PlannedRun, result: dict[str, Any]) -> str:

@@ -26,10 +26,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,25 +82,35 @@ class StepEnd:
 
     def __init__(self, timer: Callable[[], float]):
         self._timer = timer
-        self._thread = futures.ThreadPoolExecutor(1, "step end")
-        self._ended: futures.Future[float] | None = None
+        self._steps: queue.SimpleQueue[tuple[Any, list[float]] | None] = queue.SimpleQueue()
+        self._ended: list[float] = []
+        self._thread: threading.Thread | None = None
 
     def follow(self, output: Any) -> None:
         """A step was dispatched; `output` is one of its arrays."""
-        self._ended = self._thread.submit(self._wait, output)
+        if self._thread is None:  # a daemon: a process whose peers are lost must not wait for it
+            self._thread = threading.Thread(target=self._wait, name="step end", daemon=True)
+            self._thread.start()
+        self._ended = []
+        self._steps.put((output, self._ended))
 
     def time(self) -> float | None:
         """The timer's reading at the end of the newest step; None while it runs."""
-        return self._ended.result() if self._ended and self._ended.done() else None
+        return self._ended[0] if self._ended else None
 
     def close(self) -> None:
         """Waits for the newest step, then ends the thread: one that waits inside JAX when Python exits aborts it."""
-        self._thread.shutdown()
+        if self._thread is not None:
+            self._steps.put(None)
+            self._thread.join()
+            self._thread = None
 
-    def _wait(self, output: Any) -> float:
-        with contextlib.suppress(Exception):  # the loop reads the same array, and meets the same error
-            output.block_until_ready()
-        return self._timer()
+    def _wait(self) -> None:
+        while step := self._steps.get():
+            output, ended = step
+            with contextlib.suppress(Exception):  # the loop reads the same array, and meets the same error
+                output.block_until_ready()
+            ended.append(self._timer())
 
 
 class Clock:
