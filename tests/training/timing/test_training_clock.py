@@ -137,10 +137,10 @@ def test_a_thread_notes_when_a_step_ended():
         end = StepEnd(lambda: 3.0)
         end.follow(output)
         assert end.time() is None
-        (thread,) = end._thread._threads
+        thread = end._thread
         threading.Timer(0.01, output.done.set).start()
         end.close()
-        assert end.time() == 3.0 and not thread.is_alive()
+        assert end.time() == 3.0 and thread.daemon and not thread.is_alive()
 
 
 # --- Over restarts ---
