@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from chinchilla_jax.preflight import cache as caches
+from chinchilla_jax.preflight import predict
 from chinchilla_jax.preflight.cache import Cache
 
 
@@ -41,3 +42,8 @@ def test_every_module_that_makes_or_reads_a_program_is_part_of_the_key():
     missed = {path for path in loaded if not any((root / path).is_relative_to(source) for source in known)}
     others = {path.as_posix() for path in missed if path.name != "__init__.py"}
     assert all(source.exists() for source in known) and others == {"base/errors.py"}
+
+
+def test_what_the_meter_builds_is_part_of_the_key():
+    module, _, _ = predict.BUILD.partition(":")
+    assert module.removeprefix("chinchilla_jax.").replace(".", "/") + ".py" in caches.SOURCES
