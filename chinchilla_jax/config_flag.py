@@ -11,7 +11,7 @@ import pathlib
 import re
 import runpy
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from absl import flags
@@ -101,12 +101,7 @@ def _check(config: ConfigDict, words: list[str]) -> None:
     settings = [(*setting.groups(), after) for word, after in pairs if (setting := _SETTING.fullmatch(word))]
     for _, key, _, _ in settings:
         if key not in known:
-            section, _, name = key.rpartition(".")
-            siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == section]
-            if not siblings:
-                section, name, siblings = "", key.partition(".")[0], [k for k in known if "." not in k]
-            what = f"unknown key {name!r}{did_you_mean(name, siblings)}"
-            raise ConfigError(f"--config.{key}", f"{what}; {section or 'a config'} has {', '.join(siblings)}")
+            raise _unknown(key, known)
     for no, key, text, after in settings:
         value = known[key]
         if text is None and not isinstance(value, bool) and not after.startswith("--"):
@@ -121,6 +116,16 @@ def _check(config: ConfigDict, words: list[str]) -> None:
         except (ValueError, TypeError):
             expected += _whole(text) if type(value) is int else ""
             raise ConfigError(f"--config.{key}={text}", f"expected {expected}; the config has {value!r}") from None
+
+
+def _unknown(key: str, known: Iterable[str]) -> ConfigError:
+    """What to say of a key that the config does not have: the keys of its section, or the sections."""
+    section, _, name = key.rpartition(".")
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == section]
+    if not siblings:
+        section, name, siblings = "", key.partition(".")[0], [k for k in known if "." not in k]
+    what = f"unknown key {name!r}{did_you_mean(name, siblings)}"
+    return ConfigError(f"--config.{key}", f"{what}; {section or 'a config'} has {', '.join(siblings)}")
 
 
 def _whole(text: str) -> str:
