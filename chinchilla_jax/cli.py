@@ -40,7 +40,6 @@ from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, Explained
 from chinchilla_jax.cli_flags import define
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.config_flag import define_config, read_config
-from chinchilla_jax.parallel.job import cores
 
 if TYPE_CHECKING:
     from chinchilla_jax.parallel.job.hosts import Settings
@@ -89,6 +88,7 @@ def _plan(values: flags.FlagValues) -> None:
     With --slice every distinct step is first compiled for that TPU slice, as `preflight` does: a plan with a run that
     does not fit is refused, and the manifest's lines say what memory and time each run needs.
     """
+    from chinchilla_jax.parallel.job.cores import default_workers
     from chinchilla_jax.study.folder import MANIFEST, write_manifest
     from chinchilla_jax.study.foresee import foresee
     from chinchilla_jax.study.plan import describe, plan
@@ -96,7 +96,7 @@ def _plan(values: flags.FlagValues) -> None:
     config = read_config(values)
     study = _folder(values, "study") if values.study or not values.dry_run else None
     manifest = plan(config)
-    describe(manifest, values.workers or cores.default_workers(config), _echo)
+    describe(manifest, values.workers or default_workers(config), _echo)
     foresee(manifest, study, _echo)
     if values.slice:
         manifest = _preflight_verb().plan_checked(manifest, values, _echo)
@@ -146,7 +146,7 @@ def _train(values: flags.FlagValues) -> int | None:
     Of a study's config that is its template, on as many cores of a CPU as the study gives each run (study.cores).
     """
     config, workdir = read_config(values), _folder(values, "workdir")
-    from chinchilla_jax.parallel.job import distributed
+    from chinchilla_jax.parallel.job import cores, distributed
 
     processes = _processes(values)
     if config.study and not processes and cores.on_cpu():
@@ -179,6 +179,7 @@ def _work(values: flags.FlagValues) -> int | None:
 
         run_manifest(LOCAL, study, values.manifest, values.workers, _echo)
         return None
+    from chinchilla_jax.parallel.job.cores import default_workers
     from chinchilla_jax.study.execute import worker
     from chinchilla_jax.study.folder import read_manifest
 
@@ -187,7 +188,7 @@ def _work(values: flags.FlagValues) -> int | None:
         first = worker.stand_by(study, values.worker, values.workers)
     else:
         template = read_manifest(study / values.manifest).template()
-        worker.pin(template, values.worker, values.workers or cores.default_workers(template))
+        worker.pin(template, values.worker, values.workers or default_workers(template))
         worker.use_compilation_cache(study)
     worker.work_alone(study, values.manifest, values.worker, _echo, parent=values.parent, first=first)
     return None

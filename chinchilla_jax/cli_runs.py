@@ -12,7 +12,6 @@ from absl import flags
 
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.files import write_json
-from chinchilla_jax.parallel.job import cores
 
 if TYPE_CHECKING:
     from chinchilla_jax.scaling.read.runs import LoadedRuns
@@ -92,10 +91,11 @@ def predict(values: flags.FlagValues) -> None:
     with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
         prediction = ask(loaded, names, question, _fits(values), values.output, echo)
     if values.verify and prediction is not None:
+        from chinchilla_jax.parallel.job.cores import default_workers
         from chinchilla_jax.study.plan import describe, verification
 
         planned = verification(pathlib.Path(values.study), prediction.best.params)
-        describe(planned, cores.default_workers(planned.template()), echo)
+        describe(planned, default_workers(planned.template()), echo)
 
 
 def report(values: flags.FlagValues) -> None:

@@ -8,7 +8,6 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from chinchilla_jax.base.chips import CHIPS
 from chinchilla_jax.base.config_values import ConfigError
 
 PEER_SECONDS = 100
@@ -103,6 +102,8 @@ def _detect(environment: Mapping[str, str]) -> str:
 
 def is_cloud_tpu() -> bool:
     """Whether this machine has TPU chips, by the PCI bus; without importing JAX, before there is a child."""
+    from chinchilla_jax.base.chips import CHIPS  # a command that trains nothing starts without the table
+
     chips = {chip.slices.pci for chip in CHIPS.values() if chip.slices}
     return any(
         path.read_text().strip() == _GOOGLE and path.with_name("device").read_text().strip() in chips
