@@ -3,6 +3,7 @@
 A folder that wants the fixture imports it in its conftest.
 """
 
+import importlib.metadata
 import importlib.util
 
 import jax
@@ -14,6 +15,11 @@ needs_compiler = [
         importlib.util.find_spec("libtpu") is None, reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'"
     ),
 ]
+
+
+def libtpu() -> tuple[int, ...]:
+    """The version of the TPU compiler, without its build number."""
+    return tuple(map(int, importlib.metadata.version("libtpu").split(".")[:3]))
 
 
 @pytest.fixture(autouse=True, scope="module")

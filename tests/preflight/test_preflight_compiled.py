@@ -9,7 +9,7 @@ from chinchilla_jax.preflight.compiled import axis_links, usable_hbm
 from chinchilla_jax.preflight.program.collectives import Collective
 from chinchilla_jax.preflight.slices import parse_slice
 from chinchilla_jax.preflight.step import Traffic
-from tests.compiling import needs_compiler
+from tests.compiling import libtpu, needs_compiler
 
 GIB = 2**30
 
@@ -66,7 +66,9 @@ class TestWithTheCompiler:
 
     @pytest.mark.parametrize(("generation", "gib"), [("v4", 30.75), ("v5e", 15.75), ("v5p", 95.74), ("v6e", 31.25)])
     def test_the_compiler_says_how_much_memory_it_uses(self, generation, gib):
-        assert usable_hbm(generation) / 2**30 == pytest.approx(gib)
+        # libtpu 0.0.50 keeps 0.01 GiB more for itself on these two than 0.0.42 does.
+        kept = 0.01 if libtpu() >= (0, 0, 50) and generation in ("v5p", "v6e") else 0.0
+        assert usable_hbm(generation) / 2**30 == pytest.approx(gib - kept)
 
     @pytest.mark.parametrize(("name", "mesh", "links"), [
         ("v5e-256", (1, 16, 16), {"data": 0, "fsdp": 2, "context": 0, "tensor": 2}),
