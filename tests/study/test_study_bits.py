@@ -135,6 +135,5 @@ def test_the_cores_are_recorded_and_what_depends_on_them_is_seen_in_the_bits(alo
     for name in ours:
         assert read_result(alone, name)["cores"] == 1 and read_result(study, name)["cores"] == 2
         assert json.loads((run_folder(study, name) / "config.json").read_text())["cores"] == 2
-        if jax.__version_info__ >= (0, 11) and ours[name] == theirs[name]:
-            pytest.skip("this JAX rounds alike on one thread and on two: cores change no bit here")
-        assert ours[name] != theirs[name], "two threads round as one does: these tests would not notice other cores"
+        # Seen with jax 0.10.2 and 0.12.0.1. Where two threads round as one does, the tests above cannot notice cores.
+        assert (ours[name] != theirs[name]) == (jax.__version_info__ < (0, 11)), "what `job/cores.py` says is not true"

@@ -18,6 +18,7 @@ whose curvature says nothing, and crawls. The minimum reached is that of the fin
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -136,7 +137,7 @@ SQUARED_RAW = Misfit("squared_raw", "raw", np.inf)
 MISFITS = {misfit.name: misfit for misfit in (HUBER, L1, SQUARED_LOG, SQUARED_RAW)}
 
 
-class Problem:
+class Problem(abc.ABC):
     """A law of P unknowns and the `size` points it is fitted to."""
 
     size: int
@@ -151,9 +152,9 @@ class Problem:
         """[B]: whether theta [B, P] is a law at all."""
         return np.isfinite(theta).all(1)
 
+    @abc.abstractmethod
     def objective(self, misfit: Misfit, weights: np.ndarray | None = None) -> Objective:
         """The misfit in units of `unit` squared, for `minimise`; `weights` [B, size] are multiplicities of points."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
