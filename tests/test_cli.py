@@ -37,6 +37,7 @@ def run(capsys, *argv):
     (["train", TINY, f"--workdir={__file__}/run"], ["--workdir=", "test_cli.py is a file; name a folder"]),
     (["plan", "--config.train.seed=1"], ["no --config=FILE[:NAME]"]),
     (["plan", TINY, "--config.optimizer.peak_lrr=1"], ["--config.optimizer.peak_lrr", "did you mean 'peak_lr'"]),
+    (["plan", TINY, "--noconfig.model.tie_embeddings=3"], ["--noconfig.model.tie_embeddings", "takes no value, got '3'"]),
     (["plan", TINY, "--config.optimiser.peak_lr=1"], ["optimiser", "did you mean 'optimizer'"]),
     (["plan", TINY, "--config.optimizer.peak_lr=fast"], ["--config.optimizer.peak_lr=fast", "float"]),
     (["plan", TINY, "--config.train.batch_size=1e5"], ["--config.train.batch_size=1e5: expected a whole number (int): "
@@ -260,7 +261,7 @@ def test_predict_verify_plans_the_held_out_runs(capsys, trained):
     assert all(line["name"] in out for line in lines[1:])
 
 
-@pytest.mark.parametrize("argv", [["--runs=x.csv"], ["--study=x", "--budget=1e12"]])
+@pytest.mark.parametrize("argv", [["--runs=x.csv"], ["--study=x", "--budget=1e12"], ["--params=1e9"]])
 def test_predict_verify_is_for_the_held_out_budget_of_a_study(capsys, argv):
     code, _, err = run(capsys, "predict", *argv, "--verify")
     assert code == 2 and "predict --verify plans a study's held-out runs: give --study=DIR and no budget or law" in err

@@ -70,6 +70,13 @@ def test_an_error_stops_the_study_and_shows_the_end_of_the_log(study):
     assert not list(study.glob("runs/*/lease.json"))
 
 
+def test_workers_that_end_before_all_is_done_are_an_error(study, small_plan):
+    """They say that all is well, and have trained nothing."""
+    with pytest.raises(StudyError, match=f"ended without finishing .*{small_plan.runs[0].name}.*logs") as error:
+        work(study, workers=1, echo=quiet, command=lambda i: [sys.executable, "-c", "pass"])
+    assert error.value.exit_code == 1
+
+
 def test_sigterm_to_the_parent_stops_the_workers_and_a_restart_finishes(study, small_plan):
     script = (
         f"import sys, os; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"

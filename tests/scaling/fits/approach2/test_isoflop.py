@@ -6,7 +6,7 @@ import pytest
 from chinchilla_jax.scaling.fits.approach2.isoflop import AKIMA, CORRECTED, PAPER, fit_isoflop
 from chinchilla_jax.scaling.fits.resample import MinimaScatter, Resampling, Residuals, interval
 from chinchilla_jax.scaling.fits.surface import Surface
-from chinchilla_jax.scaling.read.runs import Run
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
 from chinchilla_jax.tools.simulate import plan_isoflop, simulate_isoflop
 
 LAW = Surface(1.69, 406.4, 410.7, 0.34, 0.28)
@@ -74,6 +74,11 @@ def around_optimum(surface, factor):
             params = budget / (6 * tokens)
             runs.append(Run(f"{budget}{tokens}", params, tokens, budget, surface.loss(params, tokens), budget))
     return runs
+
+
+def test_resampling_that_a_profile_has_nothing_to_draw_from_is_refused(figure_4_trimmed):
+    with pytest.raises(FitRefused, match="not MinimaScatter"):
+        fit_isoflop(figure_4_trimmed, preset=PAPER, resampling=MinimaScatter())
 
 
 def test_80_percent_subsets_of_chinchilla_figure_4(figure_4_trimmed):
