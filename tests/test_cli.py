@@ -37,7 +37,7 @@ def run(capsys, *argv):
     (["train", TINY, f"--workdir={__file__}/run"], ["--workdir=", "test_cli.py is a file; name a folder"]),
     (["plan", "--config.train.seed=1"], ["no --config=FILE[:NAME]"]),
     (["plan", TINY, "--config.optimizer.peak_lrr=1"], ["--config.optimizer.peak_lrr", "did you mean 'peak_lr'"]),
-    (["plan", TINY, "--noconfig.model.tie_embeddings=3"], ["--noconfig.model.tie_embeddings", "takes no value, got '3'"]),
+    (["plan", TINY, "--noconfig.model.tie_embeddings=3"], ["--noconfig.model.tie_embeddings", "takes no value"]),
     (["plan", TINY, "--config.optimiser.peak_lr=1"], ["optimiser", "did you mean 'optimizer'"]),
     (["plan", TINY, "--config.optimizer.peak_lr=fast"], ["--config.optimizer.peak_lr=fast", "float"]),
     (["plan", TINY, "--config.train.batch_size=1e5"], ["--config.train.batch_size=1e5: expected a whole number (int): "
