@@ -47,14 +47,13 @@ def plan_of(tmp_path_factory):
 
 def _started(study, workers, cores=None):
     """`work` on the study, with nothing but the given cores."""
-    limit = (lambda: os.sched_setaffinity(0, cores)) if cores else None
+    limit = ["taskset", "--cpu-list", ",".join(map(str, cores))] if cores else []
     environment = {name: value for name, value in os.environ.items() if name not in ("PJRT_NPROC", "NPROC")}
-    command = [sys.executable, "-m", "chinchilla_jax", "work", f"--study={study}", f"--workers={workers}"]
+    command = [*limit, sys.executable, "-m", "chinchilla_jax", "work", f"--study={study}", f"--workers={workers}"]
     return subprocess.Popen(
         command,
         cwd=ROOT,
         env=environment,
-        preexec_fn=limit,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

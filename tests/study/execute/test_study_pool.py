@@ -13,13 +13,14 @@ from chinchilla_jax.study.folder import MANIFEST, StudyError, read_manifest, rea
 from tests.study.cases import quiet, until
 
 FAKE = """
-import json, os, pathlib, sys, time
+import os, pathlib, sys, time
+from chinchilla_jax.base import files
 from chinchilla_jax.study.execute import worker
 def train(config, folder, facts, echo):
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "tried", "a") as file: file.write(str(os.getpid()) + "\\n")
     {body}
-    (folder / "result.json").write_text(json.dumps(facts | {{"loss": 3.0, "diverged": False, "seconds": 0.1}}))
+    files.write_json(folder / "result.json", facts | {{"loss": 3.0, "diverged": False, "seconds": 0.1}})
 if sys.argv[-1] == "--standby" and not (sys.stdin.readline() and sys.stdin.readline()):
     sys.exit(42)
 try:
