@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from chinchilla_jax.config import REMAT_POLICIES, ConfigError, MeshConfig, RunConfig
 from chinchilla_jax.ledger import count_parameters, forward_flops_per_sequence
-from chinchilla_jax.model.parts import FEED_FORWARDS
+from chinchilla_jax.model.parts import FEED_FORWARDS, POSITIONS
 from chinchilla_jax.preflight.slices import Slice, lays_out
 from chinchilla_jax.preflight.step import step_configs
 
@@ -137,7 +137,7 @@ def _memory(config: RunConfig) -> float:
 def _seconds(config: RunConfig, slice_: Slice) -> float:
     m, mesh, train, network = config.model, config.mesh, config.train, slice_.network
     terms = forward_flops_per_sequence(m, config.data.seq_len, "executed")
-    names = ("scores", "values", "softmax", "relative_scores")
+    names = ("scores", "values", "softmax", *POSITIONS[m.position].flops(m, config.data.seq_len))
     attention = sum(terms.get(name, 0.0) for name in names) / 2  # causal
     products = sum(value for name, value in terms.items() if name not in names)
     again = 1.0 if train.remat in ("attention", "full") else 0.0

@@ -23,10 +23,10 @@ def on(config: RunConfig, *mesh: int) -> RunConfig:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    """300 steps of 8 sequences; logs every 2, evaluates at 200 and at the end, saves every 5."""
+    """100 steps of 8 sequences; logs every 2, evaluates at 60 and at the end, saves every 5."""
     data = DataConfig(source="shipped", data_dir=str(tmp_path_factory.mktemp("data")), vocab_size=512, seq_len=32)
     prepare(data, lambda line: None)
-    train = TrainConfig(train_tokens=300 * 8 * 32, batch_size=8, microbatches=2, log_every=2, eval_every=200,
+    train = TrainConfig(train_tokens=100 * 8 * 32, batch_size=8, microbatches=2, log_every=2, eval_every=60,
                         eval_sequences=16, checkpoint_every=5)  # fmt: skip
     return RunConfig(MODEL, OptimizerConfig(peak_lr=1e-3, warmup_steps=3), data, MeshConfig(1, 4, 1), train)
 

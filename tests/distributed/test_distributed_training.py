@@ -11,12 +11,14 @@ from chinchilla_jax.training.loop import train
 from chinchilla_jax.training.record.metrics import read_metrics
 from tests.distributed.conftest import on
 
-# Sums over devices are taken in another order, one float32 rounding a step; 300 steps of training carry it along.
+# Sums over devices are taken in another order, one float32 rounding a step; 100 steps of training carry it along.
 TOLERANCE = 2e-5
 
 
 def steps_in(workdir):
-    return sorted(int(path.name.removeprefix("step_")) for path in (workdir / "checkpoints").glob("step_*"))
+    """Whole checkpoints; a host that is killed may leave a part of one."""
+    names = [path.name.removeprefix("step_") for path in (workdir / "checkpoints").glob("step_*")]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def assert_same_metrics(found, expected):
@@ -64,7 +66,7 @@ def test_four_hosts_then_two_then_one(run, straight, launch, said, tmp_path):
     stopped = steps_in(workdir)[-1]
     assert stopped > 6
     for process, host in enumerate(four):
-        assert f"process {process}: stopped: saved step {stopped} of 300" in host.errors
+        assert f"process {process}: stopped: saved step {stopped} of 100" in host.errors
     assert_same_metrics(read_metrics(workdir), expected[: stopped // 2])
     assert_same_batches(run, four)
     assert all(len(json.loads(four[3].record.read_text().splitlines()[0])["rows"]) == 2 for host in four)
@@ -83,7 +85,7 @@ def test_four_hosts_then_two_then_one(run, straight, launch, said, tmp_path):
 
     # One host.
     train(on(run, 1, 1, 1), workdir, echo=said)
-    assert f"resuming at step {resumed} of 300" in said.text
+    assert f"resuming at step {resumed} of 100" in said.text
     assert_same_metrics(read_metrics(workdir), expected)
     results = [json.loads((folder / "result.json").read_text()) for folder in (workdir, straight)]
     np.testing.assert_allclose(results[0]["loss"], results[1]["loss"], rtol=TOLERANCE)

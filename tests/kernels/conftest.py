@@ -6,7 +6,6 @@ import pytest
 
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.kernels.blockwise import blockwise_attention
-from tests.compiling import quick_compilation  # noqa: F401
 from tests.kernels.cases import with_arguments
 
 # Blocks so small that even the short rows of the tests have several, the last one not full.

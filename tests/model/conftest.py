@@ -7,7 +7,6 @@ import pytest
 
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.model.transformer import Transformer
-from tests.compiling import quick_compilation  # noqa: F401
 
 _COMMON = {"n_layers": 2, "d_model": 24, "head_dim": 6, "d_ff": 40, "vocab_size": 48, "max_position": 16}
 FAMILIES = {

@@ -3,7 +3,6 @@
 import pytest
 
 from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig
-from tests.compiling import quick_compilation  # noqa: F401
 
 CHINCHILLA = ModelConfig(n_layers=2, d_model=32, n_heads=4, n_kv_heads=4, head_dim=8, d_ff=64, vocab_size=320,
                          position="relative", feed_forward="gelu", biases="gopher", tie_embeddings=True)  # fmt: skip

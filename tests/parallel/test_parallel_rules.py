@@ -146,10 +146,13 @@ def test_a_config_can_split_weights_over_the_data_axis_too_and_trains_the_same(s
     for one, width, inner in ((config, WIDTH, "tensor"), (changed, ("data", "fsdp"), None)):
         program = make_program(one, mesh)
         assert program.abstract.params["layers"]["feed_forward"]["up"].sharding.spec == P(None, width, inner)
-        state, metrics = program.step(program.init(jax.random.key(0)), batch, np.float32(1e-3))
+        state = program.init(jax.random.key(0))
+        for _ in range(4):
+            state, metrics = program.step(state, batch, np.float32(1e-2))
+            results.append([float(metrics["loss"]), float(metrics["grad_norm"])])
         assert state.params["embedding"].sharding.spec == P("tensor", width)
-        results.append((state.params, metrics["loss"]))
-    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5), *results)
+    np.testing.assert_allclose(results[:4], results[4:], rtol=5e-5)
+    assert results[3][0] < 0.95 * results[0][0], "the comparison needs a run that learns"
     assert partition_spec(("embed",)) == P(WIDTH), "the rules of a config are in force for its programs alone"
 
 

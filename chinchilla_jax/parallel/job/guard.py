@@ -11,14 +11,15 @@ stderr, and turns the way the child ended into a message and an exit code.
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import mmap
 import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
-from types import FrameType
 
 from chinchilla_jax.base.errors import PREEMPTED, USAGE
 
@@ -64,13 +65,15 @@ def _watch(child: int, stderr: int, joined: mmap.mmap, unreachable: str) -> int:
     """The exit code of the child, or the one that its death amounts to, explained on stderr."""
     received = []
 
-    def pass_on(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        os.kill(child, number)
+    def pass_on() -> None:
+        while True:
+            received.append(signal.sigwait(_SIGNALS))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, received[-1])
 
-    for number in _SIGNALS:
-        signal.signal(number, pass_on)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    # A thread that waits for signals, which stay blocked: a handler would not run while `read` below blocks, if the
+    # signal came just before it.
+    threading.Thread(target=pass_on, daemon=True).start()
     withheld: collections.deque[bytes] = collections.deque(maxlen=200)
     fatal = False
     with os.fdopen(stderr, "rb") as lines:

@@ -124,11 +124,18 @@ class AveragedLaw:
         mean, sd = self._moments(flops, one_run)
         kept = self.weight > _NEGLIGIBLE * self.weight.max()
         weight, mean, sd = self.weight[kept], mean[kept][:, None], sd[kept][:, None]
-        grid = np.linspace((mean - 8.0 * sd).min(), (mean + 8.0 * sd).max(), 1201)
-        # Student's t, because the noise is itself known from few degrees of freedom.
-        reached = weight @ stdtr(self.freedom, (grid - mean) / sd) / weight.sum()
-        low, high = np.exp(np.interp([0.5 - 0.5 * level, 0.5 + 0.5 * level], reached, grid))
-        return float(low), float(high)
+
+        def quantile(share: float) -> float:
+            low, high = (mean - 8.0 * sd).min(), (mean + 8.0 * sd).max()
+            for _ in range(3):
+                grid = np.linspace(low, high, 33)
+                # Student's t, because the noise is itself known from few degrees of freedom.
+                reached = weight @ stdtr(self.freedom, (grid - mean) / sd) / weight.sum()
+                above = int(np.clip(np.searchsorted(reached, share), 1, len(grid) - 1))
+                low, high = grid[above - 1], grid[above]
+            return float(np.exp(np.interp(share, reached, grid)))
+
+        return quantile(0.5 - 0.5 * level), quantile(0.5 + 0.5 * level)
 
     def discrepancy(self, tail: float) -> float:
         """The d, relative for every factor e of compute, that the minima give `tail` of the weight to be below."""

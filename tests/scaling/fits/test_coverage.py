@@ -27,9 +27,10 @@ def held(found):
 
 
 @pytest.mark.parametrize("name", CORRECTED)
-def test_95_percent_intervals_hold_the_truth_in_at_least_90_of_100_noisy_studies(name):
-    found = coverage(approach(name), NOISE)
-    assert min(found.held) >= 90 and found.refused == 0, held(found)
+@pytest.mark.parametrize(("studies", "least"), [(40, 35), pytest.param(100, 90, marks=pytest.mark.long)])
+def test_95_percent_intervals_hold_the_truth_in_at_least_9_of_10_noisy_studies(name, studies, least):
+    found = coverage(approach(name), NOISE, studies)
+    assert min(found.held) >= least and found.refused == 0, held(found)
     # Held because it is near, not because the interval is wide: widths are at most 5.5 times the error's own size,
     # where a normal error asks for 3.9. Approach 2 supposes that optima scatter by 8% whatever the noise of runs: those
     # of real tables do by 2 to 20%, those of a planted law do not.

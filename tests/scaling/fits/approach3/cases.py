@@ -11,4 +11,3 @@ BUDGETS = np.geomspace(6e18, 3e21, 6)
 TARGET = 10 * BUDGETS[-1]
 SIZES = plan_isoflop(TRUTH, BUDGETS, 7)
 FEW = paper_starts()[::300]
-SEEDS = 100

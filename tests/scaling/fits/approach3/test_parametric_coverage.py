@@ -5,7 +5,7 @@ import pytest
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.fits.resample import Resampling, interval
 from chinchilla_jax.tools.simulate import simulate_isoflop
-from tests.scaling.fits.approach3.cases import BUDGETS, FEW, SEEDS, SIZES, TARGET, TRUTH
+from tests.scaling.fits.approach3.cases import BUDGETS, FEW, SIZES, TARGET, TRUTH
 
 
 def test_without_noise_the_law_itself_comes_back():
@@ -17,9 +17,10 @@ def test_without_noise_the_law_itself_comes_back():
     assert low - 1e-6 <= TRUTH.a <= high + 1e-6
 
 
-def test_bootstrap_intervals_hold_the_truth_in_at_least_90_of_100_seeds():
+@pytest.mark.parametrize(("seeds", "least"), [(30, 26), pytest.param(100, 90, marks=pytest.mark.long)])
+def test_bootstrap_intervals_hold_the_truth_in_at_least_9_of_10_seeds(seeds, least):
     held = {"a": 0, "N* at ten times the largest budget": 0}
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         runs = simulate_isoflop(TRUTH, BUDGETS, SIZES, noise=0.003, seed=seed)
         boot = fit_parametric(runs, starts=FEW, resampling=Resampling(120), seed=seed).boot
         for name, samples, truth in (
@@ -28,4 +29,4 @@ def test_bootstrap_intervals_hold_the_truth_in_at_least_90_of_100_seeds():
         ):
             low, high = interval(samples, 0.95)
             held[name] += low <= truth <= high
-    assert min(held.values()) >= 90, held
+    assert min(held.values()) >= least, held
