@@ -146,7 +146,9 @@ def test_an_array_of_all_scores_would_be_found():
 class TestWithTheCompiler:
     pytestmark = needs_compiler
 
-    @pytest.mark.parametrize("generation", kernel_chips())
+    @pytest.mark.parametrize("generation", [
+        chip if chip in ("v5e", "v7x") else pytest.param(chip, marks=pytest.mark.long) for chip in kernel_chips()
+    ])  # fmt: skip
     def test_everything_at_once_compiles_to_two_kernels_and_no_array_of_scores(self, generation):
         text = compiled(generation, EVERYTHING)
         assert sorted(kernels(text)) == sorted(KERNELS)

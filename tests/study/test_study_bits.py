@@ -98,6 +98,7 @@ def fresh(alone, plan_of, tmp_path):
     return make
 
 
+@pytest.mark.long
 def test_a_second_worker_changes_no_bit(alone, fresh):
     study = fresh()
     _finish(study, 2)

@@ -1,7 +1,6 @@
 """Train steps for TPUs that are not there: they lower, compile, hold our kernels, and no score is ever in memory."""
 
 import dataclasses
-import importlib.util
 import re
 
 import jax
@@ -24,14 +23,10 @@ from chinchilla_jax.training.machine.ahead import (
 )
 from chinchilla_jax.training.step import make_program
 from chinchilla_jax.training.timing.clock import compile_seconds
+from tests.compiling import needs_compiler
 
-needs_compiler = [
-    pytest.mark.compiler,
-    pytest.mark.skipif(
-        importlib.util.find_spec("libtpu") is None, reason="no TPU compiler: pip install 'chinchilla_jax[compiler]'"
-    ),
-]
 KERNELS = {"attention_forward": 1, "attention_backward": 1}
+MORE_KINDS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("TPU v4", "TPU v5", "TPU v6 lite")]
 S = 512
 # No other dimension of these is S.
 CHINCHILLA = ModelConfig(n_layers=2, d_model=256, n_heads=2, n_kv_heads=2, head_dim=128, d_ff=768, vocab_size=1280)
@@ -64,7 +59,7 @@ def scores(text, seq_len=S):
 
 
 @pytest.mark.parametrize("model", [CHINCHILLA, LLAMA], ids=["chinchilla", "llama"])
-@pytest.mark.parametrize("kind", ["TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite", "TPU7x"])
+@pytest.mark.parametrize("kind", ["TPU v5 lite", "TPU7x", *MORE_KINDS])
 def test_a_step_lowers_with_our_kernels_for_every_kind_of_tpu(kind, model):
     config = run_of(model, 1, 4, 2)
     assert kernels(lower_train_step(config, abstract_mesh(config.mesh, kind)).as_text()) == KERNELS
@@ -141,6 +136,7 @@ class TestWithTheCompiler:
         assert kernels(text) == KERNELS and not scores(text)
         assert re.search(r"%attention_forward\S* = \(bf16\[4,512,128\]", text), "4 of 8 rows, 1 of 2 heads"
 
+    @pytest.mark.long
     def test_gradients_of_untied_tables_may_be_added_up_over_microbatches(self):
         assert kernels(self.compiled(run_of(LLAMA, 1, 2, 2, microbatches=2), "v5e:2x2")) == KERNELS
 
