@@ -118,7 +118,7 @@ def test_refusals_name_what_is_wrong(points):
 
 
 def test_the_same_seed_gives_the_same_fit(points):
-    one, two = (fit_form(CHINCHILLA, *points, HUBER, seed=3, resampling=Resampling(64)) for _ in range(2))
+    one, two = (fit_form(CHINCHILLA, *points, HUBER, seed=3, starts=16, resampling=Resampling(16)) for _ in range(2))
     assert one.constants == two.constants
     assert one.boot["A"].tolist() == two.boot["A"].tolist()
 

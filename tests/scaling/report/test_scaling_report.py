@@ -11,6 +11,7 @@ import pytest
 from chinchilla_jax import cli
 from chinchilla_jax.base.words import count, flops_text
 from chinchilla_jax.scaling.read.runs import FitRefused
+from chinchilla_jax.scaling.report import report
 from chinchilla_jax.scaling.report.report import render, write_report
 
 
@@ -31,6 +32,12 @@ def finished(tmp_path_factory, write_study):
         '{"loss": NaN, "diverged": true, "convention": "executed"}'
     )
     return write_report(root, replicates=200), best
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """For tests of words and verdicts: drawing takes half of the time."""
+    monkeypatch.setattr(report, "_draw", lambda *_: {})
 
 
 def test_report_of_a_finished_study(finished):
@@ -101,7 +108,7 @@ def test_unfinished_study_gives_a_report_with_open_questions(tmp_path, write_stu
     assert "1 runs to come" in html and html.count("PENDING") == 3
 
 
-def test_target_of_a_half_finished_study_comes_from_its_config(tmp_path, write_study):
+def test_target_of_a_half_finished_study_comes_from_its_config(tmp_path, write_study, no_plots):
     write_study(tmp_path, held_out=False)
     lines = (tmp_path / "manifest.jsonl").read_text().splitlines()[:-3]
     header = {"manifest": {"config": {"study": {"budgets": [1e11, 3e11, 9e11, 2.7e12], "holdout_factor": 3.0}}}}
@@ -125,14 +132,14 @@ def test_study_with_nothing_finished_yet(tmp_path, write_study):
     assert "No prediction yet" in html and "no IsoFLOP run is finished yet" in html
 
 
-def test_sizes_off_centre_fail_the_profile_verdict(tmp_path, write_study):
+def test_sizes_off_centre_fail_the_profile_verdict(tmp_path, write_study, no_plots):
     write_study(tmp_path, shift=6.0, noise=0.0)
     _, facts = read(write_report(tmp_path, replicates=0))
     assert statuses(facts)["profiles"] == "fail"
     assert "lies outside those tried" in json.dumps(facts["verdicts"])
 
 
-def test_held_out_runs_that_disagree_fail_their_verdicts(tmp_path, write_study):
+def test_held_out_runs_that_disagree_fail_their_verdicts(tmp_path, write_study, no_plots):
     write_study(tmp_path)
     for role, factor in (("predicted-28", 1.05), ("half-29", 0.99)):
         path = tmp_path / "runs" / role / "result.json"
@@ -142,7 +149,7 @@ def test_held_out_runs_that_disagree_fail_their_verdicts(tmp_path, write_study):
     assert statuses(facts) == {"profiles": "pass", "loss": "fail", "size": "fail"}
 
 
-def test_a_held_out_model_of_several_seeds_is_judged_by_its_mean_and_shows_all(tmp_path, write_study):
+def test_a_held_out_model_of_several_seeds_is_judged_by_its_mean_and_shows_all(tmp_path, write_study, no_plots):
     write_study(tmp_path)
     lines = (tmp_path / "manifest.jsonl").read_text().splitlines()
     planned = next(json.loads(line) for line in lines if '"predicted-28"' in line)
@@ -170,7 +177,7 @@ def test_report_from_a_table(tmp_path, figure_4_path):
     assert "expect a loss of" in html and "taken as nats per token" in html  # a table does not say what its losses are
 
 
-def test_hostile_names_are_escaped(tmp_path):
+def test_hostile_names_are_escaped(tmp_path, no_plots):
     table = tmp_path / "table.csv"
     lines = [
         f"<script>alert({i})</script>,{n},{20 * n},{2 + 50 * n**-0.3}" for i, n in enumerate(np.geomspace(1e4, 1e7, 8))
