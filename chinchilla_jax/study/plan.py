@@ -13,18 +13,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 import chinchilla_jax
 from chinchilla_jax.base.revision import git_revision
 from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.config import COOLDOWNS, ConfigError, RunConfig
-from chinchilla_jax.scaling.fits.approach3.parametric import (
-    NOMINAL_ALPHA,
-    NOMINAL_BETA,
-    UNDETERMINED,
-    nominal_condition,
-)
 from chinchilla_jax.study import ladder as ladders
 from chinchilla_jax.study.cell import TRUNK, OffBudget, matched, size_name, with_branches, with_seed
 from chinchilla_jax.study.execute.status import estimate
@@ -206,8 +198,6 @@ def describe(manifest: Manifest, workers: int, echo: Echo) -> None:
     speed = f"{study.flops_per_second:.3g} FLOP/s each (study.flops_per_second)"
     time = f"{duration(estimate(manifest.runs, workers))} with {workers} workers at {speed}"
     echo(f"{len(manifest.runs)} runs, {total:.3g} FLOPs ({convention}); about {time}")
-    if design := _design(manifest.runs):
-        echo(design)
     if any(run.trunk for run in manifest.runs):
         shared, apart = executed(manifest.runs)
         saved = f"{apart - shared:.3g} saved ({1 - shared / apart:.0%}; executed)"
@@ -217,18 +207,6 @@ def describe(manifest: Manifest, workers: int, echo: Echo) -> None:
         held_out, number = holdout_budget(template), holdout_runs(template)
         with_them = f"{total + number * held_out:.3g} in all ({convention})"
         echo(f"later {number} held-out runs of {held_out:.3g} FLOPs: with them {with_them}")
-
-
-def _design(runs: Sequence[PlannedRun]) -> str | None:
-    """Whether approach 3 will tell its constants from these runs; None of too few for it, held-out ones among them."""
-    fitted = [run for run in runs if run.role == "isoflop"]
-    if len(fitted) < 6:
-        return None
-    sizes, tokens = (np.array([getattr(run, name) for run in fitted], float) for name in ("params", "tokens"))
-    condition = nominal_condition(sizes, tokens)
-    law = f"if the loss falls with N^-{NOMINAL_ALPHA} and D^-{NOMINAL_BETA}"
-    line = f"approach 3: condition number {condition:.2g} {law}; from {UNDETERMINED:.0e} on its constants stay open"
-    return line if condition < UNDETERMINED else f"{line}: train some sizes on other token counts"
 
 
 def _row(run: PlannedRun) -> str:

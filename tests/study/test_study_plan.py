@@ -184,15 +184,6 @@ def test_cost_and_time_are_printed_and_every_drop_has_its_line(manifest):
     assert one == pytest.approx(sum(run.estimated_seconds for run in manifest.runs)) and one / 2 <= two < one
 
 
-def test_a_plan_says_whether_approach_3_can_tell_its_constants(manifest):
-    lines = []
-    describe(manifest, 2, lines.append)
-    assert sum("its constants stay open" in line and "train some sizes" not in line for line in lines) == 1
-    on_a_ray = [dataclasses.replace(run, tokens=20 * run.params) for run in manifest.runs]
-    describe(dataclasses.replace(manifest, runs=on_a_ray), 2, lines.append)
-    assert any("stay open: train some sizes on other token counts" in line for line in lines)
-
-
 def test_planned_costs_include_the_seeds(config):
     lines = []
     seeded = plan(dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=(2,), holdout_seeds=2)))

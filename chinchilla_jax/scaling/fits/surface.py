@@ -40,24 +40,6 @@ class Surface:
         """The same with fields [..., 1], to be evaluated at many points each."""
         return Surface(*(np.asarray(getattr(self, field.name))[..., None] for field in dataclasses.fields(self)))
 
-    def shares(self, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """[n, 3]: what A / N^alpha, B / D^beta and E are of the loss of n runs; for a law of scalars."""
-        falling = self.A * params**-self.alpha, self.B * tokens**-self.beta
-        terms = np.stack([*falling, np.broadcast_to(self.E, np.shape(falling[0]))], 1)
-        return terms / terms.sum(1, keepdims=True)
-
-    def condition(self, params: np.ndarray, tokens: np.ndarray, tied: bool = False) -> float:
-        """Condition number of the information that runs of N and D [n] have on the constants, if this law is true.
-
-        Of J^T J, with J the derivatives of ln L by ln A, ln B, ln E, alpha and beta (or the common exponent), about the
-        runs' mean and each of unit length: 1 if each is measured by itself. With D = k N throughout that of A and B
-        alone grows as 1 / (alpha - beta)^2 (arXiv 2605.08541), this one as the sixth power.
-        """
-        share, log_n, log_d = self.shares(params, tokens), np.log(params), np.log(tokens)
-        falls = share[:, :2] * np.stack([log_n - log_n.mean(), log_d - log_d.mean()], 1)
-        jacobian = np.column_stack([share, falls.sum(1) if tied else falls])
-        return float(np.linalg.cond(jacobian / np.linalg.norm(jacobian, axis=0)) ** 2)
-
     def optimum(
         self, flops: float | np.ndarray, flops_per: FlopsPerToken = 6.0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -137,13 +137,8 @@ def _profiles(fit: IsoflopFit) -> list[str]:
 
 def _surface(fit: ParametricFit) -> list[str]:
     scattered = f"runs scatter by {fit.scatter:.1%} about the surface, far beyond the noise of a training: {_MIXED}"
-    alike = (
-        f"D/N, or N and D themselves, vary too little (condition number {fit.condition:.2g}): do not trust what it "
-        "says away from them; train some sizes on other token counts"
-    )
     lost = f"{1 - fit.boot_kept:.0%} of bootstrap resamples had no optimum and were left out"
     doubtful = {
-        f": the runs do not determine A, B, alpha and beta, since {alike}": fit.undetermined,
         f": {scattered}": fit.scatter > _SCATTERED,
         f" did not converge: gradient {fit.gradient:.2g}": not fit.converged,
         f": only {fit.agreement:.1%} of the starts reached the best minimum": fit.agreement < 0.02,

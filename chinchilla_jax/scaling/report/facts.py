@@ -24,8 +24,7 @@ What was fitted:
                  `runs`, those `near` the minimum, its `params`, `tokens` and `loss`, `curvature`, `scatter`,
                  `kept_draws`. `refusals`: budgets left out. `bias`: sentences
   parametric     approach 3: `values` of E, A, B, alpha, beta, a, b, their `intervals`, and `profile_likelihood`, 95%;
-                 `flat`: pairs of constants and their correlation; whether the runs leave them `undetermined`; the other
-                 fields of `ParametricFit`
+                 `flat`: pairs of constants and their correlation; the other fields of `ParametricFit`
 
 What was predicted:
   target_budget  FLOPs; `extrapolation`: over the largest budget fitted
@@ -171,8 +170,7 @@ def _parametric(fit: ParametricFit, fits: Analysis) -> dict[str, Any]:
         "profile_likelihood": profiles,
     }
     facts |= {"misfit": fit.misfit.name, "delta": fit.misfit.delta, "runs": fit.n_runs, "starts": fit.n_starts}
-    facts["undetermined"] = fit.undetermined
-    return facts | _fields(fit, "objective gradient converged agreement scatter flat condition boot_kept")
+    return facts | _fields(fit, "objective gradient converged agreement scatter flat boot_kept")
 
 
 def _has_profile(fit: ParametricFit) -> bool:

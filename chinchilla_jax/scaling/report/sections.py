@@ -162,11 +162,9 @@ def _side_by_side(facts: Facts, refusals: bool = False) -> Section:
 
 
 def exponents(facts: Facts, name: str) -> dict[str, tuple[float, Mapping[str, Any]]]:
-    """a of N* and b of D* of an approach, each with its intervals; {} where the runs do not determine them."""
+    """a of N* and b of D* of an approach, each with its intervals."""
     fit = facts[name]
     if name == "parametric":
-        if fit["undetermined"]:
-            return {}
         return {symbol: (fit["values"][symbol], fit["intervals"].get(symbol, {})) for symbol in "ab"}
     laws = {"a": fit["laws"]["params"], "b": fit["laws"]["tokens"]}
     return {symbol: (law["exponent"], law["intervals"]) for symbol, law in laws.items()}
@@ -258,12 +256,6 @@ def _parametric(title: str, fit: Facts) -> Section:
     if fit["flat"]:
         pairs = ", ".join(f"{one} and {other} ({correlation:+.3f})" for one, other, correlation in fit["flat"])
         notes.append(f"Constants in flat directions, known only together (correlation): {pairs}; compare predictions.")
-    if fit["undetermined"]:
-        formula = (
-            "These runs do not determine A, B, alpha and beta, which are therefore not shown: D/N, or N and D "
-            f"themselves, vary too little (condition number of their information {float(fit['condition']):.2g})."
-        )
-        rows = [row for row in rows if row["Constant"] == "E"]
     return Section(title, sentences=(formula,), tables=(Table(rows),), notes=notes)
 
 

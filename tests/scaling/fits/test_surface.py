@@ -34,32 +34,3 @@ def test_optimum_under_a_count_that_is_not_6nd():
         assert UNROUNDED.loss(other, 1e18 / costly(other)) > loss
     batch = Surface(*(np.full(3, getattr(UNROUNDED, f)) for f in ("E", "A", "B", "alpha", "beta")))
     assert batch.optimum(1e18, costly)[0] == pytest.approx(np.full(3, params))
-
-
-SIZES = np.geomspace(5e7, 5e9, 24)
-
-
-def middle(alpha, beta):
-    """A law whose terms are 60, 20 and 20% of the loss in the middle of SIZES at 20 tokens per parameter."""
-    n = np.exp(np.log(SIZES).mean())
-    return Surface(0.6, 0.2 * n**alpha, 0.2 * (20 * n) ** beta, alpha, beta)
-
-
-def test_on_a_ray_the_constants_are_open_the_more_the_closer_the_exponents():
-    """Of A and B alone the condition number grows as the inverse square of the gap (arXiv 2605.08541, abstract)."""
-    gaps = np.array([0.1, 0.05, 0.025])
-    laws = [middle(0.35 + gap / 2, 0.35 - gap / 2) for gap in gaps]
-    pairs = [law.shares(SIZES, 20 * SIZES)[:, :2] for law in laws]
-    alone = np.array([np.linalg.cond(pair / np.linalg.norm(pair, axis=0)) ** 2 for pair in pairs])
-    np.testing.assert_allclose(alone * gaps**2, (alone * gaps**2).mean(), rtol=0.02)
-    found = np.array([law.condition(SIZES, 20 * SIZES) for law in laws])
-    np.testing.assert_allclose(found * gaps**6, (found * gaps**6).mean(), rtol=0.05)
-
-
-def test_what_varies_more_is_known_better_and_units_do_not_matter():
-    law, turns = middle(0.35, 0.37), np.arange(24) % 3 - 1.0
-    found = [law.condition(SIZES, 20 * SIZES * width**turns) for width in (1.1, 1.3, 2.0, 5.0)]
-    assert np.all(np.diff(found) < 0)
-    in_millions = Surface(law.E, law.A * 1e6**-law.alpha, law.B * 1e6**-law.beta, law.alpha, law.beta)
-    assert in_millions.condition(SIZES / 1e6, 20 * SIZES * 5.0**turns / 1e6) == pytest.approx(found[-1])
-    assert law.condition(SIZES, 20 * SIZES * 5.0**turns, tied=True) < found[-1]

@@ -85,27 +85,6 @@ def test_a_surface_that_went_wrong_is_doubted(change, words):
     assert words in "\n".join(doubts(spoilt))
 
 
-def shown(width):
-    """Whether constants are open, and what `fit` says of 24 sizes with D/N of 20 / width, 20 and 20 * width in turn."""
-    runs = []
-    for i, size in enumerate(np.geomspace(5e7, 5e9, 24)):
-        tokens = 20 * size * width ** (i % 3 - 1.0)
-        loss = 1.8 + 480 / size**0.35 + 2100 / tokens**0.37
-        runs.append(Run(str(i), size, tokens, 6 * size * tokens, loss * (1 + 0.0005 * np.sin(17.0 * i)), None))
-    columns, lines = dict.fromkeys(("params", "tokens", "flops", "loss"), "a column"), []
-    found = analyse(runs, replicates=0)
-    tell(of_fit(facts_of(LoadedRuns("here", tuple(runs), (), columns, "6nd"), found), explain=False), lines.append)
-    return found.parametric.undetermined, "\n".join(lines)
-
-
-def test_constants_that_the_design_leaves_open_are_not_shown():
-    is_open, text = shown(1.15)
-    assert is_open and "the runs do not determine A, B, alpha and beta" in text
-    assert "vary too little" in text and "^0." not in text.split("Approach 3")[1].split("\n\n")[0]
-    is_open, text = shown(3.0)
-    assert not is_open and "determine" not in text and "/ D^0." in text
-
-
 def estimate(loss, half=0.05, ratio=20.0, approach="isoflop"):
     intervals = {"loss": {0.95: (loss - half, loss + half)}}
     return Estimate(approach, 1e9, ratio * 1e9, ratio, loss, "", intervals)

@@ -37,11 +37,6 @@ _MIN_SPREAD = 0.05  # of ln D about its line in ln N; an IsoFLOP ladder of ratio
 _LOG_NEGLIGIBLE = np.log(1e-6)  # a term this much smaller than the loss is absent
 _FAR_OFF, _FAR_TIMES = 0.05, 8.0
 _FLAT = 0.95  # two constants with a larger correlation are one direction
-# The condition number of the runs' information from which the constants are not determined by them: with D/N within 30%
-# of its middle 24 runs with a noise of 0.3% know alpha to 0.05 only.
-UNDETERMINED = 2e4
-# Of a design without losses: the exponents of Figure 4 (Besiroglu et al. 2024), E as large as in most tables.
-NOMINAL_ALPHA, NOMINAL_BETA, _NOMINAL_SHARE = 0.35, 0.37, 0.6
 
 
 class SurfaceProblem(Problem):
@@ -127,7 +122,10 @@ class SurfaceProblem(Problem):
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
         """[n, 5]: derivative of the log of the predicted loss by ln A, ln B, ln E, alpha, beta."""
-        share = self.surface(theta).shares(self.params, self.tokens)
+        s = self.surface(theta)
+        term_n, term_d = s.A * self.params**-s.alpha, s.B * self.tokens**-s.beta
+        terms = np.stack([term_n, term_d, np.broadcast_to(s.E, term_n.shape)], 1)
+        share = terms / terms.sum(1, keepdims=True)
         return np.column_stack([share, -share[:, 0] * np.log(self.params), -share[:, 1] * np.log(self.tokens)])
 
     def objective(self, misfit: Misfit, weights: np.ndarray | None = None) -> Objective:
@@ -182,21 +180,14 @@ class SurfaceProblem(Problem):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParametricFit(Fit):
     """Approach 3 on `n_runs` runs. `scatter` is of the log residuals whatever the misfit; `flat` names the constants
-    that cannot be told apart, with their correlation; `condition` is that of the runs' information at the law, from
-    `UNDETERMINED` on too large for its constants to mean anything; `boot` holds the bootstrap replicates."""
+    that cannot be told apart, with their correlation; `boot` holds the bootstrap replicates."""
 
     surface: Surface
     tied: bool
     n_runs: int
     flat: tuple[tuple[str, str, float], ...]
-    condition: float
     preset: str = "corrected"
     boot: Surface | None = None
-
-    @property
-    def undetermined(self) -> bool:
-        """Whether the runs leave A, B, alpha and beta open: D/N, or N and D themselves, vary too little."""
-        return not self.condition < UNDETERMINED
 
 
 def paper_starts() -> np.ndarray:
@@ -264,17 +255,7 @@ def describe_fit(
         agreement=agreement,
         scatter=float(np.sqrt((residual**2).sum() / max(1, problem.size - problem.unknowns))),
         flat=_correlated(problem, theta),
-        condition=problem.surface(theta).condition(problem.params, problem.tokens, problem.tied),
     )
-
-
-def nominal_condition(params: np.ndarray, tokens: np.ndarray) -> float:
-    """`Surface.condition` of planned runs of N and D [n] under a usual law: E 60% of the loss in their middle, the rest
-    in equal parts, `NOMINAL_ALPHA` and `NOMINAL_BETA`."""
-    share = (1.0 - _NOMINAL_SHARE) / 2.0
-    A = share * np.exp(NOMINAL_ALPHA * np.log(params).mean())
-    B = share * np.exp(NOMINAL_BETA * np.log(tokens).mean())
-    return Surface(_NOMINAL_SHARE, A, B, NOMINAL_ALPHA, NOMINAL_BETA).condition(params, tokens)
 
 
 def suspects(fit: ParametricFit, runs: Sequence[Run]) -> tuple[tuple[Run, float], ...]:
