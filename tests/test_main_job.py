@@ -16,7 +16,7 @@ def _command(study):
             "--config.study.budgets=(5e9,7e9,1e10)", f"--config.data.data_dir={study.parent / 'data'}"]  # fmt: skip
 
 
-# As on a machine like any other: the eight emulated devices are set by conftest for its own process alone.
+# One device, as on a machine like any other, and optimised machine code, if by the older generator (see conftest).
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
 START = {"cwd": ROOT, "env": ENVIRONMENT, "text": True}
 

@@ -121,22 +121,16 @@ def test_resuming_compiles_nothing(small, stop_at, tmp_path):
     assert (program.step._cache_size(), program.evaluate._cache_size(), program.init._cache_size()) == before
 
 
-def test_kill_9(small, saved, straight, compiled, tmp_path):
-    """Nine processes, one after the other, of which only the last is let live."""
+@pytest.mark.parametrize("deaths", [
+    ("line 4", "saving 5", "step 7", "restored", "result"),
+    pytest.param(("evaluated 12", "saving 20", "evaluated 24"), marks=pytest.mark.long),
+], ids=", ".join)  # fmt: skip
+def test_kill_9(small, saved, straight, compiled, tmp_path, deaths):
+    """Processes, one after the other, of which only the last is let live."""
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"config": small.to_dict(), "jax": compiled | {"jax_num_cpu_devices": 8}}))
     workdir = tmp_path / "run"
-    for death in (
-        "line 4",
-        "saving 5",
-        "step 7",
-        "evaluated 12",
-        "restored",
-        "saving 20",
-        "evaluated 24",
-        "result",
-        "never",
-    ):
+    for death in (*deaths, "never"):
         command = [sys.executable, str(KILLED_RUN), str(settings), str(workdir), *death.split()]
         run = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert run.returncode == (0 if death == "never" else -signal.SIGKILL), f"{death}: {run.stderr}"

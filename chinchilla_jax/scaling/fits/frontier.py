@@ -36,6 +36,7 @@ _DISCREPANCIES = np.array([0.0003, 0.0006, 0.0012, 0.0025, 0.005, 0.01])
 SHARE, _SHARE_SPREAD, _FLAT = 0.6, 0.2, 0.3
 _SHARES = np.linspace(0.0, 0.975, 40)
 _NEGLIGIBLE = 1e-4
+_FAR = 40.0  # standard deviations, beyond any quantile of Student's t that is asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +127,8 @@ class AveragedLaw:
         weight, mean, sd = self.weight[kept], mean[kept][:, None], sd[kept][:, None]
 
         def quantile(share: float) -> float:
-            low, high = (mean - 8.0 * sd).min(), (mean + 8.0 * sd).max()
-            for _ in range(3):
+            low, high = (mean - _FAR * sd).min(), (mean + _FAR * sd).max()
+            for _ in range(4):
                 grid = np.linspace(low, high, 33)
                 # Student's t, because the noise is itself known from few degrees of freedom.
                 reached = weight @ stdtr(self.freedom, (grid - mean) / sd) / weight.sum()
