@@ -22,9 +22,8 @@ make_venv() {
   else
     echo "environment: installing into .venv with $("$python" --version)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv || { echo "error: could not make .venv; remove it" >&2; return 2; }
-    # Without compiling what may never be imported: that was a third of the time.
     .venv/bin/python -m pip install --quiet --upgrade pip &&
-      .venv/bin/python -m pip install --quiet --no-compile -c "$constraints" -e ".$extras" ||
+      .venv/bin/python -m pip install --quiet -c "$constraints" -e ".$extras" ||
       { echo "error: installing failed; the last lines above say why. Run again to retry" >&2; return 2; }
     # The extras include the plain installation, so remember both.
     printf '%s\n%s\n' "$stamp" "$(cat $constraints setup.py | cksum) " >.venv/installed
