@@ -1,6 +1,8 @@
 """Whatever ends the process that works, the one that was started tells it in a line and an exit code."""
 
 import os
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +62,18 @@ def test_signals_reach_the_one_that_works(number):
     process, _ = start(f"signal.signal({int(number)}, lambda *_: sys.exit(42)); {WORK}")
     process.send_signal(number)
     assert process.wait(30) == 42
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_one_that_watches_takes_signals_by_waiting_for_them():
+    """A handler may not run while it reads: a signal that came just before the read would be lost."""
+    process, _ = start(WORK)
+    time.sleep(0.3)
+    blocked = re.search(r"^SigBlk:\s*(\w+)", pathlib.Path(f"/proc/{process.pid}/status").read_text(), re.M)
+    process.terminate()
+    assert process.wait(30) == 42
+    for number in (signal.SIGTERM, signal.SIGINT):
+        assert int(blocked[1], 16) >> (number - 1) & 1, number
 
 
 def test_a_signal_before_it_is_listened_to():

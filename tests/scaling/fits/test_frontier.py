@@ -5,6 +5,8 @@ The loss averaged over E and over the law's own discrepancy: nothing is chosen, 
 
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.stats
 
 from chinchilla_jax.scaling.fits.frontier import fit_loss_law, fit_offset, fit_optimum
 
@@ -187,6 +189,22 @@ def test_beyond_the_budgets_the_law_itself_may_be_off_however_well_its_constants
 def test_a_noise_known_from_few_runs_widens_the_interval_as_student_has_it():
     few, many = (fit_loss_law(BUDGETS, minima(0.5)(BUDGETS), np.eye(4) * 1e-4**2, 0.02, f) for f in (3.0, 1e6))
     assert half_width(few, 8.0, True) / half_width(many, 8.0, True) == pytest.approx(3.182 / 1.960, rel=0.03)
+
+
+@pytest.mark.parametrize("flops", [8.0, 300.0])
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95, 0.999])
+@pytest.mark.parametrize("freedom", [3.5, 12.0])
+def test_the_ends_of_an_interval_are_the_quantiles_of_the_average(flops, level, freedom):
+    found = law(minima(0.5)(BUDGETS), freedom=freedom)
+    mean, sd = found._moments(flops, True)
+
+    def excess(log_loss, share):
+        return float((found.weight * scipy.stats.t.cdf((log_loss - mean) / sd, freedom)).sum()) - share
+
+    ends = mean.min() - 60.0 * sd.max(), mean.max() + 60.0 * sd.max()
+    exact = [scipy.optimize.brentq(excess, *ends, (0.5 + side * level,), xtol=1e-13) for side in (-0.5, 0.5)]
+    # What is left out of the average for its small weight is in these.
+    np.testing.assert_allclose(np.log(found.interval(flops, level)), exact, rtol=0, atol=2e-3 * np.ptp(exact))
 
 
 def test_two_minima_say_nothing_of_how_far_the_law_may_be_off():
