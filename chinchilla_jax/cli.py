@@ -9,6 +9,7 @@
     fit       --study=DIR | --runs=PATH                scaling laws of the finished runs
     predict   --study=DIR | --runs=PATH | --law=NAME   what to train: N, D and loss for --budget=C, and other questions
     report    --study=DIR | --runs=PATH                the same as a page with plots
+    compare   ARM ARM... | --runs=TABLE --by=COLUMN    how much compute one way to train is worth against another
     study     --config=FILE[:NAME] --study=DIR         all of it, from text to report
     noise     --config=FILE[:NAME] --study=DIR         how far its runs differ by their seeds, and at other rates
     presets                                            published models and their counts
@@ -51,22 +52,24 @@ _echo = cli_runs.echo
 class Verb:
     """What a verb does, which its docstring explains, and the flags it takes (`cli_flags.FLAGS`).
 
-    `run` returns the exit code; None is `DONE`.
+    `run` returns the exit code; None is `DONE`. `words` names what it takes besides flags, and is given to `run` as a
+    list; "" is nothing.
     """
 
-    run: Callable[[flags.FlagValues], int | None]
+    run: Callable[..., int | None]
     flags: tuple[str, ...]
+    words: str = ""
 
 
 VERBS: dict[str, Verb] = {}
 _PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
 
 
-def _verb(*names: str) -> Callable[[Callable], Callable]:
-    """Adds a function to the verbs, under its name, with these flags."""
+def _verb(*names: str, words: str = "") -> Callable[[Callable], Callable]:
+    """Adds a function to the verbs, under its name, with these flags and words."""
 
     def add(run: Callable) -> Callable:
-        VERBS[run.__name__.strip("_")] = Verb(run, names)
+        VERBS[run.__name__.strip("_")] = Verb(run, names, words)
         return run
 
     return add
@@ -221,6 +224,7 @@ def _status(values: flags.FlagValues) -> None:
 _verb(*cli_runs.FIT)(cli_runs.fit)
 _verb(*cli_runs.PREDICT)(cli_runs.predict)
 _verb(*cli_runs.REPORT)(cli_runs.report)
+_verb(*cli_runs.COMPARE, words="ARM...")(cli_runs.compare)
 
 
 @_verb("config", "study", "workers")
@@ -287,7 +291,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        if name not in ("fit", "predict", "report") or not error.filename:
+        if name not in ("fit", "predict", "report", "compare") or not error.filename:
             raise
         return _say(f"{error.filename2 or error.filename}: {error.strerror}", USAGE)
     except KeyboardInterrupt:
@@ -303,6 +307,8 @@ def _run(name: str, words: list[str]) -> int:
     if "config" in verb.flags:
         words = define_config(values, words)
     left = values([f"chinchilla_jax {name}", *words])[1:]
+    if verb.words:
+        return verb.run(values, left) or DONE
     if left:
         raise UsageError(f"{name}: unexpected argument {left[0]!r}; settings look like --flag=value")
     return verb.run(values) or DONE
@@ -314,7 +320,8 @@ def _say(message: str, code: int) -> int:
 
 
 def _help(name: str, verb: Verb, values: flags.FlagValues) -> None:
-    _echo(f"python -m chinchilla_jax {name} [flags]\n\n{verb.run.__doc__}\n")
+    words = f" {verb.words}" if verb.words else ""
+    _echo(f"python -m chinchilla_jax {name}{words} [flags]\n\n{verb.run.__doc__}\n")
     for flag in verb.flags:
         if flag == "config":
             use = "Config file, e.g. configs/isoflop.py:cpu; --config.SECTION.KEY=VALUE with it changes a setting."

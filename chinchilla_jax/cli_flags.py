@@ -88,6 +88,7 @@ FLAGS = {
     "inputs": _text("What a law needs besides N and D: NAME:VALUE,... as in granularity:8 or sparsity:0.9."),
     "more_runs": _whole("Propose this many further runs, those that narrow the prediction most."),
     "verify": _switch("Also plan the runs that check the prediction."),
+    "reference": _text("Arm to compare with. Default: the first."),
     # What `preflight` compiles for, and how.
     "slice": _text("TPU slice: v5e-16, v5p-512, 2xv5e-256, v5p:8x8x8."),
     "choose": _switch("Search mesh, microbatches and remat policy for the best predicted time that fits."),

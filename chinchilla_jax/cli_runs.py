@@ -23,6 +23,7 @@ _OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs", "
 FIT = (*_INPUT, *_HOW, "variants", "explain")
 PREDICT = (*_INPUT, "law", *_BUDGET, *_OPTIMUM, *_HOW, "verify")
 REPORT = (*_INPUT, *_BUDGET, *_HOW)
+COMPARE = ("runs", "columns", "where", "by", "best_per_cell", "reference", *_BUDGET, "replicates", "seed", "output")
 
 echo = functools.partial(print, flush=True)
 
@@ -102,13 +103,41 @@ def report(values: flags.FlagValues) -> None:
     """Writes report.html, report.json and plots of a study, or of a table of runs beside it."""
     from chinchilla_jax.scaling.report.report import write_report
 
-    present = {name: values[name].value for name in REPORT if values[name].present}
-    lists = {name: value if isinstance(value, list) else [value] for name, value in present.items()}
-    words = [f"--{name}={one}" for name, values_given in lists.items() for one in values_given]
+    words = [f"--{name}={one}" for name in REPORT if values[name].present for one in _listed(values[name].value)]
     command = f"python -m chinchilla_jax report {shlex.join(words)}"
     loaded, budget = _load(values), _budget(values)
     path = write_report(loaded, budget=budget, output=values.output, **_fits(values), command=command)
     echo(f"report: {path}")
+
+
+def compare(values: flags.FlagValues, words: list[str]) -> None:
+    """Compares ways to train: how many times the compute of a reference gives the same loss, at every budget and at a
+    target, in FLOPs, tokens and chip-hours, with the probability of being better.
+
+    An ARM is PATH or NAME=PATH of a study or a table; --runs=TABLE --by=COLUMN takes the values of a column as arms
+    instead. Draws are paired by the cells (budget and size) that arms share. The target is --budget, by default that of
+    the reference's held-out runs. --output is FILE.json, or a folder for a page with a plot.
+    """
+    from chinchilla_jax.scaling.answers.compare.arms import arms_by_value, arms_of
+    from chinchilla_jax.scaling.answers.compare.compare import compare as compare_arms
+    from chinchilla_jax.scaling.report.compared import write_comparison
+
+    reading = _how_to_read(values)
+    if bool(words) == bool(values.runs):
+        raise UsageError("give the arms, as compare studies/plain NAME=studies/other, or --runs=TABLE --by=COLUMN")
+    if bool(values.runs) != bool(values.by):
+        raise UsageError("--runs and --by go together: the values of the column are the arms")
+    arms = arms_of(words, reading) if words else arms_by_value(values.runs, values.by, reading)
+    for name, loaded in arms.items():
+        echo(f"{name}: {len(loaded.role('isoflop'))} runs of {loaded.source}")
+    comparison = compare_arms(arms, values.reference, _budget(values), draws=values.replicates, seed=values.seed)
+    given = [f"--{name}={one}" for name in COMPARE if values[name].present for one in _listed(values[name].value)]
+    command = f"python -m chinchilla_jax compare {shlex.join([*words, *given])}"
+    write_comparison(comparison, arms, values.output, command, echo)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _load(values: flags.FlagValues) -> LoadedRuns:
@@ -123,13 +152,17 @@ def _load(values: flags.FlagValues) -> LoadedRuns:
 
 def _reading(values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
     """(Where the runs are, how `load_runs` is to read them)."""
+    if bool(values.study) == bool(values.runs):
+        raise UsageError("give either --study=DIR or --runs=PATH")
+    return values.study or values.runs, _how_to_read(values) | {"curves": values.curves}
+
+
+def _how_to_read(values: flags.FlagValues) -> dict[str, Any]:
     from chinchilla_jax.scaling.read.table.columns import parse_columns
     from chinchilla_jax.scaling.read.table.select import parse_where
 
-    if bool(values.study) == bool(values.runs):
-        raise UsageError("give either --study=DIR or --runs=PATH")
     reading = {"columns": parse_columns(values.columns or ""), "where": parse_where(values.where or ())}
-    return values.study or values.runs, reading | {"curves": values.curves, "best_per_cell": values.best_per_cell}
+    return reading | {"best_per_cell": values.best_per_cell}
 
 
 def _fits(values: flags.FlagValues) -> dict[str, Any]:

@@ -30,7 +30,7 @@ _EXPONENT_RANGE = (1e-3, 3.0)
 # how many residuals this assumption counts for.
 _SCATTER, _DRIFT, _FREEDOM = 0.08, 0.03, 3.0
 DISCREPANCY, _DISCREPANCY_SPREAD = 0.003, 1.0  # median of d, and the standard deviation of its logarithm
-_DISCREPANCIES = np.array([0.0003, 0.0006, 0.0012, 0.0025, 0.005, 0.01])
+DISCREPANCIES = np.array([0.0003, 0.0006, 0.0012, 0.0025, 0.005, 0.01])
 # E as a share of the lowest minimum: 0.7 of a normal distribution about what published laws have, and 0.3 of a flat
 # one, which leaves a law without an irreducible loss its chance.
 SHARE, _SHARE_SPREAD, _FLAT = 0.6, 0.2, 0.3
@@ -140,7 +140,7 @@ class AveragedLaw:
 
     def discrepancy(self, tail: float) -> float:
         """The d, relative for every factor e of compute, that the minima give `tail` of the weight to be below."""
-        return float(_DISCREPANCIES[np.searchsorted(np.cumsum(self.weight.sum(0)), tail)])
+        return float(DISCREPANCIES[np.searchsorted(np.cumsum(self.weight.sum(0)), tail)])
 
     @property
     def irreducible_mean(self) -> float:
@@ -165,7 +165,7 @@ class AveragedLaw:
         mean = np.log(self.irreducible[:, None] + np.exp(self.line @ basis))
         reducible = 1.0 - self.irreducible[:, None] / np.exp(mean)
         variance = np.einsum("a,edab,b->ed", basis, self.covariance, basis) * reducible**2
-        variance = variance + (_DISCREPANCIES * max(ahead, 0.0)) ** 2 + (self.noise**2 if one_run else 0.0)
+        variance = variance + (DISCREPANCIES * max(ahead, 0.0)) ** 2 + (self.noise**2 if one_run else 0.0)
         return mean, np.sqrt(variance)
 
 
@@ -183,12 +183,18 @@ def fit_power(flops: np.ndarray, values: np.ndarray, weights: np.ndarray | None 
     return PowerLaw(centre, (share * y).sum(-1) - exponent * mean_x[..., 0], exponent)
 
 
+def optimum_weights(flops: np.ndarray, log_best_sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of M optima about their line in ln C: weights [M], and the basis [M, 2] centred on the largest budget."""
+    x = np.log(np.asarray(flops, np.float64))
+    back = x - x.max()
+    return 1.0 / (log_best_sd**2 + _SCATTER**2 + (_DRIFT * back) ** 2), np.stack([np.ones_like(x), back], 1)
+
+
 def fit_optimum(flops: np.ndarray, log_best: np.ndarray, log_best_sd: np.ndarray) -> OptimumLaw:
     """Weighted least squares of ln of the optima [M], at least two, with standard deviations, on ln of the budgets."""
     x = np.log(np.asarray(flops, np.float64))
     centre = float(x.max())
-    basis = np.stack([np.ones_like(x), x - centre], 1)
-    weight = 1.0 / (log_best_sd**2 + _SCATTER**2 + (_DRIFT * (centre - x)) ** 2)
+    weight, basis = optimum_weights(flops, log_best_sd)
     covariance = np.linalg.inv(basis.T @ (weight[:, None] * basis))
     value, exponent = covariance @ (basis.T @ (weight * log_best))
     left = log_best - basis @ np.array([value, exponent])
@@ -235,16 +241,22 @@ def _linear_part(
 
 
 def fit_loss_law(
-    flops: np.ndarray, losses: np.ndarray, covariance: np.ndarray, noise: float, freedom: float
+    flops: np.ndarray,
+    losses: np.ndarray,
+    covariance: np.ndarray,
+    noise: float,
+    freedom: float,
+    lowest: float | None = None,
 ) -> AveragedLaw:
     """The averaged law through M minima `losses` at budgets `flops`, rising; of two the prior says how they go on.
-    `covariance` [M, M] is of the logarithms of the minima; `noise` and `freedom` as in `AveragedLaw`."""
+    `covariance` [M, M] is of the logarithms of the minima; `noise` and `freedom` as in `AveragedLaw`. E is a share of
+    `lowest`, which several laws may have in common; by default of the lowest minimum."""
     x = np.log(np.asarray(flops, np.float64))
     losses = np.asarray(losses, np.float64)
     back = x - x[-1]
     basis = np.stack([np.ones_like(back), back], 1)
-    inverse = np.linalg.inv(covariance + _DISCREPANCIES[:, None, None] ** 2 * np.diag(back**2))
-    irreducible = _SHARES * losses.min()
+    inverse = np.linalg.inv(covariance + DISCREPANCIES[:, None, None] ** 2 * np.diag(back**2))
+    irreducible = _SHARES * (losses.min() if lowest is None else lowest)
     values = np.log(losses - irreducible[:, None])
     # d ln L = (1 - E / L) d ln(L - E): weights of the minima in the line's own scale, [e, d, M, M].
     scale = 1.0 - irreducible[:, None] / losses
@@ -257,8 +269,13 @@ def fit_loss_law(
     # prior favours no E.
     taken = np.linalg.slogdet(np.einsum("ma,dmn,nb->dab", basis, inverse, basis))[1]
     log_weight = -0.5 * misfit + 0.5 * np.linalg.slogdet(inverse)[1] - 0.5 * taken
-    log_weight -= 0.5 * (np.log(_DISCREPANCIES / DISCREPANCY) / _DISCREPANCY_SPREAD) ** 2
-    bell = np.exp(-0.5 * ((_SHARES - SHARE) / _SHARE_SPREAD) ** 2) / (_SHARE_SPREAD * np.sqrt(2.0 * np.pi))
-    log_weight += np.log((1.0 - _FLAT) * bell + _FLAT)[:, None]
+    log_weight += log_prior()
     averaged = np.exp(log_weight - log_weight.max())
     return AveragedLaw(float(x[-1]), irreducible, line, spread, averaged / averaged.sum(), noise, freedom)
+
+
+def log_prior() -> np.ndarray:
+    """[e, d]: ln of the prior of E and the discrepancy, up to a constant."""
+    bell = np.exp(-0.5 * ((_SHARES - SHARE) / _SHARE_SPREAD) ** 2) / (_SHARE_SPREAD * np.sqrt(2.0 * np.pi))
+    of_share = np.log((1.0 - _FLAT) * bell + _FLAT)
+    return of_share[:, None] - 0.5 * (np.log(DISCREPANCIES / DISCREPANCY) / _DISCREPANCY_SPREAD) ** 2

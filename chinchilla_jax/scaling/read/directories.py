@@ -10,6 +10,7 @@ A run without its result is listed as not finished.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
@@ -36,6 +37,10 @@ _NOT_FITTED = {
     "trunk": "trunks are no runs to fit, their branches are",
     "noise": "runs that measure noise are no runs to fit",
 }
+_VALIDATION = (
+    *(f"data.{key}" for key in ("source", "mixture", "tokenizer", "vocab_size", "seq_len", "validation_fraction")),
+    "train.eval_sequences",
+)
 _MARKS = ("result.json", "config.json", "metrics.jsonl")
 
 
@@ -98,7 +103,17 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
         params_count=_COUNTED.get(params.name, params.count or "not stated"),
         loss_unit="nats per token, on held-out text",
         notes=tuple(table.notes),
+        validation=_validation(study),
     )
+
+
+def _validation(study: _Study) -> dict[str, str]:
+    """The settings that decide which rows the losses were measured on, of the study or of its first run."""
+    config = study.header.get("config")
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, StopIteration):
+        config = config or files.read_json(next(iter(study.folders.values())) / "config.json")["config"]
+        return {key: str(config[key.split(".")[0]][key.split(".")[1]]) for key in _VALIDATION}
+    return {}
 
 
 def _read_study(path: pathlib.Path) -> _Study:

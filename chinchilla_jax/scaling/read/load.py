@@ -11,9 +11,9 @@ from chinchilla_jax.scaling.read.directories import load_directory
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
 from chinchilla_jax.scaling.read.table.columns import NONE, choose_columns, derive_loss, derive_tokens, require
 from chinchilla_jax.scaling.read.table.curves import points_of_chart, read_curves_in_cells, read_curves_of_table
-from chinchilla_jax.scaling.read.table.formats import Table, read_table
+from chinchilla_jax.scaling.read.table.formats import Row, Table, read_table, table_of
 from chinchilla_jax.scaling.read.table.records import to_runs
-from chinchilla_jax.scaling.read.table.select import Where, select
+from chinchilla_jax.scaling.read.table.select import Where, select, values_to_split
 from chinchilla_jax.scaling.read.table.settings import best_per_cell as keep_best
 from chinchilla_jax.scaling.read.table.settings import remark
 
@@ -57,6 +57,18 @@ def load_runs(
     return loaded
 
 
+def values_of(path: str | os.PathLike, column: str, where: Where) -> list[str]:
+    """The values of a column of a table, or of a key of the results in a folder, of the rows that `where` takes.
+
+    Raises FitRefused: `where` (no such column, or too many values to split by), or as `load_runs`.
+    """
+    path = pathlib.Path(path)
+    if files.exists(path) and not files.is_folder(path):
+        return values_to_split(select(read_table(path), where), column)
+    details = load_runs(path, where=where).details
+    return values_to_split(table_of(str(path), [Row(name, values) for name, values in details.items()]), column)
+
+
 def _load_table(
     path: pathlib.Path, by_hand: Mapping[str, str], curves: str | os.PathLike | None, where: Where, best: bool
 ) -> LoadedRuns:
@@ -92,6 +104,7 @@ def _load_table(
         bad=(*bad_rows, *bad_curves),
         columns={"flops": "6 * params * tokens"} | {field: str(column) for field, column in table.columns.items()},
         convention=_convention(path, table, runs),
+        details={record.run.name: record.row.values for record in usable},
         params_count=table.columns["params"].count or f"not stated by {path.name} (with embeddings, or without?)",
         loss_unit=unit,
         notes=tuple(table.notes),

@@ -82,8 +82,9 @@ class LoadedRuns:
 
     `columns` echoes which column served as what; `convention` says how C was counted, `params_count` which parameters
     N counts, `loss_unit` the unit of the loss, each in words; `notes` is what else a reader should know of the reading;
-    `details` maps a run's name to everything else its `result.json` said (seconds, bits per byte ...); `planned` to its
-    manifest line, finished or not; `header` is the manifest's own (the study's config among it).
+    `details` maps a run's name to everything else its `result.json` or row said (seconds, bits per byte ...); `planned`
+    to its manifest line, finished or not; `header` is the manifest's own (the study's config among it); `validation`
+    has the settings that decide which rows a loss was measured on, where they are known.
     """
 
     source: str
@@ -97,6 +98,7 @@ class LoadedRuns:
     params_count: str = "not stated"
     loss_unit: str = "nats per token"
     notes: tuple[str, ...] = ()
+    validation: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __fspath__(self) -> str:
         """Where the runs came from, so that what was loaded can stand for its path."""
@@ -207,22 +209,26 @@ def flops_per_token(runs: Sequence[Run]) -> Callable[[np.ndarray], np.ndarray]:
     6 N holds for large models only: at the sizes of a laptop study attention and the logits add tens of percent, and
     which of them are counted is the convention's choice. The runs' own N, D and C carry it whatever the convention.
 
-    ln(c / 6N) is interpolated linearly in ln N, so that C = 6 N D comes back exactly. Beyond the sizes tried it goes on
-    along the straight line through the outer third of them.
+    ln(c / 6N) is interpolated (`interpolated`), so that C = 6 N D comes back exactly.
     """
-    log_n = np.log([run.params for run in runs])
-    log_ratio = np.log([run.flops / (6.0 * run.params * run.tokens) for run in runs])
-    knots, inverse = np.unique(log_n, return_inverse=True)
-    values = np.bincount(inverse.ravel(), log_ratio) / np.bincount(inverse.ravel())
-    outer = max(2, len(knots) // 3)
-    slopes = [_slope(knots[part], values[part]) for part in (slice(None, outer), slice(-outer, None))]
+    ratio = interpolated([run.params for run in runs], [run.flops / (6.0 * run.params * run.tokens) for run in runs])
+    return lambda params: 6.0 * np.asarray(params) * ratio(params)
 
-    def per_token(params: np.ndarray) -> np.ndarray:
+
+def interpolated(params: Sequence[float], values: Sequence[float]) -> Callable[[np.ndarray], np.ndarray]:
+    """A positive quantity as a function of N [...]: linear in the logarithms between the sizes, each of which counts by
+    its mean, and beyond them along the straight line through the outer third."""
+    knots, inverse = np.unique(np.log(params), return_inverse=True)
+    means = np.bincount(inverse.ravel(), np.log(values)) / np.bincount(inverse.ravel())
+    outer = max(2, len(knots) // 3)
+    slopes = [_slope(knots[part], means[part]) for part in (slice(None, outer), slice(-outer, None))]
+
+    def at(params: np.ndarray) -> np.ndarray:
         x = np.log(params)
         beyond = slopes[0] * np.minimum(x - knots[0], 0.0) + slopes[1] * np.maximum(x - knots[-1], 0.0)
-        return 6.0 * np.asarray(params) * np.exp(np.interp(x, knots, values) + beyond)
+        return np.exp(np.interp(x, knots, means) + beyond)
 
-    return per_token
+    return at
 
 
 def flops_of(runs: Sequence[Run]) -> float | Callable[[np.ndarray], np.ndarray]:

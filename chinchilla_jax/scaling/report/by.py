@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from chinchilla_jax.base.files import exists, is_folder
 from chinchilla_jax.base.words import Echo, table
 from chinchilla_jax.scaling.predict.analysis import APPROACHES, analyse
-from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.load import load_runs, values_of
 from chinchilla_jax.scaling.read.runs import FitRefused, telling_left_out
 from chinchilla_jax.scaling.read.table.cells import text_of
-from chinchilla_jax.scaling.read.table.formats import Row, read_table, table_of
-from chinchilla_jax.scaling.read.table.select import Where, select, values_to_split
 from chinchilla_jax.scaling.report.facts import facts_of
 from chinchilla_jax.scaling.report.sections import Facts, exponents
 
@@ -37,7 +33,7 @@ def fit_by(
         raise FitRefused("where", f"--by={column} and --where={column}=...: {why}")
     by_value: dict[str, Facts] = {}
     rows, told, refusals = [], set[str](), []
-    for value in _values(path, column, where):
+    for value in values_of(path, column, where):
         row = {column: text_of(value), "runs": "0"}
         try:
             loaded = load_runs(path, **reading | {"where": where | {column: (value,)}})
@@ -63,13 +59,6 @@ def fit_by(
         echo(f"  {line}")
     echo(f"one of them whole: {shlex.quote(f'--where={column}={first}')} instead of --by={column}")
     return by_value
-
-
-def _values(path: str | os.PathLike, column: str, where: Where) -> list[str]:
-    if exists(path) and not is_folder(path):
-        return values_to_split(select(read_table(pathlib.Path(path)), where), column)
-    details = load_runs(path, where=where).details
-    return values_to_split(table_of(str(path), [Row(name, values) for name, values in details.items()]), column)
 
 
 def _cells(facts: Facts) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import pathlib
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -22,7 +22,7 @@ from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, target_budget
 from chinchilla_jax.scaling.report.facts import facts_of
 from chinchilla_jax.scaling.report.plots import fitted, profiles
-from chinchilla_jax.scaling.report.sections import Facts, of_page
+from chinchilla_jax.scaling.report.sections import Facts, Section, of_page
 
 
 def write_report(
@@ -109,9 +109,13 @@ def _command(study: pathlib.Path, options: Mapping[str, Any]) -> str:
 
 def render(facts: Facts, images: Mapping[str, bytes]) -> str:
     """The page of `facts_of`; the `images`, PNGs by title, are embedded, and nothing is fetched."""
+    return render_page(f"Scaling study: {facts['source']}", *of_page(facts), images)
+
+
+def render_page(title: str, first: Sequence[Section], then: Sequence[Section], images: Mapping[str, bytes]) -> str:
+    """A page of the sections `first`, the figures, and the sections `then`."""
     loader = jinja2.PackageLoader("chinchilla_jax.scaling.report")
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     page = jinja2.Environment(loader=loader, **options).get_template("page.html.j2")
-    first, then = of_page(facts)
-    embedded = {title: base64.b64encode(data).decode() for title, data in images.items()}
-    return page.render(title=f"Scaling study: {facts['source']}", first=first, then=then, images=embedded)
+    embedded = {name: base64.b64encode(data).decode() for name, data in images.items()}
+    return page.render(title=title, first=first, then=then, images=embedded)

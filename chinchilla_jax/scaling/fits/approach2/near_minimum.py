@@ -34,7 +34,7 @@ _ROUNDS, _STEPS = 4, 30
 class NearFit(ProfileMinima):
     """Minima, with B = 1, by the runs `near` [M, n]; the `skew` of all; `covariance` [M, M] of the logarithms of
     `lowest`; `log_best_sd` [M]; `noise`, the relative standard deviation of a run, known from `freedom` degrees of
-    freedom."""
+    freedom; `moves`, what errors of the runs do to the minima."""
 
     near: np.ndarray
     skew: float
@@ -42,6 +42,29 @@ class NearFit(ProfileMinima):
     log_best_sd: np.ndarray
     noise: float
     freedom: float
+    moves: Moves = dataclasses.field(compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Moves:
+    """How ln lowest [M] and then ln best [M] move with errors, to first order: `by_run` [2M, R] with the relative error
+    of each near run (in the order of `near`), `by_prior` [2M, M + 3] with one standard deviation of each prior: the
+    curvature of each profile, the skew of all, the middle and slope of the curvatures. Of the runs: the relative
+    `residual` [R], the share `spared` [R] of an error that shows in it, and how far the curve may be off, `misfit` [R].
+    """
+
+    by_run: np.ndarray
+    by_prior: np.ndarray
+    residual: np.ndarray
+    spared: np.ndarray
+    misfit: np.ndarray
+
+    def noise(self, supposed: float) -> tuple[float, float]:
+        """One run's relative noise from the residuals alone, and its degrees of freedom. Runs whose curve may be off by
+        more than the `supposed` noise count little."""
+        weight = supposed**2 / (supposed**2 + self.misfit**2)
+        freedom = float((weight * self.spared).sum())
+        return float(np.sqrt((weight * self.residual**2).sum() / freedom)), freedom
 
 
 def near_runs(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
@@ -81,7 +104,7 @@ def fit_near(x: np.ndarray, loss: np.ndarray, held: np.ndarray, log_flops: np.nd
     lowest, curvature, sd = np.exp(log_lowest), np.exp(log_curvature), np.sqrt(np.diag(covariance))
     fitted = lowest[..., None] * (1.0 + curvature[..., None] * profile_shape.shape(x - log_best[..., None], skew))
     inside = (log_best > x.min(1)) & (log_best < x.max(1))
-    known = covariance[:m, :m], sd[m : 2 * m], noise, freedom
+    known = covariance[:m, :m], sd[m : 2 * m], noise, freedom, problem.moves(theta, noise, covariance)
     return NearFit(log_best, lowest, curvature * lowest, inside, fitted, near, skew, *known)
 
 
@@ -154,3 +177,12 @@ class _Problem:
         freedom = max(0.5, len(residual) - spent) + _NOISE_FREEDOM
         squares = noise**2 * float((residual**2).sum()) + _NOISE_FREEDOM * _USUAL_NOISE**2
         return float(np.clip(np.sqrt(squares / freedom), LEAST_NOISE, _MOST_NOISE)), freedom, covariance
+
+    def moves(self, theta: np.ndarray, noise: float, covariance: np.ndarray) -> Moves:
+        """Of the minima, with errors as they count at `noise`."""
+        residual, slopes, _ = self._runs(theta, noise)
+        weight = slopes[np.arange(len(residual)), self.profile]  # of a run's own minimum: one over its deviation
+        spared = 1.0 - np.einsum("ri,ij,rj->r", slopes, covariance, slopes)
+        misfit = np.sqrt(np.maximum(weight**-2.0 - noise**2, 0.0))
+        rows = covariance[: 2 * self.count]
+        return Moves(rows @ slopes.T * weight, rows @ self.prior.T, residual / weight, spared, misfit)
