@@ -58,6 +58,8 @@ FLAGS = {
         "Second table, with a row for each point of the runs' training curves: run, tokens (or step, or flops), loss."
     ),
     "where": _texts("Only rows with this value: COLUMN=VALUE[,VALUE]; may be given again for another column."),
+    "fit": _text("A fit that `fit --save` wrote, instead of a study or a table."),
+    "save": _text("Also keep the fits and their runs in this file, NAME.npz."),
     "by": _text("Column: one fit for each of its values, side by side."),
     "best_per_cell": _switch(
         "Where runs of one N and D differ in a setting (learning rate, batch), keep those of the lowest loss."

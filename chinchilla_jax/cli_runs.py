@@ -14,15 +14,16 @@ from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.files import write_json
 
 if TYPE_CHECKING:
+    from chinchilla_jax.scaling.predict.analysis import Analysis
     from chinchilla_jax.scaling.read.runs import LoadedRuns
 
 _INPUT = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
 _HOW = ("preset", "replicates", "seed", "output")
 _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 _OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs", "more_runs")
-FIT = (*_INPUT, *_HOW, "variants", "explain")
-PREDICT = (*_INPUT, "law", *_BUDGET, *_OPTIMUM, *_HOW, "verify")
-REPORT = (*_INPUT, *_BUDGET, *_HOW)
+FIT = (*_INPUT, *_HOW, "variants", "explain", "save")
+PREDICT = (*_INPUT, "fit", "law", *_BUDGET, *_OPTIMUM, *_HOW, "verify")
+REPORT = (*_INPUT, "fit", *_BUDGET, *_HOW)
 COMPARE = ("runs", "columns", "where", "by", "best_per_cell", "reference", *_BUDGET, "replicates", "seed", "output")
 
 echo = functools.partial(print, flush=True)
@@ -49,6 +50,11 @@ def _fit_all(values: flags.FlagValues) -> dict[str, Any]:
     sections.announce(loaded, values.preset, echo)
     with telling_left_out(loaded):
         fits = analyse(loaded.runs, **_fits(values))
+    if values.save:
+        from chinchilla_jax.scaling.predict.saved import SavedFit, save_fit
+
+        save_fit(values.save, SavedFit(loaded, fits))
+        echo(f"saved: {values.save}")
     facts = facts_of(loaded, fits)
     sections.tell(sections.of_fit(facts, values.explain), echo)
     if values.variants:
@@ -63,8 +69,9 @@ def _fit_each(values: flags.FlagValues) -> dict[str, Any]:
     """Prints the fits of each value of the column --by side by side; returns the facts of each."""
     from chinchilla_jax.scaling.report.by import fit_by
 
-    if values.variants:
-        raise UsageError(f"--by and --variants: look at the variants of one value, --where={values.by}=VALUE")
+    for flag in ("variants", "save"):
+        if values[flag].value:
+            raise UsageError(f"--by and --{flag}: take one value at a time, --where={values.by}=VALUE")
     path, reading = _reading(values)
     return {"by": values.by, "fits": fit_by(path, values.by, reading, _fits(values), echo)}
 
@@ -85,12 +92,12 @@ def predict(values: flags.FlagValues) -> None:
 
     if values.verify and (not values.study or values.runs or values.law or _budget(values)):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
-    loaded = _load(values) if values.study or values.runs else None
+    loaded, fits = _load_fitted(values) if values.study or values.runs or values.fit else (None, _fits(values))
     budget, inputs = _budget(values), _inputs(values.inputs)
     question = Question(budget, **{name: values[name].value for name in _OPTIMUM} | {"inputs": inputs})
     names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
     with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
-        prediction = ask(loaded, names, question, _fits(values), values.output, echo)
+        prediction = ask(loaded, names, question, fits, values.output, echo)
     if values.verify and prediction is not None:
         from chinchilla_jax.parallel.job.cores import default_workers
         from chinchilla_jax.study.plan import describe, verification
@@ -105,8 +112,9 @@ def report(values: flags.FlagValues) -> None:
 
     words = [f"--{name}={one}" for name in REPORT if values[name].present for one in _listed(values[name].value)]
     command = f"python -m chinchilla_jax report {shlex.join(words)}"
-    loaded, budget = _load(values), _budget(values)
-    path = write_report(loaded, budget=budget, output=values.output, **_fits(values), command=command)
+    (loaded, fits), budget = _load_fitted(values), _budget(values)
+    options = fits if isinstance(fits, dict) else {"fits": fits}
+    path = write_report(loaded, budget=budget, output=values.output, **options, command=command)
     echo(f"report: {path}")
 
 
@@ -114,9 +122,9 @@ def compare(values: flags.FlagValues, words: list[str]) -> None:
     """Compares ways to train: how many times the compute of a reference gives the same loss, at every budget and at a
     target, in FLOPs, tokens and chip-hours, with the probability of being better.
 
-    An ARM is PATH or NAME=PATH of a study or a table; --runs=TABLE --by=COLUMN takes the values of a column as arms
-    instead. Draws are paired by the cells (budget and size) that arms share. The target is --budget, by default that of
-    the reference's held-out runs. --output is FILE.json, or a folder for a page with a plot.
+    An ARM is PATH or NAME=PATH of a study, a table or a saved fit; --runs=TABLE --by=COLUMN takes the values of a
+    column as arms instead. Draws are paired by the cells (budget and size) that arms share. The target is --budget, by
+    default that of the reference's held-out runs. --output is FILE.json, or a folder for a page with a plot.
     """
     from chinchilla_jax.scaling.answers.compare.arms import arms_by_value, arms_of
     from chinchilla_jax.scaling.answers.compare.compare import compare as compare_arms
@@ -138,6 +146,19 @@ def compare(values: flags.FlagValues, words: list[str]) -> None:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def _load_fitted(values: flags.FlagValues) -> tuple[LoadedRuns, Analysis | dict[str, Any]]:
+    """The runs, and the fits of --fit or how to make them."""
+    if not values.fit:
+        return _load(values), _fits(values)
+    from chinchilla_jax.scaling.predict.saved import load_fit
+
+    for flag in (*_INPUT, "preset", "replicates", "seed"):
+        if values[flag].present:
+            raise UsageError(f"--fit={values.fit} holds runs and fits as they were made: --{flag} goes with `fit`")
+    saved = load_fit(values.fit)
+    return saved.loaded, saved.fits
 
 
 def _load(values: flags.FlagValues) -> LoadedRuns:

@@ -13,7 +13,7 @@ from chinchilla_jax.scaling.answers import answers, next_runs
 from chinchilla_jax.scaling.answers.answers import Answer, Law
 from chinchilla_jax.scaling.answers.recommended import other_sizes, surface_law
 from chinchilla_jax.scaling.laws.published import law
-from chinchilla_jax.scaling.predict.analysis import analyse
+from chinchilla_jax.scaling.predict.analysis import Analysis, analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, flops_of, target_budget
 from chinchilla_jax.scaling.report.facts import facts_of
@@ -58,14 +58,14 @@ def ask(
     loaded: LoadedRuns | None,
     names: Sequence[str],
     question: Question,
-    fits: Mapping[str, Any],
+    fits: Analysis | Mapping[str, Any],
     output: str | os.PathLike | None = None,
     echo: Echo = print,
 ) -> Prediction | None:
     """Prints the answers, and writes the facts to `output` as JSON; returns the prediction of the runs, if any.
 
-    The answers come from the runs, which `analyse(**fits)` fits, and from the published laws of these `names`. Without
-    runs and names they come from the paper's law and its refit.
+    The answers come from the runs, with their `fits` or as `analyse(**fits)` makes them, and from the published laws of
+    these `names`. Without runs and names they come from the paper's law and its refit.
 
     Raises:
       FitRefused: no fit; an unknown law; `question`, when what is asked cannot be answered from what was given.
@@ -78,8 +78,10 @@ def ask(
     laws = list(answers.published_laws(surfaces)) if surfaces or (loaded is None and not others) else []
     flops, prediction = question.flops, None
     if loaded is not None and flops is not None:
-        announce(loaded, fits["preset"], echo)
-        prediction = predict(analyse(loaded.runs, **fits), flops)
+        if not isinstance(fits, Analysis):
+            announce(loaded, fits["preset"], echo)
+            fits = analyse(loaded.runs, **fits)
+        prediction = predict(fits, flops)
         fitted = surface_law(prediction, f"fitted to {loaded.source}")
         laws += [fitted] if fitted else []
     results = _answers(laws, others, question, prediction)

@@ -15,7 +15,7 @@ import jinja2
 
 from chinchilla_jax.base.files import exists, is_folder, read_bytes, write_json, write_text
 from chinchilla_jax.scaling.answers.recommended import other_sizes
-from chinchilla_jax.scaling.predict.analysis import analyse
+from chinchilla_jax.scaling.predict.analysis import Analysis, analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict
 from chinchilla_jax.scaling.predict.verdicts import judge
 from chinchilla_jax.scaling.read.load import load_runs
@@ -33,6 +33,7 @@ def write_report(
     output: str | pathlib.Path | None = None,
     replicates: int = 1000,
     seed: int = 0,
+    fits: Analysis | None = None,
     command: str | None = None,
 ) -> pathlib.Path:
     """Fits, predicts, draws and writes `report.html`, `report.json` and `plots/*.png`; returns the path of the first.
@@ -42,7 +43,7 @@ def write_report(
     Args:
       study: whatever `load_runs` takes.
       budget: FLOPs to predict for; by default as `target_budget` says.
-      preset, replicates, seed: of the fits, as for `analyse`.
+      preset, replicates, seed: of the fits, as for `analyse`, unless `fits` of these runs are there already.
       output: directory to write into; the study directory, or that of the table, by default.
       command: what makes this report again, to be printed in it; by default built from the other arguments.
 
@@ -57,7 +58,8 @@ def write_report(
     try:
         if target is None:
             raise FitRefused("no_runs", "no IsoFLOP run is finished yet: there is nothing to fit")
-        prediction = predict(analyse(loaded.runs, preset, replicates=replicates, seed=seed), target)
+        fits = fits or analyse(loaded.runs, preset, replicates=replicates, seed=seed)
+        prediction = predict(fits, target)
     except FitRefused as error:
         refusal = str(error)
     waiting = {row.where for row in loaded.bad if row.reason.startswith("not finished")}

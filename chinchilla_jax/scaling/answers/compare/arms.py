@@ -1,4 +1,4 @@
-"""Which arms are compared: studies and tables by path, or the values of one table's column?"""
+"""Which arms are compared: studies, tables and saved fits by path, or the values of one table's column?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from chinchilla_jax.scaling.predict.saved import is_saved_fit, load_fit
 from chinchilla_jax.scaling.read.load import load_runs, values_of
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
 
@@ -24,7 +25,7 @@ def arms_of(words: Sequence[str], reading: Mapping[str, Any]) -> dict[str, Loade
         name = name or pathlib.Path(path).resolve().stem
         if name in arms:
             raise FitRefused("arms", f"two arms are called {name}: name them, as plain={path}")
-        arms[name] = load_runs(path, **reading)
+        arms[name] = load_fit(path).loaded if is_saved_fit(path) else load_runs(path, **reading)
     return arms
 
 
