@@ -9,6 +9,7 @@
     fit       --study=DIR | --runs=PATH                scaling laws of the finished runs
     predict   --study=DIR | --runs=PATH | --law=NAME   what to train: N, D and loss for --budget=C, and other questions
     report    --study=DIR | --runs=PATH                the same as a page with plots
+    verify    FILE RUN                                 judge a finished run by a prediction on record
     compare   ARM ARM... | --runs=TABLE --by=COLUMN    how much compute one way to train is worth against another
     study     --config=FILE[:NAME] --study=DIR         all of it, from text to report
     noise     --config=FILE[:NAME] --study=DIR         how far its runs differ by their seeds, and at other rates
@@ -224,6 +225,7 @@ def _status(values: flags.FlagValues) -> None:
 _verb(*cli_runs.FIT)(cli_runs.fit)
 _verb(*cli_runs.PREDICT)(cli_runs.predict)
 _verb(*cli_runs.REPORT)(cli_runs.report)
+_verb(words="FILE RUN")(cli_runs.verify)
 _verb(*cli_runs.COMPARE, words="ARM...")(cli_runs.compare)
 
 
@@ -291,7 +293,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        if name not in ("fit", "predict", "report", "compare") or not error.filename:
+        if name not in ("fit", "predict", "report", "compare", "verify") or not error.filename:
             raise
         return _say(f"{error.filename2 or error.filename}: {error.strerror}", USAGE)
     except KeyboardInterrupt:

@@ -89,6 +89,7 @@ FLAGS = {
     "inference_tokens": _number("Tokens the model will serve."),
     "inputs": _text("What a law needs besides N and D: NAME:VALUE,... as in granularity:8 or sparsity:0.9."),
     "more_runs": _whole("Propose this many further runs, those that narrow the prediction most."),
+    "register": _text("Also put the prediction on record in this file, NAME.json, before its run is trained."),
     "verify": _switch("Also plan the runs that check the prediction."),
     "reference": _text("Arm to compare with. Default: the first."),
     # What `preflight` compiles for, and how.

@@ -12,9 +12,11 @@ from absl import flags
 
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.files import write_json
+from chinchilla_jax.config_flag import read_config
 
 if TYPE_CHECKING:
     from chinchilla_jax.scaling.predict.analysis import Analysis
+    from chinchilla_jax.scaling.predict.predict import Prediction
     from chinchilla_jax.scaling.read.runs import LoadedRuns
 
 _INPUT = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
@@ -22,7 +24,7 @@ _HOW = ("preset", "replicates", "seed", "output")
 _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 _OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs", "more_runs")
 FIT = (*_INPUT, *_HOW, "variants", "explain", "save")
-PREDICT = (*_INPUT, "fit", "law", *_BUDGET, *_OPTIMUM, *_HOW, "verify")
+PREDICT = ("config", *_INPUT, "fit", "law", *_BUDGET, *_OPTIMUM, *_HOW, "register", "verify")
 REPORT = (*_INPUT, "fit", *_BUDGET, *_HOW)
 COMPARE = ("runs", "columns", "where", "by", "best_per_cell", "reference", *_BUDGET, "replicates", "seed", "output")
 
@@ -86,6 +88,8 @@ def predict(values: flags.FlagValues) -> None:
     Of a table that mixes settings, --where=COLUMN=VALUE takes one of them; `fit --by=COLUMN` compares them.
     With --verify it also plans the runs that check the prediction: the predicted size, half and double, at the held-out
     budget. `work --manifest=verification.jsonl` trains them.
+    With --register=FILE the prediction is put on record for one run: that of --config, else of --params or of the
+    predicted size, at the budget. The verb `verify` judges the run when it is finished.
     """
     from chinchilla_jax.scaling.read.runs import telling_left_out
     from chinchilla_jax.scaling.report.ask import Question, ask
@@ -98,12 +102,45 @@ def predict(values: flags.FlagValues) -> None:
     names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
     with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
         prediction = ask(loaded, names, question, fits, values.output, echo)
+    if values.register:
+        _register(values, prediction, loaded)
     if values.verify and prediction is not None:
         from chinchilla_jax.parallel.job.cores import default_workers
         from chinchilla_jax.study.plan import describe, verification
 
         planned = verification(pathlib.Path(values.study), prediction.best.params)
         describe(planned, default_workers(planned.template()), echo)
+
+
+def _register(values: flags.FlagValues, prediction: Prediction | None, loaded: LoadedRuns | None) -> None:
+    """Puts a prediction of finished runs on record."""
+    from chinchilla_jax.scaling.answers import on_record
+
+    if prediction is None or loaded is None:
+        raise UsageError("--register needs finished runs that predict: --study, --runs or --fit")
+    if "config" in values:
+        target = on_record.target_of(read_config(values), loaded)
+    else:
+        params = values.params or prediction.best.params
+        target = on_record.Target(params, prediction.tokens_at(params), prediction.budget, validation=loaded.validation)
+    content = on_record.register(values.register, prediction, loaded, target)
+    low, high = content["intervals"]["95%"]
+    run = f"N = {target.params:.4g}, D = {target.tokens:.4g}, C = {target.flops:.4g}"
+    echo(f"on record: {values.register}: {run}: loss {content['loss']:.4f}, 95% of one run {low:.4f} to {high:.4f}")
+
+
+def verify(values: flags.FlagValues, words: list[str]) -> None:
+    """Judges a finished run by a prediction that was put on record before it began (`predict --register`).
+
+    FILE is the record, RUN the directory of the run. The verdict is written beside FILE, as NAME.RUN.verdict.json. A
+    run that began earlier, or is another one than that on record, is refused.
+    """
+    from chinchilla_jax.scaling.answers.on_record import describe
+    from chinchilla_jax.scaling.answers.on_record import verify as judge
+
+    if len(words) != 2:
+        raise UsageError("give the record and the run, as verify predictions/large.json runs/large")
+    echo(describe(judge(*words)))
 
 
 def report(values: flags.FlagValues) -> None:

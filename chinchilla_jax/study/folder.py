@@ -3,6 +3,7 @@
 STUDY/manifest.jsonl       header line, then one line per IsoFLOP run; never changed once written
 STUDY/verification.jsonl   the same for the runs at the held-out budget
 STUDY/noise.jsonl          the same for runs that measure noise (`noise`), noise.json what they came to
+STUDY/predictions/NAME.json   what was predicted of a held-out run before it began, and the verdict beside it
 STUDY/runs/NAME/           one run: config.json, metrics.jsonl, checkpoints, lease.json, result.json (written last)
 STUDY/logs/                output of the workers
 STUDY/compilation_cache/   compiled programs, shared by all workers

@@ -10,7 +10,7 @@ import dataclasses
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chinchilla_jax.base import files
@@ -92,6 +92,7 @@ class _Pipeline:
         with self._stage("report"):
             from chinchilla_jax.scaling.report.report import write_report
 
+            judge_by_record(study, echo)
             report = write_report(study)
 
         for line in where_the_time_went(study, self.workers):
@@ -115,7 +116,9 @@ class _Pipeline:
         announce(loaded, "corrected", self.echo)
         prediction = predict(analyse(loaded.runs), holdout_budget(self.config))
         tell(of_prediction(facts_of(loaded, prediction=prediction)), self.echo)
-        describe(verification(self.study, prediction.best.params), self.workers, self.echo)
+        planned = verification(self.study, prediction.best.params)
+        describe(planned, self.workers, self.echo)
+        put_on_record(self.study, prediction, loaded, planned.runs)
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -149,6 +152,29 @@ class _Pipeline:
         seconds_of = pace(self.study)
         left = {run.name: seconds_of(run) * (1.0 - folder.progress(self.study, run)) for run in runs}
         return estimate(runs, self.workers, lambda run: left[run.name])
+
+
+def put_on_record(study: pathlib.Path, prediction: Any, loaded: Any, runs: Sequence[PlannedRun]) -> None:
+    """Writes the predicted loss of each held-out run to STUDY/predictions, before any of them begins."""
+    from chinchilla_jax.scaling.answers import on_record
+    from chinchilla_jax.scaling.read.directories import validation_of
+
+    for run in runs:
+        path = study / on_record.FOLDER / f"{run.name}.json"
+        if not files.exists(path):
+            counts = float(run.params), float(run.tokens), run.cost
+            target = on_record.Target(*counts, run.name, run.config_hash, run.flops, validation_of(run.config))
+            on_record.register(path, prediction, loaded, target)
+
+
+def judge_by_record(study: pathlib.Path, echo: Echo) -> None:
+    """Judges every finished run that a prediction of the study is on record for, and says what came of it."""
+    from chinchilla_jax.scaling.answers import on_record
+
+    for path in files.glob(study / on_record.FOLDER, "*.json"):
+        target = folder.run_folder(study, path.stem)
+        if not path.name.endswith(".verdict.json") and files.exists(target / folder.RESULT):
+            echo(on_record.describe(on_record.verify(path, target)))
 
 
 def _prepared(config: RunConfig) -> bool:

@@ -26,6 +26,7 @@ from chinchilla_jax.scaling.answers.answers import SMALLER, Answer, Law, SizeLaw
 from chinchilla_jax.scaling.fits.approach2 import profile_shape
 from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken
+from chinchilla_jax.scaling.predict.estimates import Intervals, estimates_of
 from chinchilla_jax.scaling.predict.predict import Prediction
 
 _SHAPES = 3  # profiles, the largest, whose shape is taken
@@ -95,6 +96,19 @@ def recommended_law(prediction: Prediction) -> SizeLaw:
         assert fits.isoflop is not None  # what was not fitted is not recommended
         return ProfileLaw(fits.isoflop, prediction.flops_per)
     return law
+
+
+def predicted_run(prediction: Prediction, params: float, flops: float) -> tuple[float, Intervals]:
+    """The loss of a run of `params` on which `flops` are spent, and its intervals by level, {} without a bootstrap.
+
+    Those of approach 2 are the intervals of the lowest loss at that budget, carried along the profile as a factor.
+    """
+    law = recommended_law(prediction)
+    loss = float(law.loss(params, flops))
+    lowest = law.best(flops)[1]
+    estimate = estimates_of(prediction.fits, flops, prediction.flops_per)[prediction.recommended]
+    intervals = estimate.intervals.get("loss", {})
+    return loss, {level: (low * loss / lowest, high * loss / lowest) for level, (low, high) in intervals.items()}
 
 
 def other_sizes(prediction: Prediction) -> tuple[Answer, Answer]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from chinchilla_jax.scaling.predict.estimates import Estimate
 from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.read.runs import HeldOut, Run, held_out
 
@@ -25,6 +26,36 @@ class Verdict:
     question: str
     status: str
     detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Stated:
+    """A loss that was predicted, with the 95% interval of one run or None, and how a trained one is judged by it."""
+
+    loss: float
+    interval: tuple[float, float] | None
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval, relative; 0 without one."""
+        return 0.5 * (self.interval[1] - self.interval[0]) / self.loss if self.interval else 0.0
+
+    @property
+    def allowed(self) -> float:
+        """The relative error that passes."""
+        return max(LOSS_TOLERANCE, self.half_width)
+
+    def error(self, trained: float) -> float:
+        """The predicted loss over the trained one, less one."""
+        return self.loss / trained - 1.0
+
+    def status(self, trained: float) -> str:
+        """`pass` or `fail`."""
+        return "pass" if abs(self.error(trained)) <= self.allowed else "fail"
+
+    def holds(self, trained: float) -> bool:
+        """Whether the interval does."""
+        return self.interval is not None and self.interval[0] <= trained <= self.interval[1]
 
 
 def judge(
@@ -57,26 +88,26 @@ def _profiles(prediction: Prediction | None, refusal: str, unfinished: int) -> V
 
 
 def _loss(prediction: Prediction | None, held: dict[str, HeldOut]) -> Verdict:
+    stated = {name: _stated(estimate) for name, estimate in prediction.estimates.items()} if prediction else {}
     allowed, also = LOSS_TOLERANCE, ""
-    if prediction is not None and "loss" in prediction.best.intervals:
-        low, high = prediction.best.intervals["loss"][0.95]
-        half = 0.5 * (high - low) / prediction.best.loss
-        allowed, also = max(allowed, half), f", or the half-width of its 95% interval, {half:.2%}"
+    if prediction is not None and (best := stated[prediction.recommended]).interval:
+        allowed, also = best.allowed, f", or the half-width of its 95% interval, {best.half_width:.2%}"
     question = f"The predicted loss is within {allowed:.2%} of the trained loss ({LOSS_TOLERANCE:.1%}{also})"
     if "predicted" not in held:
         return Verdict("loss", question, "pending", "the model of the predicted size is not trained yet")
     if prediction is None:
         return Verdict("loss", question, "fail", "there is no prediction")
     trained, parts = held["predicted"].loss, []
-    for name, estimate in prediction.estimates.items():
-        inside = ""
-        if "loss" in estimate.intervals:
-            low, high = estimate.intervals["loss"][0.95]
-            inside = f", {'inside' if low <= trained <= high else 'outside'} the 95% interval"
-        parts.append(f"{name} {estimate.loss:.4f} ({estimate.loss / trained - 1:+.2%}{inside})")
-    status = "pass" if abs(prediction.best.loss / trained - 1.0) <= allowed else "fail"
+    for name, one in stated.items():
+        inside = f", {'inside' if one.holds(trained) else 'outside'} the 95% interval" if one.interval else ""
+        parts.append(f"{name} {one.loss:.4f} ({one.error(trained):+.2%}{inside})")
+    status = stated[prediction.recommended].status(trained)
     detail = f"trained {held['predicted']}; {'; '.join(parts)}; judged on {prediction.recommended}"
     return Verdict("loss", question, status, detail)
+
+
+def _stated(estimate: Estimate) -> Stated:
+    return Stated(estimate.loss, estimate.intervals.get("loss", {}).get(0.95))
 
 
 def _size(held: dict[str, HeldOut]) -> Verdict:

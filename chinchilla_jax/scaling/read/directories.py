@@ -111,9 +111,13 @@ def _validation(study: _Study) -> dict[str, str]:
     """The settings that decide which rows the losses were measured on, of the study or of its first run."""
     config = study.header.get("config")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, StopIteration):
-        config = config or files.read_json(next(iter(study.folders.values())) / "config.json")["config"]
-        return {key: str(config[key.split(".")[0]][key.split(".")[1]]) for key in _VALIDATION}
+        return validation_of(config or files.read_json(next(iter(study.folders.values())) / "config.json")["config"])
     return {}
+
+
+def validation_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of a run's config, as nested mappings, that decide which rows its loss is measured on."""
+    return {key: str(config[key.split(".")[0]][key.split(".")[1]]) for key in _VALIDATION}
 
 
 def _read_study(path: pathlib.Path) -> _Study:

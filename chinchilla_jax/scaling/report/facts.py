@@ -32,6 +32,8 @@ What was predicted:
                  `tokens_at_budget`, what spends the budget at that N; `rollouts`, as `Rollout`; `profile_likelihood`
                  of N, D and loss, 95%
   verdicts       a list of `name`, `question`, `status` (pass, fail, pending) and `detail`
+  on_record      `predictions` that were put on record before their run began, as `Outcome`, and the `calibration` of
+                 those judged
 
 What was asked:
   question       of `predict`, as `Question`; `answers`, a list of `Answer`: `key`, `title`, `rows`, `notes`
@@ -62,7 +64,7 @@ from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
 
 _VALUES = (
     "source convention loss_unit preset command target_budget extrapolation prediction question more_runs flops_range "
-    "tokens_per_param_range"
+    "tokens_per_param_range on_record"
 )
 _LISTS = "reading runs bad_rows warnings verdicts answers variants"
 _MAPPINGS = "differences refused plots"

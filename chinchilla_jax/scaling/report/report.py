@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 
 from chinchilla_jax.base.files import exists, is_folder, read_bytes, write_json, write_text
+from chinchilla_jax.scaling.answers import on_record
 from chinchilla_jax.scaling.answers.recommended import other_sizes
 from chinchilla_jax.scaling.predict.analysis import Analysis, analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict
@@ -72,6 +73,7 @@ def write_report(
         target_budget=target,
         verdicts=judge(prediction, loaded.runs, target, refusal, unfinished=roles.count("isoflop")),
         answers=other_sizes(prediction) if prediction else (),
+        on_record=_on_record(folder),
         command=command or _command(study, options),
         plots={title: str(path.relative_to(folder)) for title, path in images.items()},
     )
@@ -80,6 +82,12 @@ def write_report(
     write_json(folder / "report.json", facts)
     write_text(folder / "report.html", render(facts, {title: read_bytes(path) for title, path in images.items()}))
     return folder / "report.html"
+
+
+def _on_record(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The predictions on record beside the report, and how well they did; None where there are none."""
+    rows = on_record.outcomes(folder / on_record.FOLDER)
+    return {"predictions": rows, "calibration": on_record.calibration(rows)} if rows else None
 
 
 def _draw(prediction: Prediction, loaded: LoadedRuns, folder: pathlib.Path) -> dict[str, pathlib.Path]:

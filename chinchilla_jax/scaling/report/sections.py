@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from chinchilla_jax.base.words import Echo, cell, count, flops_text, in_unit, loss_text, unit_of
+from chinchilla_jax.base.words import Echo, cell, change, count, flops_text, in_unit, loss_text, unit_of
 from chinchilla_jax.base.words import table as plain_table
 from chinchilla_jax.scaling.predict.analysis import APPROACHES
 from chinchilla_jax.scaling.read.runs import LoadedRuns
@@ -84,6 +84,8 @@ def of_page(facts: Facts) -> tuple[list[Section], list[Section]]:
     """The sections before the figures, and after them."""
     rows = [{"Verdict": v["status"].upper(), "Question": (v["question"], v["detail"])} for v in facts["verdicts"]]
     first, then = [_lead(facts), Section("Verdicts", tables=(Table(rows, words=("Question",)),))], []
+    if facts["on_record"]:
+        first.append(_on_record(facts))
     if facts["prediction"]:
         first += [_side_by_side(facts), _prediction(facts), *_rollouts(facts)]
         then += _approaches(facts)
@@ -192,6 +194,33 @@ def _prediction(facts: Facts) -> Section:
     )
     table = Table(rows, words=("Approach", "Quantity"))
     return Section(f"Prediction for {flops_text(facts['target_budget'])} FLOPs", tables=(table,), notes=(note,))
+
+
+def _on_record(facts: Facts) -> Section:
+    """What was predicted before it was trained, and what came of it."""
+    rows = []
+    for row in facts["on_record"]["predictions"]:
+        judged = row["error"] is not None
+        words: dict[str, Any] = {"Verdict": row["status"].upper(), "Run": (row["run"], row["made"][:19] + " UTC")}
+        words |= {"N": count(row["params"]), "C": flops_text(row["flops"])}
+        words["Predicted"] = loss_text(row["loss"]), _span(row["loss_95"], loss_text)
+        words["Trained"] = loss_text(row["trained"]) if judged else "-"
+        rows.append(words | {"Error": change(row["error"]) if judged else "-", "Inside": _inside(row["inside"])})
+    total = facts["on_record"]["calibration"]
+    notes = [
+        "Predictions of single runs, with their 95% intervals, put on record at the time given, before the run began."
+    ]
+    if total["judged"]:
+        notes.append(
+            f"{total['judged']} judged: {total['inside_95']:.0%} inside the 95% interval, mean error "
+            f"{change(total['mean_error'])}, mean absolute error {total['mean_absolute_error']:.2%}. Runs of one study "
+            "share their law, so they are right or wrong together."
+        )
+    return Section("Predictions on record", tables=(Table(rows, words=("Run",)),), notes=notes)
+
+
+def _inside(value: bool | None) -> str:
+    return "-" if value is None else "yes" if value else "no"
 
 
 def _rollouts(facts: Facts) -> list[Section]:

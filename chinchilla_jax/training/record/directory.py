@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def take_directory(course: Course, ledger: Ledger, workdir: Path) -> None:
             "hash": course.content_hash(),
             "code": code_revision(),
             "cores": hardware.cpu_cores(),
+            "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
             "config": course.config.to_dict(),
         }
         files.write_json(workdir / "config.json", record | ({"stages": stages} if stages else {}))
