@@ -75,6 +75,10 @@ FLAGS = {
     "seed": _whole("Seed of the bootstrap.", 0),
     "output": _text("Also write the answer there: a JSON file, or the folder of a report."),
     "variants": _switch("Also fit every variant of approaches 2 and 3."),
+    "losses": _text(
+        "Fit several losses, each by itself: all, or the names of columns (of a study: domains of its mixture)."
+    ),
+    "errors": _text("Columns of downstream errors or accuracies, 0 to 1, to predict through the loss."),
     "explain": _switch("Also say what the preset does, and why."),
     # A budget, and the other questions of `predict`.
     "budget": _number("FLOPs to predict for.", lower_bound=1.0),

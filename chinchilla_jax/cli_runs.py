@@ -23,7 +23,7 @@ _INPUT = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
 _HOW = ("preset", "replicates", "seed", "output")
 _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 _OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs", "more_runs")
-FIT = (*_INPUT, *_HOW, "variants", "explain", "save")
+FIT = (*_INPUT, *_HOW, "variants", "explain", "save", "losses", "errors")
 PREDICT = ("config", *_INPUT, "fit", "law", *_BUDGET, *_OPTIMUM, *_HOW, "register", "verify")
 REPORT = (*_INPUT, "fit", *_BUDGET, *_HOW)
 COMPARE = ("runs", "columns", "where", "by", "best_per_cell", "reference", *_BUDGET, "replicates", "seed", "output")
@@ -35,8 +35,13 @@ def fit(values: flags.FlagValues) -> None:
     """Fits all three approaches to finished runs; --preset=paper does it as Hoffmann et al. 2022 did.
 
     --variants adds the answer under other curves, misfits and tied exponents; --explain what the preset does, and why.
+    --losses=all fits every loss of a table, or every domain of a study's mixture, and their macro average, instead, and
+    --errors=COLUMN the downstream error that goes with the loss, at the budget that `predict` would ask about.
     """
-    facts = _fit_each(values) if values.by else _fit_all(values)
+    if values.losses or values.errors:
+        facts = _fit_losses(values)
+    else:
+        facts = _fit_each(values) if values.by else _fit_all(values)
     if values.output:
         write_json(values.output, facts)
         echo(f"written: {values.output}")
@@ -64,6 +69,37 @@ def _fit_all(values: flags.FlagValues) -> dict[str, Any]:
 
         facts["variants"] = list(compare_variants(loaded.runs))
         sections.tell([sections.variants(facts)], echo)
+    return facts
+
+
+def _fit_losses(values: flags.FlagValues) -> dict[str, Any]:
+    """Prints what each of several losses, and downstream errors, reach at the target."""
+    from chinchilla_jax.scaling.answers import losses
+    from chinchilla_jax.scaling.read.losses import load_losses
+    from chinchilla_jax.scaling.read.runs import FitRefused, target_budget
+    from chinchilla_jax.scaling.report import sections
+    from chinchilla_jax.scaling.report.facts import facts_of
+
+    for flag in ("by", "variants", "save", "explain"):
+        if values[flag].value:
+            raise UsageError(f"--{flag} fits one loss: leave --losses and --errors out")
+    path, reading = _reading(values)
+    loaded = _load(values)
+    names = [] if values.losses in (None, "all") else [name.strip() for name in values.losses.split(",")]
+    every = load_losses(path, names, reading) if values.losses else {}
+    budget = target_budget(loaded)
+    if budget is None:
+        raise FitRefused("no_runs", f"{loaded.source}: no IsoFLOP run is finished yet: there is nothing to fit")
+    sections.announce(loaded, "corrected", echo)
+    answers = []
+    if every:
+        answers.append(losses.answer(losses.fit_losses(every, budget, values.seed), budget))
+    if values.errors:
+        predicted = losses.fit_losses({"loss": loaded}, budget, values.seed)[0]
+        columns = [name.strip() for name in values.errors.split(",")]
+        answers.append(losses.downstream(loaded, columns, predicted, values.seed))
+    facts = facts_of(loaded, answers=answers, target_budget=budget)
+    sections.tell([sections.answer_section(answer) for answer in facts["answers"]], echo)
     return facts
 
 

@@ -101,7 +101,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "train": ("config", "workdir", "profile", *PROCESSES),
         "work": ("study", "manifest", "workers", "worker", "standby", "parent", *PROCESSES),
         "status": ("study",),
-        "fit": (*source, *fits, "variants", "explain", "save"),
+        "fit": (*source, *fits, "variants", "explain", "save", "losses", "errors"),
         "predict": ("config", *source, "fit", "law", *budget, "params", "tokens", "unique_tokens", "inference_tokens",
                     "inputs", "more_runs", *fits, "register", "verify"),
         "verify": (),

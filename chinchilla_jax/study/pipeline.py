@@ -168,13 +168,18 @@ def put_on_record(study: pathlib.Path, prediction: Any, loaded: Any, runs: Seque
 
 
 def judge_by_record(study: pathlib.Path, echo: Echo) -> None:
-    """Judges every finished run that a prediction of the study is on record for, and says what came of it."""
+    """Judges every finished run that a prediction of the study is on record for, and says what came of it; a run that
+    cannot be judged is no reason to stop."""
     from chinchilla_jax.scaling.answers import on_record
+    from chinchilla_jax.scaling.read.runs import FitRefused
 
     for path in files.glob(study / on_record.FOLDER, "*.json"):
         target = folder.run_folder(study, path.stem)
         if not path.name.endswith(".verdict.json") and files.exists(target / folder.RESULT):
-            echo(on_record.describe(on_record.verify(path, target)))
+            try:
+                echo(on_record.describe(on_record.verify(path, target)))
+            except FitRefused as refused:
+                echo(f"not judged: {refused}")
 
 
 def _prepared(config: RunConfig) -> bool:

@@ -14,15 +14,18 @@ from typing import Any
 import jinja2
 
 from chinchilla_jax.base.files import exists, is_folder, read_bytes, write_json, write_text
-from chinchilla_jax.scaling.answers import on_record
+from chinchilla_jax.scaling.answers import losses, on_record
+from chinchilla_jax.scaling.answers.answers import Answer
 from chinchilla_jax.scaling.answers.recommended import other_sizes
 from chinchilla_jax.scaling.predict.analysis import Analysis, analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict
 from chinchilla_jax.scaling.predict.verdicts import judge
 from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.losses import domains_of
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, target_budget
 from chinchilla_jax.scaling.report.facts import facts_of
 from chinchilla_jax.scaling.report.plots import fitted, profiles
+from chinchilla_jax.scaling.report.plots.losses import plot_losses
 from chinchilla_jax.scaling.report.sections import Facts, Section, of_page
 
 
@@ -72,7 +75,7 @@ def write_report(
         prediction=prediction,
         target_budget=target,
         verdicts=judge(prediction, loaded.runs, target, refusal, unfinished=roles.count("isoflop")),
-        answers=other_sizes(prediction) if prediction else (),
+        answers=(*other_sizes(prediction), *_domains(loaded, target, folder, images)) if prediction else (),
         on_record=_on_record(folder),
         command=command or _command(study, options),
         plots={title: str(path.relative_to(folder)) for title, path in images.items()},
@@ -82,6 +85,19 @@ def write_report(
     write_json(folder / "report.json", facts)
     write_text(folder / "report.html", render(facts, {title: read_bytes(path) for title, path in images.items()}))
     return folder / "report.html"
+
+
+def _domains(
+    loaded: LoadedRuns, budget: float | None, folder: pathlib.Path, images: dict[str, pathlib.Path]
+) -> tuple[Answer, ...]:
+    """Each domain of the study's mixture, where there are several; its plot joins the images."""
+    every = domains_of(loaded)
+    if budget is None or len(every) < 2:
+        return ()
+    fits = losses.fit_losses(every, budget)
+    if path := plot_losses(fits, budget, folder / "plots" / "losses.png"):
+        images["Each loss"] = path
+    return (losses.answer(fits, budget),)
 
 
 def _on_record(folder: pathlib.Path) -> dict[str, Any] | None:
