@@ -50,7 +50,7 @@ def load_losses(
 
 
 def domains_of(loaded: LoadedRuns, names: Sequence[str] = ()) -> dict[str, LoadedRuns]:
-    """The runs of a study with the loss of each domain of its validation data, with bits per byte of all, and `MACRO`."""
+    """The runs of a study with the loss of each domain of its validation data, bits per byte of all, and `MACRO`."""
     values = {run.name: _validation(loaded.details.get(run.name, {})) for run in loaded.runs}
     every = list(dict.fromkeys(name for of_run in values.values() for name in of_run))
     for name in names:
