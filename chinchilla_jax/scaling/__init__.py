@@ -6,4 +6,5 @@ laws/      which other laws are there, and with which published constants?
 predict/   what will a larger budget reach, how sure is that, and was it right?
 answers/   what should be trained, and what do other choices cost?
 report/    how is all that told: text, JSON, a page, plots?
+api        the same questions as functions of Python
 """

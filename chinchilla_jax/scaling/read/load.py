@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from chinchilla_jax.base import files
 from chinchilla_jax.scaling.read.directories import load_directory
@@ -12,6 +13,7 @@ from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
 from chinchilla_jax.scaling.read.table.columns import NONE, choose_columns, derive_loss, derive_tokens, require
 from chinchilla_jax.scaling.read.table.curves import points_of_chart, read_curves_in_cells, read_curves_of_table
 from chinchilla_jax.scaling.read.table.formats import Row, Table, read_table, table_of
+from chinchilla_jax.scaling.read.table.frames import is_frame, table_of_frame
 from chinchilla_jax.scaling.read.table.records import to_runs
 from chinchilla_jax.scaling.read.table.select import Where, select, values_to_split
 from chinchilla_jax.scaling.read.table.settings import best_per_cell as keep_best
@@ -19,16 +21,16 @@ from chinchilla_jax.scaling.read.table.settings import remark
 
 
 def load_runs(
-    path: str | os.PathLike | LoadedRuns,
+    path: str | os.PathLike | LoadedRuns | Any,
     columns: Mapping[str, str] | None = None,
     curves: str | os.PathLike | None = None,
     where: Mapping[str, Sequence[str]] | None = None,
     best_per_cell: bool = False,
 ) -> LoadedRuns:
-    """Runs of a study directory, of run directories, or of a table (CSV, JSON lines, Parquet, .xlsx).
+    """Runs of a study directory, of run directories, of a table (CSV, JSON lines, Parquet, .xlsx), or of a DataFrame.
 
     Args:
-      path: where they are; what is loaded already is returned as it is.
+      path: where they are, or a table in memory (`table.frames`); what is loaded already is returned as it is.
       columns: overrides the guess, e.g. `{"flops": "flops_table_a4", "tokens": "D*1e9"}`; keys are fields of `Run`, or
         `params_total`, `params_non_embedding`, `flops_6nd` ... to say what a column counts; `-` is no column. For
         directories the columns are the keys of `result.json`, with its FLOPs by convention as `flops_6nd` ...
@@ -43,6 +45,11 @@ def load_runs(
     """
     if isinstance(path, LoadedRuns):
         return path
+    if is_frame(path):
+        frame = table_of_frame(path)
+        loaded = _load_table(pathlib.Path(frame.source), columns or {}, curves, where or {}, best_per_cell, frame)
+        _check_usable(loaded)
+        return loaded
     path = pathlib.Path(path)
     if not files.exists(path):
         raise FitRefused("not_found", f"{path}: no such file or directory")
@@ -70,10 +77,15 @@ def values_of(path: str | os.PathLike, column: str, where: Where) -> list[str]:
 
 
 def _load_table(
-    path: pathlib.Path, by_hand: Mapping[str, str], curves: str | os.PathLike | None, where: Where, best: bool
+    path: pathlib.Path,
+    by_hand: Mapping[str, str],
+    curves: str | os.PathLike | None,
+    where: Where,
+    best: bool,
+    table: Table | None = None,
 ) -> LoadedRuns:
     # 1. The file becomes rows of text; what is not asked for goes.
-    table = read_table(path)
+    table = table or read_table(path)
     if not table.rows:
         raise table.refused("no_runs", "no rows below the header")
     table = select(table, where)

@@ -1,0 +1,163 @@
+"""The same questions from Python: of studies, files, DataFrames or plain columns.
+
+    from chinchilla_jax.scaling import api
+
+    fitted = api.fit({"params": [...], "tokens": [...], "loss": [...], "flops": [...], "budget": [...]})
+    answer = fitted.predict(budget=1e21)
+    answer.loss, answer.interval, answer.facts["prediction"]
+
+What is returned carries the facts that the command line writes with --output (`report/facts.py`). Wherever runs are
+asked for, a path (study, run directories, table, saved fit), a DataFrame, a dict of columns, loaded runs or a `Fitted`
+will do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from chinchilla_jax.scaling.answers import losses as several
+from chinchilla_jax.scaling.answers import on_record
+from chinchilla_jax.scaling.answers.compare.compare import DRAWS, Comparison
+from chinchilla_jax.scaling.answers.compare.compare import compare as compare_arms
+from chinchilla_jax.scaling.predict.analysis import Analysis, analyse
+from chinchilla_jax.scaling.predict.predict import Prediction
+from chinchilla_jax.scaling.predict.predict import predict as predict_from
+from chinchilla_jax.scaling.predict.saved import SavedFit, is_saved_fit, load_fit, save_fit
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, target_budget, telling_left_out
+
+__all__ = ["Compared", "Fitted", "Predicted", "compare", "fit", "fit_losses", "load", "predict"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """Runs and the fits made of them."""
+
+    loaded: LoadedRuns
+    fits: Analysis
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As `fit --output` writes them."""
+        from chinchilla_jax.scaling.report.facts import facts_of
+
+        return facts_of(self.loaded, self.fits)
+
+    def predict(self, budget: float | None = None) -> Predicted:
+        """The answer for `budget` FLOPs; by default for the study's held-out budget, or 4 times the largest."""
+        budget = budget or target_budget(self.loaded)
+        if budget is None:
+            raise FitRefused("no_budget", f"{self.loaded.source}: no held-out budget to ask about; give a budget")
+        return Predicted(self.loaded, predict_from(self.fits, budget))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Keeps runs and fits in NAME.npz, which stands for them wherever runs are asked for."""
+        save_fit(path, SavedFit(self.loaded, self.fits))
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """A prediction of the recommended approach."""
+
+    loaded: LoadedRuns
+    prediction: Prediction
+
+    @property
+    def loss(self) -> float:
+        """The lowest loss at the budget."""
+        return self.prediction.best.loss
+
+    @property
+    def params(self) -> float:
+        """N*."""
+        return self.prediction.best.params
+
+    @property
+    def tokens(self) -> float:
+        """What spends the budget at N*."""
+        return self.prediction.tokens_at_budget
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The central 95% interval of the loss of one trained run; None without a bootstrap."""
+        return self.prediction.best.intervals.get("loss", {}).get(0.95)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As `predict --output` writes them, without further questions."""
+        from chinchilla_jax.scaling.report.facts import facts_of
+
+        return facts_of(self.loaded, prediction=self.prediction)
+
+    def register(self, path: str | os.PathLike, target: on_record.Target | None = None) -> dict[str, Any]:
+        """Puts the prediction on record for `target`, by default the run at N*, before it is trained."""
+        counts = self.params, self.tokens, self.prediction.budget
+        target = target or on_record.Target(*counts, validation=self.loaded.validation)
+        return on_record.register(path, self.prediction, self.loaded, target)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """A comparison of arms."""
+
+    arms: Mapping[str, LoadedRuns]
+    comparison: Comparison
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As `compare --output` writes them."""
+        from chinchilla_jax.scaling.report.compared import facts_of_comparison
+
+        return facts_of_comparison(self.comparison, self.arms)
+
+
+def load(runs: Any, **reading: Any) -> LoadedRuns:
+    """The runs, read as `load_runs` says (`columns`, `curves`, `where`, `best_per_cell`)."""
+    if isinstance(runs, (Fitted, SavedFit)):
+        return runs.loaded
+    if isinstance(runs, (str, os.PathLike)) and not isinstance(runs, LoadedRuns) and is_saved_fit(runs):
+        return load_fit(runs).loaded
+    return load_runs(runs, **reading)
+
+
+def fit(runs: Any, *, preset: str = "corrected", replicates: int = 1000, seed: int = 0, **reading: Any) -> Fitted:
+    """All three approaches on the runs; a saved fit is taken as it is. Refused as `load_runs` and `analyse`."""
+    if isinstance(runs, (str, os.PathLike)) and not isinstance(runs, LoadedRuns) and is_saved_fit(runs):
+        saved = load_fit(runs)
+        return Fitted(saved.loaded, saved.fits)
+    loaded = load(runs, **reading)
+    with telling_left_out(loaded):
+        return Fitted(loaded, analyse(loaded.runs, preset, replicates=replicates, seed=seed))
+
+
+def predict(runs: Any, budget: float | None = None, **options: Any) -> Predicted:
+    """`fit(runs, **options).predict(budget)`; a `Fitted` is asked as it is."""
+    return (runs if isinstance(runs, Fitted) else fit(runs, **options)).predict(budget)
+
+
+def compare(
+    arms: Mapping[str, Any],
+    reference: str | None = None,
+    budget: float | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    **reading: Any,
+) -> Compared:
+    """Compute-equivalent gains of the arms by name; refused as `answers.compare.compare`."""
+    loaded = {name: load(runs, **reading) for name, runs in arms.items()}
+    return Compared(loaded, compare_arms(loaded, reference, budget, draws=draws, seed=seed))
+
+
+def fit_losses(runs: Any, names: Sequence[str] = (), budget: float | None = None, **reading: Any) -> Any:
+    """Every loss of a study or a table, as `several.LossFit`s, at `budget` FLOPs."""
+    from chinchilla_jax.scaling.read.losses import load_losses
+
+    losses = load_losses(runs, names, reading)
+    budget = budget or target_budget(next(iter(losses.values())))
+    if budget is None:
+        raise FitRefused("no_budget", "no held-out budget to ask about; give a budget")
+    return several.fit_losses(losses, budget)
