@@ -1,16 +1,17 @@
 """How do predictions of this project stand beside those of its peers, on the same tables and the same questions?
 
-    python -m tests.benchmarks.peers [--peers=simple-scaling-laws,chinchilla] [--limit=5400] [--python=PATH ...]
+    python -m tests.benchmarks.peers [--peers=simple-scaling-laws,chinchilla] [--answers=FOLDER] [--python=PATH ...]
 
 Peers are fetched by pip into environments of their own under `--cache` and run as processes
 (`tests/benchmarks/peer_runners`); one that cannot be installed is left out, with the reason. Cases are those of
 `tests.benchmarks.prediction`: a hidden budget 3 to 6 times the largest of four, and the largest of a table. Seconds are
-the median of a case, fit, intervals and prediction together, on one thread where the peer obeys. What a method
-does not answer is counted and named; its errors are those of the other cases. Last, which questions each can answer at
-all: each is asked once, by a call.
+the median of a case, of processors: fit, intervals and prediction together. What a method does not answer is counted
+and named; its errors are those of the other cases. Last, which questions each can answer at all: each is asked once, by
+a call. In `--answers` what was answered is kept, and who has answered is not asked again.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -152,8 +153,8 @@ def environment(package: str, least: tuple[int, int], cache: pathlib.Path, tried
     return str(python)
 
 
-def run_peer(python: str, runner: pathlib.Path, asked: list[dict], limit: float) -> tuple[list[dict], str]:
-    """What a runner answered in `limit` seconds, and how it ended where it did not end well."""
+def run_peer(python: str, runner: pathlib.Path, asked: list[dict], limit: float) -> list[dict]:
+    """What a runner answered in `limit` seconds; the last line says how it ended where it did not end well."""
     with tempfile.TemporaryDirectory() as folder:
         given, answers = (pathlib.Path(folder) / name for name in ("cases.json", "answers.jsonl"))
         files.write_json(given, asked)
@@ -165,8 +166,19 @@ def run_peer(python: str, runner: pathlib.Path, asked: list[dict], limit: float)
         start, code = time.monotonic(), process.wait()
         late.cancel()
         lines = [line for line in answers.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    ended = "" if code == 0 else f"ended with code {code} after {time.monotonic() - start:.0f} s"
-    return [json.loads(line) for line in lines], ended
+    ended = [{"ended": f"ended with code {code} after {time.monotonic() - start:.0f} s"}] if code else []
+    return [json.loads(line) for line in lines] + ended
+
+
+def kept(folder: pathlib.Path | None, name: str, ask) -> list[dict]:
+    """What `ask()` gives, or gave when it was asked before."""
+    if folder is None:
+        return ask()
+    path = folder / f"{name.replace(' ', '-')}.json"
+    if not path.exists():
+        files.make_folder(folder)
+        files.write_json(path, ask())
+    return files.read_json(path)
 
 
 def table(lines: list[dict], known: list[tuple], kind: str) -> tuple[dict[str, str], Counter]:
@@ -232,6 +244,7 @@ def main() -> None:
         "--peers", default=",".join(PEERS), help="which peers, with commas between them; empty for none"
     )
     parser.add_argument("--limit", type=float, default=5400.0, help="seconds for each peer")
+    parser.add_argument("--answers", type=pathlib.Path, help="a folder to keep answers in")
     parser.add_argument("--python", action="append", default=[], help="a Python that peers may be installed for")
     parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path(CACHE).expanduser())
     values = parser.parse_args()
@@ -241,7 +254,7 @@ def main() -> None:
     asked, known = cases()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lines_of = {OURS: ours(asked)}
+        lines_of = {OURS: kept(values.answers, OURS, lambda: ours(asked))}
     for name in names:
         package, least, runner = PEERS[name]
         try:
@@ -249,9 +262,10 @@ def main() -> None:
         except CannotRun as why:
             print(f"{package} is left out: {why}")
             continue
-        lines_of[package.replace("==", " ")], ended = run_peer(python, RUNNERS / runner, asked, values.limit)
-        if ended:
-            print(f"{package} {ended}")
+        ask = functools.partial(run_peer, python, RUNNERS / runner, asked, values.limit)
+        lines = lines_of[package.replace("==", " ")] = kept(values.answers, name, ask)
+        if "ended" in lines[-1]:
+            print(f"{package} {lines[-1]['ended']}")
     tell(lines_of, known)
 
 

@@ -34,14 +34,14 @@ def answers(tmp_path_factory):
 
 
 def test_what_was_answered_before_a_crash_counts(answers):
-    lines, ended = answers
-    assert [line.get("case") for line in lines] == [None, None, 0, 1]
-    assert ended.startswith("ended with code 7")
+    lines = answers
+    assert [line.get("case") for line in lines] == [None, None, 0, 1, None]
+    assert lines[-1]["ended"].startswith("ended with code 7")
     assert lines[0]["how"] == "law" and lines[1]["failure"] == "law gave nothing"
 
 
 def test_failures_are_counted_and_named_and_figures_are_of_the_other_cases(answers):
-    rows, failures = peers.table(answers[0], KNOWN, "next, largest")
+    rows, failures = peers.table(answers, KNOWN, "next, largest")
     assert failures == {("law", "ValueError: no optimum"): 1, ("law", "no answer: its process ended before"): 1}
     assert rows["law"].split()[:7] == ["1/3", "1.00%", "1.00%", "100.00%", "100%", "100.00%", "4.95%"]
 
@@ -49,8 +49,14 @@ def test_failures_are_counted_and_named_and_figures_are_of_the_other_cases(answe
 def test_a_peer_that_does_not_end_is_ended(tmp_path):
     runner = tmp_path / "slow.py"
     runner.write_text("import time; time.sleep(60)")
-    lines, ended = peers.run_peer(sys.executable, runner, [], 0.5)
-    assert lines == [] and "ended with code -9" in ended
+    (line,) = peers.run_peer(sys.executable, runner, [], 0.5)
+    assert "ended with code -9" in line["ended"]
+
+
+def test_who_has_answered_is_not_asked_again(tmp_path):
+    answers = [[{"case": 0}], [{"case": 1}]]
+    assert [peers.kept(tmp_path / "answers", "a peer", lambda: answers.pop(0)) for _ in range(2)] == [[{"case": 0}]] * 2
+    assert peers.kept(None, "a peer", lambda: answers.pop(0)) == [{"case": 1}]
 
 
 def test_a_method_without_loss_or_interval_has_dashes():
