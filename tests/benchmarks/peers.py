@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ PEERS = {
     "chinchilla": ("chinchilla==0.2.0", (3, 8), "run_chinchilla.py"),
 }
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")}
+_NUMBER = re.compile(r"-?\d[\d.]*(e[+-]?\d+)?")
 COLUMNS = ("params", "tokens", "flops", "loss", "budget")
 OURS = "this project"
 
@@ -182,7 +184,7 @@ def kept(folder: pathlib.Path | None, name: str, ask) -> list[dict]:
 
 
 def table(lines: list[dict], known: list[tuple], kind: str) -> tuple[dict[str, str], Counter]:
-    """A row for each method on the cases of one kind; and the failures, counted by method and words."""
+    """A row for each method on the cases of one kind; and the failures, counted by method and words, without numbers."""
     rows, failures = {}, Counter()
     places = [i for i, (_, other, _) in enumerate(known) if other == kind]
     given = defaultdict(dict)
@@ -194,7 +196,7 @@ def table(lines: list[dict], known: list[tuple], kind: str) -> tuple[dict[str, s
         for i in places:
             answer = answers.get(i, {"failure": "no answer: its process ended before"})
             if "failure" in answer:
-                failures[method, answer["failure"]] += 1
+                failures[method, _NUMBER.sub("#", answer["failure"])] += 1
             else:
                 good.append((answer, known[i][2]))
         rows[method] = row(good, len(places))
@@ -206,20 +208,20 @@ def row(good: list[tuple[dict, tuple[float, float]]], count: int) -> str:
     text = f"{len(good):4}/{count:<3}"
     pairs = [(a, truth) for a, truth in good if a["loss"] is not None]
     error = np.abs([a["loss"] / loss - 1 for a, (_, loss) in pairs])
-    numbers = (error.mean(), np.median(error), np.mean(error < 0.015)) if pairs else ()
-    text += "".join(f"{x:8.2%}" for x in numbers) or f"{'-':>8}" * 3
+    numbers = f"{error.mean():8.2%}{np.median(error):8.2%}{np.mean(error < 0.015):7.0%}" if pairs else ""
+    text += numbers or f"{'-':>8}{'-':>8}{'-':>7}"
     sized = [abs(np.log(a["params"] / size)) < np.log(1.3) for a, (size, _) in good if a["params"]]
     text += f"{np.mean(sized):7.0%}" if sized else f"{'-':>7}"
     spans = [(a["low"] <= loss <= a["high"], (a["high"] - a["low"]) / 2 / a["loss"]) for a, (_, loss) in pairs
              if a["low"] is not None]  # fmt: skip
-    text += "".join(f"{x:8.2%}" for x in np.mean(spans, 0)) if spans else f"{'-':>8}" * 2
+    text += "{:7.0%}{:8.2%}".format(*np.mean(spans, 0)) if spans else f"{'-':>7}{'-':>8}"
     return text + (f"{np.median([a['seconds'] for a, _ in good]):9.2f}" if good else f"{'-':>9}")
 
 
 def tell(lines_of: dict[str, list[dict]], known: list[tuple]) -> None:
     """Prints the tables, the failures, and which questions are answered."""
     for kind in prediction.BRIEF:
-        print(f"\n{kind}\n{'':44} {'answered':>8}    mean  median   <1.5%  N<1.3   holds   width  seconds")
+        print(f"\n{kind}\n{'':44} answered     mean  median  <1.5%  N<1.3  holds   width  seconds")
         told = Counter()
         for name, lines in lines_of.items():
             rows, failures = table(lines, known, kind)

@@ -1,6 +1,6 @@
 """What does simple-scaling-laws answer? Run by `tests.benchmarks.peers` in an environment that has it.
 
-By its documented calls: a law fitted with 100 draws, the optimum along C = k N D, and the interval of a new run there.
+By its documented calls: a law fitted with 200 draws, the optimum along C = k N D, and the interval of a new run there.
 """
 
 import os
@@ -13,7 +13,7 @@ from simple_scaling_laws.cost import cost_model
 
 SIZE, DATA, LOSS = "model_size__params", "dataset_size__tokens", "test_loss__nats"
 ENDS = [0.025, 0.5, 0.975]
-DRAWS = 100
+DRAWS = 200
 
 
 def frame(rows):
