@@ -184,7 +184,7 @@ def kept(folder: pathlib.Path | None, name: str, ask) -> list[dict]:
 
 
 def table(lines: list[dict], known: list[tuple], kind: str) -> tuple[dict[str, str], Counter]:
-    """A row for each method on the cases of one kind; and the failures, counted by method and words, without numbers."""
+    """A row for each method on the cases of one kind; and the failures, counted by method and words without numbers."""
     rows, failures = {}, Counter()
     places = [i for i, (_, other, _) in enumerate(known) if other == kind]
     given = defaultdict(dict)

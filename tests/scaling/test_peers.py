@@ -46,6 +46,11 @@ def test_failures_are_counted_and_named_and_figures_are_of_the_other_cases(answe
     assert rows["law"].split()[:7] == ["1/3", "1.00%", "1.00%", "100%", "100%", "100%", "4.95%"]
 
 
+def test_an_answer_that_is_no_number_is_a_failure():
+    assert exchange.attempt(lambda: {"loss": float("nan"), "low": None}) == {"failure": "loss is nan"}
+    assert exchange.attempt(lambda: {"loss": 2.0, "low": None}).keys() == {"loss", "low", "seconds"}
+
+
 def test_a_peer_that_does_not_end_is_ended(tmp_path):
     runner = tmp_path / "slow.py"
     runner.write_text("import time; time.sleep(60)")

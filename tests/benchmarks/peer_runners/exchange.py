@@ -9,6 +9,7 @@ those near the minimum of their budget. The truth is not in it. An answer of a m
 """
 
 import json
+import math
 import os
 import sys
 
@@ -45,12 +46,16 @@ def processor_seconds():
 
 
 def attempt(function, *arguments):
-    """What a method answers with the `seconds` of processors it took, or its `failure`: type and words of the error."""
+    """What a method answers with the `seconds` of processors it took, or its `failure`: type and words of the error, or
+    what is not finite."""
     start = processor_seconds()
     try:
         answer = function(*arguments)
     except Exception as error:  # whatever a peer raises is its answer
         return {"failure": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]}
+    for name, value in answer.items():
+        if value is not None and not math.isfinite(value):
+            return {"failure": f"{name} is {value}"}
     return dict(answer, seconds=processor_seconds() - start)
 
 
