@@ -35,6 +35,8 @@ from chinchilla_jax.scaling.laws.optimum import allocate
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 _EXPONENTS = {"alpha": (0.05, 1.0), "beta": (0.05, 1.0)}
+_NEGLIGIBLE = 1e-6  # a term that is this share of the other is absent
+_FLAT = 1e-4  # of the logarithm of a term over all runs: it is a constant
 _COLUMNS = ("params", "tokens", "flops", "loss")
 _AHEAD = 4.0  # times the largest C: where a law without a constant exponent is asked for N*
 
@@ -135,7 +137,7 @@ def fit_coupled(
     """The form `name`, `skaling` or `saturating`, through the runs with role `isoflop`.
 
     `fixed` as in `fit_form`: {"L0": ln(vocabulary)} is how the source of `saturating` uses it. FitRefused `form` for
-    another name, else as `SurfaceProblem` and `fit_form`.
+    another name, `no_optimum` where only N or only D matters, else as `SurfaceProblem` and `fit_form`.
     """
     if name not in ("skaling", "saturating"):
         raise FitRefused("form", f"no coupled form {name!r}; there are skaling, saturating")
@@ -144,7 +146,19 @@ def fit_coupled(
     fit = fit_form(form(name), inputs, points.loss, misfit, fixed=fixed, starts=starts, seed=seed)
     c = {key: np.float64(value) for key, value in fit.constants.items()}
     first, second = (np.float64(1.0), c["R"]) if name == "skaling" else (c["a"], c["b"])
-    return CoupledFit(fit, Surface(np.float64(0.0), first, second, c["alpha"], c["beta"]))
+    inner = Surface(np.float64(0.0), first, second, c["alpha"], c["beta"])
+    _check_both_count(name, inner, points)
+    return CoupledFit(fit, inner)
+
+
+def _check_both_count(name: str, inner: Surface, points: SurfaceProblem) -> None:
+    """Refuses a law with no optimum because only N or only D matters in it."""
+    falls = np.log(inner.A * points.params**-inner.alpha), np.log(inner.B * points.tokens**-inner.beta)
+    apart = float(falls[0].mean() - falls[1].mean())
+    if not (np.isfinite(inner.a) and abs(apart) < -np.log(_NEGLIGIBLE) and min(np.ptp(fall) for fall in falls) > _FLAT):
+        why = "the loss must fall with both N and D: widen the range of sizes and tokens"
+        exponents = f"alpha = {inner.alpha:.3g}, beta = {inner.beta:.3g}"
+        raise FitRefused("no_optimum", f"{name}: the term of N is {np.exp(apart):.3g} of that of D, {exponents}; {why}")
 
 
 def compare_forms(runs: Sequence[Run]) -> tuple[dict[str, Any], ...]:

@@ -97,7 +97,7 @@ def test_gradients_are_those_of_the_objective(name):
     inputs = {"params": N, "tokens": D} | ({"unique_tokens": D / 3} if name == "overfitting" else {})
     target = form(name).value(constants, **inputs) * np.exp(0.02 * np.sin(np.arange(len(N))))
     problem = _FormProblem(form(name), inputs, target, SQUARED_LOG, {})
-    problem.chunk = 8
+    problem.chunk = 64  # as the fits of these tests, so that it is compiled once
     theta, objective = problem.starts(2, seed=1), problem.objective(SQUARED_LOG)
     _, gradient, hessian = objective(theta, np.arange(2))
     for i in range(theta.shape[1]):
@@ -126,6 +126,14 @@ def test_rows_of_the_forms_hold_an_exponent_or_the_size_at_a_target():
     )
     assert last["variant"] == "overfitting, huber" and "a" not in last
     assert last[f"N* at {target:.3g} FLOPs"] == pytest.approx(best.params, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["skaling", "saturating"])
+def test_a_law_in_which_only_tokens_matter_has_no_optimum(name):
+    runs = [dataclasses.replace(run, loss=2.0 + 500.0 * run.tokens**-0.35) for run in runs_of("skaling", SKALING)]
+    with pytest.raises(FitRefused, match=f"{name}: the term of N is .* must fall with both N and D") as caught:
+        fit_coupled(runs, name)
+    assert caught.value.reason == "no_optimum"
 
 
 def test_runs_that_no_surface_can_be_fitted_to_are_refused_by_row_and_by_name():
