@@ -27,6 +27,7 @@ import numpy as np
 
 from chinchilla_jax.scaling.fits.approach3.parametric import SurfaceProblem
 from chinchilla_jax.scaling.fits.minimise import HUBER, Misfit
+from chinchilla_jax.scaling.fits.resample import LEAST_NOISE
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
 from chinchilla_jax.scaling.laws.dense import PARAMS, TOKENS
 from chinchilla_jax.scaling.laws.fit import FormFit, fit_form
@@ -35,8 +36,6 @@ from chinchilla_jax.scaling.laws.optimum import allocate
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 _EXPONENTS = {"alpha": (0.05, 1.0), "beta": (0.05, 1.0)}
-_NEGLIGIBLE = 1e-6  # a term that is this share of the other is absent
-_FLAT = 1e-4  # of the logarithm of a term over all runs: it is a constant
 _COLUMNS = ("params", "tokens", "flops", "loss")
 _AHEAD = 4.0  # times the largest C: where a law without a constant exponent is asked for N*
 
@@ -146,19 +145,20 @@ def fit_coupled(
     fit = fit_form(form(name), inputs, points.loss, misfit, fixed=fixed, starts=starts, seed=seed)
     c = {key: np.float64(value) for key, value in fit.constants.items()}
     first, second = (np.float64(1.0), c["R"]) if name == "skaling" else (c["a"], c["b"])
-    inner = Surface(np.float64(0.0), first, second, c["alpha"], c["beta"])
-    _check_both_count(name, inner, points)
-    return CoupledFit(fit, inner)
+    _check_both_count(fit, points)
+    return CoupledFit(fit, Surface(np.float64(0.0), first, second, c["alpha"], c["beta"]))
 
 
-def _check_both_count(name: str, inner: Surface, points: SurfaceProblem) -> None:
-    """Refuses a law with no optimum because only N or only D matters in it."""
-    falls = np.log(inner.A * points.params**-inner.alpha), np.log(inner.B * points.tokens**-inner.beta)
-    apart = float(falls[0].mean() - falls[1].mean())
-    if not (np.isfinite(inner.a) and abs(apart) < -np.log(_NEGLIGIBLE) and min(np.ptp(fall) for fall in falls) > _FLAT):
-        why = "the loss must fall with both N and D: widen the range of sizes and tokens"
-        exponents = f"alpha = {inner.alpha:.3g}, beta = {inner.beta:.3g}"
-        raise FitRefused("no_optimum", f"{name}: the term of N is {np.exp(apart):.3g} of that of D, {exponents}; {why}")
+def _check_both_count(fit: FormFit, points: SurfaceProblem) -> None:
+    """Refuses a law without an optimum, in which only N or only D matters."""
+    middle = {"params": np.exp(np.log(points.params).mean()), "tokens": np.exp(np.log(points.tokens).mean())}
+    for key, letter in (("params", "N"), ("tokens", "D")):
+        values = getattr(points, key)
+        low, high = (float(fit.predict(**(middle | {key: end}))) for end in (values.max(), values.min()))
+        if not high > low * (1.0 + LEAST_NOISE):
+            why = f"over the range of {letter} the loss of the best law falls by {high / low - 1.0:.2g} of itself"
+            advice = f"it must fall with both N and D: widen the range of {key}"
+            raise FitRefused("no_optimum", f"{fit.form.name}: {why}; {advice}")
 
 
 def compare_forms(runs: Sequence[Run]) -> tuple[dict[str, Any], ...]:
