@@ -77,7 +77,9 @@ QUESTIONS = {
     "metric": lambda runs, budget: ("fit_form", accuracy(runs)),
     "next_runs": lambda runs, budget: ("next_runs", more_runs(runs, budget)),
     "sweep": lambda runs, budget: ("plan", [run.flops for run in sweep()]),
-    "models": lambda runs, budget: ("plan", [run.config["model"]["d_model"] for run in sweep()]),
+    "shapes": lambda runs, budget: ("plan", [run.config["model"]["d_model"] for run in sweep()]),
+    "flops": lambda runs, budget: ("plan", [run.flops["executed"] for run in sweep()]),
+    "cost": lambda runs, budget: ("Surface.optimum", surface(runs).optimum(budget, lambda n: 6.0 * n + 1e6 * n**0.5)),
     "repeats": lambda runs, budget: (
         "unique_data_optimum",
         unique_data_optimum(law("muennighoff2023").constants, 1e9, 1e21).epochs,

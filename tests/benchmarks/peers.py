@@ -221,12 +221,12 @@ def row(good: list[tuple[dict, tuple[float, float]]], count: int) -> str:
 def tell(lines_of: dict[str, list[dict]], known: list[tuple]) -> None:
     """Prints the tables, the failures, and which questions are answered."""
     for kind in prediction.BRIEF:
-        print(f"\n{kind}\n{'':44} answered     mean  median  <1.5%  N<1.3  holds   width  seconds")
+        print(f"\n{kind}\n{'':50} answered     mean  median  <1.5%  N<1.3  holds   width  seconds")
         told = Counter()
         for name, lines in lines_of.items():
             rows, failures = table(lines, known, kind)
             for method, text in rows.items():
-                print(f"{f'{name}, {method}':44} {text}")
+                print(f"{f'{name}, {method}':50} {text}")
             told |= Counter({(name, *key): count for key, count in failures.items()})
         for (name, method, why), count in told.items():
             print(f"  {name}, {method}: {count} not answered: {why}")

@@ -44,6 +44,15 @@ def seeded(case):
         return "seed", made(folder, seed_ranges={"C": (1e18, 1e19), "N_to_D": (10, 100)}).seed()
 
 
+def shaped(case):
+    """The shape that comes nearest to a size drawn, by a size function of ours."""
+    grid = {"d_model": list(range(128, 4097, 128)), "n_layers": list(range(2, 65, 2))}
+    search = {"hyperparam_grid": grid, "size_estimator": lambda d_model, n_layers: 12 * n_layers * d_model**2}
+    ranges = {"C": (1e18, 1e19), "N_to_D": (10, 100)}
+    with tempfile.TemporaryDirectory() as folder:
+        return "seed(model_search_config=)", made(folder, seed_ranges=ranges, model_search_config=search).seed()[1]
+
+
 def of_fit(name, function):
     """A question that a fit answers."""
     return lambda case: (name, function(fitted(case["runs"]), case))
@@ -54,6 +63,7 @@ QUESTIONS = {
     "loss": of_fit("predict_loss", lambda model, case: model.predict_loss(*model.allocate_compute(case["budget"]))),
     "anywhere": of_fit("predict_loss", lambda model, case: model.predict_loss(1e9, 1e10)),
     "sweep": seeded,
+    "shapes": shaped,
 }
 METHODS = {"surface": surface}
 

@@ -104,6 +104,13 @@ def swept(case):
     return "isoflop_grid", len(peer.isoflop_grid([1e18, 1e19], chinchilla_cost(case), 20.0))
 
 
+def other_cost(case):
+    """The optimum under a cost law fitted to the recorded FLOPs."""
+    cost = peer.fit_cost_model(frame(case["runs"]))
+    model = fitted(case["runs"])
+    return "fit_cost_model", model.optimal_allocation([case["budget"]], cost)[f"{SIZE}__median"][0]
+
+
 def read(column, name):
     """A question that the row of the best allocation answers."""
     return lambda case: (name, optimum(case, fitted(case["runs"]))[column])
@@ -121,6 +128,7 @@ QUESTIONS = {
     "compare": compared,
     "next_runs": suggested,
     "sweep": swept,
+    "cost": other_cost,
     "doubts": noted,
     "saved": saved,
 }
