@@ -12,11 +12,9 @@ from chinchilla_jax.scaling.laws.fit import _FormProblem, fit_form
 from chinchilla_jax.scaling.laws.form import form
 from chinchilla_jax.scaling.laws.optimum import allocate
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from tests.scaling.laws.cases import OVERFITTING, SATURATING, SKALING
 
 N, D = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e7, 3e9, 6), np.geomspace(2e8, 1e11, 6)))
-SKALING = {"E": 1.7, "alpha": 0.5, "beta": 0.55, "k": 0.6, "R": 9.0, "A": 260.0}
-SATURATING = {"E": 1.6, "L0": 10.4, "alpha": 0.36, "beta": 0.4, "a": 40.0, "b": 230.0}
-OVERFITTING = SATURATING | {"gamma": 0.35, "delta": 0.6, "c": 20.0}
 
 
 def runs_of(name, constants, noise=0.0, seed=0):
