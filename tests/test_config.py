@@ -135,16 +135,10 @@ def test_a_refusal_names_the_dotted_key_and_what_to_do(key, value, told):
         ({"mesh": {"tensor": 2}, "model": {"vocab_size": 1025}}, "model.vocab_size", "1025 does not divide over mesh"),
         ({"mesh": {"fsdp": 16}, "model": {"d_model": 40}}, "model.d_model", "40 does not divide over mesh.fsdp=16"),
         ({"mesh": {"context": 16}, "model": {"d_model": 40}}, "model.d_model", "does not divide over mesh.context=16"),
-        (
-            {"mesh": {"context": 16, "fsdp": 8}, "train": {"batch_size": 16}},
-            "model.d_model",
-            r"64 does not divide over mesh.fsdp=8 \* mesh.context=16",
-        ),
-        (
-            {"mesh": {"context": 2, "tensor": 2}, "data": {"seq_len": 130}},
-            "data.seq_len",
-            r"130 does not divide over mesh.context=2 \* mesh.tensor=2",
-        ),
+        ({"mesh": {"context": 16, "fsdp": 8}, "train": {"batch_size": 16}}, "model.d_model",
+         r"64 does not divide over mesh.fsdp=8 \* mesh.context=16"),
+        ({"mesh": {"context": 2, "tensor": 2}, "data": {"seq_len": 130}}, "data.seq_len",
+         r"130 does not divide over mesh.context=2 \* mesh.tensor=2"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(values, key, told):

@@ -239,12 +239,8 @@ def as_json(table: Table) -> dict:
                   for which in WHICH if (cycles := getattr(row, which))}  # fmt: skip
         rows.append({"name": row.name, "ours": row in table.ours, "blocks": row.blocks, "absent": row.absent,
                      "passes": passes, "ratio": table.ratio(row), "bar": table.bar(row)})  # fmt: skip
-    return {
-        **dataclasses.asdict(table.shape),
-        "heads": HEADS,
-        "rows": rows,
-        "packed_tiles": {which: dataclasses.asdict(tiles) for which, tiles in table.packed_tiles.items()},
-    }
+    return {**dataclasses.asdict(table.shape), "heads": HEADS, "rows": rows,
+            "packed_tiles": {which: dataclasses.asdict(tiles) for which, tiles in table.packed_tiles.items()}}
 
 
 def make_table(bench: Bench, shape: Shape, kernels: Sequence[str], cases: Sequence[str], gradients: bool,

@@ -1,6 +1,6 @@
 """Achieved FLOP/s of a study's largest model over that of a plain float32 matrix product, in one process, alternating.
 
-taskset -c 0 python -m tests.benchmarks.step_flops [cpu|cpu_long]     one worker's core, as the study runs it
+    taskset -c 0 python -m tests.benchmarks.step_flops [cpu|cpu_long]     one worker's core, as the study runs it
 """
 
 import statistics

@@ -1,6 +1,6 @@
 """Where a study's wall time went, and the share of it spent training.
 
-python -m tests.benchmarks.study_time studies/cpu [workers]
+    python -m tests.benchmarks.study_time studies/cpu [workers]
 """
 
 import pathlib

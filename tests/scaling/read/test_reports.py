@@ -96,6 +96,8 @@ def test_a_sweep_export_is_guessed_and_its_crashed_run_left_out():
         "name": "run_name", "params": "parameter_count", "tokens": "total_tokens", "loss": "cd_val_loss",
         "flops": "total_gflops x 1e+09", "budget": "budget",
     }  # fmt: skip
-    assert [(row.where, row.reason) for row in loaded.bad] == [("line 17 (iso-1e+19-P4.6M-v2)", "run_state is crashed")]
+    assert [(row.where, row.reason) for row in loaded.bad] == [
+        ("line 17 (iso-1e+19-P4.6M-v2)", "run_state is crashed")
+    ]
     assert len(loaded.runs) == 19 and all(run.flops == pytest.approx(run.budget) for run in loaded.runs)
     assert len(report("sweep_export", columns={"state": "-"}).runs) == 20
