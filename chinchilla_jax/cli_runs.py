@@ -34,7 +34,8 @@ echo = functools.partial(print, flush=True)
 def fit(values: flags.FlagValues) -> None:
     """Fits all three approaches to finished runs; --preset=paper does it as Hoffmann et al. 2022 did.
 
-    --variants adds the answer under other curves, misfits and tied exponents; --explain what the preset does, and why.
+    --variants adds the answer under other curves, misfits, tied exponents and newer forms of the surface; --explain
+    what the preset does, and why.
     --losses=all fits every loss of a table, or every domain of a study's mixture, and their macro average, instead, and
     --errors=COLUMN the downstream error that goes with the loss, at the budget that `predict` would ask about.
     """
@@ -66,8 +67,9 @@ def _fit_all(values: flags.FlagValues) -> dict[str, Any]:
     sections.tell(sections.of_fit(facts, values.explain), echo)
     if values.variants:
         from chinchilla_jax.scaling.fits.variants import compare_variants
+        from chinchilla_jax.scaling.laws.coupled import compare_forms
 
-        facts["variants"] = list(compare_variants(loaded.runs))
+        facts["variants"] = [*compare_variants(loaded.runs), *compare_forms(loaded.runs)]
         sections.tell([sections.variants(facts)], echo)
     return facts
 

@@ -1,21 +1,24 @@
 """How far off are predictions of runs that were trained and hidden? For every IsoFLOP table in the repository.
 
-    python -m tests.benchmarks.prediction [--draws=200]
+    python -m tests.benchmarks.prediction [--draws=200] [--parts=hidden,shapes,perturbed,planted]
 
 1. Each budget that has two or more below it is hidden in turn: `next` is the budget after the fitted ones, `4 -> 4x` a
-   budget 3 to 6 times the largest of four neighbouring ones, `ahead` 10 to 300 times the largest of all below.
+   budget 3 to 6 times the largest of four neighbouring ones, `ahead` 10 to 300 times the largest of all below. Then
+   the same by family of tables: what other forms and penalties gain beside the plain surface.
 2. How far minima scatter about their line, and how curved profiles are; the losses of this project's studies
    perturbed.
 3. Planted laws with more and less irreducible loss.
 
 Truth is the minimum of a parabola through the five runs about the lowest of the hidden budget. Errors are relative
 errors of the loss. Beside our approaches stand two plain baselines: parabolas through all runs with E + k C^-g through
-their minima by scipy, and a Huber fit of E + A/N^alpha + B/D^beta by scipy.
+their minima by scipy, and a Huber fit of E + A/N^alpha + B/D^beta by scipy. Surfaces are fitted to all runs, and to
+those `near` the minimum of their budget: within 5% of its lowest loss, and the two sizes on either side.
 """
 
 import argparse
 import csv
 import pathlib
+import sys
 import warnings
 from collections import defaultdict
 
@@ -26,6 +29,8 @@ import chinchilla_jax
 from chinchilla_jax.scaling.fits.approach2 import profile_shape
 from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, fit_isoflop
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
+from chinchilla_jax.scaling.fits.minimise import ASYMMETRIC_HUBER, HUBER
+from chinchilla_jax.scaling.laws.coupled import fit_coupled
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
@@ -33,6 +38,8 @@ TABLES = pathlib.Path(chinchilla_jax.__file__).parent / "tables"
 STUDIES = pathlib.Path(__file__).parent / "tables"
 SETTING = ("hparams", "warmup", "decay", "param_count", "split")
 STARTS = paper_starts()[::45]
+FAMILIES = {"figure 4": "Figure 4", "owt2": "Porian et al.", "cpu": "cpu studies"}  # by the start of a table's name
+BRIEF = ("4 -> 4x", "next, largest")  # kinds that every method is asked; the others only the recommended one
 KINDS = (("4 -> 4x", 3, 6), ("10x ahead", 7, 15), ("30x ahead", 20, 45), ("100x+ ahead", 70, 450))
 
 
@@ -75,10 +82,47 @@ def recommended(runs: list[Run], budget: float):
     return fit.loss_law.at(budget), float(fit.params_law.at(budget)), fit.loss_law.interval(budget, 0.95)
 
 
-def surface(runs: list[Run], budget: float):
+def surface(runs: list[Run], budget: float, misfit=HUBER):
     """Approach 3."""
-    params, _, loss = fit_parametric(runs, starts=STARTS, resampling=None).surface.optimum(budget, _per_token(runs))
+    fit = fit_parametric(runs, misfit=misfit, starts=STARTS, resampling=None)
+    params, _, loss = fit.surface.optimum(budget, per_token(runs))
     return float(loss), float(params), None
+
+
+def asymmetric(runs: list[Run], budget: float):
+    """Approach 3 with losses predicted too high counted ten times."""
+    return surface(runs, budget, ASYMMETRIC_HUBER)
+
+
+def skaling(runs: list[Run], budget: float):
+    """E + A (N^-alpha + R D^-beta)^k."""
+    return _coupled(runs, budget, "skaling")
+
+
+def saturating(runs: list[Run], budget: float):
+    """E + (L0 - E) h / (1 + h)."""
+    return _coupled(runs, budget, "saturating")
+
+
+def _coupled(runs: list[Run], budget: float, name: str):
+    params, _, loss = fit_coupled(runs, name).optimum(budget, per_token(runs))
+    return loss, params, None
+
+
+def near(runs: list[Run]) -> list[Run]:
+    """The runs near the minimum of their budget."""
+    kept = []
+    for profile in _by_budget(runs).values():
+        profile = sorted(profile, key=lambda run: run.params)
+        lowest = min(range(len(profile)), key=lambda i: profile[i].loss)
+        limit = 1.05 * profile[lowest].loss
+        kept += [run for i, run in enumerate(profile) if run.loss <= limit or abs(i - lowest) <= 2]
+    return kept
+
+
+def of_near(method):
+    """The method on the runs near their minima."""
+    return lambda runs, budget: method(near(runs), budget)
 
 
 def parabolas(runs: list[Run], budget: float):
@@ -112,15 +156,28 @@ def huber(runs: list[Run], budget: float):
     best = min((minimize(objective, s, method="BFGS") for s in starts), key=lambda r: r.fun)
     a, b, e, alpha, beta = best.x
     sizes = np.geomspace(min(np.exp(n)) / 30, max(np.exp(n)) * 1000, 4000)
-    tokens = budget / (_per_token(runs) * sizes)
+    tokens = budget / (per_token(runs) * sizes)
     loss = np.exp(e) + np.exp(a) * sizes**-alpha + np.exp(b) * tokens**-beta
     return float(loss.min()), float(sizes[loss.argmin()]), None
 
 
-METHODS = {"recommended": recommended, "approach 3": surface, "parabola + offset": parabolas, "Huber, scipy": huber}
+SURFACES = {
+    "approach 3": surface,
+    "asymmetric penalty": asymmetric,
+    "Skaling": skaling,
+    "saturating": saturating,
+}
+METHODS = {
+    "recommended": recommended,
+    **SURFACES,
+    **{f"{name}, near": of_near(method) for name, method in SURFACES.items()},
+    "parabola + offset": parabolas,
+    "Huber, scipy": huber,
+}
 
 
-def _per_token(runs: list[Run]) -> float:
+def per_token(runs: list[Run]) -> float:
+    """C = per_token N D of a table: the median."""
     return float(np.median([run.flops / (run.params * run.tokens) for run in runs]))
 
 
@@ -154,28 +211,36 @@ def line(name: str, rows: list[tuple]) -> str:
     return text
 
 
+def compared(predicted: float, params: float, span, known: tuple[float, float]) -> tuple:
+    """A row of `line`, given what was predicted and the truth."""
+    size, loss = known
+    held = span and span[0] <= loss <= span[1]
+    return predicted / loss - 1, np.log(params / size), held, span and (span[1] - span[0]) / 2 / predicted
+
+
+def family(table: str) -> str:
+    """Of a table, by its name."""
+    return next(words for start, words in FAMILIES.items() if table.startswith(start))
+
+
 def hidden(runs_of: dict[str, dict[float, list[Run]]]) -> None:
     """Part 1."""
-    rows, by_table = defaultdict(list), defaultdict(list)
+    rows, by_table, errors = defaultdict(list), defaultdict(list), defaultdict(dict)
     for name, groups in runs_of.items():
-        for kind, fitted, budget, (size, loss) in cases(groups):
+        for kind, fitted, budget, known in cases(groups):
             runs = [run for c in fitted for run in groups[c]]
             for method, predict in METHODS.items():
-                if method != "recommended" and kind not in ("4 -> 4x", "next, largest"):
+                if method != "recommended" and kind not in BRIEF:
                     continue
                 try:
-                    predicted, params, span = predict(runs, budget)
+                    row = compared(*predict(runs, budget), known)
                 except (FitRefused, RuntimeError, ValueError):
                     continue
-                row = (
-                    predicted / loss - 1,
-                    np.log(params / size),
-                    span and span[0] <= loss <= span[1],
-                    span and (span[1] - span[0]) / 2 / predicted,
-                )
                 rows[kind, method].append(row)
+                errors[kind, method, family(name)][name, budget] = abs(row[0])
                 if method == "recommended":
                     by_table[name].append(row)
+        print(f"{name}: done", file=sys.stderr, flush=True)
     head = f"{'':28} {'n':>4} {'mean':>7} {'median':>7} {'<1%':>5} {'<1.5%':>5} {'N<1.3':>6} {'holds':>6} {'width':>6}"
     for kind in dict.fromkeys(kind for kind, _ in rows):
         print(f"\n{kind}\n{head}")
@@ -185,6 +250,21 @@ def hidden(runs_of: dict[str, dict[float, list[Run]]]) -> None:
     print(f"\nrecommended, by table\n{head}")
     for name, rows_of_table in by_table.items():
         print(line(name[-28:], rows_of_table))
+    gains(errors)
+
+
+def gains(errors: dict[tuple[str, str, str], dict[tuple[str, float], float]]) -> None:
+    """Mean error by family; of the cases that both answer, those where a method is nearer the truth than approach 3."""
+    for kind in BRIEF:
+        print(f"\n{kind}, by family: mean error, cases nearer the truth than approach 3 on all runs")
+        print(f"{'':28}" + "".join(f"{words:>22}" for words in FAMILIES.values()))
+        for method in METHODS:
+            text = ""
+            for words in FAMILIES.values():
+                some, plain = errors[kind, method, words], errors[kind, "approach 3", words]
+                nearer = [some[case] < plain[case] for case in some if case in plain]
+                text += f"{np.mean([*some.values()]):14.2%} {sum(nearer):3}/{len(nearer):<3}" if some else f"{'-':>22}"
+            print(f"{method:28}{text}")
 
 
 def shapes(runs_of: dict[str, dict[float, list[Run]]]) -> None:
@@ -253,18 +333,28 @@ def _planted(share: float, budgets: np.ndarray, ahead: float, noises: tuple[floa
     return text
 
 
+PARTS = {
+    "hidden": lambda runs_of, draws: hidden(runs_of),
+    "shapes": lambda runs_of, draws: shapes(runs_of),
+    "perturbed": perturbed,
+    "planted": lambda runs_of, draws: planted(draws),
+}
+
+
 def main() -> None:
     """Prints the three parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=200, help="of the perturbed and planted losses")
-    draws = parser.parse_args().draws
+    parser.add_argument("--parts", default=",".join(PARTS), help="which parts, with commas between them")
+    values = parser.parse_args()
+    unknown = set(values.parts.split(",")) - set(PARTS)
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     runs_of = tables()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's, of the baselines
-        hidden(runs_of)
-    shapes(runs_of)
-    perturbed(runs_of, draws)
-    planted(draws)
+        for part in values.parts.split(","):
+            PARTS[part](runs_of, values.draws)
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ class _FormProblem(Problem):
             weight = np.ones((self.chunk, self.size)) if weights is None else weights[rows[padded]]
             # Both are settings of a thread, and `minimise` uses several. Accelerators have no fast double precision.
             with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-                out = compiled(theta[padded], *data, weight, np.float64(misfit.delta / unit), unit, self.typical)
+                out = compiled(theta[padded], *data, weight, (misfit.delta / unit, misfit.above), unit, self.typical)
                 value, gradient, hessian = (np.array(part)[: len(theta)] for part in out)
             return value, gradient, hessian
 
@@ -193,19 +193,20 @@ def _decode(
 
 @functools.cache
 def _derivatives(form: Form, free: tuple[str, ...], scale: str) -> Callable:
-    """Value [B], slope [B, P] and Hessian [B, P, P] at theta [B, P], compiled; `width` is delta in units of `unit`."""
+    """Value [B], slope [B, P] and Hessian [B, P, P] at theta [B, P], compiled; `shape` is delta in units of
+    `unit`, and how much more a target predicted too high counts."""
     import jax
     import jax.numpy as jnp
 
     def energy(
-        u: Any, fixed: Any, inputs: Any, target: Any, weight: Any, width: Any, unit: Any, typical: Any
+        u: Any, fixed: Any, inputs: Any, target: Any, weight: Any, shape: Any, unit: Any, typical: Any
     ) -> jax.Array:
         x = SimpleNamespace(**inputs)
         predicted = form.law(_decode(form, free, fixed, u, x, typical, jnp), x, jnp)
         gap = jnp.log(predicted) - jnp.log(target) if scale == "log" else predicted - target
-        residual = gap / unit
+        residual, (width, above) = gap / unit, shape
         force = jnp.clip(residual, -width, width)
-        return (weight * force * (residual - 0.5 * force)).sum()
+        return (weight * jnp.where(residual > 0, above, 1.0) * force * (residual - 0.5 * force)).sum()
 
     def everything(u: jax.Array, *data: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         def gradient(v: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

@@ -88,6 +88,7 @@ def test_squares_give_the_mean_and_a_tiny_threshold_the_median():
 def test_the_thresholds_narrow_down_to_the_one_asked_for():
     assert [stage.delta for stage in Misfit("", "log", 1e-3).narrowing("raw")] == [1e-1, 1e-2]
     assert MISFITS["squared_log"].narrowing("log") == []
+    assert {stage.above for stage in MISFITS["asymmetric_huber"].narrowing("log")} == {10.0}
     assert all(stage.residual == "raw" for stage in MISFITS["l1"].narrowing("raw"))
 
 

@@ -12,6 +12,11 @@ INTERACTION = {
     "b3": -1.2,
 }
 
+# Of the newer forms of the surface.
+SKALING = {"E": 1.7, "alpha": 0.5, "beta": 0.55, "k": 0.6, "R": 9.0, "A": 260.0}
+SATURATING = {"E": 1.6, "L0": 10.4, "alpha": 0.36, "beta": 0.4, "a": 40.0, "b": 230.0}
+OVERFITTING = SATURATING | {"gamma": 0.35, "delta": 0.6, "c": 20.0}
+
 
 def moving(direction):
     """The constants that move by a tenth of the largest change or more."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.minimise import HUBER, SQUARED_LOG, SQUARED_RAW, Misfit
+from chinchilla_jax.scaling.fits.minimise import ASYMMETRIC_HUBER, HUBER, SQUARED_LOG, SQUARED_RAW, Misfit
 from chinchilla_jax.scaling.fits.resample import Resampling
 from chinchilla_jax.scaling.laws.fit import fit_form, fit_widths
 from chinchilla_jax.scaling.laws.form import amplitude, form, signed
@@ -54,6 +54,13 @@ def test_squared_objectives_on_figure_4(points, figure_4_trimmed):
     assert (raw.constants["E"], raw.constants["alpha"], raw.constants["beta"]) == pytest.approx(
         (1.8828, 0.3576, 0.4276), abs=1e-4
     )
+
+
+def test_an_asymmetric_penalty_is_that_of_approach_3(points, figure_4_trimmed):
+    dedicated = fit_parametric(figure_4_trimmed, misfit=ASYMMETRIC_HUBER, starts=paper_starts()[::45], resampling=None)
+    fit = fit_form(CHINCHILLA, *points, ASYMMETRIC_HUBER)
+    assert fit.objective == pytest.approx(dedicated.objective, rel=1e-6)
+    assert fit.constants["alpha"] == pytest.approx(float(dedicated.surface.alpha), rel=1e-4)
 
 
 def test_the_objective_is_the_sum_it_says(points):

@@ -8,7 +8,7 @@ from chinchilla_jax.scaling.laws import form as form_module
 from chinchilla_jax.scaling.laws.fit import fit_form
 from chinchilla_jax.scaling.laws.form import Form, amplitude, form, forms, positive, register
 from chinchilla_jax.scaling.laws.published import law
-from tests.scaling.laws.cases import INTERACTION, moving
+from tests.scaling.laws.cases import INTERACTION, OVERFITTING, SATURATING, SKALING, moving
 
 
 def test_a_new_law_needs_nothing_but_its_form(monkeypatch):
@@ -107,6 +107,12 @@ PLANTED = {
     "broken_power_2": (
         {"a": 0.4, "b": 20.0, "c0": 0.05, "c1": 0.3, "d1": 1e7, "f1": 0.4, "c2": -0.2, "d2": 1e10, "f2": 0.3},
         {"x": np.geomspace(1e5, 1e13, 45)},
+    ),
+    "skaling": (SKALING, N_D),
+    "saturating": (SATURATING, N_D),
+    "overfitting": (
+        OVERFITTING,
+        grid(params=np.geomspace(1e7, 8e9, 4), tokens=D_3, unique_tokens=np.array([1e8, 4e8, 1.5e9])),
     ),
     "width": ({"a": 2.469, "b": -0.423, "c": 2.923}, {"params": np.geomspace(5.0, 1500.0, 7)}),
 }

@@ -193,7 +193,7 @@ def test_slips_of_unit_are_told(loaded, change, words):
 
 def test_every_variant_is_there_and_near_the_planted_exponent(loaded):
     rows = compare_variants([run for run in loaded.runs if run.budget])
-    assert len(rows) == 12 and len({row["variant"] for row in rows}) == 12
+    assert len(rows) == 14 and len({row["variant"] for row in rows}) == 14
     for row in rows:
         tied = "alpha = beta" in row["variant"]
         assert row["a"] == pytest.approx(0.5 if tied else TRUTH.a, abs=1e-9 if tied else 0.08), row

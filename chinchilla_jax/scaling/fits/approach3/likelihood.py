@@ -103,13 +103,14 @@ def _information(problem: SurfaceProblem, theta: np.ndarray, fit: ParametricFit)
     psi' of the Huber loss is 1 within delta. Where delta is far below the scatter, the share within three quarters of
     the scatter is taken instead, scaled down; for a bell-shaped density a little low: it errs towards wide intervals.
     """
-    residual = np.abs(problem.residuals(theta, fit.misfit.residual))
+    signed = problem.residuals(theta, fit.misfit.residual)
+    side, residual = np.where(signed > 0, fit.misfit.above, 1.0), np.abs(signed)
     spare = max(1, len(residual) - problem.unknowns)
     size = np.sqrt((residual**2).sum() / spare)
     delta = fit.misfit.delta
     width = max(delta, 0.75 * size)
-    slope = (residual < width).mean() * min(1.0, delta / width)
-    return float(slope / ((np.minimum(residual, delta) ** 2).sum() / spare))
+    slope = (side * (residual < width)).mean() * min(1.0, delta / width)
+    return float(slope / (((side * np.minimum(residual, delta)) ** 2).sum() / spare))
 
 
 def _crossings(values: np.ndarray, drop: np.ndarray, best: float, limit: float) -> tuple[float, float]:

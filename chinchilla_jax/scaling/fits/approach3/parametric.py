@@ -147,6 +147,9 @@ class SurfaceProblem(Problem):
             stiff = (np.abs(residual) < width) / unit**2
             energy = force * (residual - 0.5 * force)
             force = force / unit
+            if misfit.above != 1.0:
+                side = np.where(residual > 0, misfit.above, 1.0)
+                energy, force, stiff = energy * side, force * side, stiff * side
             if raw:  # d total = total d ln(total), twice
                 force, stiff = force * total, stiff * total**2 + force * total
             if weights is not None:

@@ -1,10 +1,12 @@
 """Approach 3 beyond its default: other misfits, tied exponents, what the runs leave open; its derivatives."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from chinchilla_jax.scaling.fits.approach3.parametric import SurfaceProblem, fit_parametric, paper_starts
-from chinchilla_jax.scaling.fits.minimise import HUBER, L1, MISFITS, SQUARED_RAW, Misfit
+from chinchilla_jax.scaling.fits.minimise import ASYMMETRIC_HUBER, HUBER, L1, MISFITS, SQUARED_RAW, Misfit
 from chinchilla_jax.scaling.fits.resample import Resampling
 from chinchilla_jax.scaling.fits.surface import Surface
 
@@ -42,6 +44,30 @@ def test_tied_exponents_are_equal_and_fit_no_better(misfit, law_runs):
     assert tied.boot.alpha == pytest.approx(tied.boot.beta) and np.ptp(tied.boot.alpha) > 0
 
 
+def test_an_asymmetric_penalty_counts_what_is_predicted_too_high_ten_times(figure_4_trimmed):
+    fit = fit_parametric(figure_4_trimmed, misfit=ASYMMETRIC_HUBER, starts=FEW, resampling=None)
+    params, tokens, loss = (np.array([getattr(r, f) for r in figure_4_trimmed]) for f in ("params", "tokens", "loss"))
+    residual = np.log(fit.surface.loss(params, tokens) / loss)
+    size = np.abs(residual)
+    huber = np.where(size < 1e-3, 0.5 * size**2, 1e-3 * (size - 5e-4))
+    assert fit.objective == pytest.approx((np.where(residual > 0, 10.0, 1.0) * huber).sum(), rel=1e-9)
+    assert fit.converged
+    # One in eleven; the runs within the threshold of the law are on both sides.
+    assert np.mean(residual > 1e-3) < 1 / 11 < np.mean(residual > -1e-3)
+
+
+def test_an_asymmetric_penalty_sees_through_runs_that_are_badly_tuned(law_runs):
+    runs, rng = law_runs(0.0005), np.random.default_rng(2)
+    spoilt = [dataclasses.replace(r, loss=r.loss * (1 + 0.05 * rng.random() * (rng.random() < 0.7))) for r in runs]
+    truth = fit_parametric(runs, starts=FEW, resampling=None).surface.optimum(1e21)[2]
+    above = {
+        misfit.name: fit_parametric(spoilt, misfit=misfit, starts=FEW, resampling=None).surface.optimum(1e21)[2] / truth
+        - 1
+        for misfit in (HUBER, ASYMMETRIC_HUBER)
+    }
+    assert above["huber"] > 0.01 and abs(above["asymmetric_huber"]) < 0.4 * above["huber"]
+
+
 def test_tied_exponents_recover_a_law_that_is_tied(law_runs):
     truth = Surface(1.9, 500.0, 1500.0, 0.353, 0.353)
     s = fit_parametric(law_runs(surface=truth), tied=True, starts=paper_starts()[::3], resampling=None).surface
@@ -55,7 +81,11 @@ def test_flat_directions_are_named(figure_4_trimmed):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("misfit", [HUBER, SQUARED_RAW, Misfit("wide", "raw", 0.05)], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "misfit",
+    [HUBER, SQUARED_RAW, Misfit("wide", "raw", 0.05), Misfit("leaning", "raw", 0.05, above=10.0)],
+    ids=lambda m: m.name,
+)
 def test_derivatives_are_those_of_the_value(misfit, tied, law_runs):
     problem = SurfaceProblem(law_runs(0.01), tied)
     value = problem.objective(misfit, np.random.default_rng(0).integers(0, 3, (4, 32)).astype(float))
