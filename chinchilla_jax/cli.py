@@ -8,6 +8,7 @@
     status    --study=DIR                              how far they are
     fit       --study=DIR | --runs=PATH                scaling laws of the finished runs
     predict   --study=DIR | --runs=PATH | --law=NAME   what to train: N, D and loss for --budget=C, and other questions
+    suggest   --study=DIR | --runs=PATH                which runs next, for no more than --purse FLOPs
     report    --study=DIR | --runs=PATH                the same as a page with plots
     study     --config=FILE[:NAME] --study=DIR         all of it, from text to report
     noise     --config=FILE[:NAME] --study=DIR         how far its runs differ by their seeds, and at other rates
@@ -59,6 +60,8 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {}
+# Flags that were, and what does their work.
+_GONE = {"more_runs": "ask `suggest --purse=FLOPS --number=COUNT` with the same --study or --runs"}
 _PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
 
 
@@ -220,6 +223,7 @@ def _status(values: flags.FlagValues) -> None:
 
 _verb(*cli_runs.FIT)(cli_runs.fit)
 _verb(*cli_runs.PREDICT)(cli_runs.predict)
+_verb(*cli_runs.SUGGEST)(cli_runs.suggest)
 _verb(*cli_runs.REPORT)(cli_runs.report)
 
 
@@ -278,6 +282,8 @@ def main(argv: list[str] | None = None) -> int:
     except flags.UnrecognizedFlagError as error:
         unknown = f"--{error.flagname}"
         what = f"{name}: unknown flag {unknown}{did_you_mean(unknown, known)}"
+        if error.flagname in _GONE:
+            return _say(f"{name}: --{error.flagname} is gone: {_GONE[error.flagname]}", USAGE)
         return _say(f"{what}; {name} takes {', '.join(known) or 'none'}", USAGE)
     except flags.Error as error:
         return _say(str(error), USAGE)
@@ -287,7 +293,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        if name not in ("fit", "predict", "report") or not error.filename:
+        if name not in ("fit", "predict", "suggest", "report") or not error.filename:
             raise
         return _say(f"{error.filename2 or error.filename}: {error.strerror}", USAGE)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The verbs that ask finished runs: `fit`, `predict`, `report`. Which runs, read how, and asked what?"""
+"""The verbs that ask finished runs: `fit`, `predict`, `suggest`, `report`. Which runs, read how, and asked what?"""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 _INPUT = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
 _HOW = ("preset", "replicates", "seed", "output")
 _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
-_OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs", "more_runs")
+_OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs")
 FIT = (*_INPUT, *_HOW, "variants", "explain")
 PREDICT = (*_INPUT, "law", *_BUDGET, *_OPTIMUM, *_HOW, "verify")
+SUGGEST = (*_INPUT, *_BUDGET, "purse", "number", "quantity", "output")
 REPORT = (*_INPUT, *_BUDGET, *_HOW)
 
 echo = functools.partial(print, flush=True)
@@ -96,6 +97,23 @@ def predict(values: flags.FlagValues) -> None:
 
         planned = verification(pathlib.Path(values.study), prediction.best.params)
         describe(planned, default_workers(planned.template()), echo)
+
+
+def suggest(values: flags.FlagValues) -> None:
+    """Says which runs to train next: those that narrow the prediction the most, for no more than --purse FLOPs.
+
+    The prediction is that of `predict` for --budget, or --chips for --days; by default a study's held-out budget or
+    four times the largest there is. What the same FLOPs on repeats or on an even grid would give is printed beside it.
+    `plan --next` plans the same runs in a study.
+    """
+    from chinchilla_jax.scaling.read.runs import telling_left_out
+    from chinchilla_jax.scaling.report.ask import ask_next
+
+    if values.purse is None:
+        raise UsageError("--purse=FLOPS is missing: what all next runs together may cost")
+    loaded, asked = _load(values), (values.purse, values.number, values.quantity)
+    with telling_left_out(loaded):
+        ask_next(loaded, _budget(values), *asked, values.output, echo)
 
 
 def report(values: flags.FlagValues) -> None:

@@ -35,7 +35,7 @@ What was predicted:
 
 What was asked:
   question       of `predict`, as `Question`; `answers`, a list of `Answer`: `key`, `title`, `rows`, `notes`
-  more_runs      further runs that narrow the prediction, as `NextRuns`
+  suggestion     of `suggest`, as `Suggestion`: the next runs, and what they leave of the interval
 
 How it was shown: `plots`, paths by title; `command`, which makes the report again; `variants`, rows of other fits.
 """
@@ -61,7 +61,7 @@ from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
 
 _VALUES = (
-    "source convention loss_unit preset command target_budget extrapolation prediction question more_runs flops_range "
+    "source convention loss_unit preset command target_budget extrapolation prediction question suggestion flops_range "
     "tokens_per_param_range"
 )
 _LISTS = "reading runs bad_rows warnings verdicts answers variants"

@@ -1,7 +1,7 @@
 """How are the facts worded? Each is put into a sentence or a table once, for text and page alike.
 
-`of_fit`, `of_prediction` and `of_page` choose the sections of `fit`, `predict` and the page. `tell` prints sections as
-text; the page renders them with `templates/page.html.j2`.
+`of_fit`, `of_prediction`, `of_suggestion` and `of_page` choose the sections of `fit`, `predict`, `suggest` and the
+page. `tell` prints sections as text; the page renders them with `templates/page.html.j2`.
 """
 
 from __future__ import annotations
@@ -78,6 +78,11 @@ def of_prediction(facts: Facts) -> list[Section]:
         return answers
     table = _side_by_side(facts, refusals=True)
     return [_lead(facts), table, *_rollouts(facts), *answers, _warnings(facts), _notes(facts)]
+
+
+def of_suggestion(facts: Facts) -> list[Section]:
+    """The next runs, then warnings, then notes."""
+    return [*(answer_section(answer) for answer in facts["answers"]), _warnings(facts), _notes(facts)]
 
 
 def of_page(facts: Facts) -> tuple[list[Section], list[Section]]:
