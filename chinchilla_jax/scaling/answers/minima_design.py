@@ -22,6 +22,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import stdtr
 
 from chinchilla_jax.scaling.answers.cells import LEVEL, Cell, added, cost
 from chinchilla_jax.scaling.answers.decide import per_token
@@ -36,7 +37,8 @@ _STEP, _STEPS = 1.25, 5  # sizes among the candidates: this factor apart, so man
 _BUDGETS = 14  # new budgets among the candidates, besides those that spend the purse on one profile
 _APART = 1.15  # factor by which a new budget differs from those there are
 _SAME_SIZE = 0.03  # of ln N: a size that is there already
-_WIDTHS = (1.4, 1.7, 2.1, 2.6)  # factors between the four sizes of a block
+_WIDTHS = (1.4, 1.7, 2.1, 2.6, 3.5)  # factors between the sizes of a block
+_SIZES = (4, 6)  # how many they are
 _BRACKET = 0.2  # of ln N: how far the outermost sizes of a block must lie beyond N* on either side
 _WORTH = 0.005  # relative narrowing for which a further block, or an exchange, is made
 _SLACK = 1.01  # designs so near to the narrowest are as good; the cheapest of them is taken
@@ -175,8 +177,8 @@ class MinimaDesign:
             return law, low, np.einsum("ed,edm,edn->mn", law.weight, pulls, pulls, optimize=True)
         best, sd = self._theta[len(self.budgets) + active], np.sqrt(np.diag(covariance)[size])
         optimum = fit_optimum(budgets, best, sd)
-        if isinstance(self.fit.params_law, OptimumLaw):  # what minima scatter by is not learnt in advance either
-            optimum = optimum.rescaled(self.fit.params_law.scale)
+        assert isinstance(self.fit.params_law, OptimumLaw)  # of the preset corrected
+        optimum = optimum.rescaled(self.fit.params_law.scale)  # what minima scatter by is not learnt in advance either
         return optimum, size, np.diag(optimum.pulls(target) ** 2)
 
     # What is left of the interval.
@@ -204,17 +206,43 @@ class MinimaDesign:
     def choose(self, purse: float, count: int) -> list[int]:
         designs = [self._filled([], purse, count)]
         while True:
-            chosen = min(designs, key=lambda d: self.state(d).deviation)
+            chosen = min(designs, key=self.expected)
             blocks = self._blocks(chosen)
             more = [d for new in self._new_blocks(chosen) if (d := self._with_block(blocks, new, purse, count))]
-            best = min(more, key=lambda d: self.state(d).deviation, default=None)
-            if best is None or self.state(best).deviation > (1.0 - _WORTH) * self.state(chosen).deviation:
+            best = min(more, key=self.expected, default=None)
+            if best is None or self.expected(best) > (1.0 - _WORTH) * self.expected(chosen):
                 break
             designs += more
         designs.append(self._exchanged(chosen, purse))
-        enough = _SLACK * min(self.state(design).deviation for design in designs)
-        good = [design for design in designs if self.state(design).deviation <= enough]
+        enough = _SLACK * min(self.expected(design) for design in designs)
+        good = [design for design in designs if self.expected(design) <= enough]
         return min(good, key=lambda design: cost(self.cells, design))
+
+    def expected(self, chosen: Sequence[int]) -> float:
+        """The root of the variance at the target that is expected of the chosen runs.
+
+        A new budget has a profile only if its minimum lies inside the sizes tried. The errors of N* at several budgets
+        are one, that of the line: where the likelier blocks fail, so do the others.
+        """
+        blocks = self._blocks(chosen)
+        likely = sorted(
+            ((self._inside(place, block), block) for place, block in blocks.items()), key=lambda pair: -pair[0]
+        )
+        made = [i for i in chosen if self.profiles[self._of_cell[0][i]]]
+        chances = [1.0, *(chance for chance, _ in likely), 0.0]
+        variance = (chances[0] - chances[1]) * self.state(made).deviation ** 2
+        for number, (_, block) in enumerate(likely, 1):
+            made = made + block
+            variance += (chances[number] - chances[number + 1]) * self.state(made).deviation ** 2
+        return float(np.sqrt(variance))
+
+    def _inside(self, place: int, block: Sequence[int]) -> float:
+        """Probability that the minimum of a budget lies inside the sizes of a block and those there are."""
+        sizes = np.append(self._of_cell[1][list(block)], self._pending[1][self._pending[0] == place])
+        law, budget = self.fit.params_law, float(self.budgets[place])
+        assert isinstance(law, OptimumLaw)  # of the preset corrected
+        ends = (np.array([sizes.min(), sizes.max()]) - np.log(law.at(budget))) / law.deviation(budget)
+        return float(np.diff(stdtr(law.freedom, ends))[0])
 
     def _blocks(self, chosen: Sequence[int]) -> dict[int, list[int]]:
         """The chosen runs at budgets that have no profile without them, by budget."""
@@ -229,18 +257,20 @@ class MinimaDesign:
         """For each budget without a profile, and without one by the chosen runs, the best block of sizes for one."""
         blocks = []
         for place in np.setdiff1d(np.unique(self._of_cell[0]), self.active(chosen)).tolist():
-            tried = [block for width in _WIDTHS if (block := self._block(place, width))]
-            if tried:
-                blocks.append(min(tried, key=lambda block: self.state(block).deviation))
+            tried = [block for sizes in _SIZES for width in _WIDTHS if (block := self._block(place, width, sizes))]
+            blocks += [
+                min(some, key=self.expected) for n in {*map(len, tried)} if (some := [t for t in tried if len(t) == n])
+            ]
         return blocks
 
-    def _block(self, place: int, width: float) -> list[int]:
-        """The cells nearest to four sizes `width` apart about N*, without those there are; [] where they make none."""
+    def _block(self, place: int, width: float, count: int = MIN_POINTS) -> list[int]:
+        """The cells nearest to `count` sizes `width` apart about N*, without those there are; [] if they make none."""
         best = self._theta[len(self.budgets) + place]
         there = list(self._pending[1][self._pending[0] == place])
         free = np.flatnonzero(self._of_cell[0] == place).tolist()
         sizes, chosen = self._of_cell[1], []
-        for wanted in best + np.log(width) * np.array([-0.5, 0.5, -1.5, 1.5]):
+        offsets = np.arange(count) - 0.5 * (count - 1)
+        for wanted in best + np.log(width) * offsets[np.argsort(np.abs(offsets), kind="stable")]:
             if min((abs(x - wanted) for x in there), default=np.inf) > 0.5 * np.log(width) and free:
                 nearest = min(free, key=lambda i: abs(sizes[i] - wanted))
                 free.remove(nearest)
@@ -263,7 +293,7 @@ class MinimaDesign:
     def _filled(self, chosen: list[int], purse: float, count: int) -> list[int]:
         """`chosen` and single runs at budgets that have a profile then, greedily; the better of two greeds."""
         filled = (self._greedy(chosen, purse, count, power) for power in (0.0, 1.0))
-        return min(filled, key=lambda design: self.state(design).deviation)
+        return min(filled, key=self.expected)
 
     def _greedy(self, chosen: list[int], purse: float, count: int, power: float) -> list[int]:
         """By gain / FLOPs^power."""
@@ -297,7 +327,7 @@ class MinimaDesign:
             state = self.state(others)
             gains = self._gains(state, state.covariance, others, purse - cost(self.cells, others))
             other = [*others, int(gains.argmax())]
-            if self.state(other).deviation < (1.0 - 0.1 * _WORTH) * self.state(chosen).deviation:
+            if self.expected(other) < (1.0 - 0.1 * _WORTH) * self.expected(chosen):
                 chosen = other
         return chosen
 

@@ -1,9 +1,9 @@
 """Which runs next? Those that narrow the recommended prediction for a target budget the most, within a purse.
 
-What is narrowed is the 95% interval that `predict` prints: of the recommended approach, for the loss of one trained run
-or for N*. It does not depend on the losses the new runs will have, only on where they are, as far as the laws hold
-(`minima_design` for approach 2, `surface_design` for approach 3). The same FLOPs on repeats of the present runs, and on
-an even grid, are stated beside it.
+What is narrowed is the 95% interval that `predict` prints for the loss of one trained run or for N*: of approach 2
+where it has two profiles or more (a third one makes it the recommended one), else of approach 3. It does not depend on
+the losses the new runs will have, only on where they are, as far as the laws hold (`minima_design` for approach 2,
+`surface_design` for approach 3). The same FLOPs on repeats of the present runs, and on an even grid, are stated beside.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class NextRun(Cell):
 class Suggestion:
     """Further runs for a narrower prediction at `target` FLOPs, in the order in which to train them.
 
-    `quantity` is `loss` (the lowest at the target) or `params` (N* there), `value` its value now by the recommended
-    `approach`. `before`, `after`, `repeated` and `even_grid` are halves of its 95% interval relative to it: now, with
-    the runs, and with their FLOPs spent on repeats of all present runs or on an even grid.
+    `quantity` is `loss` (the lowest at the target) or `params` (N* there), `value` its value now by the `approach` whose
+    interval it is. `before`, `after`, `repeated` and `even_grid` are halves of its 95% interval relative to it: now,
+    with the runs, and with their FLOPs spent on repeats of all present runs or on an even grid.
     """
 
     target: float
@@ -84,7 +84,8 @@ def suggest(
     for name, value in (("target", target), ("purse", purse)):
         if not 0.0 < value < math.inf:
             raise FitRefused(name, f"the {name} must be a positive number of FLOPs, got {value:g}")
-    approach, _ = recommend(fits)
+    # Two profiles carry no recommendation yet; what they need most is a third one.
+    approach = "isoflop" if fits.isoflop else recommend(fits)[0]
     design, value = _design(fits, approach, target, quantity, purse, cells)
     cheapest = min((cell.flops for cell in design.cells), default=min(run.flops for run in fits.runs))
     if not cheapest <= purse or not design.cells:
