@@ -7,14 +7,16 @@ is shown: four random sizes of each of its three smallest budgets (where only th
 of the two smallest). The other runs are hidden until they are bought, at their own price, with purses that are shares
 of what all hidden runs cost, each spent anew from the start:
 
-- `suggest`: chosen for the loss among the hidden runs, at once, or in two rounds, a quarter of the purse first;
-- `even grid`: profiles of four sizes or more, as evenly spread as the table has them, at all budgets up to the largest
-  one the purse pays for, with as many sizes as it pays for; what is left buys further sizes from the largest budget on;
+- `suggest`: chosen for the loss among the hidden runs, at once, or in three rounds, the first two with up to 1/64 and
+  1/8 of the purse;
+- `even grid`: profiles of six sizes, as `plan` has at least, or all there are, evenly spread over what the table has,
+  at all budgets up to the largest one the purse pays for, with as many sizes as it pays for; what is left buys further
+  sizes from the largest budget on;
 - `random`: hidden runs in random order, each that the purse still pays for.
 
 Printed are, by purse, the half-width of the 95% interval at the target and the error of the loss, both relative, and
 how often the interval holds the truth: means over starts, then over tables. Last, the share of the grid's compute with
-which `suggest` in two rounds has the half-width that the grid has.
+which `suggest` in three rounds has the half-width that the grid has.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from collections import defaultdict
 import numpy as np
 
 from chinchilla_jax.scaling.answers.cells import Cell
-from chinchilla_jax.scaling.answers.suggest import suggest
+from chinchilla_jax.scaling.answers.suggest import chosen_design
 from chinchilla_jax.scaling.answers.surface_design import SurfaceDesign
 from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, fit_isoflop
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
@@ -33,10 +35,10 @@ from chinchilla_jax.scaling.predict.predict import recommend
 from chinchilla_jax.scaling.read.runs import FitRefused, Run, flops_of
 from tests.benchmarks.prediction import STARTS, tables, truth
 
-SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-ROUNDS = {"suggest": (1.0,), "suggest, two rounds": (0.25, 1.0)}
-LEAST = 4  # sizes of a profile
-MOST = 100  # runs of one suggestion
+SHARES = (0.03, 0.05, 0.08, 0.13, 0.2, 0.35)
+ROUNDS = {"suggest at once": (1.0,), "suggest, three rounds": (1 / 64, 1 / 8, 1.0)}
+LEAST, PLANNED = 4, 6  # sizes of a profile: to have a minimum, and as `plan` has them
+MOST = 24  # runs of one suggestion
 
 
 def fits_of(runs: list[Run]) -> Analysis:
@@ -78,11 +80,10 @@ def suggested(start: list[Run], hidden: list[Run], target: float, purses: np.nda
             free = [run for run in hidden if run not in bought]
             cells = [Cell(run.params, run.tokens, run.flops, run.budget) for run in free]
             try:
-                chosen = suggest(fits_of(start + bought), target, left, MOST, "loss", cells).runs
+                _, chosen, *_ = chosen_design(fits_of(start + bought), target, left, MOST, "loss", cells)
             except FitRefused:
                 continue
-            keys = {(run.budget, run.params) for run in chosen}
-            bought = bought + [run for run in free if (run.budget, run.params) in keys]
+            bought = bought + [free[i] for i in chosen]
         yield bought
 
 
@@ -106,7 +107,7 @@ def even_grid(start: list[Run], hidden: list[Run], target: float, purses: np.nda
         affordable = [
             (budgets, count, grid(count, budgets))
             for budgets in range(1, len(by_budget) + 1)
-            for count in range(LEAST, most + 1)
+            for count in range(PLANNED, most + 1)
             if cost(grid(count, budgets)) <= purse
         ]
         bought = max(affordable, key=lambda option: option[:2])[2] if affordable else []
@@ -206,7 +207,9 @@ def main() -> None:
     for name, groups in tables().items():
         if options.tables in name and (rows := replay(groups, options.starts)):
             of_table[name] = {way: values.mean(0) for way, values in rows.items()}
-            ratios.append(compute_ratio(of_table[name]["suggest, two rounds"][:, 0], of_table[name]["even grid"][:, 0]))
+            ratios.append(
+                compute_ratio(of_table[name]["suggest, three rounds"][:, 0], of_table[name]["even grid"][:, 0])
+            )
             show(name[-40:], of_table[name])
             print("  compute beside the grid's  " + " ".join(f"{ratio:16.2f}" for ratio in ratios[-1]), flush=True)
     show(f"mean over {len(of_table)} tables", {w: np.mean([t[w] for t in of_table.values()], 0) for w in rows})

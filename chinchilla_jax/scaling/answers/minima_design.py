@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.special import stdtr
@@ -39,6 +40,7 @@ _APART = 1.15  # factor by which a new budget differs from those there are
 _SAME_SIZE = 0.03  # of ln N: a size that is there already
 _WIDTHS = (1.4, 1.7, 2.1, 2.6, 3.5)  # factors between the sizes of a block
 _SIZES = (4, 6)  # how many they are
+_TRIED = 5  # sets of blocks, the best by themselves, that are filled up with single runs
 _BRACKET = 0.2  # of ln N: how far the outermost sizes of a block must lie beyond N* on either side
 _WORTH = 0.005  # relative narrowing for which a further block, or an exchange, is made
 _SLACK = 1.01  # designs so near to the narrowest are as good; the cheapest of them is taken
@@ -204,15 +206,17 @@ class MinimaDesign:
     # The search.
 
     def choose(self, purse: float, count: int) -> list[int]:
-        designs = [self._filled([], purse, count)]
+        blocks: list[list[int]] = []
+        designs = [chosen := self._filled([], purse, count)]
         while True:
-            chosen = min(designs, key=self.expected)
-            blocks = self._blocks(chosen)
-            more = [d for new in self._new_blocks(chosen) if (d := self._with_block(blocks, new, purse, count))]
-            best = min(more, key=self.expected, default=None)
-            if best is None or self.expected(best) > (1.0 - _WORTH) * self.expected(chosen):
+            frames = [kept for new in self._new_blocks(blocks) for kept in self._frames(blocks, new, purse, count)]
+            frames = sorted(frames, key=lambda frame: self.expected(sum(frame, [])))[:_TRIED]
+            filled = [self._filled(sum(frame, []), purse, count) for frame in frames]
+            best = min(range(len(filled)), key=lambda k: self.expected(filled[k]), default=None)
+            if best is None or self.expected(filled[best]) > (1.0 - _WORTH) * self.expected(chosen):
                 break
-            designs += more
+            designs += filled
+            chosen, blocks = filled[best], frames[best]
         designs.append(self._exchanged(chosen, purse))
         enough = _SLACK * min(self.expected(design) for design in designs)
         good = [design for design in designs if self.expected(design) <= enough]
@@ -253,15 +257,27 @@ class MinimaDesign:
                 blocks.setdefault(place, []).append(i)
         return blocks
 
-    def _new_blocks(self, chosen: Sequence[int]) -> list[list[int]]:
-        """For each budget without a profile, and without one by the chosen runs, the best block of sizes for one."""
-        blocks = []
+    def _new_blocks(self, blocks: Sequence[Sequence[int]]) -> list[list[int]]:
+        """For each budget that has no profile, nor one of the `blocks`, the best block of every number of sizes."""
+        chosen = [i for block in blocks for i in block]
+        new = []
         for place in np.setdiff1d(np.unique(self._of_cell[0]), self.active(chosen)).tolist():
-            tried = [block for sizes in _SIZES for width in _WIDTHS if (block := self._block(place, width, sizes))]
-            blocks += [
-                min(some, key=self.expected) for n in {*map(len, tried)} if (some := [t for t in tried if len(t) == n])
-            ]
-        return blocks
+            by_count: dict[int, list[list[int]]] = {}
+            for sizes, width in itertools.product(_SIZES, _WIDTHS):
+                if block := self._block(place, width, sizes):
+                    by_count.setdefault(len(block), []).append(block)
+            new += [min(tried, key=self.expected) for tried in by_count.values()]
+        return new
+
+    def _frames(
+        self, blocks: Sequence[list[int]], new: list[int], purse: float, count: int
+    ) -> Iterator[list[list[int]]]:
+        """The blocks together with a new one, or with it in the place of another, if purse and count allow that."""
+        for left_out in range(-1, len(blocks)):
+            frame = [*(block for k, block in enumerate(blocks) if k != left_out), new]
+            runs = sum(frame, [])
+            if len(runs) <= count and cost(self.cells, runs) <= purse * _ROUND:
+                yield frame
 
     def _block(self, place: int, width: float, count: int = MIN_POINTS) -> list[int]:
         """The cells nearest to `count` sizes `width` apart about N*, without those there are; [] if they make none."""
@@ -278,17 +294,6 @@ class MinimaDesign:
                 there.append(sizes[nearest])
         brackets = there and min(there) < best - _BRACKET and max(there) > best + _BRACKET
         return chosen if brackets and len(set(there)) >= MIN_POINTS else []
-
-    def _with_block(self, blocks: dict[int, list[int]], new: list[int], purse: float, count: int) -> list[int] | None:
-        """The narrowest of the designs with the `new` block and as many of the others as purse and count allow."""
-        chosen = list(new)
-        for block in sorted(blocks.values(), key=lambda b: -cost(self.cells, b)):
-            block = self._block(int(self._of_cell[0][block[0]]), _WIDTHS[1]) or block
-            if len(chosen) + len(block) <= count and cost(self.cells, chosen + block) <= purse * _ROUND:
-                chosen += block
-        if len(chosen) > count or cost(self.cells, chosen) > purse * _ROUND:
-            return None
-        return self._filled(chosen, purse, count)
 
     def _filled(self, chosen: list[int], purse: float, count: int) -> list[int]:
         """`chosen` and single runs at budgets that have a profile then, greedily; the better of two greeds."""

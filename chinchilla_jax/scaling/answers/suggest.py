@@ -34,9 +34,9 @@ class NextRun(Cell):
 class Suggestion:
     """Further runs for a narrower prediction at `target` FLOPs, in the order in which to train them.
 
-    `quantity` is `loss` (the lowest at the target) or `params` (N* there), `value` its value now by the `approach` whose
-    interval it is. `before`, `after`, `repeated` and `even_grid` are halves of its 95% interval relative to it: now,
-    with the runs, and with their FLOPs spent on repeats of all present runs or on an even grid.
+    `quantity` is `loss` (the lowest at the target) or `params` (N* there), `value` its value now by the `approach` that
+    the interval is from. `before`, `after`, `repeated` and `even_grid` are halves of the 95% interval relative to it:
+    now, with the runs, and with their FLOPs spent on repeats of all present runs or on an even grid.
     """
 
     target: float
@@ -75,6 +75,21 @@ def suggest(
     Raises:
       FitRefused: `preset`; `quantity`, `count`, `target` or `purse` cannot be met.
     """
+    design, chosen, value, approach = chosen_design(fits, target, purse, count, quantity, cells)
+    chosen = design.in_order(chosen)
+    runs = tuple(
+        NextRun(**vars(design.cells[i]), half_width=design.half_width(chosen[: number + 1]))
+        for number, i in enumerate(chosen)
+    )
+    others = design.repeated(cost(design.cells, chosen)), design.even_grid(chosen)
+    halves = design.half_width(()), design.half_width(chosen)
+    return Suggestion(target, purse, quantity, approach, value, runs, *halves, *others)
+
+
+def chosen_design(
+    fits: Analysis, target: float, purse: float, count: int, quantity: str, cells: Sequence[Cell] | None = None
+) -> tuple[Design, list[int], float, str]:
+    """The design, what it chooses in no order, the quantity now and the approach; arguments as of `suggest`."""
     if fits.preset != "corrected":
         raise FitRefused("preset", f"further runs are chosen for the preset corrected, not {fits.preset}")
     if quantity not in QUANTITIES:
@@ -91,14 +106,7 @@ def suggest(
     if not cheapest <= purse or not design.cells:
         words = f"a purse of {purse:.4g} FLOPs does not pay for one more run: the cheapest costs {cheapest:.4g}"
         raise FitRefused("purse", words)
-    chosen = design.in_order(design.choose(purse, count))
-    runs = tuple(
-        NextRun(**vars(design.cells[i]), half_width=design.half_width(chosen[: number + 1]))
-        for number, i in enumerate(chosen)
-    )
-    others = design.repeated(cost(design.cells, chosen)), design.even_grid(chosen)
-    halves = design.half_width(()), design.half_width(chosen)
-    return Suggestion(target, purse, quantity, approach, value, runs, *halves, *others)
+    return design, design.choose(purse, count), value, approach
 
 
 def _design(
