@@ -56,11 +56,7 @@ class Regression:
 
     def rows(self, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """d ln L / d theta at (N, D), [..., 5]: the three terms' shares of the loss, and the exponents' effect."""
-        s = self.surface
-        x, y = np.log(params) - self.centre[0], np.log(tokens) - self.centre[1]
-        loss = s.loss(params, tokens)
-        of_n, of_d = s.A * np.power(params, -s.alpha) / loss, s.B * np.power(tokens, -s.beta) / loss
-        return np.stack([of_n, of_d, s.E / loss, -of_n * x, -of_d * y], -1)
+        return self.surface.slopes(params, tokens, self.centre)
 
     def target(self, budget: float, flops_per: FlopsPerToken, quantity: str) -> tuple[np.ndarray, float]:
         """Gradient [5] of ln(quantity) at the optimum of `budget`, and the quantity there.
@@ -109,7 +105,7 @@ class SurfaceDesign:
         self.runs = runs
         self.scatter = fit.scatter if quantity == "loss" else 0.0  # the best size of a budget is no run
         params, tokens = ([getattr(run, name) for run in runs] for name in ("params", "tokens"))
-        self.regression = Regression(fit.surface, params, tokens, effective_noise(fit))
+        self.regression = Regression(fit.surface, params, tokens, fit.misfit.noise(fit.scatter) ** 2)
         self.gradient, _ = self.regression.target(target, flops_per, quantity)
         self.cells = list(cells) if cells is not None else _grid(runs, flops_per, purse, target)
         self._rows = self.regression.rows(*np.array([(c.params, c.tokens) for c in self.cells]).reshape(-1, 2).T)
@@ -186,20 +182,6 @@ class SurfaceDesign:
             score = self._gains(made, np.inf) / self._flops
             made.append(max((i for i in chosen if i not in made), key=lambda i: score[i]))
         return made
-
-
-def effective_noise(fit: ParametricFit) -> float:
-    """Variance of a log residual as it counts: the scatter, times what a robust misfit pays for being one.
-
-    Huber's estimator with threshold k scatters has variance E[psi^2] / E[psi']^2 under normal errors: 1 for large k,
-    pi / 2 for small (Huber 1964). The paper's threshold of 1e-3 is small for most studies.
-    """
-    scatter = max(fit.scatter, 1e-9)
-    k = fit.misfit.delta / scatter
-    if not math.isfinite(k) or k > 6.0:
-        return scatter**2
-    inside, density = math.erf(k / math.sqrt(2.0)), math.exp(-0.5 * k * k) / math.sqrt(2.0 * math.pi)
-    return scatter**2 * (inside - 2.0 * k * density + k * k * (1.0 - inside)) / inside**2
 
 
 def _grid(runs: Sequence[Run], flops_per: FlopsPerToken, purse: float, target: float) -> list[Cell]:
