@@ -1,7 +1,8 @@
 """The command line: one verb a job.
 
     data      --config=FILE[:NAME]                     fetch, clean, tokenise
-    plan      --config=FILE[:NAME] --study=DIR         write a study's manifest (or only show it: --dry_run)
+    plan      --config=FILE[:NAME] --study=DIR         write a study's manifest (or only show it: --dry_run); --next: of
+                                                       further runs
     preflight --config=FILE[:NAME] --slice=NAME        does it fit a TPU slice, how fast would it be: without a TPU
     train     --config=FILE[:NAME] --workdir=DIR       one run, new or resumed
     work      --study=DIR                              train the runs of a manifest
@@ -84,13 +85,18 @@ def _data(values: flags.FlagValues) -> None:
     prepare(config.data, _echo)
 
 
-@_verb("config", "study", "workers", "dry_run", "slice", "cache")
+@_verb("config", "study", "workers", "dry_run", "slice", "cache", "next", "purse", "number", "quantity", "budget")
 def _plan(values: flags.FlagValues) -> None:
     """Writes the manifest of a study and prints its runs and their cost. --dry_run only prints.
 
     With --slice every distinct step is first compiled for that TPU slice, as `preflight` does: a plan with a run that
     does not fit is refused, and the manifest's lines say what memory and time each run needs.
+
+    With --next, --purse=FLOPS and the --study alone it plans the runs that `suggest` proposes, as a further manifest:
+    `work --manifest=next.jsonl` trains them, and fits take them with the others.
     """
+    if values.next:
+        return _plan_next(values)
     from chinchilla_jax.parallel.job.cores import default_workers
     from chinchilla_jax.study.folder import MANIFEST, write_manifest
     from chinchilla_jax.study.foresee import foresee
@@ -106,6 +112,24 @@ def _plan(values: flags.FlagValues) -> None:
     if study is not None and not values.dry_run:
         written = write_manifest(study / MANIFEST, manifest)
         _echo(f"{study / MANIFEST}: {'written' if written else 'unchanged, it holds this plan already'}")
+
+
+def _plan_next(values: flags.FlagValues) -> None:
+    from chinchilla_jax.parallel.job.cores import default_workers
+    from chinchilla_jax.study.folder import write_manifest
+    from chinchilla_jax.study.further import plan_next
+    from chinchilla_jax.study.plan import describe
+
+    if "config" in values or values.slice or values.purse is None:
+        raise UsageError("plan --next takes --study=DIR of a planned study and --purse=FLOPS, no --config or --slice")
+    study, asked = _folder(values, "study"), (values.purse, values.number, values.quantity)
+    name, manifest = plan_next(study, values.budget, *asked, _echo)
+    describe(manifest, values.workers or default_workers(manifest.template()), _echo)
+    if not values.dry_run:
+        write_manifest(study / name, manifest)
+        _echo(
+            f"{study / name}: written; to train them: python -m chinchilla_jax work --study={study} --manifest={name}"
+        )
 
 
 _COMPILED = ("slice", "choose", "compiles", "every_batch", "price", "output", "cache", "keep_hlo")

@@ -88,6 +88,7 @@ FLAGS = {
     "inputs": _text("What a law needs besides N and D: NAME:VALUE,... as in granularity:8 or sparsity:0.9."),
     "verify": _switch("Also plan the runs that check the prediction."),
     # The next runs.
+    "next": _switch("Plan further runs of a study, those that narrow its prediction the most."),
     "purse": _number("FLOPs for all next runs together.", lower_bound=1.0),
     "number": _whole("At most so many next runs.", 8, lower_bound=1),
     "quantity": _flag(

@@ -95,7 +95,8 @@ def test_flags_of_each_verb_do_not_change_by_accident():
     budget = ("budget", "chip", "chips", "days", "utilisation")
     assert {name: verb.flags for name, verb in cli.VERBS.items()} == {
         "data": ("config",),
-        "plan": ("config", "study", "workers", "dry_run", "slice", "cache"),
+        "plan": ("config", "study", "workers", "dry_run", "slice", "cache", "next", "purse", "number", "quantity",
+                 "budget"),
         "preflight": ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch", "price", "output",
                       "cache", "keep_hlo"),
         "train": ("config", "workdir", "profile", *PROCESSES),

@@ -73,7 +73,7 @@ def suggest(
       cells: the runs to choose from; with approach 2 each needs a budget. By default any size and budget.
 
     Raises:
-      FitRefused: `preset`; `quantity`, `count`, `target` or `purse` cannot be met.
+      FitRefused: `preset`; `quantity`, `count`, `target` or `purse` cannot be met; `undetermined` (no law to go by).
     """
     design, chosen, value, approach = chosen_design(fits, target, purse, count, quantity, cells)
     chosen = design.in_order(chosen)
@@ -116,6 +116,8 @@ def _design(
     asked = target, quantity, flops_of(fits.runs), purse, cells
     if approach == "parametric":
         assert fits.parametric is not None  # what was not fitted is not recommended
+        if why := fits.parametric.known.why:
+            raise FitRefused("undetermined", f"no law to choose runs by: approach 3 is not determined: {why}")
         params, _, loss = fits.parametric.surface.optimum(target, flops_of(fits.runs))
         return SurfaceDesign(fits.parametric, fits.runs, *asked), float(loss if quantity == "loss" else params)
     assert fits.isoflop is not None

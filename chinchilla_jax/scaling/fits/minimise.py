@@ -130,7 +130,7 @@ class Misfit:
         return [Misfit("", residual, d) for d in (1e-1, 1e-2, 1e-3, 1e-4) if d > self.delta * 1.001]
 
     def noise(self, scatter: float) -> float:
-        """Standard deviation of a log residual as it counts: the scatter, times what a robust misfit pays for being one.
+        """Standard deviation of a log residual as it counts: the scatter, times what a robust misfit pays for that.
 
         Huber's estimator with threshold k scatters has variance E[psi^2] / E[psi']^2 under normal errors: 1 for large
         k, pi / 2 for small (Huber 1964). The paper's threshold of 1e-3 is small for most studies.

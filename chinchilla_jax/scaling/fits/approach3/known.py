@@ -7,8 +7,8 @@ condition number of what the runs say of A and B grows as the inverse square of 
 
 for small gaps, the variance weighted by the squares of the terms (`on_a_ray`). Near such a ray, or over a small range
 of budgets, the constants are there but noise carries them far. A condition number alone does not say how far: that
-depends on the noise and on the number of runs too. So what is judged is the standard deviation of alpha and beta that
-the runs' information matrix implies at the fitted law, at the noise at hand.
+depends on the noise and on the number of runs too. So what is judged is how far alpha, beta and the two terms are
+known: the standard deviations that the runs' information matrix implies at the fitted law, at the noise at hand.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from chinchilla_jax.scaling.fits.surface import Surface
 # at a third of it and ends at nearly twice. One that is small anyway may be off by so much: over a factor 1000 in N or
 # D its term then comes out within a factor 2 (95%).
 _SHARE, _LEAST = 1.0 / 3.0, 0.05
+_TERM = 0.5  # of ln A and ln B: each term is known to a factor e (95%)
 _LEVEL_95 = 1.96
 _MORE = 2.3  # of ln C or of ln D/N, a factor 10: which of the two ranges, wider by so much, would help more?
 _NAMES = ("ln A", "ln B", "ln E", "alpha", "beta")
@@ -96,9 +97,9 @@ def _deviations(slopes: np.ndarray, noise: float, tied: bool) -> dict[str, float
 
 
 def _excess(law: Surface, deviations: Mapping[str, float]) -> float:
-    """The larger standard deviation of alpha and beta over what is allowed of it."""
-    exponents = {"alpha": float(law.alpha), "beta": float(law.beta)}
-    return max(deviations[name] / max(_SHARE * value, _LEAST) for name, value in exponents.items())
+    """The largest standard deviation over what is allowed of it."""
+    allowed = {"alpha": max(_SHARE * float(law.alpha), _LEAST), "beta": max(_SHARE * float(law.beta), _LEAST)}
+    return max(deviations[name] / limit for name, limit in (allowed | {"ln A": _TERM, "ln B": _TERM}).items())
 
 
 def _why(
@@ -124,4 +125,6 @@ def _why(
         )
     else:
         missing = f"C differs by a factor {np.exp(np.ptp(log_flops)):.3g} only: train at further budgets"
-    return f"at {noise:.2%} noise they are known to {alpha} and {beta} only (95%); {missing}"
+    terms = " and ".join(f"{np.exp(_LEVEL_95 * min(deviations[name], 99.0)):.2g}" for name in ("ln A", "ln B"))
+    reach = f"they are known to {alpha} and {beta}, and the two terms to factors {terms} (95%)"
+    return f"at {noise:.2%} noise {reach}; {missing}"
