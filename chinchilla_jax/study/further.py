@@ -6,10 +6,10 @@ STUDY/next.jsonl, next_2.jsonl ...    planned like the first, which stays as it 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import pathlib
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import RunConfig
@@ -51,7 +51,7 @@ def further(config: RunConfig, suggestion: Suggestion, planned: Sequence[Planned
     A run that is planned already gets another seed. Raises StudyError if no run can be planned.
     """
     runs: list[PlannedRun] = []
-    dropped = []
+    dropped: list[dict[str, Any]] = []
     for asked in suggestion.runs:
         budget = asked.budget or asked.flops
         rung = ladders.nearest(config, asked.params, exact=True)

@@ -168,8 +168,8 @@ def manifest_header(config: RunConfig, kind: str) -> dict[str, Any]:
 def with_unique_names(
     runs: Sequence[PlannedRun], config: RunConfig, taken: Collection[str] = ()
 ) -> tuple[PlannedRun, ...]:
-    """Completes names with N, in as many digits as tell runs apart, and from those `taken`, and `-s1` for a second seed;
-    names the trunks."""
+    """Completes names with N, in as many digits as tell runs apart and from those `taken`, and `-s1` for a second
+    seed; names the trunks."""
     seeds = [run.config["train"]["seed"] - config.train.seed for run in runs]
     for digits in range(3, 14):
         starts = [run.name + size_name(run.params, digits) for run in runs]
