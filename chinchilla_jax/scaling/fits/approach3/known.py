@@ -5,7 +5,7 @@ condition number of what the runs say of A and B grows as the inverse square of 
 
     4 / ((alpha - beta)^2 Var(ln N))
 
-for small gaps, the variance weighted by the squares of the terms (`on_a_ray`). Near such a ray, or over a small range
+for small gaps, the variance weighted by the product of the terms (`on_a_ray`). Near such a ray, or over a small range
 of budgets, the constants are there but noise carries them far. A condition number alone does not say how far: that
 depends on the noise and on the number of runs too. So what is judged is how far alpha, beta and the two terms are
 known: the standard deviations that the runs' information matrix implies at the fitted law, at the noise at hand.
@@ -26,7 +26,7 @@ from chinchilla_jax.scaling.fits.surface import Surface
 _SHARE, _LEAST = 1.0 / 3.0, 0.05
 _TERM = 0.5  # of ln A and ln B: each term is known to a factor e (95%)
 _LEVEL_95 = 1.96
-_MORE = 2.3  # of ln C or of ln D/N, a factor 10: which of the two ranges, wider by so much, would help more?
+_MORE = 1.15  # either way, of ln C or ln D/N, together a factor 10: which of the two spreads would help more?
 _NAMES = ("ln A", "ln B", "ln E", "alpha", "beta")
 
 
@@ -58,18 +58,20 @@ def known(law: Surface, params: np.ndarray, tokens: np.ndarray, noise: float, ti
     scaled = slopes[:, [0, 1, 3, 4]] / np.maximum(np.linalg.norm(slopes[:, [0, 1, 3, 4]], axis=0), 1e-300)
     with np.errstate(divide="ignore"):
         condition = float(np.linalg.cond(scaled) ** 2)
-    return Known(deviations, condition, on_a_ray(law, params), _why(law, params, tokens, noise, tied, deviations))
+    ratio = float(np.exp(np.log(tokens / params).mean()))
+    return Known(
+        deviations, condition, on_a_ray(law, params, ratio), _why(law, params, tokens, noise, tied, deviations)
+    )
 
 
-def on_a_ray(law: Surface, params: np.ndarray) -> float:
-    """Condition number of the information on A and B if D were one multiple of N throughout; infinite if alpha = beta.
+def on_a_ray(law: Surface, params: np.ndarray, ratio: float) -> float:
+    """Condition number of the information on A and B if D were `ratio` N throughout; infinite if alpha = beta.
 
     The unit columns of the two differ by a factor N^(alpha - beta): with g its logarithm's standard deviation, weighted
-    by the squares of the terms, their cosine is 1 - g^2 / 2, and the condition number (1 + cosine) / (1 - cosine).
+    by the product of the columns, their cosine is 1 - g^2 / 2, and the condition number (1 + cosine) / (1 - cosine).
     """
-    x = np.log(params)
-    weight = np.exp(-(law.alpha + law.beta) * (x - x.mean()))
-    weight = weight / weight.sum()
+    x, slopes = np.log(params), law.slopes(params, ratio * params)
+    weight = slopes[:, 0] * slopes[:, 1] / (slopes[:, 0] * slopes[:, 1]).sum()
     gap = float((law.alpha - law.beta) ** 2 * (weight * (x - weight @ x) ** 2).sum())
     return 4.0 / gap if gap > 0.0 else np.inf
 
@@ -79,8 +81,7 @@ def _slopes(law: Surface, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 
 def _deviations(slopes: np.ndarray, noise: float, tied: bool) -> dict[str, float]:
-    """Standard deviations by name; infinite where a direction is not measured at all. A term that is absent, such as E
-    of a law without one, is taken as known."""
+    """Standard deviations by name; infinite of what is not measured. E of a law without one is taken as known."""
     if tied:
         slopes = np.column_stack([slopes[:, :3], slopes[:, 3] + slopes[:, 4]])
     length = np.linalg.norm(slopes, axis=0)
@@ -89,7 +90,8 @@ def _deviations(slopes: np.ndarray, noise: float, tied: bool) -> dict[str, float
     with np.errstate(divide="ignore", invalid="ignore"):
         reach = np.where(values > 1e-12 * values[0], 1.0 / values, np.inf)
         spread = np.nan_to_num(np.abs(vectors.T) * reach, nan=0.0, posinf=np.inf)
-    deviations = np.zeros(len(length))
+    deviations = np.full(len(length), np.inf)
+    deviations[2] = 0.0
     deviations[there] = noise * np.sqrt((spread**2).sum(1)) / length[there]
     if tied:
         deviations = np.append(deviations, deviations[3])
@@ -110,13 +112,10 @@ def _why(
     log_flops, log_ratio = np.log(params) + np.log(tokens), np.log(tokens) - np.log(params)
 
     def widened(flops: float, ratio: float) -> float:
-        """The excess if the ranges of ln C and ln D/N were wider by so much."""
-        c, r = (
-            values.mean() + (1.0 + more / max(float(np.ptp(values)), 1e-9)) * (values - values.mean())
-            for values, more in ((log_flops, flops), (log_ratio, ratio))
-        )
+        """The excess of as many runs, half of them with so much more ln C or ln D/N and half with so much less."""
+        c, r = (np.append(x - more, x + more) for x, more in ((log_flops, flops), (log_ratio, ratio)))
         n, d = np.exp(0.5 * (c - r)), np.exp(0.5 * (c + r))
-        return _excess(law, _deviations(_slopes(law, n, d), noise, tied))
+        return _excess(law, _deviations(_slopes(law, n, d), np.sqrt(2.0) * noise, tied))
 
     alpha, beta = (f"{name} +-{_LEVEL_95 * deviations[name]:.2g}" for name in ("alpha", "beta"))
     if widened(0.0, _MORE) <= widened(_MORE, 0.0):
