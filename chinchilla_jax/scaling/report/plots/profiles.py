@@ -164,6 +164,8 @@ def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: Path, unit:
                 label = f"approach 2: ${letter}^* \\propto C^{{{float(law.exponent):.3f}}}$"
                 axes.plot(c, law.at(c), color=BLUE, lw=2, label=label)
                 axes.plot(budgets, [getattr(p, name).best for p in fit.profiles], "o", **_MINIMA)
+            else:
+                axes.set_xlim(c[0], c[-1])
             if "parametric" in prediction.estimates:
                 axes.plot([budget], [getattr(prediction.estimates["parametric"], name)], "D", **_THIRD)
             _held_out(axes, held_out(runs), name, budget)
