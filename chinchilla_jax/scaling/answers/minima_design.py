@@ -135,13 +135,16 @@ class MinimaDesign:
         return prior.T @ prior + 1e-9 * np.eye(prior.shape[1])
 
     def active(self, chosen: Sequence[int]) -> np.ndarray:
-        """Which budgets have a profile, or enough sizes with the chosen runs; indices."""
+        """Which budgets have a profile, or enough sizes with the chosen runs; indices. One that was refused
+        stays refused without any.
+        """
         sizes: dict[int, set[float]] = {}
         of_cell = (values[list(chosen)] for values in self._of_cell)
         for part in (self._pending, tuple(of_cell)):
             for place, log_params in zip(*(values.tolist() for values in part), strict=True):
                 sizes.setdefault(place, set()).add(log_params)
-        enough = [place for place, values in sizes.items() if len(values) >= MIN_POINTS]
+        more = set(self._of_cell[0][list(chosen)].tolist())
+        enough = [place for place, values in sizes.items() if len(values) >= MIN_POINTS and place in more]
         return np.union1d(np.flatnonzero(self.profiles), np.array(enough, int))
 
     def state(self, chosen: Sequence[int]) -> _State:

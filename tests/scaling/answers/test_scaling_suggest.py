@@ -91,6 +91,18 @@ def test_only_the_cells_that_are_offered_are_chosen(fits):
     assert [cell.budget for cell in few.runs] == [8e18]  # three sizes make no profile
 
 
+def test_a_budget_without_a_minimum_does_not_count_until_it_gets_the_sizes_it_lacks(fits):
+    size = float(LAW.optimum(1.6e19)[0])
+    rng = np.random.default_rng(5)
+    small = [run(size * f, 1.6e19, rng) for f in (0.15, 0.2, 0.27, 0.36, 0.48)]  # all of them too small
+    more = analyse([*fits.runs, *small], replicates=0)
+    assert len(more.isoflop.refusals) == 1
+    found = suggest(more, TARGET, 6.4e19, 8)
+    assert found.before == pytest.approx(half(more.runs, "loss"), rel=0.03)
+    there = [cell.params for cell in found.runs if cell.budget == 1.6e19]
+    assert not there or max(there) > 1.2 * size
+
+
 def test_a_run_changes_the_covariance_by_its_rank_one_update(fits):
     design = MinimaDesign(fits.isoflop, fits.runs, TARGET, "loss", 6.0, 8e18)
     before = design.state([])
