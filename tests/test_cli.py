@@ -114,6 +114,11 @@ def test_flags_of_each_verb_do_not_change_by_accident():
     }
 
 
+def test_a_flag_that_is_gone_names_what_does_its_work(capsys):
+    code, _, err = run(capsys, "predict", "--runs=somewhere", "--more_runs=3")
+    assert code == 2 and "--more_runs is gone" in err and "suggest --purse=FLOPS --number=COUNT" in err
+
+
 @pytest.mark.parametrize("config", [
     "isoflop.py:cpu", "isoflop.py:cpu_long", "isoflop.py:tiny", "isoflop.py:chinchilla",
 ])  # fmt: skip

@@ -73,9 +73,12 @@ def suggest(
       cells: the runs to choose from; with approach 2 each needs a budget. By default any size and budget.
 
     Raises:
-      FitRefused: `preset`; `quantity`, `count`, `target` or `purse` cannot be met; `undetermined` (no law to go by).
+      FitRefused: `preset`; `quantity`, `count`, `target` or `purse` cannot be met; `undetermined` (no law to go by);
+        `cells` (one has no budget).
     """
     design, chosen, value, approach = chosen_design(fits, target, purse, count, quantity, cells)
+    if not chosen:
+        raise FitRefused("purse", f"no run within {purse:.4g} FLOPs narrows the interval; raise --purse")
     chosen = design.in_order(chosen)
     runs = tuple(
         NextRun(**vars(design.cells[i]), half_width=design.half_width(chosen[: number + 1]))
@@ -121,6 +124,8 @@ def _design(
         params, _, loss = fits.parametric.surface.optimum(target, flops_of(fits.runs))
         return SurfaceDesign(fits.parametric, fits.runs, *asked), float(loss if quantity == "loss" else params)
     assert fits.isoflop is not None
+    if cells is not None and any(cell.budget is None for cell in cells):
+        raise FitRefused("cells", "approach 2 chooses among runs of IsoFLOP profiles: every cell needs a budget")
     law = fits.isoflop.loss_law if quantity == "loss" else fits.isoflop.params_law
     return MinimaDesign(fits.isoflop, fits.runs, *asked), float(law.at(target))
 
