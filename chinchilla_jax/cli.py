@@ -1,13 +1,15 @@
 """The command line: one verb a job.
 
     data      --config=FILE[:NAME]                     fetch, clean, tokenise
-    plan      --config=FILE[:NAME] --study=DIR         write a study's manifest (or only show it: --dry_run)
+    plan      --config=FILE[:NAME] --study=DIR         write a study's manifest (or only show it: --dry_run); --next: of
+                                                       further runs
     preflight --config=FILE[:NAME] --slice=NAME        does it fit a TPU slice, how fast would it be: without a TPU
     train     --config=FILE[:NAME] --workdir=DIR       one run, new or resumed
     work      --study=DIR                              train the runs of a manifest
     status    --study=DIR                              how far they are
     fit       --study=DIR | --runs=PATH                scaling laws of the finished runs
     predict   --study=DIR | --runs=PATH | --law=NAME   what to train: N, D and loss for --budget=C, and other questions
+    suggest   --study=DIR | --runs=PATH                which runs next, for no more than --purse FLOPs
     report    --study=DIR | --runs=PATH                the same as a page with plots
     verify    FILE RUN                                 judge a finished run by a prediction on record
     compare   ARM ARM... | --runs=TABLE --by=COLUMN    how much compute one way to train is worth against another
@@ -63,6 +65,8 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {}
+# Flags that were, and what does their work.
+_GONE = {"more_runs": "ask `suggest --purse=FLOPS --number=COUNT` with the same --study or --runs"}
 _PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
 
 
@@ -85,13 +89,18 @@ def _data(values: flags.FlagValues) -> None:
     prepare(config.data, _echo)
 
 
-@_verb("config", "study", "workers", "dry_run", "slice", "cache")
+@_verb("config", "study", "workers", "dry_run", "slice", "cache", "next", "purse", "number", "quantity", "budget")
 def _plan(values: flags.FlagValues) -> None:
     """Writes the manifest of a study and prints its runs and their cost. --dry_run only prints.
 
     With --slice every distinct step is first compiled for that TPU slice, as `preflight` does: a plan with a run that
     does not fit is refused, and the manifest's lines say what memory and time each run needs.
+
+    With --next, --purse=FLOPS and the --study alone it plans the runs that `suggest` proposes, as a further manifest:
+    `work --manifest=next.jsonl` trains them, and fits take them with the others.
     """
+    if values.next:
+        return _plan_next(values)
     from chinchilla_jax.parallel.job.cores import default_workers
     from chinchilla_jax.study.folder import MANIFEST, write_manifest
     from chinchilla_jax.study.foresee import foresee
@@ -107,6 +116,24 @@ def _plan(values: flags.FlagValues) -> None:
     if study is not None and not values.dry_run:
         written = write_manifest(study / MANIFEST, manifest)
         _echo(f"{study / MANIFEST}: {'written' if written else 'unchanged, it holds this plan already'}")
+
+
+def _plan_next(values: flags.FlagValues) -> None:
+    from chinchilla_jax.parallel.job.cores import default_workers
+    from chinchilla_jax.study.folder import write_manifest
+    from chinchilla_jax.study.further import plan_next
+    from chinchilla_jax.study.plan import describe
+
+    if "config" in values or values.slice or values.purse is None:
+        raise UsageError("plan --next takes --study=DIR of a planned study and --purse=FLOPS, no --config or --slice")
+    study, asked = _folder(values, "study"), (values.purse, values.number, values.quantity)
+    name, manifest = plan_next(study, values.budget, *asked, _echo)
+    describe(manifest, values.workers or default_workers(manifest.template()), _echo)
+    if not values.dry_run:
+        write_manifest(study / name, manifest)
+        _echo(
+            f"{study / name}: written; to train them: python -m chinchilla_jax work --study={study} --manifest={name}"
+        )
 
 
 _COMPILED = ("slice", "choose", "compiles", "every_batch", "price", "output", "cache", "keep_hlo")
@@ -224,6 +251,7 @@ def _status(values: flags.FlagValues) -> None:
 
 _verb(*cli_runs.FIT)(cli_runs.fit)
 _verb(*cli_runs.PREDICT)(cli_runs.predict)
+_verb(*cli_runs.SUGGEST)(cli_runs.suggest)
 _verb(*cli_runs.REPORT)(cli_runs.report)
 _verb(words="FILE RUN")(cli_runs.verify)
 _verb(*cli_runs.COMPARE, words="ARM...")(cli_runs.compare)
@@ -284,6 +312,8 @@ def main(argv: list[str] | None = None) -> int:
     except flags.UnrecognizedFlagError as error:
         unknown = f"--{error.flagname}"
         what = f"{name}: unknown flag {unknown}{did_you_mean(unknown, known)}"
+        if error.flagname in _GONE:
+            return _say(f"{name}: --{error.flagname} is gone: {_GONE[error.flagname]}", USAGE)
         return _say(f"{what}; {name} takes {', '.join(known) or 'none'}", USAGE)
     except flags.Error as error:
         return _say(str(error), USAGE)
@@ -293,7 +323,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        if name not in ("fit", "predict", "report", "compare", "verify") or not error.filename:
+        if name not in ("fit", "predict", "suggest", "report", "compare", "verify") or not error.filename:
             raise
         return _say(f"{error.filename2 or error.filename}: {error.strerror}", USAGE)
     except KeyboardInterrupt:

@@ -92,10 +92,16 @@ FLAGS = {
     "unique_tokens": _number("No more than these tokens exist; more are repeats."),
     "inference_tokens": _number("Tokens the model will serve."),
     "inputs": _text("What a law needs besides N and D: NAME:VALUE,... as in granularity:8 or sparsity:0.9."),
-    "more_runs": _whole("Propose this many further runs, those that narrow the prediction most."),
     "register": _text("Also put the prediction on record in this file, NAME.json, before its run is trained."),
     "verify": _switch("Also plan the runs that check the prediction."),
     "reference": _text("Arm to compare with. Default: the first."),
+    # The next runs.
+    "next": _switch("Plan further runs of a study, those that narrow its prediction the most."),
+    "purse": _number("FLOPs for all next runs together.", lower_bound=1.0),
+    "number": _whole("At most so many next runs.", 8, lower_bound=1),
+    "quantity": _flag(
+        flags.DEFINE_enum, "What they are to narrow: the loss, or N*.", "loss", enum_values=["loss", "params"]
+    ),
     # What `preflight` compiles for, and how.
     "slice": _text("TPU slice: v5e-16, v5p-512, 2xv5e-256, v5p:8x8x8."),
     "choose": _switch("Search mesh, microbatches and remat policy for the best predicted time that fits."),

@@ -1,4 +1,4 @@
-"""The verbs that ask finished runs: `fit`, `predict`, `report`. Which runs, read how, and asked what?"""
+"""The verbs that ask finished runs: `fit`, `predict`, `suggest`, `report`. Which runs, read how, and asked what?"""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 _INPUT = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
 _HOW = ("preset", "replicates", "seed", "output")
 _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
-_OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs", "more_runs")
+_OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs")
 FIT = (*_INPUT, *_HOW, "variants", "explain", "save", "losses", "errors")
 PREDICT = ("config", *_INPUT, "fit", "law", *_BUDGET, *_OPTIMUM, *_HOW, "register", "verify")
+SUGGEST = (*_INPUT, "fit", *_BUDGET, "purse", "number", "quantity", "output")
 REPORT = (*_INPUT, "fit", *_BUDGET, *_HOW)
 COMPARE = ("runs", "columns", "where", "by", "best_per_cell", "reference", *_BUDGET, "replicates", "seed", "output")
 
@@ -179,6 +180,23 @@ def verify(values: flags.FlagValues, words: list[str]) -> None:
     if len(words) != 2:
         raise UsageError("give the record and the run, as verify predictions/large.json runs/large")
     echo(describe(judge(*words)))
+
+
+def suggest(values: flags.FlagValues) -> None:
+    """Says which runs to train next: those that narrow the prediction the most, for no more than --purse FLOPs.
+
+    The prediction is that of `predict` for --budget, or --chips for --days; by default a study's held-out budget or
+    four times the largest there is. What the same FLOPs on repeats or on an even grid would give is printed beside it.
+    `plan --next` plans the same runs in a study.
+    """
+    from chinchilla_jax.scaling.read.runs import telling_left_out
+    from chinchilla_jax.scaling.report.ask import ask_next
+
+    if values.purse is None:
+        raise UsageError("--purse=FLOPS is missing: what all next runs together may cost")
+    loaded, asked = _load_fitted(values)[0], (values.purse, values.number, values.quantity)
+    with telling_left_out(loaded):
+        ask_next(loaded, _budget(values), *asked, values.output, echo)
 
 
 def report(values: flags.FlagValues) -> None:

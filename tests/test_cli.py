@@ -95,7 +95,8 @@ def test_flags_of_each_verb_do_not_change_by_accident():
     budget = ("budget", "chip", "chips", "days", "utilisation")
     assert {name: verb.flags for name, verb in cli.VERBS.items()} == {
         "data": ("config",),
-        "plan": ("config", "study", "workers", "dry_run", "slice", "cache"),
+        "plan": ("config", "study", "workers", "dry_run", "slice", "cache", "next", "purse", "number", "quantity",
+                 "budget"),
         "preflight": ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch", "price", "output",
                       "cache", "keep_hlo"),
         "train": ("config", "workdir", "profile", *PROCESSES),
@@ -103,7 +104,8 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "status": ("study",),
         "fit": (*source, *fits, "variants", "explain", "save", "losses", "errors"),
         "predict": ("config", *source, "fit", "law", *budget, "params", "tokens", "unique_tokens", "inference_tokens",
-                    "inputs", "more_runs", *fits, "register", "verify"),
+                    "inputs", *fits, "register", "verify"),
+        "suggest": (*source, "fit", *budget, "purse", "number", "quantity", "output"),
         "verify": (),
         "report": (*source, "fit", *budget, *fits),
         "compare": ("runs", "columns", "where", "by", "best_per_cell", "reference", *budget, "replicates", "seed",
@@ -113,6 +115,11 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "presets": (),
         "paper": (),
     }
+
+
+def test_a_flag_that_is_gone_names_what_does_its_work(capsys):
+    code, _, err = run(capsys, "predict", "--runs=somewhere", "--more_runs=3")
+    assert code == 2 and "--more_runs is gone" in err and "suggest --purse=FLOPS --number=COUNT" in err
 
 
 @pytest.mark.parametrize("config", [

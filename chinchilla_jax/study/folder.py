@@ -2,6 +2,7 @@
 
 STUDY/manifest.jsonl       header line, then one line per IsoFLOP run; never changed once written
 STUDY/verification.jsonl   the same for the runs at the held-out budget
+STUDY/next.jsonl           the same for runs added later (`plan --next`), then next_2.jsonl ...
 STUDY/noise.jsonl          the same for runs that measure noise (`noise`), noise.json what they came to
 STUDY/predictions/NAME.json   what was predicted of a held-out run before it began, and the verdict beside it
 STUDY/runs/NAME/           one run: config.json, metrics.jsonl, checkpoints, lease.json, result.json (written last)
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -153,8 +155,21 @@ def _digest(header: dict[str, Any], lines: list[str]) -> str:
     return hashlib.sha256("\n".join([json.dumps(header), *lines]).encode()).hexdigest()[:16]
 
 
+def next_manifests(study: pathlib.Path) -> list[str]:
+    """Names of the manifests of runs that were added later, in their order."""
+    names = list(itertools.takewhile(lambda name: files.exists(study / name), map(next_name, itertools.count(1))))
+    return names
+
+
+def next_name(number: int) -> str:
+    """`next.jsonl`, `next_2.jsonl`, ..."""
+    return "next.jsonl" if number == 1 else f"next_{number}.jsonl"
+
+
 def planned_runs(study: pathlib.Path, names: Sequence[str] = (MANIFEST, VERIFICATION)) -> list[PlannedRun]:
-    """The runs of those manifests that the study has. Raises StudyError if one is damaged, or there is none."""
+    """The runs of those manifests that the study has, and of those added later. Raises StudyError if one is damaged, or
+    there is none."""
+    names = (*names, *next_manifests(study))
     present = [name for name in names if files.exists(study / name)]
     return [run for name in present or [MANIFEST] for run in read_manifest(study / name).runs]
 

@@ -1,10 +1,13 @@
-"""What does a plan promise before anything is trained? How far off its prediction will be, if the noise is known."""
+"""What does a plan promise before anything is trained? How far off its prediction will be, if the noise is known; and
+whether approach 3 will know its constants."""
 
 from __future__ import annotations
 
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo
@@ -23,11 +26,17 @@ _IRREDUCIBLE = 0.6
 
 
 def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Echo) -> None:
-    """Prints how sure the prediction of a study will be, or how to measure what that depends on. `study` is its folder,
-    if it has one. Raises StudyError if a file there, or of the study that the guess names, is damaged.
+    """Prints how sure the prediction of a study will be, or how to measure what that depends on, and what the design is
+    short of if it leaves the constants of approach 3 open. `study` is its folder, if it has one. Raises StudyError if a
+    file there, or of the study that the guess names, is damaged.
     """
     config = manifest.template()
     known = known_noise(study, config)
+    planned = [run for run in manifest.runs if run.role == "isoflop"]
+    runs = [Run(run.name, run.params, run.tokens, run.cost, 1.0, run.budget) for run in planned]
+    law, source_of_law = _law(dict(manifest.header["guess"]["params"]), config, runs)
+    if short := _short_of(law, runs, known):
+        echo(f"approach 3 will not determine its constants: {short}")
     if known is None:
         echo(
             "how sure the prediction will be depends on the noise from run to run, which is not known yet; to measure "
@@ -38,14 +47,22 @@ def foresee(manifest: Manifest, study: pathlib.Path | None, echo: Echo) -> None:
     from chinchilla_jax.scaling.predict.foresight import expected
 
     noise, source = known
-    planned = [run for run in manifest.runs if run.role == "isoflop"]
-    runs = [Run(run.name, run.params, run.tokens, run.cost, 1.0, run.budget) for run in planned]
-    law, source_of_law = _law(dict(manifest.header["guess"]["params"]), config, runs)
     half, factor = expected(law, runs, holdout_budget(config), noise)
     promise = f"the predicted loss will be within +-{half:.1%} (95%), N* within a factor {factor:.2f}"
     if not math.isfinite(half):
         promise = "more than one such study in twenty cannot be fitted: add sizes (study.sizes) or seeds (study.seeds)"
     echo(f"at {noise:.2%} noise from run to run ({source}) {promise}; simulated with {source_of_law}")
+
+
+def _short_of(law: Surface, runs: Sequence[Run], noise: tuple[float, str] | None) -> str:
+    """What keeps the planned runs from determining approach 3 if `law` is true; "" if they do. Noise that is not known
+    is taken to be usual."""
+    from chinchilla_jax.scaling.fits.approach2.near_minimum import USUAL_NOISE
+    from chinchilla_jax.scaling.fits.approach3.known import known
+    from chinchilla_jax.scaling.fits.minimise import HUBER
+
+    params, tokens = np.array([(run.params, run.tokens) for run in runs]).T
+    return known(law, params, tokens, HUBER.noise(noise[0] if noise else USUAL_NOISE)).why
 
 
 def known_noise(study: pathlib.Path | None, config: RunConfig) -> tuple[float, str] | None:

@@ -131,7 +131,10 @@ def _fitted(config: RunConfig, path: str) -> Guess:
                 law = fit_isoflop(runs, preset=CORRECTED, resampling=None).params_law
                 formula = f"N* = {float(law.coefficient):.4g} C^{float(law.exponent):.4g}"
                 return Guess(lambda budget: float(law.at(budget)), f"approach 2 {source}: {formula}")
-        surface = fit_parametric(runs, resampling=None).surface
+        fit = fit_parametric(runs, resampling=None)
+        if not fit.known.determined:
+            raise FitRefused("undetermined", f"the runs in {path} do not say which N is best: {fit.known.why}")
+        surface = fit.surface
     except FitRefused as refused:
         raise ConfigError(_KEY, str(refused)) from None
     E, A, B, alpha, beta = (float(getattr(surface, name)) for name in ("E", "A", "B", "alpha", "beta"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import chinchilla_jax
@@ -43,7 +43,7 @@ def plan(config: RunConfig) -> Manifest:
         _check_sides(budget, optimum, sizes, reasons, rungs)
     guess_facts = {"provenance": guessed.provenance, "params": [[budget, n] for budget, n in optima.items()]}
     header = manifest_header(config, "isoflop") | {"dropped": dropped, "guess": guess_facts}
-    return Manifest(header, _with_unique_names(runs, config))
+    return Manifest(header, with_unique_names(runs, config))
 
 
 def _check(config: RunConfig) -> None:
@@ -114,7 +114,7 @@ def verification(study_dir: pathlib.Path, predicted_params: float) -> Manifest:
             raise ConfigError("study.budgets", f"{small} {fix}")
         runs += repeats
     header = manifest_header(config, "verification") | {"predicted_params": predicted_params, "dropped": []}
-    manifest = Manifest(header, _with_unique_names(runs, config))
+    manifest = Manifest(header, with_unique_names(runs, config))
     write_manifest(study_dir / VERIFICATION, manifest)
     return manifest
 
@@ -165,13 +165,16 @@ def manifest_header(config: RunConfig, kind: str) -> dict[str, Any]:
     }
 
 
-def _with_unique_names(runs: Sequence[PlannedRun], config: RunConfig) -> tuple[PlannedRun, ...]:
-    """Completes names with N, in as many digits as tell runs apart, and `-s1` for a second seed; names the trunks."""
+def with_unique_names(
+    runs: Sequence[PlannedRun], config: RunConfig, taken: Collection[str] = ()
+) -> tuple[PlannedRun, ...]:
+    """Completes names with N, in as many digits as tell runs apart and from those `taken`, and `-s1` for a second
+    seed; names the trunks."""
     seeds = [run.config["train"]["seed"] - config.train.seed for run in runs]
     for digits in range(3, 14):
         starts = [run.name + size_name(run.params, digits) for run in runs]
         names = [start + (f"-s{seed}" if seed else "") for start, seed in zip(starts, seeds, strict=True)]
-        if len(set(names)) == len(names):
+        if len({*names, *taken}) == len(names) + len(taken):
             break
     else:
         raise ConfigError("study.budgets", "two runs have the same budget and size; remove one of the budgets")

@@ -4,10 +4,15 @@
 of a case to the name of what gave it, and the answer.
 """
 
+import dataclasses
+import pathlib
+import tempfile
+
 import numpy as np
 
 from chinchilla_jax.config import DataConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
-from chinchilla_jax.scaling.answers.next_runs import next_runs
+from chinchilla_jax.scaling import api
+from chinchilla_jax.scaling.answers.suggest import suggest
 from chinchilla_jax.scaling.fits.approach1.envelope import fit_envelope
 from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
 from chinchilla_jax.scaling.fits.approach3.parametric import few_starts, fit_parametric
@@ -18,6 +23,7 @@ from chinchilla_jax.scaling.laws.optimum import cheapest_for_loss, unique_data_o
 from chinchilla_jax.scaling.laws.published import law
 from chinchilla_jax.scaling.predict.analysis import analyse
 from chinchilla_jax.scaling.predict.predict import predict
+from chinchilla_jax.scaling.read.runs import LoadedRuns
 from chinchilla_jax.study.plan import plan
 from tests.benchmarks.coverage import curves_study
 
@@ -59,7 +65,27 @@ def served(runs, budget):
 
 def more_runs(runs, budget):
     """Two runs within the cost of the largest."""
-    return next_runs(runs, budget, max(run.flops for run in runs), 2).runs
+    return suggest(analyse(runs, replicates=0), budget, max(run.flops for run in runs), 2).runs
+
+
+def compared(runs, budget):
+    """Whether the runs are better than the same with 2% more loss, and how surely."""
+    worse = [dataclasses.replace(run, loss=1.02 * run.loss) for run in runs]
+    arms = {"worse": _loaded(worse), "better": _loaded(runs)}
+    return api.compare(arms, budget=budget).comparison.arms[1].target.better
+
+
+def kept(runs, budget):
+    """What a fit says after it was written to a file and read again."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "fit.npz"
+        api.fit(_loaded(runs), replicates=0).save(path)
+        return api.predict(path, budget).loss
+
+
+def _loaded(runs):
+    columns = dict.fromkeys(("params", "tokens", "loss", "flops"), "")
+    return LoadedRuns("runs", tuple(runs), (), columns, "as it is")
 
 
 QUESTIONS = {
@@ -75,7 +101,9 @@ QUESTIONS = {
     ),
     "forms": lambda runs, budget: ("fit_coupled", fit_coupled(runs, "skaling").optimum(budget)),
     "metric": lambda runs, budget: ("fit_form", accuracy(runs)),
-    "next_runs": lambda runs, budget: ("next_runs", more_runs(runs, budget)),
+    "next_runs": lambda runs, budget: ("suggest", more_runs(runs, budget)),
+    "compare": lambda runs, budget: ("compare", compared(runs, budget)),
+    "saved": lambda runs, budget: ("Fitted.save", kept(runs, budget)),
     "sweep": lambda runs, budget: ("plan", [run.flops for run in sweep()]),
     "shapes": lambda runs, budget: ("plan", [run.config["model"]["d_model"] for run in sweep()]),
     "flops": lambda runs, budget: ("plan", [run.flops["executed"] for run in sweep()]),

@@ -8,6 +8,8 @@
 2. How far minima scatter about their line, and how curved profiles are; the losses of this project's studies
    perturbed.
 3. Planted laws with more and less irreducible loss.
+4. Widths of a sweep: planted surfaces, seven sizes within 1.5 to 16 times the guessed N*, which is off by up to a
+   factor 2. Near sizes tell the minimum, far ones where it is not.
 
 Truth is the minimum of a parabola through the five runs about the lowest of the hidden budget. Errors are relative
 errors of the loss. Beside our approaches stand two plain baselines: parabolas through all runs with E + k C^-g through
@@ -30,6 +32,7 @@ from chinchilla_jax.scaling.fits.approach2 import profile_shape
 from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, fit_isoflop
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric, paper_starts
 from chinchilla_jax.scaling.fits.minimise import ASYMMETRIC_HUBER, HUBER
+from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.laws.coupled import fit_coupled
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
@@ -333,16 +336,58 @@ def _planted(share: float, budgets: np.ndarray, ahead: float, noises: tuple[floa
     return text
 
 
+SURFACES = {
+    "Besiroglu": Surface(1.8172, 482.01, 2085.43, 0.3478, 0.3658),
+    "Hoffmann": Surface(1.6934, 406.4, 410.7, 0.3392, 0.2849),
+    "steep N": Surface(1.7, 3000.0, 1500.0, 0.45, 0.35),
+}
+WIDTHS = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0)
+
+
+def widths(draws: int) -> None:
+    """Part 4: four budgets a factor 2 apart, seven sizes, the target four times the largest."""
+    print("\nwidths of a sweep, 7 sizes: mean error of the loss, half-width, factor in N* (95 of 100), fits; by noise")
+    budgets = 1e19 * 2.0 ** np.arange(4)
+    target = 4.0 * budgets[-1]
+    for noise in (0.001, 0.003, 0.006):
+        for width in WIDTHS:
+            rng, rows, asked = np.random.default_rng(2), [], 0
+            for law in SURFACES.values():
+                size, _, lowest = (float(v) for v in law.optimum(target))
+                for _ in range(draws // len(SURFACES)):
+                    asked += 1
+                    off = 2.0 ** rng.uniform(-1, 1)
+                    runs = []
+                    for c in budgets:
+                        for n in off * float(law.optimum(c)[0]) * width ** np.linspace(-1, 1, 7):
+                            loss = float(law.loss(n, c / 6 / n)) * np.exp(noise * rng.standard_normal())
+                            runs.append(Run("r", n, c / 6 / n, c, float(loss), c))
+                    try:
+                        predicted, best, (low, high) = recommended(runs, target)
+                    except FitRefused:
+                        continue
+                    rows.append((abs(predicted / lowest - 1), (high - low) / 2 / predicted, abs(np.log(best / size))))
+            if not rows:
+                print(f"{noise:.1%}  within {width:4.1f}x  none of {asked} could be fitted")
+                continue
+            error, half, factor = np.array(rows).T
+            print(
+                f"{noise:.1%}  within {width:4.1f}x  {error.mean():6.2%} {half.mean():6.2%} "
+                f"{np.exp(np.quantile(factor, 0.95)):5.2f} {len(rows) / asked:4.0%}"
+            )
+
+
 PARTS = {
     "hidden": lambda runs_of, draws: hidden(runs_of),
     "shapes": lambda runs_of, draws: shapes(runs_of),
     "perturbed": perturbed,
     "planted": lambda runs_of, draws: planted(draws),
+    "widths": lambda runs_of, draws: widths(draws),
 }
 
 
 def main() -> None:
-    """Prints the three parts."""
+    """Prints the four parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=200, help="of the perturbed and planted losses")
     parser.add_argument("--parts", default=",".join(PARTS), help="which parts, with commas between them")

@@ -122,3 +122,15 @@ def test_a_guess_that_cannot_be_read_is_refused(text, told, monkeypatch):
     with pytest.raises(ConfigError, match=told) as refused:
         plan(width_config(guess=text))
     assert refused.value.key == "study.guess"
+
+
+def test_runs_that_do_not_say_which_size_is_best_are_no_guess(tmp_path):
+    rng, law = np.random.default_rng(1), Surface(1.8, 480.0, 2100.0, 0.35, 0.37)
+    rows = ["params,tokens,loss"]
+    for i, params in enumerate(np.geomspace(5e7, 5e9, 24)):
+        tokens = 20 * params * 1.1 ** (i % 3 - 1.0)
+        rows.append(f"{params},{tokens},{float(law.loss(params, tokens)) * (1 + 0.008 * rng.standard_normal())}")
+    table = tmp_path / "runs.csv"
+    table.write_text("\n".join(rows) + "\n")
+    with pytest.raises(ConfigError, match="do not say which N is best.*other token counts"):
+        guess(width_config(guess=str(table)))

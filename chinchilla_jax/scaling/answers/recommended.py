@@ -28,6 +28,7 @@ from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken
 from chinchilla_jax.scaling.predict.estimates import Intervals, estimates_of
 from chinchilla_jax.scaling.predict.predict import Prediction
+from chinchilla_jax.scaling.read.runs import FitRefused
 
 _SHAPES = 3  # profiles, the largest, whose shape is taken
 _FURTHEST = 1e3  # the least part of the budget that is looked at for a loss
@@ -83,27 +84,32 @@ class ProfileLaw(SizeLaw):
 
 
 def surface_law(prediction: Prediction, source: str = "") -> Law | None:
-    """Approach 3's surface as a law to ask, with the FLOPs per token of the runs; None where it was not fitted."""
+    """Approach 3's surface as a law to ask, with the FLOPs per token of the runs; None where it was not fitted, or
+    the runs do not determine it."""
     fit = prediction.fits.parametric
-    return Law("approach 3", fit.surface, source, fit.boot, prediction.flops_per) if fit else None
+    if fit is None or not fit.known.determined:
+        return None
+    return Law("approach 3", fit.surface, source, fit.boot, prediction.flops_per)
 
 
-def recommended_law(prediction: Prediction) -> SizeLaw:
-    """The law behind `Prediction.best`."""
+def recommended_law(prediction: Prediction) -> SizeLaw | None:
+    """The law behind `Prediction.best`; None where only the loss at one D/N is known."""
     fits = prediction.fits
-    law = surface_law(prediction) if prediction.recommended == "parametric" else None
-    if law is None:
-        assert fits.isoflop is not None  # what was not fitted is not recommended
-        return ProfileLaw(fits.isoflop, prediction.flops_per)
-    return law
+    if prediction.recommended == "parametric":
+        return surface_law(prediction)
+    assert fits.isoflop is not None  # what was not fitted is not recommended
+    return ProfileLaw(fits.isoflop, prediction.flops_per)
 
 
 def predicted_run(prediction: Prediction, params: float, flops: float) -> tuple[float, Intervals]:
     """The loss of a run of `params` on which `flops` are spent, and its intervals by level, {} without a bootstrap.
 
     Those of approach 2 are the intervals of the lowest loss at that budget, carried along the profile as a factor.
+    Raises FitRefused (`undetermined`) where only the loss at one D/N is known.
     """
     law = recommended_law(prediction)
+    if law is None:
+        raise FitRefused("undetermined", "these runs tell the loss at their D/N only, not that of a size at a budget")
     loss = float(law.loss(params, flops))
     lowest = law.best(flops)[1]
     estimate = estimates_of(prediction.fits, flops, prediction.flops_per)[prediction.recommended]
@@ -111,9 +117,12 @@ def predicted_run(prediction: Prediction, params: float, flops: float) -> tuple[
     return loss, {level: (low * loss / lowest, high * loss / lowest) for level, (low, high) in intervals.items()}
 
 
-def other_sizes(prediction: Prediction) -> tuple[Answer, Answer]:
-    """What smaller models and the nearest published shapes cost at the target, under the recommended law."""
+def other_sizes(prediction: Prediction) -> tuple[Answer, ...]:
+    """What smaller models and the nearest published shapes cost at the target, under the recommended law; () if it says
+    nothing of other sizes."""
     law, budget = recommended_law(prediction), prediction.budget
+    if law is None:
+        return ()
     smaller, near = answers.smaller(law, budget), answers.nearest_presets(law, budget)
     first = f"Follows {law.name}, the recommended law: {law.words}. D is what C = {budget:.4g} FLOPs buy at that N"
     if any(MOST_PERCENT < row["extra FLOPs"] < math.inf for row in smaller.rows):

@@ -61,11 +61,26 @@ class PowerLaw:
 class OptimumLaw(PowerLaw):
     """A power law whose centre is the largest budget fitted, with the `covariance` [2, 2] of `log_value` and
     `exponent`, and the `scale` of the spread of optima about the line over what was supposed, both known from `freedom`
-    degrees of freedom. Minima of flat profiles scatter by more than the noise of runs explains; so will the next."""
+    degrees of freedom; `pull` [2, M] how far the two move with the logarithm of each optimum. Minima of flat profiles
+    scatter by more than the noise of runs explains; so will the next."""
 
     covariance: np.ndarray = dataclasses.field(compare=False)
     scale: float
     freedom: float
+    pull: np.ndarray = dataclasses.field(compare=False, repr=False)
+
+    def deviation(self, flops: float) -> float:
+        """Standard deviation of ln of the optimum at C = flops: that of the line and that about it."""
+        basis = np.array([1.0, np.log(flops) - self.log_centre])
+        return float(np.sqrt(basis @ self.covariance @ basis + self.spread(flops) ** 2))
+
+    def pulls(self, flops: float) -> np.ndarray:
+        """[M]: d ln of the optimum at C = flops by the logarithm of each optimum fitted."""
+        return np.array([1.0, np.log(flops) - self.log_centre]) @ self.pull
+
+    def rescaled(self, scale: float) -> OptimumLaw:
+        """The same line where optima spread about it by another `scale`."""
+        return dataclasses.replace(self, covariance=self.covariance * (scale / self.scale) ** 2, scale=scale)
 
     def spread(self, flops: float) -> float:
         """Standard deviation of ln of the optimum at C = flops about the line: of the optimum, not of the line."""
@@ -73,9 +88,7 @@ class OptimumLaw(PowerLaw):
 
     def interval(self, flops: float, level: float) -> tuple[float, float]:
         """Central interval of the optimum at C = flops."""
-        basis = np.array([1.0, np.log(flops) - self.log_centre])
-        sd = np.sqrt(basis @ self.covariance @ basis + self.spread(flops) ** 2)
-        half = float(stdtrit(self.freedom, 0.5 + 0.5 * level)) * sd
+        half = float(stdtrit(self.freedom, 0.5 + 0.5 * level)) * self.deviation(flops)
         value = float(self.at(flops))
         return value * float(np.exp(-half)), value * float(np.exp(half))
 
@@ -104,7 +117,8 @@ class AveragedLaw:
     """L(C) = E + k C^-g, averaged over E (axis e) and the discrepancy d (axis d): `log_largest` ln of the largest
     budget fitted; `irreducible` [e] nats per token; `line` [e, d, 2] the value of ln(L - E) there and its slope in
     ln C, `covariance` [e, d, 2, 2] of those; `weight` [e, d], of sum 1; `noise` the relative standard deviation of one
-    run, known from `freedom` degrees of freedom."""
+    run, known from `freedom` degrees of freedom; `pull` [e, d, 2, M] how far `line` moves with the logarithm of each
+    minimum."""
 
     log_largest: float
     irreducible: np.ndarray
@@ -113,6 +127,7 @@ class AveragedLaw:
     weight: np.ndarray
     noise: float
     freedom: float
+    pull: np.ndarray = dataclasses.field(compare=False, repr=False)
 
     def at(self, flops: float | np.ndarray) -> float | np.ndarray:
         """The expected minimum loss at C = flops (the mean of its logarithm), of any shape."""
@@ -141,6 +156,23 @@ class AveragedLaw:
     def discrepancy(self, tail: float) -> float:
         """The d, relative for every factor e of compute, that the minima give `tail` of the weight to be below."""
         return float(DISCREPANCIES[np.searchsorted(np.cumsum(self.weight.sum(0)), tail)])
+
+    def deviation(self, flops: float) -> float:
+        """Standard deviation of ln L of one run at C = flops, over all E and d."""
+        mean, sd = self._moments(flops, one_run=True)
+        middle = float((self.weight * mean).sum())
+        return float(np.sqrt((self.weight * (sd**2 + (mean - middle) ** 2)).sum()))
+
+    def pulls(self, flops: float) -> np.ndarray:
+        """[e, d, M]: d ln L at C = flops by the logarithm of each minimum."""
+        ahead = np.log(flops) - self.log_largest
+        mean, _ = self._moments(flops)
+        reducible = 1.0 - self.irreducible[:, None] / np.exp(mean)
+        return reducible[..., None] * (self.pull[:, :, 0] + ahead * self.pull[:, :, 1])
+
+    def with_discrepancies(self, weight: np.ndarray) -> AveragedLaw:
+        """The same law with weights [d] on the discrepancies; those on E go with them as before."""
+        return dataclasses.replace(self, weight=self.weight * (weight / np.maximum(self.weight.sum(0), 1e-300)))
 
     @property
     def irreducible_mean(self) -> float:
@@ -196,11 +228,12 @@ def fit_optimum(flops: np.ndarray, log_best: np.ndarray, log_best_sd: np.ndarray
     centre = float(x.max())
     weight, basis = optimum_weights(flops, log_best_sd)
     covariance = np.linalg.inv(basis.T @ (weight[:, None] * basis))
-    value, exponent = covariance @ (basis.T @ (weight * log_best))
+    pull = covariance @ (basis.T * weight)
+    value, exponent = pull @ log_best
     left = log_best - basis @ np.array([value, exponent])
     freedom = len(x) - 2 + _FREEDOM
     variance = (float((weight * left**2).sum()) + _FREEDOM) / freedom
-    return OptimumLaw(centre, value, exponent, covariance * variance, float(np.sqrt(variance)), freedom)
+    return OptimumLaw(centre, value, exponent, covariance * variance, float(np.sqrt(variance)), freedom, pull)
 
 
 def fit_offset(flops: np.ndarray, losses: np.ndarray, weights: np.ndarray | None = None) -> OffsetLaw:
@@ -262,7 +295,8 @@ def fit_loss_law(
     scale = 1.0 - irreducible[:, None] / losses
     weight = scale[:, None, :, None] * inverse[None] * scale[:, None, None, :]
     spread = np.linalg.inv(np.einsum("ma,edmn,nb->edab", basis, weight, basis))
-    line = np.einsum("edab,mb,edmn,en->eda", spread, basis, weight, values, optimize=True)
+    pull = np.einsum("edab,mb,edmn->edan", spread, basis, weight, optimize=True)
+    line = np.einsum("edan,en->eda", pull, values)
     left = values[:, None] - line @ basis.T
     misfit = np.einsum("edm,edmn,edn->ed", left, weight, left)
     # Of d the marginal likelihood: what the line's two constants take is taken out in the scale of ln L, where a flat
@@ -271,7 +305,8 @@ def fit_loss_law(
     log_weight = -0.5 * misfit + 0.5 * np.linalg.slogdet(inverse)[1] - 0.5 * taken
     log_weight += log_prior()
     averaged = np.exp(log_weight - log_weight.max())
-    return AveragedLaw(float(x[-1]), irreducible, line, spread, averaged / averaged.sum(), noise, freedom)
+    weights, pull = averaged / averaged.sum(), pull / scale[:, None, None, :]
+    return AveragedLaw(float(x[-1]), irreducible, line, spread, weights, noise, freedom, pull)
 
 
 def log_prior() -> np.ndarray:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -132,6 +133,19 @@ class Misfit:
     def narrowing(self, residual: str) -> list[Misfit]:
         """The same with wider thresholds on residuals of this kind, widest first."""
         return [Misfit("", residual, d, self.above) for d in (1e-1, 1e-2, 1e-3, 1e-4) if d > self.delta * 1.001]
+
+    def noise(self, scatter: float) -> float:
+        """Standard deviation of a log residual as it counts: the scatter, times what a robust misfit pays for that.
+
+        Huber's estimator with threshold k scatters has variance E[psi^2] / E[psi']^2 under normal errors: 1 for large
+        k, pi / 2 for small (Huber 1964). The paper's threshold of 1e-3 is small for most studies.
+        """
+        scatter = max(scatter, 1e-9)
+        k = self.delta / scatter if self.residual == "log" else math.inf
+        if not math.isfinite(k) or k > 6.0:
+            return scatter
+        inside, density = math.erf(k / math.sqrt(2.0)), math.exp(-0.5 * k * k) / math.sqrt(2.0 * math.pi)
+        return scatter * math.sqrt(inside - 2.0 * k * density + k * k * (1.0 - inside)) / inside
 
 
 HUBER = Misfit("huber", "log", 1e-3)  # the paper's

@@ -40,6 +40,16 @@ class Surface:
         """The same with fields [..., 1], to be evaluated at many points each."""
         return Surface(*(np.asarray(getattr(self, field.name))[..., None] for field in dataclasses.fields(self)))
 
+    def slopes(self, params: np.ndarray, tokens: np.ndarray, centre: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+        """[..., 5] of a law of scalars at (N, D): d ln L by ln A', ln B', ln E, alpha and beta.
+
+        A' and B' are the terms at the `centre` of ln N and ln D; without one they are A and B.
+        """
+        x, y = np.log(params) - centre[0], np.log(tokens) - centre[1]
+        loss = self.loss(params, tokens)
+        of_n, of_d = self.A * np.power(params, -self.alpha) / loss, self.B * np.power(tokens, -self.beta) / loss
+        return np.stack([of_n, of_d, self.E / loss, -of_n * x, -of_d * y], -1)
+
     def optimum(
         self, flops: float | np.ndarray, flops_per: FlopsPerToken = 6.0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

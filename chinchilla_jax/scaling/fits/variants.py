@@ -38,12 +38,26 @@ def compare_variants(runs: Sequence[Run]) -> tuple[dict[str, Any], ...]:
 
     for preset in (isoflop.CORRECTED, isoflop.PAPER, isoflop.AKIMA):
         add(f"approach 2, {preset.curve}", _exponent, preset)
+    why = _undetermined(runs)
     for name, misfit in MISFITS.items():  # with tied exponents only the starts with alpha = beta count: all are tried
+        if why:
+            rows.append({"variant": f"approach 3, {name}", "why": why})
+            continue
         common = {"misfit": misfit, "resampling": None}
         add(f"approach 3, {name}", _constants, fit_parametric, starts=few_starts(), **common)
         add(f"approach 3, {name}, alpha = beta", _constants, fit_parametric, tied=True, **common)
-    add("approach 3, variable projection (squared_raw)", _constants, fit_varpro)
+    if not why:
+        add("approach 3, variable projection (squared_raw)", _constants, fit_varpro)
     return tuple(rows)
+
+
+def _undetermined(runs: Sequence[Run]) -> str:
+    """Why the runs do not determine the constants of approach 3, whatever the misfit; "" if they do or have none."""
+    try:
+        why = fit_parametric(runs, starts=few_starts(), resampling=None).known.why
+    except FitRefused:
+        return ""
+    return why and f"approach 3: the runs do not determine its constants: {why}"
 
 
 def _exponent(runs: Sequence[Run], preset: isoflop.Preset) -> dict[str, float]:
@@ -52,6 +66,8 @@ def _exponent(runs: Sequence[Run], preset: isoflop.Preset) -> dict[str, float]:
 
 def _constants(runs: Sequence[Run], fit_surface: Callable[..., ParametricFit], **options: Any) -> dict[str, Any]:
     fit = fit_surface(runs, **options)
+    if why := fit.known.why:
+        raise FitRefused("undetermined", f"approach 3: the runs do not determine its constants: {why}")
     constants = {name: float(getattr(fit.surface, name)) for name in ("a", "E", "A", "B", "alpha", "beta")}
     return constants | {"starts there": f"{fit.agreement:.0%}", "scatter": f"{np.round(fit.scatter, 6):.2%}"}
 

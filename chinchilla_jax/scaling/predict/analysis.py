@@ -52,7 +52,7 @@ class Analysis:
 
     def isoflop_bias(self, flops: float) -> dict[str, Bias]:
         """Approach 2's own error at `flops` if approach 3's surface were true: of the curve used, and of a parabola."""
-        if self.isoflop is None or self.parametric is None:
+        if self.isoflop is None or self.parametric is None or not self.parametric.known.determined:
             return {}
         presets = {preset.curve: preset for preset in (self.isoflop.preset, isoflop.PAPER)}
         asked = self.isoflop.runs, self.parametric.surface, flops

@@ -139,6 +139,7 @@ def _surface(fit: ParametricFit) -> list[str]:
     scattered = f"runs scatter by {fit.scatter:.1%} about the surface, far beyond the noise of a training: {_MIXED}"
     lost = f"{1 - fit.boot_kept:.0%} of bootstrap resamples had no optimum and were left out"
     doubtful = {
+        f": the runs do not determine its constants: {fit.known.why}": not fit.known.determined,
         f": {scattered}": fit.scatter > _SCATTERED,
         f" did not converge: gradient {fit.gradient:.2g}": not fit.converged,
         f": only {fit.agreement:.1%} of the starts reached the best minimum": fit.agreement < 0.02,

@@ -7,7 +7,8 @@ no further training.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from chinchilla_jax.scaling.fits.frontier import OptimumLaw
 from chinchilla_jax.scaling.fits.resample import interval
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken
 from chinchilla_jax.scaling.predict.analysis import Analysis, fit_all
+from chinchilla_jax.scaling.read.runs import Run
 
 _LEVELS = (0.8, 0.95)
 LOSS_LAW = "E + k C^-g, averaged over E"
@@ -63,11 +65,18 @@ class Rollout:
 
 
 def estimates_of(fits: Analysis, budget: float, c: FlopsPerToken) -> dict[str, Estimate]:
-    """By name, the answer of each approach that was fitted, for `budget` FLOPs, where C = c N D or c(N) D."""
+    """By name, the answer of each approach that was fitted, for `budget` FLOPs, where C = c N D or c(N) D.
+
+    Approach 3 has none beside approach 2 if the runs do not determine it; without approach 2 it says what is known
+    then: the loss at the D/N of the runs.
+    """
+    surface = fits.parametric
+    if surface and not surface.known.determined and fits.isoflop:
+        surface = None
     estimates = (
         fits.envelope and _from_envelope(fits.envelope, budget, fits.seed),
         fits.isoflop and _from_isoflop(fits.isoflop, budget, fits.seed),
-        fits.parametric and _from_parametric(fits.parametric, budget, c, fits.seed),
+        surface and _from_parametric(surface, budget, c, fits.runs, fits.seed),
     )
     return {estimate.approach: estimate for estimate in estimates if estimate}
 
@@ -112,12 +121,29 @@ def _from_isoflop(fit: IsoflopFit, budget: float, seed: int) -> Estimate:
     return _estimate("isoflop", answer, LOSS_LAW, (n, d), loss=loss)
 
 
-def _from_parametric(fit: ParametricFit, budget: float, c: FlopsPerToken, seed: int) -> Estimate:
+def _from_parametric(fit: ParametricFit, budget: float, c: FlopsPerToken, runs: Sequence[Run], seed: int) -> Estimate:
     replicates: tuple = ()
+    if not fit.known.determined:
+        return _along_ray(fit, budget, c, runs, seed)
     if fit.boot:
         n, d, low = fit.boot.optimum(budget, c)
         replicates = n, d, low * np.exp(fit.scatter * np.random.default_rng(seed).standard_normal(n.shape))
     return _estimate("parametric", fit.surface.optimum(budget, c), "E + A/N^alpha + B/D^beta", replicates)
+
+
+def _along_ray(fit: ParametricFit, budget: float, c: FlopsPerToken, runs: Sequence[Run], seed: int) -> Estimate:
+    """Where the runs' middle D/N meets the budget, and the loss there, which they know without knowing the surface."""
+    ratio = float(np.exp(np.median([np.log(run.tokens / run.params) for run in runs])))
+    params = math.sqrt(budget / 6.0 / ratio)
+    for _ in range(40):  # C = c(N) D with D = ratio N; c is nearly proportional to N
+        flops = float(c(np.asarray(params))) if callable(c) else c * params
+        params *= math.sqrt(budget / (flops * ratio * params))
+    tokens, losses = ratio * params, {}
+    if fit.boot:
+        noise = np.exp(fit.scatter * np.random.default_rng(seed).standard_normal(len(fit.boot.E)))
+        losses["loss"] = intervals_of(fit.boot.loss(params, tokens) * noise)
+    answer = params, tokens, fit.surface.loss(params, tokens)
+    return _estimate("parametric", answer, f"E + A/N^alpha + B/D^beta at D/N = {ratio:.3g}", (), **losses)
 
 
 def rollouts(fits: Analysis, c: FlopsPerToken) -> tuple[Rollout, ...]:

@@ -72,6 +72,11 @@ def recommend(fits: Analysis) -> tuple[str, str]:
     profiles = len(fits.isoflop.profiles) if fits.isoflop else 0
     if not fits.parametric:
         return "isoflop", "isoflop is the only approach with a loss law that could be fitted"
+    if profiles and not fits.parametric.known.determined:
+        return "isoflop", "isoflop: the runs do not determine the surface of approach 3"
+    if not profiles and not fits.parametric.known.determined:
+        why = "the loss at the D/N of the runs, and not which D/N is best, which these runs do not say"
+        return "parametric", f"parametric is the only approach with a loss law that could be fitted; known is {why}"
     if not profiles:
         return "parametric", "parametric is the only approach with a loss law that could be fitted"
     if profiles < _ENOUGH:

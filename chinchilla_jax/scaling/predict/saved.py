@@ -26,6 +26,7 @@ from chinchilla_jax.scaling.fits.approach1.envelope import EnvelopeFit, Envelope
 from chinchilla_jax.scaling.fits.approach2.curve import ProfileCurve
 from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit, Profile
 from chinchilla_jax.scaling.fits.approach2.table import Refusal
+from chinchilla_jax.scaling.fits.approach3.known import Known
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit
 from chinchilla_jax.scaling.fits.frontier import AveragedLaw, OffsetLaw, OptimumLaw, PowerLaw
 from chinchilla_jax.scaling.fits.minimise import Misfit
@@ -39,7 +40,7 @@ CLASSES = {
     kept.__name__: kept
     for kept in (
         *(Analysis, LoadedRuns, Run, Curve, BadRow, EnvelopeFit, EnvelopePoints, IsoflopFit, Profile, ProfileCurve),
-        *(Refusal, ParametricFit, AveragedLaw, OffsetLaw, OptimumLaw, PowerLaw, Surface, Misfit, Preset),
+        *(Refusal, ParametricFit, Known, AveragedLaw, OffsetLaw, OptimumLaw, PowerLaw, Surface, Misfit, Preset),
         *(Resampling, Residuals, MinimaScatter),
     )
 }

@@ -1,6 +1,7 @@
 """Which runs does a directory hold: a study, one run, or a folder of run directories?
 
-    STUDY/manifest.jsonl, verification.jsonl    what was planned; noise.jsonl names runs that are none of the study's
+    STUDY/manifest.jsonl, verification.jsonl    what was planned, and later in next.jsonl, next_2.jsonl ...; noise.jsonl
+                                                names runs that are none of the study's
     STUDY/runs/NAME/  or  FOLDER/NAME/  or  RUN/
         result.json                             N, D, C by convention and the loss; written last
         metrics.jsonl                           the training curve
@@ -123,7 +124,8 @@ def validation_of(config: Mapping[str, Any]) -> dict[str, str]:
 def _read_study(path: pathlib.Path) -> _Study:
     """What the manifests plan, what they left out, and what lies beside the planned runs."""
     study = _Study({})
-    for file in (path / "manifest.jsonl", path / "verification.jsonl"):
+    further = [file for file in files.glob(path) if file.name.startswith("next") and file.suffix == ".jsonl"]
+    for file in (path / "manifest.jsonl", path / "verification.jsonl", *sorted(further)):
         for row in _lines(file):
             name, line = row.values.get("name"), row.values
             if isinstance(line.get("manifest"), dict):

@@ -198,7 +198,8 @@ def target_budget(loaded: LoadedRuns) -> float | None:
         return float(max(held))
     study = ((loaded.header.get("config") or {}).get("study")) or {}
     factor = study.get("holdout_factor", StudyConfig().holdout_factor)
-    planned = [*study.get("budgets", ()), *(row["budget"] for row in loaded.planned.values() if row.get("budget"))]
+    # Runs that were added later at larger budgets do not move the target.
+    planned = list(study.get("budgets", ())) or [row["budget"] for row in loaded.planned.values() if row.get("budget")]
     fitted = [run.budget or run.flops for run in loaded.role("isoflop")]
     return float(factor * max(planned or fitted)) if planned or fitted else None
 

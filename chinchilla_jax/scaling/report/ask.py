@@ -1,4 +1,4 @@
-"""What does the verb `predict` answer: from finished runs, from published laws, or from both?"""
+"""What do the verbs `predict` and `suggest` answer: from finished runs, from published laws, or from both?"""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from typing import Any
 
 from chinchilla_jax.base.files import write_json
 from chinchilla_jax.base.words import Echo, count
-from chinchilla_jax.scaling.answers import answers, next_runs
+from chinchilla_jax.scaling.answers import answers
 from chinchilla_jax.scaling.answers.answers import Answer, Law
 from chinchilla_jax.scaling.answers.recommended import other_sizes, surface_law
+from chinchilla_jax.scaling.answers.suggest import Suggestion, suggest
+from chinchilla_jax.scaling.answers.suggest import answer as answer_of
 from chinchilla_jax.scaling.laws.published import law
 from chinchilla_jax.scaling.predict.analysis import Analysis, analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, flops_of, target_budget
 from chinchilla_jax.scaling.report.facts import facts_of
-from chinchilla_jax.scaling.report.sections import announce, of_prediction, tell
+from chinchilla_jax.scaling.report.sections import announce, of_prediction, of_suggestion, tell
 
 _MOST = 1e40  # of anything asked; far beyond every law
-_ALLOWANCE = 0.1  # of the target budget, for all further runs together
 _NEED_6ND = ("unique_tokens", "inference_tokens")
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
     """What is asked; None is not asked. `flops` C, `params` N, `tokens` D, `unique_tokens` of the data set,
-    `inference_tokens` to be served, `more_runs`: how many further runs to propose. `inputs`: what laws of other forms
-    need besides N and D."""
+    `inference_tokens` to be served. `inputs`: what laws of other forms need besides N and D."""
 
     flops: float | None = None
     params: float | None = None
     tokens: float | None = None
     unique_tokens: float | None = None
     inference_tokens: float | None = None
-    more_runs: int | None = None
     inputs: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,15 +84,43 @@ def ask(
         fitted = surface_law(prediction, f"fitted to {loaded.source}")
         laws += [fitted] if fitted else []
     results = _answers(laws, others, question, prediction)
-    more = _more_runs(prediction, question.more_runs) if question.more_runs is not None else None
-    if more is not None:
-        results.append(next_runs.answer(more))
-    facts = facts_of(loaded, prediction=prediction, question=question, answers=results, more_runs=more)
+    facts = facts_of(loaded, prediction=prediction, question=question, answers=results)
     tell(of_prediction(facts), echo)
     if output is not None:
         write_json(output, facts)
         echo(f"written: {output}")
     return prediction
+
+
+def ask_next(
+    loaded: LoadedRuns,
+    target: float | None,
+    purse: float,
+    count: int,
+    quantity: str,
+    output: str | os.PathLike | None = None,
+    echo: Echo = print,
+) -> Suggestion:
+    """Prints which runs narrow the prediction for `target` FLOPs the most, and writes the facts to `output` as JSON.
+
+    Without a target it is that of `target_budget`.
+
+    Raises:
+      FitRefused: no fit; `no_budget`; as `suggest`.
+    """
+    target = target or target_budget(loaded)
+    if target is None:
+        raise FitRefused("no_budget", f"{loaded.source}: no held-out budget to ask about; give --budget=FLOPS")
+    announce(loaded, "corrected", echo)
+    fits = analyse(loaded.runs, replicates=0)
+    suggestion = suggest(fits, target, purse, count, quantity)
+    more: dict[str, Any] = {"target_budget": target, "suggestion": suggestion, "answers": [answer_of(suggestion)]}
+    facts = facts_of(loaded, fits, **more)
+    tell(of_suggestion(facts), echo)
+    if output is not None:
+        write_json(output, facts)
+        echo(f"written: {output}")
+    return suggestion
 
 
 def _check(loaded: LoadedRuns | None, surfaces: Sequence[str], others: Sequence[str], question: Question) -> None:
@@ -149,11 +176,3 @@ def _of_surfaces(laws: Sequence[Law], question: Question) -> Iterator[Answer]:
         yield answers.with_unique_tokens(laws, flops, question.unique_tokens)
     if flops is not None and question.inference_tokens is not None:
         yield answers.with_inference(laws, flops, question.inference_tokens)
-
-
-def _more_runs(prediction: Prediction | None, number: int) -> next_runs.NextRuns:
-    if prediction is None or prediction.fits.parametric is None:
-        raise FitRefused("question", "--more_runs needs finished runs that approach 3 can be fitted to")
-    fits, budget = prediction.fits, prediction.budget
-    at_minimum = fits.parametric if fits.preset == "corrected" else None
-    return next_runs.next_runs(fits.runs, budget, _ALLOWANCE * budget, number, fit=at_minimum)

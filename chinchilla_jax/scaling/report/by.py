@@ -64,12 +64,12 @@ def fit_by(
 def _cells(facts: Facts) -> dict[str, str]:
     """The exponent a of each approach and the constants of approach 3, each with its 95% interval."""
     found = {
-        f"a ({number})": exponents(facts, name)["a"] if facts[name] else None
+        f"a ({number})": exponents(facts, name).get("a") if facts[name] else None
         for number, name in enumerate(APPROACHES, 1)
     }
     fit = facts["parametric"]
     for name in ("E", "alpha", "beta"):
-        found[name] = (fit["values"][name], fit["intervals"].get(name, {})) if fit else None
+        found[name] = (fit["values"][name], fit["intervals"].get(name, {})) if fit and not fit["known"]["why"] else None
     cells = {}
     for name, pair in found.items():
         span = " ({:.3f} to {:.3f})".format(*pair[1]["95%"]) if pair and pair[1] else ""

@@ -24,7 +24,9 @@ What was fitted:
                  `runs`, those `near` the minimum, its `params`, `tokens` and `loss`, `curvature`, `scatter`,
                  `kept_draws`. `refusals`: budgets left out. `bias`: sentences
   parametric     approach 3: `values` of E, A, B, alpha, beta, a, b, their `intervals`, and `profile_likelihood`, 95%;
-                 `flat`: pairs of constants and their correlation; the other fields of `ParametricFit`
+                 `flat`: pairs of constants and their correlation; `known`: as `Known`, how far the runs determine them.
+                 Where its `why` is no empty text they do not: values are null then, and there are no intervals; the
+                 other fields of `ParametricFit`
 
 What was predicted:
   target_budget  FLOPs; `extrapolation`: over the largest budget fitted
@@ -37,7 +39,7 @@ What was predicted:
 
 What was asked:
   question       of `predict`, as `Question`; `answers`, a list of `Answer`: `key`, `title`, `rows`, `notes`
-  more_runs      further runs that narrow the prediction, as `NextRuns`
+  suggestion     of `suggest`, as `Suggestion`: the next runs, and what they leave of the interval
 
 How it was shown: `plots`, paths by title; `command`, which makes the report again; `variants`, rows of other fits.
 """
@@ -63,7 +65,7 @@ from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
 
 _VALUES = (
-    "source convention loss_unit preset command target_budget extrapolation prediction question more_runs flops_range "
+    "source convention loss_unit preset command target_budget extrapolation prediction question suggestion flops_range "
     "tokens_per_param_range on_record"
 )
 _LISTS = "reading runs bad_rows warnings verdicts answers variants"
@@ -164,20 +166,25 @@ def _isoflop(fit: IsoflopFit, fits: Analysis, budget: float | None) -> dict[str,
 
 def _parametric(fit: ParametricFit, fits: Analysis) -> dict[str, Any]:
     asked = {name: quantities()[name] for name in _PROFILED} if _has_profile(fit) else {}
+    shown = fit.known.determined
     profiles = {name: profile_likelihood(fits.runs, fit, q).interval for name, q in asked.items()}
-    boot = _fields(fit.boot, _CONSTANTS) if fit.boot else {}
-    facts: dict[str, Any] = {"values": _fields(fit.surface, _CONSTANTS)}
+    boot = _fields(fit.boot, _CONSTANTS) if fit.boot and shown else {}
+    facts: dict[str, Any] = {"values": _fields(fit.surface, _CONSTANTS) if shown else dict.fromkeys(_CONSTANTS.split())}
     facts |= {
         "intervals": {name: intervals_of(values) for name, values in boot.items()},
         "profile_likelihood": profiles,
     }
     facts |= {"misfit": fit.misfit.name, "delta": fit.misfit.delta, "runs": fit.n_runs, "starts": fit.n_starts}
-    return facts | _fields(fit, "objective gradient converged agreement scatter flat boot_kept")
+    return (
+        facts
+        | _fields(fit, "objective gradient converged agreement scatter known boot_kept")
+        | {"flat": fit.flat if shown else ()}
+    )
 
 
 def _has_profile(fit: ParametricFit) -> bool:
-    """Whether it means something: the optimiser reached the minimum, and there are spare runs and noise."""
-    return fit.preset != "paper" and fit.n_runs >= 5 + _SPARE and fit.scatter > 1e-6
+    """Whether it means something: the optimiser reached the minimum, and there are constants, spare runs and noise."""
+    return fit.known.determined and fit.preset != "paper" and fit.n_runs >= 5 + _SPARE and fit.scatter > 1e-6
 
 
 def _prediction(prediction: Prediction) -> dict[str, Any]:

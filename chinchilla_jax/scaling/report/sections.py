@@ -1,7 +1,7 @@
 """How are the facts worded? Each is put into a sentence or a table once, for text and page alike.
 
-`of_fit`, `of_prediction` and `of_page` choose the sections of `fit`, `predict` and the page. `tell` prints sections as
-text; the page renders them with `templates/page.html.j2`.
+`of_fit`, `of_prediction`, `of_suggestion` and `of_page` choose the sections of `fit`, `predict`, `suggest` and the
+page. `tell` prints sections as text; the page renders them with `templates/page.html.j2`.
 """
 
 from __future__ import annotations
@@ -78,6 +78,11 @@ def of_prediction(facts: Facts) -> list[Section]:
         return answers
     table = _side_by_side(facts, refusals=True)
     return [_lead(facts), table, *_rollouts(facts), *answers, _warnings(facts), _notes(facts)]
+
+
+def of_suggestion(facts: Facts) -> list[Section]:
+    """The next runs, then warnings, then notes."""
+    return [*(answer_section(answer) for answer in facts["answers"]), _warnings(facts), _notes(facts)]
 
 
 def of_page(facts: Facts) -> tuple[list[Section], list[Section]]:
@@ -164,8 +169,10 @@ def _side_by_side(facts: Facts, refusals: bool = False) -> Section:
 
 
 def exponents(facts: Facts, name: str) -> dict[str, tuple[float, Mapping[str, Any]]]:
-    """a of N* and b of D* of an approach, each with its intervals."""
+    """a of N* and b of D* of an approach, each with its intervals; {} where the runs do not determine them."""
     fit = facts[name]
+    if name == "parametric" and fit["known"]["why"]:
+        return {}
     if name == "parametric":
         return {symbol: (fit["values"][symbol], fit["intervals"].get(symbol, {})) for symbol in "ab"}
     laws = {"a": fit["laws"]["params"], "b": fit["laws"]["tokens"]}
@@ -268,7 +275,14 @@ def _isoflop(title: str, fit: Facts) -> Section:
 
 
 def _parametric(title: str, fit: Facts) -> Section:
-    v = fit["values"]
+    v, quality = fit["values"], _quality(fit)
+    if why := fit["known"]["why"]:
+        open_ = (
+            f"These runs do not determine E, A, B, alpha and beta, so they are not shown: {why}. Known is the loss at "
+            "N and D near theirs."
+        )
+        condition = f"condition number of what they say of A, B, alpha and beta: {float(fit['known']['condition']):.2g}"
+        return Section(title, sentences=(open_,), notes=[f"{quality} {condition[:1].upper()}{condition[1:]}."])
     formula = (
         f"L = {v['E']:.4f} + {v['A']:.5g} / N^{v['alpha']:.4f} + {v['B']:.5g} / D^{v['beta']:.4f}; under C = 6 N D "
         f"N* ~ C^{v['a']:.4f} and D* ~ C^{v['b']:.4f}."
@@ -277,15 +291,20 @@ def _parametric(title: str, fit: Facts) -> Section:
     for name, value in v.items():
         row = {"Constant": name, "Value": digits(value)} | _levels(fit["intervals"].get(name, {}), digits)
         rows.append(row | {"95%, profile likelihood": _span(fit["profile_likelihood"].get(name), digits)})
-    notes = [
-        f"{fit['runs']} runs, misfit {fit['misfit']} (threshold {float(fit['delta']):g}); objective "
-        f"{fit['objective']:.8g}, gradient {fit['gradient']:.1e}; {fit['agreement']:.1%} of {fit['starts']} starts "
-        f"reached this minimum; scatter of a run about the surface {fit['scatter']:.2%}."
-    ]
+    notes = [quality]
     if fit["flat"]:
         pairs = ", ".join(f"{one} and {other} ({correlation:+.3f})" for one, other, correlation in fit["flat"])
         notes.append(f"Constants in flat directions, known only together (correlation): {pairs}; compare predictions.")
     return Section(title, sentences=(formula,), tables=(Table(rows),), notes=notes)
+
+
+def _quality(fit: Facts) -> str:
+    """How the surface was reached, and how well it goes through the runs."""
+    return (
+        f"{fit['runs']} runs, misfit {fit['misfit']} (threshold {float(fit['delta']):g}); objective "
+        f"{fit['objective']:.8g}, gradient {fit['gradient']:.1e}; {fit['agreement']:.1%} of {fit['starts']} starts "
+        f"reached this minimum; scatter of a run about the surface {fit['scatter']:.2%}."
+    )
 
 
 def _cells(rows: Sequence[Facts], columns: str = "", **options: Any) -> Table:

@@ -1,14 +1,17 @@
-"""What `predict` refuses, before anything is fitted, and what it says beside its tables."""
+"""What `predict` and `suggest` refuse, before anything is fitted, and what they say beside their tables."""
 
 import json
+import pathlib
 
 import pytest
 
 from chinchilla_jax import cli
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
 from chinchilla_jax.scaling.report.ask import Question, ask
+from chinchilla_jax.scaling.report.facts import facts_of
 from chinchilla_jax.scaling.report.paper import figure_4
 
+ROOT = pathlib.Path(__file__).parents[3]
 COLUMNS = {name: name for name in ("params", "tokens", "flops", "loss", "budget")}
 FITS = {"preset": "corrected", "replicates": 0, "seed": 0}
 
@@ -68,3 +71,26 @@ def test_the_answer_is_written_whole_as_json(tmp_path, capsys):
     assert {section["key"] for section in said["answers"]} >= {"optimum", "fixed", "smaller", "presets"}
     assert cli.main(["predict", "--budget=1e20", f"--output={tmp_path}"]) == 2  # a folder
     assert [p.name for p in tmp_path.iterdir()] == ["answer.json"] and "Traceback" not in capsys.readouterr().err
+
+
+def test_the_next_runs_are_told_and_written_with_what_else_the_flops_could_do(tmp_path, capsys):
+    path, table = tmp_path / "next.json", "chinchilla_jax/tables/chinchilla_fig4_points.csv"
+    asked = ["suggest", f"--runs={ROOT / table}", "--purse=2e22", "--number=4"]
+    assert cli.main([*asked, f"--output={path}"]) == 0
+    out, written = capsys.readouterr().out, json.loads(path.read_text())
+    found = written["suggestion"]
+    assert 1 <= len(found["runs"]) <= 4 and sum(run["flops"] for run in found["runs"]) <= 2e22
+    assert found["after"] < min(found["before"], found["repeated"], found["even_grid"])
+    assert [answer["key"] for answer in written["answers"]] == ["suggestion"] and written["target_budget"] > 0
+    assert "Next runs, for the loss" in out and "repeats of the present runs" in out and "even grid" in out
+    assert written["isoflop"] and list(written) == list(facts_of())
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [([], "--purse=FLOPS is missing"), (["--purse=1e3"], "does not pay for one more run"), (["--purse=-1"], "purse")],
+)
+def test_a_purse_that_cannot_be_spent_ends_in_one_line(capsys, argv, words):
+    assert cli.main(["suggest", f"--runs={ROOT / 'chinchilla_jax/tables/chinchilla_fig4_points.csv'}", *argv]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1 and words in err, err

@@ -25,7 +25,7 @@ MISFIT = 0.1  # of the excess: how far the curve may be off there
 CURVATURE_SPREAD = 0.3  # of ln(relative curvature) about its line in ln C
 _CURVATURE_SLOPE = 0.15  # standard deviation of that line's slope
 _USUAL_CURVATURE = 0.04  # relative, in ln N: the middle of what tables have (`tests.benchmarks.prediction`)
-_USUAL_NOISE, _NOISE_FREEDOM = 0.002, 3.0  # a run's noise before residuals speak, and how many of them it counts for
+USUAL_NOISE, NOISE_FREEDOM = 0.002, 3.0  # a run's noise before residuals speak, and how many of them it counts for
 _MOST_NOISE = 0.05
 _ROUNDS, _STEPS = 4, 30
 
@@ -34,7 +34,7 @@ _ROUNDS, _STEPS = 4, 30
 class NearFit(ProfileMinima):
     """Minima, with B = 1, by the runs `near` [M, n]; the `skew` of all; `covariance` [M, M] of the logarithms of
     `lowest`; `log_best_sd` [M]; `noise`, the relative standard deviation of a run, known from `freedom` degrees of
-    freedom; `moves`, what errors of the runs do to the minima."""
+    freedom; `theta`, all unknowns as `NearProblem` orders them; `moves`, what errors of the runs do to the minima."""
 
     near: np.ndarray
     skew: float
@@ -42,6 +42,7 @@ class NearFit(ProfileMinima):
     log_best_sd: np.ndarray
     noise: float
     freedom: float
+    theta: np.ndarray
     moves: Moves = dataclasses.field(compare=False)
 
 
@@ -89,8 +90,8 @@ def fit_near(x: np.ndarray, loss: np.ndarray, held: np.ndarray, log_flops: np.nd
     near = np.zeros_like(held)
     for m, mine in enumerate(held):
         near[m, mine] = near_runs(x[m, mine], loss[m, mine])
-    problem = _Problem(x, np.log(np.where(held, loss, 1.0)), near, log_flops - log_flops.mean())
-    theta, noise = problem.start(), _USUAL_NOISE
+    problem = NearProblem(x, np.log(np.where(held, loss, 1.0)), near, log_flops - log_flops.mean())
+    theta, noise = problem.start(), USUAL_NOISE
     for _ in range(_ROUNDS):
         for _ in range(_STEPS):
             step = problem.step(theta, noise)
@@ -104,11 +105,11 @@ def fit_near(x: np.ndarray, loss: np.ndarray, held: np.ndarray, log_flops: np.nd
     lowest, curvature, sd = np.exp(log_lowest), np.exp(log_curvature), np.sqrt(np.diag(covariance))
     fitted = lowest[..., None] * (1.0 + curvature[..., None] * profile_shape.shape(x - log_best[..., None], skew))
     inside = (log_best > x.min(1)) & (log_best < x.max(1))
-    known = covariance[:m, :m], sd[m : 2 * m], noise, freedom, problem.moves(theta, noise, covariance)
+    known = covariance[:m, :m], sd[m : 2 * m], noise, freedom, theta, problem.moves(theta, noise, covariance)
     return NearFit(log_best, lowest, curvature * lowest, inside, fitted, near, skew, *known)
 
 
-class _Problem:
+class NearProblem:
     """Residuals and their derivatives by theta: ln lowest, x best, ln curvature, each [M]; skew, and the curvatures'
     middle and slope."""
 
@@ -142,7 +143,7 @@ class _Problem:
         theta[3 * m + 1] = np.median(theta[2 * m : 3 * m])
         return theta
 
-    def _runs(self, theta: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def runs(self, theta: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Weighted residuals of the runs, their derivatives with the sign turned, and the matrix of both and priors."""
         m, rows = self.count, np.arange(len(self.x))
         low, best, log_curvature = theta[: 3 * m].reshape(3, m)[:, self.profile]
@@ -162,7 +163,7 @@ class _Problem:
     def step(self, theta: np.ndarray, noise: float) -> np.ndarray:
         """The next change of theta, short enough that the line it rests on holds."""
         m = self.count
-        residual, slopes, normal = self._runs(theta, noise)
+        residual, slopes, normal = self.runs(theta, noise)
         step = np.linalg.solve(normal, slopes.T @ residual + self.prior.T @ (self.expected - self.prior @ theta))
         step[m : 2 * m] = np.clip(step[m : 2 * m], -0.4, 0.4)
         step[2 * m : 3 * m] = np.clip(step[2 * m : 3 * m], -0.5, 0.5)
@@ -171,16 +172,16 @@ class _Problem:
 
     def noise(self, theta: np.ndarray, noise: float) -> tuple[float, float, np.ndarray]:
         """A run's relative noise from the residuals, its degrees of freedom, and theta's covariance."""
-        residual, slopes, normal = self._runs(theta, noise)
+        residual, slopes, normal = self.runs(theta, noise)
         covariance = np.linalg.inv(normal)
         spent = float(np.einsum("ri,ij,rj->", slopes, covariance, slopes))
-        freedom = max(0.5, len(residual) - spent) + _NOISE_FREEDOM
-        squares = noise**2 * float((residual**2).sum()) + _NOISE_FREEDOM * _USUAL_NOISE**2
+        freedom = max(0.5, len(residual) - spent) + NOISE_FREEDOM
+        squares = noise**2 * float((residual**2).sum()) + NOISE_FREEDOM * USUAL_NOISE**2
         return float(np.clip(np.sqrt(squares / freedom), LEAST_NOISE, _MOST_NOISE)), freedom, covariance
 
     def moves(self, theta: np.ndarray, noise: float, covariance: np.ndarray) -> Moves:
         """Of the minima, with errors as they count at `noise`."""
-        residual, slopes, _ = self._runs(theta, noise)
+        residual, slopes, _ = self.runs(theta, noise)
         weight = slopes[np.arange(len(residual)), self.profile]  # of a run's own minimum: one over its deviation
         spared = 1.0 - np.einsum("ri,ij,rj->r", slopes, covariance, slopes)
         misfit = np.sqrt(np.maximum(weight**-2.0 - noise**2, 0.0))

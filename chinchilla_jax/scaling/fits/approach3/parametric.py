@@ -19,7 +19,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chinchilla_jax.scaling.fits.minimise import HUBER, Fit, Misfit, Objective, Problem, bootstrap, descend
+from chinchilla_jax.scaling.fits.approach3.known import Known, known
+from chinchilla_jax.scaling.fits.minimise import (
+    HUBER,
+    Fit,
+    Misfit,
+    Objective,
+    Problem,
+    bootstrap,
+    descend,
+)
 from chinchilla_jax.scaling.fits.resample import FULL, Resampling
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
@@ -36,6 +45,7 @@ _CLIP = 300.0
 _MIN_SPREAD = 0.05  # of ln D about its line in ln N; an IsoFLOP ladder of ratio 1.6 has 0.5 and more
 _LOG_NEGLIGIBLE = np.log(1e-6)  # a term this much smaller than the loss is absent
 _FAR_OFF, _FAR_TIMES = 0.05, 8.0
+_TAIL = 1.5  # times the typical residual: scatter beyond it is that of a few runs
 _FLAT = 0.95  # two constants with a larger correlation are one direction
 
 
@@ -122,11 +132,7 @@ class SurfaceProblem(Problem):
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
         """[n, 5]: derivative of the log of the predicted loss by ln A, ln B, ln E, alpha, beta."""
-        s = self.surface(theta)
-        term_n, term_d = s.A * self.params**-s.alpha, s.B * self.tokens**-s.beta
-        terms = np.stack([term_n, term_d, np.broadcast_to(s.E, term_n.shape)], 1)
-        share = terms / terms.sum(1, keepdims=True)
-        return np.column_stack([share, -share[:, 0] * np.log(self.params), -share[:, 1] * np.log(self.tokens)])
+        return self.surface(theta).slopes(self.params, self.tokens)
 
     def objective(self, misfit: Misfit, weights: np.ndarray | None = None) -> Objective:
         """As `minimise.Problem` says."""
@@ -183,12 +189,14 @@ class SurfaceProblem(Problem):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParametricFit(Fit):
     """Approach 3 on `n_runs` runs. `scatter` is of the log residuals whatever the misfit; `flat` names the constants
-    that cannot be told apart, with their correlation; `boot` holds the bootstrap replicates."""
+    that cannot be told apart, with their correlation; `known` says whether the runs determine them at all; `boot` holds
+    the bootstrap replicates."""
 
     surface: Surface
     tied: bool
     n_runs: int
     flat: tuple[tuple[str, str, float], ...]
+    known: Known
     preset: str = "corrected"
     boot: Surface | None = None
 
@@ -247,6 +255,11 @@ def describe_fit(
     """What there is to say about a minimum `theta` [P] of `problem`."""
     value, gradient, _ = problem.objective(misfit)(theta[None], np.zeros(1, int))
     residual = problem.residuals(theta, "log")
+    spared = max(1, problem.size - problem.unknowns)
+    scatter = float(np.sqrt((residual**2).sum() / spared))
+    # Runs far off, of which the fit takes little notice, are no noise of the others.
+    typical = 1.4826 * float(np.median(np.abs(residual))) * np.sqrt(problem.size / spared)
+    noise = misfit.noise(min(scatter, _TAIL * float(typical)))
     return ParametricFit(
         surface=problem.surface(theta),
         misfit=misfit,
@@ -256,8 +269,9 @@ def describe_fit(
         objective=float(value[0] * problem.unit(misfit) ** 2),
         gradient=float(np.abs(gradient).max()),
         agreement=agreement,
-        scatter=float(np.sqrt((residual**2).sum() / max(1, problem.size - problem.unknowns))),
+        scatter=scatter,
         flat=_correlated(problem, theta),
+        known=known(problem.surface(theta), problem.params, problem.tokens, noise, problem.tied),
     )
 
 

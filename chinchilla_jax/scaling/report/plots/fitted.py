@@ -51,9 +51,10 @@ def plot_envelope(prediction: Prediction, runs: Sequence[Run], path: Path, unit:
 
 
 def plot_contours(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path | None:
-    """Loss over compute and size by approach 3, the efficient frontier along its valley, and the runs."""
+    """Loss over compute and size by approach 3, the efficient frontier along its valley, and the runs; none where
+    the runs do not determine the surface."""
     fits, c = prediction.fits, prediction.flops_per
-    if fits.parametric is None:
+    if fits.parametric is None or not fits.parametric.known.determined:
         return None
     surface = fits.parametric.surface
     flops, params, losses = np.array([(run.flops, run.params, run.loss) for run in fits.runs]).T

@@ -98,14 +98,17 @@ def _above(axes: Axes, groups: _Groups) -> None:
     style.log_counts(axes, "x", lambda value: f"{value:g}")
 
 
-def plot_heldout(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path:
+def plot_heldout(prediction: Prediction, runs: Sequence[Run], path: Path, unit: str) -> Path | None:
     """Loss against N at the held-out budget: the recommended law's profile with the interval of one run, the minima of
     all approaches, and the runs trained there."""
     best, budget = prediction.best, prediction.budget
     held = sorted(held_out(runs), key=lambda model: model.params)
     sizes = [best.params / 3.0, best.params * 3.0] + [model.params * f for model in held for f in (0.8, 1.25)]
     n = np.geomspace(min(sizes), max(sizes), 160)
-    profile = recommended_law(prediction).loss(n, budget)
+    law = recommended_law(prediction)
+    if law is None:
+        return None
+    profile = law.loss(n, budget)
     colour, _, name = STYLE[prediction.recommended]
     with style.drawing(path, 6.2) as (_, axes):
         if "loss" in best.intervals:  # carried along the profile as a factor
@@ -161,6 +164,8 @@ def plot_frontier(prediction: Prediction, runs: Sequence[Run], path: Path, unit:
                 label = f"approach 2: ${letter}^* \\propto C^{{{float(law.exponent):.3f}}}$"
                 axes.plot(c, law.at(c), color=BLUE, lw=2, label=label)
                 axes.plot(budgets, [getattr(p, name).best for p in fit.profiles], "o", **_MINIMA)
+            else:
+                axes.set_xlim(c[0], c[-1])
             if "parametric" in prediction.estimates:
                 axes.plot([budget], [getattr(prediction.estimates["parametric"], name)], "D", **_THIRD)
             _held_out(axes, held_out(runs), name, budget)

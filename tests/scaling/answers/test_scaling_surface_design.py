@@ -1,5 +1,5 @@
-"""The next runs: the interval they promise is the one that replicated studies have, and no other use of the FLOPs is
-as good."""
+"""Next runs for approach 3: the interval they promise is the one that replicated studies have, and no other use of the
+FLOPs is as good."""
 
 import dataclasses
 import math
@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.answers.next_runs import QUANTITIES, Design, answer, next_runs
+from chinchilla_jax.scaling.answers.cells import Cell, cost
+from chinchilla_jax.scaling.answers.suggest import QUANTITIES
+from chinchilla_jax.scaling.answers.surface_design import Regression, SurfaceDesign
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
 from chinchilla_jax.scaling.fits.minimise import HUBER, SQUARED_LOG
 from chinchilla_jax.scaling.fits.surface import Surface
-from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.scaling.read.runs import Run
 
 TRUE = Surface(1.8172, 482.01, 2085.43, 0.3478, 0.3658)  # Besiroglu et al. 2024
 START = np.log([[TRUE.A, TRUE.B, TRUE.E, math.exp(TRUE.alpha), math.exp(TRUE.beta)]])
@@ -40,11 +42,34 @@ def fits():
     }
 
 
-def chosen(fits, quantity, allowance=TOTAL / 2, count=6, misfit="squared_log"):
+@dataclasses.dataclass
+class Chosen:
+    """The design and the cells it chose; `before` and `after` are standard deviations of ln of the quantity."""
+
+    design: SurfaceDesign
+    order: list
+
+    @property
+    def runs(self):
+        return [self.design.cells[i] for i in self.order]
+
+    @property
+    def flops(self):
+        return cost(self.design.cells, self.order)
+
+    @property
+    def before(self):
+        return math.sqrt(self.design.variance(()))
+
+    @property
+    def after(self):
+        return math.sqrt(self.design.variance(self.order))
+
+
+def chosen(fits, quantity, purse=TOTAL / 2, count=6, misfit="squared_log"):
     """The next runs after the planned ones."""
-    return next_runs(
-        study(np.random.default_rng(0)), TARGET, allowance, count, quantity=quantity, fit=fits[misfit], flops_per=6.0
-    )
+    design = SurfaceDesign(fits[misfit], study(np.random.default_rng(0)), TARGET, quantity, 6.0, purse)
+    return Chosen(design, design.in_order(design.choose(purse, count)))
 
 
 def spread(params, tokens, replicates=3000, seed=0):
@@ -131,13 +156,14 @@ def test_the_same_flops_are_worth_less_as_repeats_or_at_random(fits, quantity):
     )[quantity]
     assert after < 0.96 * np.mean(again), "repeating the plan's own runs is as good"
     assert after < 0.96 * anywhere, "random runs are as good"
-    assert found.after < found.repeated < found.before
+    halves = found.design.half_width(found.order), found.design.repeated(found.flops), found.design.half_width(())
+    assert halves[0] < halves[1] < halves[2] and halves[0] < found.design.even_grid(found.order)
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_the_gradient_is_that_of_the_optimum(quantity):
     """Against finite differences of the optimum itself, under 6 N and under a count that is no multiple of N."""
-    design = Design(TRUE, PARAMS, TOKENS, SCATTER**2)
+    design = Regression(TRUE, PARAMS, TOKENS, SCATTER**2)
     for per_token in (6.0, lambda n: 6.0 * n * (1.0 + 0.9 * (np.asarray(n) / 1e9) ** -0.35)):
         gradient, _ = design.target(TARGET, per_token, quantity)
         x0, y0 = design.centre
@@ -158,24 +184,20 @@ def test_the_gradient_is_that_of_the_optimum(quantity):
 
 def test_the_updates_one_by_one_are_the_information_of_all_runs_together(fits):
     found = chosen(fits, "loss")
-    rows = Design(TRUE, PARAMS, TOKENS, SCATTER**2)
+    rows = Regression(TRUE, PARAMS, TOKENS, SCATTER**2)
     gradient, _ = rows.target(TARGET, 6.0, "loss")
     jacobian = rows.rows(*extended(found))
     direct = math.sqrt(SCATTER**2 * gradient @ np.linalg.solve(jacobian.T @ jacobian, gradient))
     assert found.after == pytest.approx(direct, rel=1e-4)
-    assert found.runs[-1].deviation == found.after
-    deviations = [found.before, *(run.deviation for run in found.runs)]
+    deviations = [found.design.variance(found.order[:n]) for n in range(len(found.order) + 1)]
     assert deviations == sorted(deviations, reverse=True)
-    low, high = found.interval(found.after)
-    assert math.log(high / low) == pytest.approx(2 * 1.28155 * found.after, rel=1e-5)
-    assert low < found.value < high and found.value == pytest.approx(float(TRUE.optimum(TARGET)[2]))
 
 
-def test_runs_stay_within_the_allowance_and_where_the_law_was_seen(fits):
+def test_runs_stay_within_the_purse_and_where_the_law_was_seen(fits):
     ratios = TOKENS / PARAMS
-    for allowance in (BUDGETS[0], 3 * BUDGETS[-1], 10 * TOTAL):
-        found = chosen(fits, "params", allowance, 4)
-        assert 1 <= len(found.runs) <= 4 and found.flops <= allowance * (1 + 1e-6)
+    for purse in (BUDGETS[0], 3 * BUDGETS[-1], 10 * TOTAL):
+        found = chosen(fits, "params", purse, 4)
+        assert 1 <= len(found.runs) <= 4 and found.flops <= purse * (1 + 1e-6)
         for run in found.runs:
             assert run.flops == pytest.approx(6 * run.params * run.tokens)
             assert ratios.min() * 0.999 < run.tokens / run.params < ratios.max() * 1.001
@@ -183,7 +205,7 @@ def test_runs_stay_within_the_allowance_and_where_the_law_was_seen(fits):
 
 
 def test_more_flops_or_more_runs_never_leave_a_wider_interval(fits):
-    by_flops = [chosen(fits, "loss", allowance, 4).after for allowance in np.geomspace(1e18, 1e21, 6)]
+    by_flops = [chosen(fits, "loss", purse, 4).after for purse in np.geomspace(1e18, 1e21, 6)]
     by_count = [chosen(fits, "loss", TOTAL, count).after for count in (1, 2, 4, 8)]
     for values in (by_flops, by_count):
         assert all(b <= a * 1.005 for a, b in zip(values, values[1:], strict=False))  # a grid differs with its ends
@@ -192,52 +214,10 @@ def test_more_flops_or_more_runs_never_leave_a_wider_interval(fits):
 
 def test_the_exchange_is_as_good_as_trying_every_pair(fits):
     """On a coarse set of candidates all pairs can be tried: the best is what greedy choice and exchange find."""
-    from chinchilla_jax.scaling.answers.next_runs import _Choice
-
-    design = Design(TRUE, PARAMS, TOKENS, SCATTER**2)
     params, flops = (v.ravel() for v in np.meshgrid(np.geomspace(1e8, 1e9, 6), np.geomspace(1e18, 2e19, 6)))
-    rows = design.rows(params, flops / (6 * params))
+    cells = [Cell(*row) for row in np.stack([params, flops / (6 * params), flops], 1).tolist()]
     for quantity in QUANTITIES:
-        gradient, _ = design.target(TARGET, 6.0, quantity)
-        choice = _Choice(design, gradient, rows, flops, 2e19)
-        found = min(choice.variance(choice.exchanged(choice.greedy(2, power))) for power in (0.0, 1.0))
-        best = min(choice.variance((i, j)) for i in range(36) for j in range(i) if flops[i] + flops[j] <= 2e19)
-        assert found <= best * 1.02
-
-
-def test_it_reads_flops_per_token_off_the_runs_and_fits_them_itself(fits):
-    runs = study(np.random.default_rng(0))
-    held_out = [dataclasses.replace(run, role="predicted", loss=9.0) for run in runs[:3]]
-    found = next_runs([*runs, *held_out], TARGET, 1e19, 2)
-    assert found.scatter == pytest.approx(SCATTER, rel=0.35)
-    assert all(run.flops == pytest.approx(6 * run.params * run.tokens, rel=1e-6) for run in found.runs)
-    shown = answer(found)
-    assert len(shown.rows) == len(found.runs) and len(shown.notes) == 2
-    assert shown.title.startswith(f"Predicted loss at C = {TARGET:.4g}: {found.value:.5g}, 80%")
-    narrower = f"{1 - found.after / found.before:.0%} narrower"
-    assert narrower in shown.notes[0] and "repeats of the present runs" in shown.notes[1]
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"quantity": "los"}, "quantity"),
-        ({"count": 0}, "count"),
-        ({"allowance": 1e17}, "allowance"),
-        ({"allowance": math.inf}, "allowance"),
-        ({"budget": -1.0}, "budget"),
-        ({"budget": math.nan}, "budget"),
-    ],
-)
-def test_what_cannot_be_answered_is_refused(fits, change, reason):
-    asked = {"budget": TARGET, "allowance": 1e19, "count": 2} | change
-    with pytest.raises(FitRefused) as refused:
-        next_runs(
-            study(np.random.default_rng(0)),
-            asked.pop("budget"),
-            asked.pop("allowance"),
-            asked.pop("count"),
-            fit=fits["huber"],
-            **asked,
-        )
-    assert refused.value.reason == reason
+        runs = study(np.random.default_rng(0))
+        design = SurfaceDesign(fits["squared_log"], runs, TARGET, quantity, 6.0, 2e19, cells)
+        pairs = [(i, j) for i in range(36) for j in range(i) if flops[i] + flops[j] <= 2e19]
+        assert design.variance(design.choose(2e19, 2)) <= min(map(design.variance, pairs)) * 1.02
