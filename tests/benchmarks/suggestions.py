@@ -16,7 +16,7 @@ of what all hidden runs cost, each spent anew from the start:
 
 Printed are, by purse, the half-width of the 95% interval at the target and the error of the loss, both relative, and
 how often the interval holds the truth: means over starts, then over tables. Last, the share of the grid's compute with
-which `suggest` in three rounds has the half-width that the grid has.
+which `suggest` in three rounds has the half-width that the grid has (at most this: no purse below the least is tried).
 """
 
 import argparse

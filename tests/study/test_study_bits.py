@@ -18,7 +18,7 @@ from chinchilla_jax.data import prepare
 from chinchilla_jax.ledger import train_flops_per_token
 from chinchilla_jax.study.cell import matched
 from chinchilla_jax.study.folder import MANIFEST, Manifest, read_manifest, read_result, run_folder, write_manifest
-from chinchilla_jax.study.plan import _with_unique_names
+from chinchilla_jax.study.plan import with_unique_names
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Large enough that XLA shares its products out among threads, so the number of threads is seen in the loss.
@@ -40,7 +40,7 @@ def plan_of(tmp_path_factory):
             for steps in (40, 60)
         ]
         header = {"study_hash": config.content_hash(), "config": config.to_dict(), "dropped": []}
-        return Manifest(header, _with_unique_names(runs, config))
+        return Manifest(header, with_unique_names(runs, config))
 
     return make
 
