@@ -52,11 +52,11 @@ def fit(values: flags.FlagValues) -> None:
 def _fit_all(values: flags.FlagValues) -> dict[str, Any]:
     from chinchilla_jax.scaling.predict.analysis import analyse
     from chinchilla_jax.scaling.read.runs import telling_left_out
-    from chinchilla_jax.scaling.report import sections
+    from chinchilla_jax.scaling.report import sections, text
     from chinchilla_jax.scaling.report.facts import facts_of
 
     loaded = _load(values)
-    sections.announce(loaded, values.preset, echo)
+    text.announce(loaded, values.preset, echo)
     with telling_left_out(loaded):
         fits = analyse(loaded.runs, **_fits(values))
     if values.save:
@@ -65,13 +65,13 @@ def _fit_all(values: flags.FlagValues) -> dict[str, Any]:
         save_fit(values.save, SavedFit(loaded, fits))
         echo(f"saved: {values.save}")
     facts = facts_of(loaded, fits)
-    sections.tell(sections.of_fit(facts, values.explain), echo)
+    text.tell(sections.of_fit(facts, values.explain), echo)
     if values.variants:
         from chinchilla_jax.scaling.fits.variants import compare_variants
         from chinchilla_jax.scaling.laws.coupled import compare_forms
 
         facts["variants"] = [*compare_variants(loaded.runs), *compare_forms(loaded.runs)]
-        sections.tell([sections.variants(facts)], echo)
+        text.tell([sections.variants(facts)], echo)
     return facts
 
 
@@ -80,7 +80,7 @@ def _fit_losses(values: flags.FlagValues) -> dict[str, Any]:
     from chinchilla_jax.scaling.answers import losses
     from chinchilla_jax.scaling.read.losses import load_losses
     from chinchilla_jax.scaling.read.runs import FitRefused, target_budget
-    from chinchilla_jax.scaling.report import sections
+    from chinchilla_jax.scaling.report import sections, text
     from chinchilla_jax.scaling.report.facts import facts_of
 
     for flag in ("by", "variants", "save", "explain"):
@@ -93,7 +93,7 @@ def _fit_losses(values: flags.FlagValues) -> dict[str, Any]:
     budget = target_budget(loaded)
     if budget is None:
         raise FitRefused("no_runs", f"{loaded.source}: no IsoFLOP run is finished yet: there is nothing to fit")
-    sections.announce(loaded, "corrected", echo)
+    text.announce(loaded, "corrected", echo)
     answers = []
     if every:
         answers.append(losses.answer(losses.fit_losses(every, budget, values.seed), budget))
@@ -102,7 +102,7 @@ def _fit_losses(values: flags.FlagValues) -> dict[str, Any]:
         columns = [name.strip() for name in values.errors.split(",")]
         answers.append(losses.downstream(loaded, columns, predicted, values.seed))
     facts = facts_of(loaded, answers=answers, target_budget=budget)
-    sections.tell([sections.answer_section(answer) for answer in facts["answers"]], echo)
+    text.tell([sections.answer_section(answer) for answer in facts["answers"]], echo)
     return facts
 
 
@@ -244,11 +244,11 @@ def _listed(value: Any) -> list[Any]:
 def _load_fitted(values: flags.FlagValues) -> tuple[LoadedRuns, Analysis | dict[str, Any]]:
     """The runs, and the fits of --fit or how to make them."""
     if not values.fit:
-        return _load(values), _fits(values)
+        return _load(values), _fits(values) if "preset" in values else {}
     from chinchilla_jax.scaling.predict.saved import load_fit
 
     for flag in (*_INPUT, "preset", "replicates", "seed"):
-        if values[flag].present:
+        if flag in values and values[flag].present:
             raise UsageError(f"--fit={values.fit} holds runs and fits as they were made: --{flag} goes with `fit`")
     saved = load_fit(values.fit)
     return saved.loaded, saved.fits

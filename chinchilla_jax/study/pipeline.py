@@ -110,7 +110,8 @@ class _Pipeline:
         from chinchilla_jax.scaling.predict.predict import predict
         from chinchilla_jax.scaling.read.load import load_runs
         from chinchilla_jax.scaling.report.facts import facts_of
-        from chinchilla_jax.scaling.report.sections import announce, of_prediction, tell
+        from chinchilla_jax.scaling.report.sections import of_prediction
+        from chinchilla_jax.scaling.report.text import announce, tell
 
         loaded = load_runs(self.study)
         announce(loaded, "corrected", self.echo)

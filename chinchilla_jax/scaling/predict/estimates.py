@@ -33,7 +33,8 @@ class Estimate:
     """One approach's answer: N, D, D/N and the minimum loss (nats per token).
 
     `intervals[quantity][level]` = (low, high). Those of `loss` are for a single trained run: what is not known of the
-    law and the scatter of runs about it. `loss_law` names the form extrapolated.
+    law and the scatter of runs about it; those of `mean_loss` for the mean of many such runs. `loss_law` names the form
+    extrapolated.
     """
 
     approach: str
@@ -117,18 +118,22 @@ def _from_isoflop(fit: IsoflopFit, budget: float, seed: int) -> Estimate:
         moved = np.random.default_rng(seed).standard_t(fit.params_law.freedom, n.shape)
         n = n * np.exp(fit.params_law.spread(budget) * moved)
         d = d * np.exp(-fit.tokens_law.spread(budget) * moved)
-    loss = {level: fit.loss_law.interval(budget, level) for level in _LEVELS}
-    return _estimate("isoflop", answer, LOSS_LAW, (n, d), loss=loss)
+    loss, mean = (
+        {level: fit.loss_law.interval(budget, level, one_run) for level in _LEVELS} for one_run in (True, False)
+    )
+    return _estimate("isoflop", answer, LOSS_LAW, (n, d), loss=loss, mean_loss=mean)
 
 
 def _from_parametric(fit: ParametricFit, budget: float, c: FlopsPerToken, runs: Sequence[Run], seed: int) -> Estimate:
     replicates: tuple = ()
     if not fit.known.determined:
         return _along_ray(fit, budget, c, runs, seed)
+    mean = {}
     if fit.boot:
         n, d, low = fit.boot.optimum(budget, c)
+        mean = {"mean_loss": intervals_of(low)}
         replicates = n, d, low * np.exp(fit.scatter * np.random.default_rng(seed).standard_normal(n.shape))
-    return _estimate("parametric", fit.surface.optimum(budget, c), "E + A/N^alpha + B/D^beta", replicates)
+    return _estimate("parametric", fit.surface.optimum(budget, c), "E + A/N^alpha + B/D^beta", replicates, **mean)
 
 
 def _along_ray(fit: ParametricFit, budget: float, c: FlopsPerToken, runs: Sequence[Run], seed: int) -> Estimate:

@@ -19,7 +19,8 @@ from chinchilla_jax.scaling.predict.analysis import Analysis, analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, flops_of, target_budget
 from chinchilla_jax.scaling.report.facts import facts_of
-from chinchilla_jax.scaling.report.sections import announce, of_prediction, of_suggestion, tell
+from chinchilla_jax.scaling.report.sections import of_prediction, of_suggestion
+from chinchilla_jax.scaling.report.text import announce, tell
 
 _MOST = 1e40  # of anything asked; far beyond every law
 _NEED_6ND = ("unique_tokens", "inference_tokens")

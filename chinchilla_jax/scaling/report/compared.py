@@ -16,7 +16,8 @@ from chinchilla_jax.scaling.answers.compare.compare import Comparison
 from chinchilla_jax.scaling.answers.compare.costs import KINDS
 from chinchilla_jax.scaling.read.runs import LoadedRuns
 from chinchilla_jax.scaling.report.facts import as_json
-from chinchilla_jax.scaling.report.sections import Facts, Section, Table, tell
+from chinchilla_jax.scaling.report.sections import Facts, Section, Table
+from chinchilla_jax.scaling.report.text import tell
 
 
 def facts_of_comparison(comparison: Comparison, arms: Mapping[str, LoadedRuns], command: str = "") -> dict[str, Any]:

@@ -34,6 +34,7 @@ What was predicted:
                  `tokens_at_budget`, what spends the budget at that N; `rollouts`, as `Rollout`; `profile_likelihood`
                  of N, D and loss, 95%
   verdicts       a list of `name`, `question`, `status` (pass, fail, pending) and `detail`
+  noise          relative standard deviations, as `NoiseParts`, and in `words` what the intervals of losses are of
   on_record      `predictions` that were put on record before their run began, as `Outcome`, and the `calibration` of
                  those judged
 
@@ -61,12 +62,13 @@ from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit
 from chinchilla_jax.scaling.predict.analysis import APPROACHES, Analysis
 from chinchilla_jax.scaling.predict.doubts import doubts
 from chinchilla_jax.scaling.predict.estimates import LOSS_LAW, intervals_of
+from chinchilla_jax.scaling.predict.noise import noise_parts
 from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
 
 _VALUES = (
     "source convention loss_unit preset command target_budget extrapolation prediction question suggestion flops_range "
-    "tokens_per_param_range on_record"
+    "tokens_per_param_range on_record noise"
 )
 _LISTS = "reading runs bad_rows warnings verdicts answers variants"
 _MAPPINGS = "differences refused plots"
@@ -88,6 +90,9 @@ def facts_of(
         facts |= _reading(loaded)
     if fits is not None:
         facts |= _fits(fits, prediction.budget if prediction else None)
+    if fits is not None and loaded is not None and (fit := fits.isoflop or fits.parametric):
+        parts = noise_parts(loaded.runs, loaded.details, fit.noise if isinstance(fit, IsoflopFit) else fit.scatter)
+        facts["noise"] = dataclasses.asdict(parts) | {"words": parts.describe()}
     if prediction is not None:
         facts |= _fields(prediction, "extrapolation warnings")
         facts |= {"target_budget": prediction.budget, "prediction": _prediction(prediction)}

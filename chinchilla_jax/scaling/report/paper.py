@@ -26,7 +26,8 @@ from chinchilla_jax.scaling.fits.resample import PAPER, interval
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import Run
-from chinchilla_jax.scaling.report.sections import Section, Table, tell
+from chinchilla_jax.scaling.report.sections import Section, Table
+from chinchilla_jax.scaling.report.text import tell
 
 # Eq. 10 before rounding: the TeX source, as quoted by Besiroglu et al. 2024.
 UNROUNDED = Surface(np.exp(0.5267228), np.exp(6.0073404), np.exp(6.0179186), 0.33917084, 0.2849083)

@@ -1,19 +1,17 @@
 """How are the facts worded? Each is put into a sentence or a table once, for text and page alike.
 
 `of_fit`, `of_prediction`, `of_suggestion` and `of_page` choose the sections of `fit`, `predict`, `suggest` and the
-page. `tell` prints sections as text; the page renders them with `templates/page.html.j2`.
+page. `text.tell` prints sections; the page renders them with `templates/page.html.j2`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from chinchilla_jax.base.words import Echo, cell, change, count, flops_text, in_unit, loss_text, unit_of
-from chinchilla_jax.base.words import table as plain_table
+from chinchilla_jax.base.words import cell, change, count, flops_text, in_unit, loss_text, unit_of
 from chinchilla_jax.scaling.predict.analysis import APPROACHES
-from chinchilla_jax.scaling.read.runs import LoadedRuns
 
 Facts = Mapping[str, Any]
 # Columns of tables, each `TITLE=key of the facts`.
@@ -122,7 +120,7 @@ def _lead(facts: Facts) -> Section:
         return Section("", sentences=(f"No prediction yet: {facts['refused']['prediction']}.",))
     best, tokens = prediction["estimates"][prediction["recommended"]], prediction["tokens_at_budget"]
     interval = best["intervals"].get("loss", {}).get("95%")
-    sure = f" (95% interval {_span(interval, loss_text)})" if interval else ""
+    sure = f" (95% interval of one run {_span(interval, loss_text)})" if interval else ""
     kind, unit = "validation loss" if "held-out" in facts["loss_unit"] else "loss", unit_of(facts["loss_unit"])
     comma = "," if unit.startswith("taken as") else ""
     lead = (
@@ -181,23 +179,27 @@ def exponents(facts: Facts, name: str) -> dict[str, tuple[float, Mapping[str, An
 
 def _prediction(facts: Facts) -> Section:
     prediction, rows = facts["prediction"], []
+    mean = "Loss, mean of such runs"
     quantities = (
         ("params", "Parameters N", count),
         ("tokens", "Tokens D*", count),
         ("tokens_at_budget", "Tokens that spend C at N", count),
         ("tokens_per_param", "D*/N", count),
-        ("loss", f"Loss, {unit_of(facts['loss_unit'])}", loss_text),
+        ("loss", f"Loss of one run, {unit_of(facts['loss_unit'])}", loss_text),
+        ("mean_loss", mean, loss_text),
     )
     for name, estimate in prediction["estimates"].items():
         mark = " (recommended)" if name == prediction["recommended"] else ""
+        estimate = estimate | {"mean_loss": estimate["loss"]}
         for quantity, label, form in quantities:
+            if label == mean and quantity not in estimate["intervals"]:
+                continue
             row = {"Approach": _named(name) + mark if quantity == "params" else "", "Quantity": label}
             row["Prediction"] = form(estimate[quantity])
             rows.append(row | _levels(estimate["intervals"].get(quantity, {}), form))
     note = (
-        "Intervals of the loss are for a single trained run. Those of approach 2 follow from the scatter of its minima "
-        "and an average over E, the others are bootstrap percentiles. Approach 2 fits N and D apart, so its D* need "
-        "not spend the budget."
+        "Intervals of approach 2 follow from the scatter of its minima and an average over E, the others are bootstrap "
+        "percentiles. Approach 2 fits N and D apart, so its D* need not spend the budget."
     )
     table = Table(rows, words=("Approach", "Quantity"))
     return Section(f"Prediction for {flops_text(facts['target_budget'])} FLOPs", tables=(table,), notes=(note,))
@@ -338,7 +340,8 @@ def _warnings(facts: Facts) -> Section:
 
 def _notes(facts: Facts, *more: str) -> Section:
     bias = facts["isoflop"]["bias"] if facts["isoflop"] else []
-    return Section("Notes", items=(*facts["reading"], *bias, *more))
+    noise = (facts["noise"]["words"],) if facts["noise"] else ()
+    return Section("Notes", items=(*facts["reading"], *noise, *bias, *more))
 
 
 def _presets(facts: Facts) -> Section:
@@ -360,47 +363,3 @@ def _time(facts: Facts) -> list[Section]:
     ]
     sentence = f"{total:,.0f} seconds of training in all."
     return [Section("Where the time went", sentences=(sentence,), tables=(_cells(rows),))]
-
-
-def tell(sections: Iterable[Section], echo: Echo) -> None:
-    """Prints the sections, an empty line before each title."""
-    for section in sections:
-        for line in _lines(section):
-            echo(line)
-
-
-def announce(loaded: LoadedRuns, preset: str, echo: Echo) -> None:
-    """Prints, before the fits, how many runs there are and what will take long."""
-    held_out = len(loaded.runs) - len(loaded.role("isoflop"))
-    held = f", {held_out} of them held out" if held_out else ""
-    left = f", {len(loaded.bad)} left out, see below" if loaded.bad else ""
-    echo(f"{loaded.source}: {len(loaded.runs)} runs{held}{left}")
-    if preset == "paper":
-        echo("preset paper: approach 3 descends from 4500 starts one after the other, about half a minute ...")
-
-
-def _lines(section: Section) -> Iterator[str]:
-    if section.title:
-        yield ""
-        yield section.title
-    yield from (section.label + line if section.label else f"  {line}" for line in section.items)
-    margin = "  " if section.title else ""
-    yield from (margin + line for line in section.sentences)
-    for table in section.tables:
-        yield from (f"  {line}" for line in _table(table))
-    yield from (f"  {line}" for line in section.notes)
-
-
-def _table(table: Table) -> Iterator[str]:
-    """Its lines; what is small print on a page is a line of its own, and marked rows begin with a star."""
-    rows = []
-    first = table.columns[0]
-    for number, row in enumerate(table.rows):
-        pairs = {column: value if isinstance(value, tuple) else (value, "") for column, value in row.items()}
-        line = {column: pair[0] for column, pair in pairs.items()}
-        if table.marked:
-            line[first] = f"{'*' if number in table.marked else ' '} {line[first]}"
-        rows.append(line)
-        if any(below for _, below in pairs.values()):
-            rows.append({column: pair[1] for column, pair in pairs.items()})
-    yield from plain_table(rows)

@@ -20,7 +20,8 @@ from chinchilla_jax.scaling.predict.verdicts import judge
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
 from chinchilla_jax.scaling.report.facts import facts_of, profiled_prediction
 from chinchilla_jax.scaling.report.report import render
-from chinchilla_jax.scaling.report.sections import announce, of_fit, tell
+from chinchilla_jax.scaling.report.sections import of_fit
+from chinchilla_jax.scaling.report.text import announce, tell
 from chinchilla_jax.tools.simulate import plan_horizons, plan_isoflop, simulate_curves, simulate_isoflop
 
 TRUTH = Surface(1.69, 406.4, 410.7, 0.34, 0.28)

@@ -12,7 +12,8 @@ from chinchilla_jax.scaling.predict.estimates import Estimate, Rollout
 from chinchilla_jax.scaling.predict.predict import predict
 from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
 from chinchilla_jax.scaling.report.facts import facts_of
-from chinchilla_jax.scaling.report.sections import of_fit, tell
+from chinchilla_jax.scaling.report.sections import of_fit
+from chinchilla_jax.scaling.report.text import tell
 
 BUDGETS = np.geomspace(1e18, 64e18, 7)
 

@@ -6,7 +6,8 @@ from html import unescape
 from chinchilla_jax.scaling.answers import answers
 from chinchilla_jax.scaling.report import report
 from chinchilla_jax.scaling.report.facts import facts_of
-from chinchilla_jax.scaling.report.sections import Section, Table, answer_section, of_prediction, tell
+from chinchilla_jax.scaling.report.sections import Section, Table, answer_section, of_prediction
+from chinchilla_jax.scaling.report.text import tell
 
 ROWS = [{"Law": "one <b>", "N": ("70B", "60B to 80B")}, {"Law": "two", "N": ("7B", "-")}]
 SECTION = Section("Title", ["an item"], ["A sentence."], [Table(ROWS, words=("Law",), marked=(1,))], ["A note."])
