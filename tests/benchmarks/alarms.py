@@ -1,0 +1,155 @@
+"""How often does the alarm of `status` mark a good run, and how soon a broken one?
+
+    python -m tests.benchmarks.alarms --study=DIR --curves=FILE [--good=N] [--broken=N] [--data_dir=DIR]
+
+Trains small cells of a study under seeds of their own and appends their curves to FILE, a JSON line a run, until there
+are as many as asked for; what is in FILE is not trained again. Broken runs are good ones up to a drawn share of their
+training (10% to 80%, or from the first step on) and are stopped 6% later:
+
+    rate        the learning rate times 10
+    labels      targets shuffled over the batch
+    spike       the rate times 100 for three steps, then as before
+
+Then prints how many good runs are marked, whole, and of the broken ones how many before and how many within 2% of
+training after it broke, beside finished runs of the study (their curves are its `metrics.jsonl`) and by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from chinchilla_jax.base import files
+from chinchilla_jax.config import RunConfig
+from chinchilla_jax.data.batches import Batch
+from chinchilla_jax.training import loop
+from chinchilla_jax.training.record.metrics import Diverged, read_metrics
+from chinchilla_jax.training.schedule import steps_of
+
+CELLS = ("c3.2e11-n141k", "c3.2e11-n112k", "c3.2e11-n141k", "c3.2e11-n74.3k")
+KINDS = ("rate", "labels", "spike")
+LOG_EVERY, FIRST_SEED, STOP_AFTER, SPIKE_STEPS = 5, 100, 0.06, 3
+
+
+class _Stop(Exception):
+    """Ends a training that has shown what it was to show."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training: `kind` is `good` or one of `KINDS`; it breaks at `share` of its training."""
+
+    cell: str
+    kind: str
+    seed: int
+    share: float = 1.0
+
+    @property
+    def key(self) -> str:
+        return f"{self.cell} {self.kind} {self.seed}"
+
+
+def jobs(good: int, broken: int) -> list[Job]:
+    """What to train, broken runs spread among the good ones; a tenth more broken runs are so from the first step."""
+    rng = random.Random(0)
+    wrong = [Job(CELLS[n % 4], kind, FIRST_SEED + n, rng.uniform(0.1, 0.8)) for n in range(broken) for kind in KINDS]
+    wrong += [Job(CELLS[n % 4], kind, 50 + n, 0.0) for n in range(broken // 4) for kind in KINDS[:2]]
+    right = [Job(CELLS[n % 4], "good", FIRST_SEED + n) for n in range(good)]
+    spread = [((n + 0.5) / len(group), job) for group in (wrong, right) for n, job in enumerate(group)]
+    return [job for _, job in sorted(spread, key=lambda pair: pair[0])]
+
+
+def train(job: Job, config: RunConfig) -> dict[str, Any]:
+    """The curve of a job: tokens and training loss of every fifth step, until it ends or is stopped."""
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, seed=job.seed, log_every=LOG_EVERY, eval_sequences=64)
+    )
+    total = steps_of(config).total_steps
+    begin, end = (round(total * share) for share in (job.share, job.share + STOP_AFTER))
+    plain_rate, plain_batches = loop.learning_rate, loop.open_batches
+
+    def rate(optimizer: Any, batches: Any, step: int) -> float:
+        if job.kind != "good" and step > end:
+            raise _Stop
+        factor = 1.0
+        if job.kind == "rate" and step >= begin:
+            factor = 10.0
+        if job.kind == "spike" and begin <= step < begin + SPIKE_STEPS:
+            factor = 100.0
+        return factor * plain_rate(optimizer, batches, step)
+
+    def batches(run: RunConfig) -> Any:
+        opened = plain_batches(run)
+        if job.kind == "labels":
+            opened.batch = _shuffled(opened.batch, begin * run.train.batch_size, job.seed)
+        return opened
+
+    workdir = pathlib.Path(tempfile.mkdtemp(prefix="alarm"))
+    try:
+        with mock.patch.object(loop, "learning_rate", rate), mock.patch.object(loop, "open_batches", batches):
+            loop.train(config, workdir, echo=lambda line: None)
+    except (_Stop, Diverged):
+        pass
+    lines = [line for line in read_metrics(workdir) if "loss" in line]
+    shutil.rmtree(workdir)
+    curve = {key: [line[key] for line in lines] for key in ("tokens", "loss")}
+    return {"key": job.key, **dataclasses.asdict(job), "total": total * config.train.batch_size * config.data.seq_len} | curve
+
+
+def _shuffled(plain: Any, first: int, seed: int) -> Any:
+    """The function `batch` of `Batches` whose targets from sequence `first` on are in random order."""
+
+    def batch(first_sequence: int, n: int, rows: Any = None) -> Batch:
+        arrays = plain(first_sequence, n, rows)
+        if first_sequence >= first:
+            rng = np.random.default_rng((seed, first_sequence))
+            arrays["targets"] = rng.permutation(arrays["targets"].ravel()).reshape(arrays["targets"].shape)
+        return arrays
+
+    return batch
+
+
+def curves(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """What is in the file of curves."""
+    if files.exists(path):
+        yield from (json.loads(line) for line in files.read_text(path).splitlines())
+
+
+def train_missing(values: argparse.Namespace) -> None:
+    """Trains what the file of curves lacks, one run after the other."""
+    done = {record["key"] for record in curves(values.curves)}
+    wanted = [job for job in jobs(values.good, values.broken) if job.key not in done]
+    for number, job in enumerate(wanted, 1):
+        config = RunConfig.from_dict(files.read_json(values.study / "runs" / job.cell / "config.json")["config"])
+        if values.data_dir:
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=values.data_dir))
+        record = train(job, config)
+        with values.curves.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        print(f"trained {number} of {len(wanted)}: {job.key}", flush=True)
+
+
+def main() -> None:
+    """Trains what is missing, then prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", type=pathlib.Path, required=True)
+    parser.add_argument("--curves", type=pathlib.Path, required=True)
+    parser.add_argument("--good", type=int, default=200)
+    parser.add_argument("--broken", type=int, default=20)
+    parser.add_argument("--data_dir")
+    values = parser.parse_args()
+    train_missing(values)
+
+
+if __name__ == "__main__":
+    main()
