@@ -1,0 +1,78 @@
+"""What loss does the law of the finished runs give a model of any N and D, and how sure is it of that?
+
+The law is the recommended one: approach 2 where it has three profiles, else approach 3. Its standard deviation has two
+parts: how far runs lie from it, and how far the law itself may be off at that budget.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from chinchilla_jax.scaling.answers.answers import Law, SizeLaw
+from chinchilla_jax.scaling.answers.recommended import ProfileLaw
+from chinchilla_jax.scaling.fits.approach2 import isoflop
+from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
+from chinchilla_jax.scaling.fits.approach3.parametric import few_starts, fit_parametric
+from chinchilla_jax.scaling.predict.predict import ENOUGH_PROFILES
+from chinchilla_jax.scaling.read.runs import FitRefused, Run, flops_of
+
+_CONSTANTS = 5  # of approach 3; as many are taken from the freedom of the residuals, whichever law it is
+_DRIFT = 0.02  # of approach 3's ln loss, for each factor e of FLOPs beyond the runs
+_TWO_SIGMA = 2.0 * 1.96  # standard deviations in a 95% interval
+
+
+@dataclasses.dataclass(frozen=True)
+class LawAt:
+    """A law with its uncertainty. `words` name it; `scatter` is how far runs lie from it, in ln loss; `spread` gives
+    the standard deviation of the law itself at a budget."""
+
+    law: SizeLaw
+    words: str
+    scatter: float
+    spread: Callable[[float], float]
+
+    def log_loss(self, params: float, tokens: float, flops: float) -> tuple[float, float] | None:
+        """(ln loss, its standard deviation for one run) at N, D and the FLOPs of both; None where the law has none."""
+        del tokens  # the law counts what C buys
+        loss = float(self.law.loss(params, flops))
+        if not (math.isfinite(loss) and loss > 0):
+            return None
+        return math.log(loss), math.hypot(self.scatter, self.spread(flops))
+
+
+def law_at(runs: Sequence[Run]) -> LawAt | None:
+    """The law of the finished runs of role `isoflop`, None where neither approach can be fitted."""
+    fitted = [run for run in runs if run.role == "isoflop"]
+    if not fitted:
+        return None
+    try:
+        profiles = fit_isoflop(fitted, preset=isoflop.CORRECTED, resampling=None)
+        if len(profiles.profiles) >= ENOUGH_PROFILES:
+            law = ProfileLaw(profiles, flops_of(fitted))
+
+            def spread(flops: float) -> float:
+                low, high = profiles.loss_law.interval(flops, 0.95, one_run=False)
+                return math.log(high / low) / _TWO_SIGMA
+
+            return LawAt(law, f"approach 2 ({len(profiles.profiles)} profiles)", _scatter(law, fitted), spread)
+    except FitRefused:
+        pass
+    try:
+        surface = fit_parametric(fitted, starts=few_starts(), resampling=None)
+    except FitRefused:
+        return None
+    law = Law("approach 3", surface.surface, flops_per=flops_of(fitted))
+    largest = max(run.flops for run in fitted)
+    words = f"approach 3 ({len(fitted)} runs)"
+    return LawAt(law, words, _scatter(law, fitted), lambda flops: _DRIFT * max(0.0, math.log(flops / largest)))
+
+
+def _scatter(law: SizeLaw, runs: Sequence[Run]) -> float:
+    """Root mean square of ln loss about the law, corrected for its constants."""
+    left = np.array([math.log(run.loss / float(law.loss(run.params, run.flops))) for run in runs])
+    left = left[np.isfinite(left)]
+    return math.sqrt(float(left @ left) / max(len(left) - _CONSTANTS, 1)) if len(left) else math.inf
