@@ -9,6 +9,7 @@
     fit       --study=DIR | --runs=PATH                scaling laws of the finished runs
     predict   --study=DIR | --runs=PATH | --law=NAME   what to train: N, D and loss for --budget=C, and other questions
     report    --study=DIR | --runs=PATH                the same as a page with plots
+    forecast  --study=DIR | --runs=PATH                where runs under way will end, and which go wrong
     study     --config=FILE[:NAME] --study=DIR         all of it, from text to report
     noise     --config=FILE[:NAME] --study=DIR         how far its runs differ by their seeds, and at other rates
     presets                                            published models and their counts
@@ -221,6 +222,7 @@ def _status(values: flags.FlagValues) -> None:
 _verb(*cli_runs.FIT)(cli_runs.fit)
 _verb(*cli_runs.PREDICT)(cli_runs.predict)
 _verb(*cli_runs.REPORT)(cli_runs.report)
+_verb(*cli_runs.FORECAST)(cli_runs.forecast)
 
 
 @_verb("config", "study", "workers")
@@ -287,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        if name not in ("fit", "predict", "report") or not error.filename:
+        if name not in ("fit", "predict", "report", "forecast") or not error.filename:
             raise
         return _say(f"{error.filename2 or error.filename}: {error.strerror}", USAGE)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The verbs that ask finished runs: `fit`, `predict`, `report`. Which runs, read how, and asked what?"""
+"""The verbs that ask finished runs, and those under way: `fit`, `predict`, `report`, `forecast`. Which runs, read how, and asked what?"""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs", "
 FIT = (*_INPUT, *_HOW, "variants", "explain")
 PREDICT = (*_INPUT, "law", *_BUDGET, *_OPTIMUM, *_HOW, "verify")
 REPORT = (*_INPUT, *_BUDGET, *_HOW)
+FORECAST = ("study", "workdir", "runs", "columns", "curves", "where", "output")
 
 echo = functools.partial(print, flush=True)
 
@@ -111,6 +112,22 @@ def report(values: flags.FlagValues) -> None:
     echo(f"report: {path}")
 
 
+def forecast(values: flags.FlagValues) -> None:
+    """Says where runs under way will end, each with an interval that narrows, and marks those that go wrong.
+
+    Of a study, every run that has written metrics and no result, or those named: --workdir=RUN,RUN. Of a table
+    (--runs, with --curves=TABLE), rows whose state is running or that have no loss, and runs whose curve stops before
+    their D; D is what they will train on. Nothing is trained, or asked of the workers.
+    """
+    from chinchilla_jax.scaling.report.forecasts import tell_forecasts
+
+    path, reading = _reading(values)
+    if values.workdir and not values.study:
+        raise UsageError("--workdir=RUN names runs of a study: give --study=DIR with it")
+    names = [pathlib.PurePath(name.strip()).name for name in (values.workdir or "").split(",") if name.strip()]
+    tell_forecasts(path, names, reading, values.output, echo)
+
+
 def _load(values: flags.FlagValues) -> LoadedRuns:
     """The runs of --study or --runs, read as --columns, --curves, --where and --best_per_cell say."""
     from chinchilla_jax.scaling.read.load import load_runs
@@ -129,7 +146,8 @@ def _reading(values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
     if bool(values.study) == bool(values.runs):
         raise UsageError("give either --study=DIR or --runs=PATH")
     reading = {"columns": parse_columns(values.columns or ""), "where": parse_where(values.where or ())}
-    return values.study or values.runs, reading | {"curves": values.curves, "best_per_cell": values.best_per_cell}
+    best = "best_per_cell" in values and values.best_per_cell
+    return values.study or values.runs, reading | {"curves": values.curves, "best_per_cell": best}
 
 
 def _fits(values: flags.FlagValues) -> dict[str, Any]:

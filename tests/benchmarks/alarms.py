@@ -36,7 +36,8 @@ from chinchilla_jax.training import loop
 from chinchilla_jax.training.record.metrics import Diverged, read_metrics
 from chinchilla_jax.training.schedule import steps_of
 
-CELLS = ("c3.2e11-n141k", "c3.2e11-n112k", "c3.2e11-n141k", "c3.2e11-n74.3k")
+GOOD_CELLS = ("c3.2e11-n141k", "c3.2e11-n112k", "c3.2e11-n141k", "c3.2e11-n74.3k")
+BROKEN_CELLS = ("c3.2e11-n53.4k", "c3.2e11-n74.3k")
 KINDS = ("rate", "labels", "spike")
 LOG_EVERY, FIRST_SEED, STOP_AFTER, SPIKE_STEPS = 5, 100, 0.06, 3
 
@@ -62,9 +63,9 @@ class Job:
 def jobs(good: int, broken: int) -> list[Job]:
     """What to train, broken runs spread among the good ones; a tenth more broken runs are so from the first step."""
     rng = random.Random(0)
-    wrong = [Job(CELLS[n % 4], kind, FIRST_SEED + n, rng.uniform(0.1, 0.8)) for n in range(broken) for kind in KINDS]
-    wrong += [Job(CELLS[n % 4], kind, 50 + n, 0.0) for n in range(broken // 4) for kind in KINDS[:2]]
-    right = [Job(CELLS[n % 4], "good", FIRST_SEED + n) for n in range(good)]
+    wrong = [Job(BROKEN_CELLS[n % 2], kind, FIRST_SEED + n, rng.uniform(0.1, 0.8)) for n in range(broken) for kind in KINDS]
+    wrong += [Job(BROKEN_CELLS[n % 2], kind, 50 + n, 0.0) for n in range(broken // 4) for kind in KINDS[:2]]
+    right = [Job(GOOD_CELLS[n % 4], "good", FIRST_SEED + n) for n in range(good)]
     spread = [((n + 0.5) / len(group), job) for group in (wrong, right) for n, job in enumerate(group)]
     return [job for _, job in sorted(spread, key=lambda pair: pair[0])]
 

@@ -26,7 +26,9 @@ from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 LEVEL = 0.95  # of the intervals
 _WINDOW = 0.125  # of D, over which the level is taken
-_SLOPE, _BEND = 0.05, 1.0  # penalties on the surface's slopes and bends, in units of the noise's variance
+# How far the gain is expected to change with a factor e of N or D: by this part of it and at least that much; and how
+# much of that its bends may be.
+_SLOPE, _LEAST_SLOPE, _BEND = 0.1, 0.002, 0.25
 _NOISE, _FREEDOM = 0.004, 3.0  # of ln(end / level), expected before any run has been seen, and its weight in runs
 # Without finished runs: the loss falls by this power of the tokens to come and by this share of the annealing to come
 # (the `cpu` studies and `cpu_long`, cosine), give or take this part of the gain and at least that much.
@@ -149,7 +151,9 @@ def _regress(away: np.ndarray, gains: np.ndarray) -> tuple[float, float, float]:
     ln D: a Student t. The coefficients are normal about 0 beforehand, the noise about `_NOISE`."""
     n, d = away.T
     basis = np.stack([np.ones_like(n), n, d, n * n, d * d, n * d], 1)
-    precision = basis.T @ basis + np.diag([0.0, _SLOPE, _SLOPE, _BEND, _BEND, _BEND])
+    slope = (_NOISE / math.hypot(_SLOPE * float(np.mean(gains)), _LEAST_SLOPE)) ** 2
+    bend = slope / _BEND**2
+    precision = basis.T @ basis + np.diag([0.0, slope, slope, bend, bend, bend])
     inverse = np.linalg.inv(precision)
     coefficients = inverse @ (basis.T @ gains)
     left = gains - basis @ coefficients

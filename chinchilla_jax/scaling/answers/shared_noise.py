@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_KNOTS_SHARE, _KNOTS_TOKENS = 7, 10  # of the smooth part, in T / D and in ln T
+_KNOTS_SHARE, _KNOTS_TOKENS = 10, 10  # of the smooth part, in T / D and in ln T
 _RIDGE = 1e-2  # on its coefficients, in units of one run's squared residuals
-_REACH = 10  # logged lines to either side over which a run's own smooth part is averaged
-_ROUNDS = 3
+_REACH = 5  # logged lines to either side over which a run's own smooth part is averaged
+_ROUNDS = 2
 _FEW = 3  # runs at one T from which their agreement is judged
 _NORMAL = 0.455  # median of the square of a standard normal
 
