@@ -1,4 +1,4 @@
-"""The verbs that ask finished runs, and those under way: `fit`, `predict`, `report`, `forecast`. Which runs, read how, and asked what?"""
+"""The verbs that ask runs: `fit`, `predict`, `report`, `forecast`. Which runs, read how, and asked what?"""
 
 from __future__ import annotations
 

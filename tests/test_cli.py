@@ -105,6 +105,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "predict": (*source, "law", *budget, "params", "tokens", "unique_tokens", "inference_tokens", "inputs",
                     "more_runs", *fits, "verify"),
         "report": (*source, *budget, *fits),
+        "forecast": ("study", "workdir", "runs", "columns", "curves", "where", "output"),
         "study": ("config", "study", "workers"),
         "noise": ("config", "study", "cells", "seeds", "rates", "workers", "dry_run"),
         "presets": (),

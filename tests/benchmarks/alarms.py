@@ -61,9 +61,10 @@ class Job:
 
 
 def jobs(good: int, broken: int) -> list[Job]:
-    """What to train, broken runs spread among the good ones; a tenth more broken runs are so from the first step."""
+    """What to train, broken runs spread among the good ones; a quarter more are broken from the first step on."""
     rng = random.Random(0)
-    wrong = [Job(BROKEN_CELLS[n % 2], kind, FIRST_SEED + n, rng.uniform(0.1, 0.8)) for n in range(broken) for kind in KINDS]
+    cells = [BROKEN_CELLS[n % 2] for n in range(broken)]
+    wrong = [Job(cells[n], kind, FIRST_SEED + n, rng.uniform(0.1, 0.8)) for n in range(broken) for kind in KINDS]
     wrong += [Job(BROKEN_CELLS[n % 2], kind, 50 + n, 0.0) for n in range(broken // 4) for kind in KINDS[:2]]
     right = [Job(GOOD_CELLS[n % 4], "good", FIRST_SEED + n) for n in range(good)]
     spread = [((n + 0.5) / len(group), job) for group in (wrong, right) for n, job in enumerate(group)]
@@ -104,7 +105,8 @@ def train(job: Job, config: RunConfig) -> dict[str, Any]:
     lines = [line for line in read_metrics(workdir) if "loss" in line]
     shutil.rmtree(workdir)
     curve = {key: [line[key] for line in lines] for key in ("tokens", "loss")}
-    return {"key": job.key, **dataclasses.asdict(job), "total": total * config.train.batch_size * config.data.seq_len} | curve
+    tokens = total * config.train.batch_size * config.data.seq_len
+    return {"key": job.key, **dataclasses.asdict(job), "total": tokens, **curve}
 
 
 def _shuffled(plain: Any, first: int, seed: int) -> Any:
@@ -129,15 +131,15 @@ def curves(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 def train_missing(values: argparse.Namespace) -> None:
     """Trains what the file of curves lacks, one run after the other."""
     done = {record["key"] for record in curves(values.curves)}
-    wanted = [job for job in jobs(values.good, values.broken) if job.key not in done]
-    for number, job in enumerate(wanted, 1):
+    missing = [job for job in jobs(values.good, values.broken) if job.key not in done]
+    for number, job in enumerate(missing, 1):
         config = RunConfig.from_dict(files.read_json(values.study / "runs" / job.cell / "config.json")["config"])
         if values.data_dir:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=values.data_dir))
         record = train(job, config)
         with values.curves.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        print(f"trained {number} of {len(wanted)}: {job.key}", flush=True)
+        print(f"trained {number} of {len(missing)}: {job.key}", flush=True)
 
 
 def main() -> None:

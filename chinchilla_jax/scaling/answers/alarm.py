@@ -8,8 +8,9 @@ however often it is looked at, is at most a (Ville's inequality; Shafer 2021 cal
 tails of Student's t, so one bad batch is no alarm, and the filter follows a jump only slowly. Only a loss that is too
 high counts.
 
-Beside finished runs the curve is taken over their median at the same tokens, so that what has been wrong from the first
-step shows as well.
+What is wrong from the first step on makes no jump. Beside finished runs, therefore, the loss is also compared with what
+theirs had been at the same tokens (`nearby`), at lines 1, 2, 4, 8 and so on, and the few comparisons share one half of
+the false alarms.
 """
 
 from __future__ import annotations
@@ -19,56 +20,58 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.special
 
-from chinchilla_jax.scaling.read.runs import Curve, Run
+from chinchilla_jax.scaling.answers.nearby import at_size
+from chinchilla_jax.scaling.read.in_flight import Running
+from chinchilla_jax.scaling.read.runs import Run
 
 FALSE_ALARMS = 1.0 / 200.0  # of good runs, at most
 _JUMPS = (3.0, 6.0, 12.0, 24.0, 48.0)  # of a broken run, in standard deviations; equally likely
 _TAIL = 8.0  # degrees of freedom of a line's surprise
 _BEND, _WANDER = 0.15, 0.02  # how far slope and level go astray, for each sqrt(ln T)
 _SLOPE, _SLOPE_SPREAD = -0.2, 0.2  # of ln loss over ln T at the start
-_LEVEL_SPREAD, _DIFFERENCE = 0.5, 0.05  # of the first line; beside finished runs, of level and slope
+_LEVEL_SPREAD = 0.5  # of the first line
 _NOISE, _NOISE_LINES = 0.03, 4.0  # of a line, expected before any, and the weight of that in lines
 _FAR = 3.0  # standard deviations at which a surprise counts as no more than that for the filter
-_LEAST = 3  # finished runs that were at these tokens in the first half of their training
+_LEAST = 4  # finished runs that were at these tokens in the first half of their training
+_COMPARISONS = 10  # lines 1, 2, 4, ... 512
+_LINE_NOISE, _LINE_SLOPE = 0.02, 0.1  # of ln loss at one line, and with a factor e of N or D, expected beforehand
 
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
     """What the test says of a curve: `evidence` [K] after each line, the odds that it is broken; `tokens` at the first
-    line that marked it, None for a run that looks good; `level` there in ln loss above what was expected."""
+    line that marked it, None for a run that looks good; `excess` there in ln loss above what was expected."""
 
     evidence: np.ndarray
     tokens: float | None
     excess: float | None
 
 
-def alarm(curve: Curve, total: float, finished: Sequence[Run] = (), rate: float = FALSE_ALARMS) -> Alarm:
-    """The test of `curve`, of a run planned for `total` tokens, beside finished runs of its study.
+def alarm(run: Running, finished: Sequence[Run] = (), rate: float = FALSE_ALARMS) -> Alarm:
+    """The test of a run's curve, beside finished runs of its study if there are enough.
 
     `rate` is the share of good runs that may be marked over the whole of their training.
     """
-    tokens = curve.tokens
-    values = np.log(curve.loss)
-    reference = _reference(tokens, finished)
-    beside = reference is not None
-    filtered = _Filter(*((0.0, _DIFFERENCE, _DIFFERENCE) if beside else (_SLOPE, _SLOPE_SPREAD, _LEVEL_SPREAD)))
-    if reference is not None:
-        values = values - reference
-    else:
-        filtered.level = float(values[0]) if len(values) else 0.0
+    tokens, values = run.curve.tokens, np.log(run.curve.loss)
+    beside = _beside(run, finished)
+    own_rate = 0.5 * rate if beside else rate
+    filtered = _Filter(float(values[0]) if len(values) else 0.0)
     wealth, saved = [0.0] * len(_JUMPS), 1.0
-    evidence, first, excess = np.empty(len(values)), None, None
-    before = 0.0
+    evidence, before = np.empty(len(values)), 0.0
+    marks: list[tuple[float, float]] = []
     for k, (at, value) in enumerate(zip(tokens.tolist(), values.tolist(), strict=True)):
         surprise, deviation = filtered.step(at, value)
-        stake = min((at - before) / total, saved)
+        stake = min((at - before) / run.tokens, saved)
         before, saved = at, saved - stake
         wealth = [(w + stake) * _odds(surprise, jump) for w, jump in zip(wealth, _JUMPS, strict=True)]
         evidence[k] = saved + sum(wealth) / len(_JUMPS)
-        if first is None and evidence[k] >= 1.0 / rate:
-            first, excess = at, surprise * deviation
-    return Alarm(evidence, first, excess)
+        if evidence[k] >= 1.0 / own_rate and not marks:
+            marks.append((at, surprise * deviation))
+    few = 0.5 * rate / _COMPARISONS
+    marks += [(at, excess) for at, excess, chance in beside if chance < few]
+    return Alarm(evidence, *(min(marks) if marks else (None, None)))
 
 
 def _odds(surprise: float, jump: float) -> float:
@@ -80,9 +83,9 @@ def _odds(surprise: float, jump: float) -> float:
 class _Filter:
     """Kalman's filter of a level and its slope over ln T; the noise of a line is learned on the way."""
 
-    def __init__(self, slope: float, slope_spread: float, level_spread: float):
-        self.level, self.slope = 0.0, slope
-        self.p_level, self.p_both, self.p_slope = level_spread**2, 0.0, slope_spread**2
+    def __init__(self, level: float):
+        self.level, self.slope = level, _SLOPE
+        self.p_level, self.p_both, self.p_slope = _LEVEL_SPREAD**2, 0.0, _SLOPE_SPREAD**2
         self.squares, self.lines = _NOISE_LINES * _NOISE**2, _NOISE_LINES
         self.last: float | None = None
 
@@ -109,21 +112,18 @@ class _Filter:
         return surprise, deviation
 
 
-def _reference(tokens: np.ndarray, finished: Sequence[Run]) -> np.ndarray | None:
-    """[K]: ln loss that the finished runs had at `tokens` in the first half of their training, put together from their
-    mean changes from line to line; from where there are too few of them on it stays. None if they are from the start.
-    """
-    curves = [run.curve for run in finished if run.curve is not None and len(run.curve.tokens) > 1]
-    if len(curves) < _LEAST or not len(tokens):
-        return None
-    halves = np.array([0.5 * run.tokens for run in finished if run.curve is not None and len(run.curve.tokens) > 1])
-    starts = np.array([curve.tokens[0] for curve in curves])
-    rows = np.stack([np.interp(np.log(tokens), np.log(curve.tokens), np.log(curve.loss)) for curve in curves])
-    there = (tokens >= starts[:, None]) & (tokens <= halves[:, None])
-    if there[:, 0].sum() < _LEAST:
-        return None
-    both = there[:, 1:] & there[:, :-1]
-    enough = np.logical_and.accumulate(both.sum(0) >= _LEAST)
-    changes = np.where(both, np.diff(rows, axis=1), 0.0).sum(0) / np.maximum(both.sum(0), 1)
-    first = float(np.median(rows[there[:, 0], 0]))
-    return first + np.concatenate([[0.0], np.cumsum(np.where(enough, changes, 0.0))])
+def _beside(run: Running, finished: Sequence[Run]) -> list[tuple[float, float, float]]:
+    """(tokens, ln loss above what was expected, chance of so much in a good run) at those of lines 1, 2, 4 and so on at
+    which enough finished runs were in the first half of their training."""
+    others = [other for other in finished if other.curve is not None and len(other.curve.tokens) > 1]
+    rows = []
+    for number in range(min(_COMPARISONS, len(run.curve.tokens).bit_length())):
+        at, value = float(run.curve.tokens[2**number - 1]), math.log(run.curve.loss[2**number - 1])
+        there = [o for o in others if o.curve is not None and o.curve.tokens[0] <= at <= 0.5 * o.tokens]
+        if len(there) < _LEAST:
+            continue
+        seen = [np.interp(math.log(at), np.log(o.curve.tokens), np.log(o.curve.loss)) for o in there if o.curve]
+        away = np.log([[o.params / run.params, o.tokens / run.tokens] for o in there])
+        mean, scale, freedom = at_size(away, np.array(seen), _LINE_NOISE, _LINE_SLOPE)
+        rows.append((at, value - mean, float(scipy.special.stdtr(freedom, (mean - value) / scale))))
+    return rows

@@ -2,10 +2,9 @@
 
 At the share t of its training a run has the level x: the mean of its ln loss over the last eighth of its tokens,
 without the noise that the study's runs share (`shared_noise`). The finished runs had their levels at the same share of
-their trainings, under the same schedule, and their ends say how much was gained from there, ln(end / level). That gain
-is a quadratic surface over ln N and ln D with small coefficients (a Bayesian regression: few or distant runs make it
-flat and wide). The law's loss for this N and D is the second opinion; both are weighted by their precision. Without
-finished runs the gain is what schedules like this one gave elsewhere, and the interval is wide.
+their trainings, under the same schedule, and their ends say how much was gained from there, ln(end / level): a surface
+over ln N and ln D (`nearby`). The law's loss for this N and D is the second opinion; both are weighted by their
+precision. Without finished runs the gain is what schedules like this one gave elsewhere, and the interval is wide.
 """
 
 from __future__ import annotations
@@ -20,16 +19,15 @@ import scipy.special
 from chinchilla_jax.base.words import count
 from chinchilla_jax.scaling.answers.answers import Answer
 from chinchilla_jax.scaling.answers.law_at import LawAt
+from chinchilla_jax.scaling.answers.nearby import FREEDOM, at_size
 from chinchilla_jax.scaling.answers.shared_noise import LogCurve, without_shared_noise
 from chinchilla_jax.scaling.read.in_flight import Running, Schedule
 from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 LEVEL = 0.95  # of the intervals
 _WINDOW = 0.125  # of D, over which the level is taken
-# How far the gain is expected to change with a factor e of N or D: by this part of it and at least that much; and how
-# much of that its bends may be.
-_SLOPE, _LEAST_SLOPE, _BEND = 0.1, 0.002, 0.25
-_NOISE, _FREEDOM = 0.004, 3.0  # of ln(end / level), expected before any run has been seen, and its weight in runs
+_NOISE = 0.004  # of ln(end / level), expected before any run has been seen
+_SLOPE = 0.1  # part of the gain by which it is expected to change with a factor e of N or D
 # Without finished runs: the loss falls by this power of the tokens to come and by this share of the annealing to come
 # (the `cpu` studies and `cpu_long`, cosine), give or take this part of the gain and at least that much.
 _POWER, _ANNEALING, _PART, _LEAST = 0.08, 0.10, 0.5, 0.02
@@ -65,9 +63,10 @@ def forecast(
     law: LawAt | None = None,
     schedules: Mapping[str, Schedule] | None = None,
 ) -> list[Forecast]:
-    """The forecasts of `running`, in their order. `schedules` are those of finished runs, by name, where they are known.
+    """The forecasts of `running`, in their order.
 
-    Finished runs without a curve, and those of another schedule, are not compared with.
+    `schedules` are those of finished runs, by name, where they are known. Finished runs without a curve, and those of
+    another schedule, are not compared with.
 
     Raises:
       FitRefused: `curve`, when a running run has no finite positive point or tokens that do not rise.
@@ -131,7 +130,8 @@ def _forecast(
     if others:
         gains = np.array([math.log(o.loss) - level_at(c, share) for o, c in zip(others, curves, strict=True)])
         sizes = np.log([[other.params, other.tokens] for other in others])
-        gain, deviation, freedom = _regress(sizes - np.log([run.params, run.tokens]), gains)
+        away = sizes - np.log([run.params, run.tokens])
+        gain, deviation, freedom = at_size(away, gains, _NOISE, _SLOPE * float(np.mean(gains)))
     else:
         gain, deviation, freedom = _by_schedule(run.schedule, share)
     by_curve = level + gain, deviation
@@ -139,28 +139,11 @@ def _forecast(
     mean, deviation = _combined(by_curve, by_law)
     reach = deviation * float(scipy.special.stdtrit(freedom, 0.5 + 0.5 * LEVEL))
     rate = run.schedule.rate(share) if run.schedule else None
-    ends = (math.exp(mean + side * reach) for side in (0.0, -1.0, 1.0))
+    loss, low, high = (math.exp(mean + side * reach) for side in (0.0, -1.0, 1.0))
     alone = (math.exp(by_curve[0]), by_curve[1])
     other = (math.exp(by_law[0]), by_law[1]) if by_law else None
     now = math.exp(level)
-    return Forecast(run.name, run.params, run.tokens, share, now, *ends, rate, alone, other, len(others))
-
-
-def _regress(away: np.ndarray, gains: np.ndarray) -> tuple[float, float, float]:
-    """(mean, scale, degrees of freedom) of the gain of a run at the origin from those of runs `away` [R, 2] in ln N and
-    ln D: a Student t. The coefficients are normal about 0 beforehand, the noise about `_NOISE`."""
-    n, d = away.T
-    basis = np.stack([np.ones_like(n), n, d, n * n, d * d, n * d], 1)
-    slope = (_NOISE / math.hypot(_SLOPE * float(np.mean(gains)), _LEAST_SLOPE)) ** 2
-    bend = slope / _BEND**2
-    precision = basis.T @ basis + np.diag([0.0, slope, slope, bend, bend, bend])
-    inverse = np.linalg.inv(precision)
-    coefficients = inverse @ (basis.T @ gains)
-    left = gains - basis @ coefficients
-    taken = float(np.einsum("rk,kl,rl->", basis, inverse, basis))
-    freedom = max(len(gains) - taken, 0.0) + _FREEDOM
-    variance = (float(left @ left) + _FREEDOM * _NOISE**2) / freedom
-    return float(coefficients[0]), math.sqrt(variance * (1.0 + float(inverse[0, 0]))), freedom
+    return Forecast(run.name, run.params, run.tokens, share, now, loss, low, high, rate, alone, other, len(others))
 
 
 def _by_schedule(schedule: Schedule | None, share: float) -> tuple[float, float, float]:
@@ -168,7 +151,7 @@ def _by_schedule(schedule: Schedule | None, share: float) -> tuple[float, float,
     middle = max(share - 0.5 * _WINDOW, 0.5 * share)
     annealing = max(schedule.rate(middle) - schedule.rate(1.0), 0.0) if schedule else 0.5 * (1.0 - middle)
     gain = _POWER * math.log(middle) - _ANNEALING * annealing
-    return gain, math.hypot(_PART * gain, _LEAST), _FREEDOM
+    return gain, math.hypot(_PART * gain, _LEAST), FREEDOM
 
 
 def _combined(one: tuple[float, float], other: tuple[float, float] | None) -> tuple[float, float]:
@@ -200,7 +183,7 @@ def answer(forecasts: Sequence[Forecast], finished: int, law: LawAt | None) -> A
     runs = [f.runs for f in forecasts]
     several = count(max(runs)) if min(runs) == max(runs) else f"{min(runs)} to {max(runs)}"
     if max(runs):
-        notes = [f"The gain from here to the end is that of {several} finished runs at the same share of their training"]
+        notes = [f"What is gained from now to the end is as in {several} finished runs at this share of their training"]
     else:
         why = "no run is finished" if not finished else "no finished run has a curve under this schedule"
         notes = [f"{why[0].upper()}{why[1:]}: the gain is what such schedules gave elsewhere, and the interval wide"]

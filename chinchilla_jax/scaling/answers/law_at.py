@@ -52,13 +52,13 @@ def law_at(runs: Sequence[Run]) -> LawAt | None:
     try:
         profiles = fit_isoflop(fitted, preset=isoflop.CORRECTED, resampling=None)
         if len(profiles.profiles) >= ENOUGH_PROFILES:
-            law = ProfileLaw(profiles, flops_of(fitted))
+            shapes = ProfileLaw(profiles, flops_of(fitted))
 
             def spread(flops: float) -> float:
                 low, high = profiles.loss_law.interval(flops, 0.95, one_run=False)
                 return math.log(high / low) / _TWO_SIGMA
 
-            return LawAt(law, f"approach 2 ({len(profiles.profiles)} profiles)", _scatter(law, fitted), spread)
+            return LawAt(shapes, f"approach 2 ({len(profiles.profiles)} profiles)", _scatter(shapes, fitted), spread)
     except FitRefused:
         pass
     try:

@@ -48,9 +48,7 @@ def without_shared_noise(curves: Sequence[LogCurve]) -> list[LogCurve]:
     grid, inverse = np.unique(np.concatenate([curve.tokens for curve in usable]), return_inverse=True)
     values = np.concatenate([curve.log_loss for curve in usable])
     shared = _shared(usable, values, inverse.ravel(), len(grid))
-    return [
-        dataclasses.replace(curve, log_loss=curve.log_loss - _at(grid, shared, curve.tokens)) for curve in curves
-    ]
+    return [dataclasses.replace(curve, log_loss=curve.log_loss - _at(grid, shared, curve.tokens)) for curve in curves]
 
 
 def _at(grid: np.ndarray, shared: np.ndarray, tokens: np.ndarray) -> np.ndarray:

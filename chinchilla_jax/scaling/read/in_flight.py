@@ -17,7 +17,7 @@ from typing import Any
 from chinchilla_jax.base import files
 from chinchilla_jax.scaling.read.directories import read_curve
 from chinchilla_jax.scaling.read.load import load_runs
-from chinchilla_jax.scaling.read.runs import BadRow, Curve, FitRefused, LoadedRuns, Run
+from chinchilla_jax.scaling.read.runs import BadRow, Curve, FitRefused, LoadedRuns, Run, flops_of
 from chinchilla_jax.scaling.read.table.unfinished import unfinished_of_table
 
 _SAME = 0.05  # two schedules are one if warm-up, cooldown and final rate differ by no more, as shares
@@ -179,7 +179,11 @@ def _config(path: pathlib.Path, name: str = "") -> dict[str, Any]:
 def _planned(name: str, plan: Mapping[str, Any], loaded: LoadedRuns) -> Run:
     """What a manifest line, or a ledger, plans, counted as the finished runs are; its loss is NaN."""
     params = plan["params_non_embedding" if loaded.params_count.startswith("non-embedding") else "params"]
-    flops, seed = plan["flops"][loaded.convention], (plan.get("config") or {}).get("train", {}).get("seed")
+    seed = (plan.get("config") or {}).get("train", {}).get("seed")
+    flops = (plan.get("flops") or {}).get(loaded.convention)
+    if flops is None:  # as the finished runs count
+        each = flops_of(loaded.runs)
+        flops = plan["tokens"] * (float(each(params)) if callable(each) else each * params)
     numbers = (float(params), float(plan["tokens"]), float(flops), math.nan)
     return Run(name, *numbers, seed=str(seed) if isinstance(seed, int) else "")
 

@@ -40,7 +40,7 @@ def outlook(flight: InFlight) -> Outlook:
     """Forecasts and alarms of all runs under way. Refused as `forecast`."""
     law = law_at(flight.finished)
     forecasts = forecast(flight.finished, flight.running, law, flight.schedules)
-    alarms = tuple(alarm(run.curve, run.tokens, flight.finished) for run in flight.running)
+    alarms = tuple(alarm(run, flight.finished) for run in flight.running)
     return Outlook(tuple(forecasts), alarms, law)
 
 
@@ -80,7 +80,7 @@ def _with_alarms(result: Answer, seen: Outlook) -> Answer:
         return result
     words = "marks a good run in at most 1 of 200 trainings"
     notes = [f"{name} goes wrong: {why}" for name, why in marked.items()] + [f"The alarm {words}"]
-    rows = [row | {"alarm": "goes wrong" if row["run"] in marked else "-"} for row in result.rows]
+    rows = [{**row, "alarm": "goes wrong" if row["run"] in marked else "-"} for row in result.rows]
     return dataclasses.replace(result, rows=tuple(rows), notes=(*notes, *result.notes))
 
 

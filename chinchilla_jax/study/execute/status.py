@@ -152,9 +152,7 @@ def _with_forecasts(study: pathlib.Path, rows: list[RunStatus]) -> tuple[list[Ru
     except FitRefused as refused:
         return rows, str(refused)
     ends, wrong = {f.name: (f.loss, f.low, f.high) for f in seen.forecasts}, seen.going_wrong()
-    return [
-        dataclasses.replace(row, forecast=ends.get(row.name), wrong=wrong.get(row.name, "")) for row in rows
-    ], ""
+    return [dataclasses.replace(row, forecast=ends.get(row.name), wrong=wrong.get(row.name, "")) for row in rows], ""
 
 
 def _time_spent(study: pathlib.Path, runs: Iterable[PlannedRun]) -> Iterator[str]:
