@@ -1,6 +1,6 @@
 """How often does the alarm of `status` mark a good run, and how soon a broken one?
 
-    python -m tests.benchmarks.alarms --study=DIR --curves=FILE [--good=N] [--broken=N] [--data_dir=DIR]
+    python -m tests.benchmarks.alarms --study=DIR --curves=FILE [--more_studies=DIR ...]
 
 Trains small cells of a study under seeds of their own and appends their curves to FILE, a JSON line a run, until there
 are as many as asked for; what is in FILE is not trained again. Broken runs are good ones up to a drawn share of their
@@ -10,8 +10,10 @@ training (10% to 80%, or from the first step on) and are stopped 6% later:
     labels      targets shuffled over the batch
     spike       the rate times 100 for three steps, then as before
 
-Then prints how many good runs are marked, whole, and of the broken ones how many before and how many within 2% of
-training after it broke, beside finished runs of the study (their curves are its `metrics.jsonl`) and by themselves.
+Then prints how many good runs are marked, trained for this and finished ones of --study and --more_studies, and of the
+broken ones how many within 2% of their training after it broke, how many before, and the median and latest, as a share
+of the training: beside the finished runs of the study, and by their own curve alone. Runs broken from the first step on
+are shown apart, also with the study's 50 steps a line.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -32,6 +35,10 @@ import numpy as np
 from chinchilla_jax.base import files
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.data.batches import Batch
+from chinchilla_jax.scaling.answers.alarm import alarm
+from chinchilla_jax.scaling.read.in_flight import Running
+from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.scaling.read.runs import Curve, Run
 from chinchilla_jax.training import loop
 from chinchilla_jax.training.record.metrics import Diverged, read_metrics
 from chinchilla_jax.training.schedule import steps_of
@@ -39,7 +46,7 @@ from chinchilla_jax.training.schedule import steps_of
 GOOD_CELLS = ("c3.2e11-n141k", "c3.2e11-n112k", "c3.2e11-n141k", "c3.2e11-n74.3k")
 BROKEN_CELLS = ("c3.2e11-n53.4k", "c3.2e11-n74.3k")
 KINDS = ("rate", "labels", "spike")
-LOG_EVERY, FIRST_SEED, STOP_AFTER, SPIKE_STEPS = 5, 100, 0.06, 3
+LOG_EVERY, FIRST_SEED, STOP_AFTER, SPIKE_STEPS, WITHIN = 5, 100, 0.06, 3, 0.02
 
 
 class _Stop(Exception):
@@ -142,16 +149,66 @@ def train_missing(values: argparse.Namespace) -> None:
         print(f"trained {number} of {len(missing)}: {job.key}", flush=True)
 
 
+def running(record: dict[str, Any], params: float, lines: int = 1) -> Running:
+    """The run of a record; `lines` of its lines make one."""
+    whole = len(record["loss"]) // lines * lines
+    tokens = np.array(record["tokens"][:whole], np.float64)[lines - 1 :: lines]
+    loss = np.array(record["loss"][:whole]).reshape(-1, lines).mean(1)
+    return Running(record["key"], params, record["total"], math.nan, Curve(tokens, loss))
+
+
+def show_good(records: Sequence[dict[str, Any]], studies: Sequence[Sequence[Run]], beside: bool) -> None:
+    """Prints how many good runs are marked."""
+    params = {run.name: run.params for run in studies[0]}
+    marked, number = [], 0
+    for record in records:
+        if record["kind"] == "good":
+            number += 1
+            if alarm(running(record, params[record["cell"]]), studies[0] if beside else ()).tokens is not None:
+                marked.append(record["key"])
+    of_studies = [(run, [other for other in runs if other is not run]) for runs in studies for run in runs]
+    for run, others in of_studies:
+        flight = Running(run.name, run.params, run.tokens, run.flops, run.curve)
+        if alarm(flight, others if beside else ()).tokens is not None:
+            marked.append(run.name)
+    total, words = number + len(of_studies), f"{number} trained for this, {len(of_studies)} of studies"
+    print(f"  good runs marked: {len(marked)} of {total} ({words}) {' '.join(marked)}", flush=True)
+
+
+def show_broken(records: Sequence[dict[str, Any]], finished: Sequence[Run], params: Mapping[str, float]) -> None:
+    """Prints how soon broken runs are marked."""
+    for kind in KINDS:
+        for from_start, lines in ((False, 1), (True, 1), (True, 10)):
+            group = [r for r in records if r["kind"] == kind and (r["share"] == 0.0) == from_start]
+            late = []
+            for record in group:
+                at = alarm(running(record, params[record["cell"]], lines), finished).tokens
+                late.append(math.inf if at is None else at / record["total"] - record["share"])
+            if group:
+                soon, early = sum(0 <= x <= WITHIN for x in late), sum(x < 0 for x in late)
+                where = f" from the first step, {LOG_EVERY * lines} steps a line" if from_start else ""
+                spread = f"median {np.median(late):.2%}, latest {max(late):.2%}"
+                print(f"  {kind}{where}: {soon} of {len(group)} within {WITHIN:.0%}, {early} before; {spread}")
+
+
 def main() -> None:
     """Trains what is missing, then prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=pathlib.Path, required=True)
+    parser.add_argument("--more_studies", action="append", default=[], help="whose finished runs are good runs as well")
     parser.add_argument("--curves", type=pathlib.Path, required=True)
     parser.add_argument("--good", type=int, default=200)
     parser.add_argument("--broken", type=int, default=20)
     parser.add_argument("--data_dir")
     values = parser.parse_args()
     train_missing(values)
+    records = list(curves(values.curves))
+    studies = [load_runs(study).runs for study in (values.study, *values.more_studies)]
+    params = {run.name: run.params for run in studies[0]}
+    for beside in (True, False):
+        print("beside finished runs:" if beside else "by its own curve alone:")
+        show_good(records, studies, beside)
+        show_broken(records, studies[0] if beside else (), params)
 
 
 if __name__ == "__main__":

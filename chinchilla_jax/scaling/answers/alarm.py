@@ -9,8 +9,8 @@ tails of Student's t, so one bad batch is no alarm, and the filter follows a jum
 high counts.
 
 What is wrong from the first step on makes no jump. Beside finished runs, therefore, the loss is also compared with what
-theirs had been at the same tokens (`nearby`), at lines 1, 2, 4, 8 and so on, and the few comparisons share one half of
-the false alarms.
+theirs had been at the same tokens (`nearby`), after 1, 2, 4, 8 lines and so on, and the few comparisons share one half
+of the false alarms.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import scipy.special
 
 from chinchilla_jax.scaling.answers.nearby import at_size
+from chinchilla_jax.scaling.answers.shared_noise import log_curve
 from chinchilla_jax.scaling.read.in_flight import Running
 from chinchilla_jax.scaling.read.runs import Run
 
@@ -35,7 +36,7 @@ _LEVEL_SPREAD = 0.5  # of the first line
 _NOISE, _NOISE_LINES = 0.03, 4.0  # of a line, expected before any, and the weight of that in lines
 _FAR = 3.0  # standard deviations at which a surprise counts as no more than that for the filter
 _LEAST = 4  # finished runs that were at these tokens in the first half of their training
-_COMPARISONS = 10  # lines 1, 2, 4, ... 512
+_COMPARISONS = 10  # after lines 1, 2, 4, ... 512
 _LINE_NOISE, _LINE_SLOPE = 0.02, 0.1  # of ln loss at one line, and with a factor e of N or D, expected beforehand
 
 
@@ -113,17 +114,23 @@ class _Filter:
 
 
 def _beside(run: Running, finished: Sequence[Run]) -> list[tuple[float, float, float]]:
-    """(tokens, ln loss above what was expected, chance of so much in a good run) at those of lines 1, 2, 4 and so on at
-    which enough finished runs were in the first half of their training."""
-    others = [other for other in finished if other.curve is not None and len(other.curve.tokens) > 1]
+    """(tokens, ln loss above what was expected, chance of so much in a good run) after 1, 2, 4 and so on lines, as long
+    as enough finished runs were in the first half of their training there. Lines are those of the coarser curves."""
+    others = [log_curve(other) for other in finished if other.curve is not None and len(other.curve.tokens) > 1]
+    if len(others) < _LEAST or not len(run.curve.tokens):
+        return []
+    curve = log_curve(run)
+    span = max(curve.line, float(np.median([other.line for other in others])))
     rows = []
-    for number in range(min(_COMPARISONS, len(run.curve.tokens).bit_length())):
-        at, value = float(run.curve.tokens[2**number - 1]), math.log(run.curve.loss[2**number - 1])
-        there = [o for o in others if o.curve is not None and o.curve.tokens[0] <= at <= 0.5 * o.tokens]
-        if len(there) < _LEAST:
-            continue
-        seen = [np.interp(math.log(at), np.log(o.curve.tokens), np.log(o.curve.loss)) for o in there if o.curve]
-        away = np.log([[o.params / run.params, o.tokens / run.tokens] for o in there])
-        mean, scale, freedom = at_size(away, np.array(seen), _LINE_NOISE, _LINE_SLOPE)
-        rows.append((at, value - mean, float(scipy.special.stdtr(freedom, (mean - value) / scale))))
+    for at in span * 2.0 ** np.arange(_COMPARISONS):
+        there = [other for other in others if other.tokens[0] <= 1.01 * at and at <= 0.5 * other.total]
+        if at > 1.001 * curve.tokens[-1] or len(there) < _LEAST:
+            break
+        low, high = max(at - span, 0.0), min(at, curve.tokens[-1])
+        values = np.array([other.mean(low, high) for other in there])
+        away = np.log([[other.params / run.params, other.total / run.tokens] for other in there])
+        mean, scale, freedom = at_size(away, values, _LINE_NOISE, _LINE_SLOPE)
+        excess = curve.mean(low, high) - mean
+        line = float(curve.tokens[np.searchsorted(curve.tokens, 0.999 * at)])  # the one that ends there
+        rows.append((line, excess, float(scipy.special.stdtr(freedom, -excess / scale))))
     return rows

@@ -20,9 +20,9 @@ from chinchilla_jax.base.words import count
 from chinchilla_jax.scaling.answers.answers import Answer
 from chinchilla_jax.scaling.answers.law_at import LawAt
 from chinchilla_jax.scaling.answers.nearby import FREEDOM, at_size
-from chinchilla_jax.scaling.answers.shared_noise import LogCurve, without_shared_noise
+from chinchilla_jax.scaling.answers.shared_noise import LogCurve, log_curve, without_shared_noise
 from chinchilla_jax.scaling.read.in_flight import Running, Schedule
-from chinchilla_jax.scaling.read.runs import FitRefused, Run
+from chinchilla_jax.scaling.read.runs import Curve, FitRefused, Run
 
 LEVEL = 0.95  # of the intervals
 _WINDOW = 0.125  # of D, over which the level is taken
@@ -65,8 +65,8 @@ def forecast(
 ) -> list[Forecast]:
     """The forecasts of `running`, in their order.
 
-    `schedules` are those of finished runs, by name, where they are known. Finished runs without a curve, and those of
-    another schedule, are not compared with.
+    `schedules` are those of finished runs, by name, where they are known. Finished runs without a curve of finite
+    losses, and those of another schedule, are not compared with.
 
     Raises:
       FitRefused: `curve`, when a running run has no finite positive point or tokens that do not rise.
@@ -74,7 +74,7 @@ def forecast(
     schedules = schedules or {}
     for run in running:
         _check(run)
-    usable = [run for run in finished if run.curve is not None and len(run.curve.tokens)]
+    usable = [run for run in finished if run.curve is not None and _is_readable(run.curve)]
     cleaned = _cleaned([*usable, *running])
     results = []
     for run, curve in zip(running, cleaned[len(usable) :], strict=True):
@@ -84,11 +84,16 @@ def forecast(
 
 
 def _check(run: Running) -> None:
-    tokens, loss = run.curve.tokens, run.curve.loss
-    fine = len(tokens) and np.isfinite(tokens).all() and (np.diff(tokens) > 0).all() and tokens[0] > 0
-    if not fine or not (np.isfinite(loss) & (loss > 0)).all():
+    if not _is_readable(run.curve):
         fix = "give a curve of rising tokens and finite losses above 0"
         raise FitRefused("curve", f"{run.name}: its curve cannot be read as one; {fix}")
+
+
+def _is_readable(curve: Curve) -> bool:
+    """Whether there is a line, tokens rise, and losses are finite and above 0."""
+    tokens, loss = curve.tokens, curve.loss
+    rises = bool(len(tokens)) and bool(np.isfinite(tokens).all() and tokens[0] > 0 and (np.diff(tokens) > 0).all())
+    return rises and bool((np.isfinite(loss) & (loss > 0)).all())
 
 
 def _is_alike(one: Schedule | None, other: Schedule | None) -> bool:
@@ -98,7 +103,7 @@ def _is_alike(one: Schedule | None, other: Schedule | None) -> bool:
 
 def _cleaned(runs: Sequence[Run | Running]) -> list[LogCurve]:
     """The curves in ln loss without what those of one seed share."""
-    curves = [_log_curve(run) for run in runs]
+    curves = [log_curve(run) for run in runs]
     for seed in {run.seed for run in runs}:
         places = [k for k, run in enumerate(runs) if run.seed == seed]
         for k, curve in zip(places, without_shared_noise([curves[k] for k in places]), strict=True):
@@ -106,19 +111,10 @@ def _cleaned(runs: Sequence[Run | Running]) -> list[LogCurve]:
     return curves
 
 
-def _log_curve(run: Run | Running) -> LogCurve:
-    assert run.curve is not None
-    return LogCurve(run.params, run.tokens, run.curve.tokens, np.log(run.curve.loss))
-
-
 def level_at(curve: LogCurve, share: float) -> float:
-    """Mean ln loss over the last eighth of D before `share` of it; lines that lie partly in it count in part."""
-    edges = np.concatenate([[0.0], curve.tokens])
-    sums = np.concatenate([[0.0], np.cumsum(curve.log_loss * np.diff(edges))])
-    high = min(max(share * curve.total, edges[1]), edges[-1])
-    low = max(high - _WINDOW * curve.total, 0.0)
-    below, above = np.interp([low, high], edges, sums)
-    return float((above - below) / (high - low))
+    """Mean ln loss over the last eighth of D before `share` of it."""
+    high = min(max(share * curve.total, curve.tokens[0]), curve.tokens[-1])
+    return curve.mean(max(high - _WINDOW * curve.total, 0.0), high)
 
 
 def _forecast(

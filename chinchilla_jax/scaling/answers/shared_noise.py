@@ -16,6 +16,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from chinchilla_jax.scaling.read.in_flight import Running
+from chinchilla_jax.scaling.read.runs import Run
+
 _KNOTS_SHARE, _KNOTS_TOKENS = 10, 10  # of the smooth part, in T / D and in ln T
 _RIDGE = 1e-2  # on its coefficients, in units of one run's squared residuals
 _REACH = 5  # logged lines to either side over which a run's own smooth part is averaged
@@ -38,6 +41,24 @@ class LogCurve:
     def starts(self) -> np.ndarray:
         """[K]: tokens where the stretch of each line begins."""
         return np.concatenate([[0.0], self.tokens[:-1]])
+
+    @property
+    def line(self) -> float:
+        """Tokens of a line, the median."""
+        return float(np.median(self.tokens - self.starts))
+
+    def mean(self, low: float, high: float) -> float:
+        """Mean ln loss between two numbers of tokens; lines that lie partly between them count in part."""
+        edges = np.concatenate([[0.0], self.tokens])
+        sums = np.concatenate([[0.0], np.cumsum(self.log_loss * np.diff(edges))])
+        below, above = np.interp([low, high], edges, sums)
+        return float((above - below) / (high - low))
+
+
+def log_curve(run: Run | Running) -> LogCurve:
+    """The curve of a run that has one."""
+    assert run.curve is not None
+    return LogCurve(run.params, run.tokens, run.curve.tokens, np.log(run.curve.loss))
 
 
 def without_shared_noise(curves: Sequence[LogCurve]) -> list[LogCurve]:

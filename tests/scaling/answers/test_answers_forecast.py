@@ -144,6 +144,14 @@ def test_a_curve_with_a_loss_that_is_none_is_refused_by_name(runs, bad):
     assert refused.value.reason == "curve"
 
 
+def test_a_finished_run_without_a_curve_of_finite_losses_is_not_compared_with(runs):
+    spoiled = dataclasses.replace(runs[0], curve=Curve(runs[0].curve.tokens, runs[0].curve.loss * math.nan))
+    bare = dataclasses.replace(runs[0], curve=None)
+    running = [under_way(runs[-1], 0.5)]
+    (expected,) = forecast(runs[1:-1], running)
+    assert expected.runs == 18 and forecast([spoiled, bare, *runs[1:-1]], running) == [expected]
+
+
 def test_a_single_line_is_enough(runs):
     run = runs[-1]
     made = forecast(runs[:-1], [under_way(run, 1.01 * 25000 / run.tokens)])[0]
