@@ -116,8 +116,8 @@ def forecast(values: flags.FlagValues) -> None:
     """Says where runs under way will end, each with an interval that narrows, and marks those that go wrong.
 
     Of a study, every run that has written metrics and no result, or those named: --workdir=RUN,RUN. Of a table
-    (--runs, with --curves=TABLE), rows whose state is running or that have no loss, and runs whose curve stops before
-    their D; D is what they will train on. Nothing is trained, or asked of the workers.
+    (--runs, with --curves=TABLE), rows whose state is running; where no column tells states, rows without a loss, and
+    runs whose curve stops before their D. D is what they will train on. Nothing is trained, or asked of the workers.
     """
     from chinchilla_jax.scaling.report.forecasts import tell_forecasts
 

@@ -1,8 +1,8 @@
 """Which trainings are under way, how far are they, and under which schedule do they and the finished ones learn?
 
 Of a study, or a folder of run directories, a run is under way that has written metrics and no result; of a table, a row
-whose `state` is running, or which has no loss, or whose curve stops before its D. N, D and C of such a run are those
-planned; its curve is what it has logged.
+whose `state` is running, or where there are no states a row without a loss, or whose curve stops before its D. N, D and
+C of such a run are those planned; its curve is what it has logged.
 """
 
 from __future__ import annotations

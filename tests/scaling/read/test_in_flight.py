@@ -96,6 +96,13 @@ def test_a_run_whose_curve_stops_before_its_tokens_is_under_way(tmp_path):
     assert [run.name for run in flight.running] == ["r5"] and len(flight.finished) == 5
 
 
+def test_a_run_that_is_finished_by_its_state_is_so_wherever_its_curve_stops(tmp_path):
+    runs, curves = write_tables(tmp_path)
+    runs.write_text(runs.read_text().replace("1000000000.0,,running", "1000000000.0,3.5,finished"))
+    with pytest.raises(FitRefused, match="no run is under way"):
+        load_in_flight(runs, curves=curves)
+
+
 def test_steps_of_a_run_under_way_count_as_in_the_finished_ones(tmp_path):
     runs, curves = write_tables(tmp_path)
     lines = curves.read_text().replace("tokens", "step").splitlines()

@@ -1,7 +1,7 @@
 """Which rows of a table are trainings under way, and what are their curves so far?
 
-A row whose `state` is running, or whose loss is missing, and a run whose curve ends before its D. D is what the row
-plans: of a row that holds the tokens so far it is not known where it will end.
+A row whose `state` is running; in a table without states a row without a loss, and a run whose curve ends before its D.
+D is what the row plans: of a row that holds the tokens so far it is not known where it will end.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ def unfinished_of_table(path: pathlib.Path, reading: Mapping[str, Any]) -> tuple
     `reading` is as for `load_runs`. Refused as `load_runs`, but not for want of a finished run.
     """
     loaded = _finished(path, reading)
-    cut_off = [run for run in loaded.runs if is_cut_off(run)]
-    rest = tuple(run for run in loaded.runs if not is_cut_off(run))
+    has_state = "state" in loaded.columns
+    cut_off = [] if has_state else [run for run in loaded.runs if is_cut_off(run)]
+    rest = tuple(run for run in loaded.runs if run not in cut_off)
     running, bad = _marked_rows(path, reading)
-    names = {run.name for run in cut_off}
-    running = [run for run in running if run.name not in names]
     return running + cut_off, dataclasses.replace(loaded, runs=rest), bad
 
 
