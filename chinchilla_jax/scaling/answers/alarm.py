@@ -9,8 +9,8 @@ tails of Student's t, so one bad batch is no alarm, and the filter follows a jum
 high counts.
 
 What is wrong from the first step on makes no jump. Beside finished runs, therefore, the loss is also compared with what
-theirs had been at the same tokens (`nearby`), after 1, 2, 4, 8 lines and so on, and the few comparisons share one half
-of the false alarms.
+theirs had been at the same tokens (`nearby`), after 1, 2, 4, 8 lines and so on, and the few comparisons share a fifth of
+the false alarms.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _LEVEL_SPREAD = 0.5  # of the first line
 _NOISE, _NOISE_LINES = 0.03, 4.0  # of a line, expected before any, and the weight of that in lines
 _FAR = 3.0  # standard deviations at which a surprise counts as no more than that for the filter
 _LEAST = 4  # finished runs that were at these tokens in the first half of their training
+_BESIDE = 0.2  # part of the false alarms that comparisons with finished runs may make
 _COMPARISONS = 10  # after lines 1, 2, 4, ... 512
 _LINE_NOISE, _LINE_SLOPE = 0.02, 0.1  # of ln loss at one line, and with a factor e of N or D, expected beforehand
 
@@ -57,7 +58,7 @@ def alarm(run: Running, finished: Sequence[Run] = (), rate: float = FALSE_ALARMS
     """
     tokens, values = run.curve.tokens, np.log(run.curve.loss)
     beside = _beside(run, finished)
-    own_rate = 0.5 * rate if beside else rate
+    own_rate = (1.0 - _BESIDE) * rate if beside else rate
     filtered = _Filter(float(values[0]) if len(values) else 0.0)
     wealth, saved = [0.0] * len(_JUMPS), 1.0
     evidence, before = np.empty(len(values)), 0.0
@@ -70,7 +71,7 @@ def alarm(run: Running, finished: Sequence[Run] = (), rate: float = FALSE_ALARMS
         evidence[k] = saved + sum(wealth) / len(_JUMPS)
         if evidence[k] >= 1.0 / own_rate and not marks:
             marks.append((at, surprise * deviation))
-    few = 0.5 * rate / _COMPARISONS
+    few = _BESIDE * rate / _COMPARISONS
     marks += [(at, excess) for at, excess, chance in beside if chance < few]
     return Alarm(evidence, *(min(marks) if marks else (None, None)))
 

@@ -18,6 +18,8 @@ from chinchilla_jax.scaling.read.runs import BadRow
 from chinchilla_jax.scaling.report.facts import facts_of
 from chinchilla_jax.scaling.report.sections import answer_section, tell
 
+_IDLE = "not finished"  # so begins the reason of a planned run that has no result
+
 
 @dataclasses.dataclass(frozen=True)
 class Outlook:
@@ -60,8 +62,12 @@ def tell_forecasts(
     result = _with_alarms(answer(seen.forecasts, finished, seen.law), seen)
     tell([answer_section({"title": result.title, "rows": result.rows, "notes": result.notes})], echo)
     left_out = _left_out(flight)
+    idle = [row for row in left_out if row.reason.startswith(_IDLE)]
+    if idle:
+        echo(f"not begun, or without a line yet: {len(idle)} runs")
     for row in left_out:
-        echo(f"left out: {row}")
+        if row not in idle:
+            echo(f"left out: {row}")
     if output is not None:
         forecasts = [
             dataclasses.asdict(f) | {"alarm_at": a.tokens, "alarm_excess": a.excess}
