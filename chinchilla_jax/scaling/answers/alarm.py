@@ -9,8 +9,8 @@ tails of Student's t, so one bad batch is no alarm, and the filter follows a jum
 high counts.
 
 What is wrong from the first step on makes no jump. Beside finished runs, therefore, the loss is also compared with what
-theirs had been at the same tokens (`nearby`), after 1, 2, 4, 8 lines and so on, and the few comparisons share a fifth of
-the false alarms.
+theirs had been at the same tokens (`nearby`), after 1, 2, 4, 8 lines and so on, and the few comparisons share a fifth
+of the false alarms.
 """
 
 from __future__ import annotations

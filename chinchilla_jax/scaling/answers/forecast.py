@@ -131,7 +131,7 @@ def _forecast(
     else:
         gain, deviation, freedom = _by_schedule(run.schedule, share)
     by_curve = level + gain, deviation
-    by_law = law.log_loss(run.params, run.tokens, run.flops) if law is not None else None
+    by_law = law.log_loss(run.params, run.flops) if law is not None else None
     mean, deviation = _combined(by_curve, by_law)
     reach = deviation * float(scipy.special.stdtrit(freedom, 0.5 + 0.5 * LEVEL))
     rate = run.schedule.rate(share) if run.schedule else None

@@ -35,9 +35,8 @@ class LawAt:
     scatter: float
     spread: Callable[[float], float]
 
-    def log_loss(self, params: float, tokens: float, flops: float) -> tuple[float, float] | None:
-        """(ln loss, its standard deviation for one run) at N, D and the FLOPs of both; None where the law has none."""
-        del tokens  # the law counts what C buys
+    def log_loss(self, params: float, flops: float) -> tuple[float, float] | None:
+        """(ln loss, its standard deviation for one run) of a model of N on which C is spent; None beyond the law."""
         loss = float(self.law.loss(params, flops))
         if not (math.isfinite(loss) and loss > 0):
             return None

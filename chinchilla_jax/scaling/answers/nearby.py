@@ -1,7 +1,8 @@
 """What is a quantity of a run, by that of finished runs of other sizes, and how sure is that?
 
 A quadratic surface over ln N and ln D whose slopes and bends are small unless many runs say otherwise: a Bayesian
-regression, normal about 0 in the coefficients, inverse gamma in the noise. Few or distant runs make the answer wide.
+regression, normal about 0 in the coefficients, inverse gamma in the noise. Few or distant runs make the answer wide; a
+run that lies far off the others, because it went wrong, hardly counts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import numpy as np
 
 FREEDOM = 3.0  # weight, in runs, of the noise that is expected before any run has been seen
 _LEAST_SLOPE, _BEND = 0.002, 0.25  # a slope expected at least, and how much of the slopes the bends may be
+_OUTLIER, _ROUNDS = 4.0, 4  # runs that many usual deviations off count less; rounds in which they are told
+_NORMAL = 0.6745  # median of the size of a standard normal
 
 
 def at_size(away: np.ndarray, values: np.ndarray, noise: float, slope: float) -> tuple[float, float, float]:
@@ -27,11 +30,17 @@ def at_size(away: np.ndarray, values: np.ndarray, noise: float, slope: float) ->
     basis = np.stack([np.ones_like(n), n, d, n * n, d * d, n * d], 1)
     penalty = (noise / math.hypot(slope, _LEAST_SLOPE)) ** 2
     bend = penalty / _BEND**2
-    precision = basis.T @ basis + np.diag([0.0, penalty, penalty, bend, bend, bend])
-    inverse = np.linalg.inv(precision)
-    coefficients = inverse @ (basis.T @ values)
-    left = values - basis @ coefficients
-    taken = float(np.einsum("rk,kl,rl->", basis, inverse, basis))
-    freedom = max(len(values) - taken, 0.0) + FREEDOM
-    variance = (float(left @ left) + FREEDOM * noise**2) / freedom
-    return float(coefficients[0]), math.sqrt(variance * (1.0 + float(inverse[0, 0]))), freedom
+    prior = np.diag([0.0, penalty, penalty, bend, bend, bend])
+    weights = np.ones(len(values))
+    for _ in range(_ROUNDS):
+        weighted = weights[:, None] * basis
+        inverse = np.linalg.inv(basis.T @ weighted + prior)
+        left = values - basis @ (inverse @ (weighted.T @ values))
+        usual = max(float(np.median(np.abs(left))) / _NORMAL, noise)
+        weights, used = np.minimum(1.0, (_OUTLIER * usual / np.maximum(np.abs(left), 1e-300)) ** 4), weights
+    weighted = used[:, None] * basis
+    taken = float(np.einsum("rk,kl,rl->", basis, inverse, weighted))
+    freedom = max(float(used.sum()) - taken, 0.0) + FREEDOM
+    variance = (float(used @ left**2) + FREEDOM * noise**2) / freedom
+    mean = float(inverse[0] @ (weighted.T @ values))
+    return mean, math.sqrt(variance * (1.0 + float(inverse[0, 0]))), freedom

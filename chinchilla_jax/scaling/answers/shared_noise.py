@@ -6,7 +6,8 @@ in the `cpu` study by 1% from line to line, while what is a run's alone is 0.2%.
     ln loss of run i at T tokens = smooth in (run, T, T / D) + b(T) + noise
 
 b(T) is the mean of what the smooth part leaves over all runs that logged at exactly T tokens, shrunk by how much of it
-is noise. Where the runs do not share their batches the leftovers do not agree, and b is shrunk to nothing.
+is noise; slow changes of what is left are a run's own. Where the runs do not share their batches the leftovers do not
+agree, and b is shrunk to nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _RIDGE = 1e-2  # on its coefficients, in units of one run's squared residuals
 _REACH = 5  # logged lines to either side over which a run's own smooth part is averaged
 _ROUNDS = 2
 _FEW = 3  # runs at one T from which their agreement is judged
+_OUTLIER = 6.0  # median sizes of what is left, beyond which a line counts no more
+_BROKEN = 4.0  # times the median of what the smooth part leaves of a run: it went wrong and tells nothing of the others
 _NORMAL = 0.455  # median of the square of a standard normal
 
 
@@ -64,12 +67,19 @@ def log_curve(run: Run | Running) -> LogCurve:
 def without_shared_noise(curves: Sequence[LogCurve]) -> list[LogCurve]:
     """The curves of one study and seed without the noise that they share; shapes are kept."""
     usable = [curve for curve in curves if len(curve.tokens) > 1]
+    if len(usable) >= _FEW:
+        left = _Smooth(usable).left(_values(usable))
+        sizes = np.array([float(np.sqrt(np.mean(part**2))) for part in left])
+        usable = [curve for curve, size in zip(usable, sizes, strict=True) if size <= _BROKEN * np.median(sizes)]
     if len(usable) < _FEW:
         return list(curves)
-    grid, inverse = np.unique(np.concatenate([curve.tokens for curve in usable]), return_inverse=True)
-    values = np.concatenate([curve.log_loss for curve in usable])
-    shared = _shared(usable, values, inverse.ravel(), len(grid))
+    grid, place = np.unique(np.concatenate([curve.tokens for curve in usable]), return_inverse=True)
+    shared = _shared(usable, place.ravel(), len(grid))
     return [dataclasses.replace(curve, log_loss=curve.log_loss - _at(grid, shared, curve.tokens)) for curve in curves]
+
+
+def _values(curves: Sequence[LogCurve]) -> np.ndarray:
+    return np.concatenate([curve.log_loss for curve in curves])
 
 
 def _at(grid: np.ndarray, shared: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -78,25 +88,38 @@ def _at(grid: np.ndarray, shared: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return np.where(grid[place] == tokens, shared[place], 0.0)
 
 
-def _shared(curves: Sequence[LogCurve], values: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
-    """b [size] at the distinct T; `values` of all lines, `place` of each among the T."""
-    lengths = np.array([len(curve.tokens) for curve in curves])
-    run, ends = np.repeat(np.arange(len(curves)), lengths), np.cumsum(lengths)
-    weight = 1.0 / lengths[run]  # every run counts once
+class _Smooth:
+    """The part of ln loss that is smooth in run, T and T / D: least squares, in which every run counts once."""
 
-    def centred(columns: np.ndarray) -> np.ndarray:
-        means = np.stack([np.bincount(run, weight * column, len(curves)) for column in columns.T], 1)
-        return columns - means[run]
+    def __init__(self, curves: Sequence[LogCurve]):
+        lengths = np.array([len(curve.tokens) for curve in curves])
+        self.run, self.ends = np.repeat(np.arange(len(curves)), lengths), np.cumsum(lengths)
+        self.weight = 1.0 / lengths[self.run]
+        self.basis = self._centred(_basis(curves, self.run))
+        weighted = self.basis * self.weight[:, None]
+        squares = weighted.T @ self.basis + _RIDGE * np.eye(self.basis.shape[1])
+        self.solve = np.linalg.solve(squares, weighted.T)
 
-    basis = centred(_basis(curves, run))
-    weighted = basis * weight[:, None]
-    solve = np.linalg.solve(weighted.T @ basis + _RIDGE * np.eye(basis.shape[1]), weighted.T)
+    def left(self, values: np.ndarray) -> list[np.ndarray]:
+        """What it leaves of the values of all lines, by run."""
+        cleaned = self._centred(values[:, None])[:, 0]
+        return np.split(cleaned - self.basis @ (self.solve @ cleaned), self.ends[:-1])
+
+    def _centred(self, columns: np.ndarray) -> np.ndarray:
+        """Columns [lines, ...] less their means by run."""
+        runs = len(self.ends)
+        means = np.stack([np.bincount(self.run, self.weight * column, runs) for column in columns.T], 1)
+        return columns - means[self.run]
+
+
+def _shared(curves: Sequence[LogCurve], place: np.ndarray, size: int) -> np.ndarray:
+    """b [size] at the distinct T; `place` of each line of the curves among the T."""
+    smooth, values = _Smooth(curves), _values(curves)
     count, shared = np.bincount(place, minlength=size), np.zeros(size)
     for _ in range(_ROUNDS):
-        cleaned = centred((values - shared[place])[:, None])[:, 0]
-        left = cleaned - basis @ (solve @ cleaned)
-        slow = np.concatenate([_smooth(part) for part in np.split(left, ends[:-1])])
-        fast = left - slow + shared[place]
+        fast = np.concatenate([part - _smooth(part) for part in smooth.left(values - shared[place])])
+        usual = float(np.median(np.abs(fast)))
+        fast = np.clip(fast, -_OUTLIER * usual, _OUTLIER * usual) + shared[place]
         mean = np.bincount(place, fast, size) / count
         shared = mean * _trust(fast - mean[place], mean, count, place)
     return shared

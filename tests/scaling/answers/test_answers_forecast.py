@@ -152,6 +152,24 @@ def test_a_finished_run_without_a_curve_of_finite_losses_is_not_compared_with(ru
     assert expected.runs == 18 and forecast([spoiled, bare, *runs[1:-1]], running) == [expected]
 
 
+def test_a_finished_run_that_went_wrong_hardly_counts(runs):
+    running = [under_way(run, 0.5) for run in runs[-3:]]
+    broken = dataclasses.replace(runs[4], loss=1.5 * runs[4].loss)
+    clean, spoiled = forecast([*runs[:4], *runs[5:-3]], running), forecast([*runs[:4], broken, *runs[5:-3]], running)
+    for one, two in zip(clean, spoiled, strict=True):
+        assert two.loss == pytest.approx(one.loss, rel=0.003)
+        assert two.high / two.low < 1.5 * (one.high / one.low - 1) + 1
+
+
+def test_a_run_that_breaks_leaves_the_forecasts_of_the_others_alone(runs):
+    fine, breaks = under_way(runs[-1], 0.5), under_way(runs[-2], 0.5)
+    half = len(breaks.curve.loss) // 2
+    torn = dataclasses.replace(breaks, curve=Curve(breaks.curve.tokens, breaks.curve.loss.copy()))
+    torn.curve.loss[half:] *= 2.0
+    one, two = forecast(runs[:-2], [fine, breaks])[0], forecast(runs[:-2], [fine, torn])[0]
+    assert two.loss == pytest.approx(one.loss, rel=0.001)
+
+
 def test_a_single_line_is_enough(runs):
     run = runs[-1]
     made = forecast(runs[:-1], [under_way(run, 1.01 * 25000 / run.tokens)])[0]

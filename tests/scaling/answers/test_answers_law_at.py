@@ -32,7 +32,7 @@ def test_the_law_is_near_the_truth_and_less_sure_further_out(named, words):
     deviations = []
     for budget in (9e18, 1e20, 1e21):
         params = 1.3 * float(TRUE.optimum(budget)[0])
-        mean, deviation = law.log_loss(params, budget / 6 / params, budget)
+        mean, deviation = law.log_loss(params, budget)
         assert abs(mean - math.log(float(TRUE.loss(params, budget / 6 / params)))) < 2.5 * deviation
         deviations.append(deviation)
     assert deviations[0] < deviations[1] < deviations[2]
