@@ -148,10 +148,11 @@ def _with_forecasts(study: pathlib.Path, rows: list[RunStatus]) -> tuple[list[Ru
     from chinchilla_jax.scaling.report.forecasts import outlook
 
     try:
-        seen = outlook(load_in_flight(study, names))
+        seen = outlook(load_in_flight(study))  # one of `names` may have ended in the meantime
     except FitRefused as refused:
         return rows, str(refused)
-    ends, wrong = {f.name: (f.loss, f.low, f.high) for f in seen.forecasts}, seen.going_wrong()
+    ends = {f.name: (f.loss, f.low, f.high) for f in seen.forecasts if f.name in names}
+    wrong = {name: why for name, why in seen.going_wrong().items() if name in names}
     return [dataclasses.replace(row, forecast=ends.get(row.name), wrong=wrong.get(row.name, "")) for row in rows], ""
 
 
