@@ -20,7 +20,8 @@ from chinchilla_jax.scaling.fits.approach3.parametric import few_starts, fit_par
 from chinchilla_jax.scaling.predict.predict import ENOUGH_PROFILES
 from chinchilla_jax.scaling.read.runs import FitRefused, Run, flops_of
 
-_CONSTANTS = 5  # of approach 3; as many are taken from the freedom of the residuals, whichever law it is
+_CONSTANTS = 5  # of approach 3
+_OF_PROFILE, _OF_ALL = 2, 2  # constants of approach 2: place and loss of each minimum, and one bend and skew for all
 _DRIFT = 0.02  # of approach 3's ln loss, for each factor e of FLOPs beyond the runs
 _TWO_SIGMA = 2.0 * 1.96  # standard deviations in a 95% interval
 
@@ -57,7 +58,9 @@ def law_at(runs: Sequence[Run]) -> LawAt | None:
                 low, high = profiles.loss_law.interval(flops, 0.95, one_run=False)
                 return math.log(high / low) / _TWO_SIGMA
 
-            return LawAt(shapes, f"approach 2 ({len(profiles.profiles)} profiles)", _scatter(shapes, fitted), spread)
+            number = len(profiles.profiles)
+            scatter = _scatter(shapes, fitted, _OF_PROFILE * number + _OF_ALL)
+            return LawAt(shapes, f"approach 2 ({number} profiles)", scatter, spread)
     except FitRefused:
         pass
     try:
@@ -65,13 +68,13 @@ def law_at(runs: Sequence[Run]) -> LawAt | None:
     except FitRefused:
         return None
     law = Law("approach 3", surface.surface, flops_per=flops_of(fitted))
-    largest = max(run.flops for run in fitted)
-    words = f"approach 3 ({len(fitted)} runs)"
-    return LawAt(law, words, _scatter(law, fitted), lambda flops: _DRIFT * max(0.0, math.log(flops / largest)))
+    largest, words = max(run.flops for run in fitted), f"approach 3 ({len(fitted)} runs)"
+    scatter = _scatter(law, fitted, _CONSTANTS)
+    return LawAt(law, words, scatter, lambda flops: _DRIFT * max(0.0, math.log(flops / largest)))
 
 
-def _scatter(law: SizeLaw, runs: Sequence[Run]) -> float:
+def _scatter(law: SizeLaw, runs: Sequence[Run], constants: int) -> float:
     """Root mean square of ln loss about the law, corrected for its constants."""
     left = np.array([math.log(run.loss / float(law.loss(run.params, run.flops))) for run in runs])
     left = left[np.isfinite(left)]
-    return math.sqrt(float(left @ left) / max(len(left) - _CONSTANTS, 1)) if len(left) else math.inf
+    return math.sqrt(float(left @ left) / max(len(left) - constants, 1)) if len(left) else math.inf
