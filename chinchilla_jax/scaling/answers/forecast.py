@@ -132,7 +132,9 @@ def _forecast(
         gain, deviation, freedom = _by_schedule(run.schedule, share)
     by_curve = level + gain, deviation
     by_law = law.log_loss(run.params, run.flops) if law is not None else None
-    mean, deviation = _combined(by_curve, by_law)
+    mean, deviation = by_curve
+    if law is not None and by_law is not None:
+        mean, deviation, freedom = _combined(by_curve, by_law, (freedom, law.freedom))
     reach = deviation * float(scipy.special.stdtrit(freedom, 0.5 + 0.5 * LEVEL))
     rate = run.schedule.rate(share) if run.schedule else None
     loss, low, high = (math.exp(mean + side * reach) for side in (0.0, -1.0, 1.0))
@@ -150,14 +152,19 @@ def _by_schedule(schedule: Schedule | None, share: float) -> tuple[float, float,
     return gain, math.hypot(_PART * gain, _LEAST), FREEDOM
 
 
-def _combined(one: tuple[float, float], other: tuple[float, float] | None) -> tuple[float, float]:
-    """Mean weighted by precision and its standard deviation, wider where the two contradict each other."""
-    if other is None:
-        return one
-    weight = other[1] ** 2 / (one[1] ** 2 + other[1] ** 2)
-    apart = (one[0] - other[0]) ** 2 / (one[1] ** 2 + other[1] ** 2)
-    deviation = math.sqrt(weight) * one[1] * math.sqrt(max(1.0, apart))
-    return weight * one[0] + (1.0 - weight) * other[0], deviation
+def _combined(
+    one: tuple[float, float], other: tuple[float, float], freedom: tuple[float, float]
+) -> tuple[float, float, float]:
+    """Mean weighted by precision, its standard deviation, wider where the two contradict each other, and the degrees of
+    freedom of that by Welch and Satterthwaite, from those of each."""
+    variances = one[1] ** 2, other[1] ** 2
+    total = variances[0] + variances[1]
+    weight = variances[1] / total
+    parts = weight**2 * variances[0], (1.0 - weight) ** 2 * variances[1]
+    variance = parts[0] + parts[1]
+    apart = max(1.0, (one[0] - other[0]) ** 2 / total)
+    known = variance**2 / (parts[0] ** 2 / freedom[0] + parts[1] ** 2 / freedom[1])
+    return weight * one[0] + (1.0 - weight) * other[0], math.sqrt(variance * apart), known
 
 
 def answer(forecasts: Sequence[Forecast], finished: int, law: LawAt | None) -> Answer:

@@ -28,18 +28,19 @@ _TWO_SIGMA = 2.0 * 1.96  # standard deviations in a 95% interval
 
 @dataclasses.dataclass(frozen=True)
 class LawAt:
-    """A law with its uncertainty. `words` name it; `scatter` is how far runs lie from it, in ln loss; `spread` gives
-    the standard deviation of the law itself at a budget."""
+    """A law with its uncertainty. `words` name it; `scatter` is how far runs lie from it, in ln loss, known from
+    `freedom` degrees of freedom; `spread` gives the standard deviation of the law itself at a budget."""
 
     law: SizeLaw
     words: str
     scatter: float
+    freedom: float
     spread: Callable[[float], float]
 
     def log_loss(self, params: float, flops: float) -> tuple[float, float] | None:
         """(ln loss, its standard deviation for one run) of a model of N on which C is spent; None beyond the law."""
         loss = float(self.law.loss(params, flops))
-        if not (math.isfinite(loss) and loss > 0):
+        if not (math.isfinite(loss) and loss > 0 and math.isfinite(self.scatter)):
             return None
         return math.log(loss), math.hypot(self.scatter, self.spread(flops))
 
@@ -60,7 +61,7 @@ def law_at(runs: Sequence[Run]) -> LawAt | None:
 
             number = len(profiles.profiles)
             scatter = _scatter(shapes, fitted, _OF_PROFILE * number + _OF_ALL)
-            return LawAt(shapes, f"approach 2 ({number} profiles)", scatter, spread)
+            return LawAt(shapes, f"approach 2 ({number} profiles)", *scatter, spread)
     except FitRefused:
         pass
     try:
@@ -70,11 +71,13 @@ def law_at(runs: Sequence[Run]) -> LawAt | None:
     law = Law("approach 3", surface.surface, flops_per=flops_of(fitted))
     largest, words = max(run.flops for run in fitted), f"approach 3 ({len(fitted)} runs)"
     scatter = _scatter(law, fitted, _CONSTANTS)
-    return LawAt(law, words, scatter, lambda flops: _DRIFT * max(0.0, math.log(flops / largest)))
+    return LawAt(law, words, *scatter, lambda flops: _DRIFT * max(0.0, math.log(flops / largest)))
 
 
-def _scatter(law: SizeLaw, runs: Sequence[Run], constants: int) -> float:
-    """Root mean square of ln loss about the law, corrected for its constants."""
-    left = np.array([math.log(run.loss / float(law.loss(run.params, run.flops))) for run in runs])
-    left = left[np.isfinite(left)]
-    return math.sqrt(float(left @ left) / max(len(left) - constants, 1)) if len(left) else math.inf
+def _scatter(law: SizeLaw, runs: Sequence[Run], constants: int) -> tuple[float, float]:
+    """(root mean square of ln loss about the law, corrected for its constants; degrees of freedom)."""
+    expected = np.array([float(law.loss(run.params, run.flops)) for run in runs])
+    known = np.isfinite(expected) & (expected > 0)
+    left = np.log(np.array([run.loss for run in runs])[known] / expected[known])
+    freedom = float(max(len(left) - constants, 1))
+    return (math.sqrt(float(left @ left) / freedom) if len(left) else math.inf), freedom
