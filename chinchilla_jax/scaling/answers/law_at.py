@@ -28,8 +28,8 @@ _TWO_SIGMA = 2.0 * 1.96  # standard deviations in a 95% interval
 
 @dataclasses.dataclass(frozen=True)
 class LawAt:
-    """A law with its uncertainty. `words` name it; `scatter` is how far runs lie from it, in ln loss, known from
-    `freedom` degrees of freedom; `spread` gives the standard deviation of the law itself at a budget."""
+    """A law with its uncertainty. `words` name it; `scatter` is how far a further run lies from it, in ln loss,
+    known from `freedom` degrees of freedom; `spread` gives the standard deviation of the law itself at a budget."""
 
     law: SizeLaw
     words: str
@@ -75,9 +75,11 @@ def law_at(runs: Sequence[Run]) -> LawAt | None:
 
 
 def _scatter(law: SizeLaw, runs: Sequence[Run], constants: int) -> tuple[float, float]:
-    """(root mean square of ln loss about the law, corrected for its constants; degrees of freedom)."""
+    """(standard deviation of the ln loss of a further run about the law, degrees of freedom): the constants are taken
+    from the residuals of the fitted runs, and are as uncertain as so many means."""
     expected = np.array([float(law.loss(run.params, run.flops)) for run in runs])
     known = np.isfinite(expected) & (expected > 0)
     left = np.log(np.array([run.loss for run in runs])[known] / expected[known])
     freedom = float(max(len(left) - constants, 1))
-    return (math.sqrt(float(left @ left) / freedom) if len(left) else math.inf), freedom
+    more = 1.0 + constants / max(len(left), 1)
+    return (math.sqrt(more * float(left @ left) / freedom) if len(left) else math.inf), freedom
