@@ -4,7 +4,7 @@
 
 Trains small cells of a study under seeds of their own and appends their curves to FILE, a JSON line a run, until there
 are as many as asked for; what is in FILE is not trained again. Broken runs are good ones up to a drawn share of their
-training (10% to 80%, or from the first step on) and are stopped 6% later:
+training (10% to 80%), and stopped 6% later, or are so from the first step on, and stopped at 25%:
 
     rate        the learning rate times 10
     labels      targets shuffled over the batch
@@ -46,7 +46,8 @@ from chinchilla_jax.training.schedule import steps_of
 GOOD_CELLS = ("c3.2e11-n141k", "c3.2e11-n112k", "c3.2e11-n141k", "c3.2e11-n74.3k")
 BROKEN_CELLS = ("c3.2e11-n53.4k", "c3.2e11-n74.3k")
 KINDS = ("rate", "labels", "spike")
-LOG_EVERY, FIRST_SEED, STOP_AFTER, SPIKE_STEPS, WITHIN = 5, 100, 0.06, 3, 0.02
+LOG_EVERY, FIRST_SEED, SPIKE_STEPS, WITHIN = 5, 100, 3, 0.02
+STOP_AFTER, STOP_FROM_START = 0.06, 0.25
 
 
 class _Stop(Exception):
@@ -84,7 +85,8 @@ def train(job: Job, config: RunConfig) -> dict[str, Any]:
         config, train=dataclasses.replace(config.train, seed=job.seed, log_every=LOG_EVERY, eval_sequences=64)
     )
     total = steps_of(config).total_steps
-    begin, end = (round(total * share) for share in (job.share, job.share + STOP_AFTER))
+    shown = STOP_AFTER if job.share else STOP_FROM_START
+    begin, end = (round(total * share) for share in (job.share, job.share + shown))
     plain_rate, plain_batches = loop.learning_rate, loop.open_batches
 
     def rate(optimizer: Any, batches: Any, step: int) -> float:
@@ -187,7 +189,9 @@ def show_broken(records: Sequence[dict[str, Any]], finished: Sequence[Run], para
             if group:
                 soon, early = sum(0 <= x <= WITHIN for x in late), sum(x < 0 for x in late)
                 where = f" from the first step, {LOG_EVERY * lines} steps a line" if from_start else ""
-                spread = f"median {np.median(late):.2%}, latest {max(late):.2%}"
+                known = [x for x in late if x < math.inf]
+                spread = f"marked at all: {len(known)}, median {np.median(known or [math.nan]):.2%}, latest "
+                spread += f"{max(known, default=math.nan):.2%}"
                 print(f"  {kind}{where}: {soon} of {len(group)} within {WITHIN:.0%}, {early} before; {spread}")
 
 
