@@ -11,6 +11,7 @@
     predict   --study=DIR | --runs=PATH | --law=NAME   what to train: N, D and loss for --budget=C, and other questions
     suggest   --study=DIR | --runs=PATH                which runs next, for no more than --purse FLOPs
     report    --study=DIR | --runs=PATH                the same as a page with plots
+    forecast  RUN... | --study=DIR | --runs=PATH       where runs under way will end, and which go wrong
     verify    FILE RUN                                 judge a finished run by a prediction on record
     compare   ARM ARM... | --runs=TABLE --by=COLUMN    how much compute one way to train is worth against another
     study     --config=FILE[:NAME] --study=DIR         all of it, from text to report
@@ -253,6 +254,7 @@ _verb(*cli_runs.FIT)(cli_runs.fit)
 _verb(*cli_runs.PREDICT)(cli_runs.predict)
 _verb(*cli_runs.SUGGEST)(cli_runs.suggest)
 _verb(*cli_runs.REPORT)(cli_runs.report)
+_verb(*cli_runs.FORECAST, words="RUN...")(cli_runs.forecast)
 _verb(words="FILE RUN")(cli_runs.verify)
 _verb(*cli_runs.COMPARE, words="ARM...")(cli_runs.compare)
 
@@ -323,7 +325,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        if name not in ("fit", "predict", "suggest", "report", "compare", "verify") or not error.filename:
+        reading = ("fit", "predict", "suggest", "report", "forecast", "compare", "verify")
+        if name not in reading or not error.filename:
             raise
         return _say(f"{error.filename2 or error.filename}: {error.strerror}", USAGE)
     except KeyboardInterrupt:

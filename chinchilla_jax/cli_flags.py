@@ -23,7 +23,7 @@ _whole = functools.partial(_flag, flags.DEFINE_integer)
 FLAGS = {
     # Where a study or a run is, and how it is worked on.
     "study": _text("Folder of the study."),
-    "workdir": _text("Folder of the run."),
+    "workdir": _text("Folder of the run; `forecast`: which runs of the study, RUN,RUN."),
     "manifest": _text("Which manifest of the study.", "manifest.jsonl"),
     "workers": _whole(
         "Runs that train at the same time, each on the study.cores that were planned for it. Default: as many as "

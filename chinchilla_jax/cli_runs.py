@@ -1,4 +1,4 @@
-"""The verbs that ask finished runs: `fit`, `predict`, `suggest`, `report`. Which runs, read how, and asked what?"""
+"""The verbs that ask runs: `fit`, `predict`, `suggest`, `compare`, `forecast`, ... Which runs, read how, asked what?"""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ PREDICT = ("config", *_INPUT, "fit", "law", *_BUDGET, *_OPTIMUM, *_HOW, "registe
 SUGGEST = (*_INPUT, "fit", *_BUDGET, "purse", "number", "quantity", "output")
 REPORT = (*_INPUT, "fit", *_BUDGET, *_HOW)
 COMPARE = ("runs", "columns", "where", "by", "best_per_cell", "reference", *_BUDGET, "replicates", "seed", "output")
+FORECAST = ("study", "runs", "columns", "curves", "where", "output")
 
 echo = functools.partial(print, flush=True)
 
@@ -211,6 +212,28 @@ def report(values: flags.FlagValues) -> None:
     echo(f"report: {path}")
 
 
+def forecast(values: flags.FlagValues, words: list[str]) -> None:
+    """Says where runs under way will end, each with an interval that narrows, and marks those that go wrong.
+
+    A RUN is the folder of a run in a study, or with --study its name; without any, every run of the study that has
+    written metrics and no result. Of a table
+    (--runs, with --curves=TABLE), rows whose state is running; where no column tells states, rows without a loss, and
+    runs whose curve stops before their D. D is what they will train on. Nothing is trained, or asked of the workers.
+    """
+    from chinchilla_jax.scaling.report.forecasts import tell_forecasts
+
+    if words and values.runs:
+        raise UsageError("a RUN is one of a study; of a table (--runs) every run under way is forecast")
+    names = [pathlib.PurePath(word).name for word in words]
+    if words and not values.study:  # STUDY/runs/NAME
+        studies = {pathlib.Path(word).resolve().parent.parent for word in words}
+        if len(studies) > 1:
+            raise UsageError("the runs are of several studies: forecast those of one at a time")
+        values.study = str(studies.pop())
+    path, reading = _reading(values)
+    tell_forecasts(path, names, reading, values.output, echo)
+
+
 def compare(values: flags.FlagValues, words: list[str]) -> None:
     """Compares ways to train: how many times the compute of a reference gives the same loss, at every budget and at a
     target, in FLOPs, tokens and chip-hours, with the probability of being better.
@@ -276,7 +299,7 @@ def _how_to_read(values: flags.FlagValues) -> dict[str, Any]:
     from chinchilla_jax.scaling.read.table.select import parse_where
 
     reading = {"columns": parse_columns(values.columns or ""), "where": parse_where(values.where or ())}
-    return reading | {"best_per_cell": values.best_per_cell}
+    return reading | {"best_per_cell": "best_per_cell" in values and values.best_per_cell}
 
 
 def _fits(values: flags.FlagValues) -> dict[str, Any]:

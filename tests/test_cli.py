@@ -110,6 +110,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "report": (*source, "fit", *budget, *fits),
         "compare": ("runs", "columns", "where", "by", "best_per_cell", "reference", *budget, "replicates", "seed",
                     "output"),
+        "forecast": ("study", "runs", "columns", "curves", "where", "output"),
         "study": ("config", "study", "workers"),
         "noise": ("config", "study", "cells", "seeds", "rates", "workers", "dry_run"),
         "presets": (),

@@ -55,7 +55,7 @@ def filled_in(word: str) -> str:
 @pytest.mark.parametrize(("readme", "command"), commands("python -m chinchilla_jax "))
 def test_a_command_of_the_package_parses(readme, command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    parsed = {name: dataclasses.replace(verb, run=lambda values: 0) for name, verb in cli.VERBS.items()}
+    parsed = {name: dataclasses.replace(verb, run=lambda values, *words: 0) for name, verb in cli.VERBS.items()}
     monkeypatch.setattr(cli, "VERBS", parsed)
     assert cli.main([filled_in(word) for word in shlex.split(command)[3:]]) == 0
 

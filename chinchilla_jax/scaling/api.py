@@ -13,23 +13,40 @@ will do.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from chinchilla_jax.base import files
 from chinchilla_jax.scaling.answers import losses as several
 from chinchilla_jax.scaling.answers import on_record
 from chinchilla_jax.scaling.answers.compare.compare import DRAWS, Comparison
 from chinchilla_jax.scaling.answers.compare.compare import compare as compare_arms
+from chinchilla_jax.scaling.answers.flight.forecast import Forecast
+from chinchilla_jax.scaling.answers.suggest.suggest import NextRun, Suggestion
+from chinchilla_jax.scaling.answers.suggest.suggest import answer as tell_suggestion
+from chinchilla_jax.scaling.answers.suggest.suggest import suggest as suggest_runs
 from chinchilla_jax.scaling.predict.analysis import Analysis, analyse
 from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.predict.predict import predict as predict_from
 from chinchilla_jax.scaling.predict.saved import SavedFit, is_saved_fit, load_fit, save_fit
+from chinchilla_jax.scaling.read.in_flight import InFlight, load_in_flight
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, target_budget, telling_left_out
+from chinchilla_jax.scaling.read.table.frames import is_frame, table_of_frame
 
-__all__ = ["Compared", "Fitted", "Predicted", "compare", "fit", "fit_losses", "load", "predict"]
+if TYPE_CHECKING:
+    from chinchilla_jax.scaling.report.forecasts import Outlook
+
+__all__ = [
+    *("Compared", "Fitted", "Forecasts", "Predicted", "Suggested"),
+    *("compare", "fit", "fit_losses", "forecast", "load", "predict", "suggest"),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +131,60 @@ class Compared:
         return facts_of_comparison(self.comparison, self.arms)
 
 
+@dataclasses.dataclass(frozen=True)
+class Suggested:
+    """The next runs."""
+
+    fitted: Fitted
+    suggestion: Suggestion
+
+    @property
+    def runs(self) -> tuple[NextRun, ...]:
+        """N, D and C of each, in the order in which to train them, with what is left of the interval then."""
+        return self.suggestion.runs
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The suggestion as `suggest --output` writes it."""
+        from chinchilla_jax.scaling.report.facts import facts_of
+
+        told: dict[str, Any] = {"suggestion": self.suggestion, "answers": [tell_suggestion(self.suggestion)]}
+        return facts_of(self.fitted.loaded, self.fitted.fits, target_budget=self.suggestion.target, **told)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecasts:
+    """Where runs under way will end: `forecasts`, and the alarm of each."""
+
+    flight: InFlight
+    outlook: Outlook
+
+    @property
+    def forecasts(self) -> tuple[Forecast, ...]:
+        """One for each run under way."""
+        return self.outlook.forecasts
+
+    @property
+    def going_wrong(self) -> dict[str, str]:
+        """Runs that the alarm marks, by name, and why."""
+        return self.outlook.going_wrong()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As `forecast --output` writes them."""
+        from chinchilla_jax.scaling.report.forecasts import facts_of_forecasts
+
+        return facts_of_forecasts(self.flight, self.outlook)
+
+
 def load(runs: Any, **reading: Any) -> LoadedRuns:
     """The runs, read as `load_runs` says (`columns`, `curves`, `where`, `best_per_cell`)."""
     if isinstance(runs, (Fitted, SavedFit)):
         return runs.loaded
     if isinstance(runs, (str, os.PathLike)) and not isinstance(runs, LoadedRuns) and is_saved_fit(runs):
         return load_fit(runs).loaded
-    return load_runs(runs, **reading)
+    with _in_files(reading) as options:
+        return load_runs(runs, **options)
 
 
 def fit(runs: Any, *, preset: str = "corrected", replicates: int = 1000, seed: int = 0, **reading: Any) -> Fitted:
@@ -150,6 +214,41 @@ def compare(
     """Compute-equivalent gains of the arms by name; refused as `answers.compare.compare`."""
     loaded = {name: load(runs, **reading) for name, runs in arms.items()}
     return Compared(loaded, compare_arms(loaded, reference, budget, draws=draws, seed=seed))
+
+
+def suggest(
+    runs: Any, purse: float, count: int = 8, budget: float | None = None, quantity: str = "loss", **options: Any
+) -> Suggested:
+    """The at most `count` runs within `purse` FLOPs that narrow the prediction for `budget` most, of the loss or, with
+    `quantity="params"`, of N*. `options` are those of `fit`; refused as `answers.suggest.suggest`."""
+    fitted = runs if isinstance(runs, Fitted) else fit(runs, **{"replicates": 0} | options)
+    budget = budget or target_budget(fitted.loaded)
+    if budget is None:
+        raise FitRefused("no_budget", f"{fitted.loaded.source}: no held-out budget to ask about; give a budget")
+    return Suggested(fitted, suggest_runs(fitted.fits, budget, purse, count, quantity))
+
+
+def forecast(runs: Any, names: Sequence[str] = (), **reading: Any) -> Forecasts:
+    """Where the runs under way in a study, or in a table with `curves`, will end; of them those of `names`, if any.
+    Refused as `load_in_flight`."""
+    from chinchilla_jax.scaling.report.forecasts import outlook
+
+    with _in_files({"runs": runs} | reading) as options:
+        flight = load_in_flight(options.pop("runs"), names, **options)
+    return Forecasts(flight, outlook(flight))
+
+
+@contextlib.contextmanager
+def _in_files(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The options, with tables in memory written to files that last as long as the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        changed = dict(options)
+        for name, value in options.items():
+            if name in ("runs", "curves") and is_frame(value):
+                lines = (json.dumps(row.values, default=str) for row in table_of_frame(value).rows)
+                changed[name] = pathlib.Path(folder) / f"{name}.jsonl"
+                files.write_text(changed[name], "\n".join(lines) + "\n")
+        yield changed
 
 
 def fit_losses(runs: Any, names: Sequence[str] = (), budget: float | None = None, **reading: Any) -> Any:

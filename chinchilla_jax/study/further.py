@@ -13,7 +13,7 @@ from typing import Any
 
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import RunConfig
-from chinchilla_jax.scaling.answers.suggest import Suggestion
+from chinchilla_jax.scaling.answers.suggest.suggest import Suggestion
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.report.ask import ask_next
 from chinchilla_jax.study import folder

@@ -12,7 +12,7 @@ import numpy as np
 
 from chinchilla_jax.config import DataConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
 from chinchilla_jax.scaling import api
-from chinchilla_jax.scaling.answers.suggest import suggest
+from chinchilla_jax.scaling.answers.suggest.suggest import suggest
 from chinchilla_jax.scaling.fits.approach1.envelope import fit_envelope
 from chinchilla_jax.scaling.fits.approach2.isoflop import fit_isoflop
 from chinchilla_jax.scaling.fits.approach3.parametric import few_starts, fit_parametric

@@ -25,9 +25,9 @@ from collections import defaultdict
 
 import numpy as np
 
-from chinchilla_jax.scaling.answers.cells import Cell
-from chinchilla_jax.scaling.answers.suggest import chosen_design
-from chinchilla_jax.scaling.answers.surface_design import SurfaceDesign
+from chinchilla_jax.scaling.answers.suggest.cells import Cell
+from chinchilla_jax.scaling.answers.suggest.suggest import chosen_design
+from chinchilla_jax.scaling.answers.suggest.surface_design import SurfaceDesign
 from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, fit_isoflop
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
 from chinchilla_jax.scaling.predict.analysis import Analysis

@@ -17,11 +17,15 @@ from chinchilla_jax.scaling.read.runs import FitRefused
 PUBLIC = {
     "Compared": None,
     "Fitted": None,
+    "Forecasts": None,
     "Predicted": None,
+    "Suggested": None,
     "compare": ["arms", "reference", "budget", "draws", "seed", "reading"],
     "fit": ["runs", "preset", "replicates", "seed", "reading"],
     "fit_losses": ["runs", "names", "budget", "reading"],
+    "forecast": ["runs", "names", "reading"],
     "load": ["runs", "reading"],
+    "suggest": ["runs", "purse", "count", "budget", "quantity", "options"],
     "predict": ["runs", "budget", "options"],
 }
 
@@ -93,6 +97,28 @@ def test_a_fit_is_asked_saved_compared_and_put_on_record(path, tmp_path):
     assert same.facts["comparison"]["reference"] == "one"
     answer.register(tmp_path / "p.json")
     assert on_record.read(tmp_path / "p.json")["content"]["loss"] == pytest.approx(answer.loss)
+
+
+def test_the_next_runs_and_the_ends_of_runs_under_way(path, columns):
+    suggested = api.suggest(path, purse=1e22, count=2, budget=5.76e23)
+    assert len(suggested.runs) == 2 == len(suggested.facts["suggestion"]["runs"])
+    steps = np.linspace(0.05, 1.0, 20)
+    runs = {"name": [], "params": [], "tokens": [], "loss": [], "state": []}
+    curves = {"name": [], "tokens": [], "loss": []}
+    for i, params in enumerate((1e6, 2e6, 4e6, 8e6, 3e6)):
+        last, tokens = i == 4, 20 * params
+        done = steps[steps < 0.6] if last else steps
+        losses = 2.0 + 3.0 * params**-0.1 * (1.0 + 0.5 * (1.0 - done))
+        for values, new in zip(
+            runs.values(), (f"r{i}", params, tokens, None if last else losses[-1], "running" if last else "finished"), strict=True
+        ):
+            values.append(new)
+        for values, new in zip(curves.values(), ([f"r{i}"] * len(done), done * tokens, losses), strict=True):
+            values.extend(new)
+    ends = api.forecast(runs, curves=pyarrow.table(curves))
+    assert [forecast.name for forecast in ends.forecasts] == ["r4"]
+    assert ends.forecasts[0].loss == pytest.approx(2.0 + 3.0 * 3e6**-0.1, rel=0.02)
+    assert ends.facts["forecasts"][0]["name"] == "r4" and ends.going_wrong == {}
 
 
 def test_columns_of_different_lengths_are_refused():

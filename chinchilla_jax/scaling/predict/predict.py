@@ -20,7 +20,7 @@ from chinchilla_jax.scaling.predict.doubts import doubts, doubts_of_prediction
 from chinchilla_jax.scaling.predict.estimates import Estimate, Rollout, estimates_of, rollouts
 from chinchilla_jax.scaling.read.runs import flops_of
 
-_ENOUGH = 3  # profiles from which approach 2 is recommended
+ENOUGH_PROFILES = 3  # profiles from which approach 2 is recommended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +79,8 @@ def recommend(fits: Analysis) -> tuple[str, str]:
         return "parametric", f"parametric is the only approach with a loss law that could be fitted; known is {why}"
     if not profiles:
         return "parametric", "parametric is the only approach with a loss law that could be fitted"
-    if profiles < _ENOUGH:
-        why = f"parametric: {profiles} profiles are too few to see how minima go on, {_ENOUGH} are needed"
+    if profiles < ENOUGH_PROFILES:
+        why = f"parametric: {profiles} profiles are too few to see how minima go on, {ENOUGH_PROFILES} are needed"
         return "parametric", why
     return "isoflop", (
         f"isoflop: {profiles} profiles, whose minima need no form for all runs; approach 3 is the cross-check"

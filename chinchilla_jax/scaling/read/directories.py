@@ -88,7 +88,7 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
     bad_curves = []
     for record in usable:
         folder = study.folders[record.row.where]
-        curve, problems = _curve(record.run, folder / "metrics.jsonl")
+        curve, problems = read_curve(record.run, folder / "metrics.jsonl")
         bad_curves += problems
         record.change(seed=_seed(record.row, study.planned, folder), curve=curve)
     params = table.columns["params"]
@@ -254,12 +254,18 @@ def _seed(row: Row, planned: Mapping[str, Any], folder: pathlib.Path) -> str:
     return str(seed) if isinstance(seed, int) else ""
 
 
-def _curve(run: Run, path: pathlib.Path) -> tuple[Curve | None, list[BadRow]]:
-    """The training curve in the metrics of a run, or None and what is wrong with it."""
+def read_curve(run: Run, path: pathlib.Path, growing: bool = False) -> tuple[Curve | None, list[BadRow]]:
+    """The training curve in the metrics of a run, or None and what is wrong with it.
+
+    `growing`: the run goes on, and its last line may be half written.
+    """
     points: list[Point] = []
     bad: list[BadRow] = []
     try:
-        for row in json_lines(path) if files.exists(path) else ():
+        rows = list(json_lines(path)) if files.exists(path) else []
+        if growing and rows and rows[-1].problem:
+            rows.pop()
+        for row in rows:
             if row.problem:
                 bad.append(BadRow(f"metrics.jsonl {row.where} ({run.name})", f"curve left out: {row.problem}"))
             elif "loss" in row.values:  # the other lines are evaluations

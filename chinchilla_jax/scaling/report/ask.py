@@ -12,8 +12,8 @@ from chinchilla_jax.base.words import Echo, count
 from chinchilla_jax.scaling.answers import answers
 from chinchilla_jax.scaling.answers.answers import Answer, Law
 from chinchilla_jax.scaling.answers.recommended import other_sizes, surface_law
-from chinchilla_jax.scaling.answers.suggest import Suggestion, suggest
-from chinchilla_jax.scaling.answers.suggest import answer as answer_of
+from chinchilla_jax.scaling.answers.suggest.suggest import Suggestion, suggest
+from chinchilla_jax.scaling.answers.suggest.suggest import answer as answer_of
 from chinchilla_jax.scaling.laws.published import law
 from chinchilla_jax.scaling.predict.analysis import Analysis, analyse
 from chinchilla_jax.scaling.predict.predict import Prediction, predict

@@ -41,6 +41,8 @@ What was predicted:
 What was asked:
   question       of `predict`, as `Question`; `answers`, a list of `Answer`: `key`, `title`, `rows`, `notes`
   suggestion     of `suggest`, as `Suggestion`: the next runs, and what they leave of the interval
+  forecasts      of `forecast`, a list of `Forecast`, with the tokens at which the alarm marked the run (`alarm_at`) and
+                 what its ln loss was above its course there (`alarm_excess`), null where it did not
 
 How it was shown: `plots`, paths by title; `command`, which makes the report again; `variants`, rows of other fits.
 """
@@ -70,7 +72,7 @@ _VALUES = (
     "source convention loss_unit preset command target_budget extrapolation prediction question suggestion flops_range "
     "tokens_per_param_range on_record noise"
 )
-_LISTS = "reading runs bad_rows warnings verdicts answers variants"
+_LISTS = "reading runs bad_rows warnings verdicts answers variants forecasts"
 _MAPPINGS = "differences refused plots"
 _SECONDS = ("seconds", "train_seconds", "wall_seconds", "elapsed_seconds", "wall_clock_seconds")
 _CONSTANTS = "E A B alpha beta a b"

@@ -20,6 +20,7 @@ from chinchilla_jax.study.execute import lease
 from chinchilla_jax.study.folder import MANIFEST, PlannedRun, StudyError
 from chinchilla_jax.training.timing.clock import last_stamp, time_line
 
+_UNFORECAST = ("trunk", "noise")  # roles
 STATES = ("done", "running", "failed", "waiting", "damaged")
 Seconds = Callable[[PlannedRun], float]  # how long a run takes from its start to its result
 as_planned: Seconds = operator.attrgetter("estimated_seconds")
@@ -70,7 +71,8 @@ def estimate(runs: Sequence[PlannedRun], workers: int, seconds: Seconds = as_pla
 @dataclasses.dataclass(frozen=True)
 class RunStatus:
     """`state` is one of `STATES`, `failed` a run that diverged; `progress` in [0, 1]; `loss` validation nats per token
-    when done, the latest training loss otherwise; `seconds_left` from the run's own speed, None if unknown."""
+    when done, the latest training loss otherwise; `seconds_left` from the run's own speed, None if unknown; `forecast`,
+    the loss at the end of a running one and its 95% interval; `wrong`, what the alarm says of it, or empty."""
 
     name: str
     role: str
@@ -79,6 +81,8 @@ class RunStatus:
     loss: float | None = None
     seconds: float | None = None
     seconds_left: float | None = None
+    forecast: tuple[float, float, float] | None = None
+    wrong: str = ""
 
 
 def run_status(study: pathlib.Path, run: PlannedRun) -> RunStatus:
@@ -102,12 +106,11 @@ def status(study: str | pathlib.Path, echo: Echo = print) -> list[RunStatus]:
     """Prints the table of a study's runs and a summary line. Raises StudyError if there is no manifest."""
     study = pathlib.Path(study)
     runs = folder.planned_runs(study, (MANIFEST, folder.VERIFICATION, folder.NOISE))
-    echo(f"{'run':24} {'role':9} {'state':8} {'progress':>8} {'loss':>8} {'time':>8} {'left':>8}")
-    rows = [run_status(study, run) for run in runs]
+    rows, why_not = _with_forecasts(study, [run_status(study, run) for run in runs])
+    end = f" {'at the end':>18}" if any(row.forecast for row in rows) else ""
+    echo(f"{'run':24} {'role':9} {'state':8} {'progress':>8} {'loss':>8} {'time':>8} {'left':>8}{end}")
     for row in rows:
-        loss = "" if row.loss is None else f"{row.loss:.4f}"
-        spent, left = ("" if s is None else duration(s) for s in (row.seconds, row.seconds_left))
-        echo(f"{row.name:24} {row.role:9} {row.state:8} {row.progress:8.1%} {loss:>8} {spent:>8} {left:>8}")
+        echo(_line(row))
     for line in _time_spent(study, [run for run, row in zip(runs, rows, strict=True) if row.state != "damaged"]):
         echo(line)
     counts = Counter(row.state for row in rows)
@@ -116,9 +119,41 @@ def status(study: str | pathlib.Path, echo: Echo = print) -> list[RunStatus]:
     states = ", ".join(f"{counts[state]} {state}" for state in STATES)
     echo(f"{time.strftime('%H:%M:%S')} {states}; {done:.1%} of {total:.3g} FLOPs")
     for row in rows:
+        if row.wrong:
+            echo(f"{row.name} goes wrong: {row.wrong}")
         if row.state == "damaged":
             echo(f"{folder.run_folder(study, row.name) / folder.RESULT} is no result; delete it to have it made again")
+    if why_not:
+        echo(f"no forecast of running runs: {why_not}")
     return rows
+
+
+def _line(row: RunStatus) -> str:
+    loss = "" if row.loss is None else f"{row.loss:.4f}"
+    spent, left = ("" if s is None else duration(s) for s in (row.seconds, row.seconds_left))
+    line = f"{row.name:24} {row.role:9} {row.state:8} {row.progress:8.1%} {loss:>8} {spent:>8} {left:>8}"
+    if row.forecast is None:
+        return line
+    end, low, high = row.forecast
+    return f"{line} {f'{end:.4f} +- {0.5 * (high - low):.4f}':>18}{' !' if row.wrong else ''}"
+
+
+def _with_forecasts(study: pathlib.Path, rows: list[RunStatus]) -> tuple[list[RunStatus], str]:
+    """The rows, running ones with their forecasts and alarms, and why there are none; nothing is read if none runs."""
+    names = [row.name for row in rows if row.state == "running" and row.progress > 0.0 and row.role not in _UNFORECAST]
+    if not names:
+        return rows, ""
+    from chinchilla_jax.scaling.read.in_flight import load_in_flight
+    from chinchilla_jax.scaling.read.runs import FitRefused
+    from chinchilla_jax.scaling.report.forecasts import outlook
+
+    try:
+        seen = outlook(load_in_flight(study))  # one of `names` may have ended in the meantime
+    except FitRefused as refused:
+        return rows, str(refused)
+    ends = {f.name: (f.loss, f.low, f.high) for f in seen.forecasts if f.name in names}
+    wrong = {name: why for name, why in seen.going_wrong().items() if name in names}
+    return [dataclasses.replace(row, forecast=ends.get(row.name), wrong=wrong.get(row.name, "")) for row in rows], ""
 
 
 def _time_spent(study: pathlib.Path, runs: Iterable[PlannedRun]) -> Iterator[str]:

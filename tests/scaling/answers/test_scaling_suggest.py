@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.answers.cells import Cell, added
-from chinchilla_jax.scaling.answers.minima_design import MinimaDesign
-from chinchilla_jax.scaling.answers.suggest import QUANTITIES, answer, suggest
+from chinchilla_jax.scaling.answers.suggest.cells import Cell, added
+from chinchilla_jax.scaling.answers.suggest.minima_design import MinimaDesign
+from chinchilla_jax.scaling.answers.suggest.suggest import QUANTITIES, answer, suggest
 from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, fit_isoflop
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.predict.analysis import analyse

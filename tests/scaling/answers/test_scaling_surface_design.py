@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.answers.cells import Cell, cost
-from chinchilla_jax.scaling.answers.suggest import QUANTITIES
-from chinchilla_jax.scaling.answers.surface_design import Regression, SurfaceDesign
+from chinchilla_jax.scaling.answers.suggest.cells import Cell, cost
+from chinchilla_jax.scaling.answers.suggest.suggest import QUANTITIES
+from chinchilla_jax.scaling.answers.suggest.surface_design import Regression, SurfaceDesign
 from chinchilla_jax.scaling.fits.approach3.parametric import fit_parametric
 from chinchilla_jax.scaling.fits.minimise import HUBER, SQUARED_LOG
 from chinchilla_jax.scaling.fits.surface import Surface

@@ -1,6 +1,8 @@
 """How far a study is, where the time of its runs went and how long the others take, from the files the runs write."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -31,6 +33,39 @@ def test_status_tells_done_running_and_waiting(study, small_plan, finish):
     assert rows[running.name].progress == pytest.approx(0.5, abs=0.01) and rows[running.name].loss == 4.5
     assert rows[running.name].seconds_left == pytest.approx(7.0, rel=0.05)
     assert "1 done, 1 running, 0 failed, 10 waiting" in lines[-1]
+
+
+def begin(study, run, losses):
+    """Makes a run one that trains: a line for each hundredth of it, and a lease."""
+    folder = run_folder(study, run.name)
+    folder.mkdir(parents=True)
+    lines = [{"step": k, "tokens": k * run.tokens // 100, "loss": loss} for k, loss in enumerate(losses, 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lease.claim(folder, study, "0")
+
+
+def test_status_says_where_running_runs_will_end_and_which_go_wrong(study, small_plan):
+    fine, wrong = small_plan.runs[:2]
+    losses = [3.0 + 2.0 / k**0.5 for k in range(1, 51)]
+    begin(study, fine, losses)
+    begin(study, wrong, [*losses[:40], *(loss + 2.0 for loss in losses[40:])])
+    lines = []
+    rows = {row.name: row for row in status(study, lines.append)}
+    end, low, high = rows[fine.name].forecast
+    assert low < end < high and end < losses[-1]
+    assert not rows[fine.name].wrong and rows[wrong.name].wrong
+    assert f"{end:.4f} +- " in next(line for line in lines if line.startswith(fine.name))
+    assert next(line for line in lines if line.startswith(wrong.name)).endswith(" !")
+    assert lines[-1].startswith(f"{wrong.name} goes wrong: at 41.") and "off its course" in lines[-1]
+
+
+def test_status_of_a_study_of_which_nothing_runs_imports_no_statistics(study):
+    code = (
+        "import sys; from chinchilla_jax.study.execute.status import status; before = set(sys.modules); "
+        f"status({str(study)!r}, lambda line: None); print([m for m in set(sys.modules) - before if 'scaling' in m])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.fixture

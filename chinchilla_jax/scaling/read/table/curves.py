@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 import pathlib
 import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from chinchilla_jax.base import files
 from chinchilla_jax.scaling.read.runs import BadRow, FitRefused, Run
 from chinchilla_jax.scaling.read.table.cells import Unusable, holds_numbers, missing, number
 from chinchilla_jax.scaling.read.table.columns import CURVE_FIELDS, choose_columns, derive_loss, require
-from chinchilla_jax.scaling.read.table.formats import Row, Table, read_table
+from chinchilla_jax.scaling.read.table.formats import Column, Row, Table, read_table
 from chinchilla_jax.scaling.read.table.headers import HEADERS, is_header
 from chinchilla_jax.scaling.read.table.records import Point, Record, row_name, to_curve
 
@@ -83,10 +85,11 @@ def read_curves_of_table(
         else:
             rows[row_name(row, second)].append(row)
     shared = collections.Counter(record.name or record.run.name for record in records)
+    per_step = _tokens_per_step(records, rows, column) if axis == "step" else None
     for record in records:
         name = record.name or record.run.name
         if shared[name] == 1:
-            points = _points(rows.pop(name, []), path.name, second, axis, record.run)
+            points = _points(rows.pop(name, []), path.name, second, axis, record.run, per_step)
             curve, problems = to_curve(points, record.run, record.run.name)
             record.change(curve=curve)
             bad += problems
@@ -100,13 +103,28 @@ def read_curves_of_table(
     return bad
 
 
-def _points(rows: Sequence[Row], file: str, table: Table, axis: str, run: Run) -> list[Point]:
-    """The points of one run's curve; tokens come from the column of the axis."""
+def _tokens_per_step(records: Iterable[Record], rows: Mapping[str, Sequence[Row]], column: Column) -> float | None:
+    """The tokens of a step, median over the finished runs: what a step is to a run that is under way."""
+    ratios = []
+    for record in records:
+        steps = [number(column.cell(row), "tokens") for row in rows.get(record.name or record.run.name, ())]
+        last = max((step for step in steps if not isinstance(step, Unusable)), default=0.0)
+        if last and math.isfinite(record.run.loss):
+            ratios.append(record.run.tokens / last)
+    return statistics.median(ratios) if ratios else None
+
+
+def _points(
+    rows: Sequence[Row], file: str, table: Table, axis: str, run: Run, per_step: float | None = None
+) -> list[Point]:
+    """The points of one run's curve; tokens come from the column of the axis, of a run under way by `per_step`."""
     column = table.columns[axis]
     along = [number(column.cell(row), "tokens") for row in rows]
     scale = column.factor
     if axis == "flops":
         scale *= run.tokens / run.flops
+    elif axis == "step" and math.isnan(run.loss):
+        scale = per_step or math.nan
     elif axis == "step":
         scale = run.tokens / max((value for value in along if not isinstance(value, Unusable)), default=1.0)
     tokens = [value if isinstance(value, Unusable) else value * scale for value in along]

@@ -13,9 +13,9 @@ import math
 from collections.abc import Sequence
 
 from chinchilla_jax.scaling.answers.answers import Answer
-from chinchilla_jax.scaling.answers.cells import Cell, Design, cost
-from chinchilla_jax.scaling.answers.minima_design import MinimaDesign
-from chinchilla_jax.scaling.answers.surface_design import SurfaceDesign
+from chinchilla_jax.scaling.answers.suggest.cells import Cell, Design, cost
+from chinchilla_jax.scaling.answers.suggest.minima_design import MinimaDesign
+from chinchilla_jax.scaling.answers.suggest.surface_design import SurfaceDesign
 from chinchilla_jax.scaling.predict.analysis import Analysis
 from chinchilla_jax.scaling.predict.predict import recommend
 from chinchilla_jax.scaling.read.runs import FitRefused, flops_of

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtri
 
-from chinchilla_jax.scaling.answers.cells import LEVEL, Cell, added, cost
 from chinchilla_jax.scaling.answers.decide import per_token
+from chinchilla_jax.scaling.answers.suggest.cells import LEVEL, Cell, added, cost
 from chinchilla_jax.scaling.fits.approach3.parametric import ParametricFit
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken, Surface
 from chinchilla_jax.scaling.read.runs import FitRefused, Run

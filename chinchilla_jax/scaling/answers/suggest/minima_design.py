@@ -25,8 +25,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.special import stdtr
 
-from chinchilla_jax.scaling.answers.cells import LEVEL, Cell, added, cost
 from chinchilla_jax.scaling.answers.decide import per_token
+from chinchilla_jax.scaling.answers.suggest.cells import LEVEL, Cell, added, cost
 from chinchilla_jax.scaling.fits.approach2.isoflop import IsoflopFit
 from chinchilla_jax.scaling.fits.approach2.near_minimum import NOISE_FREEDOM, NearFit, NearProblem
 from chinchilla_jax.scaling.fits.approach2.table import MIN_POINTS, read_profiles
