@@ -35,7 +35,7 @@ from chinchilla_jax.scaling.predict.predict import recommend
 from chinchilla_jax.scaling.read.runs import FitRefused, Run, flops_of
 from tests.benchmarks.prediction import STARTS, tables, truth
 
-SHARES = (0.03, 0.05, 0.08, 0.13, 0.2, 0.35)
+SHARES = (0.03, 0.05, 0.08, 0.13, 0.2, 0.35, 0.7)
 ROUNDS = {"suggest at once": (1.0,), "suggest, three rounds": (1 / 64, 1 / 8, 1.0)}
 LEAST, PLANNED = 4, 6  # sizes of a profile: to have a minimum, and as `plan` has them
 MOST = 24  # runs of one suggestion

@@ -109,9 +109,9 @@ def test_the_next_runs_and_the_ends_of_runs_under_way(path, columns):
         last, tokens = i == 4, 20 * params
         done = steps[steps < 0.6] if last else steps
         losses = 2.0 + 3.0 * params**-0.1 * (1.0 + 0.5 * (1.0 - done))
-        for values, new in zip(
-            runs.values(), (f"r{i}", params, tokens, None if last else losses[-1], "running" if last else "finished"), strict=True
-        ):
+        state = "running" if last else "finished"
+        row = f"r{i}", params, tokens, None if last else losses[-1], state
+        for values, new in zip(runs.values(), row, strict=True):
             values.append(new)
         for values, new in zip(curves.values(), ([f"r{i}"] * len(done), done * tokens, losses), strict=True):
             values.extend(new)
