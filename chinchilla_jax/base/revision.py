@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import subprocess
 from pathlib import Path
 
 import chinchilla_jax
+from chinchilla_jax.base import files
 
 
 @functools.cache
@@ -19,6 +21,16 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 of the package's Python files, with their paths: which code this is, checkout or not."""
+    folder = Path(chinchilla_jax.__file__).resolve().parent
+    content = hashlib.sha256()
+    for path in files.glob(folder, "**/*.py"):
+        content.update(f"{path.relative_to(folder).as_posix()}\0".encode() + files.read_bytes(path) + b"\0")
+    return content.hexdigest()
 
 
 def code_revision() -> str:

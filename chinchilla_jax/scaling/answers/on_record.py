@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla_jax.base import files
-from chinchilla_jax.base.revision import code_revision
+from chinchilla_jax.base.revision import code_digest, code_revision
 from chinchilla_jax.base.words import loss_text
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.ledger import count_run
@@ -100,6 +100,7 @@ def register(path: str | os.PathLike, prediction: Prediction, loaded: LoadedRuns
     content = {
         "made": _now(),
         "code": code_revision(),
+        "code_sha256": code_digest(),
         "runs": {"source": pathlib.Path(loaded.source).name, "count": len(fits.runs), "sha256": _digest_of(fits.runs)},
         "target": dataclasses.asdict(target) | {"convention": loaded.convention},
         "loss": loss,

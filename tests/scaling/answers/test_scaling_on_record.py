@@ -116,6 +116,7 @@ def test_a_prediction_of_another_size_is_higher_and_has_an_interval_about_it(stu
     low, high = content["intervals"]["95%"]
     assert low < content["loss"] < high
     assert sum(content["law"]["loss"]["weight"]) == pytest.approx(1.0)
+    assert len(content["code_sha256"]) == len(content["runs"]["sha256"]) == 64
     with pytest.raises(FitRefused, match=r"NAME\.json"):
         register(tmp_path / "half.txt", prediction, loaded, half)
 
