@@ -144,11 +144,13 @@ def predict(values: flags.FlagValues) -> None:
         prediction = ask(loaded, names, question, fits, values.output, echo)
     if values.register:
         _register(values, prediction, loaded)
-    if values.verify and prediction is not None:
+    if values.verify and prediction is not None and loaded is not None:
         from chinchilla_jax.parallel.job.cores import default_workers
         from chinchilla_jax.study.plan import describe, verification
+        from chinchilla_jax.study.records import put_on_record
 
         planned = verification(pathlib.Path(values.study), prediction.best.params)
+        put_on_record(pathlib.Path(values.study), prediction, loaded, planned.runs)
         describe(planned, default_workers(planned.template()), echo)
 
 
@@ -158,6 +160,10 @@ def _register(values: flags.FlagValues, prediction: Prediction | None, loaded: L
 
     if prediction is None or loaded is None:
         raise UsageError("--register needs finished runs that predict: --study, --runs or --fit")
+    if values.tokens:
+        raise UsageError(
+            "--register with --tokens: a record is of a budget spent; give --config=FILE of the run instead"
+        )
     if "config" in values:
         target = on_record.target_of(read_config(values), loaded)
     else:
@@ -171,6 +177,8 @@ def _register(values: flags.FlagValues, prediction: Prediction | None, loaded: L
 
 def verify(values: flags.FlagValues, words: list[str]) -> None:
     """Judges a finished run by a prediction that was put on record before it began (`predict --register`).
+
+    Exit code 0 also if the prediction failed; it is printed, and in the verdict.
 
     FILE is the record, RUN the directory of the run. The verdict is written beside FILE, as NAME.RUN.verdict.json. A
     run that began earlier, or is another one than that on record, is refused.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -65,9 +66,11 @@ class Fitted:
 
     def predict(self, budget: float | None = None) -> Predicted:
         """The answer for `budget` FLOPs; by default for the study's held-out budget, or 4 times the largest."""
-        budget = budget or target_budget(self.loaded)
+        budget = target_budget(self.loaded) if budget is None else budget
         if budget is None:
             raise FitRefused("no_budget", f"{self.loaded.source}: no held-out budget to ask about; give a budget")
+        if not 0.0 < budget < math.inf:
+            raise FitRefused("question", f"budget = {budget:g}: no number of FLOPs")
         return Predicted(self.loaded, predict_from(self.fits, budget))
 
     def save(self, path: str | os.PathLike) -> None:
@@ -255,7 +258,8 @@ def fit_losses(runs: Any, names: Sequence[str] = (), budget: float | None = None
     """Every loss of a study or a table, as `several.LossFit`s, at `budget` FLOPs."""
     from chinchilla_jax.scaling.read.losses import load_losses
 
-    losses = load_losses(runs, names, reading)
+    with _in_files({"runs": runs} | reading) as options:
+        losses = load_losses(options.pop("runs"), names, options)
     budget = budget or target_budget(next(iter(losses.values())))
     if budget is None:
         raise FitRefused("no_budget", "no held-out budget to ask about; give a budget")

@@ -10,14 +10,14 @@ import dataclasses
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.parallel.job.cores import default_workers
-from chinchilla_jax.study import folder
+from chinchilla_jax.study import folder, records
 from chinchilla_jax.study.execute.backend import LOCAL, get_backend, reuse, run_manifest
 from chinchilla_jax.study.execute.status import estimate, pace, training_order
 from chinchilla_jax.study.folder import MANIFEST, NOISE, VERIFICATION, Manifest, PlannedRun
@@ -83,6 +83,7 @@ class _Pipeline:
             if predicted:
                 params = folder.read_manifest(study / VERIFICATION).header["predicted_params"]
                 echo(f"{study / VERIFICATION}: predicted N = {params:.4g}, as before")
+                self._complete_records()
             else:
                 self._predict()
 
@@ -92,7 +93,7 @@ class _Pipeline:
         with self._stage("report"):
             from chinchilla_jax.scaling.report.report import write_report
 
-            judge_by_record(study, echo)
+            records.judge_by_record(study, echo)
             report = write_report(study)
 
         for line in where_the_time_went(study, self.workers):
@@ -119,7 +120,20 @@ class _Pipeline:
         tell(of_prediction(facts_of(loaded, prediction=prediction)), self.echo)
         planned = verification(self.study, prediction.best.params)
         describe(planned, self.workers, self.echo)
-        put_on_record(self.study, prediction, loaded, planned.runs)
+        records.put_on_record(self.study, prediction, loaded, planned.runs)
+
+    def _complete_records(self) -> None:
+        """Puts on record what a stop kept from it, of runs that have not begun."""
+        waiting = records.not_on_record(self.study, folder.read_manifest(self.study / VERIFICATION).runs)
+        if not waiting:
+            return
+        from chinchilla_jax.scaling.predict.analysis import analyse
+        from chinchilla_jax.scaling.predict.predict import predict
+        from chinchilla_jax.scaling.read.load import load_runs
+
+        loaded = load_runs(self.study)
+        prediction = predict(analyse(loaded.runs), holdout_budget(self.config))
+        records.put_on_record(self.study, prediction, loaded, waiting)
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -153,34 +167,6 @@ class _Pipeline:
         seconds_of = pace(self.study)
         left = {run.name: seconds_of(run) * (1.0 - folder.progress(self.study, run)) for run in runs}
         return estimate(runs, self.workers, lambda run: left[run.name])
-
-
-def put_on_record(study: pathlib.Path, prediction: Any, loaded: Any, runs: Sequence[PlannedRun]) -> None:
-    """Writes the predicted loss of each held-out run to STUDY/predictions, before any of them begins."""
-    from chinchilla_jax.scaling.answers import on_record
-    from chinchilla_jax.scaling.read.directories import validation_of
-
-    for run in runs:
-        path = study / on_record.FOLDER / f"{run.name}.json"
-        if not files.exists(path):
-            counts = float(run.params), float(run.tokens), run.cost
-            target = on_record.Target(*counts, run.name, run.config_hash, run.flops, validation_of(run.config))
-            on_record.register(path, prediction, loaded, target)
-
-
-def judge_by_record(study: pathlib.Path, echo: Echo) -> None:
-    """Judges every finished run that a prediction of the study is on record for, and says what came of it; a run that
-    cannot be judged is no reason to stop."""
-    from chinchilla_jax.scaling.answers import on_record
-    from chinchilla_jax.scaling.read.runs import FitRefused
-
-    for path in files.glob(study / on_record.FOLDER, "*.json"):
-        target = folder.run_folder(study, path.stem)
-        if not path.name.endswith(".verdict.json") and files.exists(target / folder.RESULT):
-            try:
-                echo(on_record.describe(on_record.verify(path, target)))
-            except FitRefused as refused:
-                echo(f"not judged: {refused}")
 
 
 def _prepared(config: RunConfig) -> bool:

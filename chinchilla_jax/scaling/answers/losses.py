@@ -18,6 +18,7 @@ from chinchilla_jax.scaling.fits.approach3.parametric import few_starts, fit_par
 from chinchilla_jax.scaling.fits.minimise import SQUARED_RAW
 from chinchilla_jax.scaling.fits.resample import Resampling, interval
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, flops_of
+from chinchilla_jax.scaling.read.table.headers import split_words
 
 _ENOUGH = 3  # profiles
 _REPLICATES = 200
@@ -147,4 +148,4 @@ def _share(loaded: LoadedRuns, name: str, column: str) -> float | None:
         return None
     if not 0.0 <= number <= 1.0:
         raise FitRefused("columns", f"{loaded.source}: {column} of {name} is {number:g}; an error is a share, 0 to 1")
-    return 1.0 - number if "acc" in column.lower() else number
+    return 1.0 - number if {"acc", "accuracy"} & set(split_words(column)) else number

@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -29,11 +30,11 @@ from chinchilla_jax.scaling.answers.recommended import predicted_run
 from chinchilla_jax.scaling.predict.predict import Prediction
 from chinchilla_jax.scaling.predict.verdicts import Stated
 from chinchilla_jax.scaling.read.directories import validation_of
-from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
 
 FORMAT, VERDICT, SCHEMA = "chinchilla_jax prediction", "chinchilla_jax verdict", 1
 FOLDER = "predictions"  # of a study
+_VERDICT_END = ".verdict.json"
 _SAME = 0.02  # relative: how far N, D and C of the trained run may be from those on record
 
 
@@ -72,15 +73,19 @@ class Outcome:
 
 def target_of(config: RunConfig, loaded: LoadedRuns) -> Target:
     """The run of a config, counted as the fitted runs are. Raises FitRefused (`record`) if that is not known."""
-    counted = count_run(config)
-    if loaded.convention not in counted.flops:
+    counted, convention = count_run(config), loaded.flops_counted
+    if convention not in counted.flops:
         words = f"{loaded.source} counts FLOPs as {loaded.convention}, a config as one of {', '.join(counted.flops)}"
         raise FitRefused("record", f"{words}: name it, as in --columns=flops_6nd:C")
-    params = counted.parameters
-    count = params.non_embedding if "non-embedding" in loaded.params_count else params.total
-    flops = counted.flops[loaded.convention]
     validation = validation_of(config.to_dict())
-    return Target(count, counted.tokens, flops, None, config.content_hash(), counted.flops, validation)
+    for key in validation.keys() & loaded.validation.keys():
+        if validation[key] != loaded.validation[key]:
+            values = f"{validation[key]!r} in the config, {loaded.validation[key]!r} in {loaded.source}"
+            raise FitRefused("record", f"{key} is {values}: the loss would be measured on other validation data")
+    params = counted.parameters.non_embedding if loaded.counts_non_embedding else counted.parameters.total
+    return Target(
+        params, counted.tokens, counted.flops[convention], None, config.content_hash(), counted.flops, validation
+    )
 
 
 def register(path: str | os.PathLike, prediction: Prediction, loaded: LoadedRuns, target: Target) -> dict[str, Any]:
@@ -89,8 +94,8 @@ def register(path: str | os.PathLike, prediction: Prediction, loaded: LoadedRuns
     Raises FitRefused (`record`) if there is such a file already, or the prediction has no interval.
     """
     path = pathlib.Path(path)
-    if path.suffix != ".json":
-        raise FitRefused("record", f"{path}: a prediction is put on record in a file NAME.json")
+    if path.suffix != ".json" or path.name.endswith(_VERDICT_END):
+        raise FitRefused("record", f"{path}: a prediction is put on record in a file NAME.json, without .verdict")
     if files.exists(path):
         raise FitRefused("record", f"{path}: is on record already and never changed; name another file")
     loss, intervals = predicted_run(prediction, target.params, target.flops)
@@ -102,7 +107,8 @@ def register(path: str | os.PathLike, prediction: Prediction, loaded: LoadedRuns
         "code": code_revision(),
         "code_sha256": code_digest(),
         "runs": {"source": pathlib.Path(loaded.source).name, "count": len(fits.runs), "sha256": _digest_of(fits.runs)},
-        "target": dataclasses.asdict(target) | {"convention": loaded.convention},
+        "target": dataclasses.asdict(target)
+        | {"convention": loaded.flops_counted, "non_embedding": loaded.counts_non_embedding},
         "loss": loss,
         "loss_unit": loaded.loss_unit,
         "intervals_of": "one trained run",
@@ -134,6 +140,8 @@ def read(path: str | os.PathLike, kind: str = FORMAT) -> dict[str, Any]:
                 "record", f"{path}: its content does not have its SHA-256: it was changed, and proves nothing"
             )
         return record
+    except FitRefused:
+        raise
     except FileNotFoundError:
         raise FitRefused("not_found", f"{path}: no such file") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -154,8 +162,7 @@ def verify(path: str | os.PathLike, run: str | os.PathLike) -> Outcome:
     if began < content["made"]:
         words = f"{folder}: began at {began}, before the prediction was on record at {content['made']}"
         raise FitRefused("record", f"{words}: it cannot be judged by it")
-    result = files.read_json(folder / "result.json")
-    loss = None if result.get("diverged") else _trained(folder, content)
+    loss = _trained(folder, content)
     stated = Stated(content["loss"], tuple(content["intervals"]["95%"]))
     verdict = {
         "record": record["sha256"],
@@ -182,26 +189,39 @@ def verify(path: str | os.PathLike, run: str | os.PathLike) -> Outcome:
     return _outcome(path, content, read(beside, VERDICT)["content"])
 
 
-def outcomes(folder: str | os.PathLike) -> list[Outcome]:
-    """All predictions on record in a folder, one for each run that was judged, by the time they were made."""
-    rows = []
+def outcomes(folder: str | os.PathLike) -> tuple[list[Outcome], list[str]]:
+    """All predictions on record in a folder, one for each run that was judged, by the time they were made; and the
+    files that were changed or cannot be read, with the reason."""
+    verdicts: dict[str, list[Mapping[str, Any]]] = {}
+    records, unreadable = [], []
     for path in files.glob(folder, "*.json"):
-        if path.name.endswith(".verdict.json"):
-            continue
-        content = read(path)["content"]
-        verdicts = [read(beside, VERDICT)["content"] for beside in files.glob(folder, f"{path.stem}.*.verdict.json")]
-        rows += [_outcome(path, content, verdict) for verdict in verdicts or [None]]
-    return sorted(rows, key=lambda row: (row.made, row.file))
+        try:
+            if path.name.endswith(_VERDICT_END):
+                content = read(path, VERDICT)["content"]
+                verdicts.setdefault(content["record"], []).append(content)
+            else:
+                records.append((path, read(path)))
+        except FitRefused as refused:
+            unreadable.append(str(refused))
+    rows = []
+    for path, record in records:
+        judged = verdicts.get(record["sha256"], [])
+        rows += [_outcome(path, record["content"], verdict) for verdict in judged]
+        rows += [] if judged else [_outcome(path, record["content"], None)]
+    return sorted(rows, key=lambda row: (row.made, row.file)), unreadable
 
 
 def calibration(rows: Sequence[Outcome]) -> dict[str, Any]:
-    """Of those with a verdict: how many, how often the 95% interval held, and the mean and mean absolute error."""
+    """Of those with a verdict: how many, how many `diverged`, and of the others how often the 95% interval held, the
+    mean and the mean absolute error."""
     judged = [row for row in rows if row.error is not None]
     errors = np.array([row.error for row in judged])
+    diverged = sum(row.status == "fail" and row.error is None for row in rows)
     if not judged:
-        return {"judged": 0, "inside_95": None, "mean_error": None, "mean_absolute_error": None}
+        return dict.fromkeys(("inside_95", "mean_error", "mean_absolute_error")) | {"judged": 0, "diverged": diverged}
     return {
         "judged": len(judged),
+        "diverged": diverged,
         "inside_95": sum(bool(row.inside) for row in judged) / len(judged),
         "mean_error": float(errors.mean()),
         "mean_absolute_error": float(np.abs(errors).mean()),
@@ -240,37 +260,56 @@ def _outcome(path: pathlib.Path, content: Mapping[str, Any], verdict: Mapping[st
     )
 
 
-def _trained(folder: pathlib.Path, content: Mapping[str, Any]) -> float:
-    """The loss of the run, if it is the one on record."""
+def _trained(folder: pathlib.Path, content: Mapping[str, Any]) -> float | None:
+    """The loss of the run, if it is the one on record; None if it diverged."""
     target = content["target"]
-    if target["config_hash"]:
-        stored = files.read_json(folder / "config.json").get("hash")
-        if stored != target["config_hash"]:
-            raise FitRefused(
-                "record", f"{folder}: its config {stored} is not the one on record, {target['config_hash']}"
-            )
-    loaded = load_runs(folder)
-    for key in target["validation"].keys() & loaded.validation.keys():
-        if target["validation"][key] != loaded.validation[key]:
-            values = f"{loaded.validation[key]!r}, on record {target['validation'][key]!r}"
+    try:
+        result = files.read_json(folder / "result.json")
+        config = files.read_json(folder / "config.json")
+        counts = _counts(result, config, target)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        words = f"its result.json or config.json cannot be read ({type(error).__name__}: {error})"
+        raise FitRefused("record", f"{folder}: {words}") from None
+    if target["config_hash"] and config.get("hash") != target["config_hash"]:
+        hashes = f"its config {config.get('hash')} is not the one on record, {target['config_hash']}"
+        raise FitRefused("record", f"{folder}: {hashes}")
+    validation = {} if not config.get("config") else validation_of(config["config"])
+    for key in target["validation"].keys() & validation.keys():
+        if target["validation"][key] != validation[key]:
+            values = f"{validation[key]!r}, on record {target['validation'][key]!r}"
             raise FitRefused("record", f"{folder}: {key} is {values}: other validation data")
-    run = loaded.runs[0]
-    counted = loaded.details[run.name].get("flops_by_convention") or {}
-    flops = counted.get(target["convention"], run.flops)
-    for word, value, on_record in (("N", run.params, target["params"]), ("D", run.tokens, target["tokens"]),
-                                   ("C", flops, target["flops"])):  # fmt: skip
-        if abs(value / on_record - 1.0) > _SAME:
-            raise FitRefused("record", f"{folder}: {word} is {value:.4g}, on record {on_record:.4g}: not the same run")
-    return run.loss
+    for word, value, name in zip("NDC", counts, ("params", "tokens", "flops"), strict=True):
+        if not abs(value / target[name] - 1.0) <= _SAME:
+            words = f"{word} is {value:.4g}, on record {target[name]:.4g}"
+            raise FitRefused("record", f"{folder}: {words}: not the same run")
+    loss = result.get("loss")
+    return None if result.get("diverged") or not isinstance(loss, float) or not math.isfinite(loss) else loss
+
+
+def _counts(
+    result: Mapping[str, Any], config: Mapping[str, Any], target: Mapping[str, Any]
+) -> tuple[float, float, float]:
+    """N, D and C of a finished run, counted as the record counts them; of a run that says less, from its config."""
+    names = "params_non_embedding" if target["non_embedding"] else "params", "tokens"
+    if not all(name in result for name in names) and config.get("config"):
+        counted = count_run(RunConfig.from_dict(config["config"]))
+        sizes = counted.parameters.non_embedding if target["non_embedding"] else counted.parameters.total
+        result = {names[0]: sizes, "tokens": counted.tokens, "flops_by_convention": counted.flops} | dict(result)
+    params, tokens = (float(result[name]) for name in names)
+    by_convention = result.get("flops_by_convention") or {}
+    if target["convention"] == "6nd":
+        return params, tokens, 6.0 * params * tokens
+    return params, tokens, float(by_convention.get(target["convention"], result.get("flops", math.nan)))
 
 
 def _began(folder: pathlib.Path) -> str:
-    """When the run began, ISO 8601 in UTC; of runs that do not say, when the file that is written first was written."""
-    path = folder / "config.json"
-    if not files.exists(path):
-        raise FitRefused("record", f"{folder}: no config.json, which says when the run began")
-    began = files.read_json(path).get("began")
-    return began or _iso(files.stamp(path)[1] / 1e9)
+    """When the run began, ISO 8601 in UTC, as it wrote itself: times of files change when they are copied."""
+    try:
+        began = files.read_json(folder / "config.json")["began"]
+        return _iso(datetime.datetime.fromisoformat(began).timestamp())
+    except (OSError, ValueError, KeyError, TypeError):
+        words = "its config.json does not say when it began, so nobody knows that the prediction came first"
+        raise FitRefused("record", f"{folder}: {words}") from None
 
 
 def _law(prediction: Prediction) -> dict[str, Any]:

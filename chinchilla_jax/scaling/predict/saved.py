@@ -16,6 +16,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ CLASSES = {
     )
 }
 _ENDS = (".npz",)
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, EOFError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,9 @@ def load_fit(path: str | os.PathLike) -> SavedFit:
             content = header["content"]
             reader = _Reader(arrays, content["runs"])
             loaded, fits = reader.decode(content["loaded"]), reader.decode(content["fits"])
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, zipfile.BadZipFile) as error:
+    except FitRefused:
+        raise
+    except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
         raise FitRefused("saved", f"{path}: not a saved fit ({type(error).__name__}: {error}); {again}") from None
     if not (isinstance(loaded, LoadedRuns) and isinstance(fits, Analysis)):
         raise FitRefused("saved", f"{path}: not a saved fit (it holds something else); {again}")

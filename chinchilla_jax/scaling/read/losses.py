@@ -18,7 +18,7 @@ from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
 from chinchilla_jax.scaling.read.table.cells import holds_numbers
 from chinchilla_jax.scaling.read.table.formats import read_table
-from chinchilla_jax.scaling.read.table.headers import HEADERS, loss_rank, readings, understand
+from chinchilla_jax.scaling.read.table.headers import HEADERS, loss_rank, readings, split_words, understand
 from chinchilla_jax.scaling.read.table.select import select
 
 MACRO = "macro average"
@@ -86,7 +86,13 @@ def _columns(path: pathlib.Path, where: Mapping[str, Sequence[str]]) -> list[str
 def _is_loss(name: str) -> bool:
     listed = any(understand(kind, header)[0] in HEADERS[kind] for kind in _OF_LOSS for header in readings(name))
     rank = loss_rank(name)
-    return (listed or rank is not None) and rank != _TRAINING
+    of_corpus = any(loss_rank(_before(name, words)) == 0 for words in (1, 2))  # val_loss_code
+    return (listed or of_corpus or rank is not None) and rank != _TRAINING
+
+
+def _before(header: str, count: int) -> str:
+    """The header without its last words."""
+    return "_".join(split_words(header)[:-count])
 
 
 def _macro(losses: Mapping[str, LoadedRuns]) -> dict[str, LoadedRuns]:

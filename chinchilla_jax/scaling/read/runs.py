@@ -107,6 +107,22 @@ class LoadedRuns:
     def __str__(self) -> str:
         return self.source
 
+    @property
+    def flops_counted(self) -> str:
+        """The convention that C follows, `6nd` also where that was computed or only seen; else as `convention` says."""
+        is_6nd = self.convention.startswith("6nd, computed") or self.convention.endswith("but equal to 6 N D")
+        return "6nd" if is_6nd else self.convention
+
+    @property
+    def loss_is_converted(self) -> bool:
+        """Whether losses were made of a column in another unit, in which errors beside it are stated."""
+        return "from bits" in self.loss_unit or "perplexity" in self.loss_unit
+
+    @property
+    def counts_non_embedding(self) -> bool:
+        """Whether N leaves out the embeddings."""
+        return self.params_count.startswith("non-embedding") or self.params_count == "non_embedding"
+
     def role(self, *roles: str) -> tuple[Run, ...]:
         """The runs with one of these roles, in their order."""
         return tuple(run for run in self.runs if run.role in roles)

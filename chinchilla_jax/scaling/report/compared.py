@@ -94,7 +94,7 @@ def _lead(compared: Facts) -> str:
     ]
     return (
         f"At {flops_text(compared['budget'])} FLOPs, {compared['budget'] / compared['largest']:.3g} times the largest "
-        f"budget fitted, compute-equivalent gain over {reference['name']}: {'; '.join(parts)}."
+        f"budget that all arms reach, compute-equivalent gain over {reference['name']}: {'; '.join(parts)}."
     )
 
 

@@ -35,8 +35,8 @@ What was predicted:
                  of N, D and loss, 95%
   verdicts       a list of `name`, `question`, `status` (pass, fail, pending) and `detail`
   noise          relative standard deviations, as `NoiseParts`, and in `words` what the intervals of losses are of
-  on_record      `predictions` that were put on record before their run began, as `Outcome`, and the `calibration` of
-                 those judged
+  on_record      `predictions` that were put on record before their run began, as `Outcome`, the `calibration` of those
+                 judged, and files that are `unreadable`
 
 What was asked:
   question       of `predict`, as `Question`; `answers`, a list of `Answer`: `key`, `title`, `rows`, `notes`
@@ -93,7 +93,8 @@ def facts_of(
     if fits is not None:
         facts |= _fits(fits, prediction.budget if prediction else None)
     if fits is not None and loaded is not None and (fit := fits.isoflop or fits.parametric):
-        parts = noise_parts(loaded.runs, loaded.details, fit.noise if isinstance(fit, IsoflopFit) else fit.scatter)
+        scatter = fit.noise if isinstance(fit, IsoflopFit) else fit.scatter
+        parts = noise_parts(loaded.runs, {} if loaded.loss_is_converted else loaded.details, scatter)
         facts["noise"] = dataclasses.asdict(parts) | {"words": parts.describe()}
     if prediction is not None:
         facts |= _fields(prediction, "extrapolation warnings")

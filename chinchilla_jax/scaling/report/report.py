@@ -102,8 +102,10 @@ def _domains(
 
 def _on_record(folder: pathlib.Path) -> dict[str, Any] | None:
     """The predictions on record beside the report, and how well they did; None where there are none."""
-    rows = on_record.outcomes(folder / on_record.FOLDER)
-    return {"predictions": rows, "calibration": on_record.calibration(rows)} if rows else None
+    rows, unreadable = on_record.outcomes(folder / on_record.FOLDER)
+    if not rows and not unreadable:
+        return None
+    return {"predictions": rows, "unreadable": unreadable, "calibration": on_record.calibration(rows)}
 
 
 def _draw(prediction: Prediction, loaded: LoadedRuns, folder: pathlib.Path) -> dict[str, pathlib.Path]:

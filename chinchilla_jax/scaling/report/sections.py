@@ -225,7 +225,11 @@ def _on_record(facts: Facts) -> Section:
             f"{change(total['mean_error'])}, mean absolute error {total['mean_absolute_error']:.2%}. Runs of one study "
             "share their law, so they are right or wrong together."
         )
-    return Section("Predictions on record", tables=(Table(rows, words=("Run",)),), notes=notes)
+    if total["diverged"]:
+        notes.append(f"{total['diverged']} more diverged.")
+    notes += [f"Unreadable: {line}." for line in facts["on_record"]["unreadable"]]
+    tables = (Table(rows, words=("Run",)),) if rows else ()
+    return Section("Predictions on record", tables=tables, notes=notes)
 
 
 def _inside(value: bool | None) -> str:

@@ -25,6 +25,10 @@ def arms_of(words: Sequence[str], reading: Mapping[str, Any]) -> dict[str, Loade
         name = name or pathlib.Path(path).resolve().stem
         if name in arms:
             raise FitRefused("arms", f"two arms are called {name}: name them, as plain={path}")
+        if is_saved_fit(path) and any(reading.values()):
+            raise FitRefused(
+                "arms", f"{path} holds runs as they were read: --columns, --where and the like go with `fit`"
+            )
         arms[name] = load_fit(path).loaded if is_saved_fit(path) else load_runs(path, **reading)
     return arms
 

@@ -8,7 +8,9 @@ beyond them, and where an arm has no such budget, the frontiers' laws.
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,7 +22,8 @@ from chinchilla_jax.scaling.answers.compare.surfaces import SurfaceFrontiers, dr
 from chinchilla_jax.scaling.fits.resample import interval
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, target_budget
 
-DRAWS = 1000
+DRAWS, _LEAST_DRAWS = 1000, 20
+_FAR = 30.0  # times beyond an arm's budgets from which a warning says so
 _LEVEL = 0.95
 _ENOUGH = 3  # profiles from which minima are compared, as for the recommendation of `predict`
 _SHARP = 0.9  # a correlation above it with few shared cells is luck
@@ -65,7 +68,7 @@ class Compared:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Arms against `reference`, itself the first of them, at `budget` FLOPs; `largest` is the largest budget fitted.
+    """Arms against `reference`, itself the first of them, at `budget` FLOPs; all arms have runs up to `largest`.
     Along compute, at `flops` [G], for each arm its loss and its gain [3, G]: low, median and high."""
 
     reference: str
@@ -95,6 +98,10 @@ def compare(
       FitRefused: `arms` (fewer than two, or no such reference); `unit`, `conventions` or `validation` (arms whose
         losses or FLOPs cannot be compared); or an arm whose runs carry no fit, by name.
     """
+    if draws < _LEAST_DRAWS:
+        raise FitRefused("draws", f"{draws} draws: an interval needs {_LEAST_DRAWS} at least (--replicates)")
+    if budget is not None and not 0.0 < budget < math.inf:
+        raise FitRefused("budget", f"--budget={budget:g}: no number of FLOPs")
     names = _in_order(arms, reference)
     ordered = {name: arms[name] for name in names}
     _refuse_unlike(ordered)
@@ -126,11 +133,11 @@ def compare(
     return Comparison(
         reference=names[0],
         budget=budget,
-        largest=largest,
+        largest=min(_range({name: loaded})[1] for name, loaded in ordered.items()),
         loss_unit=next(iter(ordered.values())).loss_unit,
         arms=compared,
         notes=_notes(drawn, compared, pricing, budget),
-        warnings=tuple(_warnings(ordered, drawn, compared, budget, largest)),
+        warnings=tuple(_warnings(ordered, drawn, compared, budget)),
         flops=flops,
         frontiers={name: _band([drawn.loss(k, c) for c in flops]) for k, name in enumerate(names)},
         gains={name: np.exp(_band([np.log(_factors(drawn, k, c)) for c in flops])) for k, name in enumerate(names)},
@@ -152,17 +159,22 @@ def _refuse_unlike(arms: Mapping[str, LoadedRuns]) -> None:
     """Refuses arms whose losses or FLOPs are not of one kind."""
     (first, one), *others = arms.items()
     for name, other in others:
-        if one.loss_unit.split(":")[0] != other.loss_unit.split(":")[0]:
+        if _unit(one) != _unit(other):
             raise FitRefused(
                 "unit", f"losses of {first} are {one.loss_unit}, of {name} {other.loss_unit}: not comparable"
             )
-        if _without_file(one.convention, one) != _without_file(other.convention, other):
+        if _without_file(one.flops_counted, one) != _without_file(other.flops_counted, other):
             ways = f"{first} counts FLOPs as {one.convention}, {name} as {other.convention}"
             raise FitRefused("conventions", f"{ways}: read both alike with --columns")
         for key in one.validation.keys() & other.validation.keys():
             if one.validation[key] != other.validation[key]:
                 values = f"{one.validation[key]!r} in {first}, {other.validation[key]!r} in {name}"
                 raise FitRefused("validation", f"{key} is {values}: losses on other validation data do not compare")
+
+
+def _unit(loaded: LoadedRuns) -> str:
+    """`nats per token` or `bits per byte`, however that came about."""
+    return re.split("[:,;]", loaded.loss_unit.removeprefix("taken as "))[0].strip()
 
 
 def _without_file(text: str, loaded: LoadedRuns) -> str:
@@ -283,9 +295,7 @@ def _notes(
     return (*lines, *costs.differences(pricing, float(np.median(drawn.params(0, budget)))))
 
 
-def _warnings(
-    arms: Mapping[str, LoadedRuns], drawn: _Drawn, compared: Sequence[Compared], budget: float, largest: float
-) -> list[str]:
+def _warnings(arms: Mapping[str, LoadedRuns], drawn: _Drawn, compared: Sequence[Compared], budget: float) -> list[str]:
     lines = []
     (first, one), *others = arms.items()
     for name, other in others:
@@ -294,7 +304,11 @@ def _warnings(
             lines.append(
                 f"the loss is {columns[0]} in {first} and {columns[1]} in {name}: of the same validation data?"
             )
-        if one.params_count != other.params_count and not one.params_count.startswith("not stated"):
+        if one.loss_unit.startswith("taken as") != other.loss_unit.startswith("taken as"):
+            lines.append(
+                f"whether the losses of {first} and {name} are in one unit is not stated: taken as {_unit(one)}"
+            )
+        if _without_file(one.params_count, one) != _without_file(other.params_count, other):
             lines.append(f"N is {one.params_count} in {first} and {other.params_count} in {name}")
     for arm in compared[1:]:
         if isinstance(drawn, Frontiers) and arm.correlation and arm.shared:
@@ -304,6 +318,11 @@ def _warnings(
         if not np.isfinite(arm.target.factor_95[1]):
             words = f"part of the draws of {arm.name} at the target lie below what {first} can reach with any compute"
             lines.append(f"{words}: the gain has no upper end")
-    if budget > 30.0 * largest:
-        lines.append(f"the target is {budget / largest:.3g} times the largest budget fitted: no law was tested so far")
+    for name, loaded in arms.items():
+        low, high = _range({name: loaded})
+        if budget > _FAR * high:
+            words = f"{budget / high:.3g} times the largest budget of {name}"
+            lines.append(f"the target is {words}: no law was tested so far ahead")
+        if budget < low / _FAR:
+            lines.append(f"the target is {budget / low:.2g} of the smallest budget of {name}, far below its runs")
     return lines

@@ -205,7 +205,7 @@ def test_by_tells_a_value_that_cannot_be_fitted_and_refuses_when_none_can(write,
     (["fit", "--by=corpsu"], "--by: no column 'corpsu' (did you mean 'corpus'?)"),
     (["fit", "--by=loss"], "column loss has 42 values"),
     (["fit", "--by=corpus", "--where=corpus=c4"], "give one of them"),
-    (["fit", "--by=corpus", "--variants"], "look at the variants of one value"),
+    (["fit", "--by=corpus", "--variants"], "take one value at a time"),
     (["predict", "--by=corpus", "--budget=1e20"], "--by goes with fit; here ask about one value at a time"),
     (["report", "--by=corpus"], "--where=corpus=VALUE"),
 ])  # fmt: skip
