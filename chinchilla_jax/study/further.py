@@ -31,11 +31,11 @@ def plan_next(
     Returns the name of the manifest, which is not written yet, and the manifest; arguments are those of `ask_next`.
 
     Raises:
-      StudyError: no study was planned there, or runs that were added before are not finished.
+      StudyError: no study was planned there, or some of its runs are not finished.
       FitRefused: as `ask_next`; `purse`, when no suggested run can be planned.
     """
     config = folder.read_manifest(study / MANIFEST).template()
-    for name in folder.next_manifests(study):
+    for name in (MANIFEST, *folder.next_manifests(study)):
         waiting = folder.unfinished(study, folder.read_manifest(study / name).runs)
         if waiting:
             train = f"python -m chinchilla_jax work --study={study} --manifest={name}"

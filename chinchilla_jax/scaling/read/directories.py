@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chinchilla_jax.base import files
@@ -124,8 +125,8 @@ def validation_of(config: Mapping[str, Any]) -> dict[str, str]:
 def _read_study(path: pathlib.Path) -> _Study:
     """What the manifests plan, what they left out, and what lies beside the planned runs."""
     study = _Study({})
-    further = [file for file in files.glob(path) if file.name.startswith("next") and file.suffix == ".jsonl"]
-    for file in (path / "manifest.jsonl", path / "verification.jsonl", *sorted(further)):
+    further = list(itertools.takewhile(files.exists, (path / name for name in _further())))
+    for file in (path / "manifest.jsonl", path / "verification.jsonl", *further):
         for row in _lines(file):
             name, line = row.values.get("name"), row.values
             if isinstance(line.get("manifest"), dict):
@@ -136,12 +137,18 @@ def _read_study(path: pathlib.Path) -> _Study:
             elif pathlib.PurePath(name).name != name:
                 study.bad.append(BadRow(name, f"a run name must be a plain folder name ({file.name} {row.where})"))
             else:
-                study.planned[name] = line
+                study.planned[name] = {**line, "further": True} if file in further else line
                 study.folders[name] = path / "runs" / name
     known = study.planned.keys() | {str(row.values.get("name")) for row in _lines(path / "noise.jsonl")}
     folders = (folder for folder in files.glob(path / "runs") if files.is_folder(folder))
     study.bad += [BadRow(folder.name, "not in the manifest") for folder in folders if folder.name not in known]
     return study
+
+
+def _further() -> Iterator[str]:
+    """Names of the manifests of runs that were added later, in their order."""
+    yield "next.jsonl"
+    yield from (f"next_{number}.jsonl" for number in itertools.count(2))
 
 
 def _lines(file: pathlib.Path) -> list[Row]:

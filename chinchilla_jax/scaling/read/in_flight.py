@@ -122,9 +122,11 @@ def _chosen(flight: InFlight, names: Sequence[str]) -> InFlight:
             words = "it is finished" if done else why.get(name, "no run of that name has written metrics")
             raise FitRefused("not_running", f"{flight.loaded.source}: {name} cannot be forecast: {words}")
     if not present:
-        first = f"; {flight.bad[0]}" if flight.bad else ""
+        if flight.bad:
+            words = f"{len(flight.bad)} runs are under way and none can be forecast; the first: {flight.bad[0]}"
+            raise FitRefused("not_running", f"{flight.loaded.source}: {words}")
         fix = "start one, or ask `predict` about runs that are only planned"
-        raise FitRefused("not_running", f"{flight.loaded.source}: no run is under way{first}; {fix}")
+        raise FitRefused("not_running", f"{flight.loaded.source}: no run is under way; {fix}")
     running = tuple(run for run in flight.running if not names or run.name in names)
     return dataclasses.replace(flight, running=running)
 
@@ -165,15 +167,24 @@ def _plans(loaded: LoadedRuns, path: pathlib.Path) -> Iterator[tuple[str, pathli
     alone = files.exists(path / "config.json")
     for folder in [path] if alone else [child for child in files.glob(path) if files.is_folder(child)]:
         if files.exists(folder / "config.json") and files.exists(folder / "ledger.json"):
-            yield folder.resolve().name, folder, _config(folder) | files.read_json(folder / "ledger.json")
+            yield folder.resolve().name, folder, _config(folder) | _object(folder / "ledger.json")
 
 
 def _config(path: pathlib.Path, name: str = "") -> dict[str, Any]:
     """The record in `config.json` of a run directory, {} where there is none."""
     for folder in (path / name, path):
         if files.exists(folder / "config.json"):
-            return files.read_json(folder / "config.json")
+            return _object(folder / "config.json")
     return {}
+
+
+def _object(path: pathlib.Path) -> dict[str, Any]:
+    """The JSON object in a file, {} where it is none."""
+    try:
+        value = files.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _planned(name: str, plan: Mapping[str, Any], loaded: LoadedRuns) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from chinchilla_jax.scaling.report.facts import facts_of
 from chinchilla_jax.scaling.report.sections import of_prediction, of_suggestion
 from chinchilla_jax.scaling.report.text import announce, tell
 
+_UNDER_HELD_OUT = 0.5  # of the held-out budget: the most that a further run of a study may cost
 _MOST = 1e40  # of anything asked; far beyond every law
 _NEED_6ND = ("unique_tokens", "inference_tokens")
 
@@ -84,6 +86,12 @@ def ask(
         prediction = predict(fits, flops)
         fitted = surface_law(prediction, f"fitted to {loaded.source}")
         laws += [fitted] if fitted else []
+    flag = question.first_of("params", "tokens", *_NEED_6ND)
+    if prediction is not None and not laws and flag:
+        why = prediction.fits.parametric.known.why if prediction.fits.parametric else "approach 3 was not fitted"
+        raise FitRefused(
+            "question", f"--{flag} needs a loss surface, and these runs give none ({why}); give --law=NAME"
+        )
     results = _answers(laws, others, question, prediction)
     facts = facts_of(loaded, prediction=prediction, question=question, answers=results)
     tell(of_prediction(facts), echo)
@@ -114,7 +122,8 @@ def ask_next(
         raise FitRefused("no_budget", f"{loaded.source}: no held-out budget to ask about; give --budget=FLOPS")
     announce(loaded, "corrected", echo)
     fits = analyse(loaded.runs, replicates=0)
-    suggestion = suggest(fits, target, purse, count, quantity)
+    most = _UNDER_HELD_OUT * target if loaded.header else math.inf  # a study's held-out runs stay a test
+    suggestion = suggest(fits, target, purse, count, quantity, most=most)
     more: dict[str, Any] = {"target_budget": target, "suggestion": suggestion, "answers": [answer_of(suggestion)]}
     facts = facts_of(loaded, fits, **more)
     tell(of_suggestion(facts), echo)

@@ -100,4 +100,5 @@ def _with_alarms(result: Answer, seen: Outlook) -> Answer:
 def _left_out(flight: InFlight) -> tuple[BadRow, ...]:
     """What is neither finished nor forecast, and why."""
     told = {run.name for run in flight.running} | {row.where for row in flight.bad}
-    return (*flight.bad, *(row for row in flight.loaded.bad if row.where not in told))
+    rest = [row for row in flight.loaded.bad if row.where not in told]
+    return (*flight.bad, *(row for row in rest if not row.where.endswith(tuple(f"({name})" for name in told))))

@@ -67,14 +67,17 @@ def write_report(
     except FitRefused as error:
         refusal = str(error)
     waiting = {row.where for row in loaded.bad if row.reason.startswith("not finished")}
-    roles = [row.get("role", "isoflop") for name, row in loaded.planned.items() if name in waiting]
+    roles = [
+        row.get("role", "isoflop") for name, row in loaded.planned.items() if name in waiting and not row.get("further")
+    ]
+    judged = _before_further(loaded, prediction)
     images = _draw(prediction, loaded, folder / "plots") if prediction else {}
     options = {"budget": budget, "preset": preset, "output": output, "replicates": replicates, "seed": seed}
     facts = facts_of(
         loaded,
         prediction=prediction,
         target_budget=target,
-        verdicts=judge(prediction, loaded.runs, target, refusal, unfinished=roles.count("isoflop")),
+        verdicts=judge(judged, loaded.runs, target, refusal, unfinished=roles.count("isoflop")),
         answers=(*other_sizes(prediction), *_domains(loaded, target, folder, images)) if prediction else (),
         on_record=_on_record(folder),
         command=command or _command(study, options),
@@ -85,6 +88,19 @@ def write_report(
     write_json(folder / "report.json", facts)
     write_text(folder / "report.html", render(facts, {title: read_bytes(path) for title, path in images.items()}))
     return folder / "report.html"
+
+
+def _before_further(loaded: LoadedRuns, prediction: Prediction | None) -> Prediction | None:
+    """The prediction that the held-out runs are judged by: that of the study's first runs. Runs that were added later
+    may have been chosen with the held-out ones in sight."""
+    first = [run for run in loaded.runs if not loaded.planned.get(run.name, {}).get("further")]
+    if prediction is None or len(first) == len(loaded.runs):
+        return prediction
+    fits = prediction.fits
+    try:
+        return predict(analyse(first, fits.preset, seed=fits.seed), prediction.budget)
+    except FitRefused:
+        return None
 
 
 def _domains(

@@ -44,6 +44,8 @@ def draw_surfaces(arms: Sequence[Sequence[Run]], draws: int, seed: int) -> Surfa
     boots = []
     for runs in ordered:
         fit = fit_parametric(runs, starts=few_starts(), resampling=Resampling(draws), seed=seed)
+        if not fit.known.determined:
+            raise FitRefused("undetermined", f"an arm's runs leave its surface open: {fit.known.why}")
         if fit.boot is None:
             raise FitRefused("no_draws", "no resample of an arm has an optimum: more runs are needed to compare it")
         boots.append((fit.boot, fit.boot_kept))

@@ -95,7 +95,7 @@ class _Filter:
         """(surprise in standard deviations, a standard deviation) of a line; then the filter has seen it."""
         ahead = math.log(tokens / self.last) if self.last else 0.0
         self.last = tokens
-        self.level += ahead * self.slope
+        self.level += ahead * min(self.slope, 0.0)  # a loss that climbs is no course to follow
         self.p_level += ahead * (2.0 * self.p_both + ahead * self.p_slope + _WANDER**2) + _BEND**2 * ahead**3 / 3.0
         self.p_both += ahead * self.p_slope + _BEND**2 * ahead**2 / 2.0
         self.p_slope += _BEND**2 * ahead

@@ -68,6 +68,8 @@ def law_at(runs: Sequence[Run]) -> LawAt | None:
         surface = fit_parametric(fitted, starts=few_starts(), resampling=None)
     except FitRefused:
         return None
+    if not surface.known.determined:  # off the runs' own D/N it says nothing
+        return None
     law = Law("approach 3", surface.surface, flops_per=flops_of(fitted))
     largest, words = max(run.flops for run in fitted), f"approach 3 ({len(fitted)} runs)"
     scatter = _scatter(law, fitted, _CONSTANTS)

@@ -37,7 +37,7 @@ def at_size(away: np.ndarray, values: np.ndarray, noise: float, slope: float) ->
         inverse = np.linalg.inv(basis.T @ weighted + prior)
         left = values - basis @ (inverse @ (weighted.T @ values))
         usual = max(float(np.median(np.abs(left))) / _NORMAL, noise)
-        weights, used = np.minimum(1.0, (_OUTLIER * usual / np.maximum(np.abs(left), 1e-300)) ** 4), weights
+        weights, used = np.minimum(1.0, _OUTLIER * usual / np.maximum(np.abs(left), 1e-300)) ** 4, weights
     weighted = used[:, None] * basis
     taken = float(np.einsum("rk,kl,rl->", basis, inverse, weighted))
     freedom = max(float(used.sum()) - taken, 0.0) + FREEDOM

@@ -80,12 +80,14 @@ class MinimaDesign:
         flops_per: FlopsPerToken,
         purse: float,
         cells: Sequence[Cell] | None = None,
+        most: float = np.inf,
     ):
         table, _ = read_profiles(runs, "near")
         self.fit, self.near, self.target, self.quantity = fit, table.near["params"], target, quantity
         profiles = table.budgets
         with_budget = [run for run in runs if run.budget is not None]
-        self.cells = list(cells) if cells is not None else _grid(fit, with_budget, profiles, flops_per, purse, target)
+        highest = min(target, most)
+        self.cells = list(cells) if cells is not None else _grid(fit, with_budget, profiles, flops_per, purse, highest)
         others = [run.budget for run in with_budget] + [cell.budget for cell in self.cells]
         self.budgets = np.unique(np.array([*others, *profiles], np.float64))
         self.total = sum(run.flops for run in with_budget)
@@ -356,20 +358,22 @@ class MinimaDesign:
 
 
 def _grid(
-    fit: IsoflopFit, runs: Sequence[Run], profiles: np.ndarray, flops_per: FlopsPerToken, purse: float, target: float
+    fit: IsoflopFit, runs: Sequence[Run], profiles: np.ndarray, flops_per: FlopsPerToken, purse: float, highest: float
 ) -> list[Cell]:
-    """Sizes about N* at the budgets of the profiles, and at new ones up to what four runs of the purse pay for."""
-    top, low = min(purse / MIN_POINTS, target), float(profiles.min())
+    """Sizes about N* at the budgets that there are, with a profile or not yet, and at new ones up to what four runs of
+    the purse pay for, none above `highest`."""
+    there = np.unique([run.budget for run in runs if run.budget is not None])
+    top, low = min(purse / MIN_POINTS, highest), float(there.min())
     new = np.concatenate([np.geomspace(low, top, _BUDGETS), purse / np.arange(5.0, 9.0)]) if top > low else np.empty(0)
-    apart = np.abs(np.log(new[:, None] / profiles)).min(1, initial=np.inf) > np.log(_APART)
-    new = np.unique(new[apart & (new >= low) & (new <= target)])
+    apart = np.abs(np.log(new[:, None] / there)).min(1, initial=np.inf) > np.log(_APART)
+    new = np.unique(new[apart & (new >= low) & (new <= highest)])
     cells = []
-    for budget in (*profiles.tolist(), *new.tolist()):
-        if budget > purse:
+    for budget in (*there.tolist(), *new.tolist()):
+        if budget > min(purse, max(highest, float(profiles.max()))):
             continue
-        there = np.log([run.params for run in runs if run.budget == budget] or [np.inf])
+        sizes = np.log([run.params for run in runs if run.budget == budget] or [np.inf])
         for step in range(-_STEPS, _STEPS + 1):
             params = float(fit.params_law.at(budget)) * _STEP**step
-            if np.abs(np.log(params) - there).min() > _SAME_SIZE:
+            if np.abs(np.log(params) - sizes).min() > _SAME_SIZE:
                 cells.append(Cell(params, budget / float(per_token(params, flops_per)), budget, budget))
     return cells

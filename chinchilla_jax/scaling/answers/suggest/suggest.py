@@ -63,6 +63,7 @@ def suggest(
     count: int = 8,
     quantity: str = "loss",
     cells: Sequence[Cell] | None = None,
+    most: float = math.inf,
 ) -> Suggestion:
     """The at most `count` runs within `purse` FLOPs that leave the narrowest interval at the budget `target`.
 
@@ -70,13 +71,14 @@ def suggest(
       fits: preset `corrected`, of the finished runs.
       purse: FLOPs for all new runs together, counted as the runs count theirs.
       quantity: `loss` or `params`.
-      cells: the runs to choose from; with approach 2 each needs a budget. By default any size and budget.
+      cells: the runs to choose from; with approach 2 each needs a budget. By default any size and budget up to the
+        target and to `most` FLOPs a run.
 
     Raises:
       FitRefused: `preset`; `quantity`, `count`, `target` or `purse` cannot be met; `undetermined` (no law to go by);
         `cells` (one has no budget).
     """
-    design, chosen, value, approach = chosen_design(fits, target, purse, count, quantity, cells)
+    design, chosen, value, approach = chosen_design(fits, target, purse, count, quantity, cells, most)
     if not chosen:
         raise FitRefused("purse", f"no run within {purse:.4g} FLOPs narrows the interval; raise --purse")
     chosen = design.in_order(chosen)
@@ -90,7 +92,13 @@ def suggest(
 
 
 def chosen_design(
-    fits: Analysis, target: float, purse: float, count: int, quantity: str, cells: Sequence[Cell] | None = None
+    fits: Analysis,
+    target: float,
+    purse: float,
+    count: int,
+    quantity: str,
+    cells: Sequence[Cell] | None = None,
+    most: float = math.inf,
 ) -> tuple[Design, list[int], float, str]:
     """The design, what it chooses in no order, the quantity now and the approach; arguments as of `suggest`."""
     if fits.preset != "corrected":
@@ -104,7 +112,7 @@ def chosen_design(
             raise FitRefused(name, f"the {name} must be a positive number of FLOPs, got {value:g}")
     # Two profiles carry no recommendation yet; what they need most is a third one.
     approach = "isoflop" if fits.isoflop else recommend(fits)[0]
-    design, value = _design(fits, approach, target, quantity, purse, cells)
+    design, value = _design(fits, approach, target, quantity, purse, cells, most)
     cheapest = min((cell.flops for cell in design.cells), default=min(run.flops for run in fits.runs))
     if not cheapest <= purse or not design.cells:
         words = f"a purse of {purse:.4g} FLOPs does not pay for one more run: the cheapest costs {cheapest:.4g}"
@@ -113,10 +121,10 @@ def chosen_design(
 
 
 def _design(
-    fits: Analysis, approach: str, target: float, quantity: str, purse: float, cells: Sequence[Cell] | None
+    fits: Analysis, approach: str, target: float, quantity: str, purse: float, cells: Sequence[Cell] | None, most: float
 ) -> tuple[Design, float]:
     """The design of the recommended approach, and the quantity by its law."""
-    asked = target, quantity, flops_of(fits.runs), purse, cells
+    asked = target, quantity, flops_of(fits.runs), purse, cells, most
     if approach == "parametric":
         assert fits.parametric is not None  # what was not fitted is not recommended
         if why := fits.parametric.known.why:
@@ -149,6 +157,8 @@ def answer(suggestion: Suggestion) -> Answer:
         "On an even grid of budgets and sizes": suggestion.even_grid,
     }
     notes = [f"{way}: +-{half:.2%}, {1.0 - half / suggestion.before:.0%} narrower" for way, half in left.items()]
+    if min(suggestion.repeated, suggestion.even_grid) < suggestion.after:
+        notes.append("Repeats, or an even grid, narrow it more: raise --number, or spend the purse on them")
     if suggestion.approach == "isoflop":
         notes.append("A new budget counts from its fourth size on, and if the runs come out as the law expects")
     return Answer("suggestion", title, tuple(rows), tuple(notes))

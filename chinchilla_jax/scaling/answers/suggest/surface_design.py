@@ -101,13 +101,14 @@ class SurfaceDesign:
         flops_per: FlopsPerToken,
         purse: float,
         cells: Sequence[Cell] | None = None,
+        most: float = np.inf,
     ):
         self.runs = runs
         self.scatter = fit.scatter if quantity == "loss" else 0.0  # the best size of a budget is no run
         params, tokens = ([getattr(run, name) for run in runs] for name in ("params", "tokens"))
         self.regression = Regression(fit.surface, params, tokens, fit.misfit.noise(fit.scatter) ** 2)
         self.gradient, _ = self.regression.target(target, flops_per, quantity)
-        self.cells = list(cells) if cells is not None else _grid(runs, flops_per, purse, target)
+        self.cells = list(cells) if cells is not None else _grid(runs, flops_per, purse, min(target, most))
         self._rows = self.regression.rows(*np.array([(c.params, c.tokens) for c in self.cells]).reshape(-1, 2).T)
         self._flops = np.array([cell.flops for cell in self.cells])
 
@@ -193,7 +194,7 @@ def _grid(runs: Sequence[Run], flops_per: FlopsPerToken, purse: float, target: f
     if not cheapest <= dearest:
         return []
     sizes = np.geomspace(params.min(), params.max() * dearest / cheapest, 2 * _GRID)
-    n, c = (grid.ravel() for grid in np.meshgrid(sizes, np.geomspace(cheapest, dearest, _GRID)))
+    n, c = (grid.ravel() for grid in np.meshgrid(sizes, np.unique(np.geomspace(cheapest, dearest, _GRID))))
     d = c / per_token(n, flops_per)
     tried = (d / n >= ratios.min() * (1.0 - 1e-9)) & (d / n <= ratios.max() * (1.0 + 1e-9))
     if not tried.any():

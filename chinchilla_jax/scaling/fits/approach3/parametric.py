@@ -257,8 +257,9 @@ def describe_fit(
     residual = problem.residuals(theta, "log")
     spared = max(1, problem.size - problem.unknowns)
     scatter = float(np.sqrt((residual**2).sum() / spared))
-    # Runs far off, of which the fit takes little notice, are no noise of the others.
-    typical = 1.4826 * float(np.median(np.abs(residual))) * np.sqrt(problem.size / spared)
+    # Runs far off, of which the fit takes little notice, are no noise of the others; and as many runs as there are
+    # unknowns are nearly met by an absolute misfit, whatever their noise.
+    typical = 1.4826 * float(np.median(np.sort(np.abs(residual))[min(problem.unknowns, problem.size - 1) :]))
     noise = misfit.noise(min(scatter, _TAIL * float(typical)))
     return ParametricFit(
         surface=problem.surface(theta),
