@@ -8,6 +8,7 @@ import pytest
 from chinchilla_jax import cli
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused, target_budget
+from chinchilla_jax.scaling.report import report
 from chinchilla_jax.study import folder
 from chinchilla_jax.study.cell import TOLERANCE
 from chinchilla_jax.study.execute.status import status
@@ -90,3 +91,28 @@ def test_the_verb_writes_the_manifest_and_says_how_to_train_it(study, purse, cap
     assert "Next runs, for the loss" in out and "work --study=" in out and "--manifest=next.jsonl" in out
     assert " runs, " in out and "; about " in out  # what they cost and take
     assert cli.main(["plan", "--next", f"--study={study}"]) == 2
+
+
+def test_they_stay_below_the_held_out_budget_and_wait_for_the_first_runs(study, purse):
+    target = target_budget(load_runs(study))
+    _, further = planned(study, 20 * purse)
+    assert max(run.budget for run in further.runs) <= 0.5 * target
+    name = folder.read_manifest(study / MANIFEST).runs[0].name
+    (folder.run_folder(study, name) / folder.RESULT).unlink()
+    with pytest.raises(StudyError, match="1 of its runs are not finished"):
+        planned(study, purse)
+
+
+def test_held_out_runs_are_judged_by_the_fit_before_them(study, purse, monkeypatch):
+    monkeypatch.setattr(report, "_draw", lambda *_: {})
+
+    def verdicts():
+        report.write_report(study, replicates=0)
+        return json.loads((study / "report.json").read_text())["verdicts"]
+
+    before = verdicts()
+    name, further = planned(study, purse)
+    write_manifest(study / name, further)
+    assert verdicts() == before  # planned
+    finish(study, name)
+    assert verdicts() == before  # finished

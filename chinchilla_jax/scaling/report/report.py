@@ -70,7 +70,7 @@ def write_report(
     roles = [
         row.get("role", "isoflop") for name, row in loaded.planned.items() if name in waiting and not row.get("further")
     ]
-    judged = _before_further(loaded, prediction)
+    judged = _before_further(loaded, prediction, replicates)
     images = _draw(prediction, loaded, folder / "plots") if prediction else {}
     options = {"budget": budget, "preset": preset, "output": output, "replicates": replicates, "seed": seed}
     facts = facts_of(
@@ -90,7 +90,7 @@ def write_report(
     return folder / "report.html"
 
 
-def _before_further(loaded: LoadedRuns, prediction: Prediction | None) -> Prediction | None:
+def _before_further(loaded: LoadedRuns, prediction: Prediction | None, replicates: int) -> Prediction | None:
     """The prediction that the held-out runs are judged by: that of the study's first runs. Runs that were added later
     may have been chosen with the held-out ones in sight."""
     first = [run for run in loaded.runs if not loaded.planned.get(run.name, {}).get("further")]
@@ -98,7 +98,7 @@ def _before_further(loaded: LoadedRuns, prediction: Prediction | None) -> Predic
         return prediction
     fits = prediction.fits
     try:
-        return predict(analyse(first, fits.preset, seed=fits.seed), prediction.budget)
+        return predict(analyse(first, fits.preset, replicates=replicates, seed=fits.seed), prediction.budget)
     except FitRefused:
         return None
 

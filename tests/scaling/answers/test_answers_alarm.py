@@ -107,3 +107,10 @@ def test_good_runs_of_a_study_are_not_marked_beside_each_other():
 
 def test_a_curve_of_one_line_is_no_alarm():
     assert marked(good(np.random.default_rng(8))[:1]) is None
+
+
+@pytest.mark.parametrize("rise", [0.6, 1.0])
+def test_a_loss_that_climbs_slowly_is_marked(rise):
+    values = good(np.random.default_rng(1))
+    values[100:] = values[100] + rise * np.arange(100) / 100
+    assert 100 < marked(values) < 170

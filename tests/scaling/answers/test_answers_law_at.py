@@ -44,3 +44,14 @@ def test_runs_that_scatter_more_make_it_less_sure():
 
 def test_two_runs_have_no_law():
     assert law_at(runs()[:2]) is None and law_at([]) is None
+
+
+def test_a_surface_that_its_runs_leave_open_answers_near_their_tokens_per_parameter_only():
+    rng, made = np.random.default_rng(0), []
+    for params in np.geomspace(1e7, 1e9, 24):
+        tokens = 20 * params * math.exp(0.06 * rng.standard_normal())
+        loss = float(TRUE.loss(params, tokens)) * math.exp(0.003 * rng.standard_normal())
+        made.append(Run(f"{params}", params, tokens, 6 * params * tokens, loss))
+    law = law_at(made)
+    assert law.log_loss(1e8, 6e8 * 2e9)[0] == pytest.approx(math.log(float(TRUE.loss(1e8, 2e9))), abs=0.01)
+    assert law.log_loss(1e8, 6e8 * 2e10) is None

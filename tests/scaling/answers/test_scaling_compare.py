@@ -190,3 +190,26 @@ def test_tables_are_loaded_with_what_their_rows_say_besides(tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("params,tokens,loss,chip_hours\n" + "".join(f"{n},1e9,3.{n},2\n" for n in (1000, 2000, 3000)))
     assert {row["chip_hours"] for row in load_runs(table).details.values()} == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"draws": 1}, "1 draws"), ({"budget": math.nan}, "no number of FLOPs")]
+)
+def test_what_cannot_be_asked_is_refused(options, message):
+    with pytest.raises(FitRefused, match=message):
+        compare(world(1.0), **{"budget": TARGET} | options)
+
+
+def test_conventions_and_units_are_compared_by_what_they_are():
+    arms = world(1.0)
+    spelt = {"convention": "6nd, computed", "loss_unit": "taken as nats per token: the numbers cannot tell"}
+    comparison = compare(arms | {"better": dataclasses.replace(arms["better"], **spelt)}, budget=TARGET)
+    assert any("in one unit is not stated" in warning for warning in comparison.warnings)
+
+
+def test_a_target_far_beyond_one_arm_is_warned_about_and_the_lead_counts_from_it():
+    arms = world(1.0)
+    short = dataclasses.replace(arms["better"], runs=tuple(run for run in arms["better"].runs if run.budget < 5e11))
+    comparison = compare(arms | {"better": short}, budget=40 * 4e11)
+    assert comparison.largest == 4e11
+    assert any("40 times the largest budget of better" in warning for warning in comparison.warnings)

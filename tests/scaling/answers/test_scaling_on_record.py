@@ -1,7 +1,7 @@
 """Predictions on record: written once before the run begins, judged afterwards, and no other way round."""
 
+import dataclasses
 import json
-import os
 import shutil
 
 import pytest
@@ -65,13 +65,47 @@ def test_a_loss_far_off_fails_and_so_does_a_run_that_diverged(record, tmp_path):
     assert verify(path, train(tmp_path / "broken", target, content["loss"], diverged=True)).status == "fail"
 
 
-@pytest.mark.parametrize("says_so", [True, False])
-def test_a_run_that_began_before_its_prediction_is_refused(record, tmp_path, says_so):
+@pytest.mark.parametrize("began", ["2001-01-01T00:00:00+00:00", "2001-01-01T23:59:00-05:00"])
+def test_a_run_that_began_before_its_prediction_is_refused(record, tmp_path, began):
     path, target, content = record
-    run = train(tmp_path / "early", target, content["loss"], "2001-01-01T00:00:00.000000+00:00" if says_so else None)
-    os.utime(run / "config.json", (1e9, 1e9))
     with pytest.raises(FitRefused, match="before the prediction was on record"):
-        verify(path, run)
+        verify(path, train(tmp_path / "early", target, content["loss"], began))
+
+
+@pytest.mark.parametrize("began", [None, 5, "yesterday"])
+def test_a_run_that_does_not_say_when_it_began_is_refused(record, tmp_path, began):
+    path, target, content = record
+    with pytest.raises(FitRefused, match="does not say when it began"):
+        verify(path, train(tmp_path / "copy", target, content["loss"], began))
+
+
+def test_a_run_that_diverged_is_judged_if_it_is_the_one_on_record(record, tmp_path):
+    path, target, content = record
+    other = Target(**vars(target) | {"params": 2.0 * target.params})
+    with pytest.raises(FitRefused, match="N is"):
+        verify(path, train(tmp_path / "other", other, content["loss"], diverged=True))
+
+
+def test_a_config_on_other_validation_data_is_not_put_on_record(study):
+    _, loaded, _ = study
+    elsewhere = dataclasses.replace(loaded, validation={"data.vocab_size": "7"})
+    with pytest.raises(FitRefused, match="data.vocab_size is .* in the config, '7' in"):
+        on_record.target_of(RunConfig.from_dict({}), elsewhere)
+
+
+def test_what_was_changed_is_listed_and_a_verdict_counts_for_its_own_record_alone(study, record, tmp_path):
+    path, target, content = record
+    _, loaded, prediction = study
+    verify(path, train(tmp_path / "run", target, content["loss"] * 1.001))
+    assert [row.status for row in outcomes(path.parent)[0]] == ["pass"]
+    path.unlink()
+    register(path, prediction, loaded, target)
+    assert [row.status for row in outcomes(path.parent)[0]] == ["pending"]
+    (path.parent / "half.json").write_text('{"half')
+    rows, unreadable = outcomes(path.parent)
+    assert len(rows) == 1 and len(unreadable) == 1 and "half.json" in unreadable[0]
+    with pytest.raises(FitRefused, match=r"without \.verdict"):
+        register(path.with_name("x.y.verdict.json"), prediction, loaded, target)
 
 
 def test_what_was_written_is_not_written_over_and_not_changed_unseen(study, record, tmp_path):
@@ -131,7 +165,7 @@ def test_the_report_lists_what_is_on_record_and_how_it_came_out(study, record, t
     assert facts["calibration"]["judged"] == 1
     assert facts["calibration"]["mean_error"] == pytest.approx(-0.002, abs=1e-4)
     assert "Predictions on record" in page.read_text()
-    assert [row.status for row in outcomes(root / "predictions")] == ["pass"]
+    assert [row.status for row in outcomes(root / "predictions")[0]] == ["pass"]
 
 
 def test_from_the_command_line(study, tmp_path, capsys):

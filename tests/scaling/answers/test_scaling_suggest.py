@@ -159,3 +159,12 @@ def test_runs_that_do_not_determine_the_surface_choose_nothing():
     with pytest.raises(FitRefused, match="D/N|further budgets") as refused:
         suggest(fits, 1e21, 1e21, 4)
     assert refused.value.reason == "undetermined"
+
+
+def test_a_budget_that_lacks_sizes_may_be_completed_and_no_run_is_dearer_than_allowed():
+    rng = np.random.default_rng(0)
+    best = float(LAW.optimum(1.6e19)[0])
+    runs = study() + [run(best * factor, 1.6e19, rng) for factor in (0.7, 1.1, 1.7)]
+    fits = analyse(runs, replicates=0)
+    assert any(chosen.budget == 1.6e19 for chosen in suggest(fits, TARGET, 3e19, 8).runs)
+    assert max(chosen.flops for chosen in suggest(fits, TARGET, 1e20, 8, most=8e18).runs) <= 8e18

@@ -23,22 +23,28 @@ from chinchilla_jax.scaling.read.runs import FitRefused, Run, flops_of
 _CONSTANTS = 5  # of approach 3
 _OF_PROFILE, _OF_ALL = 2, 2  # constants of approach 2: place and loss of each minimum, and one bend and skew for all
 _DRIFT = 0.02  # of approach 3's ln loss, for each factor e of FLOPs beyond the runs
+_BESIDE = 1.1  # times the range of D/N
 _TWO_SIGMA = 2.0 * 1.96  # standard deviations in a 95% interval
 
 
 @dataclasses.dataclass(frozen=True)
 class LawAt:
     """A law with its uncertainty. `words` name it; `scatter` is how far a further run lies from it, in ln loss,
-    known from `freedom` degrees of freedom; `spread` gives the standard deviation of the law itself at a budget."""
+    known from `freedom` degrees of freedom; `spread` gives the standard deviation of the law itself at a budget.
+    `within` is the range of D/N beyond which it says nothing, of a surface that its runs leave open."""
 
     law: SizeLaw
     words: str
     scatter: float
     freedom: float
     spread: Callable[[float], float]
+    within: tuple[float, float] | None = None
 
     def log_loss(self, params: float, flops: float) -> tuple[float, float] | None:
         """(ln loss, its standard deviation for one run) of a model of N on which C is spent; None beyond the law."""
+        ratio = float(self.law.tokens(params, flops)) / params
+        if self.within and not self.within[0] / _BESIDE <= ratio <= self.within[1] * _BESIDE:
+            return None
         loss = float(self.law.loss(params, flops))
         if not (math.isfinite(loss) and loss > 0 and math.isfinite(self.scatter)):
             return None
@@ -68,12 +74,12 @@ def law_at(runs: Sequence[Run]) -> LawAt | None:
         surface = fit_parametric(fitted, starts=few_starts(), resampling=None)
     except FitRefused:
         return None
-    if not surface.known.determined:  # off the runs' own D/N it says nothing
-        return None
     law = Law("approach 3", surface.surface, flops_per=flops_of(fitted))
     largest, words = max(run.flops for run in fitted), f"approach 3 ({len(fitted)} runs)"
     scatter = _scatter(law, fitted, _CONSTANTS)
-    return LawAt(law, words, *scatter, lambda flops: _DRIFT * max(0.0, math.log(flops / largest)))
+    ratios = [run.tokens / run.params for run in fitted]
+    within = None if surface.known.determined else (min(ratios), max(ratios))
+    return LawAt(law, words, *scatter, lambda flops: _DRIFT * max(0.0, math.log(flops / largest)), within)
 
 
 def _scatter(law: SizeLaw, runs: Sequence[Run], constants: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from chinchilla_jax.scaling.fits.approach3.known import known, on_a_ray
 from chinchilla_jax.scaling.fits.approach3.parametric import few_starts, fit_parametric
 from chinchilla_jax.scaling.fits.minimise import SQUARED_LOG
 from chinchilla_jax.scaling.fits.surface import Surface
-from chinchilla_jax.scaling.read.runs import Run
+from chinchilla_jax.scaling.read.runs import FitRefused, Run
 
 SIZES = np.geomspace(5e7, 5e9, 24)
 
@@ -94,3 +94,21 @@ def test_units_of_n_and_d_do_not_matter():
     first, second = known(law, SIZES, data, 0.005), known(in_millions, SIZES / 1e6, data / 1e6, 0.005)
     assert second.deviations == pytest.approx(first.deviations)
     assert second.condition == pytest.approx(first.condition)
+
+
+@pytest.mark.parametrize("count", [6, 8, 10])
+def test_few_runs_that_an_absolute_misfit_meets_are_not_taken_for_free_of_noise(count):
+    law, misled = middle(0.35, 0.37), 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        params = np.geomspace(5e7, 5e9, count)
+        data = params * np.where(np.arange(count) % 2, 10.0, 40.0)
+        losses = law.loss(params, data) * np.exp(0.01 * rng.standard_normal(count))
+        runs = [Run(f"{i}", n, d, 6 * n * d, y) for i, (n, d, y) in enumerate(zip(params, data, losses, strict=True))]
+        try:
+            fit = fit_parametric(runs, starts=few_starts(), resampling=None)
+        except FitRefused:
+            continue
+        off = abs(float(fit.surface.alpha) - 0.35) / fit.known.deviations["alpha"]
+        misled += fit.known.determined and off > 3.0
+    assert misled <= 2
