@@ -14,6 +14,7 @@ from chinchilla_jax.scaling.predict.predict import predict
 from chinchilla_jax.scaling.predict.saved import SavedFit, load_fit, save_fit
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import FitRefused
+from chinchilla_jax.scaling.report import report
 from chinchilla_jax.scaling.report.facts import facts_of
 
 # Of the names and fields of the classes that a file holds. Where it changes, files of before cannot be read as they
@@ -48,7 +49,8 @@ def test_a_run_of_many_fits_is_one_run(study):
     assert {id(run) for run in after.fits.isoflop.runs} <= {id(run) for run in after.loaded.runs}
 
 
-def test_the_command_line_answers_from_the_file_alone(tmp_path, capsys, write_study):
+def test_the_command_line_answers_from_the_file_alone(tmp_path, capsys, write_study, monkeypatch):
+    monkeypatch.setattr(report, "_draw", lambda *_: {})
     root = tmp_path / "study"
     write_study(root)
     path, words = tmp_path / "fit.npz", ["--budget=1e13"]
