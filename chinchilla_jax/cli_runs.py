@@ -263,8 +263,8 @@ def compare(values: flags.FlagValues, words: list[str]) -> None:
     for name, loaded in arms.items():
         echo(f"{name}: {len(loaded.role('isoflop'))} runs of {loaded.source}")
     comparison = compare_arms(arms, values.reference, _budget(values), draws=values.replicates, seed=values.seed)
-    given = [f"--{name}={one}" for name in COMPARE if values[name].present for one in _listed(values[name].value)]
-    command = f"python -m chinchilla_jax compare {shlex.join([*words, *given])}"
+    flags_set = [f"--{name}={one}" for name in COMPARE if values[name].present for one in _listed(values[name].value)]
+    command = f"python -m chinchilla_jax compare {shlex.join([*words, *flags_set])}"
     write_comparison(comparison, arms, values.output, command, echo)
 
 

@@ -222,10 +222,10 @@ def _at_budgets(drawn: _Drawn, arm: int) -> tuple[Gain, ...]:
         if not len(at):
             gains.append(_gain(drawn, arm, budget))
             continue
-        own, other = drawn.log_lowest[arm][:, m], drawn.log_lowest[0][:, at[0]]
-        level = drawn.loss(0, budget) * np.exp(own - other)
-        factors = drawn.flops(0, level) / budget if arm else np.ones_like(own)
-        gains.append(_described(budget, factors, np.exp(own) - np.exp(other), "minima"))
+        of_arm, of_reference = drawn.log_lowest[arm][:, m], drawn.log_lowest[0][:, at[0]]
+        level = drawn.loss(0, budget) * np.exp(of_arm - of_reference)
+        factors = drawn.flops(0, level) / budget if arm else np.ones_like(of_arm)
+        gains.append(_described(budget, factors, np.exp(of_arm) - np.exp(of_reference), "minima"))
     return tuple(gains)
 
 

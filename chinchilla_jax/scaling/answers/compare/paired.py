@@ -173,11 +173,11 @@ def draw_frontiers(arms: Sequence[Arm], draws: int = 1000, seed: int = 0, *, pai
     bends = _bends(arms, draws, rng, paired)
     lowest, loss_line, params_line = [], [], []
     for k, arm in enumerate(arms):
-        m, own = len(arm.budgets), k if not paired else 0
+        m, form = len(arm.budgets), k if not paired else 0
         back = np.log(arm.budgets) - np.log(arm.budgets[-1])
-        log_lowest = arm.log_lowest + moved[k][:, :m] + DISCREPANCIES[discrepancy[own], None] * back * bends[k]
+        log_lowest = arm.log_lowest + moved[k][:, :m] + DISCREPANCIES[discrepancy[form], None] * back * bends[k]
         lowest.append(log_lowest)
-        loss_line.append(_loss_lines(arm, log_lowest, irreducible[own], discrepancy[own]))
+        loss_line.append(_loss_lines(arm, log_lowest, irreducible[form], discrepancy[form]))
         weight, basis = optimum_weights(arm.budgets, arm.near.log_best_sd)
         solve = np.linalg.solve(basis.T @ (weight[:, None] * basis), basis.T * weight)
         params_line.append((arm.near.log_best[0] + moved[k][:, m:]) @ solve.T)

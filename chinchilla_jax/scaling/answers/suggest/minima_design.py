@@ -291,9 +291,9 @@ class MinimaDesign:
         free = np.flatnonzero(self._of_cell[0] == place).tolist()
         sizes, chosen = self._of_cell[1], []
         offsets = np.arange(count) - 0.5 * (count - 1)
-        for wanted in best + np.log(width) * offsets[np.argsort(np.abs(offsets), kind="stable")]:
-            if min((abs(x - wanted) for x in there), default=np.inf) > 0.5 * np.log(width) and free:
-                nearest = min(free, key=lambda i: abs(sizes[i] - wanted))
+        for size in best + np.log(width) * offsets[np.argsort(np.abs(offsets), kind="stable")]:
+            if min((abs(x - size) for x in there), default=np.inf) > 0.5 * np.log(width) and free:
+                nearest = min(free, key=lambda i: abs(sizes[i] - size))
                 free.remove(nearest)
                 chosen.append(nearest)
                 there.append(sizes[nearest])
