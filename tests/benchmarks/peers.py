@@ -235,7 +235,8 @@ def tell(lines_of: dict[str, list[dict]], known: list[tuple]) -> None:
         text = ""
         for name, lines in lines_of.items():
             mine = next((line for line in lines if line.get("question") == question), {})
-            text += f"  {'yes' if 'how' in mine else 'fails' if mine else 'no':{len(name)}}"
+            absent = "?" if lines and "ended" in lines[-1] else "no"  # it was stopped before it was asked
+            text += f"  {'yes' if 'how' in mine else 'fails' if mine else absent:{len(name)}}"
         print(f"{words:72}{text}")
 
 
