@@ -1,6 +1,7 @@
 """Which cores a run computes with, and how many runs a machine trains at the same time."""
 
 import dataclasses
+import math
 import os
 import subprocess
 import sys
@@ -54,6 +55,8 @@ def test_without_jax_platforms_the_cpu_computes_unless_there_is_an_accelerator(m
 def test_as_many_workers_as_have_cores_and_memory_of_their_own(monkeypatch, of_cores):
     monkeypatch.setattr(cores, "available", lambda: list(range(8)))
     monkeypatch.setattr(cores, "_quota", lambda: 6.5)
+    monkeypatch.setattr(cores, "_free_memory", lambda: math.inf)  # not known, as without /proc
+    assert [cores.default_workers(of_cores(n)) for n in (1, 2)] == [6, 3]
     monkeypatch.setattr(cores, "_free_memory", lambda: 4.2e9)
     assert [cores.default_workers(of_cores(n)) for n in (1, 2, 4, 16)] == [4, 3, 1, 1]
     emulated = dataclasses.replace(of_cores(1), mesh=MeshConfig(data=2))

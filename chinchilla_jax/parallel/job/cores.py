@@ -75,8 +75,8 @@ def default_workers(config: RunConfig) -> int:
     """Runs of the study `config` to train at the same time: as many as have cores and memory; 2 on accelerators."""
     if not on_cpu():
         return 2
-    by_cores = math.floor(min(len(available()), _quota()) / of_study(config))
-    return max(1, min(by_cores, math.floor(_free_memory() / _WORKER_BYTES)))
+    by_cores = min(len(available()), _quota()) / of_study(config)
+    return max(1, math.floor(min(by_cores, _free_memory() / _WORKER_BYTES)))  # either may be unknown, and infinite
 
 
 def _quota() -> float:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chinchilla_jax.scaling.read.runs import Run, noise_of_repeats
+from chinchilla_jax.scaling.read.runs import Run, noise_of_repeats, stated_number
 
 _ENOUGH = 3  # degrees of freedom below which seeds say nothing
 STATED = ("validation_standard_error", "loss_standard_error", "loss_stderr", "loss_std_err", "loss_se")
@@ -62,12 +62,5 @@ def noise_parts(runs: Sequence[Run], details: Mapping[str, Mapping[str, Any]], s
 
 def _stated(details: Mapping[str, Any]) -> float | None:
     validation = details.get("validation")
-    for values in (validation if isinstance(validation, dict) else {}, details):
-        for name in STATED:
-            try:
-                error = float(values[name])
-            except (KeyError, TypeError, ValueError):
-                continue
-            if 0.0 < error < math.inf:
-                return error
-    return None
+    measured = validation if isinstance(validation, dict) else {}
+    return stated_number(measured, STATED) or stated_number(details, STATED)

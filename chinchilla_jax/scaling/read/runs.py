@@ -19,6 +19,7 @@ from chinchilla_jax.base.errors import ExplainedError
 from chinchilla_jax.config import StudyConfig
 
 _ROUNDING = 0.01  # of C against 6 N D
+SECONDS = ("seconds", "train_seconds", "wall_seconds", "elapsed_seconds", "wall_clock_seconds")  # that a run took
 ROLES = ("isoflop", "predicted", "half", "double")
 
 
@@ -143,6 +144,18 @@ class LoadedRuns:
             unit = "bits per byte" if self.loss_unit.startswith("bits per byte") else "nats per token"
             lines.append(f"curves: training loss in {unit}, of {curves} of {len(self.runs)} runs")
         return lines + list(self.notes)
+
+
+def stated_number(values: Mapping[str, Any], names: Iterable[str]) -> float | None:
+    """The first of these entries of a row or result that is a positive number, perhaps as text."""
+    for name in names:
+        try:
+            value = float(values[name])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if 0.0 < value < math.inf:
+            return value
+    return None
 
 
 @contextlib.contextmanager

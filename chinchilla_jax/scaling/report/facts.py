@@ -66,7 +66,7 @@ from chinchilla_jax.scaling.predict.doubts import doubts
 from chinchilla_jax.scaling.predict.estimates import LOSS_LAW, intervals_of
 from chinchilla_jax.scaling.predict.noise import noise_parts
 from chinchilla_jax.scaling.predict.predict import Prediction
-from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
+from chinchilla_jax.scaling.read.runs import SECONDS, LoadedRuns, Run, stated_number
 
 _VALUES = (
     "source convention loss_unit preset command target_budget extrapolation prediction question suggestion flops_range "
@@ -74,7 +74,6 @@ _VALUES = (
 )
 _LISTS = "reading runs bad_rows warnings verdicts answers variants forecasts"
 _MAPPINGS = "differences refused plots"
-_SECONDS = ("seconds", "train_seconds", "wall_seconds", "elapsed_seconds", "wall_clock_seconds")
 _CONSTANTS = "E A B alpha beta a b"
 _PROFILED = ("E", "alpha", "beta", "a")
 _SPARE = 4  # runs beyond the unknowns for a profile likelihood
@@ -120,7 +119,7 @@ def _run(run: Run, details: Mapping[str, Any]) -> dict[str, Any]:
     row = {field.name: getattr(run, field.name) for field in dataclasses.fields(run) if field.name != "curve"}
     return row | {
         "tokens_per_param": run.tokens / run.params,
-        "seconds": next((details[key] for key in _SECONDS if isinstance(details.get(key), (int, float))), None),
+        "seconds": stated_number(details, SECONDS),
         "bits_per_byte": details.get("bits_per_byte"),
     }
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from chinchilla_jax.scaling.answers.decide import per_token
 from chinchilla_jax.scaling.fits.surface import FlopsPerToken
-from chinchilla_jax.scaling.read.runs import LoadedRuns, Run, flops_of, interpolated
+from chinchilla_jax.scaling.read.runs import SECONDS, LoadedRuns, Run, flops_of, interpolated, stated_number
 
 KINDS = ("FLOPs", "tokens", "chip-hours")
 _DIFFERS = 0.01  # relative, of FLOPs or seconds a token, that is said
-_SECONDS = ("seconds", "train_seconds", "wall_seconds", "elapsed_seconds", "wall_clock_seconds")
 _CHIPS = ("chips", "devices", "n_chips", "num_chips", "accelerators")
 _HOURS = ("chip_hours", "device_hours", "accelerator_hours", "gpu_hours", "tpu_hours")
 
@@ -81,25 +79,13 @@ def differences(pricings: Mapping[str, Pricing], params: float) -> Iterator[str]
 
 def _measured(loaded: LoadedRuns, run: Run) -> float | None:
     details = loaded.details.get(run.name, {})
-    hours = _first(details, _HOURS)
+    hours = stated_number(details, _HOURS)
     if hours:
         return 3600.0 * hours
-    seconds = _first(details, _SECONDS)
-    return seconds * (_first(details, _CHIPS) or 1.0) if seconds else None
+    seconds = stated_number(details, SECONDS)
+    return seconds * (stated_number(details, _CHIPS) or 1.0) if seconds else None
 
 
 def _predicted(loaded: LoadedRuns, run: Run) -> float | None:
-    hours = _first((loaded.planned.get(run.name) or {}).get("preflight") or {}, ("chip_hours",))
+    hours = stated_number((loaded.planned.get(run.name) or {}).get("preflight") or {}, ("chip_hours",))
     return 3600.0 * hours if hours else None
-
-
-def _first(values: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
-    """The first of these that is a positive number."""
-    for name in names:
-        try:
-            value = float(values[name])
-        except (KeyError, TypeError, ValueError):
-            continue
-        if 0.0 < value < np.inf:
-            return value
-    return None
