@@ -12,10 +12,22 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from chinchilla_jax.base.config_values import ConfigError, build, did_you_mean
+from chinchilla_jax.base.config_values import (
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    ConfigError,
+    build,
+)
+from chinchilla_jax.base.config_values import Section as _Section
+from chinchilla_jax.base.config_values import did_you_mean as did_you_mean  # for those who read configs
+from chinchilla_jax.base.config_values import key as _key
+from chinchilla_jax.base.config_values import one_of as _one_of
+from chinchilla_jax.method import Method
 from chinchilla_jax.model.parts import BIASES, FEED_FORWARDS, NORMS, POSITIONS
 
 ATTENTIONS = ("auto", "fused", "plain", "blockwise")
@@ -36,44 +48,6 @@ SOURCES = {
     "text:": "text",
     "jsonl:": "text",
 }
-
-
-# What a number must be, and whether it is. A NaN is none of these.
-POSITIVE, NOT_NEGATIVE = "be positive and finite", "be finite and not negative"
-SHARE, BELOW_ONE = "lie in [0, 1]", "lie in [0, 1)"
-_RANGES: dict[str, Callable[[float], bool]] = {
-    POSITIVE: lambda x: 0 < x < math.inf,
-    NOT_NEGATIVE: lambda x: 0 <= x < math.inf,
-    SHARE: lambda x: 0 <= x <= 1,
-    BELOW_ONE: lambda x: 0 <= x < 1,
-}
-
-
-def _key(default: Any, *must: str, one_of: Collection[str] = (), later: bool = False) -> Any:
-    """A setting: what its value `must` do, or the words it may be.
-
-    `later`: it came when configs had been hashed and manifests written already.
-    """
-    return dataclasses.field(default=default, metadata={"must": must, "one_of": one_of, "later": later})
-
-
-def _one_of(name: str, value: str, allowed: Collection[str]) -> None:
-    if value not in allowed:
-        raise ConfigError(name, f"unknown value {value!r}{did_you_mean(value, allowed)}; one of {', '.join(allowed)}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Section:
-    """Settings, each checked as its `_key` says."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            for what in field.metadata.get("must", ()):
-                if not _RANGES[what](value):
-                    raise ConfigError(field.name, f"must {what}, got {value}")
-            if field.metadata.get("one_of"):
-                _one_of(field.name, value, field.metadata["one_of"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,6 +230,7 @@ class StudyConfig(_Section):
     `flops_per_second` is what one worker sustains; only the estimates of time read it.
     `cores` is how many cores of a CPU each run computes with, whatever else is free: a loss depends on it to the last
     bits. Accelerators do not read it.
+    `methods` are ways to train every run of the plan, each at the same C (`study/ways.py`); empty means plain alone.
     """
 
     name: str = "isoflop"
@@ -274,6 +249,7 @@ class StudyConfig(_Section):
     seeds: tuple[int, ...] = _key((1,), later=True)
     holdout_seeds: int = _key(1, POSITIVE, later=True)
     cores: int = _key(1, POSITIVE, later=True)
+    methods: tuple[str, ...] = _key((), later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -289,7 +265,10 @@ class StudyConfig(_Section):
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One training run, complete: nothing else decides what it computes."""
+    """One training run, complete: nothing else decides what it computes.
+
+    `method` says how it is trained if not by plain next-token prediction (`method.py`).
+    """
 
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -297,6 +276,7 @@ class RunConfig:
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
     study: StudyConfig | None = None
+    method: Method | None = None
 
     def __post_init__(self) -> None:
         model, data, mesh, train = self.model, self.data, self.mesh, self.train
@@ -325,6 +305,8 @@ class RunConfig:
             if value % math.prod(used.values()):
                 over = " * ".join(f"mesh.{axis}={devices}" for axis, devices in used.items())
                 raise ConfigError(name, f"{value} does not divide over {over}")
+        if self.method is not None:
+            self.method.check(self)
 
     @property
     def study_section(self) -> StudyConfig:
@@ -353,6 +335,8 @@ class RunConfig:
         """
         config = RunConfig.from_dict(self.to_dict())  # a float given as 1 is 1.0 from here on
         canonical = config.to_dict()
+        if self.method is None:
+            del canonical["method"]
         for name, section in vars(config).items():
             for field in dataclasses.fields(section) if section is not None else ():
                 if field.metadata.get("later") and getattr(section, field.name) == field.default:

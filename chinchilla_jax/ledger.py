@@ -99,11 +99,27 @@ class Ledger:
         return dataclasses.asdict(self) | counts
 
 
+def flops_per_token(config: RunConfig, convention: str, patch: int = 1) -> float:
+    """Training FLOPs of a token of a run, the mean over its legs if it has a method.
+
+    `patch`: tokens that share a position. S tokens pass S / K positions then, so `6nd` counts 6 N / K (Shao et al.
+    2024, arXiv 2407.12665, section 2.3). A model that grows is counted leg by leg, each with its own N.
+    """
+    if config.method is None:
+        sequences = config.train.batch_size // config.train.microbatches
+        return train_flops_per_token(config.model, config.data.seq_len // patch, convention, sequences) / patch
+    legs = config.method.legs(config)
+    tokens = [leg.config.train.train_tokens for leg in legs]
+    prices = [flops_per_token(leg.config, convention, leg.patch) for leg in legs]
+    return sum(n * price for n, price in zip(tokens, prices, strict=True)) / sum(tokens)
+
+
 def count_run(config: RunConfig, tokens: int | None = None) -> Ledger:
-    """The ledger of a run: float32 master weights and two float32 Adam moments, C under every convention."""
+    """The ledger of a run: float32 master weights and two float32 Adam moments, C under every convention.
+
+    N and bytes are those of `config.model`: of a model that grows, the last shape.
+    """
     tokens = config.train.train_tokens if tokens is None else tokens
     parameters = count_parameters(config.model)
-    shape = config.model, config.data.seq_len
-    sequences = config.train.batch_size // config.train.microbatches
-    flops = {name: tokens * train_flops_per_token(*shape, name, sequences) for name in CONVENTIONS}
+    flops = {name: tokens * flops_per_token(config, name) for name in CONVENTIONS}
     return Ledger(parameters, tokens, flops, 4 * parameters.total, 8 * parameters.total)

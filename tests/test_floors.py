@@ -9,7 +9,7 @@ PACKAGE = ROOT / "chinchilla_jax"
 # From the ground up. What stands on one floor does not import its neighbours.
 FLOORS = (
     ("base",),
-    ("model.parts",),
+    ("model.parts", "method"),
     ("config",),
     ("ledger", "config_flag"),
     ("presets",),
@@ -17,7 +17,7 @@ FLOORS = (
     ("model", "data"),
     ("parallel",),
     ("training", "scaling"),
-    ("evaluation", "study"),
+    ("evaluation", "methods", "study"),
     ("preflight", "tools"),
     ("cli_flags", "cli_runs"),
     ("cli",),

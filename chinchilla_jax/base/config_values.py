@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from chinchilla_jax.base.errors import ExplainedError
@@ -27,15 +28,63 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+# What a number must be, and whether it is. A NaN is none of these.
+POSITIVE, NOT_NEGATIVE = "be positive and finite", "be finite and not negative"
+SHARE, BELOW_ONE = "lie in [0, 1]", "lie in [0, 1)"
+_RANGES: dict[str, Callable[[float], bool]] = {
+    POSITIVE: lambda x: 0 < x < math.inf,
+    NOT_NEGATIVE: lambda x: 0 <= x < math.inf,
+    SHARE: lambda x: 0 <= x <= 1,
+    BELOW_ONE: lambda x: 0 <= x < 1,
+}
+
+
+def key(default: Any, *must: str, one_of: Collection[str] = (), later: bool = False) -> Any:
+    """A setting: what its value `must` do, or the words it may be.
+
+    `later`: it came when configs had been hashed and manifests written already.
+    """
+    return dataclasses.field(default=default, metadata={"must": must, "one_of": one_of, "later": later})
+
+
+def one_of(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raises `ConfigError` at the key `name` unless the value is one of these words."""
+    if value not in allowed:
+        raise ConfigError(name, f"unknown value {value!r}{did_you_mean(value, allowed)}; one of {', '.join(allowed)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """Settings, each checked as its `key` says."""
+
+    @classmethod
+    def variant(cls, values: Mapping[str, Any]) -> type:
+        """The class that has these values, where one of their keys decides about the others."""
+        return cls
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            for what in field.metadata.get("must", ()):
+                if not _RANGES[what](value):
+                    raise ConfigError(field.name, f"must {what}, got {value}")
+            if field.metadata.get("one_of"):
+                one_of(field.name, value, field.metadata["one_of"])
+
+
 def build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     """An instance of the dataclass `cls` from nested mappings; `prefix` is the dotted name of its section, with a dot.
 
     Raises:
       ConfigError: unknown key, wrong type or impossible value; names the dotted key.
     """
-    hints = typing.get_type_hints(cls)
     if not isinstance(values, Mapping) and not hasattr(values, "items"):
         raise ConfigError(prefix.rstrip(".") or "config", f"expected a section with keys, got {values!r}")
+    try:
+        cls = cls.variant(values) if issubclass(cls, Section) else cls
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error.key}", error.message) from None
+    hints = {field.name: typing.get_type_hints(cls)[field.name] for field in dataclasses.fields(cls)}
     for key in values:
         if key not in hints:
             raise ConfigError(f"{prefix}{key}", f"unknown key{did_you_mean(key, hints)}; known: {', '.join(hints)}")

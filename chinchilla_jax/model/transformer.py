@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.model import positions
 from chinchilla_jax.model.attention import Attention, Cache
 from chinchilla_jax.model.layers import RESIDUAL, WHOLE_ROWS, Layer, create, dense_transposed, gathered, reshard
-from chinchilla_jax.model.parts import FEED_FORWARDS, NORMS, end_weights
+from chinchilla_jax.model.parts import FEED_FORWARDS, NORMS, Part, end_weights
 
 _POLICIES = jax.checkpoint_policies
 # Names that the kernels give to what their backward pass needs of the forward pass.
@@ -46,6 +47,7 @@ class Block(nn.Module):
     dtype: jnp.dtype
     attend: Callable = attention
     project: Callable = positions.project
+    norms: Mapping[str, Part] = flax.core.FrozenDict(NORMS)
 
     @nn.compact
     def __call__(
@@ -53,7 +55,7 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, tuple[Cache | None, dict[str, jax.Array]]]:
         """The residual stream after this layer; and its cache with these tokens, with its auxiliary sums by name."""
         args = (self.config, self.dtype)
-        norm, feed_forward = NORMS[self.config.norm], FEED_FORWARDS[self.config.feed_forward]
+        norm, feed_forward = self.norms[self.config.norm], FEED_FORWARDS[self.config.feed_forward]
         attention = Attention(*args, self.attend, self.project, name="attention")
         normed_BxSxD = Layer(norm, *args, name="attention_norm")(x_BxSxD)
         y_BxSxD, cache = attention(normed_BxSxD, segment_ids_BxS, cache)
@@ -75,6 +77,7 @@ class Transformer(nn.Module):
       attend: a function with the arguments of `kernels.attention.attention`.
       lookup: rows of a table `[V, D]` for tokens `[B, S]`.
       project: a function with the arguments of `positions.project`.
+      norms: the parts by the words of `config.norm`.
     """
 
     config: ModelConfig
@@ -83,6 +86,7 @@ class Transformer(nn.Module):
     attend: Callable = attention
     lookup: Callable = functools.partial(jnp.take, axis=0)
     project: Callable = positions.project
+    norms: Mapping[str, Part] = flax.core.FrozenDict(NORMS)
 
     @nn.compact
     def __call__(
@@ -110,11 +114,11 @@ class Transformer(nn.Module):
         x_BxSxD = self.lookup(embedding_VxD, tokens_BxS)
         if "position" in w:
             start = None if cache is None else cache.length[0]
-            x_BxSxD += positions.rows(w["position"], tokens_BxS.shape[1], start, dtype)
+            x_BxSxD += positions.rows(w["position"], x_BxSxD.shape[1], start, dtype)
         x_BxSxD = nn.with_logical_constraint(x_BxSxD, RESIDUAL)
         x_BxSxD, (cache, aux) = self._layers(x_BxSxD, segment_ids_BxS, cache)
 
-        x_BxSxD = reshard(Layer(NORMS[c.norm], c, dtype, name="final_norm")(x_BxSxD), WHOLE_ROWS, RESIDUAL)
+        x_BxSxD = reshard(Layer(self.norms[c.norm], c, dtype, name="final_norm")(x_BxSxD), WHOLE_ROWS, RESIDUAL)
         output_VxD = embedding_VxD if c.tie_embeddings else gathered(w["output"], ("embed", "vocab"), dtype).T
         sums = jax.tree.map(lambda by_layer: jnp.sum(by_layer, axis=0), aux)
         return read_out(x_BxSxD, output_VxD, w.get("output_bias")), cache, sums
@@ -124,7 +128,7 @@ class Transformer(nn.Module):
     ) -> tuple[jax.Array, Any]:
         """All blocks, one after the other; what each returns besides x is stacked."""
         c, block = self.config, Block
-        args = (c, self.dtype, self.attend, self.project)
+        args = (c, self.dtype, self.attend, self.project, self.norms)
         if self.remat != "none":
             block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not c.scan_layers)
         if c.scan_layers:

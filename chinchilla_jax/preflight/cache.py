@@ -1,9 +1,9 @@
 """What was compiled before? Results as JSON files, each named by the hash of everything it depends on.
 
 A result depends on: the part of the config that shapes the program, the slice, the versions of JAX and of the compiler,
-the compiler's flags in the environment, the name of the objective, and the text of those modules of this package that
+the compiler's flags in the environment, the words of the objective, and the text of those modules of this package that
 make the program and read it. If any of these changes, the program is compiled again. An objective from outside the
-package is known by its name alone: give one that computes something else another name.
+package is known by its name and fields alone: give one that computes something else another name.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ VERSIONED = ("jax", "jaxlib", "libtpu", "flax", "optax")
 ENVIRONMENT = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
 # Modules and packages that decide what is compiled, and what is read from it.
 SOURCES = """
-    config.py ledger.py base/chips.py base/config_values.py base/hlo.py tables/attention_tiles.json
-    model kernels parallel tools/tpu_meter tools/meter_attention.py
+    config.py ledger.py method.py base/chips.py base/config_values.py base/hlo.py tables/attention_tiles.json
+    model methods kernels parallel tools/tpu_meter tools/meter_attention.py
     training/loss.py training/objective.py training/optimizer.py training/step.py
     training/machine/ahead.py training/machine/shape.py
     preflight/program preflight/predict.py preflight/compiled.py preflight/slices.py preflight/step.py

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chinchilla_jax.base.config_values import build
 from chinchilla_jax.base.words import Echo
@@ -18,6 +19,9 @@ from chinchilla_jax.preflight.search import activation_bytes, mesh_flags, neares
 from chinchilla_jax.preflight.slices import Slice, lays_out
 from chinchilla_jax.preflight.step import CompiledStep, step_configs
 from chinchilla_jax.training.machine.shape import shape_key
+
+if TYPE_CHECKING:
+    from chinchilla_jax.training.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,6 @@ class Options:
     choose: bool = False  # search settings, until `compiles` of them fit
     compiles: int = 3
     output: Path | None = None  # a JSON file to write
-    objective: str = ""  # what the steps minimise, if it is not the next token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +89,10 @@ class Verdict:
         return self.checked[max(self.checked)]
 
 
-def check(config: RunConfig, options: Options, echo: Echo) -> Verdict:
+def check(config: RunConfig, options: Options, echo: Echo, objective: Objective | None = None) -> Verdict:
     """Compiles and times the step of a config on a slice, or both steps of one whose batch doubles.
+
+    `objective` is what the steps minimise, if it is not the next token; the config has no method.
 
     Raises:
       ConfigError: the mesh is not that of the slice, there is no compiler, or the model cannot be laid out.
@@ -98,34 +103,32 @@ def check(config: RunConfig, options: Options, echo: Echo) -> Verdict:
         steps = steps[-1:]
         told = f"the batch doubles to {steps[0].train.batch_size} sequences: that step is looked at, it needs most"
         echo(f"{told} (--every_batch looks at both)")
-    checked = {step.train.batch_size: check_step(step, options, echo) for step in reversed(steps)}
+    checked = {step.train.batch_size: check_step(step, options, echo, objective) for step in reversed(steps)}
     times = {sequences: one.time for sequences, one in checked.items() if one.time and not one.untimed}
     ledger = count_run(config)
-    if options.objective:
-        from chinchilla_jax.training.objective import objective_of  # imports JAX
-
-        flops = objective_of(options.objective).flops(config, int(ledger.tokens))
-        ledger = dataclasses.replace(ledger, flops=flops)
+    if objective:
+        ledger = dataclasses.replace(ledger, flops=objective.flops(config, ledger.tokens))
     cost = run_cost(config, times, options.slice, options.price, ledger) if len(times) == len(checked) else None
     return Verdict(config, options.slice, checked, cost, ledger)
 
 
-def check_step(config: RunConfig, options: Options, echo: Echo) -> Checked:
+def check_step(config: RunConfig, options: Options, echo: Echo, objective: Objective | None = None) -> Checked:
     """One step, from the cache if it is there. `config` is one of `step_configs`: its batch is that of the step."""
     slice_, cache = options.slice, options.cache
     shape = shape_key(config).to_dict()
-    objective = {"objective": options.objective} if options.objective else {}
-    key = cache.key({"config": shape, "slice": slice_.topology, "slices": slice_.count} | objective)
+    minimised = {"objective": str(objective)} if objective else {}
+    key = cache.key({"config": shape, "slice": slice_.topology, "slices": slice_.count} | minimised)
     step: CompiledStep | None = cache.read(key, lambda values: build(CompiledStep, values, ""))
     cached = step is not None
     if step is None:
         told = f"compiling the step of {config.train.batch_size} sequences for {slice_}"
         echo(f"{told}: seconds for a small model, minutes for a large one")
-        step, text = _compile(config, slice_, **objective)
+        step, text = _compile(config, slice_, objective)
         cache.write(key, dataclasses.asdict(step))
         echo(f"compiled in {step.seconds:.0f} s")
         if options.keep_hlo and text:
             echo(f"its text: {cache.keep_text(key, text)}")
+    config = objective.in_blocks(config) if objective else config
     result = Checked(step, cached, activation_bytes(config))
     if not step.fits or step.unread:
         return result
@@ -134,7 +137,7 @@ def check_step(config: RunConfig, options: Options, echo: Echo) -> Checked:
     return dataclasses.replace(result, kernels=kernels, time=time)
 
 
-def _compile(config: RunConfig, slice_: Slice, **objective: str) -> tuple[CompiledStep, str]:
+def _compile(config: RunConfig, slice_: Slice, objective: Objective | None) -> tuple[CompiledStep, str]:
     """`compiled.compile_step`, with mistakes of the config in one line. JAX is imported only here."""
     import jax
 
@@ -143,7 +146,7 @@ def _compile(config: RunConfig, slice_: Slice, **objective: str) -> tuple[Compil
     from chinchilla_jax.preflight.compiled import compile_step
 
     try:
-        return compile_step(config, slice_, **objective)
+        return compile_step(config, slice_, objective)
     except (AttentionError, ShardingError) as error:
         raise ConfigError("mesh", f"{config.mesh}: {error}") from error
     except jax.errors.JaxRuntimeError as error:

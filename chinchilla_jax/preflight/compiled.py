@@ -26,7 +26,7 @@ from chinchilla_jax.preflight.program.traffic import compare
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.preflight.step import CompiledStep, Memory, Refusal, Traffic
 from chinchilla_jax.training.machine.ahead import compile_train_step, train_step_arguments
-from chinchilla_jax.training.objective import NEXT_TOKEN
+from chinchilla_jax.training.objective import NEXT_TOKEN, Objective
 
 _SIZE = r"([\d.]+)([BKMGT])"
 # The first is a check before buffers are assigned, the second the assignment itself.
@@ -36,7 +36,7 @@ _OUT_OF_MEMORY = (
 )
 
 
-def compile_step(config: RunConfig, slice_: Slice, objective: str = NEXT_TOKEN) -> tuple[CompiledStep, str]:
+def compile_step(config: RunConfig, slice_: Slice, objective: Objective | None = None) -> tuple[CompiledStep, str]:
     """The train step of a config, compiled for a slice that is not there, and the text of the program.
 
     A step that does not fit the memory has a `refusal` and no text.
@@ -45,7 +45,7 @@ def compile_step(config: RunConfig, slice_: Slice, objective: str = NEXT_TOKEN) 
       ConfigError: the mesh cannot be laid out on the slice, or there is no compiler.
       ShardingError, AttentionError: the model cannot be laid out on the mesh, or not be computed by its devices.
     """
-    mesh = topology_mesh(slice_.topology, config.mesh, slice_.count)
+    objective, mesh = objective or NEXT_TOKEN, topology_mesh(slice_.topology, config.mesh, slice_.count)
     started = time.perf_counter()
     memory = dataclasses.replace(argument_memory(config, mesh, objective), usable=usable_hbm(slice_.generation))
     step = CompiledStep(config.train.batch_size, memory, axis_links(mesh, slice_), seconds=0.0)
@@ -62,7 +62,7 @@ def compile_step(config: RunConfig, slice_: Slice, objective: str = NEXT_TOKEN) 
             hbm_bytes=program.hbm_bytes,
             kernels=program.kernels,
             traffic=traffic(program.collectives, step.links),
-            sent=compare(program, config),
+            sent=compare(program, objective.in_blocks(config)),
             largest=program.largest,
             unknown_loops=tuple(program.unknown_loops.values()),
         )
@@ -76,7 +76,7 @@ def compile_step(config: RunConfig, slice_: Slice, objective: str = NEXT_TOKEN) 
     return dataclasses.replace(step, seconds=time.perf_counter() - started), text
 
 
-def argument_memory(config: RunConfig, mesh: Mesh | AbstractMesh, objective: str = NEXT_TOKEN) -> Memory:
+def argument_memory(config: RunConfig, mesh: Mesh | AbstractMesh, objective: Objective = NEXT_TOKEN) -> Memory:
     """The memory of the arguments of a train step, all that is known until it is compiled."""
     state, batch, _ = train_step_arguments(config, mesh, objective=objective)
     parameters = shard_bytes(state.params)

@@ -18,6 +18,7 @@ from chinchilla_jax.base.chips import GIB
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
+from chinchilla_jax.ledger import count_run
 from chinchilla_jax.preflight.cache import open_cache
 from chinchilla_jax.preflight.check import Options, Verdict, check
 from chinchilla_jax.preflight.choose import choose, nearest_that_fits
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from absl import flags
 
     from chinchilla_jax.study.folder import Manifest, PlannedRun
+    from chinchilla_jax.training.objective import Objective
 
 
 def read_options(values: flags.FlagValues) -> Options:
@@ -59,6 +61,8 @@ def preflight_run(config: RunConfig, options: Options, echo: Echo) -> bool:
     Raises:
       ConfigError: see `check`.
     """
+    if config.method is not None:
+        return _preflight_stages(config, options, echo)
     more: dict[str, Any] = {}
     if options.choose:
         best, more = choose(config, options, echo)
@@ -76,6 +80,32 @@ def preflight_run(config: RunConfig, options: Options, echo: Echo) -> bool:
         more["nearest_that_fits"] = nearest_that_fits(verdict, options, echo)
     _write(options, facts(verdict) | more, echo)
     return verdict.fits
+
+
+def _preflight_stages(config: RunConfig, options: Options, echo: Echo) -> bool:
+    """The same for every stage of a run that has a method; all have to fit."""
+    if options.choose:
+        raise UsageError("--choose is for plain training: choose for each shape of model and mesh, without the method")
+    from chinchilla_jax.training.stages import course_of
+
+    verdicts = []
+    stages = course_of(config).stages
+    for number, stage in enumerate(stages, 1):
+        steps = f"steps {stage.first_step + 1:,} to {stage.last_step:,}"
+        echo(f"\nstage {number} of {len(stages)}: {steps}, {stage.own_tokens:.4g} tokens, {stage.objective}")
+        verdicts.append(check(stage.config, options, echo, stage.objective))
+        describe(verdicts[-1], echo)
+    fits = all(verdict.fits for verdict in verdicts)
+    flops, costs = count_run(config).flops, [verdict.cost for verdict in verdicts]
+    total = f"{len(stages)} stages, C = {flops['executed']:.4g} executed, {flops['6nd']:.4g} as 6ND"
+    known = [cost for cost in costs if cost is not None]
+    if len(known) == len(costs):
+        days, hours = (sum(getattr(cost, name) for cost in known) for name in ("days", "chip_hours"))
+        total += f"; {days:.4g} days, {hours:,.0f} chip-hours"
+    unfit = ", ".join(str(number) for number, verdict in enumerate(verdicts, 1) if not verdict.fits)
+    echo(f"\n{total}; {'every stage fits' if fits else f'stages {unfit} do not fit'} {options.slice.name} ({BASIS})")
+    _write(options, {"fits": fits, "flops": flops, "stages": [facts(verdict) for verdict in verdicts]}, echo)
+    return fits
 
 
 def _write(options: Options, values: dict[str, Any], echo: Echo) -> None:
@@ -108,17 +138,17 @@ def check_runs(runs: Sequence[PlannedRun], options: Options, echo: Echo) -> dict
     Raises:
       ConfigError: see `check`; names the run.
     """
-    configs = {run.name: run.run_config() for run in runs}
-    distinct = len({shape_key(config) for config in configs.values()})
+    parts = {name: part for run in runs for name, part in _parts(run).items()}
+    distinct = len({(shape_key(config), objective) for config, objective in parts.values()})
     echo(f"{options.slice}: {len(runs)} runs, {distinct} distinct steps")
     verdicts: dict[str, Verdict] = {}
-    for name, config in configs.items():
+    for name, (config, objective) in parts.items():
 
         def echo_named(line: str, name: str = name) -> None:
             echo(f"{name}: {line}")
 
         try:
-            verdicts[name] = check(config, options, echo_named)
+            verdicts[name] = check(config, options, echo_named, objective)
         except ConfigError as error:
             raise ConfigError(error.key, f"run {name}: {error.message}") from error
     rows: list[tuple[str, ...]] = [("run", "peak GiB", "headroom", "step s", "days", "chip-hours", "fits")]
@@ -131,6 +161,17 @@ def check_runs(runs: Sequence[PlannedRun], options: Options, echo: Echo) -> dict
     fitting, hours = sum(verdict.fits for verdict in verdicts.values()), sum(cost.chip_hours for cost in costs)
     echo(f"{fitting} of {len(verdicts)} runs fit; {hours:,.1f} chip-hours{dollars} one after the other ({BASIS})")
     return verdicts
+
+
+def _parts(run: PlannedRun) -> dict[str, tuple[RunConfig, Objective | None]]:
+    """What a planned run computes: one thing by its name, or with a method its stages by theirs."""
+    config = run.run_config()
+    if config.method is None:
+        return {run.name: (config, None)}
+    from chinchilla_jax.training.stages import course_of
+
+    stages = course_of(config).stages
+    return {f"{run.name}, stage {i}": (stage.config, stage.objective) for i, stage in enumerate(stages, 1)}
 
 
 def _row(name: str, verdict: Verdict) -> tuple[str, ...]:
@@ -157,13 +198,19 @@ def plan_checked(manifest: Manifest, values: flags.FlagValues, echo: Echo) -> Ma
         fix = "More train.microbatches, a stronger train.remat, or more chips"
         end = "`preflight --choose` finds settings for a run"
         raise ConfigError("--slice", f"{told}; no manifest is written. {fix}; {end}")
-    runs = [dataclasses.replace(run, preflight=_summary(verdicts[run.name])) for run in manifest.runs]
+    runs = [
+        dataclasses.replace(run, preflight=_summary([verdicts[part] for part in _parts(run)])) for run in manifest.runs
+    ]
     return dataclasses.replace(manifest, runs=tuple(runs))
 
 
-def _summary(verdict: Verdict) -> dict[str, Any]:
-    """What a manifest keeps of a verdict that fits: bytes of a chip, seconds of a step, days, chip-hours."""
-    memory, cost = verdict.largest.step.memory, verdict.cost
+def _summary(stages: Sequence[Verdict]) -> dict[str, Any]:
+    """What a manifest keeps of a run that fits: bytes of a chip and seconds of a step where it needs most memory; days
+    and chip-hours of all its stages.
+    """
+    verdict = max(stages, key=lambda stage: stage.largest.step.memory.peak)
+    memory, costs = verdict.largest.step.memory, [stage.cost for stage in stages if stage.cost]
+    known = len(costs) == len(stages)
     time = None if verdict.largest.untimed else verdict.largest.time
     return {
         "slice": verdict.slice.name,
@@ -171,7 +218,7 @@ def _summary(verdict: Verdict) -> dict[str, Any]:
         "peak_bytes": memory.peak,
         "usable_bytes": memory.usable,
         "step_seconds": time and time.total,
-        "days": cost and cost.days,
-        "chip_hours": cost and cost.chip_hours,
+        "days": sum(cost.days for cost in costs) if known else None,
+        "chip_hours": sum(cost.chip_hours for cost in costs) if known else None,
         "basis": BASIS,
     }

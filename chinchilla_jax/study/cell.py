@@ -12,8 +12,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from chinchilla_jax.config import ModelConfig, RunConfig
+from chinchilla_jax.config import ConfigError, ModelConfig, RunConfig
 from chinchilla_jax.ledger import count_run
+from chinchilla_jax.study import ways
 from chinchilla_jax.study.folder import PlannedRun
 from chinchilla_jax.study.ladder import flops_per_token
 from chinchilla_jax.study.recipe import warmup_steps, with_recipe
@@ -21,19 +22,31 @@ from chinchilla_jax.training.schedule import cooldown_start, steps_of
 
 TOLERANCE = 0.01  # relative distance of a run's C from its budget
 TRUNK = "trunk"
+_LONG = 10_000  # steps of a run whose price is wanted before its length is known: shares of its tokens are then exact
 
 
 class OffBudget(Exception):
     """No whole number of steps spends the budget; the message says by how much."""
 
 
-def matched(config: RunConfig, model: ModelConfig, budget: float, role: str) -> PlannedRun:
-    """The run of `model` at `budget` by itself, its schedule matched to its own horizon. Raises OffBudget."""
-    chosen, recipe = with_recipe(dataclasses.replace(config, model=model), budget)
+def matched(config: RunConfig, model: ModelConfig, budget: float, role: str, way: str = ways.PLAIN) -> PlannedRun:
+    """The run of `model` at `budget` by itself, its schedule matched to its own horizon. Raises OffBudget.
+
+    `way` says how it is trained (`study.ways`); Unfit is raised if that model cannot be.
+    """
+    long = dataclasses.replace(config.train, train_tokens=_LONG * config.train.batch_size * config.data.seq_len)
+    in_its_way = ways.trained(dataclasses.replace(config, model=model, train=long), way)
+    chosen, recipe = with_recipe(in_its_way, budget)
     steps = steps_on(chosen, budget)
     warmup = warmup_steps(config, steps)
-    resolved = _horizon(chosen, steps, warmup)
-    return _planned(config, resolved, role, f"{recipe}; warm-up {warmup} of {steps} steps", budget)
+    try:
+        resolved = _horizon(chosen, steps, warmup)
+    except ConfigError as error:
+        raise ways.Unfit(str(error)) from None
+    planned = _planned(config, resolved, role, f"{recipe}; warm-up {warmup} of {steps} steps", budget)
+    if abs(planned.cost / budget - 1.0) > TOLERANCE:
+        raise OffBudget(f"whole steps of its stages spend {planned.cost / budget - 1.0:+.1%} against the budget")
+    return dataclasses.replace(planned, method=way if config.study_section.methods else "")
 
 
 def with_branches(

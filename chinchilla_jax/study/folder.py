@@ -48,7 +48,8 @@ class PlannedRun:
 
     A branch names its `trunk`, which it leaves after `fork_step` steps: N, D, C and config are those of the whole way.
     A trunk (role `trunk`, no part in fits) has the steps of all its forks in `keep_steps`. `preflight` has the memory
-    and time predicted for a slice, if the plan was made for one; it is no part of what a run is.
+    and time predicted for a slice, if the plan was made for one; it is no part of what a run is. `method` is the way to
+    train, where the study has several.
     """
 
     name: str
@@ -67,6 +68,7 @@ class PlannedRun:
     fork_step: int = 0
     keep_steps: tuple[int, ...] = ()
     preflight: dict[str, Any] | None = dataclasses.field(default=None, compare=False)
+    method: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep_steps", tuple(self.keep_steps))  # JSON has only lists
@@ -98,6 +100,7 @@ class PlannedRun:
         same = ("name", "role", "budget", "convention", "params", "params_non_embedding", "tokens")
         facts = {name: getattr(self, name) for name in same}
         facts |= {"flops": self.cost, "flops_by_convention": self.flops, "seed": self.config["train"]["seed"]}
+        facts |= {"method": self.method} if self.method else {}
         if self.trunk:
             facts |= {"trunk": self.trunk, "fork_step": self.fork_step, "flops_spent": self.spent()}
         return facts

@@ -12,8 +12,9 @@ import functools
 import math
 from collections.abc import Sequence
 
+from chinchilla_jax import ledger
 from chinchilla_jax.config import ConfigError, ModelConfig, RunConfig
-from chinchilla_jax.ledger import count_parameters, train_flops_per_token
+from chinchilla_jax.ledger import count_parameters
 from chinchilla_jax.model.parts import POSITIONS
 from chinchilla_jax.presets import presets
 
@@ -113,8 +114,8 @@ def published(template: ModelConfig) -> tuple[Rung, ...]:
 
 def flops_per_token(config: RunConfig, model: ModelConfig, convention: str | None = None) -> float:
     """Training FLOPs of one token of a run of `config` with the shape `model`, by default in the study's convention."""
-    sequences = config.train.batch_size // config.train.microbatches
-    return train_flops_per_token(model, config.data.seq_len, convention or config.study_section.convention, sequences)
+    of_model = config if config.model == model else dataclasses.replace(config, model=model)
+    return ledger.flops_per_token(of_model, convention or config.study_section.convention)
 
 
 def ladder(config: RunConfig, optima: Sequence[float]) -> tuple[Rung, ...]:

@@ -18,6 +18,7 @@ from chinchilla_jax.base.revision import git_revision
 from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.config import COOLDOWNS, ConfigError, RunConfig
 from chinchilla_jax.study import ladder as ladders
+from chinchilla_jax.study import ways
 from chinchilla_jax.study.cell import TRUNK, OffBudget, matched, size_name, with_branches, with_seed
 from chinchilla_jax.study.execute.status import estimate
 from chinchilla_jax.study.folder import MANIFEST, VERIFICATION, Manifest, PlannedRun, read_manifest, write_manifest
@@ -38,7 +39,7 @@ def plan(config: RunConfig) -> Manifest:
     cells = [(budget, rung) for budget, n in optima.items() for rung in ladders.around(rungs, n, study.sizes)]
     runs, dropped = (_on_trunks if study.schedule == "trunk" else _matched)(config, cells)
     for budget, optimum in optima.items():
-        sizes = {run.params for run in runs if run.budget == budget and run.role == "isoflop"}
+        sizes = {run.params for run in runs if run.budget == budget and _is_isoflop(run)}
         reasons = [row["reason"] for row in dropped if row["budget"] == budget]
         _check_sides(budget, optimum, sizes, reasons, rungs)
     guess_facts = {"provenance": guessed.provenance, "params": [[budget, n] for budget, n in optima.items()]}
@@ -46,13 +47,23 @@ def plan(config: RunConfig) -> Manifest:
     return Manifest(header, with_unique_names(runs, config))
 
 
+def _is_isoflop(run: PlannedRun) -> bool:
+    return run.role == "isoflop" and run.method in ("", ways.PLAIN)
+
+
 def _check(config: RunConfig) -> None:
     """Refuses what no study can be made of. The ConfigError names the key."""
     study, schedule, fraction = config.study_section, config.optimizer.schedule, config.optimizer.cooldown_fraction
+    ways.check(study.methods)
+    if config.method is not None:
+        raise ConfigError("method", "a study says how it trains in study.methods; leave this section out")
     if config.train.double_batch_at:
         raise ConfigError("train.double_batch_at", "the runs of a study keep their batch size: set it to 0")
     if study.schedule != "trunk":
         return
+    if study.methods:
+        told = "trunks and branches are trained plainly: what another way does depends on the horizon"
+        raise ConfigError("study.methods", f"{told}; use study.schedule=matched")
     if schedule not in COOLDOWNS:
         needed = f"study.schedule=trunk needs one of {', '.join(COOLDOWNS)}"
         raise ConfigError("optimizer.schedule", f"{schedule!r} knows its horizon from the start; {needed}")
@@ -67,14 +78,16 @@ def _check(config: RunConfig) -> None:
 
 
 def _matched(config: RunConfig, cells: Sequence[tuple[float, Rung]]) -> tuple[list[PlannedRun], list[dict]]:
-    """A run for every budget, rung and seed, and what had to be dropped."""
+    """A run for every budget, rung, way to train and seed, and what had to be dropped."""
     runs, dropped = [], []
     for budget, rung in cells:
-        try:
-            for seed in range(seeds_at(config, budget)):
-                runs.append(matched(with_seed(config, seed), rung.model, budget, "isoflop"))
-        except OffBudget as error:
-            dropped.append({"budget": budget, "params": rung.params, "reason": str(error)})
+        for way in config.study_section.methods or (ways.PLAIN,):
+            try:
+                for seed in range(seeds_at(config, budget)):
+                    runs.append(matched(with_seed(config, seed), rung.model, budget, "isoflop", way))
+            except (OffBudget, ways.Unfit) as error:
+                reason = str(error) if way == ways.PLAIN else f"{way}: {error}"
+                dropped.append({"budget": budget, "params": rung.params, "reason": reason})
     return runs, dropped
 
 
@@ -171,8 +184,9 @@ def with_unique_names(
     """Completes names with N, in as many digits as tell runs apart and from those `taken`, and `-s1` for a second
     seed; names the trunks."""
     seeds = [run.config["train"]["seed"] - config.train.seed for run in runs]
+    in_ways = ["" if run.method in ("", ways.PLAIN) else f"-{ways.slug(run.method)}" for run in runs]
     for digits in range(3, 14):
-        starts = [run.name + size_name(run.params, digits) for run in runs]
+        starts = [run.name + size_name(run.params, digits) + way for run, way in zip(runs, in_ways, strict=True)]
         names = [start + (f"-s{seed}" if seed else "") for start, seed in zip(starts, seeds, strict=True)]
         if len({*names, *taken}) == len(names) + len(taken):
             break
@@ -187,10 +201,11 @@ def describe(manifest: Manifest, workers: int, echo: Echo) -> None:
     """Prints a manifest as a table, then what it rests on and what it costs in all, with so many workers at a time."""
     template, convention = manifest.template(), manifest.header["convention"]
     study, guessed = template.study_section, manifest.header.get("guess")
-    sizes = f"{'run':24} {'role':9} {'layers':>6} {'width':>6} {'N':>8} {'non-emb.':>8} {'D':>8} {'D/N':>7}"
+    width = max([24, *(len(run.name) for run in manifest.runs)])
+    sizes = f"{'run':{width}} {'role':9} {'layers':>6} {'width':>6} {'N':>8} {'non-emb.':>8} {'D':>8} {'D/N':>7}"
     echo(f"{sizes} {'C':>9} {'off':>7} {'peak_lr':>9} {'batch':>7} {'time':>9}")
     for run in manifest.runs:
-        echo(_row(run))
+        echo(_row(run, width))
     for row in manifest.header["dropped"]:
         echo(f"dropped: budget {row['budget']:.3g}, N {size_name(row['params'])}: {row['reason']}")
     if guessed:
@@ -212,12 +227,12 @@ def describe(manifest: Manifest, workers: int, echo: Echo) -> None:
         echo(f"later {number} held-out runs of {held_out:.3g} FLOPs: with them {with_them}")
 
 
-def _row(run: PlannedRun) -> str:
+def _row(run: PlannedRun, width: int) -> str:
     model, optimizer = run.config["model"], run.config["optimizer"]
     batch = run.config["train"]["batch_size"] * run.config["data"]["seq_len"]
     fork = f"  from {run.trunk} at step {run.fork_step}" if run.trunk else ""
     return (
-        f"{run.name:24} {run.role:9} {model['n_layers']:6d} {model['d_model']:6d} {size_name(run.params):>8} "
+        f"{run.name:{width}} {run.role:9} {model['n_layers']:6d} {model['d_model']:6d} {size_name(run.params):>8} "
         f"{size_name(run.params_non_embedding):>8} {size_name(run.tokens):>8} {run.tokens / run.params:7.1f} "
         f"{run.cost:9.3g} {run.cost / run.budget - 1:+7.2%} {optimizer['peak_lr']:9.2g} {size_name(batch):>7} "
         f"{duration(run.estimated_seconds):>9}{fork}"

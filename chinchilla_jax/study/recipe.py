@@ -21,6 +21,7 @@ from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.ledger import count_parameters
 from chinchilla_jax.scaling.laws.published import law
 from chinchilla_jax.study.ladder import flops_per_token
+from chinchilla_jax.training.schedule import steps_of
 
 _KEY = "study.recipe"
 _VARIABLES = ("N", "N_ne", "D", "C", "C_ne")
@@ -86,7 +87,8 @@ def _published(name: str, exponents: Mapping[str, str]) -> Power:
 
 def with_recipe(config: RunConfig, budget: float) -> tuple[RunConfig, str]:
     """The study's config with learning rate and batch for the run of its model on `budget` FLOPs; still with its study,
-    and trained for one batch. Second, the provenance in one line. Raises ConfigError if the recipe cannot be read.
+    and trained for as many batches as before. Second, the provenance in one line. Raises ConfigError if the recipe
+    cannot be read.
 
     A batch of the recipe becomes whole sequences, spread evenly over the devices. A microbatch keeps the rows of the
     config, which fit its memory; how many there are changes.
@@ -101,9 +103,8 @@ def with_recipe(config: RunConfig, budget: float) -> tuple[RunConfig, str]:
     named = {name for power in (recipe.lr, recipe.batch) if power for name, _ in power.exponents}
     at = ", ".join(f"{name} = {known[name]:.4g}" for name in _VARIABLES if name in named)
     optimizer = dataclasses.replace(config.optimizer, peak_lr=float(f"{recipe.lr.at(**known):.4g}"))
-    train = dataclasses.replace(
-        config.train, batch_size=batch_size, microbatches=microbatches, train_tokens=batch_size * length
-    )
+    tokens = steps_of(config).total_steps * batch_size * length
+    train = dataclasses.replace(config.train, batch_size=batch_size, microbatches=microbatches, train_tokens=tokens)
     provenance = f"peak_lr = {recipe.lr} ({recipe.source}); {batch}; at {at}"
     return dataclasses.replace(config, optimizer=optimizer, train=train), provenance
 

@@ -21,11 +21,11 @@ from chinchilla_jax.parallel.mesh import make_mesh, place
 from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_from
 from chinchilla_jax.training.evaluate import evaluate
 from chinchilla_jax.training.machine import hardware
-from chinchilla_jax.training.objective import NEXT_TOKEN
+from chinchilla_jax.training.objective import NEXT_TOKEN, Objective
 from chinchilla_jax.training.record.directory import check_directory, finished_result, take_directory, write_result
 from chinchilla_jax.training.record.metrics import Diverged, RunLog, adopt_metrics
 from chinchilla_jax.training.schedule import is_due, learning_rate
-from chinchilla_jax.training.stages import Course, Stage
+from chinchilla_jax.training.stages import Course, Stage, course_of
 from chinchilla_jax.training.start import Fork, check_trunk, open_batches
 from chinchilla_jax.training.step import Program, TrainState, make_program
 from chinchilla_jax.training.timing.clock import Clock, last_stamp
@@ -72,7 +72,7 @@ def train(
     fork: Fork | None = None,
     keep: Collection[int] = (),
     profile: range | None = None,
-    objective: str = NEXT_TOKEN,
+    objective: Objective = NEXT_TOKEN,
     then: Sequence[Stage] = (),
     echo: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def train(
         up to there, or at step 0 if there is none. What is computed does not depend on it.
       keep: steps whose checkpoints branches will need; they are saved, and in the end no others are left.
       profile: steps to trace into the directory's `profile/`.
-      objective: name of what the steps minimise.
+      objective: what the steps minimise.
       then: stages that follow when the steps of `config` are done.
       echo: told what a person watching would like to know.
 
@@ -97,7 +97,7 @@ def train(
     """
     echo = echo if distributed.first() else lambda line: None
     with Signals() as signals:  # before the data is opened and programs are compiled, which may take minutes
-        clock, course, workdir = Clock(), Course(Stage(config, objective), *then), Path(workdir)
+        clock, course, workdir = Clock(), course_of(config, objective, *then), Path(workdir)
         distributed.check_job(course.content_hash(), config.to_dict(), code_revision(), config.mesh.size)
         distributed.check_shared(workdir)
         check_directory(course, workdir, echo, hardware.cpu_cores())
@@ -150,7 +150,7 @@ class _Run:
         lost = clock.resume(self.position, stamp)
         if stamp and stamp["step"] > self.position.step:
             echo(f"steps {self.position.step + 1} to {stamp['step']} are done again, {lost:.1f} s were lost")
-        self.log = RunLog(course, ledger, workdir, self.position, clock, echo)
+        self.log = RunLog(course, workdir, self.position, clock, echo)
 
     def _state_to_go_on_from(self, fork: Fork | None, echo: Callable[[str], None]) -> tuple[TrainState, Position]:
         """Those of the newest readable checkpoint of the run, else of its trunk up to the fork, else fresh ones."""
@@ -188,7 +188,9 @@ class _Run:
             def build(rows: Any = slice(None)) -> Batch:
                 return {name: values[rows] for name, values in batch.items()}
 
-            return program.evaluate(self.state.params, _place(build, train.batch_size, stage.config, program))
+            return program.evaluate(
+                self.state.params, self.state.extra, _place(build, train.batch_size, stage.config, program)
+            )
 
         return evaluate(self.batches, sums, train.batch_size, train.eval_sequences)
 
@@ -251,7 +253,7 @@ def _train_steps(run: _Run, signals: Signals) -> dict[str, float]:
         # --- One step ---
         step = position.step - stage.first_step
         n = stage.steps.sequences(step)
-        lr = np.float32(learning_rate(stage.config.optimizer, stage.steps, step))
+        lr = np.float32(stage.warmed(step) * learning_rate(*stage.schedule(step)))
         with run.clock.preparing():
             batch = _place(functools.partial(run.batches.batch, position.next_sequence, n), n, stage.config, program)
         with profiler.step(position.step + 1):

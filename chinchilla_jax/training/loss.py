@@ -8,8 +8,8 @@ logits are, so nothing of it is kept for a backward pass, or computed twice.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ def output_loss(
 ) -> Sums:
     """What to minimise, in nats, summed over tokens and not yet divided by their number, and the sums to report.
 
+    Targets and weights are `[B, S]`, or `[B, S, K]` where a row predicts K tokens at once, all by the same logits.
+
     Sums and not means, so that microbatches and hosts with unequal numbers of real tokens add up to the token-weighted
     mean of the global batch. x is the last layer's output, w the output matrix, whole in the model width. `z_loss` is a
     factor of log(Z)^2 (Chowdhery et al. 2022, section 5), which is minimised but not in the reported nats.
@@ -36,9 +38,9 @@ def output_loss(
 
     def all_chunks(axes: Axes, x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, *rows_BxS: Array) -> Sums:
         def chunk(sums: Sums, part: tuple[Array, ...]) -> tuple[Sums, None]:
-            x_NxD, targets_N, weights_N = part
-            *_, nll_N, log_z_N = _scores(axes, x_NxD, w_VxD, bias_V, targets_N)
-            return jax.tree.map(jnp.add, sums, _sums(nll_N, log_z_N, weights_N, z_loss)), None
+            logits_NxV, log_z_N = _scores(axes, part[0], w_VxD, bias_V)
+            aims = _aims(axes, logits_NxV, log_z_N, *part[1:])
+            return jax.tree.map(jnp.add, sums, _sums(aims, log_z_N, z_loss)), None
 
         return axes.sum_of_tokens(_over_chunks(chunk, _zeros(), w_VxD, x_BxSxD, *rows_BxS)[0])
 
@@ -53,12 +55,14 @@ def _forward(
     def all_chunks(axes: Axes, x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, *rows_BxS: Array) -> tuple:
         def chunk(carry: tuple, part: tuple[Array, ...]) -> tuple[tuple, Array]:
             sums, dw_VxD, dbias_V = carry
-            x_NxD, targets_N, weights_N = part
-            logits_NxV, is_target_NxV, nll_N, log_z_N = _scores(axes, x_NxD, w_VxD, bias_V, targets_N)
-            sums = jax.tree.map(jnp.add, sums, _sums(nll_N, log_z_N, weights_N, z_loss))
+            x_NxD = part[0]
+            logits_NxV, log_z_N = _scores(axes, x_NxD, w_VxD, bias_V)
+            aims = _aims(axes, logits_NxV, log_z_N, *part[1:])
+            sums = jax.tree.map(jnp.add, sums, _sums(aims, log_z_N, z_loss))
             softmax_NxV = jnp.exp(logits_NxV - log_z_N[:, None])
-            scale_N = weights_N * (1.0 + 2.0 * z_loss * log_z_N)
-            dlogits_NxV = softmax_NxV * scale_N[:, None] - jnp.where(is_target_NxV, weights_N[:, None], 0.0)
+            scale_N = _total(aim.weights for aim in aims) * (1.0 + 2.0 * z_loss * log_z_N)
+            hit_NxV = _total(jnp.where(aim.is_target, aim.weights[:, None], 0.0) for aim in aims)
+            dlogits_NxV = softmax_NxV * scale_N[:, None] - hit_NxV
             if bias_V is not None:
                 dbias_V += jnp.sum(dlogits_NxV, axis=0)
             dlogits_NxV = dlogits_NxV.astype(x_NxD.dtype)
@@ -90,8 +94,8 @@ def token_nats(x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, targets_BxS: 
 
     def all_chunks(axes: Axes, x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, targets_BxS: Array) -> Array:
         def chunk(carry: None, part: tuple[Array, ...]) -> tuple[None, Array]:
-            *_, nll_N, _ = _scores(axes, part[0], w_VxD, bias_V, part[1])
-            return carry, nll_N
+            logits_NxV, log_z_N = _scores(axes, part[0], w_VxD, bias_V)
+            return carry, _aim(axes, logits_NxV, log_z_N, part[1]).nll
 
         return _over_chunks(chunk, None, w_VxD, x_BxSxD, targets_BxS)[1].reshape(targets_BxS.shape)
 
@@ -114,23 +118,44 @@ def _over_chunks(chunk: Callable, carry: Any, w_VxD: Array, *arrays_BxS: Array) 
     return jax.lax.scan(chunk, carry, parts)
 
 
-def _scores(
-    axes: Axes, x_NxD: Array, w_VxD: Array, bias_V: Array | None, targets_N: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Logits of this device's part of the vocabulary, which of them are targets, and of all the nats and log Z."""
+def _scores(axes: Axes, x_NxD: Array, w_VxD: Array, bias_V: Array | None) -> tuple[Array, Array]:
+    """Logits of this device's part of the vocabulary, and log Z of all."""
     logits_NxV = jax.lax.dot_general(x_NxD, w_VxD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
     if bias_V is not None:
         logits_NxV += bias_V
     top_N = axes.max_of_vocab(jnp.max(logits_NxV, axis=-1))
     z_N = axes.sum_of_vocab(jnp.sum(jnp.exp(logits_NxV - top_N[:, None]), axis=-1))
-    rows = w_VxD.shape[0]
+    return logits_NxV, top_N + jnp.log(z_N)
+
+
+class _Aim(NamedTuple):
+    """A target for each row: which logits of this device are theirs `[N, V]`, their nats and their weights `[N]`."""
+
+    is_target: Array
+    nll: Array
+    weights: Array
+
+
+def _aim(axes: Axes, logits_NxV: Array, log_z_N: Array, targets_N: Array, weights_N: Array | None = None) -> _Aim:
+    rows = logits_NxV.shape[1]
     is_target_NxV = jnp.arange(rows) == (targets_N - axes.first_row(rows))[:, None]
     label_N = axes.sum_of_vocab(jnp.sum(jnp.where(is_target_NxV, logits_NxV, 0.0), axis=-1))
-    log_z_N = top_N + jnp.log(z_N)
-    return logits_NxV, is_target_NxV, log_z_N - label_N, log_z_N
+    return _Aim(is_target_NxV, log_z_N - label_N, weights_N)
 
 
-def _sums(nll_N: Array, log_z_N: Array, weights_N: Array, z_loss: float) -> Sums:
-    nll = jnp.sum(nll_N * weights_N)
+def _aims(axes: Axes, logits_NxV: Array, log_z_N: Array, targets: Array, weights: Array) -> list[_Aim]:
+    """The targets of each row, one after the other where there are several."""
+    if targets.ndim == 1:
+        return [_aim(axes, logits_NxV, log_z_N, targets, weights)]
+    return [_aim(axes, logits_NxV, log_z_N, targets[:, k], weights[:, k]) for k in range(targets.shape[1])]
+
+
+def _sums(aims: list[_Aim], log_z_N: Array, z_loss: float) -> Sums:
+    nll = _total(jnp.sum(aim.nll * aim.weights) for aim in aims)
+    weights_N = _total(aim.weights for aim in aims)
     objective = nll + z_loss * jnp.sum(jnp.square(log_z_N) * weights_N) if z_loss else nll
     return objective, {"nll": nll, "weight": jnp.sum(weights_N)}
+
+
+def _total(terms: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, terms)

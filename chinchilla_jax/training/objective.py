@@ -1,27 +1,39 @@
 """What does a step minimise? An objective makes a summed loss of a batch, and says what training by it costs.
 
-Objectives go by name: `train(..., objective="mine")` after `register("mine", MyObjective())`. They are an argument and
-not a setting, which every run directory and manifest would store. The `config.json` of a run names an objective that is
-not the first one. Evaluations do not ask it: runs are compared by the loss of the next token, whatever they minimised.
+An objective is a value: equal ones share compiled programs. It is an argument, `train(..., objective=Mine())`, and not
+a setting, which every run directory and manifest would store; the `config.json` of a run names one that is not the
+first. Runs are compared by the loss of the next token, whatever they minimised: that is what every evaluation measures.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import jax
 
-from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
+from chinchilla_jax.config import RunConfig
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.training.loss import Sums, output_loss
 
-NEXT_TOKEN = "next_token"
 Arrays = dict[str, jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
 class Objective:
-    """Next-token prediction. Another objective derives from it and overrides what differs."""
+    """Next-token prediction. Another objective derives from it and overrides what differs.
+
+    It is hashed and compared by its class and its fields, which hold what its programs depend on.
+    """
+
+    name: ClassVar[str] = "next_token"  # in records; of a class that has none, that of the class
+
+    def __str__(self) -> str:
+        """The name, and the fields if there are any."""
+        name = vars(type(self)).get("name", type(self).__name__)
+        fields = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self))
+        return f"{name}({fields})" if fields else name
 
     def sums(self, config: RunConfig, model: Transformer, params: dict, extra: Any, batch: Arrays) -> Sums:
         """What to minimise, summed over the tokens of a microbatch, and `nll` (nats to report) and `weight` (tokens).
@@ -30,6 +42,10 @@ class Objective:
         objective. `batch` has arrays `[B, S]`: inputs, targets, weights and, where documents are masked, segment_ids.
         """
         return next_token_sums(model, params, batch, config.optimizer.z_loss)
+
+    def next_token_sums(self, config: RunConfig, model: Transformer, params: dict, extra: Any, batch: Arrays) -> Arrays:
+        """What an evaluation measures on a microbatch: `nll` of the next token, in nats, and `weight`."""
+        return next_token_sums(model, params, batch)[1]
 
     def init_extra(self, config: RunConfig, params: dict) -> Any:
         """What the state holds besides weights and moments, such as a teacher: a tree of arrays.
@@ -42,6 +58,10 @@ class Objective:
     def next_extra(self, config: RunConfig, params: dict, extra: Any) -> Any:
         """The same after a step that led to the weights `params`."""
         return extra
+
+    def in_blocks(self, config: RunConfig) -> RunConfig:
+        """The config of a plain run whose blocks compute on rows of the same length as these."""
+        return config
 
     def flops(self, config: RunConfig, tokens: int) -> dict[str, float]:
         """FLOPs of training on so many tokens, by the ledger's conventions."""
@@ -58,18 +78,4 @@ def next_token_sums(model: Transformer, params: dict, batch: Arrays, z_loss: flo
     return loss, {**sums, **aux}
 
 
-_OBJECTIVES = {NEXT_TOKEN: Objective()}
-
-
-def register(name: str, objective: Objective) -> None:
-    """Makes an objective known; `ValueError` if the name is taken, since compiled programs are kept by name."""
-    if _OBJECTIVES.setdefault(name, objective) is not objective:
-        raise ValueError(f"there is an objective {name!r} already")
-
-
-def objective_of(name: str) -> Objective:
-    """The objective registered as `name`; `ConfigError` if there is none."""
-    if name not in _OBJECTIVES:
-        hint = did_you_mean(name, _OBJECTIVES)
-        raise ConfigError("objective", f"unknown value {name!r}{hint}; one of {', '.join(_OBJECTIVES)}")
-    return _OBJECTIVES[name]
+NEXT_TOKEN = Objective()

@@ -1,7 +1,8 @@
 """Which config trains which steps? A run has one stage, or several that follow each other.
 
 A stage has a config, an objective, and a function that makes its first state of the last state of the stage before.
-Steps, data and metrics count on over the whole run; the schedules of a stage count from its first step.
+Steps, data and metrics count on over the whole run; the schedule of a stage counts from its first step, unless it
+follows that of a longer stretch.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from chinchilla_jax.config import ConfigError, RunConfig
+from chinchilla_jax.config import ConfigError, OptimizerConfig, RunConfig
 from chinchilla_jax.ledger import Ledger, count_run
-from chinchilla_jax.training.objective import NEXT_TOKEN, objective_of
+from chinchilla_jax.training.objective import NEXT_TOKEN, Objective
 from chinchilla_jax.training.schedule import BatchSchedule, steps_of
 from chinchilla_jax.training.step import Program, TrainState
 
@@ -28,26 +29,38 @@ def carry_on(last: TrainState, fresh: TrainState) -> TrainState:
     return last
 
 
+class Curve(NamedTuple):
+    """Learning rates of a stage that follow the schedule of a longer stretch.
+
+    `config` is that of the stretch; `start` the step of it that is the stage's first. After a change of the model the
+    rates rise to the curve over `warmup` steps, of which `warmed` were done before the stage.
+    """
+
+    config: RunConfig
+    start: int
+    warmup: int = 0
+    warmed: int = 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stretch of a run that one config trains. A `ConfigError` is raised if no objective has that name.
+    """A stretch of a run that one config trains.
 
     Attributes:
       config: data, mesh and seed are those of the run; `train_tokens` are those of the stage.
-      objective: name of what its steps minimise.
+      objective: what its steps minimise.
+      curve: where its learning rates come from; by default from `config`.
       enter: (last state of the stage before, fresh state of this one) -> first state of this one. It is compiled, and
         must compute the same whenever it is called: a run that was stopped at the border calls it again.
       first_step, first_tokens: steps and tokens of the run before this stage; `Course` fills them in.
     """
 
     config: RunConfig
-    objective: str = NEXT_TOKEN
+    objective: Objective = NEXT_TOKEN
     enter: Callable[[TrainState, TrainState], TrainState] = carry_on
+    curve: Curve | None = None
     first_step: int = 0
     first_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        objective_of(self.objective)  # an unknown one is refused before any work
 
     @functools.cached_property
     def steps(self) -> BatchSchedule:
@@ -64,6 +77,21 @@ class Stage:
         """Tokens of its own steps."""
         return self.steps.tokens(self.steps.total_steps)
 
+    @functools.cached_property
+    def flops(self) -> dict[str, float]:
+        """FLOPs of its own steps, by convention."""
+        return self.objective.flops(self.config, self.own_tokens)
+
+    def schedule(self, step: int) -> tuple[OptimizerConfig, BatchSchedule, int]:
+        """What `learning_rate` takes for the stage's own step `step`."""
+        if self.curve is None:
+            return self.config.optimizer, self.steps, step
+        return self.curve.config.optimizer, steps_of(self.curve.config), self.curve.start + step
+
+    def warmed(self, step: int) -> float:
+        """The share of that rate which is taken while the rates rise to a curve again."""
+        return min(1.0, (self.curve.warmed + step + 1) / (self.curve.warmup + 1)) if self.curve else 1.0
+
     def tokens(self, step: int) -> int:
         """Tokens that the run has consumed when `step` of its steps are done."""
         return self.first_tokens + self.steps.tokens(step - self.first_step)
@@ -78,10 +106,13 @@ class Stage:
 
 
 class Course:
-    """The stages of a run, and what they add up to; a `ConfigError` unless they share data, mesh and seed."""
+    """The stages of a run, and what they add up to; a `ConfigError` unless they share data, mesh and seed.
 
-    def __init__(self, first: Stage, *then: Stage):
-        self.config, self.stages = first.config, [first]
+    `config` is that of the run: of the first stage, or one whose method says what all of them are.
+    """
+
+    def __init__(self, first: Stage, *then: Stage, config: RunConfig | None = None):
+        self.config, self.stages = config or first.config, [first]
         for stage in then:
             if _shared(stage.config) != _shared(first.config):
                 raise ConfigError("then", "all stages of a run have the same data, mesh and train.seed")
@@ -98,18 +129,24 @@ class Course:
     def ledger(self) -> Ledger:
         """Parameters of the last stage, tokens and FLOPs of all."""
         last = count_run(self.stages[-1].config, self.total_tokens)
-        flops = [objective_of(stage.objective).flops(stage.config, stage.own_tokens) for stage in self.stages]
-        return dataclasses.replace(last, flops={c: sum(counts[c] for counts in flops) for c in last.flops})
+        return dataclasses.replace(last, flops={c: sum(stage.flops[c] for stage in self.stages) for c in last.flops})
+
+    def executed(self, step: int) -> float:
+        """FLOPs executed in the first `step` steps, if all steps of a stage cost the same by token."""
+        done = [min(max(step, s.first_step), s.last_step) for s in self.stages]
+        shares = [(s.tokens(at) - s.first_tokens) / s.own_tokens for s, at in zip(self.stages, done, strict=True)]
+        return sum(share * stage.flops["executed"] for share, stage in zip(shares, self.stages, strict=True))
 
     def besides_config(self) -> list[dict[str, Any]] | None:
-        """What decides about the run if not the first config alone; None for one stage of next-token prediction."""
-        if len(self.stages) == 1 and self.stages[0].objective == NEXT_TOKEN:
+        """What decides about the run if its config alone does not; None if it does."""
+        alone = len(self.stages) == 1 and self.stages[0].objective == NEXT_TOKEN
+        if alone or self.config.method is not None:
             return None
         return [{"config": s.config.to_dict() | {"mesh": None}, **_names(s)} for s in self.stages]
 
     def stages_by_name(self) -> list[dict[str, Any]] | None:
-        """For `result.json`: what each stage trained, and by what; None as `besides_config`."""
-        if self.besides_config() is None:
+        """For `result.json`: what each stage trained, and by what; None for plain training."""
+        if self.config.method is None and self.besides_config() is None:
             return None
         return [
             {
@@ -130,7 +167,17 @@ class Course:
 
 
 def _names(stage: Stage) -> dict[str, str]:
-    return {"objective": stage.objective, "enter": f"{stage.enter.__module__}.{stage.enter.__qualname__}"}
+    enter = stage.enter if hasattr(stage.enter, "__qualname__") else type(stage.enter)
+    return {"objective": str(stage.objective), "enter": f"{enter.__module__}.{enter.__qualname__}"}
+
+
+def course_of(config: RunConfig, objective: Objective = NEXT_TOKEN, *then: Stage) -> Course:
+    """The course of a run: one stage of this objective, and those that follow; or as the method of `config` says."""
+    if config.method is None:
+        return Course(Stage(config, objective), *then)
+    if then or objective != NEXT_TOKEN:
+        raise ConfigError("method", f"{config.method.name} has objectives and stages of its own: give no others")
+    return Course(*config.method.to_train(config), config=config)
 
 
 def _shared(config: RunConfig) -> tuple:

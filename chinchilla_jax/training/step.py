@@ -22,7 +22,7 @@ from chinchilla_jax.parallel.attention import project, sharded_attention
 from chinchilla_jax.parallel.rules import check_split, partition_spec, rules_of, shardings
 from chinchilla_jax.parallel.vocabulary import lookup
 from chinchilla_jax.training.machine.shape import shape_key
-from chinchilla_jax.training.objective import NEXT_TOKEN, Arrays, next_token_sums, objective_of
+from chinchilla_jax.training.objective import NEXT_TOKEN, Arrays, Objective
 from chinchilla_jax.training.optimizer import make_optimizer
 
 # XLA gathers the next weights, and rows split over the tensor axis, while it computes; by default it waits for most of
@@ -54,7 +54,7 @@ class Program(NamedTuple):
 
     init: jax.stages.Wrapped  # key -> sharded TrainState
     step: jax.stages.Wrapped  # (state, batch, lr) -> (state, metrics)
-    evaluate: jax.stages.Wrapped  # (params, batch) -> sums
+    evaluate: jax.stages.Wrapped  # (params, extra, batch) -> sums
     abstract: TrainState  # of ShapeDtypeStructs with shardings, to restore a checkpoint into
     batch_sharding: NamedSharding  # for arrays `[M, B/M, S]`
 
@@ -67,17 +67,17 @@ def model_of(config: RunConfig) -> Transformer:
     return Transformer(config.model, dtype, remat, sharded_attention(mesh), lookup, project)
 
 
-def init_state(config: RunConfig, key: jax.Array, objective: str = NEXT_TOKEN) -> TrainState:
+def init_state(config: RunConfig, key: jax.Array, objective: Objective = NEXT_TOKEN) -> TrainState:
     """A fresh state; weights still carry their logical axes."""
     rows = config.mesh.data * config.mesh.fsdp  # a mesh has no use for less than a row for each of them
     tokens = jnp.zeros((rows, config.data.seq_len), jnp.int32)
     params = model_of(config).init(key, tokens)["params"]
     opt_state = make_optimizer(config.optimizer, vectors(config.model)).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, objective_of(objective).init_extra(config, params))
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, objective.init_extra(config, params))
 
 
 def train_step(
-    config: RunConfig, state: TrainState, batch: dict, lr: jax.Array, objective: str = NEXT_TOKEN
+    config: RunConfig, state: TrainState, batch: dict, lr: jax.Array, objective: Objective = NEXT_TOKEN
 ) -> tuple[TrainState, dict]:
     """One update from the token-weighted mean gradient of the whole batch.
 
@@ -90,7 +90,7 @@ def train_step(
     """
 
     def summed_loss(params: dict, rows: Arrays) -> tuple[jax.Array, Arrays]:
-        return objective_of(objective).sums(config, model_of(config), params, state.extra, rows)
+        return objective.sums(config, model_of(config), params, state.extra, rows)
 
     def microbatch(carry: tuple, rows: Arrays) -> tuple[tuple, Arrays]:
         grads, sums = carry
@@ -108,13 +108,15 @@ def train_step(
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: -lr * u, updates))
     metrics = {"loss": sums["nll"] / weight, "grad_norm": optax.tree.norm(grads), "weight": sums["weight"]}
     metrics |= {name: value.sum(0) / weight for name, value in auxiliary.items()}
-    extra = objective_of(objective).next_extra(config, params, state.extra)
+    extra = objective.next_extra(config, params, state.extra)
     return TrainState(state.step + 1, params, opt_state, extra), metrics
 
 
-def evaluate_step(config: RunConfig, params: dict, batch: dict) -> dict:
+def evaluate_step(
+    config: RunConfig, params: dict, extra: Any, batch: dict, objective: Objective = NEXT_TOKEN
+) -> dict[str, jax.Array]:
     """Sums of each microbatch of a batch `[M, B/M, S]`: `nll` (nats of the next token) and `weight`, both `[M]`."""
-    return jax.lax.map(lambda rows: next_token_sums(model_of(config), params, rows)[1], batch)
+    return jax.lax.map(lambda rows: objective.next_token_sums(config, model_of(config), params, extra, rows), batch)
 
 
 def on_mesh(function: Callable, mesh: Mesh | AbstractMesh, config: MeshConfig) -> Callable:
@@ -132,18 +134,18 @@ def on_mesh(function: Callable, mesh: Mesh | AbstractMesh, config: MeshConfig) -
     return wrapped
 
 
-def make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: str = NEXT_TOKEN) -> Program:
+def make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: Objective = NEXT_TOKEN) -> Program:
     """Jitted init, step and evaluation for a config on a mesh; cached, so that equal shapes share compilations.
 
     For devices that are not there (`topology_mesh`, `ahead.abstract_mesh`) they can be lowered, not run. Raises a
-    `ShardingError` if a weight's axes collide on the mesh, a `ConfigError` of the objective's name or `mesh.rules`.
+    `ShardingError` if a weight's axes collide on the mesh, a `ConfigError` of `mesh.rules`.
     """
     with rules_of(config.mesh):
         return _make_program(shape_key(config), mesh, objective)
 
 
 @functools.lru_cache(maxsize=64)
-def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: str) -> Program:
+def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: Objective) -> Program:
     boxed = jax.eval_shape(lambda key: init_state(config, key, objective), jax.random.key(0))
     placed = shardings(boxed, mesh)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), placed)
@@ -165,9 +167,10 @@ def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: str) 
         in_shardings=(placed, batch_sharding, replicated),
         out_shardings=(placed, replicated),
     )
-    shardings_in = (placed.params, batch_sharding)
     evaluate = jit(
-        lambda params, batch: evaluate_step(config, params, batch), in_shardings=shardings_in, out_shardings=replicated
+        lambda params, extra, batch: evaluate_step(config, params, extra, batch, objective),
+        in_shardings=(placed.params, placed.extra, batch_sharding),
+        out_shardings=replicated,
     )
     return Program(init, step, evaluate, abstract, batch_sharding)
 

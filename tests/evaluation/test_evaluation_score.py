@@ -39,7 +39,7 @@ def test_scores_add_up_to_the_validation_loss(run, mesh, monkeypatch):
 
     def sums(batch):
         scored.append(score(params, on_devices(program, batch)))
-        return program.evaluate(params, on_devices(program, batch))
+        return program.evaluate(params, {}, on_devices(program, batch))
 
     record = evaluate(batches, sums, 8, 20)
     assert all(s["log_likelihood"].shape == s["tokens"].shape == (2, 4) for s in scored)

@@ -25,32 +25,25 @@ class Doubled(objective.Objective):
         return {name: 2 * flops for name, flops in super().flops(config, tokens).items()}
 
 
-@pytest.fixture
-def doubled():
-    objective.register("doubled", Doubled())
-    yield "doubled"
-    del objective._OBJECTIVES["doubled"]
-
-
-def test_an_objective_says_what_training_by_it_costs(doubled, monkeypatch, tmp_path):
+def test_an_objective_says_what_training_by_it_costs(monkeypatch, tmp_path):
     asked = []
 
-    def compile_step(config, slice_, **settings):
-        asked.append(settings)
+    def compile_step(config, slice_, objective):
+        asked.append(objective)
         step = CompiledStep(config.train.batch_size, Memory(1, 2, 0, peak=3, usable=4), {}, 1.0, matmul_flops=10**9)
         return step, ""
 
     monkeypatch.setattr(checks, "_compile", compile_step)
-    options = {name: Options(parse_slice("v5e-4"), Cache(tmp_path), objective=name) for name in ("", doubled)}
-    usual, twice = (check(CONFIG, one, print) for one in options.values())
-    assert asked == [{}, {"objective": "doubled"}], "no step of another objective is taken from the cache"
+    options = Options(parse_slice("v5e-4"), Cache(tmp_path))
+    usual, twice = (check(CONFIG, options, print, one) for one in (None, Doubled()))
+    assert asked == [None, Doubled()], "no step of another objective is taken from the cache"
     assert twice.ledger.flops == {name: 2 * flops for name, flops in usual.ledger.flops.items()}
     assert twice.cost.utilisation == {name: 2 * share for name, share in usual.cost.utilisation.items()}
     assert twice.cost.days == usual.cost.days, "the time is that of the compiled step"
 
 
-def test_what_an_objective_keeps_is_part_of_the_state(doubled):
+def test_what_an_objective_keeps_is_part_of_the_state():
     mesh = abstract_mesh(CONFIG.mesh, "TPU v5 lite")
-    usual, twice = argument_memory(CONFIG, mesh), argument_memory(CONFIG, mesh, doubled)
+    usual, twice = argument_memory(CONFIG, mesh), argument_memory(CONFIG, mesh, Doubled())
     assert twice.optimizer - usual.optimizer == usual.parameters == twice.parameters > 0
     assert usual.optimizer == pytest.approx(2 * usual.parameters, abs=100)

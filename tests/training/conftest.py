@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import os
 import signal
 
@@ -102,6 +103,23 @@ def stop_at(monkeypatch):
         def with_signal(optimizer, steps, step):
             if left == [step + 1]:
                 left.clear()
+                os.kill(os.getpid(), signal.SIGTERM)
+            return rate(optimizer, steps, step)
+
+        monkeypatch.setattr(loop, "learning_rate", with_signal)
+
+    return arm
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """`stop_after(n)`: SIGTERM arrives once, when `n` more steps are done, whatever stages they belong to."""
+
+    def arm(stop):
+        rate, calls = loop.learning_rate, itertools.count(1)
+
+        def with_signal(optimizer, steps, step):
+            if next(calls) == stop:
                 os.kill(os.getpid(), signal.SIGTERM)
             return rate(optimizer, steps, step)
 

@@ -1,10 +1,7 @@
 """A run of two stages, of which the second has more layers: stopped anywhere, it ends with the same bits."""
 
 import dataclasses
-import itertools
 import json
-import os
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +11,6 @@ import pytest
 from chinchilla_jax.config import ConfigError
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.parallel.mesh import make_mesh
-from chinchilla_jax.training import loop
 from chinchilla_jax.training.checkpoint import restore_from
 from chinchilla_jax.training.loop import Fork, Preempted, Stage, train
 from chinchilla_jax.training.record.metrics import read_metrics
@@ -105,23 +101,6 @@ def test_the_second_stage_begins_with_what_is_made_of_the_first(first, second, s
     np.testing.assert_array_equal(query[::2], query[1::2])
     np.testing.assert_array_equal(query[::2], last.params["layers"]["attention"]["query"])
     assert int(grown.step) == BORDER
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """`stop_after(n)`: SIGTERM arrives once, when `n` more steps are done, whatever stages they belong to."""
-
-    def arm(stop):
-        rate, calls = loop.learning_rate, itertools.count(1)
-
-        def with_signal(optimizer, steps, step):
-            if next(calls) == stop:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return rate(optimizer, steps, step)
-
-        monkeypatch.setattr(loop, "learning_rate", with_signal)
-
-    return arm
 
 
 @pytest.mark.parametrize("stop", [2, BORDER, BORDER + 1, 8])

@@ -9,7 +9,7 @@ import pytest
 
 from chinchilla_jax.model.parts import vectors
 from chinchilla_jax.parallel.mesh import make_mesh
-from chinchilla_jax.training.objective import Objective, register
+from chinchilla_jax.training.objective import Objective
 from chinchilla_jax.training.optimizer import make_optimizer
 from chinchilla_jax.training.step import TrainState, make_program, train_step
 
@@ -63,7 +63,7 @@ def test_microbatches_give_the_token_weighted_mean(small, changed, program):
     jax.tree.map(close, parts.opt_state[1].mu, whole.opt_state[1].mu)
     jax.tree.map(close, parts.params, whole.params)
     assert max(float(abs(m).max()) for m in jax.tree.leaves(whole.opt_state[1].mu)) > 1e-3
-    sums = program.evaluate(state.params, random_batch(4))
+    sums = program.evaluate(state.params, state.extra, random_batch(4))
     mean_of_means = np.mean(sums["nll"] / sums["weight"])
     assert abs(mean_of_means - metrics["loss"]) > 1e-3, "the weights must be unequal for the test to mean anything"
 
@@ -85,9 +85,8 @@ def test_small_updates_reach_float32_masters_and_would_not_reach_bfloat16(small,
             loss = jnp.sum(params["w"].astype(jnp.bfloat16).astype(jnp.float32))
             return loss, {"nll": jnp.zeros(()), "weight": jnp.ones(())}
 
-    register("slope_one", SlopeOne())
     config = changed(small, optimizer={"weight_decay": 0.0})
-    step = jax.jit(functools.partial(train_step, config, objective="slope_one"))
+    step = jax.jit(functools.partial(train_step, config, objective=SlopeOne()))
 
     def after_100_steps(dtype):
         params = {"w": jnp.ones((1,), dtype)}
@@ -132,7 +131,7 @@ def test_runs_of_one_shape_share_a_program(small, changed, program):
 def test_evaluation_sums_are_those_of_the_loss(program, small):
     state = program.init(jax.random.key(1))
     batch = random_batch(2)
-    sums = program.evaluate(state.params, batch)
+    sums = program.evaluate(state.params, state.extra, batch)
     _, metrics = program.step(state, batch, np.float32(0.0))
     np.testing.assert_array_equal(sums["weight"], batch["weights"].sum((1, 2)))
     np.testing.assert_allclose(sums["nll"].sum() / sums["weight"].sum(), metrics["loss"], rtol=1e-6)

@@ -43,6 +43,7 @@ _VALIDATION = (
     *(f"data.{key}" for key in ("source", "mixture", "tokenizer", "vocab_size", "seq_len", "validation_fraction")),
     "train.eval_sequences",
 )
+_METHOD, _PLAIN = "method", "plain"  # the key of a result that says how the run was trained
 _MARKS = ("result.json", "config.json", "metrics.jsonl")
 
 
@@ -81,6 +82,12 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
         if passed := sum(_is_passed_over(row, role) for row in rows):
             table.notes.append(f"{why}: {passed} passed over")
     table.rows = [row for row in rows if not any(_is_passed_over(row, role) for role in _NOT_FITTED)]
+    if _METHOD not in where:
+        others = {row.where for row in table.rows if row.values.get(_METHOD, _PLAIN) != _PLAIN}
+        if others:
+            asked = f"--where={_METHOD}=... or --by={_METHOD} asks for them"
+            table.notes.append(f"runs trained otherwise than plainly: {len(others)} passed over; {asked}")
+        table.rows = [row for row in table.rows if row.where not in others]
     usable, bad_rows = to_runs(table)
 
     # 4. The best settings, if asked for; then seeds and training curves.
@@ -89,7 +96,9 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
     bad_curves = []
     for record in usable:
         folder = study.folders[record.row.where]
-        curve, problems = read_curve(record.run, folder / "metrics.jsonl")
+        curve, problems = None, list[BadRow]()
+        if "stages" not in record.row.values:  # otherwise its training loss is not that of next tokens all the way
+            curve, problems = read_curve(record.run, folder / "metrics.jsonl")
         bad_curves += problems
         record.change(seed=_seed(record.row, study.planned, folder), curve=curve)
     params = table.columns["params"]

@@ -17,7 +17,8 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 from chinchilla_jax.config import MeshConfig, RunConfig
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.rules import MESH_AXES
-from chinchilla_jax.training.objective import NEXT_TOKEN
+from chinchilla_jax.training.objective import NEXT_TOKEN, Objective
+from chinchilla_jax.training.stages import course_of
 from chinchilla_jax.training.step import make_program
 
 
@@ -29,12 +30,12 @@ def abstract_mesh(config: MeshConfig, device_kind: str) -> AbstractMesh:
 
 
 def train_step_arguments(
-    config: RunConfig, mesh: Mesh | AbstractMesh, sequences: int | None = None, objective: str = NEXT_TOKEN
+    config: RunConfig, mesh: Mesh | AbstractMesh, sequences: int | None = None, objective: Objective = NEXT_TOKEN
 ) -> tuple:
     """Shapes, types and shardings of `Program.step`'s state, batch and learning rate.
 
     `sequences` are those of the batch; default `train.batch_size`. A run whose batch doubles has two train steps.
-    `objective` is the name of what the step minimises.
+    `objective` is what the step minimises.
     """
     program, train = make_program(config, mesh, objective), config.train
     shape = (train.microbatches, (sequences or train.batch_size) // train.microbatches, config.data.seq_len)
@@ -46,7 +47,7 @@ def train_step_arguments(
 
 
 def lower_train_step(
-    config: RunConfig, mesh: Mesh | AbstractMesh, sequences: int | None = None, objective: str = NEXT_TOKEN
+    config: RunConfig, mesh: Mesh | AbstractMesh, sequences: int | None = None, objective: Objective = NEXT_TOKEN
 ) -> jax.stages.Lowered:
     """The train step for the devices of the mesh, before their compiler has seen it.
 
@@ -58,7 +59,7 @@ def lower_train_step(
 
 
 def compile_train_step(
-    config: RunConfig, mesh: Mesh, sequences: int | None = None, objective: str = NEXT_TOKEN
+    config: RunConfig, mesh: Mesh, sequences: int | None = None, objective: Objective = NEXT_TOKEN
 ) -> jax.stages.Compiled:
     """The train step as the devices of the mesh would run it: its memory, its text. Minutes for a large model.
 
@@ -75,9 +76,10 @@ def warm(config: RunConfig) -> None:
     from chinchilla_jax.training.machine import hardware  # decides about no program
 
     hardware.keep_freed_memory()
+    first = course_of(config).stages[0]
     mesh = make_mesh(config.mesh)
-    program = make_program(config, mesh)
-    _, shapes, _ = train_step_arguments(config, mesh)
+    program = make_program(first.config, mesh, first.objective)
+    _, shapes, _ = train_step_arguments(first.config, mesh, objective=first.objective)
     batch = {name: jax.device_put(np.zeros(a.shape, a.dtype), a.sharding) for name, a in shapes.items()}
     state, _ = program.step(program.init(jax.random.key(config.train.seed)), batch, np.float32(0.0))
-    jax.block_until_ready(program.evaluate(state.params, batch))
+    jax.block_until_ready(program.evaluate(state.params, state.extra, batch))

@@ -23,4 +23,4 @@ def shape_key(config: RunConfig) -> RunConfig:
         checkpoint_every=0,
     )
     data = dataclasses.replace(config.data, source="auto", data_dir="", mixture="", tokenizer="", text_field="")
-    return dataclasses.replace(config, optimizer=blank_optimizer, train=train, data=data, study=None)
+    return dataclasses.replace(config, optimizer=blank_optimizer, train=train, data=data, study=None, method=None)

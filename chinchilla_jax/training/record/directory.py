@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,8 +29,11 @@ def check_directory(course: Course, workdir: Path, echo: Callable[[str], None], 
     if not files.exists(path):
         return
     stored = read_record(path, "config", dict)
-    difference, owner = differences(stored["config"], config), None
-    if stored["config"] != config.to_dict() | {"mesh": stored["config"].get("mesh")}:
+    there = stored["config"]
+    with contextlib.suppress(ConfigError):  # keys that came later have their defaults
+        there = RunConfig.from_dict(there).to_dict()
+    difference, owner = differences(there, config), None
+    if there != config.to_dict() | {"mesh": there.get("mesh")}:
         owner = f"another config ({difference})"
     elif stored.get("stages") != course.besides_config():
         owner = "a run with another objective or other stages"

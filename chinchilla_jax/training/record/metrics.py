@@ -22,7 +22,6 @@ from tensorboardX import SummaryWriter
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import FAILED, ExplainedError
-from chinchilla_jax.ledger import Ledger
 from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training.checkpoint import Position
 from chinchilla_jax.training.schedule import is_due
@@ -71,10 +70,9 @@ class RunLog:
     Of several processes the first one writes.
     """
 
-    def __init__(self, course: Course, ledger: Ledger, workdir: Path, position: Position, clock: Clock, echo: Callable):
+    def __init__(self, course: Course, workdir: Path, position: Position, clock: Clock, echo: Callable):
         self._course, self._position, self._clock, self._echo = course, position, clock, echo
         self._writer = MetricWriter(workdir, position) if distributed.first() else None
-        self._flops_per_token = ledger.flops["executed"] / ledger.tokens
         self._waiting: collections.deque = collections.deque()
         self._told = self._stamped = time.perf_counter()
 
@@ -122,12 +120,13 @@ class RunLog:
         speed, course = self._clock.window(), self._course
         if speed is None:
             return
-        flops_per_second = speed * self._flops_per_token
+        stage = course.at(step)
+        flops_per_second = speed * stage.flops["executed"] / stage.own_tokens
         self.stamp(step, tokens_per_second=speed, flops_per_second=flops_per_second)
         if self._stamped - self._told > LINE_SECONDS:
             self._told = self._stamped
             speeds = f"{speed / 1e3:.1f}k tokens/s {flops_per_second / 1e9:.1f} GFLOP/s"
-            left = (course.total_tokens - course.at(step).tokens(step)) / speed
+            left = (course.executed(course.total_steps) - course.executed(step)) / flops_per_second
             self._echo(f"step {step}/{course.total_steps} {speeds}, {left:.0f} s left")
 
     def stamp(self, step: int, **speed: float) -> None:

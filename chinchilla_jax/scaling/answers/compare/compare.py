@@ -2,7 +2,8 @@
 
 The compute-equivalent gain of an arm at C is C' / C, where the reference needs C' for the loss that the arm reaches
 with C. At a budget that both arms have, their minima there are compared, with the slope of the reference's frontier;
-beyond them, and where an arm has no such budget, the frontiers' laws.
+beyond them, and where an arm has no such budget, the frontiers' laws. Arms with a single budget are compared there,
+size by size and seed by seed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from chinchilla_jax.scaling.answers.compare import costs
+from chinchilla_jax.scaling.answers.compare.cells import CellFrontiers, common_budget, draw_cells
 from chinchilla_jax.scaling.answers.compare.costs import Cost, Costs
 from chinchilla_jax.scaling.answers.compare.paired import Arm, Frontiers, arm_of, draw_frontiers, same_budgets
 from chinchilla_jax.scaling.answers.compare.surfaces import SurfaceFrontiers, draw_surfaces
@@ -27,7 +29,7 @@ _FAR = 30.0  # times beyond an arm's budgets from which a warning says so
 _LEVEL = 0.95
 _ENOUGH = 3  # profiles from which minima are compared, as for the recommendation of `predict`
 _SHARP = 0.9  # a correlation above it with few shared cells is luck
-_Drawn = Frontiers | SurfaceFrontiers
+_Drawn = Frontiers | SurfaceFrontiers | CellFrontiers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ def compare(
     seed: int = 0,
 ) -> Comparison:
     """The arms by name, two at least, against `reference` (by default the first), at `budget` FLOPs (by default that of
-    the reference's held-out runs).
+    the reference's held-out runs; where arms have one budget only, that).
 
     Raises:
       FitRefused: `arms` (fewer than two, or no such reference); `unit`, `conventions` or `validation` (arms whose
@@ -105,10 +107,11 @@ def compare(
     names = _in_order(arms, reference)
     ordered = {name: arms[name] for name in names}
     _refuse_unlike(ordered)
-    budget = budget or target_budget(ordered[names[0]])
+    single = common_budget([loaded.role("isoflop") for loaded in ordered.values()])
+    budget = budget or single or target_budget(ordered[names[0]])
     if not budget:
         raise FitRefused("no_budget", f"{names[0]}: no held-out budget to compare at; give --budget=FLOPS")
-    drawn, unpaired = _draw(ordered, draws, seed)
+    drawn, unpaired = _draw(ordered, draws, seed, single)
     pricing = {name: costs.pricing(loaded) for name, loaded in ordered.items()}
     losses = np.array([drawn.loss(k, budget) for k in range(len(names))])
     compared = tuple(
@@ -123,8 +126,8 @@ def compare(
             unpaired_95=_interval(np.log(_factors(unpaired, k, budget))) if k else (1.0, 1.0),
             best=float((losses.argmin(0) == k).mean()),
             costs=_costs(drawn, k, budget, pricing[names[0]], pricing[name]),
-            correlation=float(drawn.correlation[0, k]) if isinstance(drawn, Frontiers) else None,
-            shared=int(drawn.shared[0, k]) if isinstance(drawn, Frontiers) else None,
+            correlation=None if isinstance(drawn, SurfaceFrontiers) else float(drawn.correlation[0, k]),
+            shared=None if isinstance(drawn, SurfaceFrontiers) else int(drawn.shared[0, k]),
         )
         for k, (name, loaded) in enumerate(ordered.items())
     )
@@ -181,8 +184,12 @@ def _without_file(text: str, loaded: LoadedRuns) -> str:
     return text.replace(pathlib.Path(loaded.source).name, "the table")
 
 
-def _draw(arms: Mapping[str, LoadedRuns], draws: int, seed: int) -> tuple[_Drawn, _Drawn]:
-    """Paired draws, and others as if nothing were shared."""
+def _draw(arms: Mapping[str, LoadedRuns], draws: int, seed: int, single: float | None) -> tuple[_Drawn, _Drawn]:
+    """Paired draws, and others as if nothing were shared. `single`: the budget of arms that have no other."""
+    if single is not None:
+        of_arms = [loaded.role("isoflop") for loaded in arms.values()]
+        paired, alone = (draw_cells(of_arms, single, draws, seed, paired) for paired in (True, False))
+        return paired, alone
     profiles: list[Arm] = []
     for name, loaded in arms.items():
         try:
@@ -289,6 +296,14 @@ def _notes(
                 f"runs have a correlation of {arm.correlation:+.2f}: half-width of ln(gain) at the target {half:.3f}, "
                 f"with nothing shared {alone:.3f}"
             )
+    if isinstance(drawn, CellFrontiers):
+        low, high = np.exp(drawn.ladder[[0, -1]])
+        sizes = f"sizes of {arms[0].name} trained there too; it says what these sizes gain, not the lowest of a budget"
+        lines.append(
+            f"Arms have one budget, {drawn.budget:.3g} FLOPs: runs of the same size and seed are compared there. The "
+            f"gain is read off the ladder from {low:.3g} to {high:.3g} FLOPs of the {sizes}. One run differs from "
+            f"another of its kind by {drawn.noise:.2%}"
+        )
     if isinstance(drawn, SurfaceFrontiers):
         how = "the same cells in each replicate" if drawn.paired else "each by itself, since they have other cells"
         lines.append(f"There are too few profiles for minima: surfaces (approach 3) are compared, resampled {how}")
@@ -315,6 +330,11 @@ def _warnings(arms: Mapping[str, LoadedRuns], drawn: _Drawn, compared: Sequence[
             few = arm.shared < len(drawn.arms[0].cells) / 2
             if few and abs(arm.correlation) > _SHARP:
                 lines.append(f"{arm.name} shares {arm.shared} cells only: their correlation may be luck")
+        if isinstance(drawn, CellFrontiers):
+            low, high = np.exp(drawn.ladder[[0, -1]]) / drawn.budget
+            if not low <= arm.target.factor <= high:
+                beyond = f"beyond the ladder of {first} ({low:.3g} to {high:.3g} times its compute)"
+                lines.append(f"the gain of {arm.name} is {beyond}: carried on along the ladder's last step")
         if not np.isfinite(arm.target.factor_95[1]):
             words = f"part of the draws of {arm.name} at the target lie below what {first} can reach with any compute"
             lines.append(f"{words}: the gain has no upper end")
