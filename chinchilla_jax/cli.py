@@ -15,6 +15,7 @@
     verify    FILE RUN                                 judge a finished run by a prediction on record
     compare   ARM ARM... | --runs=TABLE --by=COLUMN    how much compute one way to train is worth against another
     study     --config=FILE[:NAME] --study=DIR         all of it, from text to report
+    methods   --config=FILE[:NAME] --study=DIR         ways to train at equal compute: patches, growth, experts
     noise     --config=FILE[:NAME] --study=DIR         how far its runs differ by their seeds, and at other rates
     presets                                            published models and their counts
     paper                                              what Hoffmann et al. 2022 printed, computed again
@@ -266,6 +267,27 @@ def _study(values: flags.FlagValues) -> None:
     from chinchilla_jax.study.pipeline import run_study
 
     run_study(config, study, values.workers, _echo)
+
+
+@_verb("config", "study", "workers", "dry_run")
+def _methods(values: flags.FlagValues) -> None:
+    """Compares ways to train at equal compute: data, plan, runs, report. Does only what is missing.
+
+    The ways are those of study.methods; `plain` is trained at budgets around that of the comparison as well, so that a
+    difference can be told as compute. Without --config the study is the one planned in --study. --dry_run prints the
+    plan and its cost.
+    """
+    from chinchilla_jax.parallel.job.cores import default_workers
+    from chinchilla_jax.study.comparison import compare_methods, plan_comparison
+    from chinchilla_jax.study.folder import MANIFEST, read_manifest
+    from chinchilla_jax.study.plan import describe
+
+    planned = "config" not in values and values.study
+    config = read_manifest(_folder(values, "study") / MANIFEST).template() if planned else read_config(values)
+    if values.dry_run:
+        describe(plan_comparison(config), values.workers or default_workers(config), _echo)
+        return
+    compare_methods(config, _folder(values, "study"), values.workers, _echo)
 
 
 @_verb("config", "study", "cells", "seeds", "rates", "workers", "dry_run")

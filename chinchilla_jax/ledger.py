@@ -123,3 +123,14 @@ def count_run(config: RunConfig, tokens: int | None = None) -> Ledger:
     parameters = count_parameters(config.model)
     flops = {name: tokens * flops_per_token(config, name) for name in CONVENTIONS}
     return Ledger(parameters, tokens, flops, 4 * parameters.total, 8 * parameters.total)
+
+
+def flops_at(config: RunConfig, tokens: float, convention: str) -> float:
+    """FLOPs of a run when it has seen so many of its tokens: of one with a method, piece by piece."""
+    if config.method is None:
+        return tokens * flops_per_token(config, convention)
+    total, left = 0.0, tokens
+    for leg in config.method.legs(config):
+        seen = min(left, leg.config.train.train_tokens)
+        total, left = total + seen * flops_per_token(leg.config, convention, leg.patch), left - seen
+    return total

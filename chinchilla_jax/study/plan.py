@@ -221,7 +221,7 @@ def describe(manifest: Manifest, workers: int, echo: Echo) -> None:
         saved = f"{apart - shared:.3g} saved ({1 - shared / apart:.0%}; executed)"
         separate = f"separate runs of the same schedule and horizons would {apart:.3g}"
         echo(f"trunks and branches execute {shared:.3g} FLOPs, {separate}: {saved}")
-    if guessed:
+    if manifest.header["kind"] == "isoflop":
         held_out, number = holdout_budget(template), holdout_runs(template)
         with_them = f"{total + number * held_out:.3g} in all ({convention})"
         echo(f"later {number} held-out runs of {held_out:.3g} FLOPs: with them {with_them}")

@@ -284,15 +284,18 @@ def _range(arms: Mapping[str, LoadedRuns]) -> tuple[float, float]:
 def _notes(
     drawn: _Drawn, arms: Sequence[Compared], pricing: Mapping[str, costs.Pricing], budget: float
 ) -> tuple[str, ...]:
-    lines = [
-        f"Gain: how many times the compute of {arms[0].name} gives the same loss. At a budget of both arms their "
-        "minima there are compared, elsewhere the laws. Losses are the lowest of a budget on average, not of one run"
-    ]
+    gain = f"Gain: how many times the compute of {arms[0].name} gives the same loss"
+    of_frontiers = (
+        "At a budget of both arms their minima there are compared, elsewhere the laws. Losses are the lowest of a budget "
+        "on average, not of one run"
+    )
+    lines = [gain if isinstance(drawn, CellFrontiers) else f"{gain}. {of_frontiers}"]
     for arm in arms[1:]:
         if arm.correlation is not None:
             half, alone = (0.5 * np.log(high / low) for low, high in (arm.target.factor_95, arm.unpaired_95))
+            where = "" if isinstance(drawn, CellFrontiers) else " near the minima"
             lines.append(
-                f"{arm.name} and {arms[0].name} share {arm.shared} cells near the minima, where the errors of their "
+                f"{arm.name} and {arms[0].name} share {arm.shared} cells{where}, where the errors of their "
                 f"runs have a correlation of {arm.correlation:+.2f}: half-width of ln(gain) at the target {half:.3f}, "
                 f"with nothing shared {alone:.3f}"
             )

@@ -11,7 +11,7 @@ from chinchilla_jax.scaling.answers.compare.compare import Comparison
 from chinchilla_jax.scaling.report.plots import style
 from chinchilla_jax.scaling.report.plots.style import BLUE, BUDGET, GREEN, GREY, ORANGE, PURPLE
 
-_COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#000000")
+COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#000000")
 _MOST = 20.0  # a gain beyond it is drawn at the edge
 
 
@@ -20,7 +20,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> Path:
     bands; dots are what the minima of one budget give."""
     with style.drawing(path, 8.6, 2, 1) as (_, (losses, gains)):
         for number, arm in enumerate(comparison.arms):
-            colour, name = _COLOURS[number % len(_COLOURS)], arm.name
+            colour, name = COLOURS[number % len(COLOURS)], arm.name
             low, middle, high = comparison.frontiers[name]
             style.band(losses, comparison.flops, (low, high), colour, label="_")
             losses.plot(
