@@ -286,8 +286,8 @@ def _notes(
 ) -> tuple[str, ...]:
     gain = f"Gain: how many times the compute of {arms[0].name} gives the same loss"
     of_frontiers = (
-        "At a budget of both arms their minima there are compared, elsewhere the laws. Losses are the lowest of a budget "
-        "on average, not of one run"
+        "At a budget of both arms their minima there are compared, elsewhere the laws. Losses are the lowest of a "
+        "budget on average, not of one run"
     )
     lines = [gain if isinstance(drawn, CellFrontiers) else f"{gain}. {of_frontiers}"]
     for arm in arms[1:]:
