@@ -54,7 +54,7 @@ def compiler(monkeypatch):
     """A compiler of one line, under which a step needs 20 GiB divided by its microbatches; lists what it was asked."""
     asked = []
 
-    def compile_step(config, slice_):
+    def compile_step(config, slice_, objective):
         sequences = config.train.batch_size
         asked.append((config.train.microbatches, config.train.remat, sequences))
         needs, usable = 20 * GIB // config.train.microbatches, 16 * GIB
@@ -130,7 +130,7 @@ def test_a_program_that_is_not_understood_fits_but_is_not_timed(run, compiler, m
     monkeypatch.setattr(
         compiled,
         "compile_step",
-        lambda config, slice_: (
+        lambda config, slice_, objective: (
             CompiledStep(config.train.batch_size, Memory(1, 2, 0, 0, 0, 0, 9, 16), {}, 1.0, unread="a new opcode"),
             "",
         ),
@@ -144,7 +144,7 @@ def test_nothing_that_fits_is_said_so(run, compiler, monkeypatch):
     monkeypatch.setattr(
         compiled,
         "compile_step",
-        lambda config, slice_: (
+        lambda config, slice_, objective: (
             CompiledStep(16, Memory(1, 2, 0, 0, 0, 0, 0, 16), {}, 1.0, Refusal(10**15, 16, "far too large")),
             "",
         ),
@@ -219,6 +219,31 @@ def test_every_distinct_step_of_a_study_is_compiled_once(capsys, compiler, tmp_p
     shapes = {json.dumps([run["config"]["model"], run["config"]["train"]["batch_size"]]) for run in runs}
     assert len(compiler) == len(shapes) < len(runs) and f"{len(runs)} of {len(runs)} runs fit" in out
     assert all(run["name"] in out for run in runs)
+
+
+def test_every_stage_of_a_run_with_a_method_is_compiled_and_has_to_fit(capsys, compiler, tmp_path):
+    """Growth from one layer: the small model, the ramp of the larger one, and its ordinary step."""
+    config = tmp_path / "growing.py"
+    config.write_text(
+        "import dataclasses, ml_collections\n"
+        "from chinchilla_jax.config import RunConfig, TrainConfig\n"
+        "from chinchilla_jax.method import Growth, GrowthStage\n"
+        "def get_config():\n"
+        "    method = Growth(stages=(GrowthStage(share=0.5, n_layers=1),))\n"
+        "    config = RunConfig(train=TrainConfig(microbatches=2, train_tokens=488 * 16 * 128), method=method)\n"
+        "    return ml_collections.ConfigDict(dataclasses.asdict(config))\n"
+    )
+    argv = ["preflight", f"--config={config}", "--slice=v5e-1", f"--cache={tmp_path}/cache"]
+    assert cli.main([*argv, f"--output={tmp_path}/facts.json"]) == 0
+    out, facts = capsys.readouterr().out, json.loads((tmp_path / "facts.json").read_text())
+    assert len(compiler) == 3 and "stage 2 of 3" in out and "MaskedNextToken" in out and "every stage fits" in out
+    assert [stage["config"]["model"]["n_layers"] for stage in facts["stages"]] == [1, 2, 2] and facts["fits"]
+    counted = [stage["ledger"]["flops"]["6nd"] for stage in facts["stages"]]
+    assert facts["flops"]["6nd"] == pytest.approx(sum(counted))
+    assert cli.main([*argv, "--choose"]) == 2
+    assert "--choose is for plain training" in capsys.readouterr().err
+    assert cli.main([*argv, "--config.train.microbatches=1"]) == 2, "no stage fits"
+    assert "stages 1, 2, 3 do not fit" in capsys.readouterr().out
 
 
 def test_a_study_with_a_run_that_does_not_fit_gives_2(capsys, compiler, tmp_path):

@@ -18,7 +18,6 @@ from chinchilla_jax.config import MeshConfig, RunConfig
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.parallel.rules import MESH_AXES
 from chinchilla_jax.training.objective import NEXT_TOKEN, Objective
-from chinchilla_jax.training.stages import course_of
 from chinchilla_jax.training.step import make_program
 
 
@@ -73,7 +72,8 @@ def warm(config: RunConfig) -> None:
 
     What is compiled goes into the compilation cache too, for other processes. It raises what the run would raise.
     """
-    from chinchilla_jax.training.machine import hardware  # decides about no program
+    from chinchilla_jax.training.machine import hardware  # neither decides about a program
+    from chinchilla_jax.training.stages import course_of
 
     hardware.keep_freed_memory()
     first = course_of(config).stages[0]
