@@ -167,7 +167,7 @@ def _predict_served(values: flags.FlagValues) -> None:
     from chinchilla_jax.scaling.read.runs import telling_left_out
     from chinchilla_jax.scaling.report.served import Request, ask_experts
 
-    for flag in (*_OPTIMUM, "fit", "register", "verify", "preset"):
+    for flag in (*_OPTIMUM, "fit", "register", "verify", "preset", "best_per_cell"):
         if values[flag].present:
             raise UsageError(f"--experts is a question of its own: leave --{flag} out")
     if "config" in values:

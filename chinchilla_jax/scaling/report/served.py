@@ -15,7 +15,7 @@ from chinchilla_jax.scaling.answers.serving import tables
 from chinchilla_jax.scaling.answers.serving.cost import Server, Traffic, scaled_to, server_of
 from chinchilla_jax.scaling.answers.serving.experts import Mixture, Setting
 from chinchilla_jax.scaling.answers.serving.findings import findings
-from chinchilla_jax.scaling.answers.serving.law import constants_of, fitted_law, stated_law
+from chinchilla_jax.scaling.answers.serving.law import EXPERTS, constants_of, fitted_law, stated_law
 from chinchilla_jax.scaling.answers.serving.tables import Question, find
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
 from chinchilla_jax.scaling.report.facts import facts_of
@@ -29,9 +29,9 @@ _KEYS = ("prompt", "output", *_MIXTURE, "most_chips", "max_loss", "max_cost")
 @dataclasses.dataclass(frozen=True)
 class Request:
     """What is asked, as the flags say it: training FLOPs; numbers of `experts`; the `reference` that sets the bounds,
-    by default the first of them; the name of the `chip`; its `price` for an hour, None for chip-hours themselves; `serve`,
-    numbers by name, of which `prompt` and `output` are needed; `throughput`, (dense N, output tokens/s, chips) as
-    measured or stated."""
+    by default the first of them; the name of the `chip`; its `price` for an hour, None for chip-hours themselves;
+    `serve`, numbers by name, of which `prompt` and `output` are needed; `throughput`, (dense N, output tokens/s, chips)
+    as measured or stated."""
 
     flops: float | None
     experts: tuple[int, ...]
@@ -69,7 +69,7 @@ def ask_experts(
         tables.at_equal_cost(found),
         findings(found),
     ]
-    loaded = None if isinstance(source, str) else source
+    loaded = None if isinstance(source, str) else _without_sweep(source)
     facts = facts_of(loaded, target_budget=question.flops, question=request, answers=answers)
     sections = of_suggestion(facts) if loaded else [answer_section(answer) for answer in facts["answers"]]
     tell(sections, echo)
@@ -85,6 +85,13 @@ def ask_experts(
     write_json(path, facts)
     echo(f"written: {path}")
     return facts
+
+
+def _without_sweep(loaded: LoadedRuns) -> LoadedRuns:
+    """The runs without the remark that they differ in their experts: here these are no setting to take the best of."""
+    swept = [f"differ in {name} only" for name in EXPERTS]
+    notes = tuple(note for note in loaded.notes if not any(words in note for words in swept))
+    return dataclasses.replace(loaded, notes=notes)
 
 
 def _understood(request: Request) -> tuple[Question, Mixture, Traffic, Server]:

@@ -22,7 +22,7 @@ FORM = "routed_served"
 EXPERTS = ("experts", "n_experts", "num_experts")  # names of the column
 DENSE = ("params_dense", "dense_params")  # N of the dense model, where `params` of a table counts something else
 _INPUTS = {"params", "tokens", "experts"}
-_STARTS = 64
+STARTS = 64  # of the descent, over the ranges that the form states
 _MOST_REPLICATES = 200  # each is a fit of ten constants
 
 
@@ -69,7 +69,7 @@ def stated_law(name: str) -> ExpertsLaw:
     )
 
 
-def fitted_law(loaded: LoadedRuns, replicates: int = 0, seed: int = 0) -> ExpertsLaw:
+def fitted_law(loaded: LoadedRuns, replicates: int = 0, seed: int = 0, starts: int = STARTS) -> ExpertsLaw:
     """The law fitted to runs that say how many experts they have; intervals by at most 200 bootstrap `replicates`.
 
     FitRefused: `columns`, no run says how many experts it has, or all have the same number; as `fit_form`.
@@ -84,7 +84,7 @@ def fitted_law(loaded: LoadedRuns, replicates: int = 0, seed: int = 0) -> Expert
         raise FitRefused("columns", f"{loaded.source}: experts: {have}; {fix}")
     target, ratios = points.pop("loss"), points["tokens"] / points["params"]
     resampling = Resampling(min(replicates, _MOST_REPLICATES)) if replicates else None
-    fit = fit_form(form(FORM), points, target, starts=_STARTS, seed=seed, resampling=resampling)
+    fit = fit_form(form(FORM), points, target, starts=starts, seed=seed, resampling=resampling)
     counts = ", ".join(f"{kind:g} ({int((points['experts'] == kind).sum())})" for kind in kinds)
     notes = [
         f"{len(target)} runs, by experts: {counts}; scatter about the law {fit.scatter:.2%}; {fit.agreement:.0%} of "
