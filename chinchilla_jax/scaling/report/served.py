@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chinchilla_jax.base.config_values import did_you_mean
-from chinchilla_jax.base.files import write_json, write_text
+from chinchilla_jax.base.files import read_bytes, write_json, write_text
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.scaling.answers.serving import tables
 from chinchilla_jax.scaling.answers.serving.cost import Server, Traffic, scaled_to, server_of
@@ -23,6 +23,8 @@ from chinchilla_jax.scaling.report.sections import answer_section, of_suggestion
 from chinchilla_jax.scaling.report.text import tell
 
 _MIXTURE = tuple(field.name for field in dataclasses.fields(Mixture))
+_PLOT = "Loss and cost of serving"
+_DRAWS = 100  # replicates of a fitted law that are searched
 _KEYS = ("prompt", "output", *_MIXTURE, "most_chips", "max_loss", "max_cost")
 
 
@@ -51,7 +53,7 @@ def ask_experts(
     echo: Echo = print,
 ) -> dict[str, Any]:
     """Prints the answers of a law of mixtures: one fitted to runs, or a published or stated one of this name. Returns
-    the facts; `output` takes them as FILE.json, or else is a folder for experts.html and experts.json.
+    the facts; `output` takes them as FILE.json, or else is a folder for experts.html, experts.json and the plot.
 
     Raises:
       FitRefused: `question`, `chip` or `throughput`, something missing or out of range, before anything is fitted; as
@@ -60,7 +62,7 @@ def ask_experts(
     question, mixture, traffic, server = _understood(request)
     law = stated_law(source) if isinstance(source, str) else fitted_law(source, replicates, seed)
     unit = f"{'chip-hours' if request.price is None else 'dollars'} for a million output tokens"
-    found = find(Setting(law.loss, mixture, traffic, server), question)
+    found = find(Setting(law.loss, mixture, traffic, server), question, law.replicates(_DRAWS))
     answers = [
         constants_of(law),
         tables.optimal(found, law, unit),
@@ -77,9 +79,13 @@ def ask_experts(
         return facts
     path = pathlib.Path(output)
     if path.suffix != ".json":
+        from chinchilla_jax.scaling.report.plots.served import plot_served
         from chinchilla_jax.scaling.report.report import render_page
 
-        write_text(path / "experts.html", render_page("Served mixtures of experts", sections, (), {}))
+        image = plot_served(found, unit, path / "plots" / "experts.png")
+        facts["plots"] = {_PLOT: str(image.relative_to(path))}
+        page = render_page("Served mixtures of experts", sections, (), {_PLOT: read_bytes(image)})
+        write_text(path / "experts.html", page)
         echo(f"page: {path / 'experts.html'}")
         path = path / "experts.json"
     write_json(path, facts)

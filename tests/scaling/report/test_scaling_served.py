@@ -33,7 +33,10 @@ def test_text_json_and_page_hold_the_same(law, tmp_path, capsys):
     text = capsys.readouterr().out
     assert cli.main([*ASK, SERVE, law, *more, f"--output={tmp_path / 'out'}"]) == 0
     page, facts = (tmp_path / "out" / "experts.html").read_text(), json.loads((tmp_path / "out.json").read_text())
-    assert facts == json.loads((tmp_path / "out" / "experts.json").read_text())
+    with_plot = json.loads((tmp_path / "out" / "experts.json").read_text())
+    assert facts | {"plots": with_plot["plots"]} == with_plot
+    assert [(tmp_path / "out" / plot).stat().st_size > 10_000 for plot in with_plot["plots"].values()] == [True]
+    assert "data:image/png;base64," in page
     assert list(facts) == list(facts_of()) and facts["question"]["experts"] == [1, 4, 8, 16]
     for answer in facts["answers"]:
         assert answer["title"] in text and answer["title"] in page

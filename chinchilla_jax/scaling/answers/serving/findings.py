@@ -12,7 +12,7 @@ import numpy as np
 
 from chinchilla_jax.scaling.answers.answers import Answer
 from chinchilla_jax.scaling.answers.serving.experts import bounded_loss, optimal_for_loss
-from chinchilla_jax.scaling.answers.serving.tables import Found, experts_text, lowest, share_of_optimal
+from chinchilla_jax.scaling.answers.serving.tables import Found, best_of, cheapest_of, experts_text, lowest
 
 _FEW, _MANY, _FLOPS = 4, 16, (0.237, 0.428)  # FLOPs of many experts for the loss of few
 # (E, reference): cost of a token at the reference's loss, as a share of the reference's.
@@ -40,27 +40,27 @@ def _at_equal_cost(found: Found) -> Iterator[str]:
 
 def _training(found: Found) -> Iterator[str]:
     if {_FEW, _MANY} <= set(found.question.experts):
-        same = optimal_for_loss(found.setting, _MANY, found.best[_FEW].loss, found.question.flops)
+        same = optimal_for_loss(found.setting, _MANY, found.under.best[_FEW].loss, found.question.flops)
         here = "not reached" if same is None else f"{same.flops / found.question.flops:.1%}"
         yield f"Training FLOPs of {_MANY} experts for the loss of {_FEW}: {here}; the paper: {_span(_FLOPS)}"
 
 
 def _costs(found: Found) -> Iterator[str]:
     for (many, few), printed in _COSTS.items():
-        if {many, few} <= set(found.question.experts) and np.isfinite(found.best[few].cost):
-            same = bounded_loss(found.setting, many, found.question.flops, found.best[few].loss)
-            here = "not reached" if same is None else f"{same.cost / found.best[few].cost:.1%}"
+        if {many, few} <= set(found.question.experts) and np.isfinite(found.under.best[few].cost):
+            same = bounded_loss(found.setting, many, found.question.flops, found.under.best[few].loss)
+            here = "not reached" if same is None else f"{same.cost / found.under.best[few].cost:.1%}"
             words = f"Cost of {many} experts at the loss of {experts_text(few)}, over the cost of the latter"
             yield f"{words}: {here}; the paper: {_span(printed)}"
 
 
 def _recommended(found: Found) -> Iterator[str]:
     for winner, bound, printed in (
-        (lowest(found.better, lambda choice: choice.loss), "cost", "32 experts at 30%"),
-        (lowest(found.cheaper, lambda choice: choice.cost), "loss", "16 experts at 16%"),
+        (best_of(found.under), "cost", "32 experts at 30%"),
+        (cheapest_of(found.under), "loss", "16 experts at 16%"),
     ):
         if winner is not None:
-            here = f"{experts_text(winner.experts)} at {share_of_optimal(winner, found):.0%}"
+            here = f"{experts_text(winner.experts)} at {found.under.share_of_optimal(winner):.0%}"
             yield f"Best at a bounded {bound}: {here} of the loss-optimal size; the paper: {printed}"
 
 

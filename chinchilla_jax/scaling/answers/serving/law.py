@@ -7,11 +7,12 @@ have any form of dense size N, tokens and experts.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from chinchilla_jax.scaling.answers.answers import Answer
+from chinchilla_jax.scaling.answers.serving.experts import Loss
 from chinchilla_jax.scaling.fits.minimise import AGREEMENT
 from chinchilla_jax.scaling.fits.resample import Resampling, interval
 from chinchilla_jax.scaling.laws.form import Form, form
@@ -42,6 +43,14 @@ class ExpertsLaw:
     def loss(self, params: np.ndarray, tokens: np.ndarray, experts: float) -> np.ndarray:
         """The loss [...] of a dense size N [...] on D tokens [...], with E experts."""
         return self.form.value(self.constants, params=params, tokens=tokens, experts=experts)
+
+    def replicates(self, count: int) -> Iterator[Loss]:
+        """The losses of the first `count` bootstrap replicates; none without a bootstrap."""
+        for values in zip(*(self.boot or {}).values(), strict=True):
+            if (count := count - 1) < 0:
+                return
+            drawn = {**self.constants, **dict(zip(self.boot or {}, values, strict=True))}
+            yield dataclasses.replace(self, constants=drawn).loss
 
     def interval(self, params: float, tokens: float, experts: float) -> tuple[float, float] | None:
         """The central 95% interval of the law at one point, by the bootstrap; None without one."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from chinchilla_jax.base.words import count, flops_text
 from chinchilla_jax.scaling.answers.answers import Answer
 from chinchilla_jax.scaling.answers.serving.experts import (
     Choice,
+    Loss,
     Setting,
     bounded_cost,
     bounded_loss,
@@ -20,9 +22,10 @@ from chinchilla_jax.scaling.answers.serving.experts import (
     width_times_layers,
 )
 from chinchilla_jax.scaling.answers.serving.law import ExpertsLaw
+from chinchilla_jax.scaling.fits.resample import interval
 from chinchilla_jax.scaling.read.runs import FitRefused
 
-_OWN = "N/N_E: of its loss-optimal size"
+_ENOUGH = 20  # replicates for an interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,31 +41,52 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """The answers to a question by number of experts, None where there is no such mixture: `best`, loss-optimal, with
-    the reference among them; `cheaper`, of a loss of at most `most_loss`; `better`, of a cost of at most `most_cost`;
-    `equal`, loss-optimal at that cost with whatever budget that takes."""
+class Bounded:
+    """Under one law, by number of experts, None where there is no such mixture: `best`, loss-optimal, the reference
+    among them; `cheaper`, of a loss of at most `most_loss`; `better`, of a cost of at most `most_cost`."""
 
-    question: Question
-    setting: Setting
     best: Mapping[int, Choice]
     most_loss: float
     most_cost: float
     cheaper: Mapping[int, Choice | None]
     better: Mapping[int, Choice | None]
+
+    def share_of_optimal(self, choice: Choice) -> float:
+        """N' / N_E."""
+        return choice.params / self.best[choice.experts].params
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The answers to a question: `under` the law itself; `equal`, by number of experts the loss-optimal mixture of the
+    bounded cost, with whatever budget that takes, or None; `drawn`, the same as `under` of replicates of the law."""
+
+    question: Question
+    setting: Setting
+    under: Bounded
     equal: Mapping[int, Choice | None]
+    drawn: tuple[Bounded, ...] = ()
 
 
-def find(setting: Setting, question: Question) -> Found:
-    """Searches every answer.
+def find(setting: Setting, question: Question, replicates: Iterable[Loss] = ()) -> Found:
+    """Searches every answer; under the `replicates` of the law those of the bounds, which follow the reference there.
 
     FitRefused: `question`, numbers of experts that make no mixture, or a reference that no server holds; `no_optimum`.
     """
-    every = dict.fromkeys((*question.experts, question.reference))
-    for experts in every:
+    for experts in (*question.experts, question.reference):
         setting.mixture.check(experts)
+    under = _bounded(setting, question)
+    equal = {e: optimal_for_cost(setting, e, under.most_cost, question.flops) for e in question.experts}
+    drawn = []
+    for law in replicates:
+        with contextlib.suppress(FitRefused):  # a replicate without an optimum is no answer
+            drawn.append(_bounded(dataclasses.replace(setting, law=law), question))
+    return Found(question, setting, under, equal, tuple(drawn))
+
+
+def _bounded(setting: Setting, question: Question) -> Bounded:
     flops = question.flops
-    best = {e: loss_optimal(setting, e, flops) for e in every}
+    best = {e: loss_optimal(setting, e, flops) for e in dict.fromkeys((*question.experts, question.reference))}
     reference = best[question.reference]
     most_loss = reference.loss if question.max_loss is None else question.max_loss
     most_cost = reference.cost if question.max_cost is None else question.max_cost
@@ -70,26 +94,14 @@ def find(setting: Setting, question: Question) -> Found:
         chips = f"{setting.server.largest} {setting.server.name} chips"
         why = f"its {count(reference.total)} parameters, loss-optimal, do not fit {chips}; give --serve=max_cost:COST"
         raise FitRefused("question", f"--reference={question.reference}: {why}")
-    return Found(
-        question,
-        setting,
-        best,
-        most_loss,
-        most_cost,
-        cheaper={e: bounded_loss(setting, e, flops, most_loss) for e in question.experts},
-        better={e: bounded_cost(setting, e, flops, most_cost) for e in question.experts},
-        equal={e: optimal_for_cost(setting, e, most_cost, flops) for e in question.experts},
-    )
+    cheaper = {e: bounded_loss(setting, e, flops, most_loss) for e in question.experts}
+    better = {e: bounded_cost(setting, e, flops, most_cost) for e in question.experts}
+    return Bounded(best, most_loss, most_cost, cheaper, better)
 
 
 def experts_text(experts: int) -> str:
     """`4 experts`, or `the dense model`."""
     return "the dense model" if experts == 1 else f"{experts} experts"
-
-
-def share_of_optimal(choice: Choice, found: Found) -> float:
-    """N' / N_E."""
-    return choice.params / found.best[choice.experts].params
 
 
 def lowest(choices: Mapping[int, Choice | None], key: Callable[[Choice], float]) -> Choice | None:
@@ -100,9 +112,10 @@ def lowest(choices: Mapping[int, Choice | None], key: Callable[[Choice], float])
 
 def optimal(found: Found, law: ExpertsLaw, unit: str) -> Answer:
     """The loss-optimal mixtures and what they cost; `unit`, in words, is that of the cost of a million tokens."""
+    best = {e: found.under.best[e] for e in found.question.experts}
     rows = []
-    for e in found.question.experts:
-        choice, served = found.best[e], found.best[e].serving
+    for e, choice in best.items():
+        served = choice.serving
         row: dict[str, Any] = {"experts": str(e), "N": choice.params, "N, all": choice.total}
         row |= {"N, active": choice.active, "D": choice.tokens, "loss": choice.loss}
         if ends := law.interval(choice.params, choice.tokens, e):
@@ -111,7 +124,7 @@ def optimal(found: Found, law: ExpertsLaw, unit: str) -> Answer:
             row |= {"chips": float(served.chips), "batch": float(served.batch), "tokens/s": float(served.rate)}
         rows.append(row | {"cost": choice.cost})
     title = f"Loss-optimal mixtures for C = {found.question.flops:.4g} FLOPs, and what they cost to serve"
-    notes = (*_premises(found.setting, unit), *_beyond(law, {e: found.best[e] for e in found.question.experts}))
+    notes = (*_premises(found.setting, unit), *_beyond(law, best))
     return Answer("experts_optimal", title, tuple(rows), notes)
 
 
@@ -146,50 +159,84 @@ def _beyond(law: ExpertsLaw, choices: Mapping[int, Choice | None]) -> list[str]:
 
 def at_bounded_loss(found: Found, law: ExpertsLaw) -> Answer:
     """Algorithm 1: what is cheapest to serve at the bound of the loss."""
-    reference, rows = found.best[found.question.reference], []
-    for e, choice in found.cheaper.items():
-        row = _shrunk(e, choice, found)
+    under, reference = found.under, found.question.reference
+
+    def of_reference(bounded: Bounded, choice: Choice) -> float:
+        return choice.cost / bounded.best[reference].cost
+
+    rows = []
+    for e, choice in under.cheaper.items():
+        row = _shrunk(e, choice, under)
         if choice:
-            row |= {"cost, at N_E": found.best[e].cost, "cost, of reference": choice.cost / reference.cost}
+            row |= _interval("N/N_E", [b.share_of_optimal(c) for b in found.drawn if (c := b.cheaper[e])])
+            row |= {"cost, at N_E": under.best[e].cost, "cost, of reference": of_reference(under, choice)}
+            row |= _interval("cost, of reference", [of_reference(b, c) for b in found.drawn if (c := b.cheaper[e])])
         rows.append(row)
-    title = f"Cheapest to serve at a loss of at most {found.most_loss:.4f}"
-    best = lowest(found.cheaper, lambda choice: choice.cost)
-    given = found.question.max_loss is not None
-    notes = _notes("Cheapest", best, found, given, found.cheaper, "reaches it")
-    return Answer("experts_bounded_loss", title, tuple(rows), (*notes, *_beyond(law, found.cheaper)))
+    title = f"Cheapest to serve at a loss of at most {under.most_loss:.4f}"
+    winners = [cheapest_of(bounded) for bounded in (under, *found.drawn)]
+    notes = _notes("Cheapest", winners, found, found.question.max_loss, under.cheaper, "reaches it")
+    return Answer("experts_bounded_loss", title, tuple(rows), (*notes, *_beyond(law, under.cheaper)))
 
 
 def at_bounded_cost(found: Found, law: ExpertsLaw) -> Answer:
     """Algorithm 2: what has the lowest loss at the bound of the cost."""
-    rows = []
-    for e, choice in found.better.items():
-        row = _shrunk(e, choice, found)
+    under, rows = found.under, []
+    for e, choice in under.better.items():
+        row = _shrunk(e, choice, under)
         if choice:
-            row["loss, at N_E"] = found.best[e].loss
+            row |= _interval("N/N_E", [b.share_of_optimal(c) for b in found.drawn if (c := b.better[e])])
+            row |= {"loss, at N_E": under.best[e].loss}
+            row |= _interval("loss", [c.loss for b in found.drawn if (c := b.better[e])])
         rows.append(row)
-    title = f"Lowest loss at a cost of at most {found.most_cost:.4g}"
-    best = lowest(found.better, lambda choice: choice.loss)
-    given = found.question.max_cost is not None
-    notes = _notes("Best", best, found, given, found.better, "is that cheap")
-    return Answer("experts_bounded_cost", title, tuple(rows), (*notes, *_beyond(law, found.better)))
+    title = f"Lowest loss at a cost of at most {under.most_cost:.4g}"
+    winners = [best_of(bounded) for bounded in (under, *found.drawn)]
+    notes = _notes("Best", winners, found, found.question.max_cost, under.better, "is that cheap")
+    return Answer("experts_bounded_cost", title, tuple(rows), (*notes, *_beyond(law, under.better)))
 
 
-def _shrunk(e: int, choice: Choice | None, found: Found) -> dict[str, Any]:
+def cheapest_of(bounded: Bounded) -> Choice | None:
+    """Of the bounded loss."""
+    return lowest(bounded.cheaper, lambda choice: choice.cost)
+
+
+def best_of(bounded: Bounded) -> Choice | None:
+    """Of the bounded cost."""
+    return lowest(bounded.better, lambda choice: choice.loss)
+
+
+def _shrunk(e: int, choice: Choice | None, under: Bounded) -> dict[str, Any]:
     """A row of a mixture that is smaller than the loss-optimal one."""
     if choice is None:
         return {"experts": str(e), "N": None}
-    row: dict[str, Any] = {"experts": str(e), "N": choice.params, "N/N_E": share_of_optimal(choice, found)}
-    row |= {"N, all": choice.total, "N, active": choice.active, "D": choice.tokens}
-    return row | {"D/N": choice.tokens / choice.params, "loss": choice.loss, "cost": choice.cost}
+    row: dict[str, Any] = {"experts": str(e), "N": choice.params, "N, all": choice.total, "N, active": choice.active}
+    row |= {"D": choice.tokens, "D/N": choice.tokens / choice.params, "loss": choice.loss, "cost": choice.cost}
+    return row | {"N/N_E": under.share_of_optimal(choice)}
+
+
+def _interval(column: str, values: Sequence[float]) -> dict[str, tuple[float, float]]:
+    """A column of 95% intervals over replicates; none where there are few."""
+    finite = [value for value in values if np.isfinite(value)]
+    return {f"{column}, 95%": interval(np.array(finite), 0.95)} if len(finite) >= _ENOUGH else {}
 
 
 def _notes(
-    word: str, best: Choice | None, found: Found, given: bool, choices: Mapping[int, Choice | None], fails: str
+    word: str,
+    winners: Sequence[Choice | None],
+    found: Found,
+    given: float | None,
+    choices: Mapping[int, Choice | None],
+    fails: str,
 ) -> list[str]:
-    """The best row, whose the bound is, and which rows are empty."""
-    notes = [f"{word}: {experts_text(best.experts)} at N/N_E = {share_of_optimal(best, found):.3g}"] if best else []
-    whose = f"that of {experts_text(found.question.reference)}, loss-optimal"
-    notes.append(f"The bound is {'as given' if given else whose}. {_OWN}; all of C is spent")
+    """The best row, and how many replicates agree on it; whose the bound is; which rows are empty."""
+    best, *others = winners
+    notes = []
+    if best:
+        notes.append(f"{word}: {experts_text(best.experts)} at N/N_E = {found.under.share_of_optimal(best):.3g}")
+    if best and others:
+        same = sum(other is not None and other.experts == best.experts for other in others)
+        notes[0] += f"; so many experts in {same} of {len(others)} replicates of the law"
+    whose = "as given" if given is not None else f"that of {experts_text(found.question.reference)}, loss-optimal"
+    notes.append(f"The bound is {whose}. N/N_E: of its loss-optimal size; all of C is spent")
     without = [str(e) for e, choice in choices.items() if choice is None]
     return notes + ([f"No mixture of {', '.join(without)} experts {fails} with this C"] if without else [])
 
@@ -204,4 +251,6 @@ def at_equal_cost(found: Found) -> Answer:
             row |= {"D": choice.tokens, "loss": choice.loss, "cost": choice.cost}
         rows.append(row)
     notes = ("Each with the budget for which it is loss-optimal at that cost: none is trained for longer",)
-    return Answer("experts_equal_cost", f"Loss-optimal mixtures that cost {found.most_cost:.4g}", tuple(rows), notes)
+    return Answer(
+        "experts_equal_cost", f"Loss-optimal mixtures that cost {found.under.most_cost:.4g}", tuple(rows), notes
+    )
