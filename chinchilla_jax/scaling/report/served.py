@@ -62,6 +62,8 @@ def ask_experts(
     question, mixture, traffic, server = _understood(request)
     law = stated_law(source) if isinstance(source, str) else fitted_law(source, replicates, seed)
     unit = f"{'chip-hours' if request.price is None else 'dollars'} for a million output tokens"
+    told = {name: value for name, value in law.mixture.items() if name not in request.serve}
+    mixture = dataclasses.replace(mixture, **told)  # type: ignore[arg-type]
     found = find(Setting(law.loss, mixture, traffic, server), question, law.replicates(_DRAWS))
     answers = [
         constants_of(law),

@@ -32,7 +32,7 @@ Loss = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 
 _LEAST = 10.0  # parameters of the smallest model looked at
 _HALVINGS = 80
-_REACH = 1e8  # budgets are sought so many times below and above the one given
+_DECADE, _DECADES = 10.0, 8  # budgets are sought so many decades below and above the one given
 
 
 @functools.cache
@@ -187,26 +187,35 @@ def bounded_cost(setting: Setting, experts: int, flops: float, most: float) -> C
 
 
 def optimal_for_loss(setting: Setting, experts: int, loss: float, flops: float) -> Choice | None:
-    """The loss-optimal mixture of the least budget that reaches `loss`; None where 1e8 times `flops` does not."""
-
-    def reached(budget: float) -> bool:
-        return loss_optimal(setting, experts, budget).loss <= loss
-
-    if not reached(flops * _REACH):
-        return None
-    return loss_optimal(setting, experts, _last(reached, flops * _REACH, flops / _REACH))
+    """The loss-optimal mixture of the least budget that reaches `loss`, or None; budgets are sought within 1e8 times
+    `flops` on either side."""
+    return _at_last_budget(setting, experts, flops, lambda choice: choice.loss <= loss, 1.0 / _DECADE)
 
 
 def optimal_for_cost(setting: Setting, experts: int, cost: float, flops: float) -> Choice | None:
-    """The largest loss-optimal mixture that costs at most `cost` to serve; None where that of `flops` / 1e8 costs more.
-    Its budget is sought up to 1e8 times `flops`."""
+    """The largest loss-optimal mixture that costs at most `cost` to serve, or None; budgets are sought within 1e8 times
+    `flops` on either side."""
+    return _at_last_budget(setting, experts, flops, lambda choice: choice.cost <= cost, _DECADE)
 
-    def cheap(budget: float) -> bool:
-        return loss_optimal(setting, experts, budget).cost <= cost
 
-    if not cheap(flops / _REACH):
+def _at_last_budget(
+    setting: Setting, experts: int, flops: float, suits: Callable[[Choice], bool], outward: float
+) -> Choice | None:
+    """The loss-optimal mixture of the last budget that suits, or None. A factor of `outward`, ten or a tenth, leads
+    from budgets that suit to those that do not."""
+
+    def holds(budget: float) -> bool:
+        try:
+            return suits(loss_optimal(setting, experts, budget))
+        except FitRefused:  # so small a budget has no optimum
+            return False
+
+    budgets = [flops * outward**step for step in range(-_DECADES, _DECADES + 1)]
+    suitable = [step for step, budget in enumerate(budgets) if holds(budget)]
+    if not suitable:
         return None
-    return loss_optimal(setting, experts, _last(cheap, flops / _REACH, flops * _REACH))
+    inside, *beyond = budgets[suitable[-1] :]
+    return loss_optimal(setting, experts, _last(holds, inside, beyond[0]) if beyond else inside)
 
 
 def _last(holds: Callable[[float], bool], inside: float, outside: float) -> float:

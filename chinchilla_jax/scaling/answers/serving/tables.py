@@ -124,8 +124,10 @@ def optimal(found: Found, law: ExpertsLaw, unit: str) -> Answer:
             row |= {"chips": float(served.chips), "batch": float(served.batch), "tokens/s": float(served.rate)}
         rows.append(row | {"cost": choice.cost})
     title = f"Loss-optimal mixtures for C = {found.question.flops:.4g} FLOPs, and what they cost to serve"
-    notes = (*_premises(found.setting, unit), *_beyond(law, best))
-    return Answer("experts_optimal", title, tuple(rows), notes)
+    notes = [*_premises(found.setting, unit), *_beyond(law, best)]
+    if homeless := [str(e) for e, choice in best.items() if not np.isfinite(choice.cost)]:
+        notes.append(f"Too large for the memory of {found.setting.server.largest} chips: {', '.join(homeless)} experts")
+    return Answer("experts_optimal", title, tuple(rows), tuple(notes))
 
 
 def _premises(setting: Setting, unit: str) -> tuple[str, ...]:

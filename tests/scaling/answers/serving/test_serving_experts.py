@@ -153,6 +153,17 @@ def test_budgets_for_a_loss_and_for_a_cost():
             assert found.flops == pytest.approx(FLOPS, rel=1e-3) and found.loss == pytest.approx(best.loss, rel=1e-5)
 
 
+def test_budgets_of_a_laptop_are_asked_as_those_of_a_pod():
+    """Some of the budgets that are tried are then too small to have an optimum."""
+    ask = setting(STRONG, expert_size=0.5)
+    small = loss_optimal(ask, 1, 1e12)
+    found = optimal_for_cost(ask, 4, small.cost, 1e12)
+    assert found.cost == pytest.approx(small.cost, rel=1e-6) and found.loss < small.loss
+    found = optimal_for_loss(ask, 4, small.loss, 1e12)
+    assert found.loss == pytest.approx(small.loss, rel=1e-6) and found.flops < small.flops
+    assert bounded_loss(ask, 4, 1e12, small.loss).cost < small.cost
+
+
 @pytest.mark.parametrize(
     "ask",
     [

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from chinchilla_jax.scaling.answers.serving.law import constants_of, fitted_law, stated_law
+from chinchilla_jax.scaling.answers.serving.experts import Mixture
+from chinchilla_jax.scaling.answers.serving.law import constants_of, fitted_law, points_of, stated_law
 from chinchilla_jax.scaling.laws.form import form
 from chinchilla_jax.scaling.laws.published import law, surface
 from chinchilla_jax.scaling.read.load import load_runs
-from chinchilla_jax.scaling.read.runs import FitRefused
+from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
 
 PLANTED = {"A": 120.0, "B": 0.9, "C": 250.0, "F": 1.3, "alpha": 0.28, "beta": 0.6, "gamma": 0.27, "d": -0.001}
 PLANTED |= {"E_start": 1.8, "E_max": 300.0}
@@ -38,7 +39,9 @@ def test_planted_constants_are_recovered_without_noise(tmp_path):
     assert fitted.ranges["experts"] == (1.0, 256.0) and fitted.interval(1e9, 1e10, 8) is None
     assert fitted.ranges["D/N"] == pytest.approx((1e9 / 3e9, 1e11 / 2e7))
     notes = " ".join(fitted.notes)
-    assert "N is params_dense" in notes and "9 runs do not say how many experts they have" in notes
+    assert (
+        "N is that of the dense model, as stated" in notes and "9 runs do not say how many experts they have" in notes
+    )
 
 
 def test_with_noise_the_law_lies_within_its_interval(tmp_path):
@@ -50,6 +53,32 @@ def test_with_noise_the_law_lies_within_its_interval(tmp_path):
     rows = constants_of(fitted).rows
     assert [row["constant"] for row in rows] == list(fitted.constants) and all("to" in row["95%"] for row in rows)
     assert "36 runs, by experts: 1 (9), 4 (9), 16 (9), 256 (9)" in " ".join(fitted.notes)
+
+
+def test_what_a_token_uses_is_the_size_where_runs_state_it_and_tells_the_mixture():
+    def run(name, params, loss=2.0):
+        return Run(name, params, 1e9, 6e9 * params, loss)
+
+    shared, routed = 4e6, 6e6  # of the dense model of the same products, of which two halves are used
+    runs = tuple(run(f"e{e}", shared + routed * max(1.0, e / 2)) for e in (1, 4, 16))
+    details = {r.name: {"params": r.params, "params_active": shared + routed} for r in runs}
+    mixtures = zip(runs[1:], (4, 16), strict=True)
+    planned = {r.name: {"config": {"model": {"experts": e, "active_experts": 2}}} for r, e in mixtures}
+    planned["e1"] = {"config": {"model": {"d_ff": 8}}}
+    columns = {"params": "params"}
+    points = points_of(LoadedRuns("study", runs, (), columns, "6nd", details, planned))
+    assert points.params.tolist() == [1e7] * 3 and points.experts.tolist() == [1.0, 4.0, 16.0]
+    assert points.mixture == pytest.approx({"top_k": 2.0, "expert_size": 0.5, "routed_share": 0.6})
+    for r, e in zip(runs, (1, 4, 16), strict=True):
+        assert Mixture(**points.mixture).total(1e7, e) == pytest.approx(r.params)
+        assert Mixture(**points.mixture).active(1e7, e) == pytest.approx(1e7)
+    del details["e1"]["params_active"]  # of a dense model it is all of them
+    assert points_of(LoadedRuns("study", runs, (), columns, "6nd", details, planned)).params.tolist() == [1e7] * 3
+    # Where K differs from run to run nothing of the mixture is told; without active sizes params stands for N.
+    details["e4"] |= {"active_experts": 1}
+    assert points_of(LoadedRuns("study", runs, (), columns, "6nd", details, planned)).mixture == {}
+    points = points_of(LoadedRuns("study", runs, (), columns, "6nd", {}, planned))
+    assert points.params.tolist() == [r.params for r in runs] and points.counts == "params as it stands"
 
 
 @pytest.mark.parametrize(
