@@ -117,6 +117,8 @@ def _understood(request: Request) -> tuple[Question, Mixture, Traffic, Server]:
         raise FitRefused("question", f"--experts {needs}; {' and '.join(missing)} missing")
     if request.chip is None:
         raise FitRefused("question", "--experts needs the chip that serves, as --chip=v5e")
+    for experts in (*request.experts, *([] if request.reference is None else [request.reference])):
+        Mixture(top_k=1).check(experts)  # against the runs' own top_k once they are read
     reference = request.experts[0] if request.reference is None else request.reference
     bounds = serve.get("max_loss"), serve.get("max_cost")
     if any(bound is not None and not bound > 0 for bound in bounds):
