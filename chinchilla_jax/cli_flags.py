@@ -82,19 +82,32 @@ FLAGS = {
     "explain": _switch("Also say what the preset does, and why."),
     # A budget, and the other questions of `predict`.
     "budget": _number("FLOPs to predict for.", lower_bound=1.0),
-    "chip": _text("Kind of chip the budget is in: v4, v5e, v5p, v6e, ..."),
+    "chip": _text("Kind of chip the budget is in, or with --experts that serves: v4, v5e, v5p, v6e, ..."),
     "chips": _number("Number of chips."),
     "days": _number("Days they run."),
     "utilisation": _number("Share of their bfloat16 peak that the model gets.", 0.4),
-    "law": _text("Published laws to ask, by name and comma, e.g. besiroglu2024."),
+    "law": _text(
+        "Published laws to ask, by name and comma, e.g. besiroglu2024; or FILE.json that states a form and its "
+        "constants."
+    ),
     "params": _number("N is given."),
     "tokens": _number("D is given."),
     "unique_tokens": _number("No more than these tokens exist; more are repeats."),
     "inference_tokens": _number("Tokens the model will serve."),
     "inputs": _text("What a law needs besides N and D: NAME:VALUE,... as in granularity:8 or sparsity:0.9."),
+    "experts": _text("How many experts, when the mixture is also served: numbers to compare, 1,4,8,16; 1 is dense."),
+    "serve": _text(
+        "Traffic, mixture and bounds for --experts: NAME:VALUE,... of prompt and output (mean tokens of a request), "
+        "top_k (2), routed_share (1/3), expert_size (1), kv_share (1), weight_bytes (2), value_bytes (2), most_chips, "
+        "max_loss, max_cost."
+    ),
+    "throughput": _text(
+        "Output tokens/s, measured or stated, that scale the roofline of --experts: PARAMS:TOKENS:CHIPS of a dense "
+        "model with the same traffic."
+    ),
     "register": _text("Also put the prediction on record in this file, NAME.json, before its run is trained."),
     "verify": _switch("Also plan the runs that check the prediction."),
-    "reference": _text("Arm to compare with. Default: the first."),
+    "reference": _text("Arm, or with `predict` number of experts, to compare with. Default: the first."),
     # The next runs.
     "next": _switch("Plan further runs of a study, those that narrow its prediction the most."),
     "purse": _number("FLOPs for all next runs together.", lower_bound=1.0),

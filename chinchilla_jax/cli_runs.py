@@ -24,7 +24,8 @@ _HOW = ("preset", "replicates", "seed", "output")
 _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 _OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs")
 FIT = (*_INPUT, *_HOW, "variants", "explain", "save", "losses", "errors")
-PREDICT = ("config", *_INPUT, "fit", "law", *_BUDGET, *_OPTIMUM, *_HOW, "register", "verify")
+_SERVED = ("experts", "serve", "throughput", "price", "reference")
+PREDICT = ("config", *_INPUT, "fit", "law", *_BUDGET, *_OPTIMUM, *_SERVED, *_HOW, "register", "verify")
 SUGGEST = (*_INPUT, "fit", *_BUDGET, "purse", "number", "quantity", "output")
 REPORT = (*_INPUT, "fit", *_BUDGET, *_HOW)
 COMPARE = ("runs", "columns", "where", "by", "best_per_cell", "reference", *_BUDGET, "replicates", "seed", "output")
@@ -130,14 +131,21 @@ def predict(values: flags.FlagValues) -> None:
     budget. `work --manifest=verification.jsonl` trains them.
     With --register=FILE the prediction is put on record for one run: that of --config, else of --params or of the
     predicted size, at the budget. The verb `verify` judges the run when it is finished.
+    With --experts=1,4,8, --serve=prompt:TOKENS,output:TOKENS and --chip=NAME it says how many experts are best when the
+    mixture is also served: of a law fitted to runs with a column experts, or stated as --law=FILE.json.
     """
     from chinchilla_jax.scaling.read.runs import telling_left_out
     from chinchilla_jax.scaling.report.ask import Question, ask
 
+    if values.experts:
+        return _predict_served(values)
+    for flag in _SERVED:
+        if values[flag].present:
+            raise UsageError(f"--{flag} goes with --experts=1,4,8: how many, when the mixture is also served")
     if values.verify and (not values.study or values.runs or values.law or _budget(values)):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
     loaded, fits = _load_fitted(values) if values.study or values.runs or values.fit else (None, _fits(values))
-    budget, inputs = _budget(values), _inputs(values.inputs)
+    budget, inputs = _budget(values), _pairs("inputs", values.inputs, "granularity:8")
     question = Question(budget, **{name: values[name].value for name in _OPTIMUM} | {"inputs": inputs})
     names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
     with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
@@ -152,6 +160,37 @@ def predict(values: flags.FlagValues) -> None:
         planned = verification(pathlib.Path(values.study), prediction.best.params)
         put_on_record(pathlib.Path(values.study), prediction, loaded, planned.runs)
         describe(planned, default_workers(planned.template()), echo)
+
+
+def _predict_served(values: flags.FlagValues) -> None:
+    """Answers --experts, from the runs of --study or --runs or from the law of --law."""
+    from chinchilla_jax.scaling.read.runs import telling_left_out
+    from chinchilla_jax.scaling.report.served import Request, ask_experts
+
+    for flag in (*_OPTIMUM, "fit", "register", "verify", "preset", "best_per_cell"):
+        if values[flag].present:
+            raise UsageError(f"--experts is a question of its own: leave --{flag} out")
+    if "config" in values:
+        raise UsageError("--experts is a question of its own: leave --config out")
+    runs = bool(values.study or values.runs)
+    if runs == bool(values.law) or "," in (values.law or ""):
+        raise UsageError("--experts asks one law: that of --study=DIR or --runs=PATH, or --law=FILE.json")
+    request = Request(
+        flops=_budget(values),
+        experts=tuple(_numbers("experts", values.experts, ",", int)),
+        chip=values.chip,
+        serve=_pairs("serve", values.serve, "prompt:512"),
+        reference=int(_numbers("reference", values.reference, ",", int)[0]) if values.reference else None,
+        price=values.price,
+        throughput=tuple(_numbers("throughput", values.throughput, ":", float, 3)) if values.throughput else None,
+    )
+    options = values.replicates, values.seed, values.output, echo
+    if not runs:
+        ask_experts(values.law, request, *options)
+        return
+    loaded = _load(values)
+    with telling_left_out(loaded):
+        ask_experts(loaded, request, *options)
 
 
 def _register(values: flags.FlagValues, prediction: Prediction | None, loaded: LoadedRuns | None) -> None:
@@ -318,7 +357,8 @@ def _fits(values: flags.FlagValues) -> dict[str, Any]:
 def _budget(values: flags.FlagValues) -> float | None:
     """FLOPs of --budget, or of --chip, --chips, --days and --utilisation; None if none of them is given."""
     parts = {name: values[name].value for name in ("chip", "chips", "days")}
-    if not any(parts.values()):
+    serves = "experts" in values and values.experts and not (parts["chips"] or parts["days"])
+    if serves or not any(parts.values()):
         return values.budget
     if values.budget:
         raise UsageError("give either --budget or --chip, --chips and --days")
@@ -333,13 +373,25 @@ def _budget(values: flags.FlagValues) -> float | None:
     return flops
 
 
-def _inputs(text: str | None) -> dict[str, float]:
+def _pairs(flag: str, text: str | None, example: str) -> dict[str, float]:
     """`granularity:8,sparsity:0.9` as a mapping."""
-    inputs = {}
+    pairs = {}
     for part in filter(None, (text or "").split(",")):
         name, _, value = part.partition(":")
         try:
-            inputs[name.strip()] = float(value)
+            pairs[name.strip()] = float(value)
         except ValueError:
-            raise UsageError(f"--inputs={text}: {part!r} should read NAME:VALUE, e.g. granularity:8") from None
-    return inputs
+            raise UsageError(f"--{flag}={text}: {part!r} should read NAME:VALUE, e.g. {example}") from None
+    return pairs
+
+
+def _numbers(flag: str, text: str, between: str, kind: type, count: int | None = None) -> list[Any]:
+    """`1,4,8` as numbers; as many as `count`, where that is given."""
+    try:
+        numbers = [kind(part) for part in text.split(between)]
+    except ValueError:
+        numbers = []
+    if not numbers or (count is not None and len(numbers) != count):
+        many = "" if count is None else f"{count} "
+        raise UsageError(f"--{flag}={text}: expected {many}numbers, with {between!r} between them")
+    return numbers

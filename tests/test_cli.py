@@ -104,7 +104,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "status": ("study",),
         "fit": (*source, *fits, "variants", "explain", "save", "losses", "errors"),
         "predict": ("config", *source, "fit", "law", *budget, "params", "tokens", "unique_tokens", "inference_tokens",
-                    "inputs", *fits, "register", "verify"),
+                    "inputs", "experts", "serve", "throughput", "price", "reference", *fits, "register", "verify"),
         "suggest": (*source, "fit", *budget, "purse", "number", "quantity", "output"),
         "verify": (),
         "report": (*source, "fit", *budget, *fits),

@@ -1,8 +1,8 @@
-"""Which constants were published, where, and what did they count?
+"""Which constants were published, where, and what did they count? Or which does a file of the user state?
 
 The table is `chinchilla_jax/tables/published_laws.json`; its notes say which constants are the papers' own and which
 were fitted to their published runs. An entry without constants is a law whose constants were not published or not
-found; it says so when asked for a value.
+found; it says so when asked for a value. A name that ends in `.json` is a file with one such entry.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import dataclasses
 import functools
 import importlib.resources
 import json
+import math
+import pathlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from chinchilla_jax.base import files
 from chinchilla_jax.scaling.fits.surface import Surface
 from chinchilla_jax.scaling.laws.form import Form, form
 from chinchilla_jax.scaling.read.runs import FitRefused
@@ -66,8 +69,31 @@ def published() -> Mapping[str, PublishedLaw]:
     )
 
 
+def stated(path: str) -> PublishedLaw:
+    """The law of a JSON file, `{"form": NAME, "constants": {NAME: NUMBER, ...}}`, perhaps with the other texts of an
+    entry of the table; its name is that of the file.
+
+    FitRefused `unknown_law`: no such file, no JSON, or no entry; `unknown_form`; `constants`, not those of the form, or
+    not finite.
+    """
+    try:
+        entry = files.read_json(pathlib.Path(path))
+        form_name, constants = entry["form"], {name: float(value) for name, value in entry["constants"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        shape = '{"form": "routed_served", "constants": {"A": 120.0, ...}}'
+        raise FitRefused("unknown_law", f"--law={path}: not read ({error!r}); a law is stated as {shape}") from None
+    form(form_name).check_names("constants", form(form_name).constant_names, constants)
+    if not all(math.isfinite(value) for value in constants.values()):
+        raise FitRefused("constants", f"--law={path}: constants must be finite")
+    told = {"gives": form(form_name).target, "counts": "what N and D count is not stated", "source": path, "notes": ""}
+    gives, counts, source, notes = (str(entry.get(key, text)) for key, text in told.items())
+    return PublishedLaw(pathlib.Path(path).stem, form_name, constants, gives, counts, source, notes)
+
+
 def law(name: str) -> PublishedLaw:
-    """One published law; FitRefused `unknown_law`."""
+    """One published law, or that of a file NAME.json; FitRefused `unknown_law`, or as `stated`."""
+    if name.endswith(".json"):
+        return stated(name)
     if name not in published():
         raise FitRefused("unknown_law", f"no published law {name!r}; there are {', '.join(published())}")
     return published()[name]

@@ -39,7 +39,8 @@ What was predicted:
                  judged, and files that are `unreadable`
 
 What was asked:
-  question       of `predict`, as `Question`; `answers`, a list of `Answer`: `key`, `title`, `rows`, `notes`
+  question       of `predict`, as `Question`, or with --experts as `served.Request`; `answers`, a list of `Answer`:
+                 `key`, `title`, `rows`, `notes`
   suggestion     of `suggest`, as `Suggestion`: the next runs, and what they leave of the interval
   forecasts      of `forecast`, a list of `Forecast`, with the tokens at which the alarm marked the run (`alarm_at`) and
                  what its ln loss was above its course there (`alarm_excess`), null where it did not
