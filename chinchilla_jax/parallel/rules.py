@@ -33,6 +33,8 @@ RULES: dict[str, Rule] = {
     "heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "experts": None,
+    "router": None,
     "vocab": "tensor",
     "norm": None,
     "layers": None,

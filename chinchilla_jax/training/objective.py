@@ -13,6 +13,7 @@ import jax
 
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.ledger import count_run
+from chinchilla_jax.model.experts import MEANS, ROUTER_LOSS
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.training.loss import Sums, output_loss
 
@@ -29,7 +30,7 @@ class Objective:
         Sums and not means: the step divides by the weight of the whole batch. `extra` is what the state holds for the
         objective. `batch` has arrays `[B, S]`: inputs, targets, weights and, where documents are masked, segment_ids.
         """
-        return next_token_sums(model, params, batch, config.optimizer.z_loss)
+        return next_token_sums(model, params, batch, config.optimizer.z_loss, config.optimizer.router_loss)
 
     def init_extra(self, config: RunConfig, params: dict) -> Any:
         """What the state holds besides weights and moments, such as a teacher: a tree of arrays.
@@ -48,13 +49,22 @@ class Objective:
         return count_run(config, tokens).flops
 
 
-def next_token_sums(model: Transformer, params: dict, batch: Arrays, z_loss: float = 0.0) -> Sums:
-    """`output_loss` of a model on a batch of arrays `[B, S]`."""
+def next_token_sums(
+    model: Transformer, params: dict, batch: Arrays, z_loss: float = 0.0, router_loss: float = 0.0
+) -> Sums:
+    """`output_loss` of a model on a batch of arrays `[B, S]`, and what its blocks sum up.
+
+    What routers report are means over tokens. They become sums here, as all else; `router_loss` of their loss is
+    minimised, and none of it is in `nll`.
+    """
 
     def read_out(x_BxSxD: jax.Array, output_VxD: jax.Array, bias_V: jax.Array | None) -> Sums:
         return output_loss(x_BxSxD, output_VxD, bias_V, batch["targets"], batch["weights"], z_loss)
 
     (loss, sums), _, aux = model.apply({"params": params}, batch["inputs"], batch.get("segment_ids"), read_out)
+    aux = {name: value * sums["weight"] if name in MEANS else value for name, value in aux.items()}
+    if router_loss:
+        loss += router_loss * aux[ROUTER_LOSS]
     return loss, {**sums, **aux}
 
 
