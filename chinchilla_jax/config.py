@@ -193,7 +193,8 @@ class MeshConfig(_Section):
     """Devices along each mesh axis; their product is the number of devices a run uses.
 
     `data` and `fsdp` split the rows of a batch, `context` the tokens of a row, `tensor` heads and inner widths; weights
-    are stored in parts over `fsdp`, `context` and `tensor`. `rules` overrides what a logical axis is split over
+    are stored in parts over `fsdp`, `context` and `tensor`. `expert` splits the experts of sparse layers, and rows as
+    `data` does. `rules` overrides what a logical axis is split over
     (`parallel/rules.py`): `embed=data+fsdp`, or `mlp=` for nothing. Sizes must still divide as without it.
     """
 
@@ -202,6 +203,7 @@ class MeshConfig(_Section):
     tensor: int = _key(1, POSITIVE)
     context: int = _key(1, POSITIVE)
     rules: tuple[str, ...] = _key((), later=True)
+    expert: int = _key(1, POSITIVE, later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -213,13 +215,22 @@ class MeshConfig(_Section):
 
     @property
     def axes(self) -> dict[str, int]:
-        """Devices along each axis, in the order of the mesh: neighbours in the last axis are the closest."""
-        return {axis: getattr(self, axis) for axis in ("data", "fsdp", "context", "tensor")}
+        """Devices along each axis, in the order of the mesh: neighbours in the last axis are the closest.
+
+        There is an `expert` axis only if it has several devices.
+        """
+        names = ("data", "fsdp", *(("expert",) if self.expert > 1 else ()), "context", "tensor")
+        return {axis: getattr(self, axis) for axis in names}
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Devices along `data`, `fsdp`, `context` and `tensor`."""
+        """Devices along each of `axes`."""
         return tuple(self.axes.values())
+
+    @property
+    def rows(self) -> int:
+        """Over how many devices the rows of a batch are split."""
+        return self.data * self.fsdp * self.expert
 
     @property
     def size(self) -> int:
@@ -320,9 +331,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         model, data, mesh, train = self.model, self.data, self.mesh, self.train
-        rows, batch = mesh.data * mesh.fsdp, train.batch_size
+        rows, batch = mesh.rows, train.batch_size
         if (batch // train.microbatches) % rows:
-            told = f"{batch} sequences in {train.microbatches} microbatches do not divide over mesh.data * mesh.fsdp"
+            axes = "mesh.data * mesh.fsdp" + (" * mesh.expert" if mesh.expert > 1 else "")
+            told = f"{batch} sequences in {train.microbatches} microbatches do not divide over {axes}"
             fix = f"use a multiple of {rows * train.microbatches}"
             raise ConfigError("train.batch_size", f"{told} = {rows} devices; {fix}")
         if train.train_tokens < batch * data.seq_len:
@@ -337,6 +349,7 @@ class RunConfig:
         if self.optimizer.router_loss and not model.has_router:
             told = f"{self.optimizer.router_loss}, but the model has no experts; set it to 0, or model.feed_forward"
             raise ConfigError("optimizer.router_loss", f"{told} to one with experts")
+        FEED_FORWARDS[model.feed_forward].check_mesh(model, mesh)
         for name in ("n_heads", "n_kv_heads", "d_ff", "vocab_size"):
             if (value := getattr(model, name)) % mesh.tensor:
                 raise ConfigError(f"model.{name}", f"{value} does not divide over mesh.tensor={mesh.tensor}")

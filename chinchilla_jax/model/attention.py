@@ -70,7 +70,8 @@ class Attention(nn.Module):
         span = positions.Span(q.shape[1], k.shape[1], start)
         arguments = POSITIONS[c.position].compute(w, c, span, self.dtype, self.project)
         arguments |= {"segment_ids_BxT": segment_ids_BxS, "q_offset": start, "implementation": c.attention}
-        out_BxSxHxK, aux = self.attend(q, k, v, **arguments), {}
+        out_BxSxHxK = self.attend(q, k, v, **arguments)
+        aux: dict[str, jax.Array] = {}
         if "router" in w:
             out_BxSxHxK, aux = attention_experts(out_BxSxHxK, x_BxSxD, w, c, self.select)
         return _output(out_BxSxHxK, w, self.dtype), (cache, aux)

@@ -10,6 +10,7 @@ where it comes from and where it goes.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -104,7 +105,7 @@ def _tile(rows: int, experts: int) -> int:
     return tile
 
 
-def _in_tiles(expert_T: jax.Array):
+def _in_tiles(expert_T: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """A product of rows `[M, D]` with matrices `[E, D, F]`, of each tile with that of its expert."""
 
     def multiply(x_MxD: jax.Array, w_ExDxF: jax.Array) -> jax.Array:

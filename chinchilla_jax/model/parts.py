@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chinchilla_jax.base.config_values import ConfigError
 
 if TYPE_CHECKING:
-    from chinchilla_jax.config import ModelConfig
+    from chinchilla_jax.config import MeshConfig, ModelConfig
 
 Axes = tuple[str | None, ...]
 
@@ -94,6 +94,14 @@ class FeedForward(Part):
                 which = "feed_forward=ds_moe, top_k or top_k_swiglu"
                 raise ConfigError(key, f"{value}, but feed_forward={c.feed_forward} has no experts; use {which}")
 
+    def check_mesh(self, c: ModelConfig, mesh: MeshConfig) -> None:
+        """Raises `ConfigError` for a mesh that its experts cannot be split on."""
+        if mesh.expert > 1:
+            told = (
+                f"{mesh.expert}, but model.feed_forward={c.feed_forward} has no experts to split over it; set it to 1"
+            )
+            raise ConfigError("mesh.expert", told)
+
     def weights(self, c: ModelConfig) -> Weights:
         return self._of_width(c, c.d_ff)
 
@@ -138,6 +146,12 @@ class DenseExperts(FeedForward):
     def weights(self, c: ModelConfig) -> Weights:
         return {**super().weights(c), **router(c, c.experts)}
 
+    def check_mesh(self, c: ModelConfig, mesh: MeshConfig) -> None:
+        super().check_mesh(c, mesh)
+        if c.experts > 1 and c.experts % mesh.tensor:
+            told = f"{c.experts} do not divide over mesh.tensor={mesh.tensor}, which splits the layer between experts"
+            raise ConfigError("model.experts", told)
+
 
 @dataclasses.dataclass(eq=False)
 class SparseExperts(FeedForward):
@@ -153,6 +167,13 @@ class SparseExperts(FeedForward):
         _whole_experts(c)
         if c.active_experts > c.experts:
             raise ConfigError("active_experts", f"must not be above experts={c.experts}, got {c.active_experts}")
+
+    def check_mesh(self, c: ModelConfig, mesh: MeshConfig) -> None:
+        if c.experts % mesh.expert:
+            raise ConfigError("model.experts", f"{c.experts} do not divide over mesh.expert={mesh.expert}")
+        if (width := c.d_ff // c.experts) % mesh.tensor:
+            told = f"{width} units of an expert (d_ff / experts) do not divide over mesh.tensor={mesh.tensor}"
+            raise ConfigError("model.d_ff", told)
 
     def weights(self, c: ModelConfig) -> Weights:
         return self._weights(c, c.experts)

@@ -124,7 +124,7 @@ def _variables(config: RunConfig, budget: float) -> dict[str, float]:
 
 def _whole(config: RunConfig, sequences: float) -> tuple[int, int]:
     """Batch size and microbatches nearest to a number of sequences that need not be whole."""
-    rows, devices = config.train.batch_size // config.train.microbatches, config.mesh.data * config.mesh.fsdp
+    rows, devices = config.train.batch_size // config.train.microbatches, config.mesh.rows
     if sequences >= rows:
         microbatches = round(sequences / rows)
         return microbatches * rows, microbatches

@@ -1,4 +1,4 @@
-"""Experts: DS-MoE and the sparse top-k layer against numpy, their routers' losses, and what using fewer experts does."""
+"""Experts: DS-MoE and the sparse top-k layer against numpy, their routers' losses, and fewer experts."""
 
 import dataclasses
 import functools

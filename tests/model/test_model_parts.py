@@ -129,5 +129,5 @@ def test_auxiliary_sums_of_all_layers_are_added_up_scanned_or_not(shape):
 
 
 def test_a_part_nobody_registered_is_refused_with_the_words_there_are(shape):
-    with pytest.raises(ConfigError, match=r"'bilinar' \(did you mean 'bilinear'\?\); one of gelu, swiglu, .*, bilinear"):
+    with pytest.raises(ConfigError, match=r"'bilinar' \(did you mean 'bilinear'\?\); one of gelu, .*, bilinear"):
         dataclasses.replace(shape, feed_forward="bilinar")
