@@ -333,8 +333,8 @@ class RunConfig:
         model, data, mesh, train = self.model, self.data, self.mesh, self.train
         rows, batch = mesh.rows, train.batch_size
         if (batch // train.microbatches) % rows:
-            axes = "mesh.data * mesh.fsdp" + (" * mesh.expert" if mesh.expert > 1 else "")
-            told = f"{batch} sequences in {train.microbatches} microbatches do not divide over {axes}"
+            split = "mesh.data * mesh.fsdp" + (" * mesh.expert" if mesh.expert > 1 else "")
+            told = f"{batch} sequences in {train.microbatches} microbatches do not divide over {split}"
             fix = f"use a multiple of {rows * train.microbatches}"
             raise ConfigError("train.batch_size", f"{told} = {rows} devices; {fix}")
         if train.train_tokens < batch * data.seq_len:

@@ -1,8 +1,8 @@
 """How do experts share a layer? DS-MoE, which trains all of them, and the sparse top-k layer it is compared with.
 
-    ds_moe  Pan et al. 2024 (arXiv 2404.05567), sections 3.1 and 3.2. The shares S of a router, a softmax over N experts,
-            weigh the experts' outputs. That is a dense layer whose inner units are weighed, a block of them by one
-            share: y = (gelu(x up) * N S) down. Shares begin near 1/N, with which the layer would write N times less
+    ds_moe  Pan et al. 2024 (arXiv 2404.05567), sections 3.1 and 3.2. The shares S of a router, a softmax over N
+            experts, weigh the experts' outputs. That is a dense layer whose inner units are weighed, a block of them by
+            one share: y = (gelu(x up) * N S) down. Shares begin near 1/N, with which the layer would write N times less
             than a dense one; the paper does not say how it makes up for that, so here the factor N does, which the
             weights could absorb. The loss of the router is -H(mean of S) + mean of H(S), in nats: the less, the more
             evenly experts are used and the surer a token is of its own. It is 0 where all shares are equal and where
@@ -30,8 +30,8 @@ from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.model.layers import RESIDUAL, WHOLE_ROWS, dense, down, gathered, reshard
 
 # What routers report among auxiliary sums: means over tokens, of all layers added up. The loss, and if not all experts
-# are used, the share of them that is.
-MEANS = (ROUTER_LOSS, USED) = ("router_loss", "experts_used")
+# are used, the share of them that is, in feed-forward layers and in attention.
+MEANS = (ROUTER_LOSS, USED, ATTENTION_USED) = ("router_loss", "experts_used", "attention_experts_used")
 INNER = ("batch", "length", "mlp")
 
 
@@ -83,9 +83,9 @@ def balance_loss(shares_BxSxN: jax.Array, chosen_BxSxK: jax.Array) -> jax.Array:
     return experts * jnp.sum(parts_N * jnp.mean(shares_BxSxN, axis=(0, 1)))
 
 
-def _auxiliary(shares_BxSxN: jax.Array, used_BxSxN: jax.Array) -> dict[str, jax.Array]:
+def _auxiliary(shares_BxSxN: jax.Array, used_BxSxN: jax.Array, name: str) -> dict[str, jax.Array]:
     aux = {ROUTER_LOSS: mutual_information_loss(shares_BxSxN)}
-    return aux if used_BxSxN is shares_BxSxN else aux | {USED: jnp.mean(used_BxSxN > 0, dtype=jnp.float32)}
+    return aux if used_BxSxN is shares_BxSxN else aux | {name: jnp.mean(used_BxSxN > 0, dtype=jnp.float32)}
 
 
 def ds_moe(
@@ -100,7 +100,7 @@ def ds_moe(
         h_BxSxF += w["up_bias"].astype(dtype)
     weights_BxSxF = jnp.repeat((c.experts * used_BxSxN).astype(dtype), c.d_ff // c.experts, axis=-1)
     h_BxSxF = nn.gelu(h_BxSxF, approximate=True) * nn.with_logical_constraint(weights_BxSxF, INNER)
-    return down(h_BxSxF, w, dtype), _auxiliary(shares_BxSxN, used_BxSxN)
+    return down(h_BxSxF, w, dtype), _auxiliary(shares_BxSxN, used_BxSxN, USED)
 
 
 def attention_experts(
@@ -112,7 +112,7 @@ def attention_experts(
     weights_BxSxN = (c.attention_experts * used_BxSxN).astype(out_BxSxHxK.dtype)
     weights_BxSxH = jnp.tile(weights_BxSxN, c.n_heads // c.attention_experts)
     weights_BxSxH = nn.with_logical_constraint(weights_BxSxH, ("batch", "length", "heads"))
-    return out_BxSxHxK * weights_BxSxH[..., None], _auxiliary(shares_BxSxN, used_BxSxN)
+    return out_BxSxHxK * weights_BxSxH[..., None], _auxiliary(shares_BxSxN, used_BxSxN, ATTENTION_USED)
 
 
 def top_k(

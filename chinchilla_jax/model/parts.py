@@ -288,6 +288,11 @@ BIASES = {
 }
 
 
+def is_experts(weight: Weight) -> bool:
+    """Whether it holds a matrix or a bias for each of several experts, which may lie on different devices."""
+    return "experts" in weight.axes
+
+
 def attention_weights(c: ModelConfig) -> Weights:
     """Those of one layer's attention, in the order of the random numbers that they are drawn with."""
     heads = {"query": c.n_heads, "key": c.n_kv_heads, "value": c.n_kv_heads}

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """A `data x fsdp x context x tensor` mesh (with `expert` after `fsdp`, if it has several devices) over the first `config.size` devices, or all of several processes.
+    """A `data x fsdp x context x tensor` mesh over the first `config.size` devices, or all of several processes.
+
+    If `expert` has several devices, it comes after `fsdp`.
 
     A `ConfigError` says that there are too few devices, or too many of several processes; see also `lay_out`.
     """

@@ -1,7 +1,7 @@
 """The one table that says which mesh axis each logical array axis is split over.
 
-Model code names logical axes; meshes have `data`, `fsdp`, `context` and `tensor`, and if asked for `expert`. To shard a model otherwise change
-this table and nothing else; a config does so for its run by `mesh.rules`.
+Model code names logical axes; meshes have `data`, `fsdp`, `context` and `tensor`, and if asked for `expert`. To shard a
+model otherwise change this table and nothing else; a config does so for its run by `mesh.rules`.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from chinchilla_jax.config import ConfigError, ModelConfig
 from chinchilla_jax.kernels.tiles import compile_for
 from chinchilla_jax.ledger import count_active, count_parameters, forward_flops_per_sequence, train_flops_per_token
 from chinchilla_jax.model.experts import (
+    ATTENTION_USED,
     ROUTER_LOSS,
     USED,
     Selection,
@@ -175,7 +176,7 @@ def test_a_head_is_weighed_by_the_expert_of_its_index_and_every_group_of_keys_ha
     np.testing.assert_allclose(found, np.repeat(3 * shares[..., [0, 1, 2, 0, 1, 2], None], 8, axis=-1), rtol=1e-4)
     some, aux = attention_experts(jnp.ones((3, 10, 6, 8)), x, w, model, Selection(above=0.9))
     np.testing.assert_allclose(some, np.where(found > 0.9, found, 0), rtol=1e-6)
-    np.testing.assert_allclose(aux[USED], (3 * shares > 0.9).mean(), rtol=1e-6)
+    np.testing.assert_allclose(aux[ATTENTION_USED], (3 * shares > 0.9).mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("model", [SHAPE, DS_MOE], ids=["feed-forward", "and attention"])
