@@ -57,6 +57,9 @@ class ModelConfig(_Section):
     `biases`: `none`; `gopher` (feed-forward, attention output and logits, as the published counts imply); `all`
     (GPT-3: every projection and every norm). `n_heads * head_dim` need not equal `d_model`. `attention` says how it is
     computed, not what: `kernels/attention.py`.
+    Experts (`model/experts.py`): `experts` share the `d_ff` inner units of `ds_moe`, `top_k` and `top_k_swiglu`, and
+    with the latter two a token meets `active_experts` of them (0: all); `attention_experts` share the query heads of
+    each group of keys. Their routers are one matrix, or two with `router_width` units between them.
     """
 
     n_layers: int = _key(2, POSITIVE)
@@ -76,17 +79,32 @@ class ModelConfig(_Section):
     rope_theta: float = _key(10000.0, POSITIVE)
     attention: str = _key("auto", one_of=ATTENTIONS)
     scan_layers: bool = True
+    experts: int = _key(1, POSITIVE, later=True)
+    active_experts: int = _key(0, NOT_NEGATIVE, later=True)
+    attention_experts: int = _key(1, POSITIVE, later=True)
+    router_width: int = _key(0, NOT_NEGATIVE, later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n_heads % self.n_kv_heads:
             raise ConfigError("n_kv_heads", f"must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
+        if (shared := self.n_heads // self.n_kv_heads) % self.attention_experts:
+            told = f"must divide the {shared} query heads of a group of keys (n_heads / n_kv_heads)"
+            raise ConfigError("attention_experts", f"{told}, got {self.attention_experts}")
         POSITIONS[self.position].check(self)
+        FEED_FORWARDS[self.feed_forward].check(self)
+        if self.router_width and not self.has_router:
+            raise ConfigError("router_width", f"{self.router_width}, but the model has no router: no experts")
 
     @property
     def d_attn(self) -> int:
         """Width of all query heads together, n_heads * head_dim."""
         return self.n_heads * self.head_dim
+
+    @property
+    def has_router(self) -> bool:
+        """Whether anything in it is shared out among experts."""
+        return self.attention_experts > 1 or "router" in FEED_FORWARDS[self.feed_forward].weights(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +114,7 @@ class OptimizerConfig(_Section):
     `schedule`: `cosine` (warm-up, then a cosine that reaches `final_lr_fraction * peak_lr` at the last step; Hoffmann
     et al. 2022, appendix B), `cooldown` (constant, then linear to that value over the last `cooldown_fraction` of the
     tokens), `cooldown_sqrt` (the same with the shape 1 - sqrt; Haegele et al. 2024) or `constant`.
+    `router_loss`: factor of the routers' own loss, which is minimised besides, in every layer (`model/experts.py`).
     """
 
     peak_lr: float = _key(1e-3, POSITIVE)
@@ -109,6 +128,7 @@ class OptimizerConfig(_Section):
     weight_decay: float = _key(0.1, NOT_NEGATIVE)
     clip_norm: float = _key(1.0, POSITIVE)
     z_loss: float = _key(0.0, NOT_NEGATIVE)
+    router_loss: float = _key(0.0, NOT_NEGATIVE, later=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +167,8 @@ class MeshConfig(_Section):
     """Devices along each mesh axis; their product is the number of devices a run uses.
 
     `data` and `fsdp` split the rows of a batch, `context` the tokens of a row, `tensor` heads and inner widths; weights
-    are stored in parts over `fsdp`, `context` and `tensor`. `rules` overrides what a logical axis is split over
+    are stored in parts over `fsdp`, `context` and `tensor`. `expert` splits the experts of sparse layers, and rows as
+    `data` does. `rules` overrides what a logical axis is split over
     (`parallel/rules.py`): `embed=data+fsdp`, or `mlp=` for nothing. Sizes must still divide as without it.
     """
 
@@ -156,6 +177,7 @@ class MeshConfig(_Section):
     tensor: int = _key(1, POSITIVE)
     context: int = _key(1, POSITIVE)
     rules: tuple[str, ...] = _key((), later=True)
+    expert: int = _key(1, POSITIVE, later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,13 +189,22 @@ class MeshConfig(_Section):
 
     @property
     def axes(self) -> dict[str, int]:
-        """Devices along each axis, in the order of the mesh: neighbours in the last axis are the closest."""
-        return {axis: getattr(self, axis) for axis in ("data", "fsdp", "context", "tensor")}
+        """Devices along each axis, in the order of the mesh: neighbours in the last axis are the closest.
+
+        There is an `expert` axis only if it has several devices.
+        """
+        names = ("data", "fsdp", *(("expert",) if self.expert > 1 else ()), "context", "tensor")
+        return {axis: getattr(self, axis) for axis in names}
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Devices along `data`, `fsdp`, `context` and `tensor`."""
+        """Devices along each of `axes`."""
         return tuple(self.axes.values())
+
+    @property
+    def rows(self) -> int:
+        """Over how many devices the rows of a batch are split."""
+        return self.data * self.fsdp * self.expert
 
     @property
     def size(self) -> int:
@@ -280,9 +311,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         model, data, mesh, train = self.model, self.data, self.mesh, self.train
-        rows, batch = mesh.data * mesh.fsdp, train.batch_size
+        rows, batch = mesh.rows, train.batch_size
         if (batch // train.microbatches) % rows:
-            told = f"{batch} sequences in {train.microbatches} microbatches do not divide over mesh.data * mesh.fsdp"
+            split = "mesh.data * mesh.fsdp" + (" * mesh.expert" if mesh.expert > 1 else "")
+            told = f"{batch} sequences in {train.microbatches} microbatches do not divide over {split}"
             fix = f"use a multiple of {rows * train.microbatches}"
             raise ConfigError("train.batch_size", f"{told} = {rows} devices; {fix}")
         if train.train_tokens < batch * data.seq_len:
@@ -294,6 +326,10 @@ class RunConfig:
         table = POSITIONS[model.position].table(model).get("position")
         if table and data.seq_len > table.shape[0]:
             raise ConfigError("data.seq_len", f"{data.seq_len} exceeds model.max_position={table.shape[0]}")
+        if self.optimizer.router_loss and not model.has_router:
+            told = f"{self.optimizer.router_loss}, but the model has no experts; set it to 0, or model.feed_forward"
+            raise ConfigError("optimizer.router_loss", f"{told} to one with experts")
+        FEED_FORWARDS[model.feed_forward].check_mesh(model, mesh)
         for name in ("n_heads", "n_kv_heads", "d_ff", "vocab_size"):
             if (value := getattr(model, name)) % mesh.tensor:
                 raise ConfigError(f"model.{name}", f"{value} does not divide over mesh.tensor={mesh.tensor}")

@@ -6,10 +6,12 @@ Every number is under a named *convention*, since the literature does not agree 
     table_a4    appendix F without the embedding and logit terms. It is what the paper's Table A4 was computed with:
                 it gives the six printed ratios, while the formula as printed does not.
     appendix_f  appendix F of the paper as printed, embedding look-up counted as a dense product.
-    6nd         6 * N * D, N being every parameter.
+    6nd         6 * N * D, N being every parameter that a token meets in training: all but those of the experts that it
+                is not sent to (`count_active`).
     executed    what this code multiplies: appendix_f without the embedding product, with the relative-position
                 projection and scores, gated feed-forward and grouped keys where the model has them. Attention is
-                counted over the full S x S square, as a dense implementation computes it.
+                counted over the full S x S square, as a dense implementation computes it. Experts are counted for the
+                tokens that they are given, whatever a backend fills up.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ import dataclasses
 from typing import Any
 
 from chinchilla_jax.config import CONVENTIONS, ConfigError, ModelConfig, RunConfig
-from chinchilla_jax.model.parts import FEED_FORWARDS, POSITIONS, attention_flops, block_weights, count, end_weights
+from chinchilla_jax.model.parts import (
+    FEED_FORWARDS,
+    POSITIONS,
+    attention_flops,
+    attention_router,
+    block_weights,
+    count,
+    end_weights,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +62,24 @@ def count_parameters(model: ModelConfig) -> Parameters:
     return Parameters(embedding, output, layers * block["attention"], layers * block["feed_forward"], norms)
 
 
+def count_active(model: ModelConfig) -> int:
+    """How many parameters a token meets in training; all of them, unless it is sent to some experts only."""
+    feed_forward = FEED_FORWARDS[model.feed_forward]
+    unused = count(feed_forward.weights(model).values()) - count(feed_forward.used(model).values())
+    return count_parameters(model).total - model.n_layers * unused
+
+
 def forward_flops_per_sequence(model: ModelConfig, seq_len: int, convention: str) -> dict[str, float]:
     """Forward FLOPs of one sequence of `seq_len` tokens, by term, for the conventions that count operations."""
     d, tokens = model.d_model, 2.0 * seq_len
-    block = attention_flops(model, seq_len)
+    block, feed_forward = attention_flops(model, seq_len), FEED_FORWARDS[model.feed_forward]
     if convention == "executed":
-        block["feed_forward"] = FEED_FORWARDS[model.feed_forward].flops(model, seq_len)
+        block["feed_forward"] = feed_forward.flops(model, seq_len)
+        if experts := attention_router(model):
+            block["attention_router"] = tokens * count(experts.values())
         block |= POSITIONS[model.position].flops(model, seq_len)
     else:  # as the paper's own models are, whatever the parts
-        block |= {"qkv": tokens * d * 3 * model.d_attn, "feed_forward": tokens * 2 * d * model.d_ff}
+        block |= {"qkv": tokens * d * 3 * model.d_attn, "feed_forward": tokens * 2 * d * feed_forward.width(model)}
     matrix = tokens * d * model.vocab_size
     terms = {"embedding": matrix if convention == "appendix_f" else 0.0}
     terms |= {term: model.n_layers * flops for term, flops in block.items()}
@@ -75,7 +94,7 @@ def train_flops_per_token(model: ModelConfig, seq_len: int, convention: str, seq
     if convention not in CONVENTIONS:
         raise ConfigError("convention", f"unknown convention {convention!r}; one of {', '.join(CONVENTIONS)}")
     if convention == "6nd":
-        return 6.0 * count_parameters(model).total
+        return 6.0 * count_active(model)
     flops = 3.0 * sum(forward_flops_per_sequence(model, seq_len, convention).values())
     if convention == "executed":
         flops += model.n_layers * POSITIONS[model.position].pass_flops(model, seq_len) / sequences
@@ -91,6 +110,7 @@ class Ledger:
     flops: dict[str, float]
     bytes_parameters: int
     bytes_optimizer: int
+    params_active: int  # that a token meets in training
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -122,7 +142,7 @@ def count_run(config: RunConfig, tokens: int | None = None) -> Ledger:
     tokens = config.train.train_tokens if tokens is None else tokens
     parameters = count_parameters(config.model)
     flops = {name: tokens * flops_per_token(config, name) for name in CONVENTIONS}
-    return Ledger(parameters, tokens, flops, 4 * parameters.total, 8 * parameters.total)
+    return Ledger(parameters, tokens, flops, 4 * parameters.total, 8 * parameters.total, count_active(config.model))
 
 
 def flops_at(config: RunConfig, tokens: float, convention: str) -> float:

@@ -154,6 +154,9 @@ class Growth(Method):
             raise ConfigError("stages", "their shares leave no tokens for the whole model: they must be below 1")
 
     def check(self, config: RunConfig) -> None:
+        for name in ("experts", "attention_experts"):
+            if getattr(config.model, name) > 1:
+                raise ConfigError(f"model.{name}", "experts do not grow: set it to 1, or leave the method out")
         super().check(config)
         shapes = self.shapes(config)
         for i, (small, large) in enumerate(zip(shapes, shapes[1:], strict=False)):

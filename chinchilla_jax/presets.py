@@ -21,6 +21,7 @@ TABLES = {
     "chinchilla.csv": "arXiv 2203.15556 Table 4",  # the same
     "gpt3.csv": "arXiv 2005.14165 Table 2.1",  # Brown et al. 2020, as printed
     "llama.csv": "arXiv 2302.13971 Table 2",  # Touvron et al. 2023
+    "ds_moe.csv": "arXiv 2404.05567 Table 5, without embeddings",  # Pan et al. 2024
 }
 
 

@@ -26,7 +26,13 @@ from chinchilla_jax.config import (
     did_you_mean,
 )
 
-WAYS = ("plain", "growth share=0.5 factor=2", "patch size=4 share=0.667")
+WAYS = (
+    "plain",
+    "growth share=0.5 factor=2",
+    "patch size=4 share=0.667",
+    "ds_moe experts=16 router_loss=0.01",
+    "top_k experts=8 active=2 router_loss=0.01",
+)
 
 
 def cpu() -> RunConfig:

@@ -20,9 +20,10 @@ from chinchilla_jax.config import (
 )
 
 # Every field may be doubled or replaced on its own here without breaking a rule.
-BASE = RunConfig(model=ModelConfig(n_heads=4, n_kv_heads=2, position="rope", vocab_size=4096), study=StudyConfig())
+BASE = RunConfig(model=ModelConfig(n_heads=4, n_kv_heads=2, position="rope", vocab_size=4096, feed_forward="top_k",
+                                   experts=4, active_experts=2), study=StudyConfig())  # fmt: skip
 OTHER_WORDS = {
-    "model.position": "none", "model.feed_forward": "swiglu", "model.norm": "layernorm", "model.biases": "none",
+    "model.position": "none", "model.feed_forward": "top_k_swiglu", "model.norm": "layernorm", "model.biases": "none",
     "model.attention": "plain", "optimizer.schedule": "cooldown", "data.source": "shipped", "data.data_dir": "else",
     "data.mixture": "uniform", "data.tokenizer": "words.model", "data.text_field": "body",
     "mesh.rules": ["mlp="], "train.compute_dtype": "bfloat16", "train.remat": "full", "study.name": "else",

@@ -1,6 +1,7 @@
 """The published shapes: each preset, built as a model, has exactly the parameters its paper's table implies."""
 
 import csv
+import dataclasses
 import pathlib
 
 import flax
@@ -47,7 +48,15 @@ TABLE_A9 = {
     f"study-{row['params_millions_printed']}m": {key: float(value) for key, value in row.items()}
     for row in csv.DictReader((pathlib.Path(__file__).parent / "data" / "chinchilla_table_a9.csv").open())
 }
-EVERY_PRESET = [*DEEPMIND, *TABLE_A9, *GPT3, *LLAMA]
+# Pan et al. 2024 (arXiv 2404.05567), Tables 1 and 5: layers, d_model, heads, head size, d_ff; experts in attention,
+# those of feed-forward layers, groups of keys; millions without embeddings: of the DS-MoE, and of the dense model
+# beside it.
+DS_MOE = {
+    "ds-moe-1b": (24, 2048, 32, 64, 8192, 16, 32, 2, 1067, 1017),
+    "ds-moe-3b": (28, 3072, 32, 96, 12288, 8, 32, 4, 2793, 2705),
+    "ds-moe-6b": (36, 4096, 32, 128, 16384, 8, 32, 4, 6338, 6186),
+}
+EVERY_PRESET = [*DEEPMIND, *TABLE_A9, *GPT3, *LLAMA, *DS_MOE]
 
 
 def abstract_sizes(model: ModelConfig) -> dict[str, int]:
@@ -76,8 +85,8 @@ def shape_of(name):
     return model.n_layers, model.d_model, model.n_heads, model.head_dim, model.d_ff
 
 
-def test_there_are_69_presets_and_no_others():
-    assert len(EVERY_PRESET) == 69
+def test_there_are_72_presets_and_no_others():
+    assert len(EVERY_PRESET) == 72
     assert sorted(presets()) == sorted(EVERY_PRESET)
 
 
@@ -130,6 +139,23 @@ def test_llama_has_the_size_its_printed_shape_implies(name, sizes):
     assert sum(n for path, n in sizes[name].items() if path not in ("embedding", "output")) == inner
     assert count_parameters(preset(name).model).non_embedding == inner
     assert abs(total / preset(name).params_printed - 1) < 0.01
+
+
+@pytest.mark.parametrize("name", DS_MOE)
+def test_ds_moe_is_as_much_larger_than_its_dense_model_as_table_5_prints(name, sizes):
+    *shape, attention_experts, experts, groups, printed, dense_printed = DS_MOE[name]
+    model = preset(name).model
+    assert shape_of(name) == tuple(shape)
+    assert (model.attention_experts, model.experts, model.n_kv_heads) == (attention_experts, experts, groups)
+    assert model.n_heads == attention_experts * groups, "each expert has a query head for each group of keys"
+    assert preset(name).params_printed == printed * 10**6
+    inner = sum(n for path, n in sizes[name].items() if path != "embedding")
+    dense = dataclasses.replace(model, feed_forward="gelu", experts=1, attention_experts=1, router_width=0)
+    routers = inner - count_parameters(dense).non_embedding
+    layers, d = shape[:2]
+    assert routers == layers * (2 * d * 512 + 512 * (attention_experts + experts))
+    assert abs(routers / 1e6 - (printed - dense_printed)) <= 1.0, "a difference of two rounded numbers"
+    assert 0 < inner / 1e6 / printed - 1 < 0.0031, "the counts themselves are a little above the printed ones"
 
 
 def test_the_families_differ_in_the_parts_their_papers_name():

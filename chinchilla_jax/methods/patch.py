@@ -13,7 +13,7 @@ from chinchilla_jax.ledger import flops_per_token
 from chinchilla_jax.method import Leg, legs_of
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.training.loss import Sums, output_loss
-from chinchilla_jax.training.objective import NEXT_TOKEN, Arrays, Objective
+from chinchilla_jax.training.objective import NEXT_TOKEN, Arrays, Objective, read_out_sums
 from chinchilla_jax.training.stages import Stage
 from chinchilla_jax.training.step import TrainState
 
@@ -48,9 +48,8 @@ class NextPatch(Objective):
 
         # A patch belongs to the document of its last token.
         segment_ids_BxT = batch["segment_ids"][:, self.size - 1 :: self.size] if "segment_ids" in batch else None
-        by_patch = model.clone(lookup=lookup)
-        (loss, sums), _, aux = by_patch.apply({"params": params}, batch["inputs"], segment_ids_BxT, read_out)
-        return loss, {**sums, **aux}
+        by_patch, router_loss = model.clone(lookup=lookup), config.optimizer.router_loss
+        return read_out_sums(by_patch, params, batch["inputs"], segment_ids_BxT, read_out, router_loss)
 
     def mean(self, x_BxSxD: jax.Array) -> jax.Array:
         """The mean of each patch, `[B, S/K, D]`, taken in float32."""

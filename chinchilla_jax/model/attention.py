@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.model import positions
+from chinchilla_jax.model.experts import Selection, attention_experts
 from chinchilla_jax.model.layers import RESIDUAL, WHOLE_ROWS, create, dense, gathered, reshard
 from chinchilla_jax.model.parts import POSITIONS, attention_weights
 
@@ -41,18 +42,24 @@ def empty_cache(config: ModelConfig, rows: int, capacity: int, dtype: jnp.dtype)
 
 
 class Attention(nn.Module):
-    """Multi-head attention, `attend` and `project` as in `Transformer`. `n_heads * head_dim` need not be `d_model`."""
+    """Multi-head attention; `attend`, `project` and `select` as in `Transformer`.
+
+    `n_heads * head_dim` need not be `d_model`.
+    """
 
     config: ModelConfig
     dtype: jnp.dtype
     attend: Callable = attention
     project: Callable = positions.project
+    select: Selection = Selection()
 
     @nn.compact
     def __call__(
         self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None = None, cache: Cache | None = None
-    ) -> tuple[jax.Array, Cache | None]:
-        """What is added to the residual stream, `[B, S, D]`, and this layer's cache with these tokens in it."""
+    ) -> tuple[jax.Array, tuple[Cache | None, dict[str, jax.Array]]]:
+        """What is added to the residual stream, `[B, S, D]`; this layer's cache with these tokens in it, and its
+        auxiliary sums by name.
+        """
         c = self.config
         w = create(self, attention_weights(c))
         q, k, v = _queries_keys_values(x_BxSxD, w, c, self.dtype)
@@ -63,7 +70,11 @@ class Attention(nn.Module):
         span = positions.Span(q.shape[1], k.shape[1], start)
         arguments = POSITIONS[c.position].compute(w, c, span, self.dtype, self.project)
         arguments |= {"segment_ids_BxT": segment_ids_BxS, "q_offset": start, "implementation": c.attention}
-        return _output(self.attend(q, k, v, **arguments), w, self.dtype), cache
+        out_BxSxHxK = self.attend(q, k, v, **arguments)
+        aux: dict[str, jax.Array] = {}
+        if "router" in w:
+            out_BxSxHxK, aux = attention_experts(out_BxSxHxK, x_BxSxD, w, c, self.select)
+        return _output(out_BxSxHxK, w, self.dtype), (cache, aux)
 
 
 def _queries_keys_values(

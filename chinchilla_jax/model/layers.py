@@ -48,16 +48,17 @@ def create(module: nn.Module, weights: Mapping[str, Weight]) -> dict[str, jax.Ar
 
 
 class Layer(nn.Module):
-    """A norm or a feed-forward layer, with its weights."""
+    """A norm or a feed-forward layer, with its weights. `more` is what its function is given besides."""
 
     part: Part
     config: ModelConfig
     dtype: jnp.dtype
+    more: tuple = ()
 
     @nn.compact
     def __call__(self, x_BxSxD: jax.Array) -> Any:
         weights = create(self, self.part.weights(self.config))
-        return self.part.compute(x_BxSxD, weights, self.config, self.dtype)
+        return self.part.compute(x_BxSxD, weights, self.config, self.dtype, *self.more)
 
 
 def gathered(weight: jax.Array, axes: Axes, dtype: jnp.dtype) -> jax.Array:
@@ -138,7 +139,7 @@ def gelu(x_BxSxD: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp
     h_BxSxF = dense(x_BxSxD, gathered(w["up"], ("embed", "mlp"), dtype))
     if "up_bias" in w:
         h_BxSxF += w["up_bias"].astype(dtype)
-    return _down(nn.gelu(h_BxSxF, approximate=True), w, dtype), {}
+    return down(nn.gelu(h_BxSxF, approximate=True), w, dtype), {}
 
 
 def swiglu(x_BxSxD: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp.dtype) -> tuple[jax.Array, dict]:
@@ -149,10 +150,11 @@ def swiglu(x_BxSxD: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: j
     h_BxSx2xF = dense(x_BxSxD, both_Dx2xF)
     if "up_bias" in w:
         h_BxSx2xF += jnp.stack([w["gate_bias"].astype(dtype), w["up_bias"].astype(dtype)])
-    return _down(nn.silu(h_BxSx2xF[..., 0, :]) * h_BxSx2xF[..., 1, :], w, dtype), {}
+    return down(nn.silu(h_BxSx2xF[..., 0, :]) * h_BxSx2xF[..., 1, :], w, dtype), {}
 
 
-def _down(h_BxSxF: jax.Array, w: dict[str, jax.Array], dtype: jnp.dtype) -> jax.Array:
+def down(h_BxSxF: jax.Array, w: dict[str, jax.Array], dtype: jnp.dtype) -> jax.Array:
+    """The product of inner units with `down`, laid out as the residual stream, with its bias if it has one."""
     h_BxSxF = nn.with_logical_constraint(h_BxSxF, ("batch", "length", "mlp"))
     y_BxSxD = reshard(dense(h_BxSxF, gathered(w["down"], ("mlp", "embed"), dtype)), RESIDUAL, WHOLE_ROWS)
     return y_BxSxD + w["down_bias"].astype(dtype) if "down_bias" in w else y_BxSxD

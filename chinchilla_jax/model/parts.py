@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chinchilla_jax.base.config_values import ConfigError
 
 if TYPE_CHECKING:
-    from chinchilla_jax.config import ModelConfig
+    from chinchilla_jax.config import MeshConfig, ModelConfig
 
 Axes = tuple[str | None, ...]
 
@@ -81,14 +81,33 @@ class FeedForward(Part):
     """Up, a nonlinearity, down; in gated ones a second matrix beside `up`.
 
     From x, its weights, config and type: what is added to the residual stream, laid out as the stream is; and the
-    layer's auxiliary sums by name.
+    layer's auxiliary sums by name. `takes` names an attribute of the block that the function is given besides.
     """
 
     gated: bool = False
+    takes: str = ""
+
+    def check(self, c: ModelConfig) -> None:
+        """Raises `ConfigError` for a shape that it cannot serve."""
+        for key, usual in (("experts", 1), ("active_experts", 0)):
+            if (value := getattr(c, key)) != usual:
+                which = "feed_forward=ds_moe, top_k or top_k_swiglu"
+                raise ConfigError(key, f"{value}, but feed_forward={c.feed_forward} has no experts; use {which}")
+
+    def check_mesh(self, c: ModelConfig, mesh: MeshConfig) -> None:
+        """Raises `ConfigError` for a mesh that its experts cannot be split on."""
+        if mesh.expert > 1:
+            told = (
+                f"{mesh.expert}, but model.feed_forward={c.feed_forward} has no experts to split over it; set it to 1"
+            )
+            raise ConfigError("mesh.expert", told)
 
     def weights(self, c: ModelConfig) -> Weights:
-        up, up_bias = matrix((c.d_model, c.d_ff), ("embed", "mlp"), c.d_model), Weight((c.d_ff,), ("mlp",))
-        down = matrix((c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff, residual_scale(c))
+        return self._of_width(c, c.d_ff)
+
+    def _of_width(self, c: ModelConfig, width: int) -> Weights:
+        up, up_bias = matrix((c.d_model, width), ("embed", "mlp"), c.d_model), Weight((width,), ("mlp",))
+        down = matrix((width, c.d_model), ("mlp", "embed"), width, residual_scale(c))
         weights = {"up": up, "down": down, "up_bias": up_bias}
         if self.gated:
             weights |= {"gate": up, "gate_bias": up_bias}
@@ -96,9 +115,100 @@ class FeedForward(Part):
         biases = "feed_forward" in BIASES[c.biases]
         return {name: weight for name, weight in weights.items() if biases or not name.endswith("_bias")}
 
+    def used(self, c: ModelConfig) -> Weights:
+        """The weights that one token meets in training: all of them, unless it is sent to some experts only."""
+        return self.weights(c)
+
+    def width(self, c: ModelConfig) -> int:
+        """How many inner units a token meets in training."""
+        return c.d_ff
+
     def flops(self, c: ModelConfig, tokens: int) -> float:
-        """Of a forward pass in one layer: every matrix is multiplied by every token."""
-        return 2.0 * tokens * count(weight for weight in self.weights(c).values() if len(weight.shape) > 1)
+        """Of a forward pass in one layer: a token is multiplied by every matrix that it meets."""
+        return 2.0 * tokens * count(weight for weight in self.used(c).values() if is_matrix(weight))
+
+
+@dataclasses.dataclass(eq=False)
+class DenseExperts(FeedForward):
+    """DS-MoE: the inner units are shared out among experts, and each expert is weighed by a router (`experts.ds_moe`).
+
+    `d_ff` is the width of all experts together. A token meets all of them in training.
+    """
+
+    takes: str = "select"
+
+    def check(self, c: ModelConfig) -> None:
+        _whole_experts(c)
+        if c.active_experts:
+            told = "ds_moe trains all experts; how many are used afterwards is no setting (evaluation/experts.py)"
+            raise ConfigError("active_experts", f"must be 0, got {c.active_experts}: {told}")
+
+    def weights(self, c: ModelConfig) -> Weights:
+        return {**super().weights(c), **router(c, c.experts)}
+
+    def check_mesh(self, c: ModelConfig, mesh: MeshConfig) -> None:
+        super().check_mesh(c, mesh)
+        if c.experts > 1 and c.experts % mesh.tensor:
+            told = f"{c.experts} do not divide over mesh.tensor={mesh.tensor}, which splits the layer between experts"
+            raise ConfigError("model.experts", told)
+
+
+@dataclasses.dataclass(eq=False)
+class SparseExperts(FeedForward):
+    """A token is sent to the `active_experts` that its router likes best, in training too (`experts.top_k`).
+
+    `d_ff` is the width of all experts together. With a bias, every expert has one for its inner units, and the layer
+    one for what it adds.
+    """
+
+    takes: str = "mix"
+
+    def check(self, c: ModelConfig) -> None:
+        _whole_experts(c)
+        if c.active_experts > c.experts:
+            raise ConfigError("active_experts", f"must not be above experts={c.experts}, got {c.active_experts}")
+
+    def check_mesh(self, c: ModelConfig, mesh: MeshConfig) -> None:
+        if c.experts % mesh.expert:
+            raise ConfigError("model.experts", f"{c.experts} do not divide over mesh.expert={mesh.expert}")
+        if (width := c.d_ff // c.experts) % mesh.tensor:
+            told = f"{width} units of an expert (d_ff / experts) do not divide over mesh.tensor={mesh.tensor}"
+            raise ConfigError("model.d_ff", told)
+
+    def weights(self, c: ModelConfig) -> Weights:
+        return self._weights(c, c.experts)
+
+    def used(self, c: ModelConfig) -> Weights:
+        return self._weights(c, c.active_experts or c.experts)
+
+    def width(self, c: ModelConfig) -> int:
+        return c.d_ff // c.experts * (c.active_experts or c.experts)
+
+    def _weights(self, c: ModelConfig, experts: int) -> Weights:
+        """Those of so many experts, and the router of all."""
+        weights = self._of_width(c, c.d_ff // c.experts)
+        for name, weight in weights.items():
+            if "mlp" in weight.axes:
+                weights[name] = weight._replace(shape=(experts, *weight.shape), axes=("experts", *weight.axes))
+        return {**weights, **router(c, c.experts)}
+
+
+def _whole_experts(c: ModelConfig) -> None:
+    if c.d_ff % c.experts:
+        raise ConfigError("experts", f"must divide d_ff={c.d_ff}, the width of all experts together, got {c.experts}")
+
+
+def router(c: ModelConfig, experts: int) -> Weights:
+    """The weights that score experts for a token: one matrix, or two with `router_width` units between them."""
+    if not c.router_width:
+        return {"router": matrix((c.d_model, experts), ("embed", None), c.d_model)}
+    into = matrix((c.d_model, c.router_width), ("embed", None), c.d_model)
+    return {"router": into, "router_output": matrix((c.router_width, experts), ("router", None), c.router_width)}
+
+
+def is_matrix(weight: Weight) -> bool:
+    """Whether tokens are multiplied by it. Gains, biases, and u and v are vectors, if one for each head or expert."""
+    return not {"embed", "router"}.isdisjoint(weight.axes)
 
 
 @dataclasses.dataclass(eq=False)
@@ -163,13 +273,24 @@ POSITIONS = {
     "learned": Position(learned=True),
     "none": Position(),
 }
-FEED_FORWARDS = {"gelu": FeedForward("layers.gelu"), "swiglu": FeedForward("layers.swiglu", gated=True)}
+FEED_FORWARDS = {
+    "gelu": FeedForward("layers.gelu"),
+    "swiglu": FeedForward("layers.swiglu", gated=True),
+    "ds_moe": DenseExperts("experts.ds_moe"),
+    "top_k": SparseExperts("experts.top_k"),
+    "top_k_swiglu": SparseExperts("experts.top_k", gated=True),
+}
 # Which products have a bias. That of a norm belongs to the norm.
 BIASES = {
     "none": frozenset(),
     "gopher": frozenset({"feed_forward", "attention_output", "logits"}),
     "all": frozenset({"feed_forward", "attention_output", "query_key_value"}),
 }
+
+
+def is_experts(weight: Weight) -> bool:
+    """Whether it holds a matrix or a bias for each of several experts, which may lie on different devices."""
+    return "experts" in weight.axes
 
 
 def attention_weights(c: ModelConfig) -> Weights:
@@ -183,7 +304,12 @@ def attention_weights(c: ModelConfig) -> Weights:
     weights["output"] = matrix((c.n_heads, c.head_dim, c.d_model), (*axes[1:], "embed"), c.d_attn, residual_scale(c))
     if "attention_output" in BIASES[c.biases]:
         weights["output_bias"] = Weight((c.d_model,), ("norm",))
-    return weights
+    return weights | attention_router(c)
+
+
+def attention_router(c: ModelConfig) -> Weights:
+    """What scores the experts of one layer's attention, if it has several."""
+    return router(c, c.attention_experts) if c.attention_experts > 1 else {}
 
 
 def attention_flops(c: ModelConfig, seq_len: int) -> dict[str, float]:
@@ -208,7 +334,7 @@ def block_weights(c: ModelConfig) -> dict[str, Weights]:
 def vectors(c: ModelConfig) -> frozenset[str]:
     """Names of the weights that are not matrices: gains, biases, and u and v. Weight decay leaves them alone."""
     groups = [*block_weights(c).values(), NORMS[c.norm].weights(c), end_weights(c)]
-    return frozenset(name for group in groups for name, weight in group.items() if "embed" not in weight.axes)
+    return frozenset(name for group in groups for name, weight in group.items() if not is_matrix(weight))
 
 
 def end_weights(c: ModelConfig) -> Weights:

@@ -16,6 +16,8 @@ from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.model import positions
 from chinchilla_jax.model.attention import Attention, Cache
+from chinchilla_jax.model.experts import Selection
+from chinchilla_jax.model.grouped import mix
 from chinchilla_jax.model.layers import RESIDUAL, WHOLE_ROWS, Layer, create, dense_transposed, gathered, reshard
 from chinchilla_jax.model.parts import FEED_FORWARDS, NORMS, Part, end_weights
 
@@ -47,6 +49,8 @@ class Block(nn.Module):
     dtype: jnp.dtype
     attend: Callable = attention
     project: Callable = positions.project
+    select: Selection = Selection()
+    mix: Callable = mix
     norms: Mapping[str, Part] = flax.core.FrozenDict(NORMS)
 
     @nn.compact
@@ -56,13 +60,15 @@ class Block(nn.Module):
         """The residual stream after this layer; and its cache with these tokens, with its auxiliary sums by name."""
         args = (self.config, self.dtype)
         norm, feed_forward = self.norms[self.config.norm], FEED_FORWARDS[self.config.feed_forward]
-        attention = Attention(*args, self.attend, self.project, name="attention")
+        more = (getattr(self, feed_forward.takes),) if feed_forward.takes else ()
+        attention = Attention(*args, self.attend, self.project, self.select, name="attention")
         normed_BxSxD = Layer(norm, *args, name="attention_norm")(x_BxSxD)
-        y_BxSxD, cache = attention(normed_BxSxD, segment_ids_BxS, cache)
+        y_BxSxD, (cache, sums) = attention(normed_BxSxD, segment_ids_BxS, cache)
         x_BxSxD = nn.with_logical_constraint(x_BxSxD + y_BxSxD, RESIDUAL)
         normed_BxSxD = Layer(norm, *args, name="feed_forward_norm")(x_BxSxD)
-        y_BxSxD, aux = Layer(feed_forward, *args, name="feed_forward")(normed_BxSxD)
-        return nn.with_logical_constraint(x_BxSxD + y_BxSxD, RESIDUAL), (cache, aux)
+        y_BxSxD, aux = Layer(feed_forward, *args, more, name="feed_forward")(normed_BxSxD)
+        sums = {name: sums.get(name, 0.0) + aux.get(name, 0.0) for name in sums | aux}
+        return nn.with_logical_constraint(x_BxSxD + y_BxSxD, RESIDUAL), (cache, sums)
 
 
 class Transformer(nn.Module):
@@ -77,6 +83,8 @@ class Transformer(nn.Module):
       attend: a function with the arguments of `kernels.attention.attention`.
       lookup: rows of a table `[V, D]` for tokens `[B, S]`.
       project: a function with the arguments of `positions.project`.
+      select: which experts of DS-MoE are used.
+      mix: a function with the arguments of `grouped.mix`.
       norms: the parts by the words of `config.norm`.
     """
 
@@ -86,6 +94,8 @@ class Transformer(nn.Module):
     attend: Callable = attention
     lookup: Callable = functools.partial(jnp.take, axis=0)
     project: Callable = positions.project
+    select: Selection = Selection()
+    mix: Callable = mix
     norms: Mapping[str, Part] = flax.core.FrozenDict(NORMS)
 
     @nn.compact
@@ -128,7 +138,7 @@ class Transformer(nn.Module):
     ) -> tuple[jax.Array, Any]:
         """All blocks, one after the other; what each returns besides x is stacked."""
         c, block = self.config, Block
-        args = (c, self.dtype, self.attend, self.project, self.norms)
+        args = (c, self.dtype, self.attend, self.project, self.select, self.mix, self.norms)
         if self.remat != "none":
             block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not c.scan_layers)
         if c.scan_layers:

@@ -12,7 +12,6 @@ from jax.sharding import AxisType, Mesh, Sharding
 
 from chinchilla_jax.base.chips import chip_of
 from chinchilla_jax.config import ConfigError, MeshConfig
-from chinchilla_jax.parallel.rules import MESH_AXES
 
 if TYPE_CHECKING:
     from chinchilla_jax.data.batches import Batch
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 def make_mesh(config: MeshConfig) -> Mesh:
     """A `data x fsdp x context x tensor` mesh over the first `config.size` devices, or all of several processes.
+
+    If `expert` has several devices, it comes after `fsdp`.
 
     A `ConfigError` says that there are too few devices, or too many of several processes; see also `lay_out`.
     """
@@ -53,15 +54,16 @@ def lay_out(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
             f"{config.data} does not divide over {slices} slices; use a multiple of {slices}: the data axis crosses "
             "the network between slices",
         )
-    types = (AxisType.Auto,) * len(MESH_AXES)
+    axes = tuple(config.axes)
+    types = (AxisType.Auto,) * len(axes)
     try:
         if slices == 1:
-            return jax.make_mesh(config.shape, MESH_AXES, axis_types=types, devices=devices)
+            return jax.make_mesh(config.shape, axes, axis_types=types, devices=devices)
         within, across = (config.data // slices, *config.shape[1:]), (slices, *(1 for _ in config.shape[1:]))
         chip = chip_of(devices[0].device_kind)
         split = chip is not None and chip.slices is not None and chip.slices.splits_sides  # as jax.make_mesh does
         grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=split)
-        return Mesh(grid, MESH_AXES, axis_types=types)
+        return Mesh(grid, axes, axis_types=types)
     except NotImplementedError as error:
         raise ConfigError(
             "mesh",

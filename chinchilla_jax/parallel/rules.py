@@ -1,7 +1,7 @@
 """The one table that says which mesh axis each logical array axis is split over.
 
-Model code names logical axes; meshes have `data`, `fsdp`, `context` and `tensor`. To shard a model otherwise change
-this table and nothing else; a config does so for its run by `mesh.rules`.
+Model code names logical axes; meshes have `data`, `fsdp`, `context` and `tensor`, and if asked for `expert`. To shard a
+model otherwise change this table and nothing else; a config does so for its run by `mesh.rules`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from chinchilla_jax.config import ConfigError, MeshConfig, did_you_mean
 
 MESH_AXES = ("data", "fsdp", "context", "tensor")
+_ORDER = ("data", "fsdp", "expert", "context", "tensor")  # where a config asks for an `expert` axis
 
 Rule = str | tuple[str, ...] | None
 RULES: dict[str, Rule] = {
@@ -33,10 +34,15 @@ RULES: dict[str, Rule] = {
     "heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "experts": None,
+    "router": None,
     "vocab": "tensor",
     "norm": None,
     "layers": None,
 }
+
+# On a mesh with an `expert` axis: for everything but experts it is one more axis of data.
+EXPERT_RULES: dict[str, Rule] = {"batch": ("data", "fsdp", "expert"), "experts": "expert"}
 
 _IN_FORCE = contextvars.ContextVar("rules", default=RULES)
 
@@ -47,11 +53,11 @@ class ShardingError(ValueError):
 
 @contextlib.contextmanager
 def rules_of(config: MeshConfig) -> Iterator[None]:
-    """Within it the table is that of a config: with what `mesh.rules` overrides.
+    """Within it the table is that of a config: with its `expert` axis, and with what `mesh.rules` overrides.
 
     A `ConfigError` names a rule for no logical axis; a `ShardingError` within becomes one if the config has rules.
     """
-    table = dict(RULES) if config.rules else RULES
+    table = RULES | EXPERT_RULES if config.expert > 1 else dict(RULES) if config.rules else RULES
     for rule in config.rules:
         logical, _, axes = rule.partition("=")
         if logical not in RULES:
@@ -101,7 +107,7 @@ def each_axis(rule: Rule) -> tuple[str, ...]:
 def mesh_axes(*names: str) -> tuple[str, ...]:
     """The mesh axes over which any of these logical axes is split, in the order of the mesh."""
     split = {axis for entry in partition_spec(names) for axis in each_axis(entry)}
-    return tuple(axis for axis in MESH_AXES if axis in split)
+    return tuple(axis for axis in _ORDER if axis in split)
 
 
 def shardings(abstract_state: Any, mesh: Mesh | AbstractMesh) -> Any:

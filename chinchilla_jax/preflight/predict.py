@@ -113,7 +113,7 @@ class KernelCycles:
 def shape_of(config: RunConfig, slice_: Slice) -> tuple[dict[str, Any], float]:
     """The shape to measure, and how many times a call of a kernel holds it. The batch is that of `config`."""
     m, mesh = config.model, config.mesh
-    split = {"batch": mesh.data * mesh.fsdp, "heads": mesh.tensor, "length": mesh.context}  # over how many devices
+    split = {"batch": mesh.rows, "heads": mesh.tensor, "length": mesh.context}  # over how many devices
     if mesh.rules:
         from chinchilla_jax.parallel.rules import mesh_axes, rules_of  # imports JAX
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from chinchilla_jax.config import REMAT_POLICIES, ConfigError, MeshConfig, RunConfig
 from chinchilla_jax.ledger import count_parameters, forward_flops_per_sequence
-from chinchilla_jax.model.parts import FEED_FORWARDS, POSITIONS
+from chinchilla_jax.model.parts import FEED_FORWARDS, POSITIONS, count, is_experts
 from chinchilla_jax.preflight.slices import Slice, lays_out
 from chinchilla_jax.preflight.step import step_configs
 
@@ -55,12 +55,13 @@ def setting_flags(config: RunConfig) -> str:
 
 def mesh_flags(mesh: MeshConfig) -> str:
     """`--config.mesh.data=1 --config.mesh.fsdp=64 ...`"""
-    return " ".join(f"--config.mesh.{axis}={getattr(mesh, axis)}" for axis in AXES)
+    axes = AXES + (("expert",) if mesh.expert > 1 else ())
+    return " ".join(f"--config.mesh.{axis}={getattr(mesh, axis)}" for axis in axes)
 
 
 def meshes(config: RunConfig, slice_: Slice) -> Iterator[MeshConfig]:
-    """Meshes that cover the slice. They differ in `data`, `fsdp` and `tensor`; `context` is that of the config."""
-    chips, rest = divmod(slice_.chips, config.mesh.context)
+    """Meshes that cover the slice. They differ in `data`, `fsdp` and `tensor`; the other axes are the config's."""
+    chips, rest = divmod(slice_.chips, config.mesh.context * config.mesh.expert)
     for tensor in _divisors(0 if rest else chips, MOST_TENSOR):
         for fsdp in _divisors(chips // tensor):
             mesh = dataclasses.replace(config.mesh, data=chips // tensor // fsdp, fsdp=fsdp, tensor=tensor)
@@ -111,7 +112,8 @@ def activation_bytes(config: RunConfig) -> float:
     """
     m = config.model
     width = 2 if config.train.compute_dtype == "bfloat16" else 4
-    inner = sum(w.shape[1] for w in FEED_FORWARDS[m.feed_forward].weights(m).values() if w.axes == ("embed", "mlp"))
+    used = FEED_FORWARDS[m.feed_forward].used(m).values()
+    inner = sum(count([w]) // m.d_model for w in used if w.axes[-2:] == ("embed", "mlp"))
     attention = m.d_attn + 2 * m.n_heads  # the output, and the log-sum-exp in float32
     products = m.d_attn + 2 * m.n_kv_heads * m.head_dim + inner + 2 * m.d_model
     kept = {
@@ -125,12 +127,16 @@ def activation_bytes(config: RunConfig) -> float:
 
 def _memory(config: RunConfig) -> float:
     m, mesh, tokens = config.model, config.mesh, _chip_tokens(config)
+    inner = FEED_FORWARDS[m.feed_forward].width(m)
     parameters = count_parameters(m)
     layer = parameters.non_embedding / m.n_layers
     # Weights of two layers and of the tables, gathered; the values of one layer, forward and backward.
     weights = 2 * 2 * (layer + 2 * m.vocab_size * m.d_model / 2) / mesh.tensor
-    values = 4 * tokens * (4 * m.d_model + (4 * m.d_attn + 3 * m.d_ff) / mesh.tensor)
-    state = STATE_BYTES * parameters.total / (mesh.size // mesh.data)
+    values = 4 * tokens * (4 * m.d_model + (4 * m.d_attn + 3 * inner) / mesh.tensor)
+    # Devices along `data` have copies of every weight, those along `expert` of all but the experts.
+    experts = m.n_layers * count(w for w in FEED_FORWARDS[m.feed_forward].weights(m).values() if is_experts(w))
+    stored = experts + (parameters.total - experts) * mesh.expert
+    state = STATE_BYTES * stored / (mesh.size // mesh.data)
     return state + activation_bytes(config) + weights + values
 
 

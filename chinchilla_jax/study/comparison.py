@@ -24,6 +24,8 @@ from chinchilla_jax.study.folder import MANIFEST, Manifest, PlannedRun
 from chinchilla_jax.study.guess import guess
 from chinchilla_jax.study.plan import describe, manifest_header, with_unique_names
 
+BY_EXPERTS = "by_experts.json"  # in a run folder: validation losses with fewer experts
+
 
 def plan_comparison(config: RunConfig) -> Manifest:
     """The manifest of the comparison. Raises ConfigError if a model cannot be trained in a way, or a budget not met."""
@@ -87,9 +89,28 @@ def compare_methods(
         with stage(3, "runs"):
             run_manifest(backend, study, MANIFEST, workers, echo, ready)
         with stage(4, "report"):
+            _by_experts(study, manifest, echo)
             from chinchilla_jax.scaling.report.methods import write_methods
 
             report = write_methods(study, echo)
     files.write_json(study / "comparison.json", {"seconds": time.monotonic() - started, "workers": workers})
     echo(f"report: {report}")
     return report
+
+
+def _by_experts(study: pathlib.Path, manifest: Manifest, echo: Echo) -> None:
+    """Evaluates the runs of mixtures trained densely with fewer and fewer of their experts, unless that was done."""
+    for run in manifest.runs:
+        path, config = folder.run_folder(study, run.name) / BY_EXPERTS, run.run_config()
+        if config.model.feed_forward != "ds_moe" or files.exists(path):
+            continue
+        from chinchilla_jax.evaluation.experts import losses_of_run
+
+        echo(f"{run.name}: evaluated with fewer experts")
+        tops = [config.model.experts // part for part in (1, 2, 4, 8) if config.model.experts >= part]
+        rows = losses_of_run(config, folder.run_folder(study, run.name), tops, echo)
+        files.write_json(path, {"rows": [_row(row.selection.top, row.experts, row.record) for row in rows]})
+
+
+def _row(top: int, used: float, record: dict[str, float]) -> dict[str, float | str]:
+    return {"selection": f"top {top}", "used": used, "loss": record["validation_loss"]}

@@ -7,6 +7,7 @@ name of one in the table of published laws. Its variables:
     D      training tokens                     C_ne   FLOPs without vocabulary terms (`table_a4`)
     C      FLOPs under the study's convention
 
+Parameters are those that a token meets: experts that it is not sent to do not count.
 `lr` is the peak learning rate, `batch` the tokens of a batch; a recipe without it leaves `train.batch_size` as it is.
 """
 
@@ -18,7 +19,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
-from chinchilla_jax.ledger import count_parameters
+from chinchilla_jax.ledger import count_active, count_parameters
 from chinchilla_jax.scaling.laws.published import law
 from chinchilla_jax.study.ladder import flops_per_token
 from chinchilla_jax.training.schedule import steps_of
@@ -120,12 +121,19 @@ def _variables(config: RunConfig, budget: float) -> dict[str, float]:
     counted = count_parameters(config.model)
     tokens = budget / flops_per_token(config, config.model)
     without_vocabulary = tokens * flops_per_token(config, config.model, "table_a4")
-    return {"N": counted.total, "N_ne": counted.non_embedding, "D": tokens, "C": budget, "C_ne": without_vocabulary}
+    idle = counted.total - count_active(config.model)  # experts that a token is not sent to
+    return {
+        "N": counted.total - idle,
+        "N_ne": counted.non_embedding - idle,
+        "D": tokens,
+        "C": budget,
+        "C_ne": without_vocabulary,
+    }
 
 
 def _whole(config: RunConfig, sequences: float) -> tuple[int, int]:
     """Batch size and microbatches nearest to a number of sequences that need not be whole."""
-    rows, devices = config.train.batch_size // config.train.microbatches, config.mesh.data * config.mesh.fsdp
+    rows, devices = config.train.batch_size // config.train.microbatches, config.mesh.rows
     if sequences >= rows:
         microbatches = round(sequences / rows)
         return microbatches * rows, microbatches

@@ -4,6 +4,9 @@
     growth share=0.5 factor=2               half of the tokens in a model of half the width, heads and feed-forward
                                             width (Yao et al. 2023); also layers=K, ramp=, new_layers=, rewind=true,
                                             warmup_steps=
+    ds_moe experts=16 router_loss=0.01      the feed-forward units shared out among experts, all of which are trained
+                                            (Pan et al. 2024)
+    top_k experts=8 active=2 router_loss=0.01   as many active units in `active` of `experts` experts, so more in all
 
 Every cell of the study, a size at a budget, is trained in each of them, at the same C. The words are those of
 `method.py`; a share is of the tokens.
@@ -53,7 +56,27 @@ def _growth(
     return dataclasses.replace(config, method=method)
 
 
-WAYS: dict[str, Callable[..., RunConfig]] = {"patch": _patch, "growth": _growth}
+def _ds_moe(config: RunConfig, experts: int = 16, router_loss: float = 0.01) -> RunConfig:
+    return _of_experts(config, router_loss, feed_forward="ds_moe", experts=experts)
+
+
+def _top_k(config: RunConfig, experts: int = 8, active: int = 2, router_loss: float = 0.01) -> RunConfig:
+    width, rest = divmod(config.model.d_ff, active)
+    if rest:
+        raise Unfit(f"model.d_ff={config.model.d_ff} does not divide over {active} active experts")
+    gated = "top_k_swiglu" if config.model.feed_forward == "swiglu" else "top_k"
+    shape = {"feed_forward": gated, "experts": experts, "active_experts": active, "d_ff": width * experts}
+    return _of_experts(config, router_loss, **shape)
+
+
+def _of_experts(config: RunConfig, router_loss: float, **shape: Any) -> RunConfig:
+    model = dataclasses.replace(config.model, **shape)
+    return dataclasses.replace(
+        config, model=model, optimizer=dataclasses.replace(config.optimizer, router_loss=router_loss)
+    )
+
+
+WAYS: dict[str, Callable[..., RunConfig]] = {"patch": _patch, "growth": _growth, "ds_moe": _ds_moe, "top_k": _top_k}
 
 
 def check(ways: tuple[str, ...]) -> None:

@@ -8,12 +8,14 @@ first. Runs are compared by the loss of the next token, whatever they minimised:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 
 from chinchilla_jax.config import RunConfig
 from chinchilla_jax.ledger import count_run
+from chinchilla_jax.model.experts import MEANS, ROUTER_LOSS
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.training.loss import Sums, output_loss
 
@@ -41,7 +43,7 @@ class Objective:
         Sums and not means: the step divides by the weight of the whole batch. `extra` is what the state holds for the
         objective. `batch` has arrays `[B, S]`: inputs, targets, weights and, where documents are masked, segment_ids.
         """
-        return next_token_sums(model, params, batch, config.optimizer.z_loss)
+        return next_token_sums(model, params, batch, config.optimizer.z_loss, config.optimizer.router_loss)
 
     def next_token_sums(self, config: RunConfig, model: Transformer, params: dict, extra: Any, batch: Arrays) -> Arrays:
         """What an evaluation measures on a microbatch: `nll` of the next token, in nats, and `weight`."""
@@ -68,13 +70,34 @@ class Objective:
         return count_run(config, tokens).flops
 
 
-def next_token_sums(model: Transformer, params: dict, batch: Arrays, z_loss: float = 0.0) -> Sums:
-    """`output_loss` of a model on a batch of arrays `[B, S]`."""
+def next_token_sums(
+    model: Transformer, params: dict, batch: Arrays, z_loss: float = 0.0, router_loss: float = 0.0
+) -> Sums:
+    """`output_loss` of a model on a batch of arrays `[B, S]`, and what its blocks sum up."""
 
     def read_out(x_BxSxD: jax.Array, output_VxD: jax.Array, bias_V: jax.Array | None) -> Sums:
         return output_loss(x_BxSxD, output_VxD, bias_V, batch["targets"], batch["weights"], z_loss)
 
-    (loss, sums), _, aux = model.apply({"params": params}, batch["inputs"], batch.get("segment_ids"), read_out)
+    return read_out_sums(model, params, batch["inputs"], batch.get("segment_ids"), read_out, router_loss)
+
+
+def read_out_sums(
+    model: Transformer,
+    params: dict,
+    tokens_BxS: jax.Array,
+    segment_ids: jax.Array | None,
+    read_out: Callable[..., Sums],
+    router_loss: float,
+) -> Sums:
+    """The sums that `read_out` makes of the last layer, and what the blocks sum up.
+
+    What routers report are means over tokens. They become sums here, as all else; `router_loss` of their loss is
+    minimised, and none of it is in `nll`.
+    """
+    (loss, sums), _, aux = model.apply({"params": params}, tokens_BxS, segment_ids, read_out)
+    aux = {name: value * sums["weight"] if name in MEANS else value for name, value in aux.items()}
+    if router_loss:
+        loss += router_loss * aux[ROUTER_LOSS]
     return loss, {**sums, **aux}
 
 

@@ -19,6 +19,7 @@ from chinchilla_jax.kernels.tiles import compile_for
 from chinchilla_jax.model.parts import vectors
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.attention import project, sharded_attention
+from chinchilla_jax.parallel.experts import mix
 from chinchilla_jax.parallel.rules import check_split, partition_spec, rules_of, shardings
 from chinchilla_jax.parallel.vocabulary import lookup
 from chinchilla_jax.training.machine.shape import shape_key
@@ -64,12 +65,12 @@ def model_of(config: RunConfig) -> Transformer:
     mesh, remat = jax.sharding.get_abstract_mesh(), config.train.remat
     remat = "gathered" if remat == "none" and mesh.size > 1 else remat
     dtype = jnp.dtype(config.train.compute_dtype)
-    return Transformer(config.model, dtype, remat, sharded_attention(mesh), lookup, project)
+    return Transformer(config.model, dtype, remat, sharded_attention(mesh), lookup, project, mix=mix)
 
 
 def init_state(config: RunConfig, key: jax.Array, objective: Objective = NEXT_TOKEN) -> TrainState:
     """A fresh state; weights still carry their logical axes."""
-    rows = config.mesh.data * config.mesh.fsdp  # a mesh has no use for less than a row for each of them
+    rows = config.mesh.rows  # a mesh has no use for less than a row for each of them
     tokens = jnp.zeros((rows, config.data.seq_len), jnp.int32)
     params = model_of(config).init(key, tokens)["params"]
     opt_state = make_optimizer(config.optimizer, vectors(config.model)).init(params)

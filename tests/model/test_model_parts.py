@@ -58,7 +58,9 @@ def shape(monkeypatch):
 
 
 def test_what_is_built_is_what_the_parts_declare():
-    for position, kind, norm, biases in itertools.product(POSITIONS, ("gelu", "swiglu"), NORMS, BIASES):
+    parts = [*itertools.product(POSITIONS, ("gelu", "swiglu"), NORMS, BIASES)]
+    parts += [("rope", kind, "rmsnorm", "all") for kind in FEED_FORWARDS.keys() - {"gelu", "swiglu"}]
+    for position, kind, norm, biases in parts:
         model = ModelConfig(position=position, feed_forward=kind, norm=norm, biases=biases, scan_layers=False)
         boxed = jax.eval_shape(Transformer(model).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 4), jnp.int32))
         block = block_weights(model)
@@ -127,5 +129,5 @@ def test_auxiliary_sums_of_all_layers_are_added_up_scanned_or_not(shape):
 
 
 def test_a_part_nobody_registered_is_refused_with_the_words_there_are(shape):
-    with pytest.raises(ConfigError, match=r"'bilinar' \(did you mean 'bilinear'\?\); one of gelu, swiglu, bilinear"):
+    with pytest.raises(ConfigError, match=r"'bilinar' \(did you mean 'bilinear'\?\); one of gelu, .*, bilinear"):
         dataclasses.replace(shape, feed_forward="bilinar")

@@ -52,12 +52,23 @@ def test_bytes_on_the_wire_are_those_of_a_ring(opcode, whole, wire):
     assert (found.bytes, found.wire_bytes, found.network, found.asynchronous) == (whole, wire, "ici", False)
 
 
+@pytest.mark.parametrize("rows", [64, 1024])
+def test_a_ragged_all_to_all_counts_by_the_smaller_of_its_operand_and_its_result(rows):
+    entry = f"""%p = f32[256]{{0}} parameter(0)
+                %o = f32[{rows}]{{0}} parameter(1)
+                %n = s32[4]{{0}} parameter(2)
+                %c = f32[{rows}]{{0}} ragged-all-to-all(%p, %o, %n, %n, %n, %n), replica_groups=[2,4]<=[8]"""
+    [found] = read_program(module(entry), SHAPE).collectives
+    assert (found.kind, found.axes, found.bytes) == ("all-to-all", ("tensor",), 4 * min(rows, 256))
+    assert found.wire_bytes == found.bytes * 3 // 4
+
+
 @pytest.mark.parametrize(("attributes", "opcode", "complaint"), [
     ("replica_groups=rings(3)", "all-gather", "not understood"),
     ("replica_groups={{0,1,2},{3,4,5,6,7}}", "all-gather", "different sizes"),
     ("replica_groups={{0,1},{2,3}}", "all-reduce", "not of all 8"),
     ("replica_groups=mesh['a'=8] {'a':(2)4}", "all-reduce", "part of a mesh axis"),
-    ("replica_groups=[2,4]<=[8]", "ragged-all-to-all", "kind that is not known"),
+    ("replica_groups=[2,4]<=[8]", "ragged-all-gather", "kind that is not known"),
     ("replica_groups=[2,4]<=[8]", "collective-broadcast", "kind that is not known"),
     ("is_host_transfer=true", "send", "kind that is not known"),
 ])  # fmt: skip

@@ -228,6 +228,21 @@ def test_a_loop_of_unknown_length_is_not_compared():
         compare(dataclasses.replace(known, unknown_loops={"while.3": "while.3 layers"}), run_of(fsdp=2))
 
 
+SPARSE = dataclasses.replace(SMALL, feed_forward="top_k_swiglu", experts=4, active_experts=2)
+
+
+def test_experts_are_sent_the_rows_of_their_tokens_and_their_gradients_stay():
+    traffic = minimum(run_of(SPARSE, data=2, expert=2))
+    # On a device: 1 row of 8 tokens of width 8, 128 bytes; 256 weights of attention, 4 * 8 of the router and 16 gains.
+    assert sums(traffic.layer) == {("all-to-all", "expert"): 6 * 2 * 128 // 2}
+    assert sums(traffic.layer_per_step) == {
+        ("all-reduce", "data+expert"): 2 * 2 * (256 + 32 + 16) * 3 // 4,
+        ("all-reduce", "data"): 2 * 2 * (3 * 8 * 16 // 2) // 2,
+    }
+    no_remat = minimum(run_of(SPARSE, data=2, expert=2, remat="none"))
+    assert sums(no_remat.layer) == {("all-to-all", "expert"): 4 * 2 * 128 // 2}
+
+
 def test_a_need_says_what_it_is_for():
     need = minimum(run_of(fsdp=2)).layer[0]
     assert need == Need("all-gather", ("fsdp",), 2 * 640, "weights")
@@ -235,6 +250,20 @@ def test_a_need_says_what_it_is_for():
 
 class TestWithTheCompiler:
     pytestmark = needs_compiler
+
+    def test_tokens_are_exchanged_for_experts_by_a_ragged_all_to_all_that_sends_the_least(self):
+        model = dataclasses.replace(SPARSE, d_model=256, n_heads=2, head_dim=128, d_ff=1024, attention="plain")
+        config = run_of(model, batch_size=8, seq_len=128, fsdp=2, expert=2)
+        mesh = topology_mesh("v5e:2x2", config.mesh)
+        text = compile_train_step(config, mesh).as_text()
+        assert " ragged-all-to-all(" in text
+        compiled = read_program(text, dict(mesh.shape))
+        assert compiled.kernels["ragged-dot-none"] >= 2 * 9, "nine products a layer"
+        layer, _ = parts(compiled, config)
+        [rows] = [row for row in layer if row.kind == "all-to-all"]
+        assert rows.axes == ("expert",) and rows.ratio == 1.0
+        [everything] = [row for row in layer if not row.axes]
+        assert everything.ratio <= 1.2
 
     @pytest.mark.parametrize("axes", [
         {"fsdp": 2, "tensor": 2}, pytest.param({"context": 2, "tensor": 2}, marks=pytest.mark.long),

@@ -20,7 +20,10 @@ from chinchilla_jax.base.hlo import Computation, HloError, Instruction
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
 _ANY = "|".join(KINDS)
-_COLLECTIVE = re.compile(rf"(?:({_ANY})|[a-z\-]*(?:{_ANY}|collective)[a-z\-]*|send|recv)(-start)?$")
+_RAGGED = "ragged-all-to-all"
+_COLLECTIVE = re.compile(
+    rf"(?:(?:ragged-(?=all-to-all))?({_ANY})|[a-z\-]*(?:{_ANY}|collective)[a-z\-]*|send|recv)(-start)?$"
+)
 _TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x')
 _BETWEEN_SLICES = {
@@ -56,6 +59,8 @@ class Collective:
     group: the result of an all-gather, otherwise the operand. Padding that the partitioner added is counted, padding of
     tiles is not. `wire_bytes` are what each device sends if the algorithm is bandwidth-optimal, as a ring: (g-1)/g of
     the bytes, twice that for an all-reduce, all of them for a permute (Chan et al. 2007, table 1).
+    A ragged all-to-all sends what the data says. It counts as an all-to-all of equal parts of its operand or of its
+    result, whichever has room for less: rows leave the one or arrive in the other without room to spare.
     """
 
     name: str  # of the instruction
@@ -107,8 +112,9 @@ def read_collective(
         return None
     if kind == "all-reduce" and _only_sliced(computation, instruction):
         kind = "reduce-scatter"
-    operands = [array for name in instruction.operands for array in computation.instructions[name].arrays]
-    whole = sum(array.bytes for array in operands) * (group.size if kind == "all-gather" else 1)
+    operands = [array.bytes for name in instruction.operands for array in computation.instructions[name].arrays]
+    operands = [min(operands[:2])] if instruction.opcode.startswith(_RAGGED) else operands  # the result, four offsets
+    whole = sum(operands) * (group.size if kind == "all-gather" else 1)
     if kind == "collective-permute":
         wire = whole if group.axes else 0
     else:

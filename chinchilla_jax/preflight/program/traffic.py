@@ -17,8 +17,10 @@ al. 2007, table 1). `_minimum` lists the collectives, by the axes of the table i
       device that exchanges tokens for heads needs only its own.)
     tokens of a row that see each other, over context: the cheaper of two ways (`parallel/context.py`). Queries, keys,
       values and the output are exchanged for heads, if they divide, or keys and values are gathered.
-    gradients over data, once a step: of what a device stores of the layer, in float32, or in the compute type if there
-      is one microbatch
+    rows of tokens for the experts of other devices, over expert: there and back, forward and backward, and again if
+      anything is recomputed; a row for each expert that a token is sent to
+    gradients over data, and of all but experts over expert, once a step: of what a device stores of the layer, in
+      float32, or in the compute type if there is one microbatch
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from typing import TYPE_CHECKING
 
 from chinchilla_jax.base.hlo import HloError
 from chinchilla_jax.config import MeshConfig, RunConfig
-from chinchilla_jax.model.parts import POSITIONS, Weight, block_weights, end_weights
+from chinchilla_jax.model.parts import POSITIONS, Weight, block_weights, end_weights, is_experts
 from chinchilla_jax.parallel.rules import mesh_axes, rules_of
 from chinchilla_jax.preflight.step import Sent
 
@@ -107,6 +109,13 @@ def _minimum(config: RunConfig) -> Least:
         ),
         (2, "all-reduce", _without(mesh_axes("mlp"), spread), stream, "residual stream, where devices hold it whole"),
         *_relative(config, size, distances, 1 + blocks_again),
+        (
+            4 + 2 * recomputed,
+            "all-to-all",
+            mesh_axes("experts"),
+            stream * (m.active_experts or m.experts),
+            "tokens for experts",
+        ),
         *_context(config, size * tokens // devices(mesh, heads), 1 + recomputed),
         (1, "all-reduce", (*added, *spread), size * whole, "gradients of gains and biases of the stream"),
         (1, "all-reduce", added, size * (vectors - whole), "gradients of biases of heads and inner width"),
@@ -124,10 +133,19 @@ def _minimum(config: RunConfig) -> Least:
         (1, "all-gather", stored, size * tables, "tables"),
         (1, "all-reduce", copied, summed * tables // devices(mesh, stored), "gradients of tables"),
     )
-    layer_per_step = (1, "all-reduce", copied, summed * (weights // devices(mesh, stored) + vectors), "gradients")
+    layer_per_step = [
+        (
+            1,
+            "all-reduce",
+            _without(copied, axes),
+            summed * _stored(mesh, [w for w in layer if is_experts(w) == own]),
+            why,
+        )
+        for own, axes, why in ((False, (), "gradients"), (True, mesh_axes("experts"), "gradients of experts"))
+    ]
     return Least(
         _needs(mesh, in_layer),
-        _needs(mesh, [layer_per_step]),
+        _needs(mesh, layer_per_step),
         _needs(mesh, ends),
         _needs(mesh, ends_per_step),
     )
@@ -163,6 +181,12 @@ def _numbers(mesh: MeshConfig, weights: Iterable[Weight], axis: str | None = Non
     chosen = [weight for weight in weights if axis is None or axis in weight.axes]
     split = [mesh_axes(*(name for name in w.axes if name and name != "embed")) for w in chosen]
     return sum(math.prod(w.shape) // devices(mesh, axes) for w, axes in zip(chosen, split, strict=True))
+
+
+def _stored(mesh: MeshConfig, weights: Sequence[Weight]) -> int:
+    """Numbers that a device stores of weights."""
+    split = _numbers(mesh, weights, "embed")
+    return split // devices(mesh, mesh_axes("embed")) + _numbers(mesh, weights) - split
 
 
 def _relative(config: RunConfig, size: int, weights: int, passes: int) -> Sequence[_Row]:

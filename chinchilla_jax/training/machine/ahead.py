@@ -16,16 +16,15 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from chinchilla_jax.config import MeshConfig, RunConfig
 from chinchilla_jax.parallel.mesh import make_mesh
-from chinchilla_jax.parallel.rules import MESH_AXES
 from chinchilla_jax.training.objective import NEXT_TOKEN, Objective
 from chinchilla_jax.training.step import make_program
 
 
 def abstract_mesh(config: MeshConfig, device_kind: str) -> AbstractMesh:
-    """A `data x fsdp x context x tensor` mesh of devices of a `device_kind` that JAX knows: `TPU v5 lite`, `cpu`."""
+    """A mesh with the axes of a config of devices of a `device_kind` that JAX knows: `TPU v5 lite`, `cpu`."""
     platform = "tpu" if device_kind.startswith("TPU") else device_kind
-    types, device = (AxisType.Auto,) * len(MESH_AXES), AbstractDevice(device_kind, 1, platform)
-    return AbstractMesh(config.shape, MESH_AXES, axis_types=types, abstract_device=device)
+    types, device = (AxisType.Auto,) * len(config.axes), AbstractDevice(device_kind, 1, platform)
+    return AbstractMesh(config.shape, tuple(config.axes), axis_types=types, abstract_device=device)
 
 
 def train_step_arguments(
