@@ -112,6 +112,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
                     "output"),
         "forecast": ("study", "runs", "columns", "curves", "where", "output"),
         "study": ("config", "study", "workers"),
+        "methods": ("config", "study", "workers", "dry_run"),
         "noise": ("config", "study", "cells", "seeds", "rates", "workers", "dry_run"),
         "presets": (),
         "paper": (),
