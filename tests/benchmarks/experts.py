@@ -1,17 +1,17 @@
-"""What do experts cost beside their FLOPs? Wall time of train steps on this CPU; cycles of the grouped product on a TPU.
+"""What do experts cost beside their FLOPs? Wall time of train steps on this CPU; cycles of a grouped product on a TPU.
 
     taskset -c 0 python -m tests.benchmarks.experts steps      a dense model, DS-MoE and top-k ones, in one process
     python -m tests.benchmarks.experts cycles [--gen v5p]      needs the TPU compiler, no TPU
 
-`steps` runs models of one shape by turns and prints, for each: executed FLOPs of a step by the ledger, its seconds, the
-median over rounds of its time over that of the dense model, the ratio of their FLOPs, and the one over the other: what a
-FLOP of it costs beside one of the dense model.
+`steps` runs models of one shape by turns and prints, for each: executed FLOPs of a step by the ledger, its
+milliseconds, the median over rounds of its time over that of the dense model, the ratio of their FLOPs, and the one
+over the other: what a FLOP of it costs beside one of the dense model.
 
 `cycles` measures kernels with `chinchilla_jax.tools.tpu_meter`: bfloat16 rows `[M, D]` times one matrix by a tiled
 kernel, and the same rows times those of E experts, each with M / E rows, by the grouped kernel that JAX ships
 (`megablox`), tiles being equal. The useful work is the same. The groups are given as constants, so that the meter can
 follow the kernel's grid, which is otherwise data. What the model calls, `jax.lax.ragged_dot`, becomes a kernel of the
-compiler's own. Its groups come from a kernel before it, so the meter cannot tell its trips, and nothing is printed of it.
+compiler's own. Its groups come from a kernel before it, so the meter cannot tell its trips: nothing is printed of it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def build_grouped(experts: int) -> dict[str, Any]:
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
     tiles = np.arange(ROWS // TILE, dtype=np.int32)
     # What it makes of equal groups of whole tiles; its own are arrays that a program computes.
-    gmm.make_group_metadata = lambda **_: ((offsets, (tiles // (len(tiles) // experts)).astype(np.int32), tiles), len(tiles))
+    groups = (tiles // (len(tiles) // experts)).astype(np.int32)
+    gmm.make_group_metadata = lambda **_: ((offsets, groups, tiles), len(tiles))
 
     def product(x: jax.Array, w: jax.Array) -> jax.Array:
         return gmm.gmm(x, w, jnp.asarray(sizes), preferred_element_type=jnp.bfloat16, tiling=(TILE, TILE, TILE))
