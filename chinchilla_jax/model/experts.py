@@ -20,6 +20,7 @@ Both losses are of the means over all tokens of a microbatch, on all devices, wh
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -45,6 +46,10 @@ class Selection:
 
     top: int = 0
     above: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.top < 0 or not 0 <= self.above < math.inf:
+            raise ValueError(f"{self}: neither a number of experts nor a threshold may be below 0, or not a number")
 
     def feed_forward(self, shares: jax.Array) -> jax.Array:
         """The shares `[..., N]` with 0 for experts that are not used."""

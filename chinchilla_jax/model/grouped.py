@@ -23,15 +23,15 @@ LARGEST_TILE = 128
 
 
 class Layout(NamedTuple):
-    """Where A rows, each for one of E experts or for none, lie among M places, in tiles of one expert each.
+    """Where A rows, each for one of E experts or for none, lie among M places, which are cut into T tiles.
 
-    Indices out of range stand for nowhere: a row for no expert, a place without a row.
+    The rows of a tile are for one expert. Indices out of range stand for nowhere: a row for no expert, an empty place.
     """
 
     place_A: jax.Array
     row_M: jax.Array
     sizes_E: jax.Array  # places of each expert, empty ones in its last tile included
-    expert_T: jax.Array  # of a tile; M / T places are one
+    expert_T: jax.Array
 
 
 def lay_out(expert_A: jax.Array, experts: int, tile: int = 1) -> Layout:

@@ -4,7 +4,8 @@ Each device of an `expert` axis has some of the experts whole, and tokens of its
 devices of the experts it has chosen, once for each, computed there, and sent back. No expert has a capacity: there is
 room for all tokens of all devices on each of them, and only the rows that are there are sent and multiplied, by
 `jax.lax.ragged_all_to_all`. XLA has that for TPUs but not for CPUs. There every device gathers all rows and takes its
-own from them, the same ones in the same order. Over `tensor` each expert is split by its inner units, as a dense layer.
+own from them, the same ones in the same order. The room costs memory: a device keeps arrays of as many rows as all
+devices of the axis send together. Over `tensor` each expert is split by its inner units, as a dense layer is.
 
 These are the products of `model/grouped.py` on each device; what its layout says of places holds here for devices.
 """
@@ -127,7 +128,10 @@ def gathered_all_to_all(
     *,
     axis_name: tuple[str, ...],
 ) -> jax.Array:
-    """`jax.lax.ragged_all_to_all` by gathering all rows, for rows that are put one device's after the other's."""
+    """`jax.lax.ragged_all_to_all` by gathering all rows, for rows that are put one device's after the other's.
+
+    How many rows it will `receive` a device learns from those that send them.
+    """
     me = jax.lax.axis_index(axis_name)
     all_x, all_from, all_send, all_at = (
         jax.lax.all_gather(array, axis_name) for array in (x_NxD, send_from, send, put_at)

@@ -43,7 +43,8 @@ def _shape(template: ModelConfig, layers: int, width: int, fixed_heads: bool) ->
     heads = template.n_heads if fixed_heads else _heads(template, width)
     group = template.n_heads // template.n_kv_heads
     kv_heads = next(k for k in range(max(heads // group, 1), 0, -1) if heads % k == 0)
-    d_ff = max(8, 8 * round(width * template.d_ff / template.d_model / 8))
+    step = math.lcm(8, template.experts)  # experts are equally wide
+    d_ff = max(step, step * round(width * template.d_ff / template.d_model / step))
     return dataclasses.replace(
         template, n_layers=layers, d_model=width, n_heads=heads, n_kv_heads=kv_heads, head_dim=width // heads, d_ff=d_ff
     )

@@ -199,6 +199,9 @@ def test_the_top_experts_keep_their_shares_and_a_threshold_is_of_shares_times_ex
     np.testing.assert_array_equal(Selection(above=0.9).attention(shares)[0], jnp.array([0, 0.4, 0, 0.3]))
     np.testing.assert_array_equal(Selection(above=0.48).feed_forward(shares), shares.at[0, 0].set(0))
     assert Selection().feed_forward(shares) is shares
+    for impossible in ({"top": -1}, {"above": -0.1}, {"above": float("nan")}):
+        with pytest.raises(ValueError, match="may be below 0, or not a number"):
+            Selection(**impossible)
 
 
 def test_the_loss_of_the_router_at_its_extremes():

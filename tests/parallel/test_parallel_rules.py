@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from chinchilla_jax.config import ConfigError, MeshConfig
-from chinchilla_jax.parallel.mesh import MESH_AXES, make_mesh
-from chinchilla_jax.parallel.rules import RULES, ShardingError, check_split, partition_spec
+from chinchilla_jax.parallel.mesh import make_mesh
+from chinchilla_jax.parallel.rules import MESH_AXES, RULES, ShardingError, check_split, partition_spec
 from chinchilla_jax.training.machine.ahead import train_step_arguments
 from chinchilla_jax.training.step import make_program
 

@@ -61,6 +61,15 @@ def test_all_shapes_of_a_width_ladder_have_the_depth_and_the_heads_of_the_templa
         assert shape.head_dim % 2 == 0 or position == "relative"
 
 
+def test_every_rung_of_a_model_with_experts_can_be_split_among_them():
+    template = dataclasses.replace(SHAPE, n_layers=2, n_heads=4, n_kv_heads=4, head_dim=16, d_ff=288, position="none",
+                                   feed_forward="top_k", experts=12, active_experts=3)  # fmt: skip
+    config = study_config(template, ladder="width")
+    shapes = [rung.model for rung in ladder.ladder(config, [guess(config).params(b) for b in config.study.budgets])]
+    assert len({shape.d_ff for shape in shapes}) > 6
+    assert all(shape.d_ff % 24 == 0 and shape.active_experts == 3 for shape in shapes)
+
+
 def test_held_out_shapes_of_a_width_ladder_hit_their_sizes():
     model = dataclasses.replace(SHAPE, n_layers=2, n_heads=4, n_kv_heads=4, head_dim=16)
     for params in (5e4, 2e5, 4e5, 8e5):
