@@ -83,6 +83,12 @@ class ModelConfig(_Section):
     `biases`: `none`; `gopher` (feed-forward, attention output and logits, as the published counts imply); `all`
     (GPT-3: every projection and every norm). `n_heads * head_dim` need not equal `d_model`. `attention` says how it is
     computed, not what: `kernels/attention.py`.
+
+    `base_width`: 0 is the standard parametrisation. Otherwise initialisation, learning rates and logits are such that
+    what suits a model of that `d_model` suits every width (muP, Yang et al. 2022, arXiv 2203.03466, table 8); at
+    `d_model = base_width` both are the same. `base_head_dim` is the width of a head there: 0 or `head_dim` where wider
+    models have more heads, `head_dim * base_width / d_model` where they have wider ones. `init_scale` multiplies the
+    initial deviations of all matrices, `output_scale` the logits less their bias: 1 / temperature.
     """
 
     n_layers: int = _key(2, POSITIVE)
@@ -102,17 +108,43 @@ class ModelConfig(_Section):
     rope_theta: float = _key(10000.0, POSITIVE)
     attention: str = _key("auto", one_of=ATTENTIONS)
     scan_layers: bool = True
+    base_width: int = _key(0, NOT_NEGATIVE, later=True)
+    base_head_dim: int = _key(0, NOT_NEGATIVE, later=True)
+    init_scale: float = _key(1.0, POSITIVE, later=True)
+    output_scale: float = _key(1.0, POSITIVE, later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n_heads % self.n_kv_heads:
             raise ConfigError("n_kv_heads", f"must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
         POSITIONS[self.position].check(self)
+        if self.base_head_dim not in (0, self.head_dim):
+            self._check_base_heads()
+
+    def _check_base_heads(self) -> None:
+        if not self.base_width:
+            raise ConfigError("base_head_dim", "belongs to muP: set base_width, or leave it at 0")
+        if self.base_head_dim * self.d_model != self.head_dim * self.base_width:
+            more, wider = f"0 where wider models have more heads of {self.head_dim}", self.head_dim / self.widening
+            grown = f"head_dim * base_width / d_model = {wider:g} where they have wider ones"
+            raise ConfigError("base_head_dim", f"must be {more}, or {grown}; got {self.base_head_dim}")
 
     @property
     def d_attn(self) -> int:
         """Width of all query heads together, n_heads * head_dim."""
         return self.n_heads * self.head_dim
+
+    @property
+    def widening(self) -> float:
+        """d_model / base_width, by which muP divides rates and logits; 1 in the standard parametrisation."""
+        return self.d_model / self.base_width if self.base_width else 1.0
+
+    @property
+    def attention_scale(self) -> float | None:
+        """What scores are multiplied by; None: 1 / sqrt(head_dim), as at the base. Keys and queries of trained models
+        are correlated, so scores of heads that grow with the width go with 1 / head_dim."""
+        same = self.base_head_dim in (0, self.head_dim)
+        return None if same else math.sqrt(self.base_head_dim) / self.head_dim
 
 
 @dataclasses.dataclass(frozen=True)
