@@ -1,6 +1,6 @@
-"""Do activations keep their size as a model gets wider? The coordinate check of muP, beside the standard parametrisation.
+"""Do activations keep their size as a model gets wider? The coordinate check, under muP and without it.
 
-    python -m tests.benchmarks.coordinates [--plot=FILE.png] [--seeds=4] [--lr=0.03]
+    python -m tests.benchmarks.coordinates [--plot=FILE.png] [--seeds=4] [--lr=0.01]
 
 Models of several widths take three Adam steps on one batch, and of each kind of activation the mean of its size is
 measured. In the standard parametrisation some grow with the width, so a rate that suits one width is too large for the
@@ -10,22 +10,24 @@ each family and parametrisation the slope of ln(mean size) against ln(width), fo
 """
 
 import argparse
-import dataclasses
 import functools
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from chinchilla_jax.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from chinchilla_jax.kernels.attention import attention
+from chinchilla_jax.model.parts import NORMS, Weight, block_weights, end_weights, rates, vectors
 from chinchilla_jax.model.transformer import Transformer
-from chinchilla_jax.training.step import init_state, train_step
+from chinchilla_jax.training.optimizer import make_optimizer
+from chinchilla_jax.training.step import TrainState, train_step
 
 WIDTHS = (64, 128, 256, 512)
-BASE_WIDTH, STEPS, ROWS, LENGTH, VOCABULARY = 64, 3, 4, 32, 64
+BASE_WIDTH, STEPS, ROWS, LENGTH, VOCABULARY = 64, 3, 8, 64, 64
 FAMILIES = {
     # wider models have more heads
     "gopher": {"position": "relative", "norm": "rmsnorm", "feed_forward": "gelu", "biases": "gopher"},
@@ -45,8 +47,8 @@ def shape(family: str, width: int, mup: bool, depth: int = 2) -> ModelConfig:
     return ModelConfig(**sizes, **FAMILIES[family], **base, scan_layers=False, attention="plain")
 
 
-def sizes(model: ModelConfig, lr: float, seed: int = 0) -> dict[str, np.ndarray]:
-    """Mean size of each kind of activation `[STEPS + 1]`, before the first step and after each, mean over layers."""
+def sizes(model: ModelConfig, lr: float, seed: int = 0) -> dict[str, float]:
+    """Mean size of each kind of activation after the last step, mean over layers."""
     config = RunConfig(
         model=model,
         data=DataConfig(vocab_size=VOCABULARY, seq_len=LENGTH, tokenizer="any.model"),
@@ -55,28 +57,36 @@ def sizes(model: ModelConfig, lr: float, seed: int = 0) -> dict[str, np.ndarray]
     )
     rng = np.random.default_rng(seed)
     tokens = np.minimum(rng.zipf(1.3, (ROWS, LENGTH + 1)), VOCABULARY).astype(np.int32) - 1
-    return {kind: np.asarray(values) for kind, values in _measure(config, lr, tokens, jax.random.key(seed)).items()}
+    params = _start(model, rng)
+    optimizer = make_optimizer(config.optimizer, vectors(model), rates(model))
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    for _ in range(STEPS):
+        state, kinds = _step(config, state, tokens, lr)
+    return {kind: float(size) for kind, size in kinds.items()}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _measure(config: RunConfig, lr: float, tokens: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+def _start(model: ModelConfig, rng: np.random.Generator) -> dict[str, Any]:
+    """Weights as they are declared, drawn by NumPy: compiling the random numbers of JAX takes longer than the steps."""
+
+    def draw(weights: dict[str, Weight], zero: str) -> dict[str, np.ndarray]:
+        drawn = {name: w.mean + w.deviation * rng.standard_normal(w.shape) for name, w in weights.items()}
+        return {name: np.float32(array * (name != zero)) for name, array in drawn.items()}
+
+    blocks, norm = block_weights(model), NORMS[model.norm].weights(model)
+    layers = {
+        f"layer_{i}": {name: draw(weights, "query") for name, weights in blocks.items()} for i in range(model.n_layers)
+    }
+    return draw(end_weights(model), "output") | {"final_norm": draw(norm, "")} | layers
+
+
+# Compiling would take far longer than three steps of small models do.
+@functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+def _step(
+    config: RunConfig, state: TrainState, tokens: jax.Array, lr: float
+) -> tuple[TrainState, dict[str, jax.Array]]:
     batch = {"inputs": tokens[None, :, :-1], "targets": tokens[None, :, 1:]}
-    batch["weights"] = jnp.ones(batch["targets"].shape)
-    state = flax.linen.meta.unbox(init_state(config, key))
-    start = jax.tree_util.tree_map_with_path(_zeroed, state.params)
-
-    def step(state, _):
-        state, _ = train_step(config, state, batch, lr)
-        return state, _kinds(config.model, state.params, tokens[:, :-1])
-
-    _, after = jax.lax.scan(step, state.replace(params=start), None, length=STEPS)
-    before = _kinds(config.model, start, tokens[:, :-1])
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), before, after)
-
-
-def _zeroed(path: tuple, weight: jax.Array) -> jax.Array:
-    names = tuple(entry.key for entry in path)
-    return 0.0 * weight if names[-1] == "query" or names == ("output",) else weight
+    state, _ = train_step(config, state, batch | {"weights": jnp.ones(batch["targets"].shape)}, lr)
+    return state, _kinds(config.model, state.params, tokens[:, :-1])
 
 
 def _kinds(model: ModelConfig, params: dict, tokens: jax.Array) -> dict[str, jax.Array]:
@@ -104,22 +114,16 @@ def _kinds(model: ModelConfig, params: dict, tokens: jax.Array) -> dict[str, jax
     return {kind: jnp.mean(jnp.stack([jnp.mean(jnp.abs(x)) for x in xs])) for kind, xs in found.items()}
 
 
-def slopes(family: str, mup: bool, lr: float, seeds: int = 1, widths: tuple[int, ...] = WIDTHS) -> dict[str, float]:
-    """d ln(mean size after the last step) / d ln(width) by kind of activation, over `widths`."""
-    return {kind: _slope(widths, last[:, -1]) for kind, last in over_widths(family, mup, lr, seeds, widths).items()}
+def over_widths(models: Sequence[ModelConfig], lr: float, seeds: int) -> dict[str, np.ndarray]:
+    """Mean size of each kind of activation in each model, geometric mean over seeds."""
+    each = [[sizes(model, lr, seed) for seed in range(seeds)] for model in models]
+    return {kind: np.exp([np.mean([np.log(one[kind]) for one in ones]) for ones in each]) for kind in each[0][0]}
 
 
-def _slope(widths: tuple[int, ...], means: np.ndarray) -> float:
-    return float(np.polyfit(np.log(widths), np.log(means), 1)[0])
-
-
-def over_widths(family: str, mup: bool, lr: float, seeds: int, widths: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Mean sizes `[widths, STEPS + 1]` by kind of activation, geometric mean over seeds."""
-    by_width = []
-    for width in widths:
-        each = [sizes(shape(family, width, mup), lr, seed) for seed in range(seeds)]
-        by_width.append({kind: np.exp(np.mean([np.log(one[kind] + 1e-30) for one in each], axis=0)) for kind in each[0]})
-    return {kind: np.array([one[kind] for one in by_width]) for kind in by_width[0]}
+def slopes(models: Sequence[ModelConfig], means: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """d ln(mean size) / d ln(width) by kind of activation."""
+    widths = np.log([model.d_model for model in models])
+    return {kind: float(np.polyfit(widths, np.log(of_kind), 1)[0]) for kind, of_kind in means.items()}
 
 
 def plot(found: dict[tuple[str, str], dict[str, np.ndarray]], path: pathlib.Path) -> None:
@@ -132,7 +136,7 @@ def plot(found: dict[tuple[str, str], dict[str, np.ndarray]], path: pathlib.Path
         for (family, way), kinds in found.items():
             axes = panels[families.index(family)][ways.index(way)]
             for (kind, means), colour, marker in zip(kinds.items(), colours, "osD^vP", strict=True):
-                axes.plot(WIDTHS, means[:, -1], color=colour, marker=marker, ms=5, label=kind)
+                axes.plot(WIDTHS, means, color=colour, marker=marker, ms=5, label=kind)
             axes.set(xscale="log", yscale="log", title=f"{family}, {way}", xlabel="d_model", ylabel="mean size")
             axes.set_xticks(WIDTHS, [str(width) for width in WIDTHS])
             axes.minorticks_off()
@@ -144,13 +148,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", type=pathlib.Path)
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument("--lr", type=float, default=0.01)
     values = parser.parse_args()
     found = {}
     for family in FAMILIES:
         for way in ("standard", "muP"):
-            kinds = found[family, way] = over_widths(family, way == "muP", values.lr, values.seeds, WIDTHS)
-            told = ", ".join(f"{kind} {_slope(WIDTHS, means[:, -1]):+.2f}" for kind, means in kinds.items())
+            models = [shape(family, width, way == "muP") for width in WIDTHS]
+            found[family, way] = over_widths(models, values.lr, values.seeds)
+            told = ", ".join(f"{kind} {slope:+.2f}" for kind, slope in slopes(models, found[family, way]).items())
             print(f"{family:7} {way:9} {told}", flush=True)
     if values.plot:
         plot(found, values.plot)
