@@ -113,6 +113,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "forecast": ("study", "runs", "columns", "curves", "where", "output"),
         "study": ("config", "study", "workers"),
         "noise": ("config", "study", "cells", "seeds", "rates", "workers", "dry_run"),
+        "tune": ("config", "study", "cells", "seeds", "rates", "inits", "temperatures", "workers", "dry_run"),
         "presets": (),
         "paper": (),
     }
@@ -124,7 +125,7 @@ def test_a_flag_that_is_gone_names_what_does_its_work(capsys):
 
 
 @pytest.mark.parametrize("config", [
-    "isoflop.py:cpu", "isoflop.py:cpu_long", "isoflop.py:tiny", "isoflop.py:chinchilla",
+    "isoflop.py:cpu", "isoflop.py:cpu_long", "isoflop.py:tiny", "isoflop.py:chinchilla", "mup.py:study",
 ])  # fmt: skip
 def test_every_study_of_the_configs_can_be_planned(capsys, config, tmp_path):
     study = tmp_path / "study"
