@@ -87,6 +87,9 @@ FLAGS = {
     "days": _number("Days they run."),
     "utilisation": _number("Share of their bfloat16 peak that the model gets.", 0.4),
     "law": _text("Published laws to ask, by name and comma, e.g. besiroglu2024."),
+    "across": _flag(
+        flags.DEFINE_enum, "Predict from narrow runs on as many tokens what a wide one loses.", enum_values=["width"]
+    ),
     "params": _number("N is given."),
     "tokens": _number("D is given."),
     "unique_tokens": _number("No more than these tokens exist; more are repeats."),

@@ -24,7 +24,7 @@ _HOW = ("preset", "replicates", "seed", "output")
 _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 _OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs")
 FIT = (*_INPUT, *_HOW, "variants", "explain", "save", "losses", "errors")
-PREDICT = ("config", *_INPUT, "fit", "law", *_BUDGET, *_OPTIMUM, *_HOW, "register", "verify")
+PREDICT = ("config", *_INPUT, "fit", "law", "across", *_BUDGET, *_OPTIMUM, *_HOW, "register", "verify")
 SUGGEST = (*_INPUT, "fit", *_BUDGET, "purse", "number", "quantity", "output")
 REPORT = (*_INPUT, "fit", *_BUDGET, *_HOW)
 COMPARE = ("runs", "columns", "where", "by", "best_per_cell", "reference", *_BUDGET, "replicates", "seed", "output")
@@ -130,7 +130,11 @@ def predict(values: flags.FlagValues) -> None:
     budget. `work --manifest=verification.jsonl` trains them.
     With --register=FILE the prediction is put on record for one run: that of --config, else of --params or of the
     predicted size, at the budget. The verb `verify` judges the run when it is finished.
+    With --across=width it says what a wide model will lose that is trained on as many tokens as narrower ones, by a
+    recipe that suits every width (muP): one of --params, by default the largest there is, from those that are smaller.
     """
+    if values.across:
+        return _predict_across(values)
     from chinchilla_jax.scaling.read.runs import telling_left_out
     from chinchilla_jax.scaling.report.ask import Question, ask
 
@@ -152,6 +156,39 @@ def predict(values: flags.FlagValues) -> None:
         planned = verification(pathlib.Path(values.study), prediction.best.params)
         put_on_record(pathlib.Path(values.study), prediction, loaded, planned.runs)
         describe(planned, default_workers(planned.template()), echo)
+
+
+def _predict_across(values: flags.FlagValues) -> None:
+    from chinchilla_jax.scaling.answers.widths import across_widths
+    from chinchilla_jax.scaling.read.runs import telling_left_out
+    from chinchilla_jax.scaling.report import sections, text
+    from chinchilla_jax.scaling.report.facts import facts_of
+
+    taken = (
+        "across",
+        "study",
+        "runs",
+        "columns",
+        "curves",
+        "where",
+        "best_per_cell",
+        "params",
+        "tokens",
+        "seed",
+        "output",
+    )
+    for flag in PREDICT:
+        if flag not in taken and flag in values and values[flag].present:
+            raise UsageError(f"--across=width takes {', '.join(f'--{name}' for name in taken[1:])}, not --{flag}")
+    loaded = _load(values)
+    text.announce(loaded, "corrected", echo)
+    with telling_left_out(loaded):
+        answer = across_widths(loaded, values.params, values.tokens, values.seed)
+    facts = facts_of(loaded, answers=[answer])
+    text.tell([sections.answer_section(one) for one in facts["answers"]], echo)
+    if values.output:
+        write_json(values.output, facts)
+        echo(f"written: {values.output}")
 
 
 def _register(values: flags.FlagValues, prediction: Prediction | None, loaded: LoadedRuns | None) -> None:

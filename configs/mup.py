@@ -1,4 +1,4 @@
-"""Hyper-parameters for every width: tuned on a narrow model, carried over by muP; and the loss of a wide model foretold.
+"""Hyper-parameters for every width: tuned on a narrow model and carried over by muP. The loss of a wide model foretold.
 
 NAME after the colon:
 
@@ -9,7 +9,7 @@ NAME after the colon:
 A grid on a proxy, which prints the recipe below; then runs of several widths, of which the narrow ones foretell the
 widest:
 
-    python -m chinchilla_jax tune --config=configs/mup.py --inits=0.5,1,2 --temperatures=0.5,1,2 --study=studies/mup
+    python -m chinchilla_jax tune --config=configs/mup.py --inits=0.5,1,2 --temperatures=1,2 --study=studies/mup
     for width in 32 48 64 96 128 256; do
         python -m chinchilla_jax train --config=configs/mup.py:$width --workdir=runs/mup/$width
     done
@@ -36,14 +36,14 @@ TOKENS = 400_000  # of every run of a width
 
 
 def study(width: int = 64) -> RunConfig:
-    """Models of two layers and four heads on the text that comes with the package."""
+    """Models of two layers and four heads on Debian's documentation, as `configs/isoflop.py:cpu`."""
     return RunConfig(
         model=ModelConfig(n_layers=2, d_model=width, n_heads=4, n_kv_heads=4, head_dim=width // 4, d_ff=4 * width,
                           vocab_size=512, scan_layers=False),
         optimizer=OptimizerConfig(weight_decay=0.1, b2=0.99, clip_norm=0.3, final_lr_fraction=0.1),
-        data=DataConfig(source="shipped", vocab_size=512, seq_len=128, validation_fraction=0.05),
-        train=TrainConfig(batch_size=4, microbatches=1, log_every=50, eval_sequences=256),
-        study=StudyConfig(name="mup", budgets=(6.4e11, 1.28e12, 2.56e12), sizes=6, size_ratio=1.45, ladder="width",
+        data=DataConfig(source="auto", vocab_size=512, seq_len=128),
+        train=TrainConfig(batch_size=4, microbatches=1, log_every=50, eval_sequences=512),
+        study=StudyConfig(name="mup", budgets=(1.6e11, 3.2e11, 6.4e11), sizes=6, size_ratio=1.45, ladder="width",
                           guess="D/N = 10, a = 0.55", recipe="mup lr = 0.01 (D/4e5)^-0.25, base = 64",
                           flops_per_second=6e10),
     )  # fmt: skip
