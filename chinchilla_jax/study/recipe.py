@@ -75,15 +75,18 @@ class Recipe:
 
     def __str__(self) -> str:
         batch = "batch as in the config" if self.batch is None else f"batch = {self.batch} tokens"
-        mup = "".join(f", {name} = {value:g}" for name, value in self.mup.items())
-        return f"peak_lr = {self.lr}, {batch}{mup and f', by muP{mup}'} ({self.source})"
+        return f"peak_lr = {self.lr}, {batch}{f', by muP, {self.words}' if self.mup else ''} ({self.source})"
+
+    @property
+    def words(self) -> str:
+        """Those of muP, as they are written in a recipe."""
+        return ", ".join(f"{name} = {self.mup[name]:g}" for name in _MUP_WORDS if name in self.mup)
 
     @property
     def text(self) -> str:
         """A formula that `read_recipe` reads as this recipe, its numbers in six digits."""
         batch = "" if self.batch is None else f", batch = {self.batch}"
-        mup = "".join(f", {name} = {value:g}" for name, value in self.mup.items())
-        return f"{f'{_MUP} ' if self.mup else ''}lr = {self.lr}{batch}{mup}"
+        return f"{_MUP} lr = {self.lr}{batch}, {self.words}" if self.mup else f"lr = {self.lr}{batch}"
 
 
 def read_recipe(text: str) -> Recipe:
@@ -147,8 +150,7 @@ def with_recipe(config: RunConfig, budget: float) -> tuple[RunConfig, str]:
     if not recipe.mup:
         return config, provenance
     config = dataclasses.replace(config, model=_by_mup(config, recipe.mup))
-    words = ", ".join(f"{name} = {value:g}" for name, value in recipe.mup.items())
-    return config, f"{provenance}; by muP, {words}, rates of matrices and logits / {config.model.widening:g}"
+    return config, f"{provenance}; by muP, {recipe.words}, rates of matrices and logits / {config.model.widening:g}"
 
 
 def _by_mup(config: RunConfig, words: Mapping[str, float]) -> ModelConfig:
