@@ -3,14 +3,13 @@
 NAME after the colon:
 
     study    an IsoFLOP study of the family, of which only the width varies
-    WIDTH    one run of d_model = WIDTH on 400k tokens with the study's recipe: 32, 48, 64, 96, 128, 256 or another
-             multiple of 8
+    WIDTH    one run of d_model = WIDTH, a multiple of 8, on 200k tokens with the study's recipe
 
-A grid on a proxy, which prints the recipe below; then runs of several widths, of which the narrow ones foretell the
-widest:
+A grid on a proxy, which prints a recipe; then runs of several widths, of which the narrow ones foretell the widest:
 
     python -m chinchilla_jax tune --config=configs/mup.py --inits=0.5,1,2 --temperatures=1,2 --study=studies/mup
-    for width in 32 48 64 96 128 256; do
+    python -m chinchilla_jax data --config=configs/mup.py
+    for width in 32 40 48 64 80 96 128; do
         python -m chinchilla_jax train --config=configs/mup.py:$width --workdir=runs/mup/$width
     done
     python -m chinchilla_jax predict --across=width --runs=runs/mup
@@ -32,7 +31,7 @@ from chinchilla_jax.config import (
 from chinchilla_jax.study.ladder import flops_per_token
 from chinchilla_jax.study.recipe import with_recipe
 
-TOKENS = 400_000  # of every run of a width
+TOKENS = 200_000  # of every run of a width
 
 
 def study(width: int = 64) -> RunConfig:

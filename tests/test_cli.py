@@ -135,7 +135,7 @@ def test_every_study_of_the_configs_can_be_planned(capsys, config, tmp_path):
 
 
 @pytest.mark.parametrize("config", [
-    "chinchilla_70b.py", "llama.py:7b", "llama.py:13b", "llama.py:33b", "llama.py:65b", "gopher.py:44m",
+    "mup.py:64", "chinchilla_70b.py", "llama.py:7b", "llama.py:13b", "llama.py:33b", "llama.py:65b", "gopher.py:44m",
     "gopher.py:117m", "gopher.py:417m", "gopher.py:1.4b", "gopher.py:7.1b", "gopher.py:280b",
 ])  # fmt: skip
 def test_every_run_config_is_valid(capsys, config, tmp_path):
