@@ -43,7 +43,7 @@ def study(width: int = 64) -> RunConfig:
         data=DataConfig(source="auto", vocab_size=512, seq_len=128),
         train=TrainConfig(batch_size=4, microbatches=1, log_every=50, eval_sequences=512),
         study=StudyConfig(name="mup", budgets=(1.6e11, 3.2e11, 6.4e11), sizes=6, size_ratio=1.45, ladder="width",
-                          guess="D/N = 10, a = 0.55", recipe="mup lr = 0.01 (D/4e5)^-0.25, base = 64",
+                          guess="D/N = 10, a = 0.55", recipe="mup lr = 0.01 (D/4e5)^-0.25, base = 64, init = 0.5",
                           flops_per_second=6e10),
     )  # fmt: skip
 

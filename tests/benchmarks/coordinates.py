@@ -1,6 +1,6 @@
 """Do activations keep their size as a model gets wider? The coordinate check, under muP and without it.
 
-    python -m tests.benchmarks.coordinates [--plot=FILE.png] [--seeds=4] [--lr=0.01]
+    python -m tests.benchmarks.coordinates [--plot=FILE.png] [--seeds=4] [--lr=0.01] [--depth=1]
 
 Models of several widths take three Adam steps on one batch, and of each kind of activation the mean of its size is
 measured. In the standard parametrisation some grow with the width, so a rate that suits one width is too large for the
@@ -37,7 +37,7 @@ FAMILIES = {
 }
 
 
-def shape(family: str, width: int, mup: bool, depth: int = 2) -> ModelConfig:
+def shape(family: str, width: int, mup: bool, depth: int = 1) -> ModelConfig:
     """A model of a family, in the parametrisation of muP or the standard one."""
     grows = family == "llama"
     heads, head_dim = (4, width // 4) if grows else (width // 16, 16)
@@ -132,7 +132,9 @@ def plot(found: dict[tuple[str, str], dict[str, np.ndarray]], path: pathlib.Path
 
     families, ways = list(dict.fromkeys(f for f, _ in found)), list(dict.fromkeys(w for _, w in found))
     colours = (style.GREY, style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, "#000000")
-    with style.drawing(path, 3.4 * len(families), len(families), len(ways), sharex=True, squeeze=False) as (_, panels):
+    with style.drawing(
+        path, 3.4 * len(families), len(families), len(ways), sharex=True, sharey="row", squeeze=False
+    ) as (_, panels):
         for (family, way), kinds in found.items():
             axes = panels[families.index(family)][ways.index(way)]
             for (kind, means), colour, marker in zip(kinds.items(), colours, "osD^vP", strict=True):
@@ -149,11 +151,12 @@ def main() -> None:
     parser.add_argument("--plot", type=pathlib.Path)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--depth", type=int, default=1)
     values = parser.parse_args()
     found = {}
     for family in FAMILIES:
         for way in ("standard", "muP"):
-            models = [shape(family, width, way == "muP") for width in WIDTHS]
+            models = [shape(family, width, way == "muP", values.depth) for width in WIDTHS]
             found[family, way] = over_widths(models, values.lr, values.seeds)
             told = ", ".join(f"{kind} {slope:+.2f}" for kind, slope in slopes(models, found[family, way]).items())
             print(f"{family:7} {way:9} {told}", flush=True)

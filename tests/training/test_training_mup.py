@@ -156,7 +156,7 @@ def test_what_does_not_go_together_is_refused(values, key, told):
 
 
 def slopes(family, mup):
-    models = [coordinates.shape(family, width, mup, depth=1) for width in (64, 192, 512)]
+    models = [coordinates.shape(family, width, mup) for width in (64, 192, 512)]
     return coordinates.slopes(models, coordinates.over_widths(models, lr=0.01, seeds=4))
 
 
