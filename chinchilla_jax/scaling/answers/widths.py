@@ -19,6 +19,7 @@ from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, Run
 _SAME = 0.01  # relative: D or N of two runs that count as equal
 _LEAST = 4  # sizes for three constants
 _LEVEL = 0.95
+_NO_LEVEL = 0.05  # of the lowest loss: a level c below it is none
 
 
 def across_widths(
@@ -56,6 +57,10 @@ def across_widths(
         f"{law} through {len(narrow)} runs of N = {low} to {high}, which scatter by {scatter:.2%} about it",
         "It holds for runs of one depth and one number of steps, by hyper-parameters that suit every width (muP)",
     ]
+    if constants["c"] < _NO_LEVEL * min(run.loss for run in narrow):
+        notes.append(
+            "These runs do not tell a level c from none: the farther from them, the less the law is to be trusted"
+        )
     if others:
         notes.append(f"{others} runs on other numbers of tokens are left out; --tokens=D takes those of another D")
     return Answer("across_widths", "The loss of wide models, by narrow ones", tuple(rows), tuple(notes))

@@ -91,6 +91,13 @@ def test_of_several_horizons_that_with_the_most_sizes_is_taken_or_the_one_asked_
     assert longer["N"] == n[4] and longer["loss"] == pytest.approx(1.5 + 40.0 * n[4] ** -0.3, rel=1e-5)
 
 
+def test_a_level_that_the_runs_do_not_tell_is_said():
+    n = np.geomspace(1e5, 1e7, 6)
+    told = "do not tell a level c from none"
+    assert any(told in note for note in across_widths(loaded(n, 10.0 * n**-0.1)).notes)
+    assert not any(told in note for note in across_widths(loaded(n, 40.0 * n**-0.3 + 2.0)).notes)
+
+
 def test_what_carries_no_prediction_is_refused():
     n = np.geomspace(1e5, 1e7, 6)
     with pytest.raises(FitRefused, match="3 sizes below N = 10M at D = 1M, 4 needed"):
