@@ -13,8 +13,12 @@ on a busy core); then runs of several widths, of which the narrow ones foretell 
     python -m chinchilla_jax data --config=configs/mup.py
     for width in 32 40 48 64 80 96 128; do
         python -m chinchilla_jax train --config=configs/mup.py:$width --workdir=runs/mup/$width
+        python -m chinchilla_jax train --config=configs/mup.py:$width --workdir=runs/mup/$width-1 --config.train.seed=1
     done
     python -m chinchilla_jax predict --across=width --runs=runs/mup
+
+Expected, with the first seed alone of width 128: 3.394 predicted for it (95% of one run 3.11 to 3.68), 3.410 trained. At so
+few tokens the runs scatter by 1.9% about the law.
 """
 
 import dataclasses
