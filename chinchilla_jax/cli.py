@@ -17,6 +17,7 @@
     study     --config=FILE[:NAME] --study=DIR         all of it, from text to report
     methods   --config=FILE[:NAME] --study=DIR         ways to train at equal compute: patches, growth, experts
     noise     --config=FILE[:NAME] --study=DIR         how far its runs differ by their seeds, and at other rates
+    tune      --config=FILE[:NAME] --study=DIR         learning rate, initialisation and temperature on a narrow proxy
     presets                                            published models and their counts
     paper                                              what Hoffmann et al. 2022 printed, computed again
 
@@ -302,7 +303,24 @@ def _noise(values: flags.FlagValues) -> None:
 
     config = read_config(values) if "config" in values else None
     study = _folder(values, "study") if values.study or config is None or not values.dry_run else None
-    measure(config, study, values.cells, values.seeds, values.rates, values.workers, _echo, values.dry_run)
+    seeds, rates = values.seeds or 6, values.rates or "0.7,1,1.4"
+    measure(config, study, values.cells, seeds, rates, values.workers, _echo, values.dry_run)
+
+
+@_verb("config", "study", "cells", "seeds", "rates", "inits", "temperatures", "workers", "dry_run")
+def _tune(values: flags.FlagValues) -> None:
+    """Trains a narrow proxy at a grid of learning rates, initial deviations and temperatures: which recipe is best?
+
+    All three are factors on what study.recipe says; prints every setting, and the recipe of the best to paste. --cells,
+    --study and --dry_run as of `noise`; the proxy is by default the size nearest the guessed optimum of the smallest
+    budget. By muP, as `mup lr = 0.004, base = 64`, what is best for the proxy is so for wider models.
+    """
+    from chinchilla_jax.study.tune import grid
+
+    config = read_config(values) if "config" in values else None
+    study = _folder(values, "study") if values.study or config is None or not values.dry_run else None
+    factors = values.rates or grid.RATES, values.inits, values.temperatures
+    grid.tune(config, study, values.cells, values.seeds or 1, *factors, values.workers, _echo, values.dry_run)
 
 
 @_verb()

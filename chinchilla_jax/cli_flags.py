@@ -90,6 +90,9 @@ FLAGS = {
         "Published laws to ask, by name and comma, e.g. besiroglu2024; or FILE.json that states a form and its "
         "constants."
     ),
+    "across": _flag(
+        flags.DEFINE_enum, "Predict from narrow runs on as many tokens what a wide one loses.", enum_values=["width"]
+    ),
     "params": _number("N is given."),
     "tokens": _number("D is given."),
     "unique_tokens": _number("No more than these tokens exist; more are repeats."),
@@ -127,12 +130,15 @@ FLAGS = {
         "Folder of compiled results; otherwise of CHINCHILLA_JAX_CACHE, or ~/.cache/chinchilla_jax/preflight."
     ),
     "keep_hlo": _switch("Also keep the text of compiled programs there."),
-    # What `noise` trains.
+    # What `noise` and `tune` train.
     "cells": _text(
-        "Which runs: NAME,BUDGET:nearest,...; by default the size nearest the guessed optimum of three budgets."
+        "Which runs: NAME,BUDGET:nearest,...; by default the size nearest the guessed optimum of three budgets, of "
+        "`tune` that of the smallest."
     ),
-    "seeds": _whole("How many seeds each.", 6, lower_bound=2),
-    "rates": _text("Factors on the peak learning rate.", "0.7,1,1.4"),
+    "seeds": _whole("How many seeds each. Default: 6; of `tune` 1.", lower_bound=2),
+    "rates": _text("Factors on the peak learning rate. Default: 0.7,1,1.4; of `tune` 0.25,0.5,1,2,4."),
+    "inits": _text("Factors on the initial deviation of the recipe.", "1"),
+    "temperatures": _text("Factors on the temperature of the recipe, by which logits are divided.", "1"),
 }
 
 

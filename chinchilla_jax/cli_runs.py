@@ -25,7 +25,10 @@ _BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 _OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs")
 FIT = (*_INPUT, *_HOW, "variants", "explain", "save", "losses", "errors")
 _SERVED = ("experts", "serve", "throughput", "price", "reference")
-PREDICT = ("config", *_INPUT, "fit", "law", *_BUDGET, *_OPTIMUM, *_SERVED, *_HOW, "register", "verify")
+PREDICT = (
+    *("config", *_INPUT, "fit", "law", "across", *_BUDGET, *_OPTIMUM, *_SERVED, *_HOW),
+    *("register", "verify"),
+)
 SUGGEST = (*_INPUT, "fit", *_BUDGET, "purse", "number", "quantity", "output")
 REPORT = (*_INPUT, "fit", *_BUDGET, *_HOW)
 COMPARE = ("runs", "columns", "where", "by", "best_per_cell", "reference", *_BUDGET, "replicates", "seed", "output")
@@ -133,7 +136,11 @@ def predict(values: flags.FlagValues) -> None:
     predicted size, at the budget. The verb `verify` judges the run when it is finished.
     With --experts=1,4,8, --serve=prompt:TOKENS,output:TOKENS and --chip=NAME it says how many experts are best when the
     mixture is also served: of a law fitted to runs with a column experts, or stated as --law=FILE.json.
+    With --across=width it says what a wide model will lose that is trained on as many tokens as narrower ones, by a
+    recipe that suits every width (muP): one of --params, by default the largest there is, from those that are smaller.
     """
+    if values.across:
+        return _predict_across(values)
     from chinchilla_jax.scaling.read.runs import telling_left_out
     from chinchilla_jax.scaling.report.ask import Question, ask
 
@@ -191,6 +198,39 @@ def _predict_served(values: flags.FlagValues) -> None:
     loaded = _load(values)
     with telling_left_out(loaded):
         ask_experts(loaded, request, *options)
+
+
+def _predict_across(values: flags.FlagValues) -> None:
+    from chinchilla_jax.scaling.answers.widths import across_widths
+    from chinchilla_jax.scaling.read.runs import telling_left_out
+    from chinchilla_jax.scaling.report import sections, text
+    from chinchilla_jax.scaling.report.facts import facts_of
+
+    taken = (
+        "across",
+        "study",
+        "runs",
+        "columns",
+        "curves",
+        "where",
+        "best_per_cell",
+        "params",
+        "tokens",
+        "seed",
+        "output",
+    )
+    for flag in PREDICT:
+        if flag not in taken and flag in values and values[flag].present:
+            raise UsageError(f"--across=width takes {', '.join(f'--{name}' for name in taken[1:])}, not --{flag}")
+    loaded = _load(values)
+    text.announce(loaded, "corrected", echo)
+    with telling_left_out(loaded):
+        answer = across_widths(loaded, values.params, values.tokens, values.seed)
+    facts = facts_of(loaded, answers=[answer])
+    text.tell([sections.answer_section(one) for one in facts["answers"]], echo)
+    if values.output:
+        write_json(values.output, facts)
+        echo(f"written: {values.output}")
 
 
 def _register(values: flags.FlagValues, prediction: Prediction | None, loaded: LoadedRuns | None) -> None:

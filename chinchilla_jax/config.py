@@ -60,6 +60,12 @@ class ModelConfig(_Section):
     Experts (`model/experts.py`): `experts` share the `d_ff` inner units of `ds_moe`, `top_k` and `top_k_swiglu`, and
     with the latter two a token meets `active_experts` of them (0: all); `attention_experts` share the query heads of
     each group of keys. Their routers are one matrix, or two with `router_width` units between them.
+
+    `base_width`: 0 is the standard parametrisation. Otherwise initialisation, learning rates and logits are such that
+    what suits a model of that `d_model` suits every width (muP, Yang et al. 2022, arXiv 2203.03466, table 8); at
+    `d_model = base_width` both are the same. `base_head_dim` is the width of a head there: 0 or `head_dim` where wider
+    models have more heads, `head_dim * base_width / d_model` where they have wider ones. `init_scale` multiplies the
+    initial deviations of all matrices, `output_scale` the logits less their bias: 1 / temperature.
     """
 
     n_layers: int = _key(2, POSITIVE)
@@ -83,6 +89,10 @@ class ModelConfig(_Section):
     active_experts: int = _key(0, NOT_NEGATIVE, later=True)
     attention_experts: int = _key(1, POSITIVE, later=True)
     router_width: int = _key(0, NOT_NEGATIVE, later=True)
+    base_width: int = _key(0, NOT_NEGATIVE, later=True)
+    base_head_dim: int = _key(0, NOT_NEGATIVE, later=True)
+    init_scale: float = _key(1.0, POSITIVE, later=True)
+    output_scale: float = _key(1.0, POSITIVE, later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +105,16 @@ class ModelConfig(_Section):
         FEED_FORWARDS[self.feed_forward].check(self)
         if self.router_width and not self.has_router:
             raise ConfigError("router_width", f"{self.router_width}, but the model has no router: no experts")
+        if self.base_head_dim not in (0, self.head_dim):
+            self._check_base_heads()
+
+    def _check_base_heads(self) -> None:
+        if not self.base_width:
+            raise ConfigError("base_head_dim", "belongs to muP: set base_width, or leave it at 0")
+        if self.base_head_dim * self.d_model != self.head_dim * self.base_width:
+            more, wider = f"0 where wider models have more heads of {self.head_dim}", self.head_dim / self.widening
+            grown = f"head_dim * base_width / d_model = {wider:g} where they have wider ones"
+            raise ConfigError("base_head_dim", f"must be {more}, or {grown}; got {self.base_head_dim}")
 
     @property
     def d_attn(self) -> int:
@@ -105,6 +125,18 @@ class ModelConfig(_Section):
     def has_router(self) -> bool:
         """Whether anything in it is shared out among experts."""
         return self.attention_experts > 1 or "router" in FEED_FORWARDS[self.feed_forward].weights(self)
+
+    @property
+    def widening(self) -> float:
+        """d_model / base_width, by which muP divides rates and logits; 1 in the standard parametrisation."""
+        return self.d_model / self.base_width if self.base_width else 1.0
+
+    @property
+    def attention_scale(self) -> float | None:
+        """What scores are multiplied by; None: 1 / sqrt(head_dim), as at the base. Keys and queries of trained models
+        are correlated, so scores of heads that grow with the width go with 1 / head_dim."""
+        same = self.base_head_dim in (0, self.head_dim)
+        return None if same else math.sqrt(self.base_head_dim) / self.head_dim
 
 
 @dataclasses.dataclass(frozen=True)

@@ -157,6 +157,9 @@ class Growth(Method):
         for name in ("experts", "attention_experts"):
             if getattr(config.model, name) > 1:
                 raise ConfigError(f"model.{name}", "experts do not grow: set it to 1, or leave the method out")
+        if config.model.base_width:
+            told = "rates and logits of muP follow the width, which changes: set it to 0, or leave the method out"
+            raise ConfigError("model.base_width", told)
         super().check(config)
         shapes = self.shapes(config)
         for i, (small, large) in enumerate(zip(shapes, shapes[1:], strict=False)):

@@ -103,8 +103,9 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "work": ("study", "manifest", "workers", "worker", "standby", "parent", *PROCESSES),
         "status": ("study",),
         "fit": (*source, *fits, "variants", "explain", "save", "losses", "errors"),
-        "predict": ("config", *source, "fit", "law", *budget, "params", "tokens", "unique_tokens", "inference_tokens",
-                    "inputs", "experts", "serve", "throughput", "price", "reference", *fits, "register", "verify"),
+        "predict": ("config", *source, "fit", "law", "across", *budget, "params", "tokens", "unique_tokens",
+                    "inference_tokens", "inputs", "experts", "serve", "throughput", "price", "reference", *fits,
+                    "register", "verify"),
         "suggest": (*source, "fit", *budget, "purse", "number", "quantity", "output"),
         "verify": (),
         "report": (*source, "fit", *budget, *fits),
@@ -114,6 +115,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "study": ("config", "study", "workers"),
         "methods": ("config", "study", "workers", "dry_run"),
         "noise": ("config", "study", "cells", "seeds", "rates", "workers", "dry_run"),
+        "tune": ("config", "study", "cells", "seeds", "rates", "inits", "temperatures", "workers", "dry_run"),
         "presets": (),
         "paper": (),
     }
@@ -125,7 +127,7 @@ def test_a_flag_that_is_gone_names_what_does_its_work(capsys):
 
 
 @pytest.mark.parametrize("config", [
-    "isoflop.py:cpu", "isoflop.py:cpu_long", "isoflop.py:tiny", "isoflop.py:chinchilla",
+    "isoflop.py:cpu", "isoflop.py:cpu_long", "isoflop.py:tiny", "isoflop.py:chinchilla", "mup.py:study",
 ])  # fmt: skip
 def test_every_study_of_the_configs_can_be_planned(capsys, config, tmp_path):
     study = tmp_path / "study"
@@ -135,7 +137,7 @@ def test_every_study_of_the_configs_can_be_planned(capsys, config, tmp_path):
 
 
 @pytest.mark.parametrize("config", [
-    "chinchilla_70b.py", "llama.py:7b", "llama.py:13b", "llama.py:33b", "llama.py:65b", "gopher.py:44m",
+    "mup.py:64", "chinchilla_70b.py", "llama.py:7b", "llama.py:13b", "llama.py:33b", "llama.py:65b", "gopher.py:44m",
     "gopher.py:117m", "gopher.py:417m", "gopher.py:1.4b", "gopher.py:7.1b", "gopher.py:280b",
 ])  # fmt: skip
 def test_every_run_config_is_valid(capsys, config, tmp_path):

@@ -27,7 +27,7 @@ OTHER_WORDS = {
     "model.attention": "plain", "optimizer.schedule": "cooldown", "data.source": "shipped", "data.data_dir": "else",
     "data.mixture": "uniform", "data.tokenizer": "words.model", "data.text_field": "body",
     "mesh.rules": ["mlp="], "train.compute_dtype": "bfloat16", "train.remat": "full", "study.name": "else",
-    "study.convention": "6nd",
+    "study.convention": "6nd", "model.base_head_dim": 32,
     "study.ladder": "chinchilla", "study.guess": "besiroglu2024", "study.recipe": "deepseek", "study.schedule": "trunk",
     "study.methods": ["plain", "patch"],
 }  # fmt: skip

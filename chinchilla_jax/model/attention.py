@@ -70,6 +70,7 @@ class Attention(nn.Module):
         span = positions.Span(q.shape[1], k.shape[1], start)
         arguments = POSITIONS[c.position].compute(w, c, span, self.dtype, self.project)
         arguments |= {"segment_ids_BxT": segment_ids_BxS, "q_offset": start, "implementation": c.attention}
+        arguments["scale"] = c.attention_scale
         out_BxSxHxK = self.attend(q, k, v, **arguments)
         aux: dict[str, jax.Array] = {}
         if "router" in w:

@@ -23,20 +23,35 @@ Axes = tuple[str | None, ...]
 
 
 class Weight(NamedTuple):
-    """A float32 array: its shape, its logical axes, and the normal distribution that it is drawn from at the start."""
+    """A float32 array: its shape, its logical axes, and the normal distribution that it is drawn from at the start.
+
+    `rate` multiplies the learning rate of its Adam step; weight decay keeps the learning rate of the run.
+    """
 
     shape: tuple[int, ...]
     axes: Axes
     deviation: float = 0.0
     mean: float = 0.0
+    rate: float = 1.0
 
 
 Weights = dict[str, Weight]
 
 
-def matrix(shape: tuple[int, ...], axes: Axes, fan_in: int, scale: float = 1.0) -> Weight:
-    """A weight with standard deviation `scale / sqrt(fan_in)`."""
-    return Weight(shape, axes, deviation=scale / math.sqrt(fan_in))
+def matrix(c: ModelConfig, shape: tuple[int, ...], axes: Axes, fan_in: int, scale: float = 1.0) -> Weight:
+    """A weight between two sides that grow with the width: standard deviation `init_scale * scale / sqrt(fan_in)`.
+
+    Under muP the learning rate goes with 1 / d_model: each number of the output adds up `fan_in` changes of one sign.
+    """
+    return Weight(shape, axes, deviation=c.init_scale * scale / math.sqrt(fan_in), rate=1.0 / c.widening)
+
+
+def table(c: ModelConfig, shape: tuple[int, ...], axes: Axes) -> Weight:
+    """A weight of which one side grows with the width and the other, of tokens or positions, does not.
+
+    Standard deviation `init_scale / sqrt(d_model)`; under muP that at the base width, at any width.
+    """
+    return Weight(shape, axes, deviation=c.init_scale / math.sqrt(c.base_width or c.d_model))
 
 
 def residual_scale(c: ModelConfig) -> float:
@@ -106,8 +121,8 @@ class FeedForward(Part):
         return self._of_width(c, c.d_ff)
 
     def _of_width(self, c: ModelConfig, width: int) -> Weights:
-        up, up_bias = matrix((c.d_model, width), ("embed", "mlp"), c.d_model), Weight((width,), ("mlp",))
-        down = matrix((width, c.d_model), ("mlp", "embed"), width, residual_scale(c))
+        up, up_bias = matrix(c, (c.d_model, width), ("embed", "mlp"), c.d_model), Weight((width,), ("mlp",))
+        down = matrix(c, (width, c.d_model), ("mlp", "embed"), width, residual_scale(c))
         weights = {"up": up, "down": down, "up_bias": up_bias}
         if self.gated:
             weights |= {"gate": up, "gate_bias": up_bias}
@@ -201,9 +216,9 @@ def _whole_experts(c: ModelConfig) -> None:
 def router(c: ModelConfig, experts: int) -> Weights:
     """The weights that score experts for a token: one matrix, or two with `router_width` units between them."""
     if not c.router_width:
-        return {"router": matrix((c.d_model, experts), ("embed", None), c.d_model)}
-    into = matrix((c.d_model, c.router_width), ("embed", None), c.d_model)
-    return {"router": into, "router_output": matrix((c.router_width, experts), ("router", None), c.router_width)}
+        return {"router": matrix(c, (c.d_model, experts), ("embed", None), c.d_model)}
+    into = matrix(c, (c.d_model, c.router_width), ("embed", None), c.d_model)
+    return {"router": into, "router_output": matrix(c, (c.router_width, experts), ("router", None), c.router_width)}
 
 
 def is_matrix(weight: Weight) -> bool:
@@ -232,7 +247,7 @@ class Position(Part):
     def table(self, c: ModelConfig) -> Weights:
         """A table `position` beside the embedding, of which a token adds the row of its position (GPT); or nothing."""
         axes = (None, "embed")
-        return {"position": matrix((c.max_position, c.d_model), axes, c.d_model)} if self.learned else {}
+        return {"position": table(c, (c.max_position, c.d_model), axes)} if self.learned else {}
 
     def flops(self, c: ModelConfig, seq_len: int) -> dict[str, float]:
         """Of a forward pass of one sequence in one layer, by term, besides those of attention without positions."""
@@ -255,7 +270,7 @@ class Relative(Position):
     def weights(self, c: ModelConfig) -> Weights:
         bias = Weight((c.n_heads, c.head_dim), ("heads", "head_dim"))
         axes = ("embed", "heads", "head_dim")
-        return {"relative": matrix((c.d_model, c.n_heads, c.head_dim), axes, c.d_model), "u": bias, "v": bias}
+        return {"relative": matrix(c, (c.d_model, c.n_heads, c.head_dim), axes, c.d_model), "u": bias, "v": bias}
 
     def flops(self, c: ModelConfig, seq_len: int) -> dict[str, float]:
         return {"relative_scores": 2.0 * seq_len * seq_len * c.d_attn}
@@ -297,11 +312,12 @@ def attention_weights(c: ModelConfig) -> Weights:
     """Those of one layer's attention, in the order of the random numbers that they are drawn with."""
     heads = {"query": c.n_heads, "key": c.n_kv_heads, "value": c.n_kv_heads}
     axes = ("embed", "heads", "head_dim")
-    weights = {name: matrix((c.d_model, n, c.head_dim), axes, c.d_model) for name, n in heads.items()}
+    weights = {name: matrix(c, (c.d_model, n, c.head_dim), axes, c.d_model) for name, n in heads.items()}
     if "query_key_value" in BIASES[c.biases]:
         weights |= {f"{name}_bias": Weight((n, c.head_dim), axes[1:]) for name, n in heads.items()}
     weights |= POSITIONS[c.position].weights(c)
-    weights["output"] = matrix((c.n_heads, c.head_dim, c.d_model), (*axes[1:], "embed"), c.d_attn, residual_scale(c))
+    shape = (c.n_heads, c.head_dim, c.d_model)
+    weights["output"] = matrix(c, shape, (*axes[1:], "embed"), c.d_attn, residual_scale(c))
     if "attention_output" in BIASES[c.biases]:
         weights["output_bias"] = Weight((c.d_model,), ("norm",))
     return weights | attention_router(c)
@@ -337,12 +353,21 @@ def vectors(c: ModelConfig) -> frozenset[str]:
     return frozenset(name for group in groups for name, weight in group.items() if not is_matrix(weight))
 
 
+def rates(c: ModelConfig) -> dict[tuple[str, ...], float]:
+    """Factors on learning rates of the weights that have one other than 1: by module and name in a layer, else by name.
+
+    An attention's `output` is a matrix, that of the model a table: names alone would not do.
+    """
+    groups = {(module,): weights for module, weights in block_weights(c).items()} | {(): end_weights(c)}
+    return {(*at, name): w.rate for at, weights in groups.items() for name, w in weights.items() if w.rate != 1.0}
+
+
 def end_weights(c: ModelConfig) -> Weights:
     """Those before and after the layers but for the final norm, in the order of the random numbers."""
     shape, axes = (c.vocab_size, c.d_model), ("vocab", "embed")
-    weights = {"embedding": matrix(shape, axes, c.d_model), **POSITIONS[c.position].table(c)}
+    weights = {"embedding": table(c, shape, axes), **POSITIONS[c.position].table(c)}
     if not c.tie_embeddings:
-        weights["output"] = matrix(shape[::-1], axes[::-1], c.d_model)
+        weights["output"] = table(c, shape[::-1], axes[::-1])
     if "logits" in BIASES[c.biases]:
         weights["output_bias"] = Weight((c.vocab_size,), ("vocab",))
     return weights

@@ -128,7 +128,10 @@ class Transformer(nn.Module):
         x_BxSxD = nn.with_logical_constraint(x_BxSxD, RESIDUAL)
         x_BxSxD, (cache, aux) = self._layers(x_BxSxD, segment_ids_BxS, cache)
 
-        x_BxSxD = reshard(Layer(self.norms[c.norm], c, dtype, name="final_norm")(x_BxSxD), WHOLE_ROWS, RESIDUAL)
+        x_BxSxD = Layer(self.norms[c.norm], c, dtype, name="final_norm")(x_BxSxD)
+        if (factor := c.output_scale / c.widening) != 1.0:  # on this side of the product: the matrix may be tied
+            x_BxSxD = (x_BxSxD.astype(jnp.float32) * factor).astype(dtype)
+        x_BxSxD = reshard(x_BxSxD, WHOLE_ROWS, RESIDUAL)
         output_VxD = embedding_VxD if c.tie_embeddings else gathered(w["output"], ("embed", "vocab"), dtype).T
         sums = jax.tree.map(lambda by_layer: jnp.sum(by_layer, axis=0), aux)
         return read_out(x_BxSxD, output_VxD, w.get("output_bias")), cache, sums

@@ -4,6 +4,7 @@ STUDY/manifest.jsonl       header line, then one line per IsoFLOP run; never cha
 STUDY/verification.jsonl   the same for the runs at the held-out budget
 STUDY/next.jsonl           the same for runs added later (`plan --next`), then next_2.jsonl ...
 STUDY/noise.jsonl          the same for runs that measure noise (`noise`), noise.json what they came to
+STUDY/tune.jsonl           the same for a grid of hyper-parameters (`tune`), tune.json what it came to
 STUDY/predictions/NAME.json   what was predicted of a held-out run before it began, and the verdict beside it
 STUDY/runs/NAME/           one run: config.json, metrics.jsonl, checkpoints, lease.json, result.json (written last)
 STUDY/logs/                output of the workers
@@ -29,6 +30,7 @@ from chinchilla_jax.config import RunConfig
 MANIFEST = "manifest.jsonl"
 VERIFICATION = "verification.jsonl"
 NOISE, NOISE_RESULT = "noise.jsonl", "noise.json"
+TUNE, TUNE_RESULT = "tune.jsonl", "tune.json"
 RESULT = "result.json"
 TAIL_BYTES = 8192  # of a run's metrics, read to see how far it is
 

@@ -49,47 +49,70 @@ def measure(
 ) -> None:
     """Trains what is missing of the runs that measure the noise of a study, and prints what they say.
 
+    Args and errors as `train_beside`; `cells`: `NAME,BUDGET:nearest,...`, see `chosen`; `rates`: factors on the peak
+    learning rate, with commas between them.
+    """
+    planned = study_of(config, study)
+    manifest = noise_plan(planned, chosen(planned, cells), seeds, factors(rates))
+    if not train_beside(config, study, NOISE, manifest, workers, echo, dry_run, backend) or not study:
+        return
+    measured = spreads(study, manifest)
+    source = {key: manifest.header[key] for key in ("study", "convention")}
+    files.write_json(study / NOISE_RESULT, source | facts(measured))
+    for line in [*table(measured), *findings(measured), f"written: {study / NOISE_RESULT}"]:
+        echo(line)
+
+
+def study_of(config: RunConfig | None, study: pathlib.Path | None) -> Manifest:
+    """The plan of a study's config, or without one that in its folder. StudyError where there is neither."""
+    if config:
+        return plan(config)
+    if study:
+        return folder.read_manifest(study / MANIFEST)
+    raise StudyError("neither a config nor the folder of a study")
+
+
+def train_beside(
+    config: RunConfig | None,
+    study: pathlib.Path | None,
+    name: str,
+    manifest: Manifest,
+    workers: int | None,
+    echo: Echo,
+    dry_run: bool,
+    backend: str,
+) -> bool:
+    """Trains what is missing of `manifest`, variants of a study's runs that are no part of its fits, and keeps it as
+    `name` beside the study's own. False where that is only printed, with what it costs: without a folder, or in a dry
+    run.
+
     Raises ConfigError, DataError and StudyError, which say what to do, and Stopped if a signal came: what was in
     progress is saved, and the same call goes on.
 
     Args:
       config: the study's; None: as it was planned in `study`.
-      study: its folder; without one, or with `dry_run`, the plan and its cost are printed and nothing is trained.
-      cells: `NAME,BUDGET:nearest,...`, see `chosen`.
-      rates: factors on the peak learning rate, with commas between them.
+      study: its folder.
       backend: name of what trains the runs, `workers` at once, see `execute.backend`.
     """
-    if config:
-        planned = plan(config)
-    elif study:
-        planned = folder.read_manifest(study / MANIFEST)
-    else:
-        raise StudyError("neither a config nor the folder of a study")
-    workers = workers or default_workers(planned.template())
-    named = chosen(planned, cells)
+    workers = workers or default_workers(manifest.template())
     in_study = folder.planned_runs(study) if study and files.exists(study / MANIFEST) else []
     if config and study and in_study:
-        _check_study(study / MANIFEST, in_study, named)
-    manifest = noise_plan(planned, named, seeds, factors(rates))
+        _check_study(study / MANIFEST, in_study, chosen(study_of(config, None), ",".join(manifest.header["cells"])))
     describe(manifest, workers, echo)
     twins = [run for run in manifest.runs if study and finished_twin(study, run, in_study)]
     if twins:
         time = duration(estimate([run for run in manifest.runs if run not in twins], workers))
         echo(f"{len(twins)} of them are finished in the study; the others take about {time}")
     if dry_run or not study:
-        return
-    _write(study / NOISE, manifest)
+        return False
+    _write(study / name, manifest)
 
     from chinchilla_jax.data import prepare
 
     prepare(manifest.template().data, echo)
     reuse(study, manifest.runs, in_study, echo)
-    run_manifest(backend, study, NOISE, workers, echo)
-    measured = spreads(study, manifest)
-    source = {key: manifest.header[key] for key in ("study", "convention")}
-    files.write_json(study / NOISE_RESULT, source | facts(measured))
-    for line in [*table(measured), *findings(measured), f"written: {study / NOISE_RESULT}"]:
-        echo(line)
+    run_manifest(backend, study, name, workers, echo)
+    return True
 
 
 def chosen(planned: Manifest, cells: str | None) -> list[PlannedRun]:
@@ -175,7 +198,8 @@ def _write(path: pathlib.Path, manifest: Manifest) -> None:
     elif folder.read_manifest(path).runs != manifest.runs:
         fix = "delete that file to measure these instead"
         kept = "what is trained already stays, and is used where it is asked for again"
-        raise StudyError(f"{path}: plans other cells, seeds or rates; {fix}: {kept}")
+        words = "rates" if path.name == NOISE else "settings"
+        raise StudyError(f"{path}: plans other cells, seeds or {words}; {fix}: {kept}")
 
 
 @dataclasses.dataclass(frozen=True)

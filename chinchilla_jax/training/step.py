@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from chinchilla_jax.base.chips import chip_of
 from chinchilla_jax.config import MeshConfig, RunConfig
 from chinchilla_jax.kernels.tiles import compile_for
-from chinchilla_jax.model.parts import vectors
+from chinchilla_jax.model.parts import rates, vectors
 from chinchilla_jax.model.transformer import Transformer
 from chinchilla_jax.parallel.attention import project, sharded_attention
 from chinchilla_jax.parallel.experts import mix
@@ -68,12 +68,16 @@ def model_of(config: RunConfig) -> Transformer:
     return Transformer(config.model, dtype, remat, sharded_attention(mesh), lookup, project, mix=mix)
 
 
+def _optimizer(config: RunConfig) -> optax.GradientTransformation:
+    return make_optimizer(config.optimizer, vectors(config.model), rates(config.model))
+
+
 def init_state(config: RunConfig, key: jax.Array, objective: Objective = NEXT_TOKEN) -> TrainState:
     """A fresh state; weights still carry their logical axes."""
     rows = config.mesh.rows  # a mesh has no use for less than a row for each of them
     tokens = jnp.zeros((rows, config.data.seq_len), jnp.int32)
     params = model_of(config).init(key, tokens)["params"]
-    opt_state = make_optimizer(config.optimizer, vectors(config.model)).init(params)
+    opt_state = _optimizer(config).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, objective.init_extra(config, params))
 
 
@@ -104,8 +108,7 @@ def train_step(
     (grads, sums), auxiliary = jax.lax.scan(microbatch, zeros, batch)
     weight = jnp.maximum(sums["weight"], 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)
-    optimizer = make_optimizer(config.optimizer, vectors(config.model))
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = _optimizer(config).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: -lr * u, updates))
     metrics = {"loss": sums["nll"] / weight, "grad_norm": optax.tree.norm(grads), "weight": sums["weight"]}
     metrics |= {name: value.sum(0) / weight for name, value in auxiliary.items()}

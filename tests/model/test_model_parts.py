@@ -39,7 +39,7 @@ class Bilinear(FeedForward):
     reports: bool = False
 
     def weights(self, c):
-        side = matrix((c.d_model, c.d_ff), ("embed", "mlp"), c.d_model)
+        side = matrix(c, (c.d_model, c.d_ff), ("embed", "mlp"), c.d_model)
         return {**super().weights(c), "side": side, "scale": Weight((c.d_ff,), ("mlp",), mean=1.0)}
 
     def compute(self, x, w, c, dtype):

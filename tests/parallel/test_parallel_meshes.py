@@ -1,5 +1,7 @@
 """The mesh is a matter of speed: the numbers do not depend on it."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -49,3 +51,20 @@ def test_a_run_does_not_depend_on_the_mesh(sharded_config, single, mesh):
     placed = make_program(config, make_mesh(config.mesh)).abstract
     jax.tree.map(lambda x, a: x.sharding.is_equivalent_to(a.sharding, x.ndim) or pytest.fail(f"{x.sharding}"),
                  state, placed)  # fmt: skip
+
+
+@pytest.mark.long
+def test_nor_does_one_by_mup(sharded_config):
+    """Rates by weight, and logits and scores that are divided, in parts of weights and of rows."""
+
+    def by_mup(*mesh):
+        config = sharded_config("llama", *mesh)
+        model = dataclasses.replace(config.model, base_width=config.model.d_model // 2, output_scale=1.5)
+        return dataclasses.replace(config, model=dataclasses.replace(model, base_head_dim=model.head_dim // 2))
+
+    _, expected, _ = run(by_mup(1, 1, 1))
+    _, records, _ = run(by_mup(1, 2, 2, 2))
+    assert expected[-1, 0] < 0.8 * expected[0, 0] and not np.allclose(
+        expected, run(sharded_config("llama", 1, 1, 1))[1]
+    )
+    np.testing.assert_allclose(records, expected, rtol=5e-5)

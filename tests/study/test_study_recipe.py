@@ -129,3 +129,75 @@ def test_a_formula_is_a_number_times_powers():
     assert str(laws["lr"]) == "1.79 N_ne^-0.713 D^0.307"
     assert parse("k", "lr = 3e-4", ("lr",), ("N",))["lr"].at(N=5.0) == 3e-4
     assert parse("k", "lr = 2 N", ("lr",), ("N",))["lr"].at(N=5.0) == 10.0
+
+
+def test_a_variable_may_be_measured_in_a_unit():
+    law = parse("k", "lr = 0.0063 (D/2.5e9)^-0.3 * ( B / 262144 ) ** 0.5", ("lr",), ("D", "B"))["lr"]
+    assert law.at(D=2.5e9, B=262144) == pytest.approx(0.0063)
+    assert law.at(D=2.5e10, B=4 * 262144) == pytest.approx(2 * 0.0063 * 10**-0.3)
+    for text in ("lr = 1 (D/0)^2", "lr = 1 (M/3)", "lr = 1 (D/x)"):
+        with pytest.raises(ConfigError, match="is unknown"):
+            parse("k", text, ("lr",), ("D",))
+
+
+def test_by_mup_every_run_has_the_parametrisation_and_one_law_of_the_rate():
+    """Delphi's dependence on batch and horizon; where widths share their heads these grow from those at the base."""
+    text = "mup lr = 0.004 (D/1e6)^-0.3 (B/512)^0.5, base = 32, init = 0.5, temperature = 2"
+    config = width_config(recipe=text)
+    runs = plan(config).runs
+    assert len({run.config["model"]["d_model"] for run in runs}) > 3
+    for run in runs:
+        resolved = run.run_config()
+        model = resolved.model
+        assert (model.base_width, model.base_head_dim, model.init_scale, model.output_scale) == (32, 16, 0.5, 0.5)
+        assert model.attention_scale == (None if model.d_model == 32 else pytest.approx(4.0 * 2 / model.d_model))
+        assert resolved.optimizer.peak_lr == pytest.approx(0.004 * (run.tokens / 1e6) ** -0.3, rel=2e-3)
+        assert "by muP, base = 32" in run.recipe and "B = 512" in run.recipe
+        assert run.config_hash == resolved.content_hash() and abs(run.cost / run.budget - 1) <= 0.01
+    plain = {run.params: run for run in plan(width_config()).runs}
+    assert {run.params for run in runs} == set(plain), "the parametrisation weighs nothing"
+
+
+def test_by_mup_heads_that_keep_their_width_keep_their_scores():
+    made, _ = with_recipe(width_config(ladder="generated", recipe="mup lr = 0.01, base = 16"), 1e12)
+    assert made.model == dataclasses.replace(SMALL, base_width=16) and made.model.attention_scale is None
+
+
+def test_a_recipe_by_mup_leaves_what_it_does_not_name():
+    model = dataclasses.replace(SMALL, init_scale=0.25, output_scale=3.0)
+    made, _ = with_recipe(width_config(model, recipe="mup lr = 0.01, base = 16, init = 2"), 1e12)
+    assert (made.model.init_scale, made.model.output_scale) == (2.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("mup lr = 0.01", "add 'base = 64', a whole number"),
+        ("mup lr = 0.01, base = 63.5", "a whole number"),
+        ("mup lr = 0.01, base = 64 N^0.1", "base is one number for all runs"),
+        ("mup base = 64", "has no learning rate"),
+        ("mup lr = 0.01, base = 64, temprature = 2", "did you mean 'temperature'"),
+        ("mup lr = 0.01, base = 31", "the 2 heads would have a width of 15.5; take a multiple of 2"),
+        ("lr = 0.01, base = 64", "NAME one of lr, batch"),
+        ("lr = 0.01, batch = 2 B", "B is the batch itself"),
+    ],
+)
+def test_a_recipe_by_mup_that_cannot_be_read_is_refused(text, told):
+    with pytest.raises(ConfigError, match=told) as refused:
+        with_recipe(width_config(recipe=text), 1e12)
+    assert refused.value.key == "study.recipe"
+
+
+def test_a_model_that_has_another_base_is_refused():
+    model = dataclasses.replace(SMALL, base_width=32)
+    with pytest.raises(ConfigError, match="32, but study.recipe says base = 16: leave it at 0") as refused:
+        with_recipe(width_config(model, recipe="mup lr = 0.01, base = 16"), 1e12)
+    assert refused.value.key == "model.base_width"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["lr = 1 N^-0.5", "lr = 2 D^0.5, batch = 3 D^0.5", "mup lr = 0.004 D^-0.3, base = 64, init = 0.5, temperature = 2"],
+)
+def test_a_recipe_is_written_as_it_is_read(text):
+    assert read_recipe(text).text == text

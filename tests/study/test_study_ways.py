@@ -38,7 +38,7 @@ def test_a_text_says_how_a_run_is_trained():
 
 
 @pytest.mark.parametrize("texts, told", [
-    (("plain", "pach"), "unknown way 'pach' .did you mean 'patch'\?.; one of plain, patch, growth"),
+    (("plain", "pach"), r"unknown way 'pach' .did you mean 'patch'\?.; one of plain, patch, growth"),
     (("plain", "patch sise=4"), "'sise=4' in 'patch sise=4': write KEY=VALUE .did you mean 'size'"),
     (("plain", "patch size=four"), "size in 'patch size=four': expected int, got 'four'"),
     (("plain", "growth rewind=yes"), "true or false, got 'yes'"),

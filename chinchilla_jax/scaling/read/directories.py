@@ -148,7 +148,8 @@ def _read_study(path: pathlib.Path) -> _Study:
             else:
                 study.planned[name] = {**line, "further": True} if file in further else line
                 study.folders[name] = path / "runs" / name
-    known = study.planned.keys() | {str(row.values.get("name")) for row in _lines(path / "noise.jsonl")}
+    beside = (row for name in ("noise.jsonl", "tune.jsonl") for row in _lines(path / name))
+    known = study.planned.keys() | {str(row.values.get("name")) for row in beside}
     folders = (folder for folder in files.glob(path / "runs") if files.is_folder(folder))
     study.bad += [BadRow(folder.name, "not in the manifest") for folder in folders if folder.name not in known]
     return study

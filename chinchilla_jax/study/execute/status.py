@@ -105,7 +105,7 @@ def run_status(study: pathlib.Path, run: PlannedRun) -> RunStatus:
 def status(study: str | pathlib.Path, echo: Echo = print) -> list[RunStatus]:
     """Prints the table of a study's runs and a summary line. Raises StudyError if there is no manifest."""
     study = pathlib.Path(study)
-    runs = folder.planned_runs(study, (MANIFEST, folder.VERIFICATION, folder.NOISE))
+    runs = folder.planned_runs(study, (MANIFEST, folder.VERIFICATION, folder.NOISE, folder.TUNE))
     rows, why_not = _with_forecasts(study, [run_status(study, run) for run in runs])
     end = f" {'at the end':>18}" if any(row.forecast for row in rows) else ""
     echo(f"{'run':24} {'role':9} {'state':8} {'progress':>8} {'loss':>8} {'time':>8} {'left':>8}{end}")
