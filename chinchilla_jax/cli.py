@@ -41,8 +41,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from chinchilla_jax import cli_runs
-from chinchilla_jax.base import files
+from chinchilla_jax import cli_runs, cli_studies
 from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
 from chinchilla_jax.cli_flags import define
 from chinchilla_jax.config import did_you_mean
@@ -110,7 +109,7 @@ def _plan(values: flags.FlagValues) -> None:
     from chinchilla_jax.study.plan import describe, plan
 
     config = read_config(values)
-    study = _folder(values, "study") if values.study or not values.dry_run else None
+    study = cli_studies.folder(values, "study") if values.study or not values.dry_run else None
     manifest = plan(config)
     describe(manifest, values.workers or default_workers(config), _echo)
     foresee(manifest, study, _echo)
@@ -129,7 +128,7 @@ def _plan_next(values: flags.FlagValues) -> None:
 
     if "config" in values or values.slice or values.purse is None:
         raise UsageError("plan --next takes --study=DIR of a planned study and --purse=FLOPS, no --config or --slice")
-    study, asked = _folder(values, "study"), (values.purse, values.number, values.quantity)
+    study, asked = cli_studies.folder(values, "study"), (values.purse, values.number, values.quantity)
     name, manifest = plan_next(study, values.budget, *asked, _echo)
     describe(manifest, values.workers or default_workers(manifest.template()), _echo)
     if not values.dry_run:
@@ -158,7 +157,7 @@ def _preflight(values: flags.FlagValues) -> int:
     if values.study and "config" in values:
         raise UsageError("give either --config=FILE or --study=DIR")
     if values.study:
-        fits = verb.preflight_study(_folder(values, "study"), values.manifest, options, _echo)
+        fits = verb.preflight_study(cli_studies.folder(values, "study"), values.manifest, options, _echo)
     else:
         fits = verb.preflight_run(read_config(values), options, _echo)
     return DONE if fits else USAGE
@@ -179,7 +178,7 @@ def _train(values: flags.FlagValues) -> int | None:
 
     Of a study's config that is its template, on as many cores of a CPU as the study gives each run (study.cores).
     """
-    config, workdir = read_config(values), _folder(values, "workdir")
+    config, workdir = read_config(values), cli_studies.folder(values, "workdir")
     from chinchilla_jax.parallel.job import cores, distributed
 
     processes = _processes(values)
@@ -205,7 +204,7 @@ def _work(values: flags.FlagValues) -> int | None:
 
     On a slice of several hosts, each of which runs this command, all hosts together are one worker.
     """
-    study = _folder(values, "study")
+    study = cli_studies.folder(values, "study")
     if processes := _processes(values):
         return _work_together(study, values, processes)
     if values.worker is None:
@@ -249,7 +248,7 @@ def _status(values: flags.FlagValues) -> None:
     """Shows which runs of a study are done, running, failed and waiting."""
     from chinchilla_jax.study.execute.status import status
 
-    status(_folder(values, "study"), _echo)
+    status(cli_studies.folder(values, "study"), _echo)
 
 
 _verb(*cli_runs.FIT)(cli_runs.fit)
@@ -261,66 +260,10 @@ _verb(words="FILE RUN")(cli_runs.verify)
 _verb(*cli_runs.COMPARE, words="ARM...")(cli_runs.compare)
 
 
-@_verb("config", "study", "workers")
-def _study(values: flags.FlagValues) -> None:
-    """Runs a whole study: data, plan, runs, prediction, held-out runs, report. Does only what is missing."""
-    config, study = read_config(values), _folder(values, "study")
-    from chinchilla_jax.study.pipeline import run_study
-
-    run_study(config, study, values.workers, _echo)
-
-
-@_verb("config", "study", "workers", "dry_run")
-def _methods(values: flags.FlagValues) -> None:
-    """Compares ways to train at equal compute: data, plan, runs, report. Does only what is missing.
-
-    The ways are those of study.methods; `plain` is trained at budgets around that of the comparison as well, so that a
-    difference can be told as compute. Without --config the study is the one planned in --study. --dry_run prints the
-    plan and its cost.
-    """
-    from chinchilla_jax.parallel.job.cores import default_workers
-    from chinchilla_jax.study.comparison import compare_methods, plan_comparison
-    from chinchilla_jax.study.folder import MANIFEST, read_manifest
-    from chinchilla_jax.study.plan import describe
-
-    planned = "config" not in values and values.study
-    config = read_manifest(_folder(values, "study") / MANIFEST).template() if planned else read_config(values)
-    if values.dry_run:
-        describe(plan_comparison(config), values.workers or default_workers(config), _echo)
-        return
-    compare_methods(config, _folder(values, "study"), values.workers, _echo)
-
-
-@_verb("config", "study", "cells", "seeds", "rates", "workers", "dry_run")
-def _noise(values: flags.FlagValues) -> None:
-    """Trains a few cells of a study with several seeds and learning rates: how far do single runs differ?
-
-    --cells names runs of the plan, or BUDGET:nearest for the size nearest the guessed optimum; by default that of the
-    smallest, middle and largest budget. What the study has trained is used, its plan is left alone, and no fit takes
-    the other runs. Without --config the study is the one planned in --study. --dry_run prints the plan and its cost.
-    """
-    from chinchilla_jax.study.noise import measure
-
-    config = read_config(values) if "config" in values else None
-    study = _folder(values, "study") if values.study or config is None or not values.dry_run else None
-    seeds, rates = values.seeds or 6, values.rates or "0.7,1,1.4"
-    measure(config, study, values.cells, seeds, rates, values.workers, _echo, values.dry_run)
-
-
-@_verb("config", "study", "cells", "seeds", "rates", "inits", "temperatures", "workers", "dry_run")
-def _tune(values: flags.FlagValues) -> None:
-    """Trains a narrow proxy at a grid of learning rates, initial deviations and temperatures: which recipe is best?
-
-    All three are factors on what study.recipe says; prints every setting, and the recipe of the best to paste. --cells,
-    --study and --dry_run as of `noise`; the proxy is by default the size nearest the guessed optimum of the smallest
-    budget. By muP, as `mup lr = 0.004, base = 64`, what is best for the proxy is so for wider models.
-    """
-    from chinchilla_jax.study.tune import grid
-
-    config = read_config(values) if "config" in values else None
-    study = _folder(values, "study") if values.study or config is None or not values.dry_run else None
-    factors = values.rates or grid.RATES, values.inits, values.temperatures
-    grid.tune(config, study, values.cells, values.seeds or 1, *factors, values.workers, _echo, values.dry_run)
+_verb(*cli_studies.STUDY)(cli_studies.study)
+_verb(*cli_studies.METHODS)(cli_studies.methods)
+_verb(*cli_studies.NOISE)(cli_studies.noise)
+_verb(*cli_studies.TUNE)(cli_studies.tune)
 
 
 @_verb()
@@ -410,13 +353,3 @@ def _processes(values: flags.FlagValues) -> Settings | None:
     from chinchilla_jax.parallel.job.hosts import host_settings
 
     return host_settings(values.coordinator, values.processes, values.process, values.peer_timeout, values.join_timeout)
-
-
-def _folder(values: flags.FlagValues, flag: str) -> pathlib.Path:
-    if not values[flag].value:
-        raise UsageError(f"--{flag}=DIR is missing: the folder of the {'run' if flag == 'workdir' else 'study'}")
-    folder = pathlib.Path(values[flag].value)
-    for path in (folder, *folder.parents):
-        if files.is_file(path):
-            raise UsageError(f"--{flag}={folder}: {path} is a file; name a folder")
-    return folder

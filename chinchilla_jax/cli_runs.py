@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import pathlib
 import shlex
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from chinchilla_jax import cli_read
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.files import write_json
 from chinchilla_jax.config_flag import read_config
 
 if TYPE_CHECKING:
-    from chinchilla_jax.scaling.predict.analysis import Analysis
     from chinchilla_jax.scaling.predict.predict import Prediction
     from chinchilla_jax.scaling.read.runs import LoadedRuns
 
-_INPUT = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
 _HOW = ("preset", "replicates", "seed", "output")
-_BUDGET = ("budget", "chip", "chips", "days", "utilisation")
 _OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs")
-FIT = (*_INPUT, *_HOW, "variants", "explain", "save", "losses", "errors")
+FIT = (*cli_read.INPUT, *_HOW, "variants", "explain", "save", "losses", "errors")
 _SERVED = ("experts", "serve", "throughput", "price", "reference")
 PREDICT = (
-    *("config", *_INPUT, "fit", "law", "across", *_BUDGET, *_OPTIMUM, *_SERVED, *_HOW),
+    *("config", *cli_read.INPUT, "fit", "law", "across", *cli_read.BUDGET, *_OPTIMUM, *_SERVED, *_HOW),
     *("register", "verify"),
 )
-SUGGEST = (*_INPUT, "fit", *_BUDGET, "purse", "number", "quantity", "output")
-REPORT = (*_INPUT, "fit", *_BUDGET, *_HOW)
-COMPARE = ("runs", "columns", "where", "by", "best_per_cell", "reference", *_BUDGET, "replicates", "seed", "output")
+SUGGEST = (*cli_read.INPUT, "fit", *cli_read.BUDGET, "purse", "number", "quantity", "output")
+REPORT = (*cli_read.INPUT, "fit", *cli_read.BUDGET, *_HOW)
+COMPARE = (
+    "runs",
+    "columns",
+    "where",
+    "by",
+    "best_per_cell",
+    "reference",
+    *cli_read.BUDGET,
+    "replicates",
+    "seed",
+    "output",
+)
 FORECAST = ("study", "runs", "columns", "curves", "where", "output")
 
-echo = functools.partial(print, flush=True)
+echo = cli_read.echo
 
 
 def fit(values: flags.FlagValues) -> None:
@@ -60,10 +68,10 @@ def _fit_all(values: flags.FlagValues) -> dict[str, Any]:
     from chinchilla_jax.scaling.report import sections, text
     from chinchilla_jax.scaling.report.facts import facts_of
 
-    loaded = _load(values)
+    loaded = cli_read.load(values)
     text.announce(loaded, values.preset, echo)
     with telling_left_out(loaded):
-        fits = analyse(loaded.runs, **_fits(values))
+        fits = analyse(loaded.runs, **cli_read.fits(values))
     if values.save:
         from chinchilla_jax.scaling.predict.saved import SavedFit, save_fit
 
@@ -91,8 +99,8 @@ def _fit_losses(values: flags.FlagValues) -> dict[str, Any]:
     for flag in ("by", "variants", "save", "explain"):
         if values[flag].value:
             raise UsageError(f"--{flag} fits one loss: leave --losses and --errors out")
-    path, reading = _reading(values)
-    loaded = _load(values)
+    path, reading = cli_read.reading(values)
+    loaded = cli_read.load(values)
     names = [] if values.losses in (None, "all") else [name.strip() for name in values.losses.split(",")]
     every = load_losses(path, names, reading) if values.losses else {}
     budget = target_budget(loaded)
@@ -118,8 +126,8 @@ def _fit_each(values: flags.FlagValues) -> dict[str, Any]:
     for flag in ("variants", "save"):
         if values[flag].value:
             raise UsageError(f"--by and --{flag}: take one value at a time, --where={values.by}=VALUE")
-    path, reading = _reading(values)
-    return {"by": values.by, "fits": fit_by(path, values.by, reading, _fits(values), echo)}
+    path, reading = cli_read.reading(values)
+    return {"by": values.by, "fits": fit_by(path, values.by, reading, cli_read.fits(values), echo)}
 
 
 def predict(values: flags.FlagValues) -> None:
@@ -149,10 +157,12 @@ def predict(values: flags.FlagValues) -> None:
     for flag in _SERVED:
         if values[flag].present:
             raise UsageError(f"--{flag} goes with --experts=1,4,8: how many, when the mixture is also served")
-    if values.verify and (not values.study or values.runs or values.law or _budget(values)):
+    if values.verify and (not values.study or values.runs or values.law or cli_read.budget(values)):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
-    loaded, fits = _load_fitted(values) if values.study or values.runs or values.fit else (None, _fits(values))
-    budget, inputs = _budget(values), _pairs("inputs", values.inputs, "granularity:8")
+    loaded, fits = (
+        cli_read.load_fitted(values) if values.study or values.runs or values.fit else (None, cli_read.fits(values))
+    )
+    budget, inputs = cli_read.budget(values), cli_read.pairs("inputs", values.inputs, "granularity:8")
     question = Question(budget, **{name: values[name].value for name in _OPTIMUM} | {"inputs": inputs})
     names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
     with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
@@ -183,19 +193,21 @@ def _predict_served(values: flags.FlagValues) -> None:
     if runs == bool(values.law) or "," in (values.law or ""):
         raise UsageError("--experts asks one law: that of --study=DIR or --runs=PATH, or --law=FILE.json")
     request = Request(
-        flops=_budget(values),
-        experts=tuple(_numbers("experts", values.experts, ",", int)),
+        flops=cli_read.budget(values),
+        experts=tuple(cli_read.numbers("experts", values.experts, ",", int)),
         chip=values.chip,
-        serve=_pairs("serve", values.serve, "prompt:512"),
-        reference=int(_numbers("reference", values.reference, ",", int)[0]) if values.reference else None,
+        serve=cli_read.pairs("serve", values.serve, "prompt:512"),
+        reference=int(cli_read.numbers("reference", values.reference, ",", int)[0]) if values.reference else None,
         price=values.price,
-        throughput=tuple(_numbers("throughput", values.throughput, ":", float, 3)) if values.throughput else None,
+        throughput=tuple(cli_read.numbers("throughput", values.throughput, ":", float, 3))
+        if values.throughput
+        else None,
     )
     options = values.replicates, values.seed, values.output, echo
     if not runs:
         ask_experts(values.law, request, *options)
         return
-    loaded = _load(values)
+    loaded = cli_read.load(values)
     with telling_left_out(loaded):
         ask_experts(loaded, request, *options)
 
@@ -222,7 +234,7 @@ def _predict_across(values: flags.FlagValues) -> None:
     for flag in PREDICT:
         if flag not in taken and flag in values and values[flag].present:
             raise UsageError(f"--across=width takes {', '.join(f'--{name}' for name in taken[1:])}, not --{flag}")
-    loaded = _load(values)
+    loaded = cli_read.load(values)
     text.announce(loaded, "corrected", echo)
     with telling_left_out(loaded):
         answer = across_widths(loaded, values.params, values.tokens, values.seed)
@@ -282,9 +294,9 @@ def suggest(values: flags.FlagValues) -> None:
 
     if values.purse is None:
         raise UsageError("--purse=FLOPS is missing: what all next runs together may cost")
-    loaded, asked = _load_fitted(values)[0], (values.purse, values.number, values.quantity)
+    loaded, asked = cli_read.load_fitted(values)[0], (values.purse, values.number, values.quantity)
     with telling_left_out(loaded):
-        ask_next(loaded, _budget(values), *asked, values.output, echo)
+        ask_next(loaded, cli_read.budget(values), *asked, values.output, echo)
 
 
 def report(values: flags.FlagValues) -> None:
@@ -293,7 +305,7 @@ def report(values: flags.FlagValues) -> None:
 
     words = [f"--{name}={one}" for name in REPORT if values[name].present for one in _listed(values[name].value)]
     command = f"python -m chinchilla_jax report {shlex.join(words)}"
-    (loaded, fits), budget = _load_fitted(values), _budget(values)
+    (loaded, fits), budget = cli_read.load_fitted(values), cli_read.budget(values)
     options = fits if isinstance(fits, dict) else {"fits": fits}
     path = write_report(loaded, budget=budget, output=values.output, **options, command=command)
     echo(f"report: {path}")
@@ -317,7 +329,7 @@ def forecast(values: flags.FlagValues, words: list[str]) -> None:
         if len(studies) > 1:
             raise UsageError("the runs are of several studies: forecast those of one at a time")
         values.study = str(studies.pop())
-    path, reading = _reading(values)
+    path, reading = cli_read.reading(values)
     tell_forecasts(path, names, reading, values.output, echo)
 
 
@@ -333,7 +345,7 @@ def compare(values: flags.FlagValues, words: list[str]) -> None:
     from chinchilla_jax.scaling.answers.compare.compare import compare as compare_arms
     from chinchilla_jax.scaling.report.compared import write_comparison
 
-    reading = _how_to_read(values)
+    reading = cli_read.how_to_read(values)
     if bool(words) == bool(values.runs):
         raise UsageError("give the arms, as compare studies/plain NAME=studies/other, or --runs=TABLE --by=COLUMN")
     if bool(values.runs) != bool(values.by):
@@ -341,7 +353,9 @@ def compare(values: flags.FlagValues, words: list[str]) -> None:
     arms = arms_of(words, reading) if words else arms_by_value(values.runs, values.by, reading)
     for name, loaded in arms.items():
         echo(f"{name}: {len(loaded.role('isoflop'))} runs of {loaded.source}")
-    comparison = compare_arms(arms, values.reference, _budget(values), draws=values.replicates, seed=values.seed)
+    comparison = compare_arms(
+        arms, values.reference, cli_read.budget(values), draws=values.replicates, seed=values.seed
+    )
     flags_set = [f"--{name}={one}" for name in COMPARE if values[name].present for one in _listed(values[name].value)]
     command = f"python -m chinchilla_jax compare {shlex.join([*words, *flags_set])}"
     write_comparison(comparison, arms, values.output, command, echo)
@@ -349,89 +363,3 @@ def compare(values: flags.FlagValues, words: list[str]) -> None:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def _load_fitted(values: flags.FlagValues) -> tuple[LoadedRuns, Analysis | dict[str, Any]]:
-    """The runs, and the fits of --fit or how to make them."""
-    if not values.fit:
-        return _load(values), _fits(values) if "preset" in values else {}
-    from chinchilla_jax.scaling.predict.saved import load_fit
-
-    for flag in (*_INPUT, "preset", "replicates", "seed"):
-        if flag in values and values[flag].present:
-            raise UsageError(f"--fit={values.fit} holds runs and fits as they were made: --{flag} goes with `fit`")
-    saved = load_fit(values.fit)
-    return saved.loaded, saved.fits
-
-
-def _load(values: flags.FlagValues) -> LoadedRuns:
-    """The runs of --study or --runs, read as --columns, --curves, --where and --best_per_cell say."""
-    from chinchilla_jax.scaling.read.load import load_runs
-
-    if values.by:
-        raise UsageError(f"--by goes with fit; here ask about one value at a time: --where={values.by}=VALUE")
-    path, reading = _reading(values)
-    return load_runs(path, **reading)
-
-
-def _reading(values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
-    """(Where the runs are, how `load_runs` is to read them)."""
-    if bool(values.study) == bool(values.runs):
-        raise UsageError("give either --study=DIR or --runs=PATH")
-    return values.study or values.runs, _how_to_read(values) | {"curves": values.curves}
-
-
-def _how_to_read(values: flags.FlagValues) -> dict[str, Any]:
-    from chinchilla_jax.scaling.read.table.columns import parse_columns
-    from chinchilla_jax.scaling.read.table.select import parse_where
-
-    reading = {"columns": parse_columns(values.columns or ""), "where": parse_where(values.where or ())}
-    return reading | {"best_per_cell": "best_per_cell" in values and values.best_per_cell}
-
-
-def _fits(values: flags.FlagValues) -> dict[str, Any]:
-    """How the fits are made, as `analyse` takes it."""
-    return {"preset": values.preset, "replicates": values.replicates, "seed": values.seed}
-
-
-def _budget(values: flags.FlagValues) -> float | None:
-    """FLOPs of --budget, or of --chip, --chips, --days and --utilisation; None if none of them is given."""
-    parts = {name: values[name].value for name in ("chip", "chips", "days")}
-    serves = "experts" in values and values.experts and not (parts["chips"] or parts["days"])
-    if serves or not any(parts.values()):
-        return values.budget
-    if values.budget:
-        raise UsageError("give either --budget or --chip, --chips and --days")
-    missing = [f"--{name}" for name, value in parts.items() if not value]
-    if missing:
-        raise UsageError(f"{', '.join(missing)} is missing: a budget in chip-days is --chip=v4 --chips=1024 --days=30")
-    from chinchilla_jax.base.chips import chip_days
-
-    flops = chip_days(**parts, utilisation=values.utilisation)
-    chips = f"{parts['chips']:g} {parts['chip']} chips for {parts['days']:g} days"
-    echo(f"{chips} at {values.utilisation:.0%} of their peak: C = {flops:.4g} FLOPs")
-    return flops
-
-
-def _pairs(flag: str, text: str | None, example: str) -> dict[str, float]:
-    """`granularity:8,sparsity:0.9` as a mapping."""
-    pairs = {}
-    for part in filter(None, (text or "").split(",")):
-        name, _, value = part.partition(":")
-        try:
-            pairs[name.strip()] = float(value)
-        except ValueError:
-            raise UsageError(f"--{flag}={text}: {part!r} should read NAME:VALUE, e.g. {example}") from None
-    return pairs
-
-
-def _numbers(flag: str, text: str, between: str, kind: type, count: int | None = None) -> list[Any]:
-    """`1,4,8` as numbers; as many as `count`, where that is given."""
-    try:
-        numbers = [kind(part) for part in text.split(between)]
-    except ValueError:
-        numbers = []
-    if not numbers or (count is not None and len(numbers) != count):
-        many = "" if count is None else f"{count} "
-        raise UsageError(f"--{flag}={text}: expected {many}numbers, with {between!r} between them")
-    return numbers

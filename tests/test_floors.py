@@ -19,7 +19,8 @@ FLOORS = (
     ("training", "scaling"),
     ("evaluation", "methods", "study"),
     ("preflight", "tools"),
-    ("cli_flags", "cli_runs"),
+    ("cli_flags", "cli_read"),
+    ("cli_runs", "cli_studies"),
     ("cli",),
     ("__main__",),
 )
