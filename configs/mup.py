@@ -17,8 +17,8 @@ on a busy core); then runs of several widths, of which the narrow ones foretell 
     done
     python -m chinchilla_jax predict --across=width --runs=runs/mup
 
-Expected, with the first seed alone of width 128: 3.394 predicted for it (95% of one run 3.11 to 3.68), 3.410 trained. At
-so few tokens the runs scatter by 1.9% about the law.
+Expected, with the first seed alone of width 128: 3.394 predicted for it (95% of one run 3.11 to 3.68), 3.410 trained.
+At so few tokens the runs scatter by 1.9% about the law.
 """
 
 import dataclasses
