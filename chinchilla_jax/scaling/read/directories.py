@@ -83,7 +83,7 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
             table.notes.append(f"{why}: {passed} passed over")
     table.rows = [row for row in rows if not any(_is_passed_over(row, role) for role in _NOT_FITTED)]
     if _METHOD not in where:
-        others = {row.where for row in table.rows if row.values.get(_METHOD, _PLAIN) != _PLAIN}
+        others = {row.where for row in table.rows if row.values.get(_METHOD) not in (None, _PLAIN)}
         if others:
             asked = f"--where={_METHOD}=... or --by={_METHOD} asks for them"
             table.notes.append(f"runs trained otherwise than plainly: {len(others)} passed over; {asked}")
@@ -97,7 +97,7 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
     for record in usable:
         folder = study.folders[record.row.where]
         curve, problems = None, list[BadRow]()
-        if "stages" not in record.row.values:  # otherwise its training loss is not that of next tokens all the way
+        if not record.row.values.get("stages"):  # otherwise its training loss is not that of next tokens all the way
             curve, problems = read_curve(record.run, folder / "metrics.jsonl")
         bad_curves += problems
         record.change(seed=_seed(record.row, study.planned, folder), curve=curve)

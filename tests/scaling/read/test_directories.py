@@ -202,3 +202,15 @@ def test_a_damaged_curve_costs_the_curve_and_not_the_run(tmp_path, lines, where,
     assert len(loaded.runs) == 1 and loaded.runs[0].curve is None
     (bad,) = loaded.bad
     assert bad.where == where and bad.reason.startswith("curve left out: ") and reason in bad.reason
+
+
+def test_runs_trained_otherwise_are_no_runs_to_fit_unless_asked_for(tmp_path):
+    """And of a run in stages the training loss is not that of next tokens all the way: it has no curve."""
+    for name, more in (("a", {"method": "plain"}), ("b", {"method": "patch size=4", "stages": [{}, {}]}), ("c", {})):
+        write_run(tmp_path / name, **more)
+        write_metrics(tmp_path / name, [{"step": s, "tokens": 1e5 * s, "loss": 4.0 - 0.1 * s} for s in range(1, 11)])
+    loaded = load_runs(tmp_path)
+    assert [(run.name, run.curve is not None) for run in loaded.runs] == [("a", True), ("c", True)]
+    assert any("trained otherwise than plainly: 1 passed over" in note for note in loaded.notes)
+    asked = load_runs(tmp_path, where={"method": ("patch size=4",)})
+    assert [(run.name, run.curve) for run in asked.runs] == [("b", None)]
