@@ -206,7 +206,8 @@ def test_a_damaged_curve_costs_the_curve_and_not_the_run(tmp_path, lines, where,
 
 def test_runs_trained_otherwise_are_no_runs_to_fit_unless_asked_for(tmp_path):
     """And of a run in stages the training loss is not that of next tokens all the way: it has no curve."""
-    for name, more in (("a", {"method": "plain"}), ("b", {"method": "patch size=4", "stages": [{}, {}]}), ("c", {"loss": 3.1})):
+    patches = {"method": "patch size=4", "stages": [{}, {}]}
+    for name, more in (("a", {"method": "plain"}), ("b", patches), ("c", {"loss": 3.1})):
         write_run(tmp_path / name, **more)
         write_metrics(tmp_path / name, [{"step": s, "tokens": 1e5 * s, "loss": 4.0 - 0.1 * s} for s in range(1, 11)])
     loaded = load_runs(tmp_path)
