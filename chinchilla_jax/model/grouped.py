@@ -10,7 +10,6 @@ where it comes from and where it goes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -84,7 +83,9 @@ def expert_rows(x_NxD: jax.Array, expert_A: jax.Array, w: dict[str, jax.Array]) 
     ragged = tpu_generation() is not None
     to = lay_out(expert_A, experts, 1 if ragged else _tile(expert_A.shape[0], experts))
     x_MxD = move(x_NxD, to.row_M, to.place_A, copies)
-    multiply = functools.partial(jax.lax.ragged_dot, group_sizes=to.sizes_E) if ragged else _in_tiles(to.expert_T)
+
+    def multiply(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.lax.ragged_dot(x, w, to.sizes_E) if ragged else multiply_tiles(x, w, to.expert_T)
 
     def inner(name: str) -> jax.Array:
         h_MxF = multiply(x_MxD, w[name])
@@ -105,14 +106,32 @@ def _tile(rows: int, experts: int) -> int:
     return tile
 
 
-def _in_tiles(expert_T: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """A product of rows `[M, D]` with matrices `[E, D, F]`, of each tile with that of its expert."""
+@jax.custom_vjp
+def multiply_tiles(x_MxD: jax.Array, w_ExDxF: jax.Array, expert_T: jax.Array) -> jax.Array:
+    """Rows `[M, D]`, in tiles of equal length, each tile times the matrix of its expert: `[M, F]`.
 
-    def multiply(x_MxD: jax.Array, w_ExDxF: jax.Array) -> jax.Array:
-        x_TxPxD = x_MxD.reshape(expert_T.shape[0], -1, x_MxD.shape[-1])
-        return jnp.einsum("tpd,tdf->tpf", x_TxPxD, w_ExDxF[expert_T]).reshape(x_MxD.shape[0], -1)
+    Tile by tile: a product of all at once would first copy a matrix for every tile. The gradient of the matrices is
+    added up in float32.
+    """
+    x_TxPxD = x_MxD.reshape(expert_T.shape[0], -1, x_MxD.shape[-1])
+    y_TxPxF = jax.lax.map(lambda tile: tile[0] @ w_ExDxF[tile[1]], (x_TxPxD, expert_T))
+    return y_TxPxF.reshape(x_MxD.shape[0], -1)
 
-    return multiply
+
+def _tiles_backward(saved: tuple[jax.Array, jax.Array, jax.Array], dy_MxF: jax.Array) -> tuple:
+    x_MxD, w_ExDxF, expert_T = saved
+
+    def tile(dw_ExDxF: jax.Array, part: tuple) -> tuple[jax.Array, jax.Array]:
+        x_PxD, dy_PxF, expert = part
+        added_DxF = jax.lax.dot_general(x_PxD, dy_PxF, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        return dw_ExDxF.at[expert].add(added_DxF), dy_PxF @ w_ExDxF[expert].T
+
+    in_tiles = (array.reshape(expert_T.shape[0], -1, array.shape[-1]) for array in (x_MxD, dy_MxF))
+    dw_ExDxF, dx_TxPxD = jax.lax.scan(tile, jnp.zeros(w_ExDxF.shape, jnp.float32), (*in_tiles, expert_T))
+    return dx_TxPxD.reshape(x_MxD.shape), dw_ExDxF.astype(w_ExDxF.dtype), None
+
+
+multiply_tiles.defvjp(lambda x, w, expert: (multiply_tiles(x, w, expert), (x, w, expert)), _tiles_backward)
 
 
 def mix(x_BxSxD: jax.Array, gates_BxSxK: jax.Array, chosen_BxSxK: jax.Array, w: dict[str, jax.Array]) -> jax.Array:

@@ -44,7 +44,7 @@ def steps() -> None:
     """Prints time and FLOPs of a step of each model, over the dense one's."""
     from tests.benchmarks.steps import Steps  # imports JAX
 
-    running = {name: Steps(dataclasses.replace(DENSE, **changes), 128, 8, 1) for name, changes in MODELS.items()}
+    running = {name: Steps(dataclasses.replace(DENSE, **changes), 128, 8, 4) for name, changes in MODELS.items()}
     rounds: list[dict[str, float]] = []
     for _ in range(ROUNDS):
         rounds.append({name: one.seconds(STEPS) for name, one in running.items()})
