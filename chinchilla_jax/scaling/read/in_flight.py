@@ -138,6 +138,9 @@ def _of_directory(loaded: LoadedRuns, path: pathlib.Path) -> InFlight:
     for name, folder, plan in _plans(loaded, path):
         if files.exists(folder / "result.json") or not files.exists(folder / "metrics.jsonl"):
             continue
+        if _trained_otherwise(plan):
+            bad.append(BadRow(name, "is not trained plainly: curves of plain runs say nothing about its end"))
+            continue
         try:
             run = _planned(name, plan, loaded)
         except (KeyError, TypeError, ValueError) as error:
@@ -185,6 +188,12 @@ def _object(path: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _trained_otherwise(plan: Mapping[str, Any]) -> bool:
+    """Whether a manifest line names a way to train other than plainly, or a config a method."""
+    config = plan.get("config")
+    return plan.get("method") not in (None, "", "plain") or bool(isinstance(config, dict) and config.get("method"))
 
 
 def _planned(name: str, plan: Mapping[str, Any], loaded: LoadedRuns) -> Run:

@@ -11,13 +11,14 @@ import operator
 import pathlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.study import folder
 from chinchilla_jax.study.execute import lease
 from chinchilla_jax.study.folder import MANIFEST, PlannedRun, StudyError
+from chinchilla_jax.study.ways import PLAIN
 from chinchilla_jax.training.timing.clock import last_stamp, time_line
 
 _UNFORECAST = ("trunk", "noise")  # roles
@@ -106,11 +107,13 @@ def status(study: str | pathlib.Path, echo: Echo = print) -> list[RunStatus]:
     """Prints the table of a study's runs and a summary line. Raises StudyError if there is no manifest."""
     study = pathlib.Path(study)
     runs = folder.planned_runs(study, (MANIFEST, folder.VERIFICATION, folder.NOISE, folder.TUNE))
-    rows, why_not = _with_forecasts(study, [run_status(study, run) for run in runs])
+    otherwise = {run.name for run in runs if run.method not in ("", PLAIN)}
+    rows, why_not = _with_forecasts(study, [run_status(study, run) for run in runs], otherwise)
+    width = max([24, *(len(row.name) for row in rows)])
     end = f" {'at the end':>18}" if any(row.forecast for row in rows) else ""
-    echo(f"{'run':24} {'role':9} {'state':8} {'progress':>8} {'loss':>8} {'time':>8} {'left':>8}{end}")
+    echo(f"{'run':{width}} {'role':9} {'state':8} {'progress':>8} {'loss':>8} {'time':>8} {'left':>8}{end}")
     for row in rows:
-        echo(_line(row))
+        echo(_line(row, width))
     for line in _time_spent(study, [run for run, row in zip(runs, rows, strict=True) if row.state != "damaged"]):
         echo(line)
     counts = Counter(row.state for row in rows)
@@ -128,19 +131,25 @@ def status(study: str | pathlib.Path, echo: Echo = print) -> list[RunStatus]:
     return rows
 
 
-def _line(row: RunStatus) -> str:
+def _line(row: RunStatus, width: int) -> str:
     loss = "" if row.loss is None else f"{row.loss:.4f}"
     spent, left = ("" if s is None else duration(s) for s in (row.seconds, row.seconds_left))
-    line = f"{row.name:24} {row.role:9} {row.state:8} {row.progress:8.1%} {loss:>8} {spent:>8} {left:>8}"
+    line = f"{row.name:{width}} {row.role:9} {row.state:8} {row.progress:8.1%} {loss:>8} {spent:>8} {left:>8}"
     if row.forecast is None:
         return line
     end, low, high = row.forecast
     return f"{line} {f'{end:.4f} +- {0.5 * (high - low):.4f}':>18}{' !' if row.wrong else ''}"
 
 
-def _with_forecasts(study: pathlib.Path, rows: list[RunStatus]) -> tuple[list[RunStatus], str]:
-    """The rows, running ones with their forecasts and alarms, and why there are none; nothing is read if none runs."""
-    names = [row.name for row in rows if row.state == "running" and row.progress > 0.0 and row.role not in _UNFORECAST]
+def _with_forecasts(
+    study: pathlib.Path, rows: list[RunStatus], otherwise: Collection[str]
+) -> tuple[list[RunStatus], str]:
+    """The rows, running ones with their forecasts and alarms, and why there are none; nothing is read if none runs.
+
+    Runs that are trained `otherwise` than plainly have none.
+    """
+    running = [row for row in rows if row.state == "running" and row.progress > 0.0 and row.name not in otherwise]
+    names = [row.name for row in running if row.role not in _UNFORECAST]
     if not names:
         return rows, ""
     from chinchilla_jax.scaling.read.in_flight import load_in_flight

@@ -52,6 +52,15 @@ def test_a_name_that_is_not_under_way_is_refused_with_the_reason(study):
         assert refused.value.reason == "not_running" and name in str(refused.value)
 
 
+def test_a_run_trained_otherwise_than_plainly_is_not_forecast_by_plain_curves(study):
+    path = study / "manifest.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line | ({"method": "patch size=4"} if line.get("name") == "isoflop-05" else {}) for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(FitRefused, match="isoflop-05: is not trained plainly"):
+        load_in_flight(study)
+
+
 def test_nothing_under_way_is_refused(tmp_path, write_study):
     write_study(tmp_path)
     with pytest.raises(FitRefused, match="no run is under way") as refused:
