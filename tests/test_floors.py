@@ -9,7 +9,7 @@ PACKAGE = ROOT / "chinchilla_jax"
 # From the ground up. What stands on one floor does not import its neighbours.
 FLOORS = (
     ("base",),
-    ("model.parts", "method"),
+    ("model.parts", "method", "config_study"),
     ("config",),
     ("ledger", "config_flag"),
     ("presets",),
