@@ -1,8 +1,11 @@
 """Settings are ranked by arithmetic, and what is compiled of them, in which order, follows from what fits."""
 
+import dataclasses
+
 import pytest
 
 from chinchilla_jax.config import DataConfig, MeshConfig, RunConfig, TrainConfig
+from chinchilla_jax.ledger import count_parameters
 from chinchilla_jax.preflight import search
 from chinchilla_jax.preflight.search import with_setting
 from chinchilla_jax.preflight.slices import lays_out, parse_slice
@@ -40,6 +43,20 @@ def test_every_mesh_covers_the_slice_and_divides_the_model():
     assert all(lays_out(SLICE, mesh) and mesh.size == 128 for mesh in found)
     two = list(search.meshes(config_of(), parse_slice("2xv5p-256")))
     assert two and all(mesh.data % 2 == 0 for mesh in two)
+
+
+def test_experts_stay_on_the_axis_that_the_config_gives_them_and_only_the_rest_is_copied_along_it():
+    model = dataclasses.replace(preset("llama-7b").model, feed_forward="top_k_swiglu", experts=8, active_experts=2,
+                                d_ff=8 * 4096)  # fmt: skip
+    sparse = dataclasses.replace(config_of((1, 128, 1)), model=model)
+    split = changed(sparse, mesh=MeshConfig(fsdp=32, expert=4))
+    found = list(search.meshes(split, SLICE))
+    assert found and all(mesh.expert == 4 and mesh.size == 128 for mesh in found)
+    assert search.mesh_flags(split.mesh).endswith("--config.mesh.context=1 --config.mesh.expert=4")
+    whole = count_parameters(model)
+    experts = 32 * 3 * 8 * 4096 * 4096
+    more = search.estimate(split, SLICE).memory - search.estimate(sparse, SLICE).memory
+    assert more == pytest.approx(16 * (whole.total - experts) * (1 / 32 - 1 / 128))
 
 
 def test_the_mesh_named_in_an_error_keeps_tensor_and_divides_the_batch():
