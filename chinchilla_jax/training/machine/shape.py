@@ -22,5 +22,7 @@ def shape_key(config: RunConfig) -> RunConfig:
         eval_sequences=1,
         checkpoint_every=0,
     )
-    data = dataclasses.replace(config.data, source="auto", data_dir="", mixture="", tokenizer="", text_field="")
+    blank = {"source": "auto", "data_dir": "", "mixture": "", "tokenizer": "", "text_field": "", "teacher_labels": ()}
+    blank |= {"teacher": "some" if config.data.has_teacher else "", "teacher_share": 0.1, "teacher_weight": 1.0}
+    data = dataclasses.replace(config.data, **blank)
     return dataclasses.replace(config, optimizer=blank_optimizer, train=train, data=data, study=None, method=None)
