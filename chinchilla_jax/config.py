@@ -152,7 +152,8 @@ class DataConfig(_Section):
 
     def _check_teacher(self) -> None:
         if not self.teacher and self.teacher_share not in (0.0, DataConfig.teacher_share):
-            raise ConfigError("teacher_share", f"{self.teacher_share} of the rows, but data.teacher names no propositions")
+            told = f"{self.teacher_share} of the rows, but data.teacher names no propositions"
+            raise ConfigError("teacher_share", told)
         if len(self.teacher_labels) not in (0, 2) or len(set(self.teacher_labels)) != len(self.teacher_labels):
             told = f"give two different pieces, for true and false, or none; got {self.teacher_labels}"
             raise ConfigError("teacher_labels", told)

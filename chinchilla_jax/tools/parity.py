@@ -1,48 +1,59 @@
-"""Propositions for a teacher, made here: does a word have an even number of vowels?
+"""Propositions for a teacher, made here: are an even number of these letters in the first half of the alphabet?
 
-    python -m chinchilla_jax.tools.parity FILE [--count=20000] [--letters=4] [--seed=0]
+    python -m chinchilla_jax.tools.parity FILE [--letters=2] [--count=2704] [--seed=0]
 
-writes lines such as {"text": "an even number of vowels: k o e r", "label": true}. Nothing but the label says which it
-is, half of them are true, and no letter alone says anything: a model has learned the parity or guesses. It is the
-smallest example of the form that `data/teacher.py` reads.
+writes lines such as {"text": "an even number before n: K t", "label": false}, all different. Half of them are true, and
+all letters but one say nothing: a model has learned the parity, or it guesses. It is the smallest example of the form
+that `data/teacher.py` reads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import string
 from collections.abc import Sequence
 
 import numpy as np
 
 from chinchilla_jax.base import files
 
-VOWELS, CONSONANTS = "aeiou", "bcdfghjklmnpqrstvwxyz"
+ALPHABET = np.array(sorted(string.ascii_letters, key=str.lower))
+MOST_LETTERS = 4  # of which there are 52^4 = 7.3 million words
 
 
 def parity_propositions(count: int, letters: int, seed: int) -> list[dict[str, str | bool]]:
-    """So many propositions about random letters, half of which are vowels; some may come twice."""
-    rng = np.random.default_rng(seed)
-    is_vowel = rng.random((count, letters)) < 0.5
-    words = np.where(is_vowel, rng.choice(list(VOWELS), is_vowel.shape), rng.choice(list(CONSONANTS), is_vowel.shape))
+    """So many different propositions about so many letters. Raises ValueError if there are not as many."""
+    if not 0 < letters <= MOST_LETTERS:
+        raise ValueError(f"from 1 to {MOST_LETTERS} letters, got {letters}")
+    words = len(ALPHABET) ** letters
+    if not 0 < count <= words:
+        raise ValueError(f"there are {words:,} words of {letters} letters, got count={count}")
+    numbers = np.random.default_rng(seed).choice(words, count, replace=False)
+    places = numbers[:, None] // len(ALPHABET) ** np.arange(letters) % len(ALPHABET)
+    before_n = (places < len(ALPHABET) // 2).sum(axis=1)
     return [
-        {"text": f"an even number of vowels: {' '.join(word)}", "label": bool(vowels % 2 == 0)}
-        for word, vowels in zip(words, is_vowel.sum(axis=1), strict=True)
+        {"text": f"an even number before n: {' '.join(ALPHABET[word])}", "label": bool(n % 2 == 0)}
+        for word, n in zip(places, before_n, strict=True)
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the file that the command line names."""
-    parser = argparse.ArgumentParser(description="Writes propositions about the number of vowels among letters.")
+    parser = argparse.ArgumentParser(description="Writes propositions about the parity of letters.")
     parser.add_argument("file")
     for name, default, what in (
-        ("count", 20_000, "propositions"),
-        ("letters", 4, "letters in each"),
+        ("letters", 2, f"letters in each, {MOST_LETTERS} at most"),
+        ("count", 2704, "propositions; there are 52^LETTERS different ones"),
         ("seed", 0, "of the random letters"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=what)
     given = parser.parse_args(arguments)
-    lines = [json.dumps(proposition) for proposition in parity_propositions(given.count, given.letters, given.seed)]
+    try:
+        propositions = parity_propositions(given.count, given.letters, given.seed)
+    except ValueError as error:
+        parser.error(str(error))
+    lines = [json.dumps(proposition) for proposition in propositions]
     files.write_text(given.file, "\n".join(lines) + "\n")
     print(f"{given.file}: {len(lines):,} propositions")
 
