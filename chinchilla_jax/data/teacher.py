@@ -1,7 +1,7 @@
 """What does a teacher say? Propositions that are true or false, as the rows of a token store of their own.
 
 A teacher signal (FreeLM, Li et al. 2023, arXiv 2305.01616) in the form it has in FLM-101B (Li et al. 2023, arXiv
-2309.03852, section 2.2): a label is a token of the vocabulary, the loss is that of the next token, and of a proposition
+2309.03852): a label is a token of the vocabulary, the loss is that of the next token, and of a proposition
 only the label counts. FLM-101B takes two emoji for labels; here they are two pieces that no text uses.
 
     row     SEP proposition LABEL SEP SEP ...       seq_len + 1 tokens, one proposition

@@ -1,8 +1,8 @@
 """Propositions for a teacher, made here: are an even number of these letters in the first half of the alphabet?
 
-    python -m chinchilla_jax.tools.parity FILE [--letters=2] [--count=2704] [--seed=0]
+    python -m chinchilla_jax.tools.parity FILE [--letters=2] [--count=676] [--seed=0]
 
-writes lines such as {"text": "an even number before n: K t", "label": false}, all different. Half of them are true, and
+writes lines such as {"text": "an even number before n: k t", "label": false}, all different. Half of them are true, and
 all letters but one say nothing: a model has learned the parity, or it guesses. It is the smallest example of the form
 that `data/teacher.py` reads.
 """
@@ -18,8 +18,8 @@ import numpy as np
 
 from chinchilla_jax.base import files
 
-ALPHABET = np.array(sorted(string.ascii_letters, key=str.lower))
-MOST_LETTERS = 4  # of which there are 52^4 = 7.3 million words
+ALPHABET = np.array(list(string.ascii_lowercase))
+MOST_LETTERS = 5  # of which there are 26^5 = 12 million words
 
 
 def parity_propositions(count: int, letters: int, seed: int) -> list[dict[str, str | bool]]:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("file")
     for name, default, what in (
         ("letters", 2, f"letters in each, {MOST_LETTERS} at most"),
-        ("count", 2704, "propositions; there are 52^LETTERS different ones"),
+        ("count", 676, "propositions; there are 26^LETTERS different ones"),
         ("seed", 0, "of the random letters"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=what)

@@ -49,10 +49,11 @@ def of_step(metrics: Mapping[str, jax.Array], label_weight: float) -> tuple[floa
 
     `metrics` are those of a train step, by weight; `label_weight` is that of a label.
     """
-    loss, weight = float(metrics["loss"]), float(metrics["weight"])
-    nll, right, labels = (float(metrics[name]) * weight for name in NAMES)
+    weight = float(metrics["weight"])
+    divisor = max(weight, 1.0)  # of every sum of the step
+    nll, right, labels = (float(metrics[name]) * divisor for name in NAMES)
     text = weight - label_weight * round(labels)
-    text_loss = (loss * weight - label_weight * nll) / text if text > 0.5 else math.nan
+    text_loss = (float(metrics["loss"]) * divisor - label_weight * nll) / text if text > 0.5 else math.nan
     return text_loss, [nll, round(right), round(labels)]
 
 

@@ -249,12 +249,12 @@ def test_a_named_piece_may_be_in_a_text_as_well(foreign_model, tmp_path):
 
 def test_parity_propositions_are_balanced_different_and_true(tmp_path, capsys):
     file = tmp_path / "parity.jsonl"
-    main([str(file), "--count=2704", "--letters=2"])
+    main([str(file), "--count=676", "--letters=2"])
     propositions = read_propositions(file)
-    assert len(propositions) == 2704 and sum(p.label for p in propositions) == 1352
+    assert len(propositions) == 676 and sum(p.label for p in propositions) == 338
     for text, label in propositions:
-        assert label == (sum(letter.lower() < "n" for letter in text.split(": ")[1].split()) % 2 == 0)
-    for argument in ("--count=2705", "--letters=5"):
+        assert label == (sum(letter < "n" for letter in text.split(": ")[1].split()) % 2 == 0)
+    for argument in ("--count=677", "--letters=6"):
         with pytest.raises(SystemExit):
             main([str(file), "--letters=2", argument])
-    assert "there are 2,704 words of 2 letters" in capsys.readouterr().err
+    assert "there are 676 words of 2 letters" in capsys.readouterr().err

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chinchilla_jax.config import MeshConfig
+from chinchilla_jax.config import DataConfig, MeshConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from chinchilla_jax.data import prepare
 from chinchilla_jax.method import Growth, GrowthStage
 from chinchilla_jax.parallel.mesh import make_mesh
-from chinchilla_jax.tools.parity import parity_propositions
+from chinchilla_jax.tools.parity import main, parity_propositions
 from chinchilla_jax.training.evaluate import evaluate
 from chinchilla_jax.training.labels import NAMES, of_step
 from chinchilla_jax.training.loop import Preempted, train
@@ -226,3 +226,29 @@ def test_a_model_that_grows_has_a_teacher_too(taught, tmp_path):
     result = train(config, tmp_path, echo=quiet)
     assert result["labels"] > 0
     assert all(0 < r["teacher_loss"] for r in read_metrics(tmp_path)) and "teacher_accuracy" in result["validation"]
+
+
+@pytest.mark.long
+def test_parity_is_learned_and_hardly_at_the_cost_of_the_text(tmp_path):
+    """Half of the rows are propositions; beside it a plain run whose steps have the other half and nothing else."""
+    file = tmp_path / "parity.jsonl"
+    main([str(file)])
+    text = DataConfig(
+        source="shipped", data_dir=str(tmp_path), vocab_size=512, seq_len=32, validation_fraction=0.1
+    )
+    with_teacher = dataclasses.replace(text, teacher=str(file), teacher_share=0.5, teacher_weight=8.0)
+    model = ModelConfig(n_layers=2, d_model=64, n_heads=4, n_kv_heads=4, head_dim=16, d_ff=256, vocab_size=512)
+    optimizer = OptimizerConfig(peak_lr=3e-3, warmup_steps=50, b2=0.99)
+    results, records = {}, {}
+    for name, data, batch_size in (("plain", text, 16), ("teacher", with_teacher, 32)):
+        tokens = 1500 * batch_size * data.seq_len
+        train_config = TrainConfig(train_tokens=tokens, batch_size=batch_size, eval_every=100, eval_sequences=512)
+        prepare(data, quiet)
+        results[name] = train(RunConfig(model, optimizer, data, train=train_config), tmp_path / name, echo=quiet)
+        records[name] = [r for r in read_metrics(tmp_path / name) if "validation_loss" in r]
+    accuracies = [r["teacher_accuracy"] for r in records["teacher"]]
+    print(f"accuracy every 100 steps: {', '.join(f'{a:.3f}' for a in accuracies)}")
+    losses = {name: result["loss"] for name, result in results.items()}
+    print(f"loss of the text: {losses}, {losses['teacher'] / losses['plain'] - 1:+.2%}")
+    assert 0.35 < accuracies[0] < 0.65 and min(accuracies[-3:]) > 0.9
+    assert losses["teacher"] < 1.02 * losses["plain"] and losses["plain"] < 3.3
