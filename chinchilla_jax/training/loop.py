@@ -108,7 +108,8 @@ def train(
             validation = _train_steps(run, signals)
         finally:
             run.close()
-        return write_result(workdir, facts or {}, course, run.ledger, validation, clock, run.peak, echo)
+        facts = dict(facts or {}) | run.labels_trained()
+        return write_result(workdir, facts, course, run.ledger, validation, clock, run.peak, echo)
 
 
 class _Run:
@@ -138,6 +139,8 @@ class _Run:
             f"{ledger.flops['executed']:.3g} FLOPs executed, {ledger.flops['6nd']:.3g} as 6ND; "
             f"mixture {', '.join(f'{d} {w:.3f}' for d, w in self.batches.weights.items())}"
         )
+        if teacher := self.batches.teacher:
+            echo(f"{teacher.share:.1%} of the rows are propositions, whose label weighs {teacher.weight:g} tokens")
 
         # --- Program, and the state to go on from ---
         hardware.keep_freed_memory()
@@ -172,7 +175,7 @@ class _Run:
                     adopt_metrics(fork.trunk, self.workdir, eval_every)
                 # A trunk evaluates at its end as well, which is not the end of this run. The time was the trunk's.
                 owed = position.evaluation_owed and is_due(eval_every, position.step)
-                return state, Position(position.step, position.next_sequence, owed, position.losses)
+                return state, Position(position.step, position.next_sequence, owed, position.losses, position.labels)
             echo(f"{fork.trunk} has no readable checkpoint up to step {fork.step}: starting at step 0")
         first = course.stages[0]
         return first.first_state(self.program_of(first)), Position()
@@ -193,6 +196,13 @@ class _Run:
             )
 
         return evaluate(self.batches, sums, train.batch_size, train.eval_sequences)
+
+    def labels_trained(self) -> dict[str, int]:
+        """Of a run with a teacher: how many tokens that it predicted were labels, and how many of D their rows take."""
+        if not self.batches.teacher:
+            return {}
+        labels = self.batches.propositions(self.position.next_sequence)
+        return {"labels": labels, "label_row_tokens": labels * self.course.config.data.seq_len}
 
     def save(self, validation_loss: float | None = None) -> None:
         self.clock.store(self.position)

@@ -17,6 +17,7 @@ from chinchilla_jax.config import RunConfig
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.model.experts import MEANS, ROUTER_LOSS
 from chinchilla_jax.model.transformer import Transformer
+from chinchilla_jax.training.labels import label_sums
 from chinchilla_jax.training.loss import Sums, output_loss
 
 Arrays = dict[str, jax.Array]
@@ -41,7 +42,8 @@ class Objective:
         """What to minimise, summed over the tokens of a microbatch, and `nll` (nats to report) and `weight` (tokens).
 
         Sums and not means: the step divides by the weight of the whole batch. `extra` is what the state holds for the
-        objective. `batch` has arrays `[B, S]`: inputs, targets, weights and, where documents are masked, segment_ids.
+        objective. `batch` has arrays `[B, S]`: inputs, targets, weights; where documents are masked, segment_ids; where
+        some rows are propositions, other_labels (`training/labels.py`).
         """
         return next_token_sums(model, params, batch, config.optimizer.z_loss, config.optimizer.router_loss)
 
@@ -73,10 +75,12 @@ class Objective:
 def next_token_sums(
     model: Transformer, params: dict, batch: Arrays, z_loss: float = 0.0, router_loss: float = 0.0
 ) -> Sums:
-    """`output_loss` of a model on a batch of arrays `[B, S]`, and what its blocks sum up."""
+    """`output_loss` of a model on a batch of arrays `[B, S]`, what its blocks sum up, and `label_sums`
+    where some rows are propositions."""
 
     def read_out(x_BxSxD: jax.Array, output_VxD: jax.Array, bias_V: jax.Array | None) -> Sums:
-        return output_loss(x_BxSxD, output_VxD, bias_V, batch["targets"], batch["weights"], z_loss)
+        loss, sums = output_loss(x_BxSxD, output_VxD, bias_V, batch["targets"], batch["weights"], z_loss)
+        return loss, sums | label_sums(x_BxSxD, output_VxD, bias_V, batch)
 
     return read_out_sums(model, params, batch["inputs"], batch.get("segment_ids"), read_out, router_loss)
 

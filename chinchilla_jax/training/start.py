@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chinchilla_jax.base import files
 from chinchilla_jax.config import ConfigError, RunConfig
-from chinchilla_jax.data import Batches, TokenStore, store_path
+from chinchilla_jax.data import Batches, Teacher, TokenStore, store_path
 from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training.record.directory import differences, read_record
 from chinchilla_jax.training.schedule import learning_rate, steps_of
@@ -37,8 +37,10 @@ def open_batches(config: RunConfig) -> Batches:
     if store.seq_len != seq_len:
         held = f"the token store in {store.path} holds sequences of {store.seq_len}"
         raise ConfigError("data.seq_len", f"{seq_len}, but {held}")
-    distributed.check_same("data", store.content_hash(), "the data directory must hold the same store on every host")
-    return Batches(store, config.data.mixture, config.train.seed, config.data.mask_documents)
+    teacher = Teacher(config.data, store.tokenizer()) if config.data.has_teacher else None
+    content = store.content_hash() + (teacher.store.content_hash() if teacher else "")
+    distributed.check_same("data", content, "the data directory must hold the same store on every host")
+    return Batches(store, config.data.mixture, config.train.seed, config.data.mask_documents, teacher)
 
 
 def check_trunk(course: Course, fork: Fork) -> None:

@@ -40,6 +40,8 @@ def train_step_arguments(
     types = {"inputs": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
     if config.data.mask_documents:
         types["segment_ids"] = jnp.int32
+    if config.data.has_teacher:
+        types["other_labels"] = jnp.int32
     batch = {name: jax.ShapeDtypeStruct(shape, t, sharding=program.batch_sharding) for name, t in types.items()}
     return program.abstract, batch, jax.ShapeDtypeStruct((), jnp.float32)
 

@@ -22,5 +22,7 @@ def shape_key(config: RunConfig) -> RunConfig:
         eval_sequences=1,
         checkpoint_every=0,
     )
+    teacher = "some" if config.data.has_teacher else ""  # its batches have one array more
     data = dataclasses.replace(config.data, source="auto", data_dir="", mixture="", tokenizer="", text_field="")
+    data = dataclasses.replace(data, teacher=teacher, teacher_share=0.1, teacher_weight=1.0, teacher_labels=())
     return dataclasses.replace(config, optimizer=blank_optimizer, train=train, data=data, study=None, method=None)

@@ -23,6 +23,7 @@ from tensorboardX import SummaryWriter
 from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import FAILED, ExplainedError
 from chinchilla_jax.parallel.job import distributed
+from chinchilla_jax.training import labels
 from chinchilla_jax.training.checkpoint import Position
 from chinchilla_jax.training.schedule import is_due
 from chinchilla_jax.training.stages import Course
@@ -100,14 +101,29 @@ class RunLog:
                     f"{config.train.checkpoint_every} steps, 0 for none) are kept. Lower optimizer.peak_lr="
                     f"{config.optimizer.peak_lr} or optimizer.clip_norm, in another --workdir"
                 )
-            losses = self._position.losses
-            losses.append(loss)
+            self._add(loss, metrics, config.data.teacher_weight)
             if step % config.train.log_every == 0:
-                self._write_metrics(step, loss=sum(losses) / len(losses), lr=lr, grad_norm=grad_norm)
-                losses.clear()
+                self._write_metrics(step, **self._averages(), lr=lr, grad_norm=grad_norm)
                 self._speed(step)
             elif time.perf_counter() - self._stamped > STAMP_SECONDS:
                 self.stamp(step)
+
+    def _add(self, loss: float, metrics: dict, label_weight: float) -> None:
+        """Counts the loss of a step; of one with labels that of its text, if it had any, and the labels apart."""
+        position = self._position
+        if "labels" in metrics:
+            loss, sums = labels.of_step(metrics, label_weight)
+            position.labels = [a + b for a, b in zip(position.labels or [0.0] * len(sums), sums, strict=True)]
+        if math.isfinite(loss):
+            position.losses.append(loss)
+
+    def _averages(self) -> dict[str, float]:
+        """Of the steps since the last logged line, which begins anew."""
+        position = self._position
+        averages = {"loss": sum(position.losses) / len(position.losses)} if position.losses else {}
+        averages |= labels.record(position.labels) if position.labels else {}
+        position.losses, position.labels = [], []
+        return averages
 
     def _write(self, kind: str, record: dict[str, Any]) -> None:
         if self._writer:
