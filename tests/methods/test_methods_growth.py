@@ -13,7 +13,9 @@ from chinchilla_jax.config import DataConfig, ModelConfig, RunConfig
 from chinchilla_jax.methods import units
 from chinchilla_jax.methods.growth import Grow, MaskedNextToken, fold
 from chinchilla_jax.model.transformer import Transformer
-from chinchilla_jax.training.step import TrainState, init_state
+from chinchilla_jax.parallel.mesh import make_mesh
+from chinchilla_jax.training.stages import Stage
+from chinchilla_jax.training.step import TrainState, init_state, make_program
 
 SMALL = ModelConfig(n_layers=2, d_model=16, n_heads=4, n_kv_heads=4, head_dim=8, d_ff=32, vocab_size=300)
 FAMILIES = {
@@ -168,3 +170,29 @@ def test_new_units_get_no_gradient_while_nothing_reads_them():
 
     up = np.asarray(jax.jit(jax.grad(loss))(params)["layers"]["feed_forward"]["up"])
     assert np.abs(up[..., :32]).min() > 0 and not up[..., 32:].any()
+
+
+def test_growing_and_the_step_after_it_are_the_same_on_eight_devices():
+    """In width, heads, feed-forward width and layers, with the large arrays of both models split."""
+    large = dataclasses.replace(SMALL, d_model=32, d_ff=64, n_heads=8, n_kv_heads=8, n_layers=4)
+    results = []
+    for axes in ({}, {"fsdp": 2, "context": 2, "tensor": 2}):
+        configs = [
+            RunConfig.from_dict({"model": dataclasses.asdict(model), "mesh": axes, "train": {"batch_size": 8},
+                                 "data": {"vocab_size": 300, "seq_len": 32}}) for model in (SMALL, large)
+        ]  # fmt: skip
+        mesh = make_mesh(configs[0].mesh)
+        ramp = Stage(configs[1], MaskedNextToken(SMALL, "interleave"), Grow(SMALL, large, "interleave", 4))
+        small, program = make_program(configs[0], mesh), make_program(configs[1], mesh, ramp.objective)
+        state = ramp.first_state(program, small.init(jax.random.key(0)))
+        shardings = jax.tree.map(lambda x: x.sharding, (state, program.abstract))
+        assert jax.tree.all(jax.tree.map(lambda x, y: x == y, *shardings))
+        tokens = np.random.default_rng(0).integers(0, 300, (1, 8, 33), dtype=np.int32)
+        batch = {"inputs": tokens[..., :-1], "targets": tokens[..., 1:], "weights": np.ones((1, 8, 32), np.float32)}
+        batch = {name: jax.device_put(x, program.batch_sharding) for name, x in batch.items()}
+        told = []
+        for _ in range(3):
+            state, metrics = program.step(state, batch, np.float32(1e-2))
+            told += [float(metrics["loss"]), float(metrics["grad_norm"])]
+        results.append(told)
+    np.testing.assert_allclose(*results, rtol=2e-5)
