@@ -14,7 +14,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tensorboardX import SummaryWriter
 from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import FAILED, ExplainedError
 from chinchilla_jax.ledger import Ledger
+from chinchilla_jax.model.experts import MEANS
 from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training.checkpoint import Position
 from chinchilla_jax.training.schedule import is_due
@@ -65,6 +66,11 @@ class MetricWriter:
         self._events.close()
 
 
+def _of_routers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What the routers of a step report, if there are any."""
+    return {name: float(metrics[name]) for name in MEANS if name in metrics}
+
+
 class RunLog:
     """Per-step metrics, one step late: device scalars wait here until a later step has been dispatched.
 
@@ -105,7 +111,8 @@ class RunLog:
             losses = self._position.losses
             losses.append(loss)
             if step % config.train.log_every == 0:
-                self._write_metrics(step, loss=sum(losses) / len(losses), lr=lr, grad_norm=grad_norm)
+                loss = sum(losses) / len(losses)
+                self._write_metrics(step, loss=loss, lr=lr, grad_norm=grad_norm, **_of_routers(metrics))
                 losses.clear()
                 self._speed(step)
             elif time.perf_counter() - self._stamped > STAMP_SECONDS:
