@@ -84,6 +84,18 @@ def test_metrics_of_every_step(brief, finished):
     assert "validation_loss" in records[-1] and records[-1]["step"] == 8
 
 
+def test_a_sparse_run_logs_its_router_and_evaluates_the_loss_of_tokens_alone(brief, finished, changed, tmp_path):
+    sparse = {"feed_forward": "top_k", "experts": 4, "active_experts": 1}
+    config = changed(brief, model=sparse, optimizer={"router_loss": 0.1})
+    train(config, tmp_path, echo=quiet)
+    *steps, evaluation = read_metrics(tmp_path)
+    assert all(1.9 <= row["router_loss"] < 8.0 for row in steps), "1 in each of two layers, if loads are even"
+    assert "router_loss" not in evaluation and not any("router_loss" in row for row in read_metrics(finished))
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    assert ledger["params"] - ledger["params_active"] == 2 * 3 * (2 * 16 * 8 + 8), "three experts of four in each layer"
+    assert ledger["flops"]["6nd"] == 6 * ledger["params_active"] * ledger["tokens"]
+
+
 def test_a_logged_loss_is_the_mean_since_the_last_line(brief, finished, changed, tmp_path):
     train(changed(brief, train={"log_every": 3}), tmp_path, echo=quiet)
     losses = [r["loss"] for r in read_metrics(finished) if "loss" in r]

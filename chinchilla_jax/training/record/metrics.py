@@ -14,7 +14,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tensorboardX import SummaryWriter
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import FAILED, ExplainedError
+from chinchilla_jax.model.experts import MEANS
 from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training import labels
 from chinchilla_jax.training.checkpoint import Position
@@ -65,6 +66,11 @@ class MetricWriter:
         self._events.close()
 
 
+def _of_routers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What the routers of a step report, if there are any."""
+    return {name: float(metrics[name]) for name in MEANS if name in metrics}
+
+
 class RunLog:
     """Per-step metrics, one step late: device scalars wait here until a later step has been dispatched.
 
@@ -103,7 +109,8 @@ class RunLog:
                 )
             self._add(loss, metrics, config.data.teacher_weight)
             if step % config.train.log_every == 0:
-                self._write_metrics(step, **self._averages(), lr=lr, grad_norm=grad_norm)
+                values = self._averages() | _of_routers(metrics)
+                self._write_metrics(step, **values, lr=lr, grad_norm=grad_norm)
                 self._speed(step)
             elif time.perf_counter() - self._stamped > STAMP_SECONDS:
                 self.stamp(step)
