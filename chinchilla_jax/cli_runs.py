@@ -170,13 +170,18 @@ def predict(values: flags.FlagValues) -> None:
     if values.register:
         _register(values, prediction, loaded)
     if values.verify and prediction is not None and loaded is not None:
-        from chinchilla_jax.parallel.job.cores import default_workers
-        from chinchilla_jax.study.plan import describe, verification
-        from chinchilla_jax.study.records import put_on_record
+        _plan_held_out(pathlib.Path(values.study), prediction, loaded)
 
-        planned = verification(pathlib.Path(values.study), prediction.best.params)
-        put_on_record(pathlib.Path(values.study), prediction, loaded, planned.runs)
-        describe(planned, default_workers(planned.template()), echo)
+
+def _plan_held_out(study: pathlib.Path, prediction: Prediction, loaded: LoadedRuns) -> None:
+    """Plans the runs that check a prediction, and puts it on record for them."""
+    from chinchilla_jax.parallel.job.cores import default_workers
+    from chinchilla_jax.study.plan import describe, verification
+    from chinchilla_jax.study.records import put_on_record
+
+    planned = verification(study, prediction.best.params)
+    put_on_record(study, prediction, loaded, planned.runs)
+    describe(planned, default_workers(planned.template()), echo)
 
 
 def _predict_served(values: flags.FlagValues) -> None:

@@ -6,7 +6,7 @@ By such a recipe (muP) losses at one step lie on L = a N^b + c (Yao and Wang 202
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,9 @@ def across_widths(
         raise FitRefused("few_points", f"{told} at D = {count(runs[0].tokens)}, {_LEAST} needed; {fix}")
     constants, scatter, ends = _fit(loaded, narrow, seed)
     wide = sorted({run.params for run in runs if run.params >= (1.0 - _SAME) * target})
-    rows = []
-    for size in wide if wide and wide[0] <= (1.0 + _SAME) * target else [target, *wide]:
-        loss = constants["a"] * size ** constants["b"] + constants["c"]
-        row: dict[str, Any] = {"N": size, "D": runs[0].tokens, "loss": loss, "95% of one run": ends(size)}
-        trained = [run.loss for run in runs if run.params == size]
-        mean = float(np.mean(trained)) if trained else None
-        rows.append(row | {"trained": mean, "off": None if mean is None else f"{loss / mean - 1.0:+.2%}"})
+    if not wide or wide[0] > (1.0 + _SAME) * target:
+        wide = [target, *wide]
+    rows = [_row(size, runs, constants) | {"95% of one run": ends(size)} for size in wide]
     low, high = (count(pick(run.params for run in narrow)) for pick in (min, max))
     law = f"L = {constants['a']:.4g} N^{constants['b']:.4f} + {constants['c']:.4f}"
     notes = [
@@ -64,6 +60,15 @@ def across_widths(
     if others:
         notes.append(f"{others} runs on other numbers of tokens are left out; --tokens=D takes those of another D")
     return Answer("across_widths", "The loss of wide models, by narrow ones", tuple(rows), tuple(notes))
+
+
+def _row(size: float, runs: Sequence[Run], constants: Mapping[str, float]) -> dict[str, Any]:
+    """What the law says of a size, and what it came to where it was trained."""
+    loss = constants["a"] * size ** constants["b"] + constants["c"]
+    trained = [run.loss for run in runs if run.params == size]
+    mean = float(np.mean(trained)) if trained else None
+    off = None if mean is None else f"{loss / mean - 1.0:+.2%}"
+    return {"N": size, "D": runs[0].tokens, "loss": loss, "trained": mean, "off": off}
 
 
 def _of_one_horizon(loaded: LoadedRuns, tokens: float | None) -> tuple[list[Run], int]:

@@ -83,11 +83,7 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
             table.notes.append(f"{why}: {passed} passed over")
     table.rows = [row for row in rows if not any(_is_passed_over(row, role) for role in _NOT_FITTED)]
     if _METHOD not in where:
-        others = {row.where for row in table.rows if row.values.get(_METHOD) not in (None, _PLAIN)}
-        if others:
-            asked = f"--where={_METHOD}=... or --by={_METHOD} asks for them"
-            table.notes.append(f"runs trained otherwise than plainly: {len(others)} passed over; {asked}")
-        table.rows = [row for row in table.rows if row.where not in others]
+        _leave_plain(table)
     usable, bad_rows = to_runs(table)
 
     # 4. The best settings, if asked for; then seeds and training curves.
@@ -116,6 +112,15 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
         notes=tuple(table.notes),
         validation=_validation(study),
     )
+
+
+def _leave_plain(table: Table) -> None:
+    """Takes runs that were trained otherwise than plainly out of the table, with a note."""
+    plain = [row for row in table.rows if row.values.get(_METHOD) in (None, _PLAIN)]
+    if others := len(table.rows) - len(plain):
+        asked = f"--where={_METHOD}=... or --by={_METHOD} asks for them"
+        table.notes.append(f"runs trained otherwise than plainly: {others} passed over; {asked}")
+    table.rows = plain
 
 
 def _validation(study: _Study) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import numpy as np
 
@@ -77,42 +77,48 @@ def draw_cells(
     size was trained with several seeds.
     """
     reference, *others = arms
-    rungs = _budgets(reference)
-    if len(rungs) < _RUNGS or not any(_is_same(rung, budget) for rung in rungs):
-        have = ", ".join(f"{rung:.3g}" for rung in rungs)
-        raise FitRefused("cells", f"the reference needs runs at {budget:.3g} FLOPs and at another budget, has {have}")
-    ladder = [_cells(reference, rung) for rung in rungs]
-    here = _cells(reference, budget)
-    if any(len(cells) != len(here) for cells in ladder):
-        raise FitRefused("cells", "the reference has other numbers of sizes at other budgets: no ladder to read off")
-    pairs = [_pairs(here, _cells(runs, budget), budget) for runs in others]
-    groups = [list(cell.values()) for cells in [*ladder, *(_cells(runs, budget) for runs in others)] for cell in cells]
+    rungs, ladder = _ladder(reference, budget)
+    of_others = [_cells(runs, budget) for runs in others]
+    pairs = [_pairs(_cells(reference, budget), cells, budget) for cells in of_others]
+    groups = [list(cell.values()) for cells in [*ladder, *of_others] for cell in cells]
     noise, freedom = noise_of_repeats(groups)
     if not freedom:
         raise FitRefused("cells", "no size was trained with two seeds: how far runs differ by luck is not known")
     noise = max(noise, LEAST_NOISE)
 
     rng = np.random.default_rng(seed)
-    level = np.array([_mean(cells) for cells in ladder]) + noise * _student(rng, freedom, draws, len(ladder)) / np.sqrt(
-        [sum(map(len, cells)) for cells in ladder]
-    )
-    spread, degrees = _of_pairs(pairs)
-    spread = spread if paired else math.sqrt(2.0) * noise
-    degrees = degrees if paired else freedom
-    error = spread * _student(rng, degrees, draws, len(others)) / np.sqrt([sum(map(len, of_arm)) for of_arm in pairs])
+    spread, degrees = _of_pairs(pairs) if paired else (math.sqrt(2.0) * noise, freedom)
+    means = np.array([_mean(cells) for cells in ladder])
     middle = np.array([np.mean([np.mean(cell) for cell in of_arm]) for of_arm in pairs])
-    difference = np.concatenate([np.zeros((1, draws)), (middle + error).T])
-    count = [sum(map(len, of_arm)) for of_arm in pairs]
+    of_level = noise * _student(rng, freedom, draws, len(ladder)) / np.sqrt([_number(cells) for cells in ladder])
+    error = spread * _student(rng, degrees, draws, len(others)) / np.sqrt([_number(of_arm) for of_arm in pairs])
     return CellFrontiers(
         budget=budget,
         ladder=np.log(rungs),
-        level=level,
-        difference=difference,
+        level=means + of_level,
+        difference=np.concatenate([np.zeros((1, draws)), (middle + error).T]),
         sizes=np.array([math.exp(np.mean(np.log([run.params for run in _at(runs, budget)]))) for runs in arms]),
         correlation=_first_row([1.0, *(_correlation(of_arm, noise) for of_arm in pairs)]),
-        shared=_first_row([sum(map(len, here)), *count]),
+        shared=_first_row([_number(_cells(reference, budget)), *map(_number, pairs)]),
         noise=noise,
     )
+
+
+def _ladder(reference: Sequence[Run], budget: float) -> tuple[list[float], list[list[dict[str, float]]]]:
+    """The budgets of the reference and its cells at each; refused unless they tell what more or less compute does."""
+    rungs = _budgets(reference)
+    if len(rungs) < _RUNGS or not any(_is_same(rung, budget) for rung in rungs):
+        have = ", ".join(f"{rung:.3g}" for rung in rungs)
+        raise FitRefused("cells", f"the reference needs runs at {budget:.3g} FLOPs and at another budget, has {have}")
+    ladder = [_cells(reference, rung) for rung in rungs]
+    if len({len(cells) for cells in ladder}) > 1:
+        raise FitRefused("cells", "the reference has other numbers of sizes at other budgets: no ladder to read off")
+    return rungs, ladder
+
+
+def _number(cells: Sequence[Sized]) -> int:
+    """How many runs, or pairs of runs, there are in all cells."""
+    return sum(map(len, cells))
 
 
 def _budgets(runs: Sequence[Run]) -> list[float]:
