@@ -29,7 +29,7 @@ ENVIRONMENT = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
 SOURCES = """
     config.py ledger.py method.py base/chips.py base/config_values.py base/hlo.py tables/attention_tiles.json
     model methods kernels parallel tools/tpu_meter tools/meter_attention.py
-    training/loss.py training/objective.py training/optimizer.py training/step.py
+    training/labels.py training/loss.py training/objective.py training/optimizer.py training/step.py
     training/machine/ahead.py training/machine/shape.py
     preflight/program preflight/predict.py preflight/compiled.py preflight/slices.py preflight/step.py
 """.split()
