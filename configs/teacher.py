@@ -4,7 +4,16 @@
     python -m chinchilla_jax data --config=configs/teacher.py
     python -m chinchilla_jax train --config=configs/teacher.py --workdir=runs/teacher
 
-Half of the rows are text, half are propositions such as {"text": "an even number before n: k t", "label": false}.
+Half of the rows are text, half are propositions such as {"text": "an even number before n: k t", "label": false}, of
+which only the label counts. Expected in one or two minutes on two cores: teacher_accuracy on 71 propositions that were
+held out, 0.49 at step 250, 0.99 at step 500, 1.00 at the end; loss of the text 3.105. Without propositions, and with
+the same rows of text in each step, it is 3.103:
+
+    python -m chinchilla_jax train --config=configs/teacher.py --workdir=runs/text --config.data.teacher_share=0 \\
+        --config.train.batch_size=16 --config.train.train_tokens=768000
+
+FLM-101B's labels are two emoji. Here they are two control pieces; --config.data.teacher_labels="('A', 'B')" names other
+pieces of the tokenizer, for true and false.
 """
 
 import dataclasses

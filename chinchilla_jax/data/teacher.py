@@ -1,8 +1,8 @@
 """What does a teacher say? Propositions that are true or false, as the rows of a token store of their own.
 
 A teacher signal (FreeLM, Li et al. 2023, arXiv 2305.01616) in the form it has in FLM-101B (Li et al. 2023, arXiv
-2309.03852): a label is a token of the vocabulary, the loss is that of the next token, and of a proposition
-only the label counts. FLM-101B takes two emoji for labels; here they are two pieces that no text uses.
+2309.03852): a label is a token of the vocabulary, the loss is that of the next token, and of a proposition only the
+label counts. FLM-101B takes two emoji for labels; here they are two pieces that no text uses, or two that are named.
 
     row     SEP proposition LABEL SEP SEP ...       seq_len + 1 tokens, one proposition
     weight        0    ...    w    0   0
@@ -113,7 +113,7 @@ def prepare_teacher(data: DataConfig, tokenizer: Tokenizer, echo: Echo) -> pathl
 
     Raises:
       ConfigError: no pieces for the labels, or not a proposition that fits into a row.
-      DataError: see `read_propositions`.
+      DataError: see `read_propositions`; or nothing is left to train on.
     """
     labels = label_pieces(tokenizer, data.teacher_labels)
     propositions = read_propositions(pathlib.Path(data.teacher))
@@ -123,7 +123,7 @@ def prepare_teacher(data: DataConfig, tokenizer: Tokenizer, echo: Echo) -> pathl
     store = TokenStore(path, tokenizer)
     held_out, left_out = store.rows(DOMAIN, "validation"), store.source["too_long"]
     true = sum(p.label for p in propositions) / len(propositions)
-    echo(f"teacher: {store.rows(DOMAIN):,} propositions, {held_out:,} held out, {true:.1%} of all true")
+    echo(f"teacher: {store.rows(DOMAIN):,} propositions, {held_out:,} held out, {true:.1%} of them true")
     if left_out:
         echo(f"teacher: note: {left_out:,} propositions do not fit into data.seq_len={data.seq_len} and are left out")
     return path
@@ -144,6 +144,9 @@ def _write_store(
     hashes = {p.text: content_hash(p.text) for p in propositions}
     ordered = sorted(propositions, key=lambda p: (hashes[p.text], p.text))
     held_out = max(1, sum(number / 2**64 < data.validation_fraction for number in hashes.values()))
+    if held_out == len(ordered):
+        told = f"{len(ordered)} propositions, all of them held out; add some, or lower data.validation_fraction"
+        raise DataError(f"{data.teacher}: {told}")
     parts = {"train": ordered[held_out:], "validation": ordered[:held_out]}
     too_long = sum(_write_rows(path, split, parts[split], tokenizer, labels, data) for split in SPLITS)
     source = _settings(data, tokenizer, labels) | {"content": _content(data), "too_long": too_long}

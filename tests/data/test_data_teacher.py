@@ -137,6 +137,8 @@ def test_too_long_propositions_are_left_out_and_counted(prepared, store):
     assert "1 propositions do not fit into data.seq_len=32 and are left out" in said
     with pytest.raises(ConfigError, match="none fits with its label into data.seq_len=32"):
         prepared([{"text": f"{n} long " * 40, "label": True} for n in range(3)])
+    with pytest.raises(DataError, match="some.jsonl: 1 propositions, all of them held out; add some"):
+        prepared([{"text": "short", "label": True}])
 
 
 def test_a_proposition_fits_to_the_last_target(prepared, store):

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from chinchilla_jax.data import Batches, TokenStore, store_path
+from chinchilla_jax.data import Batches, Teacher, TokenStore, prepare, store_path
 from chinchilla_jax.parallel.mesh import assemble, local_rows, make_mesh
+from chinchilla_jax.tools.parity import main
 from chinchilla_jax.training.step import make_program
 from tests.distributed.conftest import on
 
@@ -74,3 +75,17 @@ def test_assembled_arrays_are_those_placed_whole(run, batches, mesh):
     for name, array in found.items():
         assert array.sharding == sharding and array.dtype == whole[name].dtype
         np.testing.assert_array_equal(array, whole[name])
+
+
+def test_propositions_are_assembled_like_any_rows(run, tmp_path):
+    file = tmp_path / "parity.jsonl"
+    main([str(file), "--count=100"])
+    data = dataclasses.replace(run.data, teacher=str(file), teacher_share=0.5)
+    store = TokenStore(prepare(data, lambda line: None))
+    taught = Batches(store, data.mixture, run.train.seed, True, Teacher(data, store.tokenizer()))
+    sharding, shape = batch_sharding(run, (2, 1, 1, 4)), (2, 8, run.data.seq_len)
+    found = assemble(lambda rows: taught.batch(48, 16, rows), shape, sharding)
+    whole = taught.batch(48, 16)
+    assert found.keys() == whole.keys() and (whole["other_labels"] >= 0).any()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, whole[name].reshape(shape))
