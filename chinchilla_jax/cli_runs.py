@@ -154,11 +154,7 @@ def predict(values: flags.FlagValues) -> None:
 
     if values.experts:
         return _predict_served(values)
-    for flag in _SERVED:
-        if values[flag].present:
-            raise UsageError(f"--{flag} goes with --experts=1,4,8: how many, when the mixture is also served")
-    if values.verify and (not values.study or values.runs or values.law or cli_read.budget(values)):
-        raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
+    _check_predict(values)
     loaded, fits = (
         cli_read.load_fitted(values) if values.study or values.runs or values.fit else (None, cli_read.fits(values))
     )
@@ -171,6 +167,14 @@ def predict(values: flags.FlagValues) -> None:
         _register(values, prediction, loaded)
     if values.verify and prediction is not None and loaded is not None:
         _plan_held_out(pathlib.Path(values.study), prediction, loaded)
+
+
+def _check_predict(values: flags.FlagValues) -> None:
+    for flag in _SERVED:
+        if values[flag].present:
+            raise UsageError(f"--{flag} goes with --experts=1,4,8: how many, when the mixture is also served")
+    if values.verify and (not values.study or values.runs or values.law or cli_read.budget(values)):
+        raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
 
 
 def _plan_held_out(study: pathlib.Path, prediction: Prediction, loaded: LoadedRuns) -> None:

@@ -46,7 +46,7 @@ def methods(values: flags.FlagValues) -> None:
     plan and its cost.
     """
     from chinchilla_jax.parallel.job.cores import default_workers
-    from chinchilla_jax.study.comparison import compare_methods, plan_comparison
+    from chinchilla_jax.study.beside.comparison import compare_methods, plan_comparison
     from chinchilla_jax.study.folder import MANIFEST, read_manifest
     from chinchilla_jax.study.plan import describe
 
@@ -65,7 +65,7 @@ def noise(values: flags.FlagValues) -> None:
     smallest, middle and largest budget. What the study has trained is used, its plan is left alone, and no fit takes
     the other runs. Without --config the study is the one planned in --study. --dry_run prints the plan and its cost.
     """
-    from chinchilla_jax.study.noise import measure
+    from chinchilla_jax.study.beside.noise import measure
 
     config = read_config(values) if "config" in values else None
     study = folder(values, "study") if values.study or config is None or not values.dry_run else None
@@ -80,7 +80,7 @@ def tune(values: flags.FlagValues) -> None:
     --study and --dry_run as of `noise`; the proxy is by default the size nearest the guessed optimum of the smallest
     budget. By muP, as `mup lr = 0.004, base = 64`, what is best for the proxy is so for wider models.
     """
-    from chinchilla_jax.study.tune import grid
+    from chinchilla_jax.study.beside import grid
 
     config = read_config(values) if "config" in values else None
     study = folder(values, "study") if values.study or config is None or not values.dry_run else None

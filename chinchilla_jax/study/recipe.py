@@ -13,7 +13,7 @@ variable may be measured in a unit, as in `(D/2.5e9)^-0.3`: then the number befo
 
 `mup lr = 0.004, base = 64` carries over what suits a model of `d_model` 64 by muP (`ModelConfig.base_width`): N is no
 part of the rate then, D and B may be. `init` is `ModelConfig.init_scale` and `temperature` divides the logits:
-with `lr` the three that Li et al. 2023 (FLM-101B, arXiv 2309.03852) look for on a narrow proxy (`study/tune/grid.py`).
+with `lr` the three that Li et al. 2023 (arXiv 2309.03852) look for on a narrow proxy (`study/beside/grid.py`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from chinchilla_jax.config import ConfigError, ModelConfig
 from chinchilla_jax.ledger import count_active, count_run
 from chinchilla_jax.method import Growth, GrowthStage, Patch
 from chinchilla_jax.study import ways
-from chinchilla_jax.study.comparison import plan_comparison
+from chinchilla_jax.study.beside.comparison import plan_comparison
 from chinchilla_jax.study.plan import plan
 from tests.study.cases import study_config
 

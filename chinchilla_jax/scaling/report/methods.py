@@ -1,4 +1,4 @@
-"""What did a comparison of ways to train find? The page and the JSON of a study of `study/comparison.py`.
+"""What did a comparison of ways to train find? The page and the JSON of a study of `study/beside/comparison.py`.
 
     STUDY/comparison.html, comparison.json, plots/*.png
 

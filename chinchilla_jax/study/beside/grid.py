@@ -23,10 +23,10 @@ from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.study import folder
+from chinchilla_jax.study.beside.noise import chosen, factors, study_of, train_beside
 from chinchilla_jax.study.cell import replicate
 from chinchilla_jax.study.execute.backend import LOCAL
 from chinchilla_jax.study.folder import TUNE, TUNE_RESULT, Manifest, PlannedRun
-from chinchilla_jax.study.noise import chosen, factors, study_of, train_beside
 from chinchilla_jax.study.plan import manifest_header
 from chinchilla_jax.study.recipe import Recipe, read_recipe
 

@@ -9,6 +9,7 @@ import pytest
 from chinchilla_jax.config import ConfigError
 from chinchilla_jax.ledger import count_parameters
 from chinchilla_jax.scaling.read.load import load_runs
+from chinchilla_jax.study.beside.grid import Setting, Tried, findings, table, tune
 from chinchilla_jax.study.cell import matched
 from chinchilla_jax.study.execute.backend import BACKENDS, Backend
 from chinchilla_jax.study.execute.status import status
@@ -24,7 +25,6 @@ from chinchilla_jax.study.folder import (
 )
 from chinchilla_jax.study.plan import plan
 from chinchilla_jax.study.recipe import read_recipe
-from chinchilla_jax.study.tune.grid import Setting, Tried, findings, table, tune
 from tests.study.cases import quiet, width_config
 
 RECIPE = "mup lr = 0.01 (D/1e6)^-0.25, base = 32, temperature = 2"

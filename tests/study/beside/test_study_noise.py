@@ -10,20 +10,7 @@ import pytest
 from chinchilla_jax.config import ConfigError
 from chinchilla_jax.data import prepare
 from chinchilla_jax.scaling.read.load import load_runs
-from chinchilla_jax.study.execute.backend import BACKENDS, Backend, reuse
-from chinchilla_jax.study.execute.status import status
-from chinchilla_jax.study.execute.worker import work_alone
-from chinchilla_jax.study.folder import (
-    MANIFEST,
-    NOISE,
-    NOISE_RESULT,
-    StudyError,
-    read_manifest,
-    read_result,
-    run_folder,
-    write_manifest,
-)
-from chinchilla_jax.study.noise import (
+from chinchilla_jax.study.beside.noise import (
     Spread,
     behind,
     chosen,
@@ -36,6 +23,19 @@ from chinchilla_jax.study.noise import (
     rates,
     spreads,
     table,
+)
+from chinchilla_jax.study.execute.backend import BACKENDS, Backend, reuse
+from chinchilla_jax.study.execute.status import status
+from chinchilla_jax.study.execute.worker import work_alone
+from chinchilla_jax.study.folder import (
+    MANIFEST,
+    NOISE,
+    NOISE_RESULT,
+    StudyError,
+    read_manifest,
+    read_result,
+    run_folder,
+    write_manifest,
 )
 from chinchilla_jax.study.plan import plan
 from configs.isoflop import tiny

@@ -1,1 +1,0 @@
-"""Hyper-parameters. In: a study whose recipe carries over to wider models. Out: the best recipe of its kind."""
