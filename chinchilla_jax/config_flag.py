@@ -11,7 +11,7 @@ import pathlib
 import re
 import runpy
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import flags
@@ -118,9 +118,11 @@ def _check(config: ConfigDict, words: list[str]) -> None:
             raise ConfigError(f"--config.{key}={text}", f"expected {expected}; the config has {value!r}") from None
 
 
-def _unknown(key: str, known: Iterable[str]) -> ConfigError:
+def _unknown(key: str, known: Mapping[str, Any]) -> ConfigError:
     """What to say of a key that the config does not have: the keys of its section, or the sections."""
     section, _, name = key.rpartition(".")
+    if section in known and known[section] is None:
+        return ConfigError(f"--config.{key}", f"this config has no section {section}; give it one in the file")
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == section]
     if not siblings:
         section, name, siblings = "", key.partition(".")[0], [k for k in known if "." not in k]

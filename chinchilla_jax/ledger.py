@@ -150,7 +150,8 @@ def flops_at(config: RunConfig, tokens: float, convention: str) -> float:
     if config.method is None:
         return tokens * flops_per_token(config, convention)
     total, left = 0.0, tokens
-    for leg in config.method.legs(config):
+    *legs, last = config.method.legs(config)
+    for leg in legs:
         seen = min(left, leg.config.train.train_tokens)
         total, left = total + seen * flops_per_token(leg.config, convention, leg.patch), left - seen
-    return total
+    return total + left * flops_per_token(last.config, convention, last.patch)

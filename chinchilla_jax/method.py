@@ -86,7 +86,7 @@ class Patch(Method):
 
     name: str = "patch"
     size: int = key(4, POSITIVE)
-    share: float = key(2 / 3, SHARE)
+    share: float = key(2 / 3, POSITIVE, BELOW_ONE)
     module: ClassVar[str] = "patch"
 
     def check(self, config: RunConfig) -> None:
@@ -102,11 +102,11 @@ class Patch(Method):
         super().check(config)
 
     def legs(self, config: RunConfig) -> tuple[Leg, ...]:
-        """Patches, then tokens; one of the two if the other has no step."""
+        """Patches, then tokens."""
         if self.size == 1:
             return (Leg(plain(config)),)
-        steps = _whole_steps("method.share", config, (self.share, 1.0 - self.share))
-        return tuple(Leg(_cut(config, n), patch) for n, patch in zip(steps, (self.size, 1), strict=True) if n)
+        steps = _whole_steps("method.share", config, (self.share, 1.0 - self.share), least=1)
+        return tuple(Leg(_cut(config, n), patch) for n, patch in zip(steps, (self.size, 1), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +155,10 @@ class Growth(Method):
             raise ConfigError("stages", "needs at least one smaller shape, as (dict(share=0.5, d_model=64),)")
         if sum(stage.share for stage in self.stages) >= 1.0:
             raise ConfigError("stages", "their shares leave no tokens for the whole model: they must be below 1")
+        for i, stage in enumerate(self.stages):
+            if stage.peak_lr and not self.rewind:
+                told = "a peak of its own needs rewind=True; without it the rate falls along one curve"
+                raise ConfigError(f"stages[{i}].peak_lr", told)
 
     def check(self, config: RunConfig) -> None:
         for name in ("experts", "attention_experts"):
@@ -179,19 +183,22 @@ class Growth(Method):
         return [*shapes, config.model]
 
     def legs(self, config: RunConfig) -> tuple[Leg, ...]:
-        """One leg a stage, but for those that begin with a ramp two: that, and the rest."""
+        """The first stage, then of each other one the ramp and the rest."""
         return tuple(Leg(part) for stage in self.pieces(config) for part in stage)
 
     def pieces(self, config: RunConfig) -> list[list[RunConfig]]:
-        """The plain configs of each stage: one of the first; of others the ramp and, if there is any, the rest."""
+        """The plain configs of each stage: one of the first, of others the ramp and the rest."""
         shares = [stage.share for stage in self.stages]
-        steps = _whole_steps("method.stages", config, (*shares, 1.0 - sum(shares)), least=1)
+        steps = _whole_steps("method.stages", config, (*shares, 1.0 - sum(shares)), least=2)
+        if self.warmup_steps >= min(steps[1:]):
+            told = f"{self.warmup_steps} steps of warm-up do not end within the {min(steps[1:])} of a stage"
+            raise ConfigError("method.warmup_steps", told)
         pieces = []
         for i, (shape, n) in enumerate(zip(self.shapes(config), steps, strict=True)):
-            ramp = min(n, max(1, round(self.ramp * n)))
+            ramp = min(n - 1, max(1, round(self.ramp * n)))  # the last step is one of the ordinary model
             with _at(f"method.stages[{i}]"):
                 parts = (n,) if i == 0 else (ramp, n - ramp)
-                pieces.append([_cut(config, part, shape) for part in parts if part])
+                pieces.append([_cut(config, part, shape) for part in parts])
         return pieces
 
 
@@ -209,6 +216,8 @@ def legs_of(config: RunConfig) -> tuple[Leg, ...]:
 
 
 def _check_growth(small: ModelConfig, large: ModelConfig) -> None:
+    if small == large:
+        raise ConfigError("d_model", "and all other dimensions are those of the next stage: nothing grows")
     for name in DIMENSIONS:
         if getattr(small, name) > getattr(large, name):
             told = f"{getattr(small, name)} does not grow into {getattr(large, name)}: a model grows and never shrinks"
@@ -230,7 +239,8 @@ def _whole_steps(name: str, config: RunConfig, shares: Sequence[float], least: i
         ends.append(round(before * total))
     steps = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     if min(steps) < least:
-        raise ConfigError(name, f"{total} steps of {batch} tokens leave a stage without a step; train on more tokens")
+        few = "leave a stage with too few of them"
+        raise ConfigError(name, f"{total} steps of {batch} tokens {few} (at least {least}); train on more tokens")
     return steps
 
 

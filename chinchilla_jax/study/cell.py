@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from chinchilla_jax.config import ConfigError, ModelConfig, RunConfig
-from chinchilla_jax.ledger import count_run
+from chinchilla_jax.ledger import count_parameters, count_run
 from chinchilla_jax.study import ways
 from chinchilla_jax.study.folder import PlannedRun
 from chinchilla_jax.study.ladder import flops_per_token
@@ -46,7 +46,9 @@ def matched(config: RunConfig, model: ModelConfig, budget: float, role: str, way
     planned = _planned(config, resolved, role, f"{recipe}; warm-up {warmup} of {steps} steps", budget)
     if abs(planned.cost / budget - 1.0) > TOLERANCE:
         raise OffBudget(f"whole steps of its stages spend {planned.cost / budget - 1.0:+.1%} against the budget")
-    return dataclasses.replace(planned, method=way if config.study_section.methods else "")
+    if not config.study_section.methods:
+        return planned
+    return dataclasses.replace(planned, method=way, params_plain=count_parameters(model).total)
 
 
 def with_branches(

@@ -51,7 +51,7 @@ class PlannedRun:
     A branch names its `trunk`, which it leaves after `fork_step` steps: N, D, C and config are those of the whole way.
     A trunk (role `trunk`, no part in fits) has the steps of all its forks in `keep_steps`. `preflight` has the memory
     and time predicted for a slice, if the plan was made for one; it is no part of what a run is. `method` is the way to
-    train, where the study has several.
+    train, where the study has several, and `params_plain` N of the model that is trained plainly in its place.
     """
 
     name: str
@@ -71,6 +71,7 @@ class PlannedRun:
     keep_steps: tuple[int, ...] = ()
     preflight: dict[str, Any] | None = dataclasses.field(default=None, compare=False)
     method: str = ""
+    params_plain: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep_steps", tuple(self.keep_steps))  # JSON has only lists
@@ -102,7 +103,7 @@ class PlannedRun:
         same = ("name", "role", "budget", "convention", "params", "params_non_embedding", "tokens")
         facts = {name: getattr(self, name) for name in same}
         facts |= {"flops": self.cost, "flops_by_convention": self.flops, "seed": self.config["train"]["seed"]}
-        facts |= {"method": self.method} if self.method else {}
+        facts |= {"method": self.method, "params_plain": self.params_plain} if self.method else {}
         if self.trunk:
             facts |= {"trunk": self.trunk, "fork_step": self.fork_step, "flops_spent": self.spent()}
         return facts

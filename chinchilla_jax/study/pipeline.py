@@ -141,14 +141,8 @@ class _Pipeline:
         left = 0.0 if name == "report" else self._seconds_left()
         times = f"{duration(time.monotonic() - self.started)} elapsed, about {duration(left)} of training left"
         self.echo(f"=== {STAGES.index(name) + 1}/{len(STAGES)} {name}: {times} ===")
-        start = time.monotonic()
-        try:
+        with booked(self.study, name):
             yield
-        finally:  # also when interrupted: that time was spent
-            path = self.study / STAGE_SECONDS
-            seconds = folder.read_json_or(path, {})
-            seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
-            files.write_json(path, seconds)
 
     def _seconds_left(self) -> float:
         """Seconds of training still to come, at the pace of the finished runs or else the config's."""
@@ -167,6 +161,19 @@ class _Pipeline:
         seconds_of = pace(self.study)
         left = {run.name: seconds_of(run) * (1.0 - folder.progress(self.study, run)) for run in runs}
         return estimate(runs, self.workers, lambda run: left[run.name])
+
+
+@contextlib.contextmanager
+def booked(study: pathlib.Path, stage: str) -> Iterator[None]:
+    """Books the seconds of a block under a stage of a study, over all restarts."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:  # also when interrupted: that time was spent
+        path = study / STAGE_SECONDS
+        seconds = folder.read_json_or(path, {})
+        seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - start
+        files.write_json(path, seconds)
 
 
 def _prepared(config: RunConfig) -> bool:

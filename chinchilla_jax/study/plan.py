@@ -32,7 +32,7 @@ HELD_OUT = {"predicted": 1.0, "half": 0.5, "double": 2.0}  # roles of the held-o
 
 def plan(config: RunConfig) -> Manifest:
     """The manifest of the study `config`. Raises ConfigError if there can be none, and says which setting to change."""
-    _check(config)
+    check(config)
     study, guessed = config.study_section, guess(config)
     optima = {budget: guessed.params(budget) for budget in sorted(study.budgets)}
     rungs = ladders.ladder(config, list(optima.values()))
@@ -51,7 +51,7 @@ def _is_isoflop(run: PlannedRun) -> bool:
     return run.role == "isoflop" and run.method in ("", ways.PLAIN)
 
 
-def _check(config: RunConfig) -> None:
+def check(config: RunConfig) -> None:
     """Refuses what no study can be made of. The ConfigError names the key."""
     study, schedule, fraction = config.study_section, config.optimizer.schedule, config.optimizer.cooldown_fraction
     ways.check(study.methods)
@@ -88,6 +88,10 @@ def _matched(config: RunConfig, cells: Sequence[tuple[float, Rung]]) -> tuple[li
             except (OffBudget, ways.Unfit) as error:
                 reason = str(error) if way == ways.PLAIN else f"{way}: {error}"
                 dropped.append({"budget": budget, "params": rung.params, "reason": reason})
+    for way in config.study_section.methods:
+        if not any(run.method == way for run in runs):
+            reasons = [why for row in dropped if (why := str(row["reason"])).startswith(f"{way}: ")]
+            raise ConfigError("study.methods", f"no size can be trained so, the first: {reasons[0]}")
     return runs, dropped
 
 

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 from chinchilla_jax.config import ConfigError, RunConfig, did_you_mean
 from chinchilla_jax.method import Growth, GrowthStage, Patch
+from chinchilla_jax.scaling.read.directories import PLAIN
 
-PLAIN = "plain"
 _KEY = "study.methods"
 
 
@@ -57,15 +58,24 @@ def _growth(
 
 
 def _ds_moe(config: RunConfig, experts: int = 16, router_loss: float = 0.01) -> RunConfig:
+    if config.model.feed_forward != "gelu":
+        raise Unfit(f"experts of ds_moe have no gate: model.feed_forward={config.model.feed_forward} is another layer")
     return _of_experts(config, router_loss, feed_forward="ds_moe", experts=experts)
 
 
 def _top_k(config: RunConfig, experts: int = 8, active: int = 2, router_loss: float = 0.01) -> RunConfig:
+    kinds = {"gelu": "top_k", "swiglu": "top_k_swiglu"}
+    if config.model.feed_forward not in kinds:
+        raise Unfit(f"model.feed_forward={config.model.feed_forward} is no dense layer to make experts of")
     width, rest = divmod(config.model.d_ff, active)
     if rest:
         raise Unfit(f"model.d_ff={config.model.d_ff} does not divide over {active} active experts")
-    gated = "top_k_swiglu" if config.model.feed_forward == "swiglu" else "top_k"
-    shape = {"feed_forward": gated, "experts": experts, "active_experts": active, "d_ff": width * experts}
+    shape = {
+        "feed_forward": kinds[config.model.feed_forward],
+        "experts": experts,
+        "active_experts": active,
+        "d_ff": width * experts,
+    }
     return _of_experts(config, router_loss, **shape)
 
 
@@ -81,9 +91,8 @@ WAYS: dict[str, Callable[..., RunConfig]] = {"patch": _patch, "growth": _growth,
 
 def check(ways: tuple[str, ...]) -> None:
     """Raises ConfigError unless every text can be read, once each, and `plain` is one of them."""
-    for way in ways:
-        _read(way)
-    if len({slug(way) for way in ways}) < len(ways):
+    read = [_whole(way) for way in ways]
+    if any(one in read[:i] for i, one in enumerate(read)) or len({slug(way) for way in ways}) < len(ways):
         raise ConfigError(_KEY, f"lists a way to train twice: {', '.join(ways)}")
     if ways and PLAIN not in ways:
         raise ConfigError(_KEY, f"add '{PLAIN}': it is what the others are compared with")
@@ -98,6 +107,15 @@ def trained(config: RunConfig, way: str) -> RunConfig:
         return WAYS[name](config, **values)
     except ConfigError as error:
         raise Unfit(str(error)) from None
+
+
+def _whole(way: str) -> tuple[str, dict[str, Any]]:
+    """The name, and every value, stated or not."""
+    name, values = _read(way)
+    if name == PLAIN:
+        return name, values
+    _, *parameters = inspect.signature(WAYS[name]).parameters.values()
+    return name, {parameter.name: values.get(parameter.name, parameter.default) for parameter in parameters}
 
 
 def slug(way: str) -> str:
@@ -121,6 +139,8 @@ def _read(way: str) -> tuple[str, dict[str, Any]]:
         if not equals or key not in known:
             form = f"write KEY=VALUE{did_you_mean(key, known)}; {name} has {', '.join(known)}"
             raise ConfigError(_KEY, f"{setting!r} in {way!r}: {form}")
+        if key in values:
+            raise ConfigError(_KEY, f"{way!r} says {key} twice")
         values[key] = _value(way, key, text, known[key])
     return name, values
 
@@ -132,6 +152,9 @@ def _value(way: str, key: str, text: str, kind: type) -> Any:
             raise ConfigError(_KEY, f"{key} in {way!r}: true or false, got {text!r}")
         return words[text]
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
         raise ConfigError(_KEY, f"{key} in {way!r}: expected {kind.__name__}, got {text!r}") from None
+    if kind in (int, float) and not 0 < value < math.inf:
+        raise ConfigError(_KEY, f"{key} in {way!r}: must be positive and finite")
+    return value

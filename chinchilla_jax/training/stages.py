@@ -20,7 +20,7 @@ from chinchilla_jax.config import ConfigError, OptimizerConfig, RunConfig
 from chinchilla_jax.ledger import Ledger, count_run
 from chinchilla_jax.training.objective import NEXT_TOKEN, Objective
 from chinchilla_jax.training.schedule import BatchSchedule, steps_of
-from chinchilla_jax.training.step import Program, TrainState
+from chinchilla_jax.training.step import Program, TrainState, once
 
 
 def carry_on(last: TrainState, fresh: TrainState) -> TrainState:
@@ -98,11 +98,16 @@ class Stage:
 
     def first_state(self, program: Program, last: TrainState | None = None) -> TrainState:
         """A fresh state, or what `enter` makes of the last state of the stage before."""
-        fresh = program.init(jax.random.key(self.config.train.seed))
+        key = jax.random.key(self.config.train.seed)
         if last is None:
-            return fresh
+            return program.init(key)
         shardings = jax.tree.map(lambda x: x.sharding, program.abstract)
-        return jax.jit(self.enter, out_shardings=shardings)(last, fresh)
+        # In one program what is not used of a fresh state, as a rule its moments, is never made.
+        enter, options = (
+            (lambda last, key: self.enter(last, program.init.__wrapped__(key))),
+            once(jax.default_backend()),
+        )
+        return jax.jit(enter, out_shardings=shardings, compiler_options=options)(last, key)
 
 
 class Course:
@@ -125,6 +130,14 @@ class Course:
     def at(self, step: int) -> Stage:
         """The stage that the state after `step` steps belongs to; at a border that is the one that ends."""
         return next(stage for stage in self.stages if step <= stage.last_step)
+
+    def changes_after(self, step: int) -> bool:
+        """Whether the losses of the next step are of another kind: of another objective or model."""
+        one = self.at(step)
+        if step < one.last_step or step >= self.total_steps:
+            return False
+        other = self.at(step + 1)
+        return (one.objective, one.config.model) != (other.objective, other.config.model)
 
     def ledger(self) -> Ledger:
         """Parameters of the last stage, tokens and FLOPs of all."""

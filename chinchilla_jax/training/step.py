@@ -161,9 +161,7 @@ def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: Objec
     def jit(function: Callable, options: dict | None = None, **arguments: Any) -> jax.stages.Wrapped:
         return jax.jit(on_mesh(function, mesh, config.mesh), compiler_options=options, **arguments)
 
-    # Runs once, and its random numbers take a CPU longer to compile well than to draw slowly.
-    once = {"xla_backend_optimization_level": 0} if device_kind == "cpu" else None
-    init = jit(lambda key: nn.unbox(init_state(config, key, objective)), once, out_shardings=placed)
+    init = jit(lambda key: nn.unbox(init_state(config, key, objective)), once(device_kind), out_shardings=placed)
     step = jit(
         lambda state, batch, lr: train_step(config, state, batch, lr, objective),
         step_options(device_kind),
@@ -177,6 +175,11 @@ def _make_program(config: RunConfig, mesh: Mesh | AbstractMesh, objective: Objec
         out_shardings=replicated,
     )
     return Program(init, step, evaluate, abstract, batch_sharding)
+
+
+def once(device_kind: str) -> dict[str, int] | None:
+    """Options for `jax.jit` of what runs once: random numbers take a CPU longer to compile well than to draw slowly."""
+    return {"xla_backend_optimization_level": 0} if device_kind == "cpu" else None
 
 
 def step_options(device_kind: str) -> dict[str, str] | None:

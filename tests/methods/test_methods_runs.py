@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.config import ConfigError, RunConfig
-from chinchilla_jax.ledger import count_parameters, count_run, train_flops_per_token
+from chinchilla_jax.ledger import count_parameters, count_run, flops_at, train_flops_per_token
 from chinchilla_jax.method import Growth, GrowthStage, Patch, legs_of
 from chinchilla_jax.methods.patch import NextPatch
 from chinchilla_jax.training.loop import Preempted, train
@@ -108,6 +108,28 @@ def test_rates_fall_along_one_curve_or_rewind(plain, changed):
     assert again[5] == 0.0 and again[6:8] == [0.5, 1.0] and again[-1] == 0.0 and again[8:] == sorted(again[8:])[::-1]
 
 
+@pytest.mark.parametrize("ramp", [0.01, 0.5, 1.0])
+def test_whatever_the_ramp_the_last_step_is_one_of_the_ordinary_model(plain, ramp):
+    stages = course_of(dataclasses.replace(plain, method=dataclasses.replace(GROWTH, ramp=ramp))).stages
+    rising = {0.01: 1, 0.5: 3, 1.0: 5}[ramp]
+    assert [stage.steps.total_steps for stage in stages] == [6, rising, 6 - rising]
+    assert str(stages[-1].objective) == "next_token"
+
+
+def test_flops_on_the_way_end_with_those_of_the_run(plain):
+    for method in METHODS.values():
+        config = dataclasses.replace(plain, method=method)
+        way = [flops_at(config, tokens, "executed") for tokens in range(0, config.train.train_tokens + 1, 256)]
+        assert way == sorted(way) and way[0] == 0.0
+        assert way[-1] == pytest.approx(count_run(config).flops["executed"], rel=1e-12)
+
+
+def test_no_logged_loss_averages_over_a_border(plain, tmp_path, changed):
+    config = changed(dataclasses.replace(plain, method=METHODS["patch"]), train={"log_every": 4, "eval_every": 0})
+    train(config, tmp_path / "run", echo=quiet)
+    assert [r["step"] for r in read_metrics(tmp_path / "run") if "loss" in r] == [4, 6, 8, 12]
+
+
 def test_a_patch_run_begins_its_second_half_with_a_fresh_optimizer(plain):
     course = course_of(dataclasses.replace(plain, method=METHODS["patch"]))
     first, second = course.stages
@@ -139,7 +161,12 @@ def test_prices(plain):
     ({"name": "growth", "stages": [{"d_model": 64}]}, r"method.stages\[0\].d_model: 64 does not grow into 16"),
     ({"name": "growth", "stages": [{"d_model": 10}]}, "16 is no whole multiple of 10"),
     ({"name": "growth", "stages": [{"share": 0.6}, {"share": 0.6}]}, "method.stages: their shares leave no tokens"),
-    ({"name": "growth", "stages": [{"share": 0.01}]}, "method.stages: 12 steps .* leave a stage without a step"),
+    ({"name": "growth", "stages": [{"share": 0.01}]}, "method.stages: 12 steps .* leave a stage with too few of them"),
+    ({"name": "patch", "share": 1.0}, "method.share: must lie in"),
+    ({"name": "patch", "share": 0.01}, "method.share: 12 steps .* leave a stage with too few"),
+    ({"name": "growth", "stages": [{}]}, r"method.stages\[0\].d_model: and all other dimensions .* nothing grows"),
+    ({"name": "growth", "stages": [{"d_ff": 16, "peak_lr": 0.1}]}, r"method.stages\[0\].peak_lr: .* needs rewind"),
+    ({"name": "growth", "warmup_steps": 6, "stages": [{"d_ff": 16}]}, "method.warmup_steps: 6 steps of warm-up do not"),
     ({"name": "growth", "stages": [{"width": 8}]}, r"method.stages\[0\].width: unknown key"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_by_its_key(plain, values, told):

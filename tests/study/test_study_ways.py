@@ -45,6 +45,9 @@ def test_a_text_says_how_a_run_is_trained():
     (("patch",), "add 'plain'"),
     (("plain", "patch size=4", "patch size = 4"), "lists a way to train twice"),
     (("plain", ""), "unknown way ''"),
+    (("plain", "patch", "patch size=4"), "lists a way to train twice"),
+    (("plain", "patch size=4 size=2"), "says size twice"),
+    (("plain", "top_k active=0"), "active in 'top_k active=0': must be positive and finite"),
 ])  # fmt: skip
 def test_texts_that_cannot_be_read_are_refused_at_the_key(texts, told):
     with pytest.raises(ConfigError, match=f"study.methods: .*{told}"):
@@ -66,11 +69,22 @@ def test_every_cell_is_trained_in_every_way_at_the_same_c():
 
 
 def test_a_shape_that_cannot_be_trained_so_is_left_out_with_the_reason():
-    manifest = plan(config(methods=("plain", "growth factor=32")))
-    assert {run.method for run in manifest.runs} == {"plain"}
-    assert all("cannot begin at 1/32" in row["reason"] for row in
-               manifest.header["dropped"] if "growth" in row["reason"])  # fmt: skip
-    assert len(manifest.header["dropped"]) >= len(manifest.runs)
+    manifest = plan(config(methods=("plain", "growth factor=4")))
+    grown = [run for run in manifest.runs if run.method != "plain"]
+    reasons = [row["reason"] for row in manifest.header["dropped"]]
+    assert grown and reasons and all(reason.startswith("growth factor=4: ") for reason in reasons)
+    assert len(grown) + len(reasons) == len(manifest.runs) - len(grown)
+    with pytest.raises(ConfigError, match="study.methods: no size can be trained so, the first: growth factor=32: "):
+        plan(config(methods=("plain", "growth factor=32")))
+
+
+def test_experts_are_made_of_a_dense_layer_of_their_kind():
+    base = dataclasses.replace(config(), study=None)
+    gated = dataclasses.replace(base, model=dataclasses.replace(MODEL, feed_forward="swiglu"))
+    assert ways.trained(gated, "top_k").model.feed_forward == "top_k_swiglu"
+    for model, way in ((gated, "ds_moe"), (ways.trained(base, "top_k"), "top_k")):
+        with pytest.raises(ways.Unfit):
+            ways.trained(model, way)
 
 
 @pytest.mark.parametrize("study, key", [
@@ -88,6 +102,20 @@ def test_a_study_names_its_ways_and_has_no_method_of_its_own():
         plan(dataclasses.replace(config(), method=Patch()))
 
 
+def test_runs_say_which_plain_model_they_stand_for():
+    manifest = plan_comparison(config(sizes=2, methods=("plain", "top_k experts=8 active=2")))
+    of_way = {way: [run for run in manifest.runs if run.method.startswith(way)] for way in ("plain", "top_k")}
+    sizes = sorted({run.params for run in of_way["plain"]})
+    assert sorted({run.params_plain for run in of_way["top_k"]}) == sizes
+    assert all(run.params > 1.5 * run.params_plain for run in of_way["top_k"])
+    assert all(run.params == run.params_plain == run.facts()["params_plain"] for run in of_way["plain"])
+
+
+def test_the_models_of_a_comparison_have_no_method_of_their_own():
+    with pytest.raises(ConfigError, match="method: a study says how it trains in study.methods"):
+        plan_comparison(dataclasses.replace(config(methods=("plain", "patch")), method=Patch()))
+
+
 def test_a_comparison_trains_plainly_around_the_budget_of_the_others():
     budgets = sorted(config().study.budgets)[:3]
     manifest = plan_comparison(config(budgets=tuple(budgets), sizes=2, seeds=(2,), methods=("plain", "patch")))
@@ -102,6 +130,7 @@ def test_a_comparison_trains_plainly_around_the_budget_of_the_others():
     ({"methods": ("plain",)}, "study.methods: needs a way to train beside"),
     ({"methods": ("plain", "patch"), "budgets": (1e10, 2e10)}, "study.budgets: needs budgets around"),
     ({"methods": ("plain", "growth factor=32"), "sizes": 1}, "study.methods: growth factor=32: N = .* cannot begin"),
+    ({"methods": ("plain", "patch"), "schedule": "trunk"}, "trunk"),
 ])  # fmt: skip
 def test_a_comparison_that_cannot_be_planned_says_why(study, told):
     with pytest.raises(ConfigError, match=told):

@@ -71,11 +71,11 @@ def straight(first, then, tmp_path_factory):
 
 def test_a_run_of_two_stages(first, second, straight, saved):
     records, result = read_metrics(straight), json.loads((straight / "result.json").read_text())
-    assert [r["step"] for r in records if "loss" in r] == [4, 8]
+    assert [r["step"] for r in records if "loss" in r] == [4, 6, 8]
     assert [r["step"] for r in records if "validation_loss" in r] == [3, 6, 9, 10]
     tokens = {3: 3 * 256, 4: 4 * 256, 6: 6 * 256, 8: 6 * 256 + 2 * 512, 9: 6 * 256 + 3 * 512, 10: 6 * 256 + 4 * 512}
     assert all(r["tokens"] == tokens[r["step"]] for r in records)
-    assert records[3]["lr"] == pytest.approx(5e-3 / 2), "the second step of the second stage's warm-up"
+    assert records[4]["lr"] == pytest.approx(5e-3 / 2), "the second step of the second stage's warm-up"
     one, other = count_run(first, 6 * 256), count_run(second, 4 * 512)
     assert (result["steps"], result["tokens"], result["params"]) == (10, 3584, other.parameters.total)
     assert result["flops_by_convention"] == {c: one.flops[c] + other.flops[c] for c in one.flops}

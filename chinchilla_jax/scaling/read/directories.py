@@ -43,7 +43,8 @@ _VALIDATION = (
     *(f"data.{key}" for key in ("source", "mixture", "tokenizer", "vocab_size", "seq_len", "validation_fraction")),
     "train.eval_sequences",
 )
-_METHOD, _PLAIN = "method", "plain"  # the key of a result that says how the run was trained
+METHOD, PLAIN = "method", "plain"  # the key of a result that says how the run was trained
+BY_EXPERTS = "by_experts.json"  # in a run directory: validation losses with fewer experts
 _MARKS = ("result.json", "config.json", "metrics.jsonl")
 
 
@@ -82,7 +83,7 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
         if passed := sum(_is_passed_over(row, role) for row in rows):
             table.notes.append(f"{why}: {passed} passed over")
     table.rows = [row for row in rows if not any(_is_passed_over(row, role) for role in _NOT_FITTED)]
-    if _METHOD not in where:
+    if METHOD not in where:
         _leave_plain(table)
     usable, bad_rows = to_runs(table)
 
@@ -116,9 +117,9 @@ def load_directory(path: pathlib.Path, by_hand: Mapping[str, str], where: Where,
 
 def _leave_plain(table: Table) -> None:
     """Takes runs that were trained otherwise than plainly out of the table, with a note."""
-    plain = [row for row in table.rows if row.values.get(_METHOD) in (None, _PLAIN)]
+    plain = [row for row in table.rows if row.values.get(METHOD) in (None, PLAIN)]
     if others := len(table.rows) - len(plain):
-        asked = f"--where={_METHOD}=... or --by={_METHOD} asks for them"
+        asked = f"--where={METHOD}=... or --by={METHOD} asks for them"
         table.notes.append(f"runs trained otherwise than plainly: {others} passed over; {asked}")
     table.rows = plain
 

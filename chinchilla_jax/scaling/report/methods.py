@@ -19,6 +19,7 @@ from chinchilla_jax.base.files import exists, read_bytes, read_json, write_json,
 from chinchilla_jax.base.words import Echo, count, duration, flops_text, loss_text
 from chinchilla_jax.scaling.answers.compare.arms import arms_by_value
 from chinchilla_jax.scaling.answers.compare.compare import Comparison, compare
+from chinchilla_jax.scaling.read.directories import BY_EXPERTS, PLAIN
 from chinchilla_jax.scaling.read.runs import LoadedRuns, Run
 from chinchilla_jax.scaling.report.compared import facts_of_comparison, of_comparison
 from chinchilla_jax.scaling.report.facts import as_json
@@ -27,9 +28,6 @@ from chinchilla_jax.scaling.report.plots.methods import plot_by_experts, plot_on
 from chinchilla_jax.scaling.report.report import render_page
 from chinchilla_jax.scaling.report.sections import Section, Table
 from chinchilla_jax.scaling.report.text import tell
-
-PLAIN = "plain"
-BY_EXPERTS = "by_experts.json"  # in a run's folder
 
 
 def write_methods(study: pathlib.Path, echo: Echo) -> pathlib.Path:

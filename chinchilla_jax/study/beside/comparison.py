@@ -11,26 +11,29 @@ import contextlib
 import pathlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.parallel.job.cores import default_workers
+from chinchilla_jax.scaling.read.directories import BY_EXPERTS
 from chinchilla_jax.study import folder, ladder, ways
 from chinchilla_jax.study.cell import OffBudget, matched, with_seed
 from chinchilla_jax.study.execute.backend import LOCAL, get_backend, run_manifest
 from chinchilla_jax.study.execute.status import training_order
 from chinchilla_jax.study.folder import MANIFEST, Manifest, PlannedRun
 from chinchilla_jax.study.guess import guess
-from chinchilla_jax.study.plan import describe, manifest_header, with_unique_names
-
-BY_EXPERTS = "by_experts.json"  # in a run folder: validation losses with fewer experts
+from chinchilla_jax.study.pipeline import booked, where_the_time_went
+from chinchilla_jax.study.plan import check, describe, manifest_header, with_unique_names
 
 
 def plan_comparison(config: RunConfig) -> Manifest:
     """The manifest of the comparison. Raises ConfigError if a model cannot be trained in a way, or a budget not met."""
     study = config.study_section
-    ways.check(study.methods)
+    check(config)
+    if study.schedule != "matched":
+        raise ConfigError("study.schedule", f"ways to train are compared by runs of their own, got {study.schedule!r}")
     others = [way for way in study.methods if way != ways.PLAIN]
     if not others:
         raise ConfigError("study.methods", "needs a way to train beside 'plain', as ('plain', 'patch size=4')")
@@ -69,15 +72,12 @@ def compare_methods(
     @contextlib.contextmanager
     def stage(number: int, name: str) -> Iterator[None]:
         echo(f"=== {number}/4 {name}: {duration(time.monotonic() - started)} elapsed ===")
-        yield
+        with booked(study, name):
+            yield
 
     with contextlib.ExitStack() as early:
-        waiting = training_order(folder.unfinished(study, manifest.runs))
-        ready = None
-        if waiting:  # workers import JAX and compile while the text is prepared
-            stand_by = get_backend(backend).stand_by
-            number = min(workers, len(waiting))
-            ready = early.enter_context(stand_by(study, MANIFEST, config, waiting, number, echo))
+        # Workers import JAX and compile while the text is prepared.
+        ready = _standing_by(early, backend, study, manifest, workers, echo)
         with stage(1, "data"):
             from chinchilla_jax.data import prepare
 
@@ -93,16 +93,29 @@ def compare_methods(
             from chinchilla_jax.scaling.report.methods import write_methods
 
             report = write_methods(study, echo)
-    files.write_json(study / "comparison.json", {"seconds": time.monotonic() - started, "workers": workers})
+    for line in where_the_time_went(study, workers):
+        echo(line)
     echo(f"report: {report}")
     return report
+
+
+def _standing_by(
+    early: contextlib.ExitStack, backend: str, study: pathlib.Path, manifest: Manifest, workers: int, echo: Echo
+) -> Any:
+    """What the back-end gives to those that wait for the first runs; they stop with `early` if none comes."""
+    waiting = training_order(folder.unfinished(study, manifest.runs))
+    if not waiting:
+        return None
+    stand_by, number = get_backend(backend).stand_by, min(workers, len(waiting))
+    return early.enter_context(stand_by(study, MANIFEST, manifest.template(), waiting, number, echo))
 
 
 def _by_experts(study: pathlib.Path, manifest: Manifest, echo: Echo) -> None:
     """Evaluates the runs of mixtures trained densely with fewer and fewer of their experts, unless that was done."""
     for run in manifest.runs:
         path, config = folder.run_folder(study, run.name) / BY_EXPERTS, run.run_config()
-        if config.model.feed_forward != "ds_moe" or files.exists(path):
+        result = folder.read_result(study, run.name)
+        if config.model.feed_forward != "ds_moe" or files.exists(path) or not result or result.get("diverged"):
             continue
         from chinchilla_jax.evaluation.experts import losses_of_run
 

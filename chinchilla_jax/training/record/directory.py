@@ -93,6 +93,7 @@ def write_result(
         "validation": dict(validation),
         "diverged": False,
         "params": ledger.parameters.total,
+        **({} if ledger.params_active == ledger.parameters.total else {"params_active": ledger.params_active}),
         "tokens": ledger.tokens,
         "flops_by_convention": ledger.flops,
         "steps": course.total_steps,

@@ -98,7 +98,8 @@ class RunLog:
         """Handles all but the `keep` newest steps; raises `Diverged` at the first whose numbers are not finite."""
         while len(self._waiting) > keep:
             step, lr, metrics, sequences = self._waiting.popleft()
-            config = self._course.at(step).config
+            stage = self._course.at(step)
+            config, border = stage.config, self._course.changes_after(step)
             loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
             self._clock.book("step", sequences * config.data.seq_len)
             if not math.isfinite(loss + grad_norm):  # a loss may be finite and what its gradient did to the weights not
@@ -108,7 +109,7 @@ class RunLog:
                     f"{config.optimizer.peak_lr} or optimizer.clip_norm, in another --workdir"
                 )
             self._add(loss, metrics, config.data.teacher_weight)
-            if step % config.train.log_every == 0:
+            if step % config.train.log_every == 0 or border:  # no average over stages that minimise other things
                 values = self._averages() | _of_routers(metrics)
                 self._write_metrics(step, **values, lr=lr, grad_norm=grad_norm)
                 self._speed(step)

@@ -1,5 +1,7 @@
 """Arms of one budget are compared there, pair by pair, and the gain is read off the reference's ladder."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,40 @@ def test_intervals_hold(gain):
     assert 0.88 <= np.mean(held) <= 0.99
 
 
+def test_intervals_hold_for_an_arm_that_is_noisier_than_the_others():
+    held = []
+    for number in range(150):
+        arms = world(np.random.default_rng(number), (1.0, 1.0), noise=0.001)
+        luck = np.random.default_rng(1000 + number)
+        arms[2] = [dataclasses.replace(run, loss=run.loss * (1 + 0.01 * luck.standard_normal())) for run in arms[2]]
+        low, high = np.quantile(factors(arms)[2], [0.025, 0.975])
+        held.append(low <= 1.0 <= high)
+    assert 0.88 <= np.mean(held) <= 0.99
+
+
+def test_a_ladder_that_noise_hides_is_refused_and_one_that_bends_is_read_as_a_line():
+    arms = world(np.random.default_rng(5), (1.0,), noise=0.2)
+    with pytest.raises(FitRefused, match="gains no more from its smallest to its largest budget than luck"):
+        draw_cells(arms, C, 100, 0)
+    clear = world(np.random.default_rng(6), (1.0,))
+    bent = [dataclasses.replace(run, loss=run.loss * (1.12 if run.budget == C else 1.0)) for run in clear[0]]
+    drawn = factors([bent, clear[1]])
+    assert all(np.isfinite(part).all() and (part > 0).all() for part in drawn) and np.median(drawn[1]) > 1.0
+
+
+def test_sizes_are_paired_by_the_model_that_is_trained_plainly():
+    """Experts have more parameters than the model in whose place they are trained."""
+    arms = world(np.random.default_rng(7), (1.2,))
+    sparse = [dataclasses.replace(run, params=2.5 * run.params) for run in arms[1]]
+    with pytest.raises(FitRefused, match="other sizes than the reference"):
+        draw_cells([arms[0], sparse], C, 100, 0)
+    plain = {run.name: run.params for run in arms[1]}
+    drawn = draw_cells([arms[0], sparse], C, 100, 0, plain=plain)
+    same = draw_cells(arms, C, 100, 0)
+    np.testing.assert_array_equal(drawn.difference, same.difference)
+    assert drawn.sizes[1] == pytest.approx(2.5 * same.sizes[1])
+
+
 def test_what_pairs_share_makes_the_interval_narrower():
     arms = world(np.random.default_rng(1), (1.0, 1.0), shared=0.9)
     paired, alone = (np.log(factors(arms, paired=paired)[1]).std() for paired in (True, False))
@@ -73,10 +109,11 @@ def test_compare_takes_the_one_budget_that_arms_have():
 def test_what_cannot_be_compared_is_refused():
     arms = world(np.random.default_rng(3), (1.0,))
     assert common_budget(arms) == C and common_budget([arms[0], arms[0]]) is None
+    assert common_budget([*arms, arms[0]]) is None, "an arm with several budgets has a frontier"
     at_c = [run for run in arms[0] if run.budget == C]
     for runs, told in (
         ([at_c, arms[1]], "needs runs at 1e.12 FLOPs and at another budget"),
-        ([arms[0], [run for run in arms[1] if run.params == SIZES[0]]], "1 sizes at 1e.12 FLOPs against 2"),
+        ([arms[0], [run for run in arms[1] if run.params == SIZES[0]]], "an arm has other sizes than the reference"),
         ([[run for run in arm if run.seed == "0"] for arm in arms], "no size was trained with two seeds"),
     ):
         with pytest.raises(FitRefused, match=told):

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 
 import numpy as np
 
 from chinchilla_jax.scaling.fits.resample import LEAST_NOISE
 from chinchilla_jax.scaling.read.runs import FitRefused, Run, noise_of_repeats
 
-_SAME = 0.03  # of ln C: budgets closer than this are the same budget
+_SAME = 0.03  # of ln C, and of ln N: budgets, and sizes, closer than this are the same
 _RUNGS = 2  # budgets of the reference that make a ladder
+_CLEAR = 3.0  # standard errors by which its loss must fall
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +41,9 @@ class CellFrontiers:
     def loss(self, arm: int, flops: float | np.ndarray) -> np.ndarray:
         """[B]: the mean loss at C = flops, along the reference's ladder."""
         at = np.broadcast_to(np.log(flops), self.level.shape[:1])
-        steps = self._slopes()
         rung = np.clip(np.searchsorted(self.ladder, at) - 1, 0, len(self.ladder) - 2)
         draws = np.arange(len(at))
-        along = self.level[draws, rung] + steps[draws, rung] * (at - self.ladder[rung])
+        along = self.level[draws, rung] + self._slopes()[draws, rung] * (at - self.ladder[rung])
         return np.exp(along + self.difference[arm])
 
     def flops(self, arm: int, loss: np.ndarray) -> np.ndarray:
@@ -58,62 +58,96 @@ class CellFrontiers:
         return np.full(self.level.shape[0], self.sizes[arm])
 
     def _slopes(self) -> np.ndarray:
-        """[B, P - 1]: d ln loss / d ln C between rungs; more compute is never worth nothing at all."""
-        return np.minimum(np.diff(self.level, axis=1) / np.diff(self.ladder), -1e-9)
+        """[B, P - 1]: d ln loss / d ln C between rungs, below zero."""
+        return np.diff(self.level, axis=1) / np.diff(self.ladder)
 
 
 def common_budget(arms: Sequence[Sequence[Run]]) -> float | None:
-    """The one budget of arms that have no other, if it is the same in all of these; else None."""
-    single = [budgets[0] for runs in arms if len(budgets := _budgets(runs)) == 1]
-    return single[0] if single and all(_is_same(budget, single[0]) for budget in single) else None
+    """The budget of arms that have one only, if all but the first, the reference, are such and it is the same."""
+    budgets = [_budgets(runs) for runs in arms[1:]]
+    if not budgets or any(len(of_arm) != 1 for of_arm in budgets):
+        return None
+    single = budgets[0][0]
+    return single if all(_is_same(of_arm[0], single) for of_arm in budgets) else None
 
 
 def draw_cells(
-    arms: Sequence[Sequence[Run]], budget: float, draws: int, seed: int, paired: bool = True
+    arms: Sequence[Sequence[Run]],
+    budget: float,
+    draws: int,
+    seed: int,
+    paired: bool = True,
+    plain: Mapping[str, float] | None = None,
 ) -> CellFrontiers:
     """`draws` draws of all arms, the first of which is the reference; not `paired`: as if nothing were shared.
 
-    Refused as `cells`: the reference has one budget only, or an arm has not the reference's sizes at `budget`, or no
-    size was trained with several seeds.
+    `plain` says of runs, by name, which N the model has that is trained plainly; by default their own.
+
+    Refused as `cells`: the reference has one budget only, or gains nothing from one to the next, an arm has not its
+    sizes at `budget`, or no size was trained with several seeds.
     """
-    reference, *others = arms
-    rungs, ladder = _ladder(reference, budget)
-    of_others = [_cells(runs, budget) for runs in others]
-    pairs = [_pairs(_cells(reference, budget), cells, budget) for cells in of_others]
-    groups = [list(cell.values()) for cells in [*ladder, *of_others] for cell in cells]
+    sizes = [{run.name: (plain or {}).get(run.name, run.params) for run in runs} for runs in arms]
+    rungs, ladder = _ladder(arms[0], sizes[0], budget)
+    here = _cells(arms[0], sizes[0], budget)
+    of_others = [_cells(runs, of_arm, budget) for runs, of_arm in zip(arms[1:], sizes[1:], strict=True)]
+    pairs = [_pairs(here, cells, budget) for cells in of_others]
+    groups = [list(cell.values()) for cells in [*ladder, *of_others] for cell in cells.values()]
     noise, freedom = noise_of_repeats(groups)
     if not freedom:
         raise FitRefused("cells", "no size was trained with two seeds: how far runs differ by luck is not known")
     noise = max(noise, LEAST_NOISE)
 
     rng = np.random.default_rng(seed)
-    spread, degrees = _of_pairs(pairs) if paired else (math.sqrt(2.0) * noise, freedom)
-    means = np.array([_mean(cells) for cells in ladder])
-    middle = np.array([np.mean([np.mean(cell) for cell in of_arm]) for of_arm in pairs])
-    of_level = noise * _student(rng, freedom, draws, len(ladder)) / np.sqrt([_number(cells) for cells in ladder])
-    error = spread * _student(rng, degrees, draws, len(others)) / np.sqrt([_number(of_arm) for of_arm in pairs])
+    level = _levels(np.log(rungs), ladder, rungs.index(min(rungs, key=lambda c: abs(math.log(c / budget)))), noise,
+                    _student(rng, freedom, draws))  # fmt: skip
+    difference = [np.zeros(draws)]
+    for of_arm in pairs:
+        spread, degrees = _of_pairs(of_arm) if paired else (math.sqrt(2.0) * noise, freedom)
+        middle = float(np.mean([np.mean(cell) for cell in of_arm]))
+        difference.append(middle + spread / math.sqrt(_number(of_arm)) * _student(rng, degrees, draws))
     return CellFrontiers(
         budget=budget,
         ladder=np.log(rungs),
-        level=means + of_level,
-        difference=np.concatenate([np.zeros((1, draws)), (middle + error).T]),
+        level=level,
+        difference=np.array(difference),
         sizes=np.array([math.exp(np.mean(np.log([run.params for run in _at(runs, budget)]))) for runs in arms]),
         correlation=_first_row([1.0, *(_correlation(of_arm, noise) for of_arm in pairs)]),
-        shared=_first_row([_number(_cells(reference, budget)), *map(_number, pairs)]),
+        shared=_first_row([_number(list(here.values())), *map(_number, pairs)]),
         noise=noise,
     )
 
 
-def _ladder(reference: Sequence[Run], budget: float) -> tuple[list[float], list[list[dict[str, float]]]]:
+Cells = dict[float, dict[str, float]]  # by size the losses by seed
+
+
+def _ladder(reference: Sequence[Run], sizes: Mapping[str, float], budget: float) -> tuple[list[float], list[Cells]]:
     """The budgets of the reference and its cells at each; refused unless they tell what more or less compute does."""
     rungs = _budgets(reference)
     if len(rungs) < _RUNGS or not any(_is_same(rung, budget) for rung in rungs):
         have = ", ".join(f"{rung:.3g}" for rung in rungs)
         raise FitRefused("cells", f"the reference needs runs at {budget:.3g} FLOPs and at another budget, has {have}")
-    ladder = [_cells(reference, rung) for rung in rungs]
-    if len({len(cells) for cells in ladder}) > 1:
-        raise FitRefused("cells", "the reference has other numbers of sizes at other budgets: no ladder to read off")
+    ladder = [_cells(reference, sizes, rung) for rung in rungs]
+    if any(list(cells) != list(ladder[0]) for cells in ladder):
+        raise FitRefused("cells", "the reference has other sizes at other budgets: there is no ladder to read off")
     return rungs, ladder
+
+
+def _levels(x: np.ndarray, ladder: Sequence[Cells], here: int, noise: float, student: np.ndarray) -> np.ndarray:
+    """[B, P]: ln loss along the ladder in each draw. Its steps are those of the means, all steeper or flatter together
+    by the error of the slope: drawn one by one, noise would turn some of them round."""
+    means, numbers = np.array([_mean(cells) for cells in ladder]), [_number(list(cells.values())) for cells in ladder]
+    slope = float(np.polyfit(x, means, 1)[0])
+    error = noise / math.sqrt(sum(n * (at - x.mean()) ** 2 for n, at in zip(numbers, x, strict=True)))
+    if slope > -_CLEAR * error:
+        told = f"d ln loss / d ln C is {slope:.3g} +- {error:.2g}"
+        raise FitRefused(
+            "cells", f"the reference gains no more from its smallest to its largest budget than luck: {told}"
+        )
+    steps = np.diff(means) / np.diff(x)
+    steps = steps if steps.max() < 0.3 * slope else np.full_like(steps, slope)
+    flatter = np.maximum(1.0 + error / abs(slope) * student, 0.2)
+    rises = np.concatenate([[0.0], np.cumsum(steps * np.diff(x))])
+    return means[here] + flatter[:, None] * (rises - rises[here])
 
 
 def _number(cells: Sequence[Sized]) -> int:
@@ -134,44 +168,49 @@ def _at(runs: Sequence[Run], budget: float) -> list[Run]:
     return [run for run in runs if _is_same(run.budget or run.flops, budget)]
 
 
-def _cells(runs: Sequence[Run], budget: float) -> list[dict[str, float]]:
-    """For each size at a budget, the smallest first, the losses by seed."""
-    by_size: dict[float, dict[str, float]] = {}
-    for run in _at(runs, budget):
-        of_size = by_size.setdefault(run.params, {})
-        of_size[run.seed or str(len(of_size))] = run.loss
-    return [by_size[params] for params in sorted(by_size)]
+def _cells(runs: Sequence[Run], sizes: Mapping[str, float], budget: float) -> Cells:
+    """The losses at a budget, the smallest size first. Seeds that are not told apart are numbered."""
+    by_size: Cells = {}
+    for run in sorted(_at(runs, budget), key=lambda run: sizes[run.name]):
+        of_size = by_size.setdefault(sizes[run.name], {})
+        seed = run.seed or str(len(of_size))
+        of_size[seed if seed not in of_size else f"{seed}, {len(of_size)}"] = run.loss
+    return by_size
 
 
-def _pairs(reference: list[dict[str, float]], arm: list[dict[str, float]], budget: float) -> list[list[float]]:
-    """ln loss less that of the reference, for every size, in their order, and every seed that both have."""
-    if len(reference) != len(arm):
-        told = f"{len(arm)} sizes at {budget:.3g} FLOPs against {len(reference)} of the reference"
-        raise FitRefused("cells", f"an arm has {told}: sizes are compared in their order")
-    pairs = [[math.log(b[s] / a[s]) for s in a if s in b] for a, b in zip(reference, arm, strict=True)]
+def _pairs(reference: Cells, arm: Cells, budget: float) -> list[list[float]]:
+    """ln loss less that of the reference, for every size and every seed that both have."""
+    told = f"at {budget:.3g} FLOPs it has N = {_words(arm)}, the reference {_words(reference)}"
+    if len(reference) != len(arm) or not all(_is_same(a, b) for a, b in zip(reference, arm, strict=True)):
+        raise FitRefused("cells", f"an arm has other sizes than the reference: {told}")
+    cells = zip(reference.values(), arm.values(), strict=True)
+    pairs = [[math.log(b[seed] / a[seed]) for seed in a if seed in b] for a, b in cells]
     if not all(pairs):
         raise FitRefused("cells", f"an arm shares no seed with the reference at {budget:.3g} FLOPs")
     return pairs
 
 
-def _mean(cells: Sequence[dict[str, float]]) -> float:
+def _words(cells: Cells) -> str:
+    return ", ".join(f"{size:.4g}" for size in cells) or "no runs"
+
+
+def _mean(cells: Cells) -> float:
     """Mean ln loss, every size counting once."""
-    return float(np.mean([np.mean(np.log(list(cell.values()))) for cell in cells]))
+    return float(np.mean([np.mean(np.log(list(cell.values()))) for cell in cells.values()]))
 
 
-def _of_pairs(arms: Sequence[list[list[float]]]) -> tuple[float, int]:
-    """The standard deviation of a pair's difference about the mean of its size, pooled; its degrees of freedom."""
-    squares = sum(float(((np.array(cell) - np.mean(cell)) ** 2).sum()) for pairs in arms for cell in pairs)
-    freedom = sum(len(cell) - 1 for pairs in arms for cell in pairs)
+def _of_pairs(pairs: list[list[float]]) -> tuple[float, int]:
+    """The standard deviation of a pair's difference about the mean of its size, and its degrees of freedom."""
+    squares = sum(float(((np.array(cell) - np.mean(cell)) ** 2).sum()) for cell in pairs)
+    freedom = sum(len(cell) - 1 for cell in pairs)
     if not freedom:
-        raise FitRefused("cells", "no arm has two pairs of one size: how far differences vary by luck is not known")
+        raise FitRefused("cells", "an arm has no two pairs of one size: how far differences vary by luck is not known")
     return max(math.sqrt(squares / freedom), LEAST_NOISE), freedom
 
 
 def _correlation(pairs: list[list[float]], noise: float) -> float:
     """Of the errors of paired runs: 1 - var(difference) / 2 var(run), kept within -1 and 1."""
-    spread, _ = _of_pairs([pairs]) if any(len(cell) > 1 for cell in pairs) else (math.sqrt(2.0) * noise, 0)
-    return max(-1.0, 1.0 - spread**2 / (2.0 * noise**2))
+    return max(-1.0, 1.0 - _of_pairs(pairs)[0] ** 2 / (2.0 * noise**2))
 
 
 def _first_row(values: Sequence[float]) -> np.ndarray:
@@ -180,7 +219,6 @@ def _first_row(values: Sequence[float]) -> np.ndarray:
     return matrix
 
 
-def _student(rng: np.random.Generator, freedom: int, draws: int, columns: int) -> np.ndarray:
-    """[B, columns] of Student's t, all columns of a draw with the same error of the scale."""
-    scale = np.sqrt(freedom / rng.chisquare(freedom, (draws, 1)))
-    return rng.standard_normal((draws, columns)) * scale
+def _student(rng: np.random.Generator, freedom: int, draws: int) -> np.ndarray:
+    """[B] of Student's t."""
+    return rng.standard_normal(draws) * np.sqrt(freedom / rng.chisquare(freedom, draws))

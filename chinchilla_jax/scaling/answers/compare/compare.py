@@ -188,7 +188,9 @@ def _draw(arms: Mapping[str, LoadedRuns], draws: int, seed: int, single: float |
     """Paired draws, and others as if nothing were shared. `single`: the budget of arms that have no other."""
     if single is not None:
         of_arms = [loaded.role("isoflop") for loaded in arms.values()]
-        paired, alone = (draw_cells(of_arms, single, draws, seed, paired) for paired in (True, False))
+        details = {name: values for loaded in arms.values() for name, values in loaded.details.items()}
+        plain = {name: float(values["params_plain"]) for name, values in details.items() if "params_plain" in values}
+        paired, alone = (draw_cells(of_arms, single, draws, seed, paired, plain) for paired in (True, False))
         return paired, alone
     profiles: list[Arm] = []
     for name, loaded in arms.items():

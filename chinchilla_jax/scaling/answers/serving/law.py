@@ -106,7 +106,9 @@ def points_of(loaded: LoadedRuns) -> Points:
     FitRefused `columns`: no run says how many experts it has, or all have the same number.
     """
     told = {run.name: _told(loaded, run.name) for run in loaded.role("isoflop")}
-    runs = [run for run in loaded.role("isoflop") if stated_number(told[run.name], EXPERTS)]
+    # Of a DS-MoE a token uses as many experts as one likes: it is no mixture of this law.
+    sparse = [run for run in loaded.role("isoflop") if told[run.name].get("feed_forward") != "ds_moe"]
+    runs = [run for run in sparse if stated_number(told[run.name], EXPERTS)]
     experts = np.array([stated_number(told[run.name], EXPERTS) for run in runs], np.float64)
     kinds = np.unique(experts)
     if len(kinds) < 2:
