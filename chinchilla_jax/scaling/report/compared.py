@@ -110,8 +110,10 @@ def _target(compared: Facts) -> Section:
         row["Better"] = "" if first else f"{gain['better']:.1%}"
         rows.append(row | {"Best": f"{arm['best']:.1%}"})
     unit = in_unit(compared["loss_unit"])
+    at_cells = all(arm["correlation"] is not None and not arm["budgets"] for arm in compared["arms"])
+    which = "means over the sizes" if at_cells else "the lowest of the budget"
     note = (
-        f"Below each value its 95% interval; losses {unit}, the lowest of the budget. Better: the probability of a "
+        f"Below each value its 95% interval; losses {unit}, {which}. Better: the probability of a "
         "lower loss than the reference's; best: than all others'."
     )
     title = f"At the target, C = {flops_text(compared['budget'])}"
