@@ -47,7 +47,7 @@ def test_fewer_experts_cost_loss_and_all_of_them_none(config):
     for step in range(60):
         batch = on_devices(program, batches.batch(16 * step, 16))
         state, _ = program.step(state, batch, np.float32(5e-3))
-    expected = evaluate(batches, lambda b: program.evaluate(state.params, on_devices(program, b)), 16, 64)
+    expected = evaluate(batches, lambda b: program.evaluate(state.params, {}, on_devices(program, b)), 16, 64)
     every = [Selection(), Selection(top=8), Selection(top=4), Selection(top=1), Selection(above=0.9)]
     whole, top8, top4, top1, above = losses(config, mesh, state.params, batches, every)
     assert whole.record == expected
