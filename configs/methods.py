@@ -4,7 +4,7 @@
 
 NAME after the colon:
 
-    cpu    plain at C / 2, C and 2 C, the others at C = 1e12 FLOPs executed, two sizes, four seeds; Debian's
+    cpu    plain at C / 2, C and 2 C, the others at C = 7e11 FLOPs executed, two sizes, four seeds; Debian's
            documentation, a laptop or two server cores
     tiny   seconds, on the text that comes with the package: the test of the whole comparison; its figures mean nothing
 
@@ -43,7 +43,7 @@ def cpu() -> RunConfig:
         optimizer=OptimizerConfig(weight_decay=0.1, b2=0.99, clip_norm=0.3, final_lr_fraction=0.1),
         data=DataConfig(source="auto", vocab_size=512, seq_len=128),
         train=TrainConfig(batch_size=4, microbatches=1, log_every=25, checkpoint_every=4000, eval_sequences=1024),
-        study=StudyConfig(name="methods", budgets=(5e11, 1e12, 2e12), sizes=2, size_ratio=1.5,
+        study=StudyConfig(name="methods", budgets=(3.5e11, 7e11, 1.4e12), sizes=2, size_ratio=1.5,
                           guess="D/N = 10, a = 0.55", ladder="width", recipe="lr = 260 N^-0.6 D^-0.25", seeds=(4,),
                           flops_per_second=6e10, methods=WAYS),
     )  # fmt: skip
