@@ -35,7 +35,7 @@ def plot_on_the_way(study: Path, arms: Mapping[str, LoadedRuns], path: Path) -> 
         style.log_flops(axes)
         axes.set_ylim(top=max(lowest, default=1.0))
         axes.set(ylabel="Training loss (nats per token)", title="Loss against compute on the way")
-        style.legend_below(axes)
+        style.legend_below(axes, 2)
     return path
 
 
