@@ -5,8 +5,8 @@
 NAME after the colon:
 
     cpu    plain at C / 2, C and 2 C, the others at C = 7e11 FLOPs executed, two sizes, four seeds; Debian's
-           documentation, a laptop or two server cores. Expected on two cores in 15 minutes: gains of 0.87 (growth), 0.63
-           (patches), 0.94 (ds_moe) and 1.78 (top_k), each within 5% (chinchilla_jax/methods/README.md)
+           documentation, a laptop or two server cores. Expected on two cores in 15 minutes: gains of 0.87 (growth),
+           0.63 (patches), 0.94 (ds_moe) and 1.78 (top_k), each within 5% (chinchilla_jax/methods/README.md)
     tiny   seconds, on the text that comes with the package: the test of the whole comparison; its figures mean nothing
 
 Add a way by --config.study.methods, as "('plain', 'patch size=2 share=0.5')" (`study/ways.py`).
