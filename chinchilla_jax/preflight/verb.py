@@ -91,8 +91,10 @@ def _preflight_stages(config: RunConfig, options: Options, echo: Echo) -> bool:
     verdicts = []
     stages = course_of(config).stages
     for number, stage in enumerate(stages, 1):
-        steps = f"steps {stage.first_step + 1:,} to {stage.last_step:,}"
-        echo(f"\nstage {number} of {len(stages)}: {steps}, {stage.own_tokens:.4g} tokens, {stage.objective}")
+        steps, objective = f"steps {stage.first_step + 1:,} to {stage.last_step:,}", str(stage.objective)
+        echo(
+            f"\nstage {number} of {len(stages)}: {steps}, {stage.own_tokens:.4g} tokens, {str(stage.objective).partition('(')[0]}"
+        )
         verdicts.append(check(stage.config, options, echo, stage.objective))
         describe(verdicts[-1], echo)
     fits = all(verdict.fits for verdict in verdicts)
