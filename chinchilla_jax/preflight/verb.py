@@ -92,9 +92,8 @@ def _preflight_stages(config: RunConfig, options: Options, echo: Echo) -> bool:
     stages = course_of(config).stages
     for number, stage in enumerate(stages, 1):
         steps, objective = f"steps {stage.first_step + 1:,} to {stage.last_step:,}", str(stage.objective)
-        echo(
-            f"\nstage {number} of {len(stages)}: {steps}, {stage.own_tokens:.4g} tokens, {str(stage.objective).partition('(')[0]}"
-        )
+        what = f"{stage.own_tokens:.4g} tokens, {objective.partition('(')[0]}"
+        echo(f"\nstage {number} of {len(stages)}: {steps}, {what}")
         verdicts.append(check(stage.config, options, echo, stage.objective))
         describe(verdicts[-1], echo)
     fits = all(verdict.fits for verdict in verdicts)
