@@ -50,6 +50,7 @@ def reading(values: flags.FlagValues) -> tuple[str, dict[str, Any]]:
 
 
 def how_to_read(values: flags.FlagValues) -> dict[str, Any]:
+    """What --columns, --where and --best_per_cell say, as options of `load_runs`."""
     from chinchilla_jax.scaling.read.table.columns import parse_columns
     from chinchilla_jax.scaling.read.table.select import parse_where
 

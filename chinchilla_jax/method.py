@@ -7,6 +7,7 @@ what the last state of one leg becomes in the next, is code of `methods/`, which
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import importlib
@@ -42,7 +43,7 @@ class Leg(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Method(Section):
+class Method(Section, abc.ABC):
     """A way to train. `name` says which, and with it which other keys there are."""
 
     name: str = ""
@@ -63,9 +64,9 @@ class Method(Section):
             )
         self.legs(config)
 
+    @abc.abstractmethod
     def legs(self, config: RunConfig) -> tuple[Leg, ...]:
         """The legs of a run, in order."""
-        raise NotImplementedError
 
     def to_train(self, config: RunConfig) -> tuple[Stage, ...]:
         """The same with what they compute."""

@@ -99,3 +99,15 @@ def test_a_step_of_patches_is_the_same_on_eight_devices():
         _, metrics = program.step(program.init(jax.random.key(0)), batch, np.float32(1e-3))
         losses.append([float(metrics[name]) for name in ("loss", "grad_norm", "weight")])
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_the_loss_of_routers_counts_with_patches_as_with_tokens():
+    model = dataclasses.replace(MODEL, feed_forward="top_k", experts=4, active_experts=2)
+    losses = []
+    for factor in (0.0, 0.1):
+        optimizer = dataclasses.replace(CONFIG.optimizer, router_loss=factor)
+        config = dataclasses.replace(CONFIG, model=model, optimizer=optimizer)
+        (loss, sums), _ = sums_and_gradients(NextPatch(4), rows(), config)
+        losses.append(float(loss))
+    assert losses[1] - losses[0] == pytest.approx(0.1 * float(sums["router_loss"]), rel=1e-3)
+    assert float(sums["nll"]) == pytest.approx(losses[0], rel=1e-6)
