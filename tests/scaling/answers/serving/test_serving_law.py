@@ -81,6 +81,15 @@ def test_what_a_token_uses_is_the_size_where_runs_state_it_and_tells_the_mixture
     assert points.params.tolist() == [r.params for r in runs] and points.counts == "params as it stands"
 
 
+def test_mixtures_that_are_trained_densely_are_none_of_this_law():
+    models = {"dense": {"experts": 1}, "sparse": {"experts": 4, "feed_forward": "top_k", "active_experts": 2}}
+    models["ds_moe"] = {"experts": 16, "feed_forward": "ds_moe"}
+    runs = tuple(Run(name, 1e7, 1e9, 6e16, 2.0) for name in models)
+    planned = {name: {"config": {"model": model}} for name, model in models.items()}
+    points = points_of(LoadedRuns("study", runs, (), {"params": "params"}, "6nd", {}, planned))
+    assert points.experts.tolist() == [1.0, 4.0]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
