@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from chinchilla_jax import cli
+from chinchilla_jax.cli import verbs
 from chinchilla_jax.scaling.fits.surface import Surface
 from configs.isoflop import tiny
 
@@ -81,11 +82,11 @@ def test_a_broken_config_file_is_told_with_its_line(capsys, tmp_path, text, word
     assert code == 2 and len(err.splitlines()) == 1 and words in err and "broken.py" in err
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", verbs.VERBS)
 def test_every_verb_has_help_that_names_its_flags(capsys, verb):
     code, out, err = run(capsys, verb, "--help")
     assert code == 0 and not err
-    assert all(f"--{flag}" in out for flag in cli.VERBS[verb].flags) and len(out.splitlines()[2]) > 30
+    assert all(f"--{flag}" in out for flag in verbs.VERBS[verb].flags) and len(out.splitlines()[2]) > 30
     assert f"    {verb} " in run(capsys, "--help")[1] or f"    {verb}\n" in run(capsys, "--help")[1]
 
 
@@ -96,7 +97,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
     source = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
     fits = ("preset", "replicates", "seed", "output")
     budget = ("budget", "chip", "chips", "days", "utilisation")
-    assert {name: verb.flags for name, verb in cli.VERBS.items()} == {
+    assert {name: verb.flags for name, verb in verbs.VERBS.items()} == {
         "data": ("config",),
         "plan": ("config", "study", "workers", "dry_run", "slice", "cache", "next", "purse", "number", "quantity",
                  "budget"),

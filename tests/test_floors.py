@@ -17,10 +17,9 @@ FLOORS = (
     ("model", "data"),
     ("parallel",),
     ("training", "scaling"),
-    ("evaluation", "methods", "study"),
+    ("interop", "generation", "methods", "study"),
+    ("evaluation",),
     ("preflight", "tools"),
-    ("cli_flags", "cli_read"),
-    ("cli_runs", "cli_studies"),
     ("cli",),
     ("__main__",),
 )

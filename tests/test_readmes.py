@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 from chinchilla_jax import cli
+from chinchilla_jax.cli import verbs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "chinchilla_jax"
@@ -55,8 +56,8 @@ def filled_in(word: str) -> str:
 @pytest.mark.parametrize(("readme", "command"), commands("python -m chinchilla_jax "))
 def test_a_command_of_the_package_parses(readme, command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    parsed = {name: dataclasses.replace(verb, run=lambda values, *words: 0) for name, verb in cli.VERBS.items()}
-    monkeypatch.setattr(cli, "VERBS", parsed)
+    parsed = {name: dataclasses.replace(verb, run=lambda values, *words: 0) for name, verb in verbs.VERBS.items()}
+    monkeypatch.setattr(verbs, "VERBS", parsed)
     assert cli.main([filled_in(word) for word in shlex.split(command)[3:]]) == 0
 
 

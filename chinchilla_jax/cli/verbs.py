@@ -41,21 +41,21 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from chinchilla_jax import cli_runs, cli_studies
 from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
-from chinchilla_jax.cli_flags import define
+from chinchilla_jax.cli import runs, studies
+from chinchilla_jax.cli.flags import define
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.config_flag import define_config, read_config
 
 if TYPE_CHECKING:
     from chinchilla_jax.parallel.job.hosts import Settings
 
-_echo = cli_runs.echo
+_echo = runs.echo
 
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
-    """What a verb does, which its docstring explains, and the flags it takes (`cli_flags.FLAGS`).
+    """What a verb does, which its docstring explains, and the flags it takes (`cli/flags.py`).
 
     `run` returns the exit code; None is `DONE`. `words` names what it takes besides flags, and is given to `run` as a
     list; "" is nothing.
@@ -109,7 +109,7 @@ def _plan(values: flags.FlagValues) -> None:
     from chinchilla_jax.study.plan import describe, plan
 
     config = read_config(values)
-    study = cli_studies.folder(values, "study") if values.study or not values.dry_run else None
+    study = studies.folder(values, "study") if values.study or not values.dry_run else None
     manifest = plan(config)
     describe(manifest, values.workers or default_workers(config), _echo)
     foresee(manifest, study, _echo)
@@ -128,7 +128,7 @@ def _plan_next(values: flags.FlagValues) -> None:
 
     if "config" in values or values.slice or values.purse is None:
         raise UsageError("plan --next takes --study=DIR of a planned study and --purse=FLOPS, no --config or --slice")
-    study, asked = cli_studies.folder(values, "study"), (values.purse, values.number, values.quantity)
+    study, asked = studies.folder(values, "study"), (values.purse, values.number, values.quantity)
     name, manifest = plan_next(study, values.budget, *asked, _echo)
     describe(manifest, values.workers or default_workers(manifest.template()), _echo)
     if not values.dry_run:
@@ -157,7 +157,7 @@ def _preflight(values: flags.FlagValues) -> int:
     if values.study and "config" in values:
         raise UsageError("give either --config=FILE or --study=DIR")
     if values.study:
-        fits = verb.preflight_study(cli_studies.folder(values, "study"), values.manifest, options, _echo)
+        fits = verb.preflight_study(studies.folder(values, "study"), values.manifest, options, _echo)
     else:
         fits = verb.preflight_run(read_config(values), options, _echo)
     return DONE if fits else USAGE
@@ -178,7 +178,7 @@ def _train(values: flags.FlagValues) -> int | None:
 
     Of a study's config that is its template, on as many cores of a CPU as the study gives each run (study.cores).
     """
-    config, workdir = read_config(values), cli_studies.folder(values, "workdir")
+    config, workdir = read_config(values), studies.folder(values, "workdir")
     from chinchilla_jax.parallel.job import cores, distributed
 
     processes = _processes(values)
@@ -204,7 +204,7 @@ def _work(values: flags.FlagValues) -> int | None:
 
     On a slice of several hosts, each of which runs this command, all hosts together are one worker.
     """
-    study = cli_studies.folder(values, "study")
+    study = studies.folder(values, "study")
     if processes := _processes(values):
         return _work_together(study, values, processes)
     if values.worker is None:
@@ -248,22 +248,22 @@ def _status(values: flags.FlagValues) -> None:
     """Shows which runs of a study are done, running, failed and waiting."""
     from chinchilla_jax.study.execute.status import status
 
-    status(cli_studies.folder(values, "study"), _echo)
+    status(studies.folder(values, "study"), _echo)
 
 
-_verb(*cli_runs.FIT)(cli_runs.fit)
-_verb(*cli_runs.PREDICT)(cli_runs.predict)
-_verb(*cli_runs.SUGGEST)(cli_runs.suggest)
-_verb(*cli_runs.REPORT)(cli_runs.report)
-_verb(*cli_runs.FORECAST, words="RUN...")(cli_runs.forecast)
-_verb(words="FILE RUN")(cli_runs.verify)
-_verb(*cli_runs.COMPARE, words="ARM...")(cli_runs.compare)
+_verb(*runs.FIT)(runs.fit)
+_verb(*runs.PREDICT)(runs.predict)
+_verb(*runs.SUGGEST)(runs.suggest)
+_verb(*runs.REPORT)(runs.report)
+_verb(*runs.FORECAST, words="RUN...")(runs.forecast)
+_verb(words="FILE RUN")(runs.verify)
+_verb(*runs.COMPARE, words="ARM...")(runs.compare)
 
 
-_verb(*cli_studies.STUDY)(cli_studies.study)
-_verb(*cli_studies.METHODS)(cli_studies.methods)
-_verb(*cli_studies.NOISE)(cli_studies.noise)
-_verb(*cli_studies.TUNE)(cli_studies.tune)
+_verb(*studies.STUDY)(studies.study)
+_verb(*studies.METHODS)(studies.methods)
+_verb(*studies.NOISE)(studies.noise)
+_verb(*studies.TUNE)(studies.tune)
 
 
 @_verb()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from chinchilla_jax import cli_read
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.files import write_json
+from chinchilla_jax.cli import read
 from chinchilla_jax.config_flag import read_config
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 _HOW = ("preset", "replicates", "seed", "output")
 _OPTIMUM = ("params", "tokens", "unique_tokens", "inference_tokens", "inputs")
-FIT = (*cli_read.INPUT, *_HOW, "variants", "explain", "save", "losses", "errors")
+FIT = (*read.INPUT, *_HOW, "variants", "explain", "save", "losses", "errors")
 _SERVED = ("experts", "serve", "throughput", "price", "reference")
 PREDICT = (
-    *("config", *cli_read.INPUT, "fit", "law", "across", *cli_read.BUDGET, *_OPTIMUM, *_SERVED, *_HOW),
+    *("config", *read.INPUT, "fit", "law", "across", *read.BUDGET, *_OPTIMUM, *_SERVED, *_HOW),
     *("register", "verify"),
 )
-SUGGEST = (*cli_read.INPUT, "fit", *cli_read.BUDGET, "purse", "number", "quantity", "output")
-REPORT = (*cli_read.INPUT, "fit", *cli_read.BUDGET, *_HOW)
+SUGGEST = (*read.INPUT, "fit", *read.BUDGET, "purse", "number", "quantity", "output")
+REPORT = (*read.INPUT, "fit", *read.BUDGET, *_HOW)
 COMPARE = (
     "runs",
     "columns",
@@ -35,14 +35,14 @@ COMPARE = (
     "by",
     "best_per_cell",
     "reference",
-    *cli_read.BUDGET,
+    *read.BUDGET,
     "replicates",
     "seed",
     "output",
 )
 FORECAST = ("study", "runs", "columns", "curves", "where", "output")
 
-echo = cli_read.echo
+echo = read.echo
 
 
 def fit(values: flags.FlagValues) -> None:
@@ -68,10 +68,10 @@ def _fit_all(values: flags.FlagValues) -> dict[str, Any]:
     from chinchilla_jax.scaling.report import sections, text
     from chinchilla_jax.scaling.report.facts import facts_of
 
-    loaded = cli_read.load(values)
+    loaded = read.load(values)
     text.announce(loaded, values.preset, echo)
     with telling_left_out(loaded):
-        fits = analyse(loaded.runs, **cli_read.fits(values))
+        fits = analyse(loaded.runs, **read.fits(values))
     if values.save:
         from chinchilla_jax.scaling.predict.saved import SavedFit, save_fit
 
@@ -99,8 +99,8 @@ def _fit_losses(values: flags.FlagValues) -> dict[str, Any]:
     for flag in ("by", "variants", "save", "explain"):
         if values[flag].value:
             raise UsageError(f"--{flag} fits one loss: leave --losses and --errors out")
-    path, reading = cli_read.reading(values)
-    loaded = cli_read.load(values)
+    path, reading = read.reading(values)
+    loaded = read.load(values)
     names = [] if values.losses in (None, "all") else [name.strip() for name in values.losses.split(",")]
     every = load_losses(path, names, reading) if values.losses else {}
     budget = target_budget(loaded)
@@ -126,8 +126,8 @@ def _fit_each(values: flags.FlagValues) -> dict[str, Any]:
     for flag in ("variants", "save"):
         if values[flag].value:
             raise UsageError(f"--by and --{flag}: take one value at a time, --where={values.by}=VALUE")
-    path, reading = cli_read.reading(values)
-    return {"by": values.by, "fits": fit_by(path, values.by, reading, cli_read.fits(values), echo)}
+    path, reading = read.reading(values)
+    return {"by": values.by, "fits": fit_by(path, values.by, reading, read.fits(values), echo)}
 
 
 def predict(values: flags.FlagValues) -> None:
@@ -155,10 +155,8 @@ def predict(values: flags.FlagValues) -> None:
     if values.experts:
         return _predict_served(values)
     _check_predict(values)
-    loaded, fits = (
-        cli_read.load_fitted(values) if values.study or values.runs or values.fit else (None, cli_read.fits(values))
-    )
-    budget, inputs = cli_read.budget(values), cli_read.pairs("inputs", values.inputs, "granularity:8")
+    loaded, fits = read.load_fitted(values) if values.study or values.runs or values.fit else (None, read.fits(values))
+    budget, inputs = read.budget(values), read.pairs("inputs", values.inputs, "granularity:8")
     question = Question(budget, **{name: values[name].value for name in _OPTIMUM} | {"inputs": inputs})
     names = [name.strip() for name in (values.law or "").split(",") if name.strip()]
     with telling_left_out(loaded) if loaded is not None else contextlib.nullcontext():
@@ -173,7 +171,7 @@ def _check_predict(values: flags.FlagValues) -> None:
     for flag in _SERVED:
         if values[flag].present:
             raise UsageError(f"--{flag} goes with --experts=1,4,8: how many, when the mixture is also served")
-    if values.verify and (not values.study or values.runs or values.law or cli_read.budget(values)):
+    if values.verify and (not values.study or values.runs or values.law or read.budget(values)):
         raise UsageError("predict --verify plans a study's held-out runs: give --study=DIR and no budget or law")
 
 
@@ -202,21 +200,19 @@ def _predict_served(values: flags.FlagValues) -> None:
     if runs == bool(values.law) or "," in (values.law or ""):
         raise UsageError("--experts asks one law: that of --study=DIR or --runs=PATH, or --law=FILE.json")
     request = Request(
-        flops=cli_read.budget(values),
-        experts=tuple(cli_read.numbers("experts", values.experts, ",", int)),
+        flops=read.budget(values),
+        experts=tuple(read.numbers("experts", values.experts, ",", int)),
         chip=values.chip,
-        serve=cli_read.pairs("serve", values.serve, "prompt:512"),
-        reference=int(cli_read.numbers("reference", values.reference, ",", int)[0]) if values.reference else None,
+        serve=read.pairs("serve", values.serve, "prompt:512"),
+        reference=int(read.numbers("reference", values.reference, ",", int)[0]) if values.reference else None,
         price=values.price,
-        throughput=tuple(cli_read.numbers("throughput", values.throughput, ":", float, 3))
-        if values.throughput
-        else None,
+        throughput=tuple(read.numbers("throughput", values.throughput, ":", float, 3)) if values.throughput else None,
     )
     options = values.replicates, values.seed, values.output, echo
     if not runs:
         ask_experts(values.law, request, *options)
         return
-    loaded = cli_read.load(values)
+    loaded = read.load(values)
     with telling_left_out(loaded):
         ask_experts(loaded, request, *options)
 
@@ -243,7 +239,7 @@ def _predict_across(values: flags.FlagValues) -> None:
     for flag in PREDICT:
         if flag not in taken and flag in values and values[flag].present:
             raise UsageError(f"--across=width takes {', '.join(f'--{name}' for name in taken[1:])}, not --{flag}")
-    loaded = cli_read.load(values)
+    loaded = read.load(values)
     text.announce(loaded, "corrected", echo)
     with telling_left_out(loaded):
         answer = across_widths(loaded, values.params, values.tokens, values.seed)
@@ -303,9 +299,9 @@ def suggest(values: flags.FlagValues) -> None:
 
     if values.purse is None:
         raise UsageError("--purse=FLOPS is missing: what all next runs together may cost")
-    loaded, asked = cli_read.load_fitted(values)[0], (values.purse, values.number, values.quantity)
+    loaded, asked = read.load_fitted(values)[0], (values.purse, values.number, values.quantity)
     with telling_left_out(loaded):
-        ask_next(loaded, cli_read.budget(values), *asked, values.output, echo)
+        ask_next(loaded, read.budget(values), *asked, values.output, echo)
 
 
 def report(values: flags.FlagValues) -> None:
@@ -314,7 +310,7 @@ def report(values: flags.FlagValues) -> None:
 
     words = [f"--{name}={one}" for name in REPORT if values[name].present for one in _listed(values[name].value)]
     command = f"python -m chinchilla_jax report {shlex.join(words)}"
-    (loaded, fits), budget = cli_read.load_fitted(values), cli_read.budget(values)
+    (loaded, fits), budget = read.load_fitted(values), read.budget(values)
     options = fits if isinstance(fits, dict) else {"fits": fits}
     path = write_report(loaded, budget=budget, output=values.output, **options, command=command)
     echo(f"report: {path}")
@@ -338,7 +334,7 @@ def forecast(values: flags.FlagValues, words: list[str]) -> None:
         if len(studies) > 1:
             raise UsageError("the runs are of several studies: forecast those of one at a time")
         values.study = str(studies.pop())
-    path, reading = cli_read.reading(values)
+    path, reading = read.reading(values)
     tell_forecasts(path, names, reading, values.output, echo)
 
 
@@ -354,7 +350,7 @@ def compare(values: flags.FlagValues, words: list[str]) -> None:
     from chinchilla_jax.scaling.answers.compare.compare import compare as compare_arms
     from chinchilla_jax.scaling.report.compared import write_comparison
 
-    reading = cli_read.how_to_read(values)
+    reading = read.how_to_read(values)
     if bool(words) == bool(values.runs):
         raise UsageError("give the arms, as compare studies/plain NAME=studies/other, or --runs=TABLE --by=COLUMN")
     if bool(values.runs) != bool(values.by):
@@ -362,9 +358,7 @@ def compare(values: flags.FlagValues, words: list[str]) -> None:
     arms = arms_of(words, reading) if words else arms_by_value(values.runs, values.by, reading)
     for name, loaded in arms.items():
         echo(f"{name}: {len(loaded.role('isoflop'))} runs of {loaded.source}")
-    comparison = compare_arms(
-        arms, values.reference, cli_read.budget(values), draws=values.replicates, seed=values.seed
-    )
+    comparison = compare_arms(arms, values.reference, read.budget(values), draws=values.replicates, seed=values.seed)
     flags_set = [f"--{name}={one}" for name in COMPARE if values[name].present for one in _listed(values[name].value)]
     command = f"python -m chinchilla_jax compare {shlex.join([*words, *flags_set])}"
     write_comparison(comparison, arms, values.output, command, echo)
