@@ -11,6 +11,16 @@ from chinchilla_jax.data.prepare import prepare, store_path
 from chinchilla_jax.data.steps import DataError
 from chinchilla_jax.data.store import TokenStore, segment_ids
 from chinchilla_jax.data.teacher import Teacher
-from chinchilla_jax.data.tokenizer import Tokenizer
+from chinchilla_jax.data.tokenizer import Tokenizer, open_tokenizer
 
-__all__ = ["Batches", "DataError", "Teacher", "TokenStore", "Tokenizer", "prepare", "segment_ids", "store_path"]
+__all__ = [
+    "Batches",
+    "DataError",
+    "Teacher",
+    "TokenStore",
+    "Tokenizer",
+    "open_tokenizer",
+    "prepare",
+    "segment_ids",
+    "store_path",
+]

@@ -50,6 +50,11 @@ def _lines(texts: Iterable[str]) -> Iterable[str]:
                 yield line[start : start + 1000].replace("\0", " ")
 
 
+def open_tokenizer(path: str | pathlib.Path) -> Tokenizer:
+    """The tokenizer in a file. Raises DataError if there is none."""
+    return Tokenizer(path)
+
+
 class Tokenizer:
     """A SentencePiece model file. Ids, also those of the control pieces, are whatever the model says."""
 

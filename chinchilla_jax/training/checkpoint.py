@@ -121,6 +121,41 @@ def restore_from(
     return _newest_readable(directory, steps, abstract_at, tell)
 
 
+def restore_params(
+    directory: Path, step: int | None, abstract: dict, echo: Callable[[str], None]
+) -> tuple[dict, int] | None:
+    """The weights alone of the checkpoint of this step, and the step; None if it cannot be read.
+
+    Without a step those of the newest checkpoint that can be. Moments are neither read nor given room. `abstract` says
+    shapes, types and shardings.
+    """
+    directory = Path(directory).absolute()
+    for at in steps_in(directory) if step is None else [step]:
+        try:
+            with _reader(directory) as manager:
+                arguments = ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(
+                        {"params": abstract},
+                        ocp.checkpoint_utils.construct_restore_args({"params": abstract}),
+                        partial_restore=True,
+                    )
+                )
+                return manager.restore(at, args=arguments).state["params"], at
+        except Exception as error:  # as in `_newest_readable`
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            echo(f"{directory}: checkpoint of step {at} cannot be read ({reason})")
+    return None
+
+
+def steps_in(directory: Path) -> list[int]:
+    """The steps that there are checkpoints of, newest first; none if there is no such folder."""
+    directory = Path(directory).absolute()
+    if not files.is_folder(directory):
+        return []
+    with _reader(directory) as manager:
+        return _steps(manager)
+
+
 def _steps(manager: ocp.CheckpointManager) -> list[int]:
     """The steps there are, newest first; what process 0 sees counts for all."""
     return sorted(json.loads(distributed.exchange("steps", json.dumps(list(manager.all_steps())))[0]), reverse=True)

@@ -1,0 +1,118 @@
+"""Which trained model is in a folder? Its config, weights and tokenizer, laid out on the devices of this machine.
+
+    model = open_model(Path("studies/cpu/runs/NAME"))
+    model.params, model.config, model.tokenizer
+
+Everything that works with a trained model begins here: generation, evaluation, export, trajectories, transfer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from chinchilla_jax.base import files
+from chinchilla_jax.config import ConfigError, MeshConfig, RunConfig
+from chinchilla_jax.data import DataError, Tokenizer, TokenStore, open_tokenizer, store_path
+from chinchilla_jax.parallel.mesh import make_mesh
+from chinchilla_jax.training.checkpoint import restore_params, steps_in
+from chinchilla_jax.training.record.directory import read_record
+from chinchilla_jax.training.stages import Course, course_of
+from chinchilla_jax.training.step import Program, make_program
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model that is trained, ready to be used.
+
+    Attributes:
+      config: of its last stage, with the mesh that the weights lie on.
+      params: as a `TrainState` of that config has them.
+      tokenizer: what its tokens mean; None if that is not known.
+      source: the folder it came from.
+      step: after which step of its training; 0 if that is not known.
+    """
+
+    config: RunConfig
+    params: dict[str, Any]
+    mesh: Mesh
+    tokenizer: Tokenizer | None
+    source: Path
+    step: int = 0
+
+    @property
+    def program(self) -> Program:
+        """The compiled functions of its config."""
+        return make_program(self.config, self.mesh)
+
+    def need_tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises ConfigError if none is known."""
+        if self.tokenizer is None:
+            raise ConfigError("tokenizer", f"{self.source} has none; name one with --tokenizer=FILE")
+        return self.tokenizer
+
+
+def open_model(
+    folder: str | Path,
+    *,
+    mesh: MeshConfig | None = None,
+    step: int | None = None,
+    compute_dtype: str | None = None,
+    echo: Callable[[str], None] = print,
+) -> Trained:
+    """The model of a run directory (`config.json`, `checkpoints/`).
+
+    Args:
+      mesh: over which devices; by default one.
+      step: of which checkpoint; by default the newest that can be read.
+      compute_dtype: instead of that of its training.
+      echo: told about checkpoints that cannot be read.
+
+    Raises:
+      ConfigError: there is no model in the folder, or no checkpoint of that step.
+    """
+    folder = Path(folder)
+    course = read_course(folder)
+    at = course.total_steps if step is None else step
+    stage = course.at(min(at, course.total_steps))
+    config = for_use(stage.config, mesh, compute_dtype)
+    devices = make_mesh(config.mesh)
+    abstract = make_program(config, devices).abstract.params
+    found = restore_params(folder / "checkpoints", step, abstract, echo)
+    if found is None:
+        steps = ", ".join(map(str, steps_in(folder / "checkpoints"))) or "none"
+        wanted = "readable checkpoint" if step is None else f"readable checkpoint of step {step}"
+        raise ConfigError("run", f"{folder} has no {wanted}; it has: {steps}")
+    return Trained(config, found[0], devices, tokenizer_of(config), folder, found[1])
+
+
+def read_course(folder: Path) -> Course:
+    """What the run of a directory trains, by its `config.json`. Raises ConfigError if there is none."""
+    path = folder / "config.json"
+    if not files.exists(path):
+        raise ConfigError("run", f"{folder} is no run directory: it has no config.json")
+    return course_of(RunConfig.from_dict(read_record(path, "config", dict)["config"]))
+
+
+def for_use(config: RunConfig, mesh: MeshConfig | None = None, compute_dtype: str | None = None) -> RunConfig:
+    """The config of a trained model where it is used and not trained: one device unless `mesh` says otherwise."""
+    mesh = mesh or MeshConfig()
+    rows = -(-config.train.batch_size // mesh.rows) * mesh.rows
+    tokens = max(config.train.train_tokens, rows * config.data.seq_len)
+    train = dataclasses.replace(config.train, batch_size=rows, microbatches=1, train_tokens=tokens, remat="none")
+    train = dataclasses.replace(train, compute_dtype=compute_dtype or config.train.compute_dtype)
+    return dataclasses.replace(config, mesh=mesh, train=train, study=None, method=None)
+
+
+def tokenizer_of(config: RunConfig) -> Tokenizer | None:
+    """The one that the run's text was cut with; None if its token store is gone."""
+    if config.data.tokenizer != "train":
+        return open_tokenizer(config.data.tokenizer)
+    try:
+        return TokenStore(store_path(config.data)).tokenizer()
+    except (OSError, DataError):
+        return None
