@@ -145,6 +145,11 @@ def gelu(x_BxSxD: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp
 def swiglu(x_BxSxD: jax.Array, w: dict[str, jax.Array], c: ModelConfig, dtype: jnp.dtype) -> tuple[jax.Array, dict]:
     """down(silu(gate(x)) * up(x))."""
     x_BxSxD = reshard(x_BxSxD, WHOLE_ROWS, RESIDUAL)
+    if x_BxSxD.shape[1] == 1:  # of a single token, to join the weights takes longer than the product
+        gate_BxSxF, up_BxSxF = (dense(x_BxSxD, gathered(w[name], ("embed", "mlp"), dtype)) for name in ("gate", "up"))
+        if "up_bias" in w:
+            gate_BxSxF, up_BxSxF = gate_BxSxF + w["gate_bias"].astype(dtype), up_BxSxF + w["up_bias"].astype(dtype)
+        return down(nn.silu(gate_BxSxF) * up_BxSxF, w, dtype), {}
     # One product with both, so that what it takes from its input is added up over devices once.
     both_Dx2xF = gathered(jnp.stack([w["gate"], w["up"]], axis=1), ("embed", None, "mlp"), dtype)
     h_BxSx2xF = dense(x_BxSxD, both_Dx2xF)

@@ -13,18 +13,20 @@ from chinchilla_jax.model.layers import gathered
 
 
 class Span(NamedTuple):
-    """Which tokens a call computes: `queries` of them from position `start` on. They see keys at 0 to `keys` - 1.
+    """Which tokens a call computes: `tokens` of them from position `start` on. They see keys at 0 to `keys` - 1.
 
-    `start` is an int32 scalar; None means 0, and that queries and keys are the same tokens.
+    `start` is an int32 scalar; None means 0, and that no cache is kept. `distances` is what `keys_of_distances` gave
+    for all keys, if it is known already.
     """
 
-    queries: int
+    tokens: int
     keys: int
     start: jax.Array | None = None
+    distances: jax.Array | None = None
 
     def positions(self) -> jax.Array:
-        """Those of the queries, `[queries]`."""
-        return jnp.arange(self.queries) if self.start is None else self.start + jnp.arange(self.queries)
+        """Those of the tokens, `[tokens]`."""
+        return jnp.arange(self.tokens) if self.start is None else self.start + jnp.arange(self.tokens)
 
 
 def project(sinusoids_NxD: jax.Array, w_DxA: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -39,35 +41,47 @@ def nothing(w: dict, c: ModelConfig, span: Span, dtype: jnp.dtype, project: Call
 
 def relative(w: dict, c: ModelConfig, span: Span, dtype: jnp.dtype, project: Callable) -> dict[str, jax.Array]:
     """Keys of all distances, the farthest first, and the biases of Dai et al. 2019."""
-    sinusoids_NxD = sinusoids(jnp.arange(span.keys - 1, -1, -1), c.d_model).astype(dtype)
-    r_NxA = project(sinusoids_NxD, w["relative"].reshape(c.d_model, -1), dtype)
-    return {
-        "r_NxHxK": r_NxA.reshape(span.keys, c.n_heads, c.head_dim),
-        "content_bias_HxK": w["u"],
-        "position_bias_HxK": w["v"],
-    }
+    r_NxHxK = span.distances
+    if r_NxHxK is None:
+        r_NxHxK = keys_of_distances(w["relative"], c, span.keys, dtype, project)
+    return {"r_NxHxK": r_NxHxK, "content_bias_HxK": w["u"], "position_bias_HxK": w["v"]}
+
+
+def keys_of_distances(
+    w_DxHxK: jax.Array, c: ModelConfig, count: int, dtype: jnp.dtype, project: Callable = project
+) -> jax.Array:
+    """`[count, H, K]`: projected sinusoids of the distances `count - 1` to 0."""
+    sinusoids_NxD = sinusoids(jnp.arange(count - 1, -1, -1), c.d_model).astype(dtype)
+    return project(sinusoids_NxD, w_DxHxK.reshape(c.d_model, -1), dtype).reshape(count, c.n_heads, c.head_dim)
 
 
 def rope(w: dict, c: ModelConfig, span: Span, dtype: jnp.dtype, project: Callable) -> dict[str, jax.Array]:
-    """Rotations of queries and keys."""
-    q_turn = k_turn = rotary(span.positions(), c.head_dim, c.rope_theta)
-    if span.start is not None:
-        k_turn = rotary(jnp.arange(span.keys), c.head_dim, c.rope_theta)
-    return {"q_turn_2xSxK": q_turn, "k_turn_2xTxK": k_turn}
+    """Rotations of the queries and keys of these tokens."""
+    turn_2xSxK = rotary(span.positions(), c.head_dim, c.rope_theta)
+    return {"q_turn_2xSxK": turn_2xSxK, "k_turn_2xTxK": turn_2xSxK}
 
 
 def faded_rope(w: dict, c: ModelConfig, span: Span, dtype: jnp.dtype, project: Callable) -> dict[str, jax.Array]:
-    """Rotations of queries and keys as in xPos; positions are counted from the middle of the keys."""
-    middle = span.keys // 2
+    """Rotations of queries and keys as in xPos; positions are counted from the middle of the keys.
+
+    Cached keys are rotated already, so where a cache is kept the middle is that of the longest row.
+    """
+    middle = (span.keys if span.start is None else c.max_position) // 2
     q_turn, k_turn = xpos(span.positions() - middle, c.head_dim, c.rope_theta)
-    if span.start is not None:
-        _, k_turn = xpos(jnp.arange(span.keys) - middle, c.head_dim, c.rope_theta)
     return {"q_turn_2xSxK": q_turn, "k_turn_2xTxK": k_turn}
 
 
-def rows(table_NxD: jax.Array, tokens: int, start: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
-    """The rows of a table, `[S, D]`, for so many tokens from position `start` on, or 0."""
+def rows(
+    table_NxD: jax.Array, tokens: int, start: jax.Array | None, first_B: jax.Array | None, dtype: jnp.dtype
+) -> jax.Array:
+    """The rows of a table for so many tokens from position `start` on, or 0: `[S, D]`.
+
+    If rows of a batch begin at the positions `first_B`, `[B, S, D]`: there the table's row 0 stands.
+    """
     table_NxD = gathered(table_NxD, (None, "embed"), dtype)
+    if first_B is not None:
+        positions_S = jnp.arange(tokens) + (0 if start is None else start)
+        return jnp.take(table_NxD, jnp.maximum(positions_S - first_B[:, None], 0), axis=0)
     return table_NxD[:tokens] if start is None else jax.lax.dynamic_slice_in_dim(table_NxD, start, tokens)
 
 

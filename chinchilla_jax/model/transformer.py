@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +14,8 @@ import jax.numpy as jnp
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.model import positions
-from chinchilla_jax.model.attention import Attention, Cache
+from chinchilla_jax.model.attention import Attention
+from chinchilla_jax.model.cache import Cache, Past
 from chinchilla_jax.model.experts import Selection
 from chinchilla_jax.model.grouped import mix
 from chinchilla_jax.model.layers import RESIDUAL, WHOLE_ROWS, Layer, create, dense_transposed, gathered, reshard
@@ -55,20 +55,20 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None, cache: Cache | None = None
-    ) -> tuple[jax.Array, tuple[Cache | None, dict[str, jax.Array]]]:
-        """The residual stream after this layer; and its cache with these tokens, with its auxiliary sums by name."""
+        self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None, past: Past | None = None
+    ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+        """The residual stream after this layer; and what its attention returns besides, with all auxiliary sums."""
         args = (self.config, self.dtype)
         norm, feed_forward = self.norms[self.config.norm], FEED_FORWARDS[self.config.feed_forward]
         more = (getattr(self, feed_forward.takes),) if feed_forward.takes else ()
         attention = Attention(*args, self.attend, self.project, self.select, name="attention")
         normed_BxSxD = Layer(norm, *args, name="attention_norm")(x_BxSxD)
-        y_BxSxD, (cache, sums) = attention(normed_BxSxD, segment_ids_BxS, cache)
+        y_BxSxD, (new, sums) = attention(normed_BxSxD, segment_ids_BxS, past)
         x_BxSxD = nn.with_logical_constraint(x_BxSxD + y_BxSxD, RESIDUAL)
         normed_BxSxD = Layer(norm, *args, name="feed_forward_norm")(x_BxSxD)
         y_BxSxD, aux = Layer(feed_forward, *args, more, name="feed_forward")(normed_BxSxD)
         sums = {name: sums.get(name, 0.0) + aux.get(name, 0.0) for name in sums | aux}
-        return nn.with_logical_constraint(x_BxSxD + y_BxSxD, RESIDUAL), (cache, sums)
+        return nn.with_logical_constraint(x_BxSxD + y_BxSxD, RESIDUAL), (new, sums)
 
 
 class Transformer(nn.Module):
@@ -113,7 +113,8 @@ class Transformer(nn.Module):
           segment_ids_BxS: documents of a packed row; None lets attention cross documents.
           read_out: a function of that output `[B, S, D]`, the output matrix `[V, D]` and the bias `[V]` or None. It
             need not make all logits at once.
-          cache: of the tokens before these, if they are not the first. Documents cannot be packed then.
+          cache: of the tokens before these, or an empty one to begin with. Documents cannot be packed then, and
+            `segment_ids_BxS` is not used.
 
         Returns:
           That; the cache with these tokens in it, None without one; and the auxiliary sums of all layers by name.
@@ -123,10 +124,11 @@ class Transformer(nn.Module):
         embedding_VxD = gathered(w["embedding"], ("vocab", "embed"), dtype)
         x_BxSxD = self.lookup(embedding_VxD, tokens_BxS)
         if "position" in w:
-            start = None if cache is None else cache.length[0]
-            x_BxSxD += positions.rows(w["position"], x_BxSxD.shape[1], start, dtype)
+            start, first = (None, None) if cache is None else (cache.length, cache.starts)
+            x_BxSxD += positions.rows(w["position"], x_BxSxD.shape[1], start, first, dtype)
         x_BxSxD = nn.with_logical_constraint(x_BxSxD, RESIDUAL)
-        x_BxSxD, (cache, aux) = self._layers(x_BxSxD, segment_ids_BxS, cache)
+        x_BxSxD, (new, aux) = self._layers(x_BxSxD, segment_ids_BxS, cache)
+        cache = cache.append(*new) if cache is not None else None
 
         x_BxSxD = Layer(self.norms[c.norm], c, dtype, name="final_norm")(x_BxSxD)
         if (factor := c.output_scale / c.widening) != 1.0:  # on this side of the product: the matrix may be tied
@@ -149,14 +151,17 @@ class Transformer(nn.Module):
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(nn.broadcast, 0),
+                in_axes=(nn.broadcast, 0 if cache is None else Past(0, 0, 0, nn.broadcast, nn.broadcast)),
                 length=c.n_layers,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
-            return layers(*args, name="layers")(x_BxSxD, segment_ids_BxS, cache)
-        by_layer = []
+            past = None if cache is None else cache.scanned()
+            return layers(*args, name="layers")(x_BxSxD, segment_ids_BxS, past)
+        new, sums = [], []
         for layer in range(c.n_layers):
-            one = jax.tree.map(operator.itemgetter(layer), cache)
-            x_BxSxD, rest = block(*args, name=f"layer_{layer}")(x_BxSxD, segment_ids_BxS, one)
-            by_layer.append(rest)
-        return x_BxSxD, jax.tree.map(lambda *parts: jnp.stack(parts), *by_layer)
+            past = None if cache is None else cache.layer(layer)
+            x_BxSxD, (one, aux) = block(*args, name=f"layer_{layer}")(x_BxSxD, segment_ids_BxS, past)
+            new.append(one)
+            sums.append(aux)
+        stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *sums)
+        return x_BxSxD, (None if cache is None else tuple(zip(*new, strict=True)), stacked)

@@ -47,8 +47,9 @@ class Axes(NamedTuple):
         return jax.lax.pmax(x, self.vocab) if self.vocab else x
 
     def residual(self, x_BxSxD: jax.Array) -> jax.Array:
-        """`sum_of_vocab` as the residual stream is laid out: each device with its part of the length."""
-        return _scattered(x_BxSxD, self.vocab, 1)
+        """`sum_of_vocab` as the residual stream is laid out: each device with its part of a length that is split."""
+        split = set(self.vocab) <= set(mesh_axes("residual_length"))
+        return _scattered(x_BxSxD, self.vocab, 1) if split else self.sum_of_vocab(x_BxSxD)
 
     def first_row(self, rows: int) -> jax.Array | int:
         """The token of this device's first row of the table, where every device has `rows` of them."""

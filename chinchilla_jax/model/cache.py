@@ -1,0 +1,125 @@
+"""What does a decoder keep of the tokens it has seen? Keys and values of all layers, to see them again."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from chinchilla_jax.config import ModelConfig
+from chinchilla_jax.model.positions import Span
+
+AXES = ("batch", None, "heads", "head_dim")  # logical axes of the keys and values of a layer
+
+
+class Past(NamedTuple):
+    """What one layer's attention sees of a `Cache`, whose fields these are, without L."""
+
+    keys: jax.Array | None
+    values: jax.Array | None
+    distances: jax.Array | None
+    starts: jax.Array | None
+    length: jax.Array | int
+
+    def span(self, tokens: int) -> Span:
+        """Where the next tokens stand."""
+        room = tokens if self.keys is None else self.keys.shape[1]
+        return Span(tokens, room, jnp.asarray(self.length, jnp.int32), self.distances)
+
+    def with_new(self, k_BxSxGxK: jax.Array, v_BxSxGxK: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """All keys and values, `[B, T, G, K]`, with those of the next tokens in their places."""
+        if self.keys is None or self.values is None:
+            return k_BxSxGxK, v_BxSxGxK
+        return _write(self.keys, k_BxSxGxK, self.length), _write(self.values, v_BxSxGxK, self.length)
+
+    def visible(self, tokens: int) -> dict[str, Any]:
+        """Arguments of attention: where the queries stand among the keys, and which of the keys are only padding."""
+        offset = 0 if self.keys is None else self.length
+        if self.starts is None:
+            return {"q_offset": offset, "segment_ids_BxT": None}
+        room = tokens if self.keys is None else self.keys.shape[1]
+        is_text = [
+            (first + jnp.arange(count) >= self.starts[:, None]).astype(jnp.int32)
+            for first, count in ((0, room), (offset, tokens))
+        ]
+        return {"q_offset": offset, "segment_ids_BxT": is_text[0], "q_segment_ids_BxS": is_text[1]}
+
+
+class Cache(NamedTuple):
+    """Of the tokens so far, in all layers. Without keys: of none so far, and there will be room for those that come.
+
+    Where layers are scanned the first three are arrays with L as their first axis, else tuples of L arrays.
+
+    Attributes:
+      keys, values: `[L, B, T, G, K]`, with room for T tokens, in the model's compute type. Keys are rotated already.
+      distances: `[L, T, H, K]`, the keys of all T distances of relative positions, which would otherwise be computed
+        anew with every token; None of models without.
+      starts: int32 `[B]`: at which position each row begins. What comes before is padding, which nothing sees. None:
+        all begin at 0.
+      length: int32 scalar: how many tokens there are, with the padding.
+    """
+
+    keys: Any = None
+    values: Any = None
+    distances: Any = None
+    starts: jax.Array | None = None
+    length: jax.Array | int = 0
+
+    def layer(self, i: int) -> Past:
+        """What layer i sees, of layers that are not scanned."""
+        keys, values, distances = (None if x is None else x[i] for x in (self.keys, self.values, self.distances))
+        return Past(keys, values, distances, self.starts, self.length)
+
+    def scanned(self) -> Past:
+        """What all layers see, those of arrays with L as their first axis one after the other."""
+        return Past(self.keys, self.values, self.distances, self.starts, self.length)
+
+    def append(self, keys: Any, values: Any) -> Cache:
+        """With S tokens more, `[L, B, S, G, K]` or a tuple. Whether there is room for them is not checked."""
+        keys, values = jax.tree.map(_laid_out, (keys, values))
+        length = self.length + jax.tree.leaves(keys)[0].shape[-3]
+        if self.keys is not None:
+            keys = jax.tree.map(lambda old, new: _write(old, new, self.length), self.keys, keys)
+            values = jax.tree.map(lambda old, new: _write(old, new, self.length), self.values, values)
+        return self._replace(keys=keys, values=values, length=length)
+
+    def with_room(self, capacity: int) -> Cache:
+        """The same with room for `capacity` tokens."""
+
+        def grown(x: jax.Array) -> jax.Array:
+            room = [(0, 0)] * (x.ndim - 3) + [(0, capacity - x.shape[-3]), (0, 0), (0, 0)]
+            return _laid_out(jnp.pad(x, room))
+
+        keys, values = jax.tree.map(grown, (self.keys, self.values))
+        return self._replace(keys=keys, values=values)
+
+
+def _write(old_xTxGxK: jax.Array, new_xSxGxK: jax.Array, at: jax.Array | int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(old_xTxGxK, new_xSxGxK, at, axis=old_xTxGxK.ndim - 3)
+
+
+def _laid_out(x: jax.Array) -> jax.Array:
+    return nn.with_logical_constraint(x, axes_of(x.ndim))
+
+
+def axes_of(ndim: int) -> tuple[str | None, ...]:
+    """The logical axes of keys and values of a layer, or of all layers."""
+    return AXES if ndim == len(AXES) else ("layers", *AXES)
+
+
+def empty_cache(config: ModelConfig, rows: int, capacity: int, dtype: jnp.dtype) -> Cache:
+    """Room for `capacity` tokens in each of `rows` rows. `dtype` is the model's compute type."""
+    shape, layers = (rows, capacity, config.n_kv_heads, config.head_dim), config.n_layers
+    if config.scan_layers:
+        empty: Any = jnp.zeros((layers, *shape), dtype)
+    else:
+        empty = tuple(jnp.zeros(shape, dtype) for _ in range(layers))
+    return Cache(empty, empty, length=jnp.zeros((), jnp.int32))
+
+
+def cache_bytes(config: ModelConfig, rows: int, capacity: int, itemsize: int) -> int:
+    """Bytes of `empty_cache`, with the keys of all distances if positions are relative."""
+    numbers = 2 * rows * config.n_kv_heads + (config.n_heads if config.position == "relative" else 0)
+    return config.n_layers * capacity * numbers * config.head_dim * itemsize
