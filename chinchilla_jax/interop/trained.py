@@ -35,6 +35,8 @@ class Trained:
       tokenizer: what its tokens mean; None if that is not known.
       source: the folder it came from.
       step: after which step of its training; 0 if that is not known.
+      begins: the token that stands before a text; by default the one that separated texts in training.
+      ends_with: tokens that end a text; by default the same.
     """
 
     config: RunConfig
@@ -43,11 +45,23 @@ class Trained:
     tokenizer: Tokenizer | None
     source: Path
     step: int = 0
+    begins: int | None = None
+    ends_with: tuple[int, ...] = ()
 
     @property
     def program(self) -> Program:
         """The compiled functions of its config."""
         return make_program(self.config, self.mesh)
+
+    @property
+    def begin(self) -> int:
+        """The token that stands before a text."""
+        return self.need_tokenizer().separator if self.begins is None else self.begins
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a text."""
+        return self.ends_with or (self.need_tokenizer().separator,)
 
     def need_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises ConfigError if none is known."""

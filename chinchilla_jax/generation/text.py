@@ -1,0 +1,116 @@
+"""How do prompts in words become texts? Encoded, continued, decoded as pieces arrive, and cut at a stop string.
+
+    continue_texts(model, ["Once upon a time"], new_tokens=50, stop=["\\n\\n"])
+
+Stop strings are looked for in the text and not among tokens, where they may be spelt in many ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from chinchilla_jax.data import Tokenizer
+from chinchilla_jax.generation.decode import generate
+from chinchilla_jax.generation.sampling import GREEDY, Sampling
+from chinchilla_jax.interop.trained import Trained
+
+
+class TextStream:
+    """The text of tokens that arrive one at a time: `push` returns what is certain by now, cut at a stop string.
+
+    A character may take several tokens, and a token's text may depend on those before it: the text is that of all
+    tokens at once, and what may still change, or may be the beginning of a stop string, is held back.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = (), ends: Sequence[int] = ()):
+        """`prompt` is what stands before; one of the tokens `ends` ends the text, and is not part of it."""
+        self._tokenizer, self._ids = tokenizer, list(prompt)
+        self._ends, self._stop = frozenset(ends), [text for text in stop if text]
+        self._prefix = max(0, len(self._ids) - 8)  # decoding begins a little before the new tokens
+        self._shown = len(self._ids)
+        self._text = ""  # certain, of the new tokens
+        self._given = 0  # how much of it was returned
+        self.done = False
+
+    def push(self, token: int) -> str:
+        """The text that this token makes certain; may be empty."""
+        if self.done:
+            return ""
+        if token in self._ends:
+            return self.flush()
+        self._ids.append(int(token))
+        new = self._undecided()
+        if new.endswith("\ufffd"):
+            return ""
+        self._take(new)
+        return self._release(held_back=max((len(text) for text in self._stop), default=1) - 1)
+
+    def flush(self) -> str:
+        """The rest: no token follows."""
+        if self.done:
+            return ""
+        self._take(self._undecided())
+        rest = self._release(held_back=0)
+        self.done = True
+        return rest
+
+    def _undecided(self) -> str:
+        decode = self._tokenizer.decode
+        before = decode(self._ids[self._prefix : self._shown])
+        return decode(self._ids[self._prefix :])[len(before) :]
+
+    def _take(self, new: str) -> None:
+        if new:
+            self._text += new
+            self._prefix, self._shown = self._shown, len(self._ids)
+
+    def _release(self, held_back: int) -> str:
+        found = [at for at in map(self._text.find, self._stop) if at >= 0]
+        if found:
+            self._text, held_back, self.done = self._text[: min(found)], 0, True
+        end = max(self._given, len(self._text) - held_back)
+        piece, self._given = self._text[self._given : end], end
+        return piece
+
+
+def continue_texts(
+    model: Trained,
+    prompts: Sequence[str],
+    *,
+    new_tokens: int,
+    stop: Sequence[str] = (),
+    sampling: Sampling = GREEDY,
+    seed: int = 0,
+    on_text: Callable[[int, str], None] = lambda row, text: None,
+) -> list[str]:
+    """What follows each prompt, without it: at most `new_tokens` tokens, and less where a text ends or is stopped.
+
+    Args:
+      stop: a text ends before the first of these strings.
+      on_text: told every piece of text as soon as it is certain, with the number of its prompt.
+
+    Raises:
+      ConfigError: the model's tokenizer is not known, or a prompt is too long for its positions.
+    """
+    tokenizer = model.need_tokenizer()
+    ids = [prompt_ids(model, prompt) for prompt in prompts]
+    streams, texts = [TextStream(tokenizer, row, stop, model.ends) for row in ids], [""] * len(prompts)
+
+    def say(row: int, piece: str) -> None:
+        if piece:
+            texts[row] += piece
+            on_text(row, piece)
+
+    for tokens_B in generate(model, ids, new_tokens, sampling, seed):
+        for row, (stream, token) in enumerate(zip(streams, tokens_B, strict=True)):
+            say(row, stream.push(int(token)))
+        if all(stream.done for stream in streams):
+            break
+    for row, stream in enumerate(streams):
+        say(row, stream.flush())
+    return texts
+
+
+def prompt_ids(model: Trained, prompt: str) -> list[int]:
+    """The tokens of a prompt, behind the one that begins a text."""
+    return [model.begin, *model.need_tokenizer().encode(prompt)]
