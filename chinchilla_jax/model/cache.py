@@ -1,4 +1,7 @@
-"""What does a decoder keep of the tokens it has seen? Keys and values of all layers, to see them again."""
+"""What does a decoder keep of the tokens it has seen? Keys and values of all layers, to see them again.
+
+They are kept by head, `[B, G, T, K]`: what is multiplied with a query then lies together, and nothing has to be copied.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import jax.numpy as jnp
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.model.positions import Span
 
-AXES = ("batch", None, "heads", "head_dim")  # logical axes of the keys and values of a layer
+AXES = ("batch", "heads", None, "head_dim")  # logical axes of the keys and values of a layer
 
 
 class Past(NamedTuple):
@@ -25,21 +28,21 @@ class Past(NamedTuple):
 
     def span(self, tokens: int) -> Span:
         """Where the next tokens stand."""
-        room = tokens if self.keys is None else self.keys.shape[1]
+        room = tokens if self.keys is None else self.keys.shape[2]
         return Span(tokens, room, jnp.asarray(self.length, jnp.int32), self.distances)
 
-    def with_new(self, k_BxSxGxK: jax.Array, v_BxSxGxK: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """All keys and values, `[B, T, G, K]`, with those of the next tokens in their places."""
+    def with_new(self, k_BxGxSxK: jax.Array, v_BxGxSxK: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """All keys and values, `[B, G, T, K]`, with those of the next tokens in their places."""
         if self.keys is None or self.values is None:
-            return k_BxSxGxK, v_BxSxGxK
-        return _write(self.keys, k_BxSxGxK, self.length), _write(self.values, v_BxSxGxK, self.length)
+            return k_BxGxSxK, v_BxGxSxK
+        return _write(self.keys, k_BxGxSxK, self.length), _write(self.values, v_BxGxSxK, self.length)
 
     def visible(self, tokens: int) -> dict[str, Any]:
         """Arguments of attention: where the queries stand among the keys, and which of the keys are only padding."""
         offset = 0 if self.keys is None else self.length
         if self.starts is None:
             return {"q_offset": offset, "segment_ids_BxT": None}
-        room = tokens if self.keys is None else self.keys.shape[1]
+        room = tokens if self.keys is None else self.keys.shape[2]
         is_text = [
             (first + jnp.arange(count) >= self.starts[:, None]).astype(jnp.int32)
             for first, count in ((0, room), (offset, tokens))
@@ -53,7 +56,7 @@ class Cache(NamedTuple):
     Where layers are scanned the first three are arrays with L as their first axis, else tuples of L arrays.
 
     Attributes:
-      keys, values: `[L, B, T, G, K]`, with room for T tokens, in the model's compute type. Keys are rotated already.
+      keys, values: `[L, B, G, T, K]`, with room for T tokens, in the model's compute type. Keys are rotated already.
       distances: `[L, T, H, K]`, the keys of all T distances of relative positions, which would otherwise be computed
         anew with every token; None of models without.
       starts: int32 `[B]`: at which position each row begins. What comes before is padding, which nothing sees. None:
@@ -77,9 +80,9 @@ class Cache(NamedTuple):
         return Past(self.keys, self.values, self.distances, self.starts, self.length)
 
     def append(self, keys: Any, values: Any) -> Cache:
-        """With S tokens more, `[L, B, S, G, K]` or a tuple. Whether there is room for them is not checked."""
+        """With S tokens more, `[L, B, G, S, K]` or a tuple. Whether there is room for them is not checked."""
         keys, values = jax.tree.map(_laid_out, (keys, values))
-        length = self.length + jax.tree.leaves(keys)[0].shape[-3]
+        length = self.length + jax.tree.leaves(keys)[0].shape[-2]
         if self.keys is not None:
             keys = jax.tree.map(lambda old, new: _write(old, new, self.length), self.keys, keys)
             values = jax.tree.map(lambda old, new: _write(old, new, self.length), self.values, values)
@@ -89,15 +92,15 @@ class Cache(NamedTuple):
         """The same with room for `capacity` tokens."""
 
         def grown(x: jax.Array) -> jax.Array:
-            room = [(0, 0)] * (x.ndim - 3) + [(0, capacity - x.shape[-3]), (0, 0), (0, 0)]
+            room = [(0, 0)] * (x.ndim - 2) + [(0, capacity - x.shape[-2]), (0, 0)]
             return _laid_out(jnp.pad(x, room))
 
         keys, values = jax.tree.map(grown, (self.keys, self.values))
         return self._replace(keys=keys, values=values)
 
 
-def _write(old_xTxGxK: jax.Array, new_xSxGxK: jax.Array, at: jax.Array | int) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(old_xTxGxK, new_xSxGxK, at, axis=old_xTxGxK.ndim - 3)
+def _write(old_xTxK: jax.Array, new_xSxK: jax.Array, at: jax.Array | int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(old_xTxK, new_xSxK, at, axis=old_xTxK.ndim - 2)
 
 
 def _laid_out(x: jax.Array) -> jax.Array:
@@ -111,7 +114,7 @@ def axes_of(ndim: int) -> tuple[str | None, ...]:
 
 def empty_cache(config: ModelConfig, rows: int, capacity: int, dtype: jnp.dtype) -> Cache:
     """Room for `capacity` tokens in each of `rows` rows. `dtype` is the model's compute type."""
-    shape, layers = (rows, capacity, config.n_kv_heads, config.head_dim), config.n_layers
+    shape, layers = (rows, config.n_kv_heads, capacity, config.head_dim), config.n_layers
     if config.scan_layers:
         empty: Any = jnp.zeros((layers, *shape), dtype)
     else:

@@ -6,6 +6,7 @@ Weights and activations name their logical axes. `parallel/rules.py` decides whi
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,7 +109,14 @@ def sum_of_outer_products(x: jax.Array, y: jax.Array, dtype: jnp.dtype | None = 
 
 @jax.custom_vjp
 def dense_transposed(x: jax.Array, w_FxD: jax.Array) -> jax.Array:
-    """`x @ w.T`, `[..., D] -> [..., F]`: the output product of a tied embedding. See `dense`."""
+    """`x @ w.T`, `[..., D] -> [..., F]`: the output product of a tied embedding. See `dense`.
+
+    Of a few rows, as in decoding, it is computed the other way round: the CPU backend would copy w first.
+    """
+    rows = math.prod(x.shape[:-1])
+    if rows <= 16:
+        product_FxN = jax.lax.dot_general(w_FxD, x.reshape(rows, -1), (((1,), (1,)), ((), ())))
+        return product_FxN.T.reshape(*x.shape[:-1], -1)
     return jax.lax.dot_general(x, w_FxD, (((x.ndim - 1,), (1,)), ((), ())))
 
 

@@ -72,7 +72,7 @@ def test_eight_devices_say_what_one_says(trained, position, mesh):
     decoder, rows = make_decoder(together.config, together.mesh), np.ones((8, 16), np.int32)
     cache = decoder.prefill(together.params, rows, jnp.int32(16), None, 32)[1]
     part, mesh = cache.keys.sharding.shard_shape(cache.keys.shape), together.config.mesh
-    assert (part[1], part[3]) == (8 // mesh.rows, alone.config.model.n_kv_heads // mesh.tensor)
+    assert (part[1], part[2]) == (8 // mesh.rows, alone.config.model.n_kv_heads // mesh.tensor)
 
 
 def test_layers_taken_apart_say_the_same(trained):
