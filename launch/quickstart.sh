@@ -21,4 +21,7 @@ esac
 . launch/venv.sh
 make_venv '' || exit $?
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
-exec python -m chinchilla_jax "${verb[@]}" --study="studies/$name" "$@"
+python -m chinchilla_jax "${verb[@]}" --study="studies/$name" "$@" || exit $?
+# What the best run says: a few words that the largest budget taught it.
+echo "text of the best run (python -m chinchilla_jax generate studies/$name [PROMPT...]):"
+exec python -m chinchilla_jax generate "studies/$name" "The " --temperature=0.7 --top_p=0.95 --new_tokens=80

@@ -55,6 +55,10 @@ def run(capsys, *argv):
     (["plan", TINY, "--dry_run", "--workers=two"], ["--workers=two"]),
     (["plan", TINY, "--dry_run", "--workers=0"], ["workers"]),
     (["status"], ["--study=DIR is missing"]),
+    (["generate"], ["which model?", "run or of a study"]),
+    (["generate", "/nowhere"], ["/nowhere", "no config.json"]),
+    (["generate", "x", "--mesh=tenser:2"], ["--mesh=tenser:2", "data, fsdp, context, tensor"]),
+    (["generate", "x", "--top_p=0"], ["top_p", "(0, 1]"]),
     (["status", "--study=/nowhere"], ["no such manifest", "plan --config"]),
     (["work", "--study=/nowhere"], ["no such manifest"]),
     (["fit", "--study=/nowhere"], ["no such file"]),
@@ -96,7 +100,7 @@ PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeou
 def test_flags_of_each_verb_do_not_change_by_accident():
     source = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
     fits = ("preset", "replicates", "seed", "output")
-    budget = ("budget", "chip", "chips", "days", "utilisation")
+    budget, model = ("budget", "chip", "chips", "days", "utilisation"), ("step", "tokenizer", "mesh", "dtype")
     assert {name: verb.flags for name, verb in verbs.VERBS.items()} == {
         "data": ("config",),
         "plan": ("config", "study", "workers", "dry_run", "slice", "cache", "next", "purse", "number", "quantity",
@@ -120,6 +124,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "methods": ("config", "study", "workers", "dry_run"),
         "noise": ("config", "study", "cells", "seeds", "rates", "workers", "dry_run"),
         "tune": ("config", "study", "cells", "seeds", "rates", "inits", "temperatures", "workers", "dry_run"),
+        "generate": (*model, "prompts", "chat", "new_tokens", "temperature", "top_k", "top_p", "stop", "seed"),
         "presets": (),
         "paper": (),
     }

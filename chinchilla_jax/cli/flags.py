@@ -139,6 +139,20 @@ FLAGS = {
     "rates": _text("Factors on the peak learning rate. Default: 0.7,1,1.4; of `tune` 0.25,0.5,1,2,4."),
     "inits": _text("Factors on the initial deviation of the recipe.", "1"),
     "temperatures": _text("Factors on the temperature of the recipe, by which logits are divided.", "1"),
+    # A trained model, and the text it makes.
+    "step": _whole("Of which checkpoint. Default: the newest.", lower_bound=0),
+    "tokenizer": _text("Tokenizer file, where the model's folder has none."),
+    "mesh": _text("Devices it lies on, as AXIS:DEVICES,...: tensor:4 or fsdp:2,tensor:4. Default: one."),
+    "dtype": _flag(
+        flags.DEFINE_enum, "To compute in. Default: as it was trained.", enum_values=["float32", "bfloat16"]
+    ),
+    "prompts": _text("File of prompts, one a line."),
+    "chat": _switch("Go on with each line of standard input."),
+    "new_tokens": _whole("Tokens to add, at most.", 100, lower_bound=1),
+    "temperature": _number("Divides the logits; 0: always the likeliest token.", 0.0, lower_bound=0.0),
+    "top_k": _whole("Only the likeliest tokens, so many; 0: all.", 0, lower_bound=0),
+    "top_p": _number("Only the likeliest tokens, of this probability together.", 1.0),
+    "stop": _texts("End before this text; may be given again for another."),
 }
 
 

@@ -76,20 +76,23 @@ def open_model(
     mesh: MeshConfig | None = None,
     step: int | None = None,
     compute_dtype: str | None = None,
+    tokenizer: str | Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> Trained:
     """The model of a run directory (`config.json`, `checkpoints/`).
 
     Args:
+      folder: the run; of a study its finished run with the lowest loss.
       mesh: over which devices; by default one.
       step: of which checkpoint; by default the newest that can be read.
       compute_dtype: instead of that of its training.
+      tokenizer: a file, instead of what the run's text was cut with.
       echo: told about checkpoints that cannot be read.
 
     Raises:
       ConfigError: there is no model in the folder, or no checkpoint of that step.
     """
-    folder = Path(folder)
+    folder = best_run(Path(folder))
     course = read_course(folder)
     at = course.total_steps if step is None else step
     stage = course.at(min(at, course.total_steps))
@@ -101,7 +104,18 @@ def open_model(
         steps = ", ".join(map(str, steps_in(folder / "checkpoints"))) or "none"
         wanted = "readable checkpoint" if step is None else f"readable checkpoint of step {step}"
         raise ConfigError("run", f"{folder} has no {wanted}; it has: {steps}")
-    return Trained(config, found[0], devices, tokenizer_of(config), folder, found[1])
+    words = open_tokenizer(tokenizer) if tokenizer else tokenizer_of(config)
+    return Trained(config, found[0], devices, words, folder, found[1])
+
+
+def best_run(folder: Path) -> Path:
+    """A run's folder itself; of a study the finished run with the lowest loss. Raises ConfigError if it has none."""
+    if files.exists(folder / "config.json") or not files.is_folder(folder / "runs"):
+        return folder
+    results = files.glob(folder, "runs/*/result.json")
+    if not results:
+        raise ConfigError("run", f"{folder} is a study without a finished run")
+    return min(results, key=lambda path: (read_record(path, "loss", float)["loss"], path)).parent
 
 
 def read_course(folder: Path) -> Course:
