@@ -106,7 +106,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "plan": ("config", "study", "workers", "dry_run", "slice", "cache", "next", "purse", "number", "quantity",
                  "budget"),
         "preflight": ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch", "price", "output",
-                      "cache", "keep_hlo"),
+                      "cache", "keep_hlo", "generate"),
         "train": ("config", "workdir", "profile", *PROCESSES),
         "work": ("study", "manifest", "workers", "worker", "standby", "parent", *PROCESSES),
         "status": ("study",),

@@ -125,6 +125,7 @@ FLAGS = {
         "Settings that must fit before one is chosen; up to three times as many are compiled.", 3, lower_bound=1
     ),
     "every_batch": _switch("Of a run whose batch doubles look at both steps, not the larger only."),
+    "generate": _text("Look at decoding: ROWS:PROMPT:NEW rows, tokens of a prompt and new ones, as 8:1024:256."),
     "price": _number("Dollars per chip-hour.", lower_bound=0.0),
     "cache": _text(
         "Folder of compiled results; otherwise of CHINCHILLA_JAX_CACHE, or ~/.cache/chinchilla_jax/preflight."

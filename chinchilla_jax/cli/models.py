@@ -29,6 +29,7 @@ def generate(values: flags.FlagValues, words: list[str]) -> None:
     said so far, and continued. Without any prompt a text is begun. At temperature 0, as by default, the likeliest
     token always comes next.
     """
+    from chinchilla_jax.generation.decode import ready
     from chinchilla_jax.generation.sampling import Sampling
     from chinchilla_jax.generation.text import continue_texts
 
@@ -40,7 +41,7 @@ def generate(values: flags.FlagValues, words: list[str]) -> None:
     settings = {"new_tokens": values.new_tokens, "stop": values.stop or (), "sampling": sampling, "seed": values.seed}
     if values.chat and prompts:
         raise UsageError("--chat reads its prompts from standard input: give no others")
-    model = open_named(values, words)
+    model = ready(open_named(values, words))
     if values.chat:
         _chat(model, settings)
     elif len(prompts) > 1:

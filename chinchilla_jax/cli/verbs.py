@@ -139,7 +139,7 @@ def _plan_next(values: flags.FlagValues) -> None:
         )
 
 
-_COMPILED = ("slice", "choose", "compiles", "every_batch", "price", "output", "cache", "keep_hlo")
+_COMPILED = ("slice", "choose", "compiles", "every_batch", "price", "output", "cache", "keep_hlo", "generate")
 
 
 @_verb("config", "study", "manifest", *_COMPILED)
@@ -148,7 +148,8 @@ def _preflight(values: flags.FlagValues) -> int:
 
     Prints memory, collectives and predicted time of a step, and what the run takes. Compiling takes minutes for a large
     model, and is done once: results are cached. A step that does not fit gives exit code 2 and the nearest setting that
-    does. --choose searches mesh, microbatches and remat policy instead, for the best predicted time.
+    does. --choose searches mesh, microbatches and remat policy instead, for the best predicted time. --generate looks
+    at the decoding of the trained model instead: the memory of its cache, cycles and bytes a token.
 
     --slice is named as Google Cloud does: v5e-16 and v6e-64 are chips, v4-1024 and v5p-512 TensorCores, two to a chip;
     2xv5e-256 is two slices, joined by the data centre network; v5p:8x8x12 names the grid of chips.
@@ -157,6 +158,11 @@ def _preflight(values: flags.FlagValues) -> int:
     options = verb.read_options(values)
     if values.study and "config" in values:
         raise UsageError("give either --config=FILE or --study=DIR")
+    if values.generate:
+        if values.study or values.choose:
+            raise UsageError("--generate is for one model on one mesh: give --config=FILE, no --study or --choose")
+        verb.preflight_generation(read_config(values), values.generate, options, _echo)
+        return DONE
     if values.study:
         fits = verb.preflight_study(studies.folder(values, "study"), values.manifest, options, _echo)
     else:

@@ -24,6 +24,7 @@ from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.generation.sampling import GREEDY, Sampling, choose, keys_of
 from chinchilla_jax.interop.trained import Trained
 from chinchilla_jax.model.cache import Cache
+from chinchilla_jax.model.parts import vectors
 from chinchilla_jax.model.positions import keys_of_distances
 from chinchilla_jax.model.transformer import logits
 from chinchilla_jax.parallel.attention import project
@@ -112,6 +113,29 @@ def distances_of(config: RunConfig, params: dict, capacity: int) -> Any:
     if model.scan_layers:
         return jax.lax.map(of_layer, params["layers"])
     return tuple(of_layer(params[f"layer_{i}"]) for i in range(model.n_layers))
+
+
+def as_used(config: RunConfig, params: Any) -> Any:
+    """Weights as decoding reads them: matrices in the compute type, which they would be cast to with every token.
+
+    Vectors stay float32, as norms use them so. Arrays, or their shapes.
+    """
+    dtype, small = jnp.dtype(config.train.compute_dtype), vectors(config.model)
+
+    def cast(path: tuple, x: Any) -> Any:
+        if path[-1].key in small:
+            return x
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
+        return x.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def ready(model: Trained) -> Trained:
+    """The model as it decodes fastest: weights as they are used, and on a CPU one for each layer."""
+    model = unrolled(model) if jax.default_backend() == "cpu" else model
+    return dataclasses.replace(model, params=as_used(model.config, model.params))
 
 
 def unrolled(model: Trained) -> Trained:

@@ -20,7 +20,7 @@ from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.ledger import count_run
 from chinchilla_jax.preflight.cache import open_cache
-from chinchilla_jax.preflight.check import Options, Verdict, check
+from chinchilla_jax.preflight.check import Options, Verdict, check, check_mesh
 from chinchilla_jax.preflight.choose import choose, nearest_that_fits
 from chinchilla_jax.preflight.describe import describe, facts, refusal_words
 from chinchilla_jax.preflight.predict import BASIS
@@ -80,6 +80,19 @@ def preflight_run(config: RunConfig, options: Options, echo: Echo) -> bool:
         more["nearest_that_fits"] = nearest_that_fits(verdict, options, echo)
     _write(options, facts(verdict) | more, echo)
     return verdict.fits
+
+
+def preflight_generation(config: RunConfig, asked: str, options: Options, echo: Echo) -> None:
+    """Prints what a token costs a trained model of this config on the slice: `ROWS:PROMPT:NEW` are asked of it.
+
+    Raises:
+      UsageError, ConfigError: see `decoding.py`, and `check.check_mesh`.
+    """
+    from chinchilla_jax.preflight import decoding  # imports JAX
+
+    what = decoding.parse_asked(asked)
+    check_mesh(config, options.slice)
+    _write(options, decoding.preflight_decoding(config, what, options, echo), echo)
 
 
 def _preflight_stages(config: RunConfig, options: Options, echo: Echo) -> bool:

@@ -31,3 +31,25 @@ def build(rows: int, heads: int, groups: int, head_dim: int, seq: int, position:
         return out, back(dout)
 
     return {"fn": gradients, "args": (arrays, q, documents)}
+
+
+def build_decoding(
+    rows: int, heads: int, groups: int, head_dim: int, capacity: int, relative: bool, dtype: str
+) -> dict:
+    """One token's attention to a cache of `capacity` tokens, in a row or two that may begin with padding."""
+    q, kv = (jax.ShapeDtypeStruct((rows, t, n, head_dim), dtype) for t, n in ((1, heads), (capacity, groups)))
+    arrays = {"q_BxSxHxK": q, "k_BxTxGxK": kv, "v_BxTxGxK": kv}
+    arrays |= {name: jax.ShapeDtypeStruct((rows, t), jnp.int32) for name, t in _ids(capacity).items()}
+    if relative:
+        bias = jax.ShapeDtypeStruct((heads, head_dim), jnp.float32)
+        arrays |= {"content_bias_HxK": bias, "position_bias_HxK": bias}
+        arrays["r_NxHxK"] = jax.ShapeDtypeStruct((capacity, heads, head_dim), dtype)
+
+    def attend(arrays: dict[str, jax.Array], at: jax.Array) -> jax.Array:
+        return attention(**arrays, q_offset=at, implementation="fused")
+
+    return {"fn": attend, "args": (arrays, jax.ShapeDtypeStruct((), jnp.int32))}
+
+
+def _ids(capacity: int) -> dict[str, int]:
+    return {"segment_ids_BxT": capacity, "q_segment_ids_BxS": 1}

@@ -1,13 +1,16 @@
 """Token by token with a cache, a model says what it says of whole rows, and no row depends on its neighbours."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from chinchilla_jax.config import ConfigError, MeshConfig
-from chinchilla_jax.generation.decode import generate, make_decoder, round_up, unrolled
+from chinchilla_jax.generation.decode import generate, make_decoder, ready, round_up, unrolled
 from chinchilla_jax.generation.sampling import Sampling
+from chinchilla_jax.interop.trained import for_use
 from chinchilla_jax.model.cache import cache_bytes
 from chinchilla_jax.model.parts import POSITIONS
 from chinchilla_jax.model.transformer import Transformer
@@ -75,9 +78,15 @@ def test_eight_devices_say_what_one_says(trained, position, mesh):
     assert (part[1], part[2]) == (8 // mesh.rows, alone.config.model.n_kv_heads // mesh.tensor)
 
 
-def test_layers_taken_apart_say_the_same(trained):
-    model = trained("relative")
+@pytest.mark.parametrize("position", ["relative", "rope"])
+def test_layers_taken_apart_and_weights_cast_say_the_same(trained, position):
+    model = trained(position)
     np.testing.assert_array_equal(tokens(unrolled(model), PROMPTS), tokens(model, PROMPTS))
+    half = for_use(model.config, compute_dtype="bfloat16")
+    model = dataclasses.replace(model, config=half)
+    np.testing.assert_array_equal(tokens(ready(model), PROMPTS), tokens(unrolled(model), PROMPTS))
+    kinds = {path[-1].key: x.dtype for path, x in jax.tree_util.tree_leaves_with_path(ready(model).params)}
+    assert (kinds["query"], kinds["gain"]) == (jnp.bfloat16, jnp.float32)
 
 
 @pytest.mark.parametrize("position", ["relative", "rope"])
