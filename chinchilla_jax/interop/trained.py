@@ -16,8 +16,10 @@ from typing import Any
 from jax.sharding import Mesh
 
 from chinchilla_jax.base import files
-from chinchilla_jax.config import ConfigError, MeshConfig, RunConfig
+from chinchilla_jax.config import ConfigError, DataConfig, MeshConfig, RunConfig, TrainConfig
 from chinchilla_jax.data import DataError, Tokenizer, TokenStore, open_tokenizer, store_path
+from chinchilla_jax.interop.folder import is_weights_folder, open_weights
+from chinchilla_jax.interop.hf.tokenizers import tokenizer_file
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training.checkpoint import restore_params, steps_in
 from chinchilla_jax.training.record.directory import read_record
@@ -64,7 +66,7 @@ def open_model(
     compute_dtype: str | None = None,
     echo: Callable[[str], None] = print,
 ) -> Trained:
-    """The model of a run directory (`config.json`, `checkpoints/`).
+    """The model of a run directory (`config.json`, `checkpoints/`), or of a folder of weights (`folder.py`).
 
     Args:
       mesh: over which devices; by default one.
@@ -76,6 +78,10 @@ def open_model(
       ConfigError: there is no model in the folder, or no checkpoint of that step.
     """
     folder = Path(folder)
+    if is_weights_folder(folder):
+        if step is not None:
+            raise ConfigError("step", f"{folder} is no run: it has no checkpoints")
+        return _open_weights(folder, mesh, compute_dtype)
     course = read_course(folder)
     at = course.total_steps if step is None else step
     stage = course.at(min(at, course.total_steps))
@@ -88,6 +94,22 @@ def open_model(
         wanted = "readable checkpoint" if step is None else f"readable checkpoint of step {step}"
         raise ConfigError("run", f"{folder} has no {wanted}; it has: {steps}")
     return Trained(config, found[0], devices, tokenizer_of(config), folder, found[1])
+
+
+def _open_weights(folder: Path, mesh: MeshConfig | None, compute_dtype: str | None) -> Trained:
+    found, mesh = open_weights(folder), mesh or MeshConfig()
+    path = tokenizer_file(folder)
+    split = mesh.context * mesh.tensor
+    data = DataConfig(
+        tokenizer=str(path or folder),
+        vocab_size=found.model.vocab_size,
+        seq_len=max(found.model.max_position // split, 1) * split,
+    )
+    train = TrainConfig(train_tokens=16 * data.seq_len)
+    config = for_use(RunConfig(found.model, data=data, train=train), mesh, compute_dtype or found.compute_dtype)
+    devices = make_mesh(mesh)
+    params = found.load(config.model, make_program(config, devices).abstract.params)
+    return Trained(config, params, devices, open_tokenizer(path) if path else None, folder)
 
 
 def read_course(folder: Path) -> Course:
