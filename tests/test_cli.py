@@ -120,6 +120,8 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "methods": ("config", "study", "workers", "dry_run"),
         "noise": ("config", "study", "cells", "seeds", "rates", "workers", "dry_run"),
         "tune": ("config", "study", "cells", "seeds", "rates", "inits", "temperatures", "workers", "dry_run"),
+        "import": (),
+        "export": ("step", "format", "dtype"),
         "presets": (),
         "paper": (),
     }

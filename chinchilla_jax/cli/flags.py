@@ -130,6 +130,10 @@ FLAGS = {
         "Folder of compiled results; otherwise of CHINCHILLA_JAX_CACHE, or ~/.cache/chinchilla_jax/preflight."
     ),
     "keep_hlo": _switch("Also keep the text of compiled programs there."),
+    # Trained models.
+    "step": _whole("Which checkpoint of the run. Default: the newest that can be read.", lower_bound=0),
+    "format": _text("How weights are written: llama, gpt2, mixtral, chinchilla_jax; auto: as fits the model.", "auto"),
+    "dtype": _text("Type of the weights: float32, bfloat16, float16; stored: as they are.", "stored"),
     # What `noise` and `tune` train.
     "cells": _text(
         "Which runs: NAME,BUDGET:nearest,...; by default the size nearest the guessed optimum of three budgets, of "

@@ -18,6 +18,8 @@
     methods   --config=FILE[:NAME] --study=DIR         ways to train at equal compute: patches, growth, experts
     noise     --config=FILE[:NAME] --study=DIR         how far its runs differ by their seeds, and at other rates
     tune      --config=FILE[:NAME] --study=DIR         learning rate, initialisation and temperature on a narrow proxy
+    import    FROM TO                                  other people's weights, in this code's own layout
+    export    RUN FOLDER                               the weights of a run, for transformers
     presets                                            published models and their counts
     paper                                              what Hoffmann et al. 2022 printed, computed again
 
@@ -42,7 +44,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
-from chinchilla_jax.cli import runs, studies
+from chinchilla_jax.cli import models, runs, studies
 from chinchilla_jax.cli.flags import define
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.config_flag import define_config, read_config
@@ -264,6 +266,9 @@ _verb(*studies.STUDY)(studies.study)
 _verb(*studies.METHODS)(studies.methods)
 _verb(*studies.NOISE)(studies.noise)
 _verb(*studies.TUNE)(studies.tune)
+
+_verb(*models.IMPORT, words="FROM TO")(models.import_)
+_verb(*models.EXPORT, words="RUN FOLDER")(models.export)
 
 
 @_verb()

@@ -90,9 +90,7 @@ def open_model(
     abstract = make_program(config, devices).abstract.params
     found = restore_params(folder / "checkpoints", step, abstract, echo)
     if found is None:
-        steps = ", ".join(map(str, steps_in(folder / "checkpoints"))) or "none"
-        wanted = "readable checkpoint" if step is None else f"readable checkpoint of step {step}"
-        raise ConfigError("run", f"{folder} has no {wanted}; it has: {steps}")
+        raise no_checkpoint(folder, step)
     return Trained(config, found[0], devices, tokenizer_of(config), folder, found[1])
 
 
@@ -110,6 +108,13 @@ def _open_weights(folder: Path, mesh: MeshConfig | None, compute_dtype: str | No
     devices = make_mesh(mesh)
     params = found.load(config.model, make_program(config, devices).abstract.params)
     return Trained(config, params, devices, open_tokenizer(path) if path else None, folder)
+
+
+def no_checkpoint(folder: Path, step: int | None) -> ConfigError:
+    """The error of a run that has no readable checkpoint, or none of this step."""
+    steps = ", ".join(map(str, steps_in(folder / "checkpoints"))) or "none"
+    wanted = "readable checkpoint" if step is None else f"readable checkpoint of step {step}"
+    return ConfigError("run", f"{folder} has no {wanted}; it has: {steps}")
 
 
 def read_course(folder: Path) -> Course:
