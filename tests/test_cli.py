@@ -103,7 +103,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
                  "budget"),
         "preflight": ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch", "price", "output",
                       "cache", "keep_hlo"),
-        "train": ("config", "workdir", "profile", *PROCESSES),
+        "train": ("config", "workdir", "profile", "init_from", *PROCESSES),
         "work": ("study", "manifest", "workers", "worker", "standby", "parent", *PROCESSES),
         "status": ("study",),
         "fit": (*source, *fits, "variants", "explain", "save", "losses", "errors"),

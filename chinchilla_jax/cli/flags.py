@@ -131,6 +131,7 @@ FLAGS = {
     ),
     "keep_hlo": _switch("Also keep the text of compiled programs there."),
     # Trained models.
+    "init_from": _text("Run, or folder of weights, to begin training with instead of random weights."),
     "step": _whole("Which checkpoint of the run. Default: the newest that can be read.", lower_bound=0),
     "format": _text("How weights are written: llama, gpt2, mixtral, chinchilla_jax; auto: as fits the model.", "auto"),
     "dtype": _text("Type of the weights: float32, bfloat16, float16; stored: as they are.", "stored"),

@@ -51,6 +51,7 @@ from chinchilla_jax.config_flag import define_config, read_config
 
 if TYPE_CHECKING:
     from chinchilla_jax.parallel.job.hosts import Settings
+    from chinchilla_jax.training.start import FirstWeights
 
 _echo = runs.echo
 
@@ -174,9 +175,11 @@ def _preflight_verb() -> ModuleType:
     return verb
 
 
-@_verb("config", "workdir", "profile", *_PROCESSES)
+@_verb("config", "workdir", "profile", "init_from", *_PROCESSES)
 def _train(values: flags.FlagValues) -> int | None:
     """Trains the run of a config in --workdir, or goes on with it. --profile=START:STOP traces some of its steps.
+
+    --init_from=FOLDER begins with its weights, a run's or other people's, and a fresh optimizer; it belongs to the run.
 
     Of a study's config that is its template, on as many cores of a CPU as the study gives each run (study.cores).
     """
@@ -192,12 +195,19 @@ def _train(values: flags.FlagValues) -> int | None:
 
         window = profiler.parse_window(values.profile) if values.profile else None
         try:
-            loop.train(dataclasses.replace(config, study=None), workdir, profile=window, echo=_echo)
+            first = _first_weights(values.init_from) if values.init_from else None
+            loop.train(dataclasses.replace(config, study=None), workdir, profile=window, first=first, echo=_echo)
         except loop.Preempted as stopped:
             return _say(f"{distributed.prefix()}stopped: {stopped}; start again to go on", PREEMPTED)
         except loop.Diverged as error:
             return _say(f"{distributed.prefix()}diverged: {error}", FAILED)
     return None
+
+
+def _first_weights(folder: str) -> FirstWeights:
+    from chinchilla_jax.interop.first import first_weights
+
+    return first_weights(pathlib.Path(folder), _echo)
 
 
 @_verb("study", "manifest", "workers", "worker", "standby", "parent", *_PROCESSES)
