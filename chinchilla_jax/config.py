@@ -54,8 +54,8 @@ class ModelConfig(Section):
     """The shape of a decoder. Gopher, Chinchilla, GPT-3 and LLaMA differ only in these values.
 
     `biases`: `none`; `gopher` (feed-forward, attention output and logits, as the published counts imply); `all`
-    (GPT-3: every projection and every norm). `n_heads * head_dim` need not equal `d_model`. `attention` says how it is
-    computed, not what: `kernels/attention.py`.
+    (GPT-3: every projection and every norm); `attention` or `feed_forward` (every projection there). `n_heads *
+    head_dim` need not equal `d_model`. `attention` says how it is computed, not what: `kernels/attention.py`.
     Experts (`model/experts.py`): `experts` share the `d_ff` inner units of `ds_moe`, `top_k` and `top_k_swiglu`, and
     with the latter two a token meets `active_experts` of them (0: all); `attention_experts` share the query heads of
     each group of keys. Their routers are one matrix, or two with `router_width` units between them.
@@ -65,6 +65,8 @@ class ModelConfig(Section):
     `d_model = base_width` both are the same. `base_head_dim` is the width of a head there: 0 or `head_dim` where wider
     models have more heads, `head_dim * base_width / d_model` where they have wider ones. `init_scale` multiplies the
     initial deviations of all matrices, `output_scale` the logits less their bias: 1 / temperature.
+
+    `rope_scaling`: nothing, `linear FACTOR` or `llama3 FACTOR LOW HIGH LENGTH` (`model/rope_scaling.py`).
     """
 
     n_layers: int = key(2, POSITIVE)
@@ -92,6 +94,7 @@ class ModelConfig(Section):
     base_head_dim: int = key(0, NOT_NEGATIVE, later=True)
     init_scale: float = key(1.0, POSITIVE, later=True)
     output_scale: float = key(1.0, POSITIVE, later=True)
+    rope_scaling: str = key("", later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

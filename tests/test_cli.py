@@ -100,14 +100,14 @@ PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeou
 def test_flags_of_each_verb_do_not_change_by_accident():
     source = ("study", "runs", "columns", "curves", "where", "by", "best_per_cell")
     fits = ("preset", "replicates", "seed", "output")
-    budget, model = ("budget", "chip", "chips", "days", "utilisation"), ("step", "tokenizer", "mesh", "dtype")
+    budget, model = ("budget", "chip", "chips", "days", "utilisation"), ("step", "tokenizer", "mesh", "compute_dtype")
     assert {name: verb.flags for name, verb in verbs.VERBS.items()} == {
         "data": ("config",),
         "plan": ("config", "study", "workers", "dry_run", "slice", "cache", "next", "purse", "number", "quantity",
                  "budget"),
         "preflight": ("config", "study", "manifest", "slice", "choose", "compiles", "every_batch", "price", "output",
                       "cache", "keep_hlo", "generate"),
-        "train": ("config", "workdir", "profile", *PROCESSES),
+        "train": ("config", "workdir", "profile", "init_from", *PROCESSES),
         "work": ("study", "manifest", "workers", "worker", "standby", "parent", *PROCESSES),
         "status": ("study",),
         "fit": (*source, *fits, "variants", "explain", "save", "losses", "errors"),
@@ -125,6 +125,8 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "noise": ("config", "study", "cells", "seeds", "rates", "workers", "dry_run"),
         "tune": ("config", "study", "cells", "seeds", "rates", "inits", "temperatures", "workers", "dry_run"),
         "generate": (*model, "prompts", "chat", "new_tokens", "temperature", "top_k", "top_p", "stop", "seed"),
+        "import": (),
+        "export": ("step", "format", "dtype"),
         "presets": (),
         "paper": (),
     }

@@ -32,7 +32,7 @@ OTHER_WORDS = {
     "data.mixture": "uniform", "data.tokenizer": "words.model", "data.text_field": "body",
     "data.teacher": "else.jsonl", "data.teacher_labels": ["<yes>", "<no>"],
     "mesh.rules": ["mlp="], "train.compute_dtype": "bfloat16", "train.remat": "full", "study.name": "else",
-    "study.convention": "6nd", "model.base_head_dim": 32,
+    "study.convention": "6nd", "model.base_head_dim": 32, "model.rope_scaling": "linear 2",
     "study.ladder": "chinchilla", "study.guess": "besiroglu2024", "study.recipe": "deepseek", "study.schedule": "trunk",
     "study.methods": ["plain", "patch"],
 }  # fmt: skip
@@ -250,7 +250,7 @@ def test_a_section_made_by_itself_obeys_the_same_rules():
 
 def test_settings_are_few():
     """A new behaviour is a function or a class; a setting more needs a reason, and this number changed with it."""
-    assert len(FIELDS) <= 84
+    assert len(FIELDS) <= 85
 
 
 def test_the_mesh_is_as_large_as_the_product_of_its_axes():

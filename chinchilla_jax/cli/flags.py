@@ -131,6 +131,11 @@ FLAGS = {
         "Folder of compiled results; otherwise of CHINCHILLA_JAX_CACHE, or ~/.cache/chinchilla_jax/preflight."
     ),
     "keep_hlo": _switch("Also keep the text of compiled programs there."),
+    # Trained models.
+    "init_from": _text("Run, or folder of weights, to begin training with instead of random weights."),
+    "step": _whole("Which checkpoint of the run. Default: the newest that can be read.", lower_bound=0),
+    "format": _text("How weights are written: llama, gpt2, mixtral, chinchilla_jax; auto: as fits the model.", "auto"),
+    "dtype": _text("Type of the weights: float32, bfloat16, float16; stored: as they are.", "stored"),
     # What `noise` and `tune` train.
     "cells": _text(
         "Which runs: NAME,BUDGET:nearest,...; by default the size nearest the guessed optimum of three budgets, of "
@@ -141,10 +146,9 @@ FLAGS = {
     "inits": _text("Factors on the initial deviation of the recipe.", "1"),
     "temperatures": _text("Factors on the temperature of the recipe, by which logits are divided.", "1"),
     # A trained model, and the text it makes.
-    "step": _whole("Of which checkpoint. Default: the newest.", lower_bound=0),
     "tokenizer": _text("Tokenizer file, where the model's folder has none."),
     "mesh": _text("Devices it lies on, as AXIS:DEVICES,...: tensor:4 or fsdp:2,tensor:4. Default: one."),
-    "dtype": _flag(
+    "compute_dtype": _flag(
         flags.DEFINE_enum, "To compute in. Default: as it was trained.", enum_values=["float32", "bfloat16"]
     ),
     "prompts": _text("File of prompts, one a line."),

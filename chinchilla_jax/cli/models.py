@@ -1,108 +1,43 @@
-"""The verbs that use a trained model: `generate`. Which model, on which devices, asked what?"""
+"""The verbs that bring trained models in and out: `import`, `export`."""
 
 from __future__ import annotations
 
-import pathlib
-import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import functools
+from pathlib import Path
 
 from absl import flags
 
-from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import UsageError
-from chinchilla_jax.cli.runs import echo
-from chinchilla_jax.config import ConfigError, MeshConfig
 
-if TYPE_CHECKING:
-    from chinchilla_jax.interop.trained import Trained
+IMPORT: tuple[str, ...] = ()
+EXPORT = ("step", "format", "dtype")
 
-MODEL = ("step", "tokenizer", "mesh", "dtype")
-GENERATE = (*MODEL, "prompts", "chat", "new_tokens", "temperature", "top_k", "top_p", "stop", "seed")
+echo = functools.partial(print, flush=True)
 
 
-def generate(values: flags.FlagValues, words: list[str]) -> None:
-    """Continues a prompt with a trained model, and prints the text as it comes.
+def import_(values: flags.FlagValues, words: list[str]) -> None:
+    """Brings other people's weights into a new folder TO, in this code's own layout, in the type they are stored in.
 
-    RUN is the folder of a run, or of a study: then of its run with the lowest loss. The PROMPTs are continued together;
-    more may come from a file (--prompts), one a line. With --chat each line of standard input is added to what has been
-    said so far, and continued. Without any prompt a text is begun. At temperature 0, as by default, the likeliest
-    token always comes next.
+    FROM is a folder of a LLaMA, GPT-2 or Mixtral as Hugging Face has it (config.json, safetensors), or of the LLaMA
+    release (params.json, consolidated.NN.pth). One tensor at a time is in memory. Folders need not be imported to be
+    used: whatever takes a run takes them too.
     """
-    from chinchilla_jax.generation.decode import ready
-    from chinchilla_jax.generation.sampling import Sampling
-    from chinchilla_jax.generation.text import continue_texts
+    from chinchilla_jax.interop.convert import import_model
 
-    sampling, prompts = Sampling(values.temperature, values.top_k, values.top_p), words[1:]
-    if values.prompts:
-        if not files.is_file(values.prompts):
-            raise UsageError(f"--prompts={values.prompts}: no such file")
-        prompts += files.read_text(values.prompts).splitlines()
-    settings = {"new_tokens": values.new_tokens, "stop": values.stop or (), "sampling": sampling, "seed": values.seed}
-    if values.chat and prompts:
-        raise UsageError("--chat reads its prompts from standard input: give no others")
-    model = ready(open_named(values, words))
-    if values.chat:
-        _chat(model, settings)
-    elif len(prompts) > 1:
-        for prompt, text in zip(prompts, continue_texts(model, prompts, **settings), strict=True):
-            echo(f"{prompt}{text}\n")
-    else:
-        prompt = prompts[0] if prompts else ""
-        print(prompt, end="", flush=True)
-        continue_texts(model, [prompt], on_text=lambda _, text: print(text, end="", flush=True), **settings)
-        echo("")
+    if len(words) != 2:
+        raise UsageError("give the folder of the weights and a new one, as import llama-7b models/llama-7b")
+    import_model(Path(words[0]), Path(words[1]), echo)
 
 
-def _chat(model: Trained, settings: dict) -> None:
-    from chinchilla_jax.generation.text import continue_texts
+def export(values: flags.FlagValues, words: list[str]) -> None:
+    """Writes the weights of a run, or of a folder of weights, into a new folder that transformers loads.
 
-    said = ""
-    for line in _lines():
-        said += line
-        answer = continue_texts(model, [said], on_text=lambda _, text: print(text, end="", flush=True), **settings)[0]
-        said += f"{answer}\n"
-        echo("")
+    --format names how: llama, gpt2, mixtral, or chinchilla_jax, our own layout for what no other format can say (its
+    code lies beside the weights: trust_remote_code=True). By default the first that can say the model. With them come
+    the tokenizer, in both forms if it can be said, and a model card. --step is of a run's checkpoint.
+    """
+    from chinchilla_jax.interop.convert import export_model
 
-
-def _lines() -> Iterator[str]:
-    """Of standard input, each with its line end; where a person types, with a mark that it is their turn."""
-    while True:
-        if sys.stdin.isatty():
-            print("> ", end="", flush=True)
-        if not (line := sys.stdin.readline()):
-            return
-        yield line
-
-
-def open_named(values: flags.FlagValues, words: list[str]) -> Trained:
-    """The model that a command's first word names, as its flags want it."""
-    if not words:
-        raise UsageError("which model? Name the folder of a run or of a study")
-    from chinchilla_jax.interop.trained import open_model
-
-    mesh = parse_mesh(values.mesh)
-    return open_model(
-        pathlib.Path(words[0]),
-        mesh=mesh,
-        step=values.step,
-        compute_dtype=values.dtype,
-        tokenizer=values.tokenizer,
-        echo=echo,
-    )
-
-
-def parse_mesh(text: str | None) -> MeshConfig | None:
-    """`data:2,tensor:4` as a mesh; None of nothing. Raises UsageError for what is no axis or number."""
-    if not text:
-        return None
-    axes: dict[str, Any] = {}
-    for part in text.split(","):
-        axis, _, devices = part.partition(":")
-        if axis not in (*MeshConfig().axes, "expert") or not devices.isdigit():
-            raise UsageError(f"--mesh={text}: expected AXIS:DEVICES,... with axes of {', '.join(MeshConfig().axes)}")
-        axes[axis] = int(devices)
-    try:
-        return MeshConfig(**axes)
-    except ConfigError as error:
-        raise UsageError(f"--mesh={text}: {error}") from None
+    if len(words) != 2:
+        raise UsageError("give a run, or a folder of weights, and a new folder, as export runs/large models/large")
+    export_model(Path(words[0]), Path(words[1]), values.format, values.dtype, values.step, echo)

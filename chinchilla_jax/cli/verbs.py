@@ -19,6 +19,8 @@
     noise     --config=FILE[:NAME] --study=DIR         how far its runs differ by their seeds, and at other rates
     tune      --config=FILE[:NAME] --study=DIR         learning rate, initialisation and temperature on a narrow proxy
     generate  RUN [PROMPT...]                          text from a trained model: prompts, files of them, a chat
+    import    FROM TO                                  other people's weights, in this code's own layout
+    export    RUN FOLDER                               the weights of a run, for transformers
     presets                                            published models and their counts
     paper                                              what Hoffmann et al. 2022 printed, computed again
 
@@ -43,13 +45,14 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
-from chinchilla_jax.cli import models, runs, studies
+from chinchilla_jax.cli import generate, models, runs, studies
 from chinchilla_jax.cli.flags import define
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.config_flag import define_config, read_config
 
 if TYPE_CHECKING:
     from chinchilla_jax.parallel.job.hosts import Settings
+    from chinchilla_jax.training.start import FirstWeights
 
 _echo = runs.echo
 
@@ -179,9 +182,11 @@ def _preflight_verb() -> ModuleType:
     return verb
 
 
-@_verb("config", "workdir", "profile", *_PROCESSES)
+@_verb("config", "workdir", "profile", "init_from", *_PROCESSES)
 def _train(values: flags.FlagValues) -> int | None:
     """Trains the run of a config in --workdir, or goes on with it. --profile=START:STOP traces some of its steps.
+
+    --init_from=FOLDER begins with its weights, a run's or other people's, and a fresh optimizer; it belongs to the run.
 
     Of a study's config that is its template, on as many cores of a CPU as the study gives each run (study.cores).
     """
@@ -197,12 +202,19 @@ def _train(values: flags.FlagValues) -> int | None:
 
         window = profiler.parse_window(values.profile) if values.profile else None
         try:
-            loop.train(dataclasses.replace(config, study=None), workdir, profile=window, echo=_echo)
+            first = _first_weights(values.init_from) if values.init_from else None
+            loop.train(dataclasses.replace(config, study=None), workdir, profile=window, first=first, echo=_echo)
         except loop.Preempted as stopped:
             return _say(f"{distributed.prefix()}stopped: {stopped}; start again to go on", PREEMPTED)
         except loop.Diverged as error:
             return _say(f"{distributed.prefix()}diverged: {error}", FAILED)
     return None
+
+
+def _first_weights(folder: str) -> FirstWeights:
+    from chinchilla_jax.interop.first import first_weights
+
+    return first_weights(pathlib.Path(folder), _echo)
 
 
 @_verb("study", "manifest", "workers", "worker", "standby", "parent", *_PROCESSES)
@@ -271,7 +283,10 @@ _verb(*studies.STUDY)(studies.study)
 _verb(*studies.METHODS)(studies.methods)
 _verb(*studies.NOISE)(studies.noise)
 _verb(*studies.TUNE)(studies.tune)
-_verb(*models.GENERATE, words="RUN [PROMPT...]")(models.generate)
+_verb(*generate.GENERATE, words="RUN [PROMPT...]")(generate.generate)
+
+_verb(*models.IMPORT, words="FROM TO")(models.import_)
+_verb(*models.EXPORT, words="RUN FOLDER")(models.export)
 
 
 @_verb()

@@ -16,8 +16,10 @@ from typing import Any
 from jax.sharding import Mesh
 
 from chinchilla_jax.base import files
-from chinchilla_jax.config import ConfigError, MeshConfig, RunConfig
+from chinchilla_jax.config import ConfigError, DataConfig, MeshConfig, RunConfig, TrainConfig
 from chinchilla_jax.data import DataError, Tokenizer, TokenStore, open_tokenizer, store_path
+from chinchilla_jax.interop.folder import is_weights_folder, open_weights
+from chinchilla_jax.interop.hf.tokenizers import tokenizer_file
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training.checkpoint import restore_params, steps_in
 from chinchilla_jax.training.record.directory import read_record
@@ -79,7 +81,7 @@ def open_model(
     tokenizer: str | Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> Trained:
-    """The model of a run directory (`config.json`, `checkpoints/`).
+    """The model of a run directory (`config.json`, `checkpoints/`), or of a folder of weights (`folder.py`).
 
     Args:
       folder: the run; of a study its finished run with the lowest loss.
@@ -93,6 +95,10 @@ def open_model(
       ConfigError: there is no model in the folder, or no checkpoint of that step.
     """
     folder = best_run(Path(folder))
+    if is_weights_folder(folder):
+        if step is not None:
+            raise ConfigError("step", f"{folder} is no run: it has no checkpoints")
+        return _open_weights(folder, mesh, compute_dtype, tokenizer)
     course = read_course(folder)
     at = course.total_steps if step is None else step
     stage = course.at(min(at, course.total_steps))
@@ -101,9 +107,7 @@ def open_model(
     abstract = make_program(config, devices).abstract.params
     found = restore_params(folder / "checkpoints", step, abstract, echo)
     if found is None:
-        steps = ", ".join(map(str, steps_in(folder / "checkpoints"))) or "none"
-        wanted = "readable checkpoint" if step is None else f"readable checkpoint of step {step}"
-        raise ConfigError("run", f"{folder} has no {wanted}; it has: {steps}")
+        raise no_checkpoint(folder, step)
     words = open_tokenizer(tokenizer) if tokenizer else tokenizer_of(config)
     return Trained(config, found[0], devices, words, folder, found[1])
 
@@ -116,6 +120,31 @@ def best_run(folder: Path) -> Path:
     if not results:
         raise ConfigError("run", f"{folder} is a study without a finished run")
     return min(results, key=lambda path: (read_record(path, "loss", float)["loss"], path)).parent
+
+
+def _open_weights(
+    folder: Path, mesh: MeshConfig | None, compute_dtype: str | None, tokenizer: str | Path | None
+) -> Trained:
+    found, mesh = open_weights(folder), mesh or MeshConfig()
+    path = Path(tokenizer) if tokenizer else tokenizer_file(folder)
+    split = mesh.context * mesh.tensor
+    data = DataConfig(
+        tokenizer=str(path or folder),
+        vocab_size=found.model.vocab_size,
+        seq_len=max(found.model.max_position // split, 1) * split,
+    )
+    train = TrainConfig(train_tokens=16 * data.seq_len)
+    config = for_use(RunConfig(found.model, data=data, train=train), mesh, compute_dtype or found.compute_dtype)
+    devices = make_mesh(mesh)
+    params = found.load(config.model, make_program(config, devices).abstract.params)
+    return Trained(config, params, devices, open_tokenizer(path) if path else None, folder)
+
+
+def no_checkpoint(folder: Path, step: int | None) -> ConfigError:
+    """The error of a run that has no readable checkpoint, or none of this step."""
+    steps = ", ".join(map(str, steps_in(folder / "checkpoints"))) or "none"
+    wanted = "readable checkpoint" if step is None else f"readable checkpoint of step {step}"
+    return ConfigError("run", f"{folder} has no {wanted}; it has: {steps}")
 
 
 def read_course(folder: Path) -> Course:

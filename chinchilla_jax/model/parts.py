@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chinchilla_jax.base.config_values import ConfigError
+from chinchilla_jax.model.rope_scaling import read_scaling
 
 if TYPE_CHECKING:
     from chinchilla_jax.config import MeshConfig, ModelConfig
@@ -233,16 +234,22 @@ class Position(Part):
     From the weights of one layer's attention, config, `positions.Span`, type and the function that projects distances:
     arguments of `kernels.attention.attention` by name. `kernel_form` is what the attention kernels do for it: `none`,
     `relative` (scores of distances) or `rope` (pairs of numbers of a head are rotated, so `head_dim` is even).
+    `scales`: whether `rope_scaling` may lengthen its waves.
     """
 
     function: str = "positions.nothing"
     kernel_form: str = "none"
     learned: bool = False
+    scales: bool = False
 
     def check(self, c: ModelConfig) -> None:
         """Raises `ConfigError` for a shape that it cannot serve."""
         if self.kernel_form == "rope" and c.head_dim % 2:
             raise ConfigError("head_dim", f"rotary positions rotate pairs: must be even, got {c.head_dim}")
+        if c.rope_scaling and not self.scales:
+            told = f"{c.rope_scaling!r}, but position={c.position} has nothing to scale; leave it empty, or use rope"
+            raise ConfigError("rope_scaling", told)
+        read_scaling(c.rope_scaling)
 
     def table(self, c: ModelConfig) -> Weights:
         """A table `position` beside the embedding, of which a token adds the row of its position (GPT); or nothing."""
@@ -262,6 +269,7 @@ class Relative(Position):
     """Scores of distances, from projected sinusoids (Transformer-XL, Dai et al. 2019)."""
 
     def check(self, c: ModelConfig) -> None:
+        super().check(c)
         if c.d_model % 2:
             raise ConfigError("d_model", f"sinusoids come in pairs: must be even, got {c.d_model}")
         if c.n_kv_heads != c.n_heads:
@@ -283,7 +291,7 @@ class Relative(Position):
 NORMS = {"rmsnorm": Norm("layers.rmsnorm"), "layernorm": Norm("layers.layernorm", bias=True)}
 POSITIONS = {
     "relative": Relative("positions.relative", "relative"),
-    "rope": Position("positions.rope", "rope"),
+    "rope": Position("positions.rope", "rope", scales=True),
     "xpos": Position("positions.faded_rope", "rope"),
     "learned": Position(learned=True),
     "none": Position(),
@@ -299,6 +307,8 @@ FEED_FORWARDS = {
 BIASES = {
     "none": frozenset(),
     "gopher": frozenset({"feed_forward", "attention_output", "logits"}),
+    "attention": frozenset({"attention_output", "query_key_value"}),
+    "feed_forward": frozenset({"feed_forward"}),
     "all": frozenset({"feed_forward", "attention_output", "query_key_value"}),
 }
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from chinchilla_jax.config import ModelConfig
 from chinchilla_jax.model.layers import gathered
+from chinchilla_jax.model.rope_scaling import Scaling, read_scaling
 
 
 class Span(NamedTuple):
@@ -57,7 +58,7 @@ def keys_of_distances(
 
 def rope(w: dict, c: ModelConfig, span: Span, dtype: jnp.dtype, project: Callable) -> dict[str, jax.Array]:
     """Rotations of the queries and keys of these tokens."""
-    turn_2xSxK = rotary(span.positions(), c.head_dim, c.rope_theta)
+    turn_2xSxK = rotary(span.positions(), c.head_dim, c.rope_theta, read_scaling(c.rope_scaling))
     return {"q_turn_2xSxK": turn_2xSxK, "k_turn_2xTxK": turn_2xSxK}
 
 
@@ -92,14 +93,17 @@ def sinusoids(distances: jax.Array, d_model: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def rotary(positions_S: jax.Array, head_dim: int, theta: float) -> jax.Array:
+def rotary(positions_S: jax.Array, head_dim: int, theta: float, scaling: Scaling | None = None) -> jax.Array:
     """Rotary positions (Su et al. 2021), for queries as for keys: what `kernels.attention.turn` takes, `[2, S, K]`.
 
-    The pair (i, i + K/2) of every head is rotated by `position * theta^(-2i/K)`. This is the half-split layout; the
-    interleaved one of the LLaMA release is the same map after permuting the rows of the query and key projections.
+    The pair (i, i + K/2) of every head is rotated by `position * theta^(-2i/K)`, or by another frequency if there is a
+    `scaling`. This is the half-split layout; the interleaved one of the LLaMA release is the same map after permuting
+    the rows of the query and key projections. All in float32: bfloat16 has no 257.
     """
     half = head_dim // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if scaling is not None:
+        frequencies = scaling(frequencies)
     angles = positions_S.astype(jnp.float32)[:, None] * frequencies
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     return jnp.stack([jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)])

@@ -26,7 +26,7 @@ from chinchilla_jax.training.record.directory import check_directory, finished_r
 from chinchilla_jax.training.record.metrics import Diverged, RunLog, adopt_metrics
 from chinchilla_jax.training.schedule import is_due, learning_rate
 from chinchilla_jax.training.stages import Course, Stage, course_of
-from chinchilla_jax.training.start import Fork, check_trunk, open_batches
+from chinchilla_jax.training.start import FirstWeights, Fork, check_trunk, open_batches
 from chinchilla_jax.training.step import Program, TrainState, make_program
 from chinchilla_jax.training.timing.clock import Clock, last_stamp
 from chinchilla_jax.training.timing.profiler import Profiler
@@ -74,6 +74,7 @@ def train(
     profile: range | None = None,
     objective: Objective = NEXT_TOKEN,
     then: Sequence[Stage] = (),
+    first: FirstWeights | None = None,
     echo: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Trains, or goes on training, the run of `workdir`; returns what is in its `result.json`.
@@ -86,6 +87,7 @@ def train(
       profile: steps to trace into the directory's `profile/`.
       objective: what the steps minimise.
       then: stages that follow when the steps of `config` are done.
+      first: weights to begin with. A run that goes on needs them as well: it is another run without them.
       echo: told what a person watching would like to know.
 
     Where several processes do the run together (`parallel/job/distributed.py`), all of them call this. They share
@@ -98,17 +100,21 @@ def train(
     echo = echo if distributed.first() else lambda line: None
     with Signals() as signals:  # before the data is opened and programs are compiled, which may take minutes
         clock, course, workdir = Clock(), course_of(config, objective, *then), Path(workdir)
-        distributed.check_job(course.content_hash(), config.to_dict(), code_revision(), config.mesh.size)
+        init_from = first.record() if first else None
+        if first:
+            first.check(course, fork)
+        identity = course.content_hash() + (first.fingerprint if first else "")
+        distributed.check_job(identity, config.to_dict(), code_revision(), config.mesh.size)
         distributed.check_shared(workdir)
-        check_directory(course, workdir, echo, hardware.cpu_cores())
+        check_directory(course, workdir, echo, hardware.cpu_cores(), init_from)
         if (result := finished_result(workdir, echo)) is not None:
             return result
-        run = _Run(course, workdir, clock, fork, keep, profile, echo)
+        run = _Run(course, workdir, clock, fork, first, keep, profile, echo)
         try:
             validation = _train_steps(run, signals)
         finally:
             run.close()
-        facts = dict(facts or {}) | run.labels_trained()
+        facts = dict(facts or {}) | run.labels_trained() | ({"init_from": init_from} if init_from else {})
         return write_result(workdir, facts, course, run.ledger, validation, clock, run.peak, echo)
 
 
@@ -121,6 +127,7 @@ class _Run:
         workdir: Path,
         clock: Clock,
         fork: Fork | None,
+        first: FirstWeights | None,
         keep: Collection[int],
         profile: range | None,
         echo: Callable[[str], None],
@@ -133,7 +140,7 @@ class _Run:
         self.profiler = Profiler(profile or range(0), workdir / "profile", course.total_steps, echo)
         self.ledger = ledger = course.ledger()
         if distributed.first():
-            take_directory(course, ledger, workdir)
+            take_directory(course, ledger, workdir, first.record() if first else None)
         echo(
             f"{ledger.parameters.total:,} parameters, {ledger.tokens:,} tokens in {course.total_steps:,} steps, "
             f"{ledger.flops['executed']:.3g} FLOPs executed, {ledger.flops['6nd']:.3g} as 6ND; "
@@ -145,7 +152,7 @@ class _Run:
         # --- Program, and the state to go on from ---
         hardware.keep_freed_memory()
         self.checkpoints = Checkpoints(workdir / "checkpoints", self.keep)
-        self.state, self.position = self._state_to_go_on_from(fork, echo)
+        self.state, self.position = self._state_to_go_on_from(fork, first, echo)
         self.peak = hardware.peak_flops(self._mesh)
 
         # --- The books, with what earlier processes of this run did and lost ---
@@ -155,7 +162,9 @@ class _Run:
             echo(f"steps {self.position.step + 1} to {stamp['step']} are done again, {lost:.1f} s were lost")
         self.log = RunLog(course, workdir, self.position, clock, echo)
 
-    def _state_to_go_on_from(self, fork: Fork | None, echo: Callable[[str], None]) -> tuple[TrainState, Position]:
+    def _state_to_go_on_from(
+        self, fork: Fork | None, first: FirstWeights | None, echo: Callable[[str], None]
+    ) -> tuple[TrainState, Position]:
         """Those of the newest readable checkpoint of the run, else of its trunk up to the fork, else fresh ones."""
         course, eval_every = self.course, self.course.config.train.eval_every
 
@@ -177,8 +186,12 @@ class _Run:
                 owed = position.evaluation_owed and is_due(eval_every, position.step)
                 return state, Position(position.step, position.next_sequence, owed, position.losses, position.labels)
             echo(f"{fork.trunk} has no readable checkpoint up to step {fork.step}: starting at step 0")
-        first = course.stages[0]
-        return first.first_state(self.program_of(first)), Position()
+        stage = course.stages[0]
+        program = self.program_of(stage)
+        if first:
+            echo(f"beginning with the weights of {first.source}")
+            return first.state(program, stage.config.model, stage.config.train.seed), Position()
+        return stage.first_state(program), Position()
 
     def program_of(self, stage: Stage) -> Program:
         """The compiled functions of a stage."""

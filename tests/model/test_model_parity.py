@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.config import ModelConfig
+from chinchilla_jax.interop.names import NAMES
 from chinchilla_jax.kernels.attention import attention
 from chinchilla_jax.model.attention import Attention
-from chinchilla_jax.model.names import NAMES, parameters_from
 from chinchilla_jax.model.positions import sinusoids
 from chinchilla_jax.model.transformer import Transformer
+from tests.interop.arrays import parameters_from
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 

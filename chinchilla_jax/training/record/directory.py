@@ -23,8 +23,17 @@ from chinchilla_jax.training.stages import Course
 from chinchilla_jax.training.timing.clock import Clock, goodput, time_line, utilisation
 
 
-def check_directory(course: Course, workdir: Path, echo: Callable[[str], None], cores: int | None = None) -> None:
-    """Refuses another run's directory by a `ConfigError`. Another mesh, or other `cores`, only rounds otherwise."""
+def check_directory(
+    course: Course,
+    workdir: Path,
+    echo: Callable[[str], None],
+    cores: int | None = None,
+    init_from: Mapping[str, str] | None = None,
+) -> None:
+    """Refuses another run's directory by a `ConfigError`. Another mesh, or other `cores`, only rounds otherwise.
+
+    `init_from`: the record of the weights that the run begins with, if they are no random ones.
+    """
     path, config = workdir / "config.json", course.config
     if not files.exists(path):
         return
@@ -37,6 +46,10 @@ def check_directory(course: Course, workdir: Path, echo: Callable[[str], None], 
         owner = f"another config ({difference})"
     elif stored.get("stages") != course.besides_config():
         owner = "a run with another objective or other stages"
+    elif (first := _fingerprint(stored.get("init_from"))) != _fingerprint(init_from):
+        owner = (
+            f"a run that began with {stored['init_from']['folder']} ({first})" if first else "one with fresh weights"
+        )
     if owner:
         raise ConfigError("workdir", f"{workdir} belongs to {owner}; use another directory, or delete this one")
     others = [difference] if stored.get("hash") != course.content_hash() else []
@@ -46,18 +59,26 @@ def check_directory(course: Course, workdir: Path, echo: Callable[[str], None], 
         echo(f"{', '.join(others)}: the numbers will agree to rounding and not to the bit")
 
 
-def take_directory(course: Course, ledger: Ledger, workdir: Path) -> None:
+def _fingerprint(init_from: Mapping[str, str] | None) -> str:
+    return init_from["fingerprint"] if init_from else ""
+
+
+def take_directory(course: Course, ledger: Ledger, workdir: Path, init_from: Mapping[str, str] | None = None) -> None:
     """Writes whose the directory is and what its run costs; who began the run stays there."""
     if not files.exists(workdir / "config.json"):
         stages = course.besides_config()
-        record = {
+        record: dict[str, Any] = {
             "hash": course.content_hash(),
             "code": code_revision(),
             "cores": hardware.cpu_cores(),
             "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
             "config": course.config.to_dict(),
         }
-        files.write_json(workdir / "config.json", record | ({"stages": stages} if stages else {}))
+        if stages:
+            record["stages"] = stages
+        if init_from:
+            record["init_from"] = dict(init_from)
+        files.write_json(workdir / "config.json", record)
     files.write_json(workdir / "ledger.json", ledger.to_dict())
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.config import ModelConfig
-from chinchilla_jax.model.names import NAMES, Name, parameters_from
+from chinchilla_jax.interop.layout import Name
+from chinchilla_jax.interop.names import NAMES
 from chinchilla_jax.model.parts import NORMS, block_weights, end_weights
 from chinchilla_jax.presets import preset
+from tests.interop.arrays import parameters_from
 
 
 @pytest.mark.parametrize(("family", "name"), [("llama", "llama-65b"), ("gpt2", "gpt3-175b")])
@@ -30,13 +32,16 @@ def test_tensors_of_all_layers_come_transposed_and_in_parts_as_their_names_say(s
     names["feed_forward/up"] = Name("up.{layer}", transposed=True)
     names |= {f"attention/{name}": Name("qkv.{layer}", part=i) for i, name in enumerate(("query", "key", "value"))}
     rng = np.random.default_rng(0)
-    tensors = {"embedding": rng.random((5, 4)), "gain": rng.random(4)}
+    tensors = {"embedding": rng.random((5, 4), np.float32), "gain": rng.random(4, np.float32)}
     for layer in range(3):
-        tensors |= {f"up.{layer}": rng.random((6, 4)), f"qkv.{layer}": rng.random((4, 6))}
+        tensors |= {f"up.{layer}": rng.random((6, 4), np.float32), f"qkv.{layer}": rng.random((4, 6), np.float32)}
         for path, name in names.items():
             module, _, weight = path.partition("/")
             if name.tensor.startswith("{layer}"):
-                tensors[name.tensor.format(layer=layer)] = rng.random(declared[module][weight].shape)
+                d, rest = 4, np.prod(declared[module][weight].shape) // 4
+                shape = declared[module][weight].shape
+                shape = shape if len(shape) < 3 else (d, rest) if shape[0] == d else (rest, d)
+                tensors[name.tensor.format(layer=layer)] = rng.random(shape, np.float32)
     params = parameters_from(tensors, names, model)
     for layer in range(3):
         module = params["layers"] if scan else params[f"layer_{layer}"]

@@ -1,0 +1,51 @@
+"""What goes beside weights? The tokenizer, in both forms, and the ids of its beginning and its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from chinchilla_jax.base import files
+from chinchilla_jax.base.words import Echo
+from chinchilla_jax.data import Tokenizer
+from chinchilla_jax.interop.checkpoint import RunWeights
+from chinchilla_jax.interop.folder import WeightsFolder
+from chinchilla_jax.interop.hf.sentencepiece import NotConverted, tokenizer_json
+from chinchilla_jax.interop.hf.tokenizers import COMPANIONS
+from chinchilla_jax.interop.trained import tokenizer_of
+
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def write(weights: RunWeights | WeightsFolder, folder: Path, echo: Echo) -> dict[str, Any]:
+    """Copies, or makes, what belongs to the tokenizer; returns the ids for `config.json`."""
+    if isinstance(weights, WeightsFolder):
+        for name in COMPANIONS:
+            if files.is_file(weights.path / name):
+                files.write_bytes(folder / name, files.read_bytes(weights.path / name))
+        return {name: weights.config[name] for name in _IDS if name in weights.config}
+    tokenizer = tokenizer_of(weights.config)
+    if tokenizer is None:
+        echo("no tokenizer: the token store of the run is gone")
+        return {}
+    path = Path(tokenizer.path)
+    files.write_bytes(folder / f"tokenizer{path.suffix}", files.read_bytes(path))
+    return _described(tokenizer, path, folder, echo)
+
+
+def _described(tokenizer: Tokenizer, path: Path, folder: Path, echo: Echo) -> dict[str, Any]:
+    ids: dict[str, Any] = {"eos_token_id": tokenizer.separator}
+    if (beginning := tokenizer.piece_id("<s>")) is not None:
+        ids["bos_token_id"] = beginning
+    if path.suffix == ".model":
+        try:
+            files.write_json(folder / "tokenizer.json", tokenizer_json(path))
+        except NotConverted as error:
+            echo(f"no tokenizer.json: {error}")
+            return ids
+        # Version 5's own class name is unknown to version 4; this one is known to both, and keeps the file as it is.
+        described = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        pieces = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
+        known = {key: piece for key, piece in pieces.items() if tokenizer.piece_id(piece) is not None}
+        files.write_json(folder / "tokenizer_config.json", described | known)
+    return ids
