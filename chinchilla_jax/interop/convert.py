@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,5 +137,4 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield room
         files.rename(room, folder)
     finally:
-        if files.is_folder(room):
-            shutil.rmtree(room, ignore_errors=True)
+        files.remove(room)

@@ -27,6 +27,7 @@ EXCEPTIONS = {
     "data/clean.py": ("open", "documents are streamed, one a line"),
     "data/steps.py": ("open", "a lock"),
     "data/store.py": ("open", "tokens are streamed, and mapped into memory"),
+    "interop/safetensors.py": ("open", "tensors are read and written slice by slice"),
     "parallel/job/cores.py": ("glob read_text", "/proc, /sys and /dev"),
     "parallel/job/hosts.py": ("glob read_text", "/sys"),
     "scaling/laws/overtraining.py": ("read_text", "a resource of the package"),
