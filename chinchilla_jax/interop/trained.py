@@ -19,7 +19,7 @@ from chinchilla_jax.base import files
 from chinchilla_jax.config import ConfigError, DataConfig, MeshConfig, RunConfig, TrainConfig
 from chinchilla_jax.data import DataError, Tokenizer, TokenStore, open_tokenizer, store_path
 from chinchilla_jax.interop.folder import is_weights_folder, open_weights
-from chinchilla_jax.interop.hf.tokenizers import tokenizer_file
+from chinchilla_jax.interop.hf.tokenizers import begin_and_ends, tokenizer_file
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training.checkpoint import restore_params, steps_in
 from chinchilla_jax.training.record.directory import read_record
@@ -37,8 +37,9 @@ class Trained:
       tokenizer: what its tokens mean; None if that is not known.
       source: the folder it came from.
       step: after which step of its training; 0 if that is not known.
-      begins: the token that stands before a text; by default the one that separated texts in training.
-      ends_with: tokens that end a text; by default the same.
+      begins: the token that stands before a text, as weights of others name it; by default, and of a run, the one that
+        separated texts in training.
+      ends_with: tokens that end a text, likewise.
     """
 
     config: RunConfig
@@ -137,7 +138,9 @@ def _open_weights(
     config = for_use(RunConfig(found.model, data=data, train=train), mesh, compute_dtype or found.compute_dtype)
     devices = make_mesh(mesh)
     params = found.load(config.model, make_program(config, devices).abstract.params)
-    return Trained(config, params, devices, open_tokenizer(path) if path else None, folder)
+    begins, ends = begin_and_ends(folder, found.config, found.model.vocab_size)
+    words = open_tokenizer(path) if path else None
+    return Trained(config, params, devices, words, folder, begins=begins, ends_with=ends)
 
 
 def no_checkpoint(folder: Path, step: int | None) -> ConfigError:

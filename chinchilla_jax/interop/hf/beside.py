@@ -34,9 +34,8 @@ def write(weights: RunWeights | WeightsFolder, folder: Path, echo: Echo) -> dict
 
 
 def _described(tokenizer: Tokenizer, path: Path, folder: Path, echo: Echo) -> dict[str, Any]:
-    ids: dict[str, Any] = {"eos_token_id": tokenizer.separator}
-    if (beginning := tokenizer.piece_id("<s>")) is not None:
-        ids["bos_token_id"] = beginning
+    # In training a text began behind the separator, so that is its beginning too, whatever else the tokenizer has.
+    ids: dict[str, Any] = {"bos_token_id": tokenizer.separator, "eos_token_id": tokenizer.separator}
     if path.suffix == ".model":
         try:
             files.write_json(folder / "tokenizer.json", tokenizer_json(path))
@@ -45,7 +44,9 @@ def _described(tokenizer: Tokenizer, path: Path, folder: Path, echo: Echo) -> di
             return ids
         # Version 5's own class name is unknown to version 4; this one is known to both, and keeps the file as it is.
         described = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        pieces = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
-        known = {key: piece for key, piece in pieces.items() if tokenizer.piece_id(piece) is not None}
+        known = {"unk_token": "<unk>"} if tokenizer.piece_id("<unk>") is not None else {}
+        for piece in ("</s>", "<s>"):
+            if tokenizer.piece_id(piece) == tokenizer.separator:
+                known |= {"bos_token": piece, "eos_token": piece}
         files.write_json(folder / "tokenizer_config.json", described | known)
     return ids
