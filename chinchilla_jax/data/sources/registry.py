@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import pathlib
 import re
 from collections.abc import Callable, Iterator
@@ -88,9 +89,18 @@ def fingerprint(name: str) -> list | None:
     if kind.list_files is None:
         return []
     root = pathlib.Path(rest)
-    if not files.exists(root):
+    folder = fixed_part(root)
+    if not files.exists(folder):
         return None
-    return [[path.relative_to(root).as_posix(), *files.stamp(path)] for path in kind.list_files(root)]
+    return [[path.relative_to(folder).as_posix(), *files.stamp(path)] for path in kind.list_files(root)]
+
+
+def fixed_part(path: pathlib.Path) -> pathlib.Path:
+    """The folder that stands before the first part of `path` with a wildcard; `path` itself if it is there."""
+    if files.exists(path):
+        return path
+    parts = itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts)
+    return pathlib.Path(*parts)
 
 
 def reads_field(name: str) -> bool:

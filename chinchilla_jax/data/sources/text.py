@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import DataConfig
+from chinchilla_jax.data.sources.below import files_below
 from chinchilla_jax.data.sources.registry import Document, Documents, domain_name, register
 from chinchilla_jax.data.steps import DataError
 
@@ -59,17 +60,7 @@ def _text_files(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
     """(domain, path) of every file below `root` that is not hidden; files directly inside belong to `root`'s name."""
     if not files.is_folder(root):
         raise DataError(f"{root}: no such folder; text:FOLDER needs a folder of text files")
-    listed: list[tuple[str, pathlib.Path]] = []
-    owner: dict[str, tuple[str, bool]] = {}
-    for path in files.glob(root, "**/*"):
-        parts = path.relative_to(root).parts
-        if not files.is_file(path) or any(part.startswith(".") for part in parts):
-            continue
-        folder = parts[0] if len(parts) > 1 else root.resolve().name
-        domain = domain_name(folder)
-        if owner.setdefault(domain, (folder, len(parts) > 1)) != (folder, len(parts) > 1):
-            raise DataError(f"{root}: two folders would both be the domain {domain!r}; rename one")
-        listed.append((domain, path))
+    listed = files_below(root)
     if not listed:
         raise DataError(f"{root}: no text files in this folder")
     return listed

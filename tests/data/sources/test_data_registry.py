@@ -37,7 +37,7 @@ def test_a_new_source_is_registered_without_an_edit_of_the_package(tmp_path, mon
 @pytest.mark.parametrize("name", [name for name in SOURCES if name != "auto"])
 def test_every_source_of_the_config_is_registered_by_its_module(name):
     kind, _ = registry._kind(name)
-    assert kind.open and registry.reads_field(name) == (name in ("jsonl:", "tfds:"))
+    assert kind.open and registry.reads_field(name) == (name in ("jsonl:", "tfds:", "parquet:", "arrow:", "hf:"))
 
 
 def test_a_source_that_nobody_registered_is_refused():
