@@ -280,6 +280,8 @@ class TrainConfig(Section):
     """How long, how wide and how often. `batch_size` is in sequences over all devices; 0 turns an interval off.
 
     `double_batch_at` is the fraction of the horizon after which the batch doubles (0.5 in Gopher and Chinchilla).
+    `keep_checkpoints`: so many checkpoints stay for good, equally far apart in the logarithm of the tokens
+    (`training/schedule.py`), for those who look at a training's way (`evaluation/trajectories/`).
     """
 
     train_tokens: int = key(1_000_000, POSITIVE)
@@ -293,6 +295,7 @@ class TrainConfig(Section):
     eval_every: int = key(0, NOT_NEGATIVE)
     eval_sequences: int = key(512, POSITIVE)
     checkpoint_every: int = key(0, NOT_NEGATIVE)
+    keep_checkpoints: int = key(0, NOT_NEGATIVE, later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,8 @@
 """Checkpoints through Orbax: asynchronous, the last two and the best kept, with the position in the data inside.
 
-A trunk also keeps the steps that branches leave from (`keep`), and in the end nothing else. A branch reads its trunk's
-checkpoints by `restore_from`, which changes nothing there: other branches read the same files.
+A trunk also keeps the steps that branches leave from (`keep`), and in the end nothing else; so does a run the steps of
+`train.keep_checkpoints`, besides those above. A branch reads its trunk's checkpoints by `restore_from`, which changes
+nothing there: other branches read the same files.
 """
 
 from __future__ import annotations

@@ -83,7 +83,8 @@ def train(
       facts: copied into `result.json` (name, role, budget of a planned run).
       fork: another run that is this one up to some step: this run starts at the newest readable checkpoint of the trunk
         up to there, or at step 0 if there is none. What is computed does not depend on it.
-      keep: steps whose checkpoints branches will need; they are saved, and in the end no others are left.
+      keep: steps whose checkpoints branches will need; they are saved, and in the end no others are left,
+        but those of `train.keep_checkpoints`.
       profile: steps to trace into the directory's `profile/`.
       objective: what the steps minimise.
       then: stages that follow when the steps of `config` are done.
@@ -133,7 +134,8 @@ class _Run:
         echo: Callable[[str], None],
     ):
         # --- Data, mesh, ledger; only a run that can start takes the directory ---
-        self.course, self.workdir, self.clock, self.keep = course, workdir, clock, frozenset(keep)
+        self.course, self.workdir, self.clock = course, workdir, clock
+        self.prune_at_end, self.keep = bool(keep), frozenset((*keep, *course.kept_steps()))
         self.batches, self._mesh = open_batches(course.config), make_mesh(course.config.mesh)
         if fork:
             check_trunk(course, fork)
@@ -260,7 +262,7 @@ def _train_steps(run: _Run, signals: Signals) -> dict[str, float]:
             with log.pause("checkpoint"):
                 run.save(validation.get("validation_loss"))
         if last:
-            if run.keep:
+            if run.prune_at_end:
                 with log.pause("checkpoint"):
                     run.checkpoints.prune()
             return validation

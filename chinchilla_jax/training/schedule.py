@@ -8,13 +8,31 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
+from collections.abc import Callable
 
 from chinchilla_jax.config import COOLDOWNS, OptimizerConfig, RunConfig
+
+FIRST_KEPT = 0.01  # of a run's tokens: before that there is little to see
 
 
 def is_due(every: int, step: int) -> bool:
     """Whether `step` ends an interval of `every` steps; one of 0 has no end."""
     return every > 0 and step % every == 0
+
+
+def log_spaced(number: int, tokens: Callable[[int], int], total_steps: int) -> tuple[int, ...]:
+    """`number` steps, rising, the last is `total_steps`: after each the first whose `tokens` are as many as wanted.
+
+    These are equally far apart in the logarithm, from `FIRST_KEPT` of all tokens on. Where two of them fall into one
+    step the second is the next one; a run of fewer steps gives all it has.
+    """
+    number, last = min(number, total_steps), tokens(total_steps)
+    steps = [0]
+    for after in reversed(range(number)):
+        wanted = math.floor(last * FIRST_KEPT ** (after / max(number - 1, 1)))
+        step = bisect.bisect_left(range(total_steps), wanted, key=tokens)
+        steps.append(min(max(step, steps[-1] + 1), total_steps - after))
+    return tuple(steps[1:])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ import jax
 from chinchilla_jax.config import ConfigError, OptimizerConfig, RunConfig
 from chinchilla_jax.ledger import Ledger, count_run
 from chinchilla_jax.training.objective import NEXT_TOKEN, Objective
-from chinchilla_jax.training.schedule import BatchSchedule, steps_of
+from chinchilla_jax.training.schedule import BatchSchedule, log_spaced, steps_of
 from chinchilla_jax.training.step import Program, TrainState, once
 
 
@@ -138,6 +138,10 @@ class Course:
             return False
         other = self.at(step + 1)
         return (one.objective, one.config.model) != (other.objective, other.config.model)
+
+    def kept_steps(self) -> tuple[int, ...]:
+        """The steps whose checkpoints stay by `train.keep_checkpoints`."""
+        return log_spaced(self.config.train.keep_checkpoints, lambda s: self.at(s).tokens(s), self.total_steps)
 
     def ledger(self) -> Ledger:
         """Parameters of the last stage, tokens and FLOPs of all."""

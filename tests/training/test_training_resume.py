@@ -180,3 +180,19 @@ def test_a_lost_result_is_made_from_the_last_checkpoint(small, saved, straight, 
     (tmp_path / "result.json").unlink()
     train(small, tmp_path, echo=lambda line: None)
     assert_same_end(small, saved, tmp_path, straight)
+
+
+KEPT = {1, 2, 4, 11, 24}  # after a hundredth, 3.2, 10, 32 and 100 percent of the tokens
+
+
+@pytest.mark.parametrize("stop", [2, 4, 22])
+def test_kept_checkpoints_stay_whatever_stops_the_run(small, changed, saved, straight, stop_at, tmp_path, stop):
+    """At a kept step, and between two; the run itself is the one that keeps nothing, to the bit."""
+    config = changed(small, train={"keep_checkpoints": 5})
+    stop_at(stop)
+    with pytest.raises(Preempted, match=f"saved step {stop} of 24"):
+        train(config, tmp_path, echo=lambda line: None)
+    train(config, tmp_path, echo=lambda line: None)
+    assert_same_end(config, saved, tmp_path, straight)
+    kept = {int(path.name.removeprefix("step_")) for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept >= KEPT and kept - KEPT <= {18, 20, 22}, "those that stay besides are the last two and the best"

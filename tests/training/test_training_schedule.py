@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
-from chinchilla_jax.training.schedule import BatchSchedule, cooldown_start, learning_rate, steps_of
+from chinchilla_jax.training.schedule import BatchSchedule, cooldown_start, learning_rate, log_spaced, steps_of
 
 PLAIN = BatchSchedule(batch_size=4, steps_before_doubling=100, total_steps=100, seq_len=8)
 DOUBLED = BatchSchedule(batch_size=4, steps_before_doubling=60, total_steps=90, seq_len=8)
@@ -123,3 +123,22 @@ def test_steps_of_a_run(small):
     batches = steps_of(small)
     assert (batches.steps_before_doubling, batches.total_steps) == (16, 24)
     assert batches.tokens(24) == small.train.train_tokens
+
+
+@pytest.mark.parametrize("batches", [PLAIN, DOUBLED, BatchSchedule(4, 3000, 5000, 8)])
+@pytest.mark.parametrize("number", [1, 2, 7, 24, 60])
+def test_kept_steps_are_as_many_and_equally_far_apart_in_the_logarithm_of_tokens(batches, number):
+    total, last = batches.total_steps, batches.tokens(batches.total_steps)
+    steps = log_spaced(number, batches.tokens, total)
+    assert len(steps) == number and steps[-1] == total and steps[0] >= 1
+    assert list(steps) == sorted(set(steps)), "each once"
+    wanted = [last * 0.01 ** (1 - i / (number - 1)) for i in range(number)] if number > 1 else [last]
+    apart = [a for a, b in zip(range(number), steps, strict=True) if b > 1 + (steps[a - 1] if a else 0)]
+    for i in apart:  # the first step after which there are as many tokens
+        assert batches.tokens(steps[i] - 1) < wanted[i] * (1 + 1e-9) and batches.tokens(steps[i]) >= int(wanted[i])
+
+
+def test_a_run_of_few_steps_keeps_all_of_them_and_none_is_none():
+    assert log_spaced(24, PLAIN.tokens, 5) == (1, 2, 3, 4, 5)
+    assert log_spaced(0, PLAIN.tokens, 100) == ()
+    assert len(log_spaced(100, PLAIN.tokens, 100)) == 100

@@ -114,6 +114,7 @@ def test_runs_of_one_shape_share_a_program(small, changed, program):
         {"optimizer": {"peak_lr": 0.5, "schedule": "cooldown", "warmup_steps": 9, "final_lr_fraction": 0.0}},
         {"train": {"train_tokens": 10**9, "seed": 5, "log_every": 1, "eval_every": 0, "double_batch_at": 0.0}},
         {"train": {"checkpoint_every": 0, "eval_sequences": 7}, "data": {"mixture": "uniform", "data_dir": "there"}},
+        {"train": {"keep_checkpoints": 9}},
     ):
         assert make_program(changed(small, **change), mesh) is program
     for change in (
