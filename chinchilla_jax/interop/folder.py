@@ -28,7 +28,7 @@ from chinchilla_jax.interop.hf.fields import stored_dtype
 from chinchilla_jax.interop.layout import Name, Place, WeightsError, check_shapes, places
 from chinchilla_jax.interop.load import load_params
 from chinchilla_jax.interop.names import own_names
-from chinchilla_jax.interop.safetensors import SafetensorsFolder, Tensors
+from chinchilla_jax.interop.safetensors import SafetensorsFolder, Tensors, same_tensor
 
 OWN = "chinchilla_jax"
 FORMAT = 1  # of our own layout
@@ -174,19 +174,7 @@ def _check_family(family: Family, model: ModelConfig, found: SafetensorsFolder, 
     if model.tie_embeddings and head in shapes:
         besides.add(head)
     check_shapes(shapes, list(places(model, names)), str(folder), besides)
-    if head in besides and not _equal(found, head, embedding):
+    if head in besides and not same_tensor(found, head, embedding):
         told = f"true, but {head} is not {embedding}: set it to false if the file is right"
         raise ConfigError("tie_word_embeddings", f"{told} (in {folder})")
     return names
-
-
-def _equal(tensors: Tensors, one: str, other: str, rows: int = 1024) -> bool:
-    """Whether two tensors are the same to the bit, compared some rows at a time."""
-    shape = tensors.shapes[one]
-    if shape != tensors.shapes[other] or tensors.dtype(one) != tensors.dtype(other):
-        return False
-    return all(
-        tensors.rows(one, start, min(start + rows, shape[0])).tobytes()
-        == tensors.rows(other, start, min(start + rows, shape[0])).tobytes()
-        for start in range(0, shape[0], rows)
-    )

@@ -48,6 +48,18 @@ class Tensors(Protocol):
         """Rows of a tensor, its first axis; they may be changed."""
 
 
+def same_tensor(tensors: Tensors, one: str, other: str, rows: int = 1024) -> bool:
+    """Whether two tensors are the same to the bit, compared some rows at a time."""
+    shape = tensors.shapes[one]
+    if shape != tensors.shapes[other] or tensors.dtype(one) != tensors.dtype(other):
+        return False
+    return all(
+        tensors.rows(one, start, min(start + rows, shape[0])).tobytes()
+        == tensors.rows(other, start, min(start + rows, shape[0])).tobytes()
+        for start in range(0, shape[0], rows)
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
     """Where a tensor lies in its file: from byte `begin` on."""

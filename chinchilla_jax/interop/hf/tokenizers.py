@@ -34,8 +34,9 @@ def begin_and_ends(folder: Path, config: Mapping[str, Any], vocab_size: int) -> 
 
     None, or no token, where neither says it. Raises ConfigError if what they say is no token of the vocabulary.
     """
-    said = dict.fromkeys(("bos_token_id", "eos_token_id"), (None, folder / "config.json"))
-    found = [(folder / "config.json", config)]
+    main = folder / ("params.json" if files.is_file(folder / "params.json") else "config.json")
+    said = dict.fromkeys(("bos_token_id", "eos_token_id"), (None, main))
+    found = [(main, config)]
     if files.is_file(folder / GENERATION):
         found.append((folder / GENERATION, _read(folder / GENERATION)))
     for path, values in found:
