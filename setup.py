@@ -50,6 +50,8 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "parity": ["torch", "transformers"],
         "tensorboard": ["tensorboard"],
+        "wandb": ["wandb"],
+        "trackio": ["trackio"],
         "benchmarks": ["tokamax==0.0.12"],
     },
     entry_points={"console_scripts": ["chinchilla_jax = chinchilla_jax.cli:main"]},

@@ -37,6 +37,7 @@ REMAT_POLICIES = ("none", "full", "attention", "dots")
 COOLDOWNS = ("cooldown", "cooldown_sqrt")
 SCHEDULES = ("cosine", "constant", *COOLDOWNS)
 DTYPES = ("float32", "bfloat16")
+TRACKERS = ("tensorboard", "wandb", "trackio")  # `training/record/trackers.py`
 # Where text may come from, and the module of `data/sources` that registers it there; a path or a name follows a colon.
 SOURCES = {
     "auto": "",
@@ -282,6 +283,7 @@ class TrainConfig(Section):
     `double_batch_at` is the fraction of the horizon after which the batch doubles (0.5 in Gopher and Chinchilla).
     `keep_checkpoints`: so many checkpoints stay for good, equally far apart in the logarithm of the tokens
     (`training/schedule.py`), for those who look at a training's way (`evaluation/trajectories/`).
+    `tracker` draws the metrics beside those in the run's files.
     """
 
     train_tokens: int = key(1_000_000, POSITIVE)
@@ -296,6 +298,7 @@ class TrainConfig(Section):
     eval_sequences: int = key(512, POSITIVE)
     checkpoint_every: int = key(0, NOT_NEGATIVE)
     keep_checkpoints: int = key(0, NOT_NEGATIVE, later=True)
+    tracker: str = key("tensorboard", one_of=TRACKERS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -377,9 +380,11 @@ class RunConfig:
         """First 12 hexadecimal digits of the SHA-256 of the canonical JSON. Equal configs have equal hashes.
 
         A key marked `later` is left out at its default: a config keeps the hash it had before there was such a key.
+        `train.tracker` is left out always: nothing that is computed depends on it.
         """
         config = RunConfig.from_dict(self.to_dict())  # a float given as 1 is 1.0 from here on
         canonical = config.to_dict()
+        del canonical["train"]["tracker"]
         if self.method is None:
             del canonical["method"]
         for name, section in vars(config).items():

@@ -31,7 +31,8 @@ OTHER_WORDS = {
     "model.attention": "plain", "optimizer.schedule": "cooldown", "data.source": "shipped", "data.data_dir": "else",
     "data.mixture": "uniform", "data.tokenizer": "words.model", "data.text_field": "body",
     "data.teacher": "else.jsonl", "data.teacher_labels": ["<yes>", "<no>"],
-    "mesh.rules": ["mlp="], "train.compute_dtype": "bfloat16", "train.remat": "full", "study.name": "else",
+    "mesh.rules": ["mlp="], "train.compute_dtype": "bfloat16", "train.remat": "full", "train.tracker": "wandb",
+    "study.name": "else",
     "study.convention": "6nd", "model.base_head_dim": 32, "model.rope_scaling": "linear 2",
     "study.ladder": "chinchilla", "study.guess": "besiroglu2024", "study.recipe": "deepseek", "study.schedule": "trunk",
     "study.methods": ["plain", "patch"],
@@ -187,7 +188,7 @@ def test_a_config_survives_the_round_trip_through_dict_json_and_config_dict(conf
     assert RunConfig.from_dict(ml_collections.FrozenConfigDict(values)) == config
 
 
-@pytest.mark.parametrize("key", FIELDS)
+@pytest.mark.parametrize("key", [key for key in FIELDS if key != "train.tracker"])
 def test_every_field_counts_in_the_content_hash(key):
     values = BASE.to_dict()
     section, name = key.split(".")
@@ -250,7 +251,7 @@ def test_a_section_made_by_itself_obeys_the_same_rules():
 
 def test_settings_are_few():
     """A new behaviour is a function or a class; a setting more needs a reason, and this number changed with it."""
-    assert len(FIELDS) <= 86
+    assert len(FIELDS) <= 87
 
 
 def test_the_mesh_is_as_large_as_the_product_of_its_axes():

@@ -24,6 +24,7 @@ from chinchilla_jax.training.machine import hardware
 from chinchilla_jax.training.objective import NEXT_TOKEN, Objective
 from chinchilla_jax.training.record.directory import check_directory, finished_result, take_directory, write_result
 from chinchilla_jax.training.record.metrics import Diverged, RunLog, adopt_metrics
+from chinchilla_jax.training.record.trackers import check_tracker
 from chinchilla_jax.training.schedule import is_due, learning_rate
 from chinchilla_jax.training.stages import Course, Stage, course_of
 from chinchilla_jax.training.start import FirstWeights, Fork, check_trunk, open_batches
@@ -108,6 +109,7 @@ def train(
         distributed.check_job(identity, config.to_dict(), code_revision(), config.mesh.size)
         distributed.check_shared(workdir)
         check_directory(course, workdir, echo, hardware.cpu_cores(), init_from)
+        check_tracker(config.train.tracker)
         if (result := finished_result(workdir, echo)) is not None:
             return result
         run = _Run(course, workdir, clock, fork, first, keep, profile, echo)

@@ -41,6 +41,7 @@ def check_directory(
     there = stored["config"]
     with contextlib.suppress(ConfigError):  # keys that came later have their defaults
         there = RunConfig.from_dict(there).to_dict()
+        there["train"]["tracker"] = config.train.tracker  # nothing that is computed depends on who watches
     difference, owner = differences(there, config), None
     if there != config.to_dict() | {"mesh": there.get("mesh")}:
         owner = f"another config ({difference})"

@@ -4,7 +4,8 @@ metrics.jsonl   one line per logged step or evaluation: only values that a rerun
 timing.jsonl    what the clock had booked by then, by part, over restarts; at logged steps tokens/s and FLOP/s too.
                 It is never cut: steps that a restart does again are there twice, and the last line before it says
                 what the process that was killed had spent
-tensorboard/    both, as events
+
+The numbers of both go to the run's tracker too (`trackers.py`).
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import FAILED, ExplainedError
 from chinchilla_jax.model.experts import MEANS
 from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training import labels
 from chinchilla_jax.training.checkpoint import Position
+from chinchilla_jax.training.record.trackers import TensorBoard, Tracker, open_tracker
 from chinchilla_jax.training.schedule import is_due
 from chinchilla_jax.training.stages import Course
 from chinchilla_jax.training.timing.clock import STAMP_SECONDS, Clock, goodput
@@ -40,30 +40,32 @@ class Diverged(ExplainedError):
 
 
 class MetricWriter:
-    """Appends lines to a run's files, after cutting off the metrics that lie past the position it resumes from."""
+    """Appends lines to a run's files, after cutting off the metrics that lie past the position it resumes from.
 
-    def __init__(self, directory: Path, position: Position):
+    Numbers go to `tracker` besides; if none is given, to TensorBoard.
+    """
+
+    def __init__(self, directory: Path, position: Position, tracker: Tracker | None = None):
         paths = {name: Path(directory) / f"{name}.jsonl" for name in ("metrics", "timing")}
         if files.exists(paths["metrics"]):
             _truncate(Path(directory), position)
         _end_line(paths["timing"])
         self._files = {name: path.open("a", encoding="utf-8") for name, path in paths.items()}
-        self._events = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=position.step + 1)
+        self._tracker = tracker or TensorBoard(Path(directory), position.step)
 
     def write(self, kind: str, record: dict) -> None:
-        """One line in `metrics` or `timing`; numbers also become TensorBoard scalars."""
+        """One line in `metrics` or `timing`; its numbers are tracked as `metrics/...` or `timing/...`."""
         file = self._files[kind]
         file.write(json.dumps(record) + "\n")
         file.flush()
-        for key, value in record.items():
-            if key != "step" and isinstance(value, (int, float)):
-                self._events.add_scalar(f"{kind}/{key}", value, record["step"])
+        numbers = {f"{kind}/{k}": v for k, v in record.items() if k != "step" and isinstance(v, (int, float))}
+        self._tracker.log(record["step"], numbers)
 
     def close(self) -> None:
         """Flushes and closes everything."""
         for file in self._files.values():
             file.close()
-        self._events.close()
+        self._tracker.close()
 
 
 def _of_routers(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -79,7 +81,10 @@ class RunLog:
 
     def __init__(self, course: Course, workdir: Path, position: Position, clock: Clock, echo: Callable):
         self._course, self._position, self._clock, self._echo = course, position, clock, echo
-        self._writer = MetricWriter(workdir, position) if distributed.first() else None
+        self._writer = None
+        if distributed.first():
+            tracker = open_tracker(course.config, workdir, position.step, echo)
+            self._writer = MetricWriter(workdir, position, tracker)
         self._waiting: collections.deque = collections.deque()
         self._told = self._stamped = time.perf_counter()
 
