@@ -72,7 +72,7 @@ FLAGS = {
         enum_values=["corrected", "paper"],
     ),
     "replicates": _whole("Bootstrap replicates; 0: no intervals.", 1000, lower_bound=0),
-    "seed": _whole("Seed of the bootstrap.", 0),
+    "seed": _whole("Seed of what is drawn.", 0),
     "output": _text("Also write the answer there: a JSON file, or the folder of a report."),
     "variants": _switch("Also fit every variant of approaches 2 and 3."),
     "losses": _text(
@@ -158,6 +158,11 @@ FLAGS = {
     "top_k": _whole("Only the likeliest tokens, so many; 0: all.", 0, lower_bound=0),
     "top_p": _number("Only the likeliest tokens, of this probability together.", 1.0),
     "stop": _texts("End before this text; may be given again for another."),
+    # What a model is asked.
+    "tasks": _text("Names of tasks, by comma; a family's name is all of its tasks. Default: heldout."),
+    "heldout": _text("Token store whose held-out text tasks are made of. Default: that of the run."),
+    "limit": _whole("Questions of a task, at most.", lower_bound=1),
+    "begin": _switch("Texts begin with the token that began them in training.", default=True),
 }
 
 

@@ -19,6 +19,7 @@
     noise     --config=FILE[:NAME] --study=DIR         how far its runs differ by their seeds, and at other rates
     tune      --config=FILE[:NAME] --study=DIR         learning rate, initialisation and temperature on a narrow proxy
     generate  RUN [PROMPT...]                          text from a trained model: prompts, files of them, a chat
+    evaluate  RUN...                                   scores on tasks: of held-out text
     import    FROM TO                                  other people's weights, in this code's own layout
     export    RUN FOLDER                               the weights of a run, for transformers
     presets                                            published models and their counts
@@ -45,7 +46,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
-from chinchilla_jax.cli import generate, models, runs, studies
+from chinchilla_jax.cli import evaluate, generate, models, runs, studies
 from chinchilla_jax.cli.flags import define
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.config_flag import define_config, read_config
@@ -284,6 +285,7 @@ _verb(*studies.METHODS)(studies.methods)
 _verb(*studies.NOISE)(studies.noise)
 _verb(*studies.TUNE)(studies.tune)
 _verb(*generate.GENERATE, words="RUN [PROMPT...]")(generate.generate)
+_verb(*evaluate.EVALUATE, words="RUN...")(evaluate.evaluate)
 
 _verb(*models.IMPORT, words="FROM TO")(models.import_)
 _verb(*models.EXPORT, words="RUN FOLDER")(models.export)

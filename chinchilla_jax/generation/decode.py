@@ -53,10 +53,13 @@ class Decoder(NamedTuple):
 
 def make_decoder(config: RunConfig, mesh: Mesh | AbstractMesh) -> Decoder:
     """The decoder of a config on a mesh; equal shapes share compilations."""
-    config = dataclasses.replace(
-        config, mesh=dataclasses.replace(config.mesh, rules=(*config.mesh.rules, *_WHOLE_ROWS))
-    )
-    return _make_decoder(shape_key(config), mesh)
+    return _make_decoder(shape_key(with_whole_rows(config)), mesh)
+
+
+def with_whole_rows(config: RunConfig) -> RunConfig:
+    """The config, with no tokens of a row split over the mesh."""
+    rules = tuple(dict.fromkeys((*config.mesh.rules, *_WHOLE_ROWS)))
+    return dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, rules=rules))
 
 
 @functools.lru_cache(maxsize=64)

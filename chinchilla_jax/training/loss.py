@@ -91,15 +91,23 @@ output_loss.defvjp(_forward, _backward)
 
 def token_nats(x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, targets_BxS: Array) -> Array:
     """Nats of every token, `[B, S]` in float32. It has no gradient of its own, as `output_loss` has."""
+    return token_scores(x_BxSxD, w_VxD, bias_V, targets_BxS)[0]
 
-    def all_chunks(axes: Axes, x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, targets_BxS: Array) -> Array:
-        def chunk(carry: None, part: tuple[Array, ...]) -> tuple[None, Array]:
+
+def token_scores(x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, targets_BxS: Array) -> tuple[Array, Array]:
+    """Nats of every token, and whether none is likelier in its place: `[B, S]`, float32 and bool. No gradient."""
+
+    def all_chunks(axes: Axes, x_BxSxD: Array, w_VxD: Array, bias_V: Array | None, targets_BxS: Array) -> tuple:
+        def chunk(carry: None, part: tuple[Array, ...]) -> tuple[None, tuple[Array, Array]]:
             logits_NxV, log_z_N = _scores(axes, part[0], w_VxD, bias_V)
-            return carry, _aim(axes, logits_NxV, log_z_N, part[1]).nll
+            nll_N = _aim(axes, logits_NxV, log_z_N, part[1]).nll
+            highest_N = axes.max_of_vocab(jnp.max(logits_NxV, axis=-1))
+            return carry, (nll_N, nll_N <= log_z_N - highest_N)
 
-        return _over_chunks(chunk, None, w_VxD, x_BxSxD, targets_BxS)[1].reshape(targets_BxS.shape)
+        chunks = _over_chunks(chunk, None, w_VxD, x_BxSxD, targets_BxS)[1]
+        return jax.tree.map(lambda x: x.reshape(targets_BxS.shape), chunks)
 
-    return on_each_device(all_chunks, OUTPUT_LAYER[:4], TOKENS)(x_BxSxD, w_VxD, bias_V, targets_BxS)
+    return on_each_device(all_chunks, OUTPUT_LAYER[:4], (TOKENS, TOKENS))(x_BxSxD, w_VxD, bias_V, targets_BxS)
 
 
 def _zeros() -> Sums:
