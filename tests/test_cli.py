@@ -127,7 +127,7 @@ def test_flags_of_each_verb_do_not_change_by_accident():
         "noise": ("config", "study", "cells", "seeds", "rates", "workers", "dry_run"),
         "tune": ("config", "study", "cells", "seeds", "rates", "inits", "temperatures", "workers", "dry_run"),
         "generate": (*model, "prompts", "chat", "new_tokens", "temperature", "top_k", "top_p", "stop", "seed"),
-        "evaluate": (*model, "tasks", "heldout", "limit", "begin", "seed", "output"),
+        "evaluate": (*model, "tasks", "heldout", "rules", "limit", "begin", "seed", "output"),
         "import": (),
         "export": ("step", "format", "dtype"),
         "presets": (),

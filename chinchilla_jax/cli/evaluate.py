@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from chinchilla_jax.evaluation.tasks.ask import Answered
     from chinchilla_jax.interop.trained import Trained
 
-EVALUATE = (*MODEL, "tasks", "heldout", "limit", "begin", "seed", "output")
+EVALUATE = (*MODEL, "tasks", "heldout", "rules", "limit", "begin", "seed", "output")
 
 
 def evaluate(values: flags.FlagValues, words: list[str]) -> None:
@@ -24,7 +24,9 @@ def evaluate(values: flags.FlagValues, words: list[str]) -> None:
     A RUN is the folder of a run, of a study (its run with the lowest loss), or of weights. By default the tasks are
     those of held-out text, which need nothing else: heldout_bits (bits per byte), heldout_last_word (is the last word
     of a passage the one that the model would write?), heldout_cloze (which of four words is it?). Their text is that
-    of the token store which the run was evaluated on, or of --heldout. --output keeps every question and its answer.
+    of the token store which the run was evaluated on, or of --heldout. --tasks=iq
+    are rules that no text holds, as counting on, in the four groups of `evaluation/iq/`; --rules=TABLE brings labelled
+    texts for one of them. --output keeps every question and its answer.
     """
     if not words:
         raise UsageError("which model? Name the folder of a run or of a study")
@@ -45,7 +47,7 @@ def _ask(values: flags.FlagValues, model: Trained, names: list[str]) -> dict[str
     from chinchilla_jax.evaluation.tasks.question import Given
 
     text = heldout.of_store(Path(values.heldout)) if values.heldout else heldout.of_model(model)
-    given = Given(text, values.seed, values.limit)
+    given = Given(text, values.seed, values.limit, values.rules)
     tasks, others = made_here(names, given)
     if others:
         raise UsageError(f"--tasks={others[0]}: no such task; there are {', '.join(names_here())}")

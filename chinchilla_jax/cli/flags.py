@@ -159,8 +159,9 @@ FLAGS = {
     "top_p": _number("Only the likeliest tokens, of this probability together.", 1.0),
     "stop": _texts("End before this text; may be given again for another."),
     # What a model is asked.
-    "tasks": _text("Names of tasks, by comma; a family's name is all of its tasks. Default: heldout."),
+    "tasks": _text("Names of tasks, by comma; that of a family or a group is all of theirs. Default: heldout."),
     "heldout": _text("Token store whose held-out text tasks are made of. Default: that of the run."),
+    "rules": _text("Labelled texts for iq_symbolic_mapping in place of its own: a table or a folder of them."),
     "limit": _whole("Questions of a task, at most.", lower_bound=1),
     "begin": _switch("Texts begin with the token that began them in training.", default=True),
 }

@@ -1,7 +1,7 @@
 """Where are scores kept? In the `result.json` of the run, by task; question by question in a folder that you name.
 
-    "tasks": {"heldout_cloze": {"metrics": {"acc": 0.4, "acc_stderr": 0.02, ...}, "main": "acc", "questions": 400,
-                                "shots": 0, "version": 1, "by": "chinchilla_jax", "begin": true}}
+"tasks": {"heldout_cloze": {"metrics": {"acc": 0.4, "acc_stderr": 0.02, ...}, "main": "acc", "questions": 400,
+                            "shots": 0, "version": 1, "by": "chinchilla_jax", "begin": true}}
 """
 
 from __future__ import annotations
@@ -53,8 +53,11 @@ def write_questions(folder: Path, answered: Mapping[str, Answered], facts: Mappi
 
 
 def lines(records: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
-    """A line for each task: its metrics, with their standard errors, and how many questions they are of."""
-    told = []
+    """A line for each task: its metrics, with their standard errors, and how many questions they are of.
+
+    Where there are several of a group, one for the group follows: the mean over its tasks of what stands for each.
+    """
+    told, groups = [], dict[str, list[float]]()
     for name, record in records.items():
         metrics = record["metrics"]
         shown = [
@@ -64,7 +67,9 @@ def lines(records: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
         ]
         of = f"{record['questions']} questions" + (f", {record['shots']} shots" if record["shots"] else "")
         told.append(f"{name}: {', '.join(shown)}; {of}")
-    return told
+        groups.setdefault(record.get("group", ""), []).append(metrics[record["main"]])
+    of_groups = {group: values for group, values in groups.items() if group and len(values) > 1}
+    return [*told, *(f"{group}: {sum(v) / len(v):.4f}, the mean of {len(v)} tasks" for group, v in of_groups.items())]
 
 
 def _error(value: float | None) -> str:

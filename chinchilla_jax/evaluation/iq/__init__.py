@@ -12,7 +12,8 @@ models with each other, not with its tables.
     rules.py         counting; a word, then upper-case letters, replaced
     patterns.py      head and tail, repeating, slicing
     interference.py  keys and facts among what does not matter
-    tasks.py         all of them by name and by family
+    tasks.py         all of them by name
+    asked.py         as tasks of `evaluation/tasks/`, which `evaluate --tasks=iq` asks
 
-Plain Python: nothing here needs JAX, and the same seed gives the same questions everywhere.
+Plain Python: the same seed gives the same questions everywhere.
 """

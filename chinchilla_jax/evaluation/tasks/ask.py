@@ -30,6 +30,7 @@ def ask(scorer: Scorer, task: Task, given: Given) -> Answered:
     record = {"metrics": metrics, "main": task.main, "questions": len(questions), "shots": task.shots}
     record |= {"version": task.version, "by": "chinchilla_jax"}
     record |= {} if task.chance is None else {"chance": task.chance}
+    record |= {"group": task.group} if task.group else {}
     return Answered(record, each)
 
 
@@ -81,7 +82,8 @@ def _written(scorer: Scorer, questions: Sequence[Written]) -> tuple[dict[str, fl
     texts = [""] * len(questions)
     for (new_tokens, stop), numbers in together.items():
         prompts = [questions[number].prompt for number in numbers]
-        for number, text in zip(numbers, scorer.write(prompts, new_tokens, stop), strict=True):
+        fits = min(new_tokens, max(scorer.length // 2, 1))  # a model of short rows fails at long answers, no more
+        for number, text in zip(numbers, scorer.write(prompts, fits, stop), strict=True):
             texts[number] = text
     each: list[dict[str, Any]] = [
         {"prompt": q.prompt, "written": text, "exact_match": q.grade(text)}

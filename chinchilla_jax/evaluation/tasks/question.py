@@ -73,6 +73,7 @@ class Task:
       main: the metric that stands for the task.
       chance: what guessing scores by it, where that is known.
       shots: how many answered examples stand before each question.
+      group: a name for some tasks of the family, whose scores are averaged.
       version: another one where other questions would be made.
     """
 
@@ -82,3 +83,4 @@ class Task:
     chance: float | None = None
     shots: int = 0
     version: int = 1
+    group: str = ""

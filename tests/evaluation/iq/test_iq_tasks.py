@@ -1,6 +1,7 @@
 """IQ questions are solvable from their text alone, by their rule and by nothing cheaper."""
 
 import collections
+import functools
 import hashlib
 import random
 
@@ -10,7 +11,7 @@ from scipy.stats import binom
 from chinchilla_jax.evaluation.iq import interference
 from chinchilla_jax.evaluation.iq.question import ACCURACY, EXACT_MATCH, Question
 from chinchilla_jax.evaluation.iq.symbols import symbols
-from chinchilla_jax.evaluation.iq.tasks import FAMILIES, all_tasks, family_scores, groups
+from chinchilla_jax.evaluation.iq.tasks import FAMILIES, all_tasks
 from tests.evaluation.iq.oracles import ORACLES
 
 TASKS = all_tasks()
@@ -19,8 +20,9 @@ MAPPING = [name for name in NAMES if TASKS[name].metric == ACCURACY]
 SEEDS = 4
 
 
-def _all(name, seeds=SEEDS):
-    return [question for seed in range(seeds) for question in TASKS[name].questions(seed)]
+@functools.cache
+def _all(name):
+    return [question for seed in range(SEEDS) for question in TASKS[name].questions(seed)]
 
 
 def _within_chance(right, questions, chance):
@@ -154,11 +156,3 @@ def test_an_answer_is_the_first_line_and_nothing_else():
     question = Question("2, 3,", "4, 5")
     assert question.grade(" 4, 5\n\nCount") and question.grade("\n4, 5 ")
     assert not any(question.grade(text) for text in ("", "\n", "4, 5, 6", "4,5", "so 4, 5"))
-
-
-def test_groups_hold_all_tasks_once_and_families_average_theirs():
-    found = groups(TASKS)
-    assert found.pop("iq") == tuple(TASKS)
-    assert sorted(name for names in found.values() for name in names) == NAMES
-    scores = {"counting": 1.0, "replace_word": 0.5, "head_tail": 0.25}
-    assert family_scores(scores, TASKS) == {"iq": 1.75 / 3, "rule_understanding": 0.75, "pattern_mining": 0.25}
