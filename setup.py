@@ -21,7 +21,8 @@ setuptools.setup(
     packages=[*setuptools.find_packages(include=["chinchilla_jax", "chinchilla_jax.*"]), "chinchilla_jax.configs"],
     package_dir={"chinchilla_jax.configs": "configs"},
     package_data={"chinchilla_jax": ["tables/*", "data/mixtures/*.csv", "data/shipped/*.md",
-                                     "data/shipped/text/*/*.txt.gz", "scaling/report/templates/*.j2"]},
+                                     "data/shipped/text/*/*.txt.gz", "scaling/report/templates/*.j2",
+                                     "interop/hf/templates/*.py"]},
     install_requires=[
         "absl-py",
         "array_record",

@@ -61,6 +61,12 @@ def test_tables_and_text_are_inside(wheel, tmp_path):
     assert "training tokens" in run(wheel, tmp_path, "data", "--config=isoflop.py:tiny")
 
 
+def test_what_goes_beside_exported_weights_is_inside(wheel):
+    from chinchilla_jax.interop.hf.own import CODE
+
+    assert {path.name for path in wheel.glob("chinchilla_jax/interop/hf/templates/*")} == set(CODE)
+
+
 @pytest.mark.long
 def test_the_main_job_runs_without_the_checkout(wheel, tmp_path):
     printed = run(wheel, tmp_path, "study", "--config=isoflop.py:tiny", "--study=tiny")

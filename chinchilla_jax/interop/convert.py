@@ -93,6 +93,8 @@ def _convert(weights: Weights, folder: Path, format: str, dtype: str, echo: Echo
         companions = beside.write(weights, room, echo)
         stored = max(tensors, key=lambda tensor: tensor.bytes).dtype.name
         files.write_json(room / "config.json", _config(model, format, stored) | companions)
+        if format == OWN:
+            own.write_code(room)
         files.write_text(room / "README.md", card.text(weights, folder.name, format, companions))
     echo(f"{folder}: written")
 
