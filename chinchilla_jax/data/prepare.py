@@ -26,7 +26,7 @@ from chinchilla_jax.data.clean import clean
 from chinchilla_jax.data.sources import registry
 from chinchilla_jax.data.steps import DataError, Progress, content_key, one_at_a_time, read_description
 from chinchilla_jax.data.teacher import prepare_teacher
-from chinchilla_jax.data.tokenizer import TRAINER_VERSION, Tokenizer, train_tokenizer
+from chinchilla_jax.data.tokenizers import TRAINER_VERSION, Tokenizer, open_tokenizer, train_tokenizer
 
 CORPUS_FORMAT = 1
 # Enough for stable merges, few enough seconds; shared among domains by size.
@@ -65,7 +65,7 @@ def store_path(data: DataConfig) -> pathlib.Path:
         changed = "(or its files changed since)"
         raise DataError(f"{data.data_dir}: no data prepared for data.source={data.source} {changed}; {hint}")
     model = _tokenizer_path(data, corpus)
-    path = _store_folder(data, corpus, Tokenizer(model)) if files.exists(model) else None
+    path = _store_folder(data, corpus, open_tokenizer(model)) if files.exists(model) else None
     if path is None or not files.exists(path / "store.json"):
         settings = f"data.tokenizer={data.tokenizer}, vocab_size={data.vocab_size}, seq_len={data.seq_len}"
         raise DataError(f"{data.data_dir}: the text is there, but no token store for {settings}; {hint}")
@@ -120,7 +120,7 @@ def _prepare_tokenizer(data: DataConfig, corpus: pathlib.Path, echo: Echo) -> To
     if data.tokenizer == "train" and not files.exists(path):
         echo(f"tokenizer: training {data.vocab_size} pieces")
         train_tokenizer(_sample(corpus), data.vocab_size, path)
-    tokenizer = Tokenizer(path)
+    tokenizer = open_tokenizer(path)
     if (size := tokenizer.vocab_size) > data.vocab_size:
         few = f"tokenizer {path} has {size} pieces, vocab_size={data.vocab_size} is too few"
         raise ConfigError("data.vocab_size", f"{few}; set data.vocab_size (and model.vocab_size) to at least {size}")

@@ -6,7 +6,7 @@ exactly once. The separator comes first so that a document's first token is pred
 own segment. The last row is filled up with separators that are no targets.
 
     STORE/store.json                 written last: a folder without it is unfinished
-    STORE/tokenizer.model
+    STORE/tokenizer.model            or tokenizer.json, and what says which of its pieces ends a text
     STORE/byte_lengths.npy           int32 [vocab]
     STORE/DOMAIN.SPLIT.npy           uint16 or uint32 [rows, seq_len + 1]
 """
@@ -25,7 +25,7 @@ import numpy as np
 
 from chinchilla_jax.base import files
 from chinchilla_jax.data.steps import DataError, Progress, read_description
-from chinchilla_jax.data.tokenizer import Tokenizer
+from chinchilla_jax.data.tokenizers import Tokenizer, open_tokenizer
 
 FORMAT = 1
 SPLITS = ("train", "validation")
@@ -95,7 +95,8 @@ def finish_store(path: pathlib.Path, tokenizer: Tokenizer, seq_len: int, source:
     description = {"format": FORMAT, "source": source, "domains": counts} | made_with
     byte_lengths = io.BytesIO()
     np.save(byte_lengths, tokenizer.byte_lengths())
-    files.write_bytes(path / "tokenizer.model", files.read_bytes(tokenizer.path))
+    for name, file in tokenizer.files().items():
+        files.write_bytes(path / name, files.read_bytes(file))
     files.write_bytes(path / "byte_lengths.npy", byte_lengths.getvalue())
     files.write_json(path / "store.json", description, sort_keys=True)
     for domain, split in itertools.product(counts, SPLITS):
@@ -178,7 +179,7 @@ class TokenStore:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer the store was made with; raises `DataError` if its file was replaced by another."""
-        tokenizer = Tokenizer(self.path / "tokenizer.model")
+        tokenizer = open_tokenizer(self.path)
         if tokenizer.fingerprint() != self.tokenizer_fingerprint:
             made_with = f"the store was made with {self.tokenizer_fingerprint}; prepare the data again"
             raise DataError(f"{tokenizer.path}: is tokenizer {tokenizer.fingerprint()}, {made_with}")

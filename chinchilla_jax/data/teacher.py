@@ -31,7 +31,7 @@ from chinchilla_jax.config import ConfigError, DataConfig
 from chinchilla_jax.data.clean import content_hash
 from chinchilla_jax.data.steps import DataError, content_key, read_description
 from chinchilla_jax.data.store import SPLITS, TokenStore, finish_store
-from chinchilla_jax.data.tokenizer import Tokenizer
+from chinchilla_jax.data.tokenizers import Tokenizer
 
 FORMAT = 1
 DOMAIN = "propositions"

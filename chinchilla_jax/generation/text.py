@@ -18,16 +18,13 @@ from chinchilla_jax.interop.trained import Trained
 class TextStream:
     """The text of tokens that arrive one at a time: `push` returns what is certain by now, cut at a stop string.
 
-    A character may take several tokens, and a token's text may depend on those before it: the text is that of all
-    tokens at once, and what may still change, or may be the beginning of a stop string, is held back.
+    What may be the beginning of a stop string is held back.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = (), ends: Sequence[int] = ()):
         """`prompt` is what stands before; one of the tokens `ends` ends the text, and is not part of it."""
-        self._tokenizer, self._ids = tokenizer, list(prompt)
+        self._decoded = tokenizer.decode_stream(prompt)
         self._ends, self._stop = frozenset(ends), [text for text in stop if text]
-        self._prefix = max(0, len(self._ids) - 8)  # decoding begins a little before the new tokens
-        self._shown = len(self._ids)
         self._text = ""  # certain, of the new tokens
         self._given = 0  # how much of it was returned
         self.done = False
@@ -38,31 +35,17 @@ class TextStream:
             return ""
         if token in self._ends:
             return self.flush()
-        self._ids.append(int(token))
-        new = self._undecided()
-        if new.endswith("\ufffd"):
-            return ""
-        self._take(new)
+        self._text += self._decoded.push(token)
         return self._release(held_back=max((len(text) for text in self._stop), default=1) - 1)
 
     def flush(self) -> str:
         """The rest: no token follows."""
         if self.done:
             return ""
-        self._take(self._undecided())
+        self._text += self._decoded.flush()
         rest = self._release(held_back=0)
         self.done = True
         return rest
-
-    def _undecided(self) -> str:
-        decode = self._tokenizer.decode
-        before = decode(self._ids[self._prefix : self._shown])
-        return decode(self._ids[self._prefix :])[len(before) :]
-
-    def _take(self, new: str) -> None:
-        if new:
-            self._text += new
-            self._prefix, self._shown = self._shown, len(self._ids)
 
     def _release(self, held_back: int) -> str:
         found = [at for at in map(self._text.find, self._stop) if at >= 0]

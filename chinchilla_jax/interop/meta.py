@@ -212,8 +212,7 @@ def _text_ends(folder: Path) -> dict[str, Any]:
     if re.match(rb"[A-Za-z0-9+/]+=* \d+\n", content):  # LLaMA 3: a line a token; the others follow in a fixed order
         ranks = content.count(b" ")
         return {"bos_token_id": ranks, "eos_token_id": [ranks + 1, ranks + 8, ranks + 9]}
-    from chinchilla_jax.data import Tokenizer
+    from chinchilla_jax.data import open_tokenizer
 
-    words = Tokenizer(path)
-    begin = words.piece_id("<s>")
-    return ({} if begin is None else {"bos_token_id": begin}) | {"eos_token_id": words.separator}
+    words = open_tokenizer(path)
+    return ({} if words.bos is None else {"bos_token_id": words.bos}) | {"eos_token_id": words.separator}

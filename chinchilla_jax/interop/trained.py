@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from chinchilla_jax.base import files
 from chinchilla_jax.config import ConfigError, DataConfig, MeshConfig, RunConfig, TrainConfig
 from chinchilla_jax.data import DataError, Tokenizer, TokenStore, open_tokenizer, store_path
+from chinchilla_jax.data.tokenizers import find_tokenizer
 from chinchilla_jax.interop.folder import is_weights_folder, open_weights
-from chinchilla_jax.interop.hf.tokenizers import begin_and_ends, tokenizer_file
+from chinchilla_jax.interop.hf.tokenizers import begin_and_ends
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training.checkpoint import restore_params, steps_in
 from chinchilla_jax.training.record.directory import read_record
@@ -69,7 +70,7 @@ class Trained:
     def need_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises ConfigError if none is known."""
         if self.tokenizer is None:
-            raise ConfigError("tokenizer", f"{self.source} has none; name one with --tokenizer=FILE")
+            raise ConfigError("tokenizer", f"{self.source} has none; name one with --tokenizer=PATH")
         return self.tokenizer
 
 
@@ -89,7 +90,7 @@ def open_model(
       mesh: over which devices; by default one.
       step: of which checkpoint; by default the newest that can be read.
       compute_dtype: instead of that of its training.
-      tokenizer: a file, instead of what the run's text was cut with.
+      tokenizer: a file or folder for `open_tokenizer`, instead of what the run's text was cut with.
       echo: told about checkpoints that cannot be read.
 
     Raises:
@@ -127,7 +128,7 @@ def _open_weights(
     folder: Path, mesh: MeshConfig | None, compute_dtype: str | None, tokenizer: str | Path | None
 ) -> Trained:
     found, mesh = open_weights(folder), mesh or MeshConfig()
-    path = Path(tokenizer) if tokenizer else tokenizer_file(folder)
+    path = Path(tokenizer) if tokenizer else find_tokenizer(folder)
     split = mesh.context * mesh.tensor
     data = DataConfig(
         tokenizer=str(path or folder),

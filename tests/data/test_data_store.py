@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from chinchilla_jax.data import DataError, Tokenizer, TokenStore, segment_ids
+from chinchilla_jax.data import DataError, TokenStore, open_tokenizer, segment_ids
 from chinchilla_jax.data import store as store_module
 from chinchilla_jax.data.steps import Progress
 
@@ -52,7 +52,7 @@ def test_the_shipped_text_adds_up_too(store):
 
 
 def test_a_foreign_tokenizer_serves_and_its_extra_bytes_are_counted(tmp_path, foreign_model):
-    tokenizer = Tokenizer(foreign_model)
+    tokenizer = open_tokenizer(foreign_model)
     texts = [["cats and dogs", "birds"]]
     written = _write(tmp_path / "store", texts, tokenizer, 4)
     assert written.separator == 2 and written.array("words")[0, 0] == 2
@@ -73,7 +73,7 @@ def copy(tmp_path, store):
 
 def test_another_tokenizer_is_refused(copy, foreign_model):
     with pytest.raises(DataError, match="made with tokenizer .*foreign.model is"):
-        TokenStore(copy, Tokenizer(foreign_model))
+        TokenStore(copy, open_tokenizer(foreign_model))
     shutil.copy(foreign_model, copy / "tokenizer.model")
     with pytest.raises(DataError, match="tokenizer.model: is tokenizer"):
         TokenStore(copy).tokenizer()

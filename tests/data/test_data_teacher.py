@@ -9,7 +9,7 @@ import pytest
 from chinchilla_jax.config import ConfigError, DataConfig
 from chinchilla_jax.data import Batches, DataError, Teacher, TokenStore, prepare, store_path
 from chinchilla_jax.data.teacher import DOMAIN, label_pieces, read_propositions
-from chinchilla_jax.data.tokenizer import Tokenizer
+from chinchilla_jax.data.tokenizers import open_tokenizer
 from chinchilla_jax.tools.parity import main, parity_propositions
 
 WEIGHT, SHARE = 3.0, 0.25
@@ -222,7 +222,7 @@ def test_a_file_that_is_absent_or_empty_is_named_and_repeats_count_once(tmp_path
 
 
 def test_labels_are_spare_control_pieces_or_those_that_are_named(store, foreign_model):
-    foreign, own = Tokenizer(foreign_model), store.tokenizer()
+    foreign, own = open_tokenizer(foreign_model), store.tokenizer()
     assert label_pieces(own, ()) == (0, 3)
     with pytest.raises(ConfigError, match=r"data.teacher_labels: .*foreign.model has 1 control pieces besides .* two"):
         label_pieces(foreign, ())
@@ -237,7 +237,7 @@ def test_labels_are_spare_control_pieces_or_those_that_are_named(store, foreign_
 def test_a_named_piece_may_be_in_a_text_as_well(foreign_model, tmp_path):
     """The label is the last of them."""
     texts = [{"text": f"a sentence about {animal}", "label": True} for animal in ("cats", "dogs", "birds")]
-    foreign = Tokenizer(foreign_model)
+    foreign = open_tokenizer(foreign_model)
     used = foreign._model.id_to_piece(foreign.encode("about")[-1])
     data = DataConfig(source="shipped", data_dir=str(tmp_path), tokenizer=str(foreign_model), vocab_size=400,
                       seq_len=24, teacher=written(tmp_path / "some.jsonl", texts),

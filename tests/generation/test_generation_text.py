@@ -61,5 +61,5 @@ def test_prompts_are_continued_together_as_each_alone(trained, tokenizer):
     assert texts == [continue_texts(model, [prompt], new_tokens=12)[0] for prompt in prompts]
     stop = texts[1][3]
     assert continue_texts(model, prompts, new_tokens=12, stop=[stop])[1] == texts[1][: texts[1].index(stop)]
-    with pytest.raises(ConfigError, match="--tokenizer=FILE"):
+    with pytest.raises(ConfigError, match="--tokenizer=PATH"):
         continue_texts(trained("relative"), ["a"], new_tokens=1)

@@ -7,7 +7,6 @@ from typing import Any
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo
-from chinchilla_jax.data import Tokenizer
 from chinchilla_jax.interop.checkpoint import RunWeights
 from chinchilla_jax.interop.folder import WeightsFolder
 from chinchilla_jax.interop.hf.sentencepiece import NotConverted, tokenizer_json
@@ -28,25 +27,27 @@ def write(weights: RunWeights | WeightsFolder, folder: Path, echo: Echo) -> dict
     if tokenizer is None:
         echo("no tokenizer: the token store of the run is gone")
         return {}
-    path = Path(tokenizer.path)
-    files.write_bytes(folder / f"tokenizer{path.suffix}", files.read_bytes(path))
-    return _described(tokenizer, path, folder, echo)
-
-
-def _described(tokenizer: Tokenizer, path: Path, folder: Path, echo: Echo) -> dict[str, Any]:
     # In training a text began behind the separator, so that is its beginning too, whatever else the tokenizer has.
-    ids: dict[str, Any] = {"bos_token_id": tokenizer.separator, "eos_token_id": tokenizer.separator}
-    if path.suffix == ".model":
-        try:
-            files.write_json(folder / "tokenizer.json", tokenizer_json(path))
-        except NotConverted as error:
-            echo(f"no tokenizer.json: {error}")
-            return ids
+    ids = {"bos_token_id": tokenizer.separator, "eos_token_id": tokenizer.separator}
+    named = tokenizer.files()
+    for name, path in named.items():
+        files.write_bytes(folder / name, files.read_bytes(path))
+    if "tokenizer.json" not in named and not _converted(tokenizer.path, folder, echo):
+        return ids
+    if "tokenizer_config.json" not in named:
         # Version 5's own class name is unknown to version 4; this one is known to both, and keeps the file as it is.
         described = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         known = {"unk_token": "<unk>"} if tokenizer.piece_id("<unk>") is not None else {}
-        for piece in ("</s>", "<s>"):
-            if tokenizer.piece_id(piece) == tokenizer.separator:
-                known |= {"bos_token": piece, "eos_token": piece}
+        known |= dict.fromkeys(("bos_token", "eos_token"), tokenizer.piece_name(tokenizer.separator))
         files.write_json(folder / "tokenizer_config.json", described | known)
     return ids
+
+
+def _converted(model: Path, folder: Path, echo: Echo) -> bool:
+    """Whether a SentencePiece model could be said, and was written, as a `tokenizer.json`."""
+    try:
+        files.write_json(folder / "tokenizer.json", tokenizer_json(model))
+    except NotConverted as error:
+        echo(f"no tokenizer.json: {error}")
+        return False
+    return True

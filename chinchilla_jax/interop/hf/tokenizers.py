@@ -1,4 +1,4 @@
-"""Which tokenizer lies beside weights, and which of its tokens begin and end a text?"""
+"""What of a tokenizer lies beside weights, and which of its tokens begin and end a text?"""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from chinchilla_jax.base import files
 from chinchilla_jax.config import ConfigError
 
-FILES = ("tokenizer.model", "tokenizer.json")
 GENERATION = "generation_config.json"
 # What is copied with weights, as far as it is there.
 COMPANIONS = (
-    *FILES,
+    "tokenizer.model",
+    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -22,11 +22,6 @@ COMPANIONS = (
     GENERATION,
     "chat_template.jinja",
 )
-
-
-def tokenizer_file(folder: Path) -> Path | None:
-    """The file that its text is cut with: a SentencePiece model, else a `tokenizer.json`; None if it has neither."""
-    return next((folder / name for name in FILES if files.is_file(folder / name)), None)
 
 
 def begin_and_ends(folder: Path, config: Mapping[str, Any], vocab_size: int) -> tuple[int | None, tuple[int, ...]]:

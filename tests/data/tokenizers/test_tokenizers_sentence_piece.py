@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from chinchilla_jax.data import DataError, Tokenizer
-from chinchilla_jax.data.tokenizer import train_tokenizer
+from chinchilla_jax.data import DataError, open_tokenizer
+from chinchilla_jax.data.tokenizers import train_tokenizer
 
 ODD = ["", " ", "  two  spaces ", "\n\n\n", "\r\n\t", "\x00", "\ufeffmark", "\u2581", "a\u2581\u2581b \u2581", "ﬁ ½ Å",
        "e\u0301", "👩‍👩‍👧", "</s><s><unk><pad>", "<0x0A>", "العربية", "\U0010ffff"]  # fmt: skip
@@ -54,7 +54,7 @@ def test_vocabulary_too_large_for_the_text_is_said(tmp_path):
 
 
 def test_foreign_ids_come_from_the_model(foreign_model):
-    tokenizer = Tokenizer(foreign_model)
+    tokenizer = open_tokenizer(foreign_model)
     assert tokenizer.separator == 2
     lengths = tokenizer.byte_lengths()
     assert lengths.dtype == np.int32 and lengths.shape == (tokenizer.vocab_size,)
@@ -66,20 +66,20 @@ def test_foreign_ids_come_from_the_model(foreign_model):
 
 @pytest.mark.parametrize(("eos", "bos", "separator"), [(-1, 1, 1), (2, -1, 2)])
 def test_separator_is_the_end_piece_else_the_beginning_piece(tmp_path, eos, bos, separator):
-    assert Tokenizer(_tiny_model(tmp_path, eos, bos)).separator == separator
+    assert open_tokenizer(_tiny_model(tmp_path, eos, bos)).separator == separator
 
 
 def test_a_model_without_either_is_an_error(tmp_path):
     with pytest.raises(DataError, match="neither an end-of-text nor a beginning-of-text"):
-        Tokenizer(_tiny_model(tmp_path, -1, -1))
+        open_tokenizer(_tiny_model(tmp_path, -1, -1))
 
 
 def test_missing_and_broken_models_are_named(tmp_path):
     with pytest.raises(DataError, match="nowhere.model: no such tokenizer"):
-        Tokenizer(tmp_path / "nowhere.model")
+        open_tokenizer(tmp_path / "nowhere.model")
     (tmp_path / "broken.model").write_bytes(b"this is no model")
     with pytest.raises(DataError, match="broken.model: not a SentencePiece model"):
-        Tokenizer(tmp_path / "broken.model")
+        open_tokenizer(tmp_path / "broken.model")
 
 
 def _tiny_model(folder, eos, bos):

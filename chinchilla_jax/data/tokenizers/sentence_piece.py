@@ -1,4 +1,4 @@
-"""Text to token ids and back: SentencePiece, trained here or any ready model."""
+"""SentencePiece: models trained here, and any ready `.model` file, unigram or byte-pair."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import sentencepiece
 
 from chinchilla_jax.base import files
 from chinchilla_jax.data.steps import DataError, content_key
+from chinchilla_jax.data.tokenizers.base import SPACE, Tokenizer
 
 # Enters the keys of trained models: change it with any setting below.
 TRAINER_VERSION = 1
-_SPACE = "\u2581"  # SentencePiece's picture of a space inside a piece.
+# Models with the same pieces that treat spaces, case or compatible characters otherwise cut one of these otherwise.
+_PROBES = ("a", " A  b\tc\n ", "ﬁ ½ Å e\u0301 \u3000 ①")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, path: pathlib.Path) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, path: pathlib.Path) -> SentencePiece:
     """Trains a byte-pair model on `texts` and writes it to `path`; the same texts always give the same pieces.
 
     Nothing is normalised and every byte has a piece, so any text survives encode and decode. One thread, because the
@@ -39,7 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: pathlib.Path) -
         reason = str(error).rsplit("] ", 1)[-1]  # Before that: SentencePiece's own file and line.
         raise DataError(f"data.vocab_size={vocab_size} does not suit this text: {reason}") from None
     files.write_bytes(path, model.getvalue())
-    return Tokenizer(path)
+    return SentencePiece(path)
 
 
 def _lines(texts: Iterable[str]) -> Iterable[str]:
@@ -50,77 +51,75 @@ def _lines(texts: Iterable[str]) -> Iterable[str]:
                 yield line[start : start + 1000].replace("\0", " ")
 
 
-def open_tokenizer(path: str | pathlib.Path) -> Tokenizer:
-    """The tokenizer in a file. Raises DataError if there is none."""
-    return Tokenizer(path)
-
-
-class Tokenizer:
+class SentencePiece(Tokenizer):
     """A SentencePiece model file. Ids, also those of the control pieces, are whatever the model says."""
 
     def __init__(self, path: str | pathlib.Path):
-        """Loads the model at `path`.
+        """Loads the model at `path`, which must be a file.
 
         Raises:
-          DataError: no such file, no SentencePiece model, or one with neither an end nor a beginning piece.
+          DataError: no SentencePiece model, or one with neither an end nor a beginning piece.
         """
-        self.path = pathlib.Path(path)
-        if not files.is_file(self.path):
-            raise DataError(f"{path}: no such tokenizer; data.tokenizer is `train` or a SentencePiece .model file")
-        self._model = sentencepiece.SentencePieceProcessor()
+        model = self._model = sentencepiece.SentencePieceProcessor()
         try:
-            self._model.Load(model_proto=files.read_bytes(self.path))
+            model.Load(model_proto=files.read_bytes(path))
         except (RuntimeError, ValueError) as error:
             raise DataError(f"{path}: not a SentencePiece model ({error})") from None
-        self.vocab_size: int = self._model.vocab_size()
-        separator = self._model.eos_id() if self._model.eos_id() >= 0 else self._model.bos_id()
-        if separator < 0:
-            raise DataError(f"{path}: has neither an end-of-text nor a beginning-of-text piece to separate documents")
-        self.separator: int = separator
+        pieces = [_bytes_of(model, i) for i in range(model.vocab_size())]
+        bos, eos = (i if i >= 0 else None for i in (model.bos_id(), model.eos_id()))
+        super().__init__(pathlib.Path(path), pieces, bos, eos)
         # Spaces are stored as U+2581, so the character itself has to travel as its three bytes.
-        pieces = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
-        self._space_bytes = pieces if all(self._model.is_byte(piece) for piece in pieces) else None
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without separators."""
-        return self.encode_all([text])[0]
+        space = [model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        self._space_bytes = space if all(model.is_byte(i) for i in space) else None
 
     def encode_all(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
-        """Token ids of each text; the result does not depend on `threads`."""
-        if self._space_bytes is None or not any(_SPACE in text for text in texts):
-            return self._model.encode(list(texts), num_threads=threads)
-        encoded = []
-        for text in texts:
-            first, *rest = self._model.encode(text.split(_SPACE))
-            encoded.append(first + [piece for part in rest for piece in (*self._space_bytes, *part)])
+        """Token ids of each text; those of the library, but for a U+2581 of the text, if that can be kept."""
+        encoded = self._model.encode(list(texts), num_threads=threads)
+        if self._space_bytes is not None:
+            for n, text in enumerate(texts):
+                if SPACE in text:
+                    encoded[n] = self._with_the_picture(text) or encoded[n]
         return encoded
+
+    def _with_the_picture(self, text: str) -> list[int] | None:
+        """Ids that keep U+2581; None where the model changes the parts between, if only by a space before each."""
+        first, *rest = self._model.encode(text.split(SPACE))
+        ids = first + [i for part in rest for i in (*(self._space_bytes or ()), *part)]
+        return ids if b"".join(self._pieces[i] for i in ids) == text.encode() else None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; control pieces give nothing."""
         return self._model.decode([int(i) for i in ids])
 
-    def byte_lengths(self) -> np.ndarray:
-        """int32[vocab_size]: UTF-8 bytes of text each piece stands for; 0 for control, unknown and unused pieces."""
-        lengths = np.zeros(self.vocab_size, np.int32)
-        for i in range(self.vocab_size):
-            if self._model.is_byte(i):
-                lengths[i] = 1
-            elif not (self._model.is_control(i) or self._model.is_unknown(i) or self._model.is_unused(i)):
-                lengths[i] = len(self._model.id_to_piece(i).replace(_SPACE, " ").encode())
-        return lengths
-
-    def spare_pieces(self) -> list[int]:
-        """Control pieces that are in no stream of tokens: no text gives them, and they separate no documents."""
-        return [i for i in range(self.vocab_size) if self._model.is_control(i) and i != self.separator]
+    def control_pieces(self) -> list[int]:
+        """The ids that no text gives, in their order."""
+        return [i for i in range(self.vocab_size) if self._model.is_control(i)]
 
     def piece_id(self, piece: str) -> int | None:
         """The id of the piece with this name, None if there is none."""
         i = self._model.piece_to_id(piece)
         return i if self._model.id_to_piece(i) == piece else None
 
+    def piece_name(self, i: int) -> str:
+        """What the piece with this id is called."""
+        return self._model.id_to_piece(i)
+
+    def files(self) -> dict[str, pathlib.Path]:
+        """The model, under the name that a folder has it by."""
+        return {"tokenizer.model": self.path}
+
     def fingerprint(self) -> str:
-        """12 hexadecimal digits of a hash over all pieces in order, and the separator.
+        """12 hexadecimal digits of a hash over all pieces in order, how good they are, the separator, and probes.
 
         Not over the file: models that cut text alike may differ in the trainer's notes inside.
         """
-        return content_key(self.separator, [self._model.id_to_piece(i) for i in range(self.vocab_size)])
+        pieces = [[self._model.id_to_piece(i), self._model.get_score(i)] for i in range(self.vocab_size)]
+        return content_key(self.separator, pieces, [self._model.encode(text) for text in _PROBES])
+
+
+def _bytes_of(model: sentencepiece.SentencePieceProcessor, i: int) -> bytes:
+    if model.is_byte(i):
+        return bytes.fromhex(model.id_to_piece(i)[3:5])
+    if model.is_control(i) or model.is_unknown(i) or model.is_unused(i):
+        return b""
+    return model.id_to_piece(i).replace(SPACE, " ").encode()
