@@ -160,6 +160,10 @@ FLAGS = {
     "stop": _texts("End before this text; may be given again for another."),
     # What a model is asked.
     "tasks": _text("Names of tasks, by comma; that of a family or a group is all of theirs. Default: heldout."),
+    "suite": _text("The tasks of a paper: chinchilla, gopher, llama."),
+    "data": _text("Folder of data sets, PATH/NAME/SPLIT.parquet, that tasks of the harness are asked with."),
+    "include": _text("Folder of tasks of yours, as YAML files of the harness."),
+    "fewshot": _whole("Examples before a question of the harness. Default: as the task says.", lower_bound=0),
     "heldout": _text("Token store whose held-out text tasks are made of. Default: that of the run."),
     "rules": _text("Labelled texts for iq_symbolic_mapping in place of its own: a table or a folder of them."),
     "limit": _whole("Questions of a task, at most.", lower_bound=1),

@@ -19,7 +19,7 @@
     noise     --config=FILE[:NAME] --study=DIR         how far its runs differ by their seeds, and at other rates
     tune      --config=FILE[:NAME] --study=DIR         learning rate, initialisation and temperature on a narrow proxy
     generate  RUN [PROMPT...]                          text from a trained model: prompts, files of them, a chat
-    evaluate  RUN...                                   scores on tasks: of held-out text, IQ
+    evaluate  RUN...                                   scores on tasks: of held-out text, IQ, of lm-eval
     import    FROM TO                                  other people's weights, in this code's own layout
     export    RUN FOLDER                               the weights of a run, for transformers
     presets                                            published models and their counts

@@ -24,13 +24,13 @@ _WORDS = 60  # of a context with its last word; half of them at least
 _OPTIONS = 4
 
 
-def of_store(folder: Path) -> Callable[[], Iterator[str]]:
+def of_store(folder: Path | Callable[[], Path]) -> Callable[[], Iterator[str]]:
     """The held-out documents of a token store, one of each domain in turn. Raises ConfigError when asked for them, if
     there is no store in the folder."""
 
     def documents() -> Iterator[str]:
         try:
-            store = TokenStore(folder)
+            store = TokenStore(folder() if callable(folder) else folder)
             tokenizer = store.tokenizer()
         except (OSError, DataError) as error:
             fix = "name a token store, as `data` makes them, with --heldout=FOLDER"
@@ -45,7 +45,7 @@ def of_store(folder: Path) -> Callable[[], Iterator[str]]:
 
 def of_model(model: Trained) -> Callable[[], Iterator[str]]:
     """Those of the store that a run was evaluated on."""
-    return of_store(store_path(model.config.data))
+    return of_store(lambda: store_path(model.config.data))
 
 
 def _documents(store: TokenStore, domain: str) -> Iterator[list[int]]:
