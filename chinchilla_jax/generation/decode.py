@@ -66,14 +66,15 @@ def with_whole_rows(config: RunConfig) -> RunConfig:
 def _make_decoder(config: RunConfig, mesh: Mesh | AbstractMesh) -> Decoder:
     params = jax.tree.map(lambda x: x.sharding, make_program(config, mesh).abstract.params)
     batch = NamedSharding(mesh, partition_spec(("batch", None)))
+    tied = config.model.tie_embeddings
 
     def prefill(params: dict, tokens_BxS: jax.Array, length: jax.Array, starts: Any, capacity: int) -> tuple:
-        out, cache = forward(config, params, tokens_BxS, Cache(starts=starts), at(length - 1))
+        out, cache = forward(config, params, tokens_BxS, Cache(starts=starts), at(length - 1, tied))
         cache = cache.with_room(capacity)._replace(length=length, distances=distances_of(config, params, capacity))
         return out, cache
 
     def extend(params: dict, cache: Cache, tokens_BxS: jax.Array) -> tuple:
-        return forward(config, params, tokens_BxS, cache, at(tokens_BxS.shape[1] - 1))
+        return forward(config, params, tokens_BxS, cache, at(tokens_BxS.shape[1] - 1, tied))
 
     def jit(function: Callable, **options: Any) -> jax.stages.Wrapped:
         return jax.jit(on_mesh(function, mesh, config.mesh), **options)
@@ -94,12 +95,12 @@ def forward(
     return out, after
 
 
-def at(position: int | jax.Array) -> Callable:
+def at(position: int | jax.Array, tied: bool) -> Callable:
     """A `read_out` of the model: the logits of one position, `[B, V]`."""
 
     def read_out(x_BxSxD: jax.Array, output_VxD: jax.Array, bias_V: jax.Array | None) -> jax.Array:
         one_Bx1xD = jax.lax.dynamic_slice_in_dim(x_BxSxD, position, 1, axis=1)
-        return logits(one_Bx1xD, output_VxD, bias_V)[:, 0]
+        return logits(one_Bx1xD, output_VxD, bias_V, tied)[:, 0]
 
     return read_out
 

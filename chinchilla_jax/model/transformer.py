@@ -18,7 +18,7 @@ from chinchilla_jax.model.attention import Attention
 from chinchilla_jax.model.cache import Cache, Past
 from chinchilla_jax.model.experts import Selection
 from chinchilla_jax.model.grouped import mix
-from chinchilla_jax.model.layers import RESIDUAL, WHOLE_ROWS, Layer, create, dense_transposed, gathered, reshard
+from chinchilla_jax.model.layers import RESIDUAL, WHOLE_ROWS, Layer, create, dense, dense_transposed, gathered, reshard
 from chinchilla_jax.model.parts import FEED_FORWARDS, NORMS, Part, end_weights
 
 _POLICIES = jax.checkpoint_policies
@@ -34,9 +34,14 @@ REMAT = {
 }
 
 
-def logits(x_BxSxD: jax.Array, output_VxD: jax.Array, bias_V: jax.Array | None) -> jax.Array:
-    """Float32 logits `[B, S, V]`."""
-    logits_BxSxV = dense_transposed(x_BxSxD, output_VxD).astype(jnp.float32)
+def logits(x_BxSxD: jax.Array, output_VxD: jax.Array, bias_V: jax.Array | None, tied: bool = True) -> jax.Array:
+    """Float32 logits `[B, S, V]`.
+
+    `tied` False: the matrix lies as `[D, V]`, and is taken so. The values are the same, but for a few rows the CPU
+    backend would copy the whole matrix first.
+    """
+    product_BxSxV = dense_transposed(x_BxSxD, output_VxD) if tied else dense(x_BxSxD, output_VxD.T)
+    logits_BxSxV = product_BxSxV.astype(jnp.float32)
     if bias_V is not None:
         logits_BxSxV += bias_V
     return nn.with_logical_constraint(logits_BxSxV, ("batch", "length", "vocab"))
