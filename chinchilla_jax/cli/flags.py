@@ -168,6 +168,10 @@ FLAGS = {
     "rules": _text("Labelled texts for iq_symbolic_mapping in place of its own: a table or a folder of them."),
     "limit": _whole("Questions of a task, at most.", lower_bound=1),
     "begin": _switch("Texts begin with the token that began them in training.", default=True),
+    # The way of training runs.
+    "sequences": _whole("Held-out rows to look at. Default: as many as the runs' own evaluations.", lower_bound=1),
+    "after": _text("Trends from these percentages of the training on: PERCENT,... Default: 10,40,70; of `plot` 10."),
+    "factors": _text("Of the probabilities of the smaller and the larger run: NUMBER,NUMBER.", "1,-1"),
 }
 
 

@@ -33,11 +33,7 @@ def generate(values: flags.FlagValues, words: list[str]) -> None:
     from chinchilla_jax.generation.sampling import Sampling
     from chinchilla_jax.generation.text import continue_texts
 
-    sampling, prompts = Sampling(values.temperature, values.top_k, values.top_p), words[1:]
-    if values.prompts:
-        if not files.is_file(values.prompts):
-            raise UsageError(f"--prompts={values.prompts}: no such file")
-        prompts += files.read_text(values.prompts).splitlines()
+    sampling, prompts = Sampling(values.temperature, values.top_k, values.top_p), read_prompts(values, words[1:])
     settings = {"new_tokens": values.new_tokens, "stop": values.stop or (), "sampling": sampling, "seed": values.seed}
     if values.chat and prompts:
         raise UsageError("--chat reads its prompts from standard input: give no others")
@@ -52,6 +48,15 @@ def generate(values: flags.FlagValues, words: list[str]) -> None:
         print(prompt, end="", flush=True)
         continue_texts(model, [prompt], on_text=lambda _, text: print(text, end="", flush=True), **settings)
         echo("")
+
+
+def read_prompts(values: flags.FlagValues, words: list[str]) -> list[str]:
+    """A command's prompts: its `words`, and the lines of the file --prompts. Raises UsageError without that file."""
+    if not values.prompts:
+        return list(words)
+    if not files.is_file(values.prompts):
+        raise UsageError(f"--prompts={values.prompts}: no such file")
+    return [*words, *files.read_text(values.prompts).splitlines()]
 
 
 def _chat(model: Trained, settings: dict) -> None:

@@ -20,6 +20,7 @@
     tune      --config=FILE[:NAME] --study=DIR         learning rate, initialisation and temperature on a narrow proxy
     generate  RUN [PROMPT...]                          text from a trained model: prompts, files of them, a chat
     evaluate  RUN...                                   scores on tasks: of held-out text, IQ, of lm-eval
+    trajectories collect|classify|match|plot|contrast  how single tokens are learned, over the checkpoints of runs
     import    FROM TO                                  other people's weights, in this code's own layout
     export    RUN FOLDER                               the weights of a run, for transformers
     presets                                            published models and their counts
@@ -46,7 +47,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
-from chinchilla_jax.cli import evaluate, generate, models, runs, studies
+from chinchilla_jax.cli import evaluate, generate, models, runs, studies, trajectories
 from chinchilla_jax.cli.flags import define
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.config_flag import define_config, read_config
@@ -286,6 +287,7 @@ _verb(*studies.NOISE)(studies.noise)
 _verb(*studies.TUNE)(studies.tune)
 _verb(*generate.GENERATE, words="RUN [PROMPT...]")(generate.generate)
 _verb(*evaluate.EVALUATE, words="RUN...")(evaluate.evaluate)
+_verb(*trajectories.TRAJECTORIES, words="ACTION ...")(trajectories.trajectories)
 
 _verb(*models.IMPORT, words="FROM TO")(models.import_)
 _verb(*models.EXPORT, words="RUN FOLDER")(models.export)

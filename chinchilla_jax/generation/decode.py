@@ -161,6 +161,38 @@ def unrolled(model: Trained) -> Trained:
     return dataclasses.replace(model, config=config, params=jax.jit(apart, out_shardings=placed)(model.params))
 
 
+class Reading:
+    """A model that has read prompts, and goes on reading what is added to them.
+
+    Attributes:
+      logits_BxV: float32, of the token after the last of each row; rows may be more than prompts, for the mesh.
+      allowed: tokens from here on are in no text; None if that is not known.
+    """
+
+    def __init__(self, model: Trained, prompts: Sequence[Sequence[int]], new_tokens: int):
+        """Reads the prompts, token ids, and makes room for `new_tokens` more. Raises ConfigError as `generate`."""
+        if not prompts or not min(map(len, prompts)):
+            raise ConfigError("prompt", "is empty: give at least one token")
+        longest = max(map(len, prompts))
+        needed, table = longest + new_tokens, model.config.model.max_position
+        if model.config.model.position == "learned" and needed > table:
+            told = (
+                f"{longest} tokens and {new_tokens} new ones are more than the {table} positions that the model knows"
+            )
+            raise ConfigError("prompt", told)
+        self._decoder, self._params = make_decoder(model.config, model.mesh), model.params
+        self.allowed = model.tokenizer.vocab_size if model.tokenizer else None
+        capacity = round_up(needed)
+        tokens_BxS, starts = _padded(prompts, min(round_up(longest), capacity), model.config.mesh.rows)
+        placed = jax.device_put(tokens_BxS, self._decoder.batch_sharding)
+        read = self._decoder.prefill(model.params, placed, jnp.int32(longest), starts, capacity)
+        self.logits_BxV, self._cache = read
+
+    def extend(self, tokens_B: jax.Array) -> None:
+        """Adds a token to each row."""
+        self.logits_BxV, self._cache = self._decoder.extend(self._params, self._cache, tokens_B[:, None])
+
+
 def generate(
     model: Trained,
     prompts: Sequence[Sequence[int]],
@@ -176,25 +208,11 @@ def generate(
     Raises:
       ConfigError: a prompt is empty, or longer than the model's table of positions with the new tokens.
     """
-    rows, lengths = len(prompts), [len(prompt) for prompt in prompts]
-    if not rows or not min(lengths):
-        raise ConfigError("prompt", "is empty: give at least one token")
-    longest = max(lengths)
-    needed, table = longest + new_tokens, model.config.model.max_position
-    if model.config.model.position == "learned" and needed > table:
-        told = f"{longest} tokens and {new_tokens} new ones are more than the {table} positions that the model knows"
-        raise ConfigError("prompt", told)
-    decoder = make_decoder(model.config, model.mesh)
-    capacity = round_up(needed)
-    tokens_BxS, starts = _padded(prompts, min(round_up(longest), capacity), model.config.mesh.rows)
-    placed = jax.device_put(tokens_BxS, decoder.batch_sharding)
-    out_BxV, cache = decoder.prefill(model.params, placed, jnp.int32(longest), starts, capacity)
-    allowed = model.tokenizer.vocab_size if model.tokenizer else None
-    waiting = None
+    reading, rows, waiting = Reading(model, prompts, new_tokens), len(prompts), None
     for step in range(new_tokens):
-        tokens_B = _choose(out_BxV, sampling, jnp.uint32(seed), jnp.int32(step), allowed)
+        tokens_B = next_tokens(reading.logits_BxV, sampling, jnp.uint32(seed), jnp.int32(step), reading.allowed)
         if step + 1 < new_tokens:  # the next step is under way before this one's tokens are looked at
-            out_BxV, cache = decoder.extend(model.params, cache, tokens_B[:, None])
+            reading.extend(tokens_B)
         if waiting is not None:
             yield np.asarray(waiting)[:rows]
         waiting = tokens_B
@@ -219,7 +237,7 @@ def _padded(prompts: Sequence[Sequence[int]], width: int, multiple: int) -> tupl
 
 
 @functools.partial(jax.jit, static_argnums=(1, 4))
-def _choose(
+def next_tokens(
     logits_BxV: jax.Array, sampling: Sampling, seed: jax.Array, step: jax.Array, allowed: int | None
 ) -> jax.Array:
     """A token for each row; those that no text has, as an embedding padded to a round size has some, never come."""

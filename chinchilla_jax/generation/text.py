@@ -7,7 +7,9 @@ Stop strings are looked for in the text and not among tokens, where they may be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
 
 from chinchilla_jax.data import Tokenizer
 from chinchilla_jax.generation.decode import generate
@@ -75,16 +77,30 @@ def continue_texts(
     Raises:
       ConfigError: the model's tokenizer is not known, or a prompt is too long for its positions.
     """
-    tokenizer = model.need_tokenizer()
     ids = [prompt_ids(model, prompt) for prompt in prompts]
-    streams, texts = [TextStream(tokenizer, row, stop, model.ends) for row in ids], [""] * len(prompts)
+    return texts_of(model, ids, generate(model, ids, new_tokens, sampling, seed), stop, on_text)
+
+
+def texts_of(
+    model: Trained,
+    ids: Sequence[Sequence[int]],
+    tokens: Iterable[np.ndarray],
+    stop: Sequence[str] = (),
+    on_text: Callable[[int, str], None] = lambda row, text: None,
+) -> list[str]:
+    """The texts of `tokens`, int32 `[B]` at a time, behind prompts of these `ids`; no more are asked for than needed.
+
+    The other arguments are those of `continue_texts`, and so is what it raises.
+    """
+    tokenizer = model.need_tokenizer()
+    streams, texts = [TextStream(tokenizer, row, stop, model.ends) for row in ids], [""] * len(ids)
 
     def say(row: int, piece: str) -> None:
         if piece:
             texts[row] += piece
             on_text(row, piece)
 
-    for tokens_B in generate(model, ids, new_tokens, sampling, seed):
+    for tokens_B in tokens:
         for row, (stream, token) in enumerate(zip(streams, tokens_B, strict=True)):
             say(row, stream.push(int(token)))
         if all(stream.done for stream in streams):
