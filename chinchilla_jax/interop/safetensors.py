@@ -236,5 +236,6 @@ def _write_file(path: Path, tensors: Sequence[Planned]) -> None:
             if array.shape != tensor.shape:
                 raise ValueError(f"{tensor.name}: {array.shape} was made, {tensor.shape} planned")
             file.write(array.reshape(-1).view(np.uint8).data)
+            del array  # before the next one is made
         file.flush()
         os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from chinchilla_jax.interop import convert
 from chinchilla_jax.interop.convert import export_model, import_model
 from chinchilla_jax.interop.folder import open_weights
 from chinchilla_jax.interop.hf.families import FAMILIES
+from chinchilla_jax.interop.safetensors import Planned, write_tensors
 from chinchilla_jax.interop.trained import open_model
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.presets import preset
@@ -130,6 +132,19 @@ def test_numbers_may_be_narrower_and_files_smaller(tmp_path, monkeypatch):
     assert index["metadata"]["total_size"] == sum(array.nbytes for array in narrow.values())
     for name, array in wide.items():
         np.testing.assert_array_equal(narrow[name], array.astype(narrow[name].dtype))
+
+
+def test_a_tensor_is_let_go_before_the_next_is_made(tmp_path):
+    made = []
+
+    def make():
+        assert all(reference() is None for reference in made)
+        array = np.ones((3, 2), np.float32)
+        made.append(weakref.ref(array))
+        return array
+
+    write_tensors(tmp_path, [Planned(name, (3, 2), np.dtype(np.float32), make) for name in "abc"], silent)
+    assert len(made) == len(read_all(tmp_path)) == 3
 
 
 def test_nothing_is_left_of_an_export_that_fails(tmp_path, monkeypatch):
