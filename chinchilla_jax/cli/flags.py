@@ -141,10 +141,16 @@ FLAGS = {
         "Which runs: NAME,BUDGET:nearest,...; by default the size nearest the guessed optimum of three budgets, of "
         "`tune` that of the smallest."
     ),
-    "seeds": _whole("How many seeds each. Default: 6; of `tune` 1.", lower_bound=2),
-    "rates": _text("Factors on the peak learning rate. Default: 0.7,1,1.4; of `tune` 0.25,0.5,1,2,4."),
+    "seeds": _whole("How many seeds each. Default: 6; of `tune` 1, of `transfer` 3.", lower_bound=2),
+    "rates": _text(
+        "Factors on the peak learning rate. Default: 0.7,1,1.4; of `tune` 0.25,0.5,1,2,4. `transfer`: learning rates, "
+        "1e-3 by default."
+    ),
     "inits": _text("Factors on the initial deviation of the recipe.", "1"),
     "temperatures": _text("Factors on the temperature of the recipe, by which logits are divided.", "1"),
+    # What a trained model is made to learn besides.
+    "modes": _text("In which ways, MODE,MODE. Default: scratch,full,frozen,embeddings."),
+    "steps": _whole("Steps of each training. Default: 1000.", lower_bound=1),
     # A trained model, and the text it makes.
     "tokenizer": _text("Tokenizer (.model, tokenizer.json, a folder with one), where the model's folder has none."),
     "mesh": _text("Devices it lies on, as AXIS:DEVICES,...: tensor:4 or fsdp:2,tensor:4. Default: one."),
@@ -159,11 +165,14 @@ FLAGS = {
     "top_p": _number("Only the likeliest tokens, of this probability together.", 1.0),
     "stop": _texts("End before this text; may be given again for another."),
     # What a model is asked.
-    "tasks": _text("Names of tasks, by comma; that of a family or a group is all of theirs. Default: heldout."),
     "suite": _text("The tasks of a paper: chinchilla, gopher, llama."),
     "data": _text("Folder of data sets, PATH/NAME/SPLIT.parquet, that tasks of the harness are asked with."),
     "include": _text("Folder of tasks of yours, as YAML files of the harness."),
     "fewshot": _whole("Examples before a question of the harness. Default: as the task says.", lower_bound=0),
+    "tasks": _text(
+        "Names of tasks, by comma; that of a family or a group is all of theirs. Default: heldout; of `transfer` "
+        "listops,digits."
+    ),
     "heldout": _text("Token store whose held-out text tasks are made of. Default: that of the run."),
     "rules": _text("Labelled texts for iq_symbolic_mapping in place of its own: a table or a folder of them."),
     "limit": _whole("Questions of a task, at most.", lower_bound=1),

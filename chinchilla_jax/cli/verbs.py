@@ -21,6 +21,7 @@
     generate  RUN [PROMPT...]                          text from a trained model: prompts, files of them, a chat
     evaluate  RUN...                                   scores on tasks: of held-out text, IQ, of lm-eval
     trajectories collect|classify|match|plot|contrast  how single tokens are learned, over the checkpoints of runs
+    transfer  RUN                                      does it help with tasks that are no text: lists, pictures
     import    FROM TO                                  other people's weights, in this code's own layout
     export    RUN FOLDER                               the weights of a run, for transformers
     presets                                            published models and their counts
@@ -47,7 +48,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
-from chinchilla_jax.cli import evaluate, generate, models, runs, studies, trajectories
+from chinchilla_jax.cli import evaluate, generate, models, runs, studies, trajectories, transfer
 from chinchilla_jax.cli.flags import define
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.config_flag import define_config, read_config
@@ -288,6 +289,7 @@ _verb(*studies.TUNE)(studies.tune)
 _verb(*generate.GENERATE, words="RUN [PROMPT...]")(generate.generate)
 _verb(*evaluate.EVALUATE, words="RUN...")(evaluate.evaluate)
 _verb(*trajectories.TRAJECTORIES, words="ACTION ...")(trajectories.trajectories)
+_verb(*transfer.TRANSFER, words="RUN")(transfer.transfer)
 
 _verb(*models.IMPORT, words="FROM TO")(models.import_)
 _verb(*models.EXPORT, words="RUN FOLDER")(models.export)

@@ -22,6 +22,7 @@ def shape_key(config: RunConfig) -> RunConfig:
         eval_sequences=1,
         checkpoint_every=0,
         keep_checkpoints=0,
+        tracker="tensorboard",
     )
     teacher = "some" if config.data.has_teacher else ""  # its batches have one array more
     data = dataclasses.replace(config.data, source="auto", data_dir="", mixture="", tokenizer="", text_field="")
