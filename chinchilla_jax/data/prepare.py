@@ -150,15 +150,9 @@ def _prepare_store(data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer,
         _write_store(path, data, corpus, tokenizer, echo)
     finished = store.TokenStore(path, tokenizer)
     for domain in finished.domains:
-        tokens, size = finished.tokens(domain), finished.bytes(domain)
+        tokens, size = finished.tokens(domain), finished.text_bytes(domain)
         held_out = f"{finished.tokens(domain, 'validation'):,} held out"
         echo(f"store: {domain}: {tokens:,} training tokens, {size / tokens:.2f} bytes each; {held_out}")
-        for split in store.SPLITS:
-            counted, real = finished.bytes(domain, split), finished.text_bytes(domain, split)
-            if counted != real:
-                note = f"the pieces of {domain}/{split} add up to {counted} bytes, the text has {real}"
-                changed = "this tokenizer changes text; bits per byte are off by as much"
-                echo(f"store: note: {note} ({counted / real - 1:+.3%}): {changed}")
     return path
 
 

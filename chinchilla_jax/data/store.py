@@ -7,8 +7,11 @@ own segment. The last row is filled up with separators that are no targets.
 
     STORE/store.json                 written last: a folder without it is unfinished
     STORE/tokenizer.model            or tokenizer.json, and what says which of its pieces ends a text
-    STORE/byte_lengths.npy           int32 [vocab]
     STORE/DOMAIN.SPLIT.npy           uint16 or uint32 [rows, seq_len + 1]
+    STORE/DOMAIN.SPLIT.bytes.npy     uint32 [rows]: UTF-8 bytes of text that the targets of each row stand for
+
+Bytes are those of the documents as they were read, however the tokenizer changes text: over all rows they add up to the
+documents. What of a document no token stands for (spaces at its end) counts with the separator that ends it.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from chinchilla_jax.base import files
 from chinchilla_jax.data.steps import DataError, Progress, read_description
 from chinchilla_jax.data.tokenizers import Tokenizer, open_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "validation")
 
 
@@ -46,40 +49,57 @@ def write_rows(
 ) -> None:
     """Tokenises batches of documents into the rows of `path` (.npy) and its counts, `path` with the suffix .json.
 
-    The counts are rows, tokens (targets in the rows), bytes (of those targets) and text_bytes (of the documents).
+    The counts are rows, tokens (targets in the rows) and bytes (of the documents); beside them are those of each row.
     """
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    lengths = tokenizer.byte_lengths()
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    stream, rows, tokens, token_bytes, text_bytes = np.zeros(0, dtype), 0, 0, 0, 0
+    stream, sizes = np.array([tokenizer.separator], dtype), np.zeros(1, np.int64)
+    parts, tokens = [], 0
     with open(partial, "wb") as handle:
         # numpy pads the header so that the number of rows may grow in place; it is filled in below.
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
         np.lib.format.write_array_header_1_0(handle, header | {"shape": (0, seq_len + 1)})
         start = handle.tell()
         for batch in texts:
-            encoded = tokenizer.encode_all(batch, threads=os.cpu_count() or 1)
-            ids = [np.asarray([tokenizer.separator, *document], dtype) for document in encoded]
-            stream = np.concatenate([stream, *ids])
-            token_bytes += sum(int(lengths[document].sum()) for document in ids)
-            text_bytes += (size := sum(len(text.encode()) for text in batch))
-            whole = max(len(stream) - 1, 0) // seq_len
+            new, new_sizes = _tokenised(batch, tokenizer, dtype)
+            stream, sizes = np.append(stream, new), np.append(sizes, new_sizes)
+            whole = (len(stream) - 1) // seq_len
             handle.write(_rows(stream, whole, seq_len).tobytes())
-            stream, rows, tokens = stream[whole * seq_len :], rows + whole, tokens + whole * seq_len
-            progress.add(size)
-        stream = np.append(stream, np.asarray([tokenizer.separator], dtype))
+            parts.append(_sums(sizes, whole, seq_len))
+            stream, sizes, tokens = stream[whole * seq_len :], sizes[whole * seq_len :], tokens + whole * seq_len
+            progress.add(int(new_sizes.sum()))
         left = len(stream) - 1
         last = -(-left // seq_len)
-        filled = np.full(last * seq_len + 1, tokenizer.separator, dtype)
-        filled[: len(stream)] = stream
-        handle.write(_rows(filled, last, seq_len).tobytes())
-        rows, tokens = rows + last, tokens + left
+        filling = last * seq_len - left
+        handle.write(_rows(np.pad(stream, (0, filling), constant_values=tokenizer.separator), last, seq_len).tobytes())
+        row_bytes = np.concatenate([*parts, _sums(np.pad(sizes, (0, filling)), last, seq_len)])
         handle.seek(0)
-        np.lib.format.write_array_header_1_0(handle, header | {"shape": (rows, seq_len + 1)})
+        np.lib.format.write_array_header_1_0(handle, header | {"shape": (len(row_bytes), seq_len + 1)})
         assert handle.tell() == start, "numpy's header grew"
     files.rename(partial, path)
-    counts = {"rows": rows, "tokens": tokens, "bytes": token_bytes, "text_bytes": text_bytes}
+    write_counts(path, row_bytes, tokens + left)
+
+
+def _tokenised(texts: list[str], tokenizer: Tokenizer, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of these documents, a separator after each, and the bytes that each token stands for."""
+    encoded = tokenizer.encode_all(texts, threads=os.cpu_count() or 1)
+    ids = itertools.chain.from_iterable([*document, tokenizer.separator] for document in encoded)
+    sizes = [tokenizer.byte_counts(text, document) for text, document in zip(texts, encoded, strict=True)]
+    return np.fromiter(ids, dtype), np.concatenate([np.zeros(0, np.int64), *sizes])
+
+
+def write_counts(path: pathlib.Path, row_bytes: np.ndarray, tokens: int) -> None:
+    """Writes what is beside the rows of `path` (.npy): the bytes of each, and how many targets they have together."""
+    content = io.BytesIO()
+    np.save(content, row_bytes.astype(np.uint32))
+    files.write_bytes(path.with_suffix(".bytes.npy"), content.getvalue())
+    counts = {"rows": len(row_bytes), "tokens": tokens, "bytes": int(row_bytes.sum())}
     files.write_json(path.with_suffix(".json"), counts, sort_keys=True)
+
+
+def _sums(sizes: np.ndarray, rows: int, seq_len: int) -> np.ndarray:
+    """int64 [rows]: the bytes of the targets of each row."""
+    return sizes[1 : rows * seq_len + 1].reshape(rows, seq_len).sum(1)
 
 
 def _rows(stream: np.ndarray, rows: int, seq_len: int) -> np.ndarray:
@@ -93,11 +113,8 @@ def finish_store(path: pathlib.Path, tokenizer: Tokenizer, seq_len: int, source:
     made_with = {"tokenizer": tokenizer.fingerprint(), "separator": tokenizer.separator}
     made_with |= {"vocab_size": tokenizer.vocab_size, "seq_len": seq_len}
     description = {"format": FORMAT, "source": source, "domains": counts} | made_with
-    byte_lengths = io.BytesIO()
-    np.save(byte_lengths, tokenizer.byte_lengths())
     for name, file in tokenizer.files().items():
         files.write_bytes(path / name, files.read_bytes(file))
-    files.write_bytes(path / "byte_lengths.npy", byte_lengths.getvalue())
     files.write_json(path / "store.json", description, sort_keys=True)
     for domain, split in itertools.product(counts, SPLITS):
         files.remove(path / f"{domain}.{split}.json")
@@ -131,16 +148,17 @@ class TokenStore:
         self.tokenizer_fingerprint: str = description["tokenizer"]
         self.source: dict = description["source"]
         self._counts: dict = description["domains"]
-        self.byte_lengths = _load(self.path / "byte_lengths.npy", (self.vocab_size,))
         tokenizer = self.tokenizer() if check_tokenizer else tokenizer
         if tokenizer is not None and tokenizer.fingerprint() != self.tokenizer_fingerprint:
             made_with = f"{path}: made with tokenizer {self.tokenizer_fingerprint}"
             other = f"{tokenizer.path} is {tokenizer.fingerprint()}; prepare the data again with that tokenizer"
             raise DataError(f"{made_with}, but {other}")
         self._arrays: dict[tuple[str, str], np.ndarray] = {}
+        self._row_bytes: dict[tuple[str, str], np.ndarray] = {}
         for domain, split in itertools.product(self.domains, SPLITS):
-            shape = (self.rows(domain, split), self.seq_len + 1)
-            self._arrays[domain, split] = _load(self.path / f"{domain}.{split}.npy", shape)
+            rows = self.rows(domain, split)
+            self._arrays[domain, split] = _load(self.path / f"{domain}.{split}.npy", (rows, self.seq_len + 1))
+            self._row_bytes[domain, split] = _load(self.path / f"{domain}.{split}.bytes.npy", (rows,))
 
     def content_hash(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of store.json: tokenizer, source and counts."""
@@ -159,13 +177,13 @@ class TokenStore:
         """Number of targets: each token of the stream but the first."""
         return self._counts[domain][split]["tokens"]
 
-    def bytes(self, domain: str, split: str = "train") -> int:
-        """Bytes of text those targets stand for, by `byte_lengths`."""
+    def text_bytes(self, domain: str, split: str = "train") -> int:
+        """UTF-8 bytes of the documents, which are those that the targets stand for."""
         return self._counts[domain][split]["bytes"]
 
-    def text_bytes(self, domain: str, split: str = "train") -> int:
-        """UTF-8 bytes of the documents; equal to `bytes` unless the tokenizer changes text."""
-        return self._counts[domain][split]["text_bytes"]
+    def row_bytes(self, domain: str, split: str = "train") -> np.ndarray:
+        """How many of them the targets of each row stand for: read-only memory map, uint32 [rows]."""
+        return self._row_bytes[domain, split]
 
     def array(self, domain: str, split: str = "train") -> np.ndarray:
         """Read-only memory map, uint16 or uint32 [rows, seq_len + 1]."""
@@ -193,7 +211,7 @@ def _damage(description: dict) -> str:
         if not isinstance(description.get(key), kind):
             return f"{key!r} is {f'{description[key]!r}' if key in description else 'missing'}"
     for domain, splits in description["domains"].items():
-        for split, count in itertools.product(SPLITS, ("rows", "tokens", "bytes", "text_bytes")):
+        for split, count in itertools.product(SPLITS, ("rows", "tokens", "bytes")):
             counts = splits.get(split) if isinstance(splits, dict) else None
             if not isinstance(counts, dict) or not isinstance(counts.get(count), int):
                 return f"no count {count!r} of {domain}.{split}"

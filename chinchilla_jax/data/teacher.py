@@ -30,7 +30,7 @@ from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, DataConfig
 from chinchilla_jax.data.clean import content_hash
 from chinchilla_jax.data.steps import DataError, content_key, read_description
-from chinchilla_jax.data.store import SPLITS, TokenStore, finish_store
+from chinchilla_jax.data.store import SPLITS, TokenStore, finish_store, write_counts
 from chinchilla_jax.data.tokenizers import Tokenizer
 
 FORMAT = 1
@@ -178,8 +178,7 @@ def _write_rows(
         filled[: len(row)] = row
     array.flush()
     # The targets are the labels, which stand for no text.
-    counts = {"rows": len(fitting), "tokens": len(fitting), "bytes": 0, "text_bytes": 0}
-    files.write_json(path / f"{DOMAIN}.{split}.json", counts, sort_keys=True)
+    write_counts(path / f"{DOMAIN}.{split}.npy", np.zeros(len(fitting), np.int64), len(fitting))
     return len(rows) - len(fitting)
 
 

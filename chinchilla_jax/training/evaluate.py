@@ -27,10 +27,8 @@ def evaluate(batches: Batches, run_batch: Callable[[dict], dict], batch_size: in
     """
     record, loss, bytes_per_token, variance = {}, 0.0, 0.0, 0.0
     for domain, count in domain_sequences(batches.weights, sequences).items():
-        results, n_bytes = [], 0.0
-        for batch in batches.validation(domain, batch_size, count):
-            results.append(run_batch(batch))
-            n_bytes += float((batches.store.byte_lengths[batch["targets"]] * batch["weights"]).sum())
+        results = [run_batch(batch) for batch in batches.validation(domain, batch_size, count)]
+        n_bytes = float(batches.store.row_bytes(domain, "validation")[:count].sum())
         parts = [[np.asarray(result[name], np.float64) for result in results] for name in ("nll", "weight")]
         nll, tokens = (sum(float(part.sum()) for part in of_batches) for of_batches in parts)
         record[f"validation_loss/{domain}"] = nll / tokens

@@ -145,7 +145,7 @@ def test_domains_combine_to_the_mixture(brief, finished):
     record = json.loads((finished / "result.json").read_text())["validation"]
     loss = sum(weights[d] * record[f"validation_loss/{d}"] for d in weights)
     assert record["validation_loss"] == pytest.approx(loss, rel=1e-12)
-    bytes_per_token = {d: store.bytes(d, "validation") / store.tokens(d, "validation") for d in weights}
+    bytes_per_token = {d: store.text_bytes(d, "validation") / store.tokens(d, "validation") for d in weights}
     for domain in weights:
         expected = record[f"validation_loss/{domain}"] / math.log(2) / bytes_per_token[domain]
         assert record[f"bits_per_byte/{domain}"] == pytest.approx(expected, rel=1e-9)

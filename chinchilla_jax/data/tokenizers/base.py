@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -73,9 +73,29 @@ class Tokenizer(abc.ABC):
         """Decodes tokens that arrive one by one after those of `before`."""
         return DecodeStream(self, before)
 
-    def byte_lengths(self) -> np.ndarray:
-        """int32[vocab_size]: UTF-8 bytes of text each piece stands for; 0 for control, unknown and unused pieces."""
-        return self._lengths
+    def byte_counts(self, text: str, ids: Sequence[int]) -> np.ndarray:
+        """How many UTF-8 bytes of `text` each of its tokens stands for. int64 [len(ids) + 1], never negative.
+
+        The last number is of bytes after all tokens, and belongs to whatever ends the text; together they are those of
+        `text`, however it was normalised. Where pieces add up to the text their bytes are counted. Otherwise a token
+        reaches from the end of the one before it to its own, in whole characters: it has the text that was left out
+        before it, and of tokens that share a character one has it.
+        """
+        raw, found = text.encode(), np.asarray(ids, np.int64)
+        said = b"".join([self._pieces[i] for i in ids])
+        if said == raw:
+            return np.append(self._lengths[found], 0).astype(np.int64)
+        if said == b" " + raw:  # the space that many models put before a text
+            counts = np.append(self._lengths[found], 0).astype(np.int64)
+            counts[np.argmax(counts > 0)] -= 1
+            return counts
+        ends = self._ends(text)
+        assert len(ends) == len(ids), f"{len(ids)} tokens are not those of this text, which has {len(ends)}"
+        return np.diff(np.maximum.accumulate([0, *ends, len(raw)]))
+
+    @abc.abstractmethod
+    def _ends(self, text: str) -> Sequence[int]:
+        """After which byte of `text` each of its tokens ends."""
 
     def spare_pieces(self) -> list[int]:
         """Control pieces that are in no stream of tokens: no text gives them, and they separate no documents."""
@@ -94,11 +114,12 @@ class DecodeStream:
         self._decode = tokenizer.decode
         self._ids = [int(token) for token in before]
         end = len(self._ids)
-        # The text of the tokens up to here was returned, or is that of `before`.
-        given = self._given = self._first(range(end, end - 4, -1), lambda i: not self._text(0, i).endswith(_HALF))
-        # Decoding begins a few tokens earlier, which give the context; not inside a character either.
-        start = max(0, given - 8)
-        self._start = self._first(range(start, start - 4, -1), lambda i: not self._text(i, given).startswith(_HALF))
+        # The text of the tokens up to here was returned, or is that of `before`; no character has more than four.
+        places = range(end, max(end - 4, -1), -1)
+        given = self._given = next((i for i in places if not self._text(0, i).endswith(_HALF)), end)
+        # Decoding begins a few tokens earlier, for their context: where they have a text, and not inside a character.
+        places = range(max(given - 8, 0), max(given - 40, -1), -1)
+        self._start = next((i for i in places if self._text(i, given)[:1] not in ("", _HALF)), 0)
 
     def push(self, token: int) -> str:
         """The text that this token makes certain; may be empty."""
@@ -109,10 +130,6 @@ class DecodeStream:
     def flush(self) -> str:
         """The rest, also if it is part of a character."""
         return self._give(self._new())
-
-    def _first(self, places: range, fits: Callable[[int], bool]) -> int:
-        """The first of these places that fits, else the first: no character is spread over more."""
-        return next((i for i in places if i >= 0 and fits(i)), places[0])
 
     def _text(self, start: int, end: int) -> str:
         return self._decode(self._ids[start:end])

@@ -13,6 +13,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from chinchilla_jax.base import files
 from chinchilla_jax.data.steps import DataError, content_key
 from chinchilla_jax.data.tokenizers.base import SPACE, Tokenizer
@@ -83,6 +85,14 @@ class HuggingFace(Tokenizer):
             return [token]
         found = [self._ids.get(character, self._unknown) for character in self._control[token]]
         return [i for i in found if i is not None]
+
+    def _ends(self, text: str) -> list[int]:
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        characters = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        sizes = 1 + (characters > 0x7F) + (characters > 0x7FF) + (characters > 0xFFFF)
+        byte = np.append(0, np.cumsum(sizes))
+        tokens = zip(found.ids, found.offsets, strict=True)
+        return [int(byte[end]) for token, (_, end) in tokens for _ in self._spelled(token)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; control pieces give nothing."""

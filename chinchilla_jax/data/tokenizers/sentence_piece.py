@@ -87,6 +87,10 @@ class SentencePiece(Tokenizer):
         ids = first + [i for part in rest for i in (*(self._space_bytes or ()), *part)]
         return ids if b"".join(self._pieces[i] for i in ids) == text.encode() else None
 
+    def _ends(self, text: str) -> list[int]:
+        found = self._model.encode(text, return_type="offset_mapping", return_bytes=True)
+        return [end for _, end in found["offsets"]]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; control pieces give nothing."""
         return self._model.decode([int(i) for i in ids])

@@ -35,6 +35,13 @@ def test_pieces_of_text_add_up_to_what_tokens_add(any_tokenizer, prompt, text):
     assert "\ufffd" in prompt + text or "\ufffd" not in "".join(found)
 
 
+def test_what_stands_before_gives_context_though_its_last_tokens_have_no_text(folders):
+    tokenizer = open_tokenizer(folders["word pieces"])
+    before, new = tokenizer.encode("the 🙂"), tokenizer.encode("fox")
+    stream = tokenizer.decode_stream(before + before[-1:] * 20)
+    assert stream.push(new[0]) == " fox"
+
+
 @pytest.mark.parametrize("text", ["four 東京 🚀🚀 and  a  café"])
 def test_text_comes_as_soon_as_a_character_is_whole(any_tokenizer, text):
     ids = any_tokenizer.encode(text)

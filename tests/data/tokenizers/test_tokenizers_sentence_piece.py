@@ -4,7 +4,6 @@ import io
 
 import hypothesis
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 import sentencepiece
 
@@ -30,7 +29,7 @@ def test_odd_text_survives(tokenizer, text):
 def test_any_text_survives_and_its_bytes_add_up(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert tokenizer.byte_lengths()[ids].sum() == len(text.encode())
+    assert tokenizer.byte_counts(text, ids).sum() == len(text.encode())
     assert tokenizer.separator not in ids
 
 
@@ -55,13 +54,44 @@ def test_vocabulary_too_large_for_the_text_is_said(tmp_path):
 
 def test_foreign_ids_come_from_the_model(foreign_model):
     tokenizer = open_tokenizer(foreign_model)
-    assert tokenizer.separator == 2
-    lengths = tokenizer.byte_lengths()
-    assert lengths.dtype == np.int32 and lengths.shape == (tokenizer.vocab_size,)
-    assert list(lengths[:3]) == [0, 0, 0]
-    assert tokenizer.decode(tokenizer.encode("cats and dogs")) == "cats and dogs"
-    # The dummy space in front is a byte the text does not have.
-    assert lengths[tokenizer.encode("cats and dogs")].sum() == len(" cats and dogs")
+    assert (tokenizer.separator, tokenizer.control_pieces()) == (2, [1, 2])
+    ids = tokenizer.encode("cats and dogs")
+    assert tokenizer.decode(ids) == "cats and dogs"
+    # The dummy space in front is a byte that the text does not have.
+    assert tokenizer.byte_counts("cats and dogs", ids).sum() == len("cats and dogs")
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_ids_are_those_of_the_library(folders, kind):
+    ours = open_tokenizer(folders[kind])
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(folders[kind] / "tokenizer.model"))
+
+    @hypothesis.settings(deadline=None, max_examples=60)
+    @hypothesis.given(text=st.text(max_size=40).filter(lambda text: "\u2581" not in text))
+    def same(text):
+        assert ours.encode(text) == theirs.encode(text)
+        assert ours.decode(theirs.encode(text)) == theirs.decode(theirs.encode(text))
+
+    same()
+
+
+def test_the_picture_of_a_space_is_kept_where_parts_can_be_and_else_left_to_the_library(tokenizer, folders):
+    assert tokenizer.decode(tokenizer.encode("a\u2581 b")) == "a\u2581 b"
+    llama = open_tokenizer(folders["llama"])
+    assert llama.decode(llama.encode("a\u2581b")) == "a b"  # and not `a b` with a space of each part
+
+
+def test_models_that_treat_spaces_otherwise_have_other_fingerprints(tmp_path):
+    found = set()
+    for prefix in (True, False):
+        for n in range(2):  # the trainer's notes in the file differ, as its name for the model
+            path = tmp_path / f"{prefix}{n}.model"
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(["aa bb cc"] * 9), model_prefix=str(path.with_suffix("")), vocab_size=20,
+                model_type="char", hard_vocab_limit=False, add_dummy_prefix=prefix, minloglevel=2,
+            )  # fmt: skip
+            found.add(open_tokenizer(path).fingerprint())
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(("eos", "bos", "separator"), [(-1, 1, 1), (2, -1, 2)])
