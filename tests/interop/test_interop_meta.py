@@ -96,6 +96,19 @@ def test_a_tensor_is_read_as_it_is_stored_views_and_strides_too(tmp_path, kind):
     assert found["turned"].dtype == kind
 
 
+def test_numbers_are_found_beyond_four_gigabytes(tmp_path):
+    array = np.arange(8, dtype=np.float32).reshape(4, 2)
+    write_pth(tmp_path / "small", {"a": array})
+    with open(tmp_path / "large", "wb") as file, zipfile.ZipFile(tmp_path / "small") as small:
+        file.seek(5 * 2**30)  # a hole, which takes no room on disk
+        with zipfile.ZipFile(file, "w") as large:
+            for entry in small.infolist():
+                large.writestr(entry.filename, small.read(entry))
+    found = read_pth(tmp_path / "large")["a"]
+    assert found.begin > 5 * 2**30
+    np.testing.assert_array_equal(found.rows(1, 4), array[1:])
+
+
 class Calls:
     """Pickles to a call of a function."""
 
