@@ -81,7 +81,7 @@ class _Wandb:
 
         name = _identity(workdir)
         self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", _project(config)), name=workdir.name, id=name, resume="allow",
+            project=os.environ.get("WANDB_PROJECT", _project(workdir)), name=workdir.name, id=name, resume="allow",
             mode=mode, dir=str(workdir), config=config.to_dict(),
             settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
         )  # fmt: skip
@@ -103,7 +103,7 @@ class _Trackio:
         import trackio
 
         self._trackio: Any = trackio
-        project, name = _project(config), f"{workdir.name}-{_identity(workdir)}"
+        project, name = _project(workdir), f"{workdir.name}-{_identity(workdir)}"
         with contextlib.redirect_stdout(io.StringIO()):
             self._run = self._trackio.init(
                 project=project, name=name, resume="allow", config=config.to_dict(), embed=False, auto_log_gpu=False,
@@ -147,9 +147,12 @@ class _Expendable:
             self._echo(f"{self._name}: {reason}; the run goes on without it, metrics.jsonl has everything")
 
 
-def _project(config: RunConfig) -> str:
-    """The study's name, without what is no letter, digit, dot or dash."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", config.study.name if config.study else "").strip("-") or PROJECT
+def _project(workdir: Path) -> str:
+    """The name of the study's folder (STUDY/runs/NAME), without what is no letter, digit, dot or dash."""
+    study = workdir.resolve().parents[1]
+    if not files.exists(study / "manifest.jsonl"):
+        return PROJECT
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", study.name).strip("-") or PROJECT
 
 
 def _identity(workdir: Path) -> str:

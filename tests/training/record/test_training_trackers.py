@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from chinchilla_jax.config import ConfigError, RunConfig, StudyConfig
+from chinchilla_jax.config import ConfigError, RunConfig
 from chinchilla_jax.parallel.job import distributed
 from chinchilla_jax.training.checkpoint import Position
 from chinchilla_jax.training.loop import train
@@ -98,8 +98,11 @@ def test_a_run_tells_its_tracker_what_it_writes_and_may_change_it(tiny_run, tmp_
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_run_that_goes_on_is_the_same_record_and_another_run_is_not(tmp_path, workdir, fakes, name):
-    config = dataclasses.replace(RunConfig(study=StudyConfig(name="my study")))
+def test_a_run_that_goes_on_is_the_same_record_and_another_run_is_not(tmp_path, fakes, name):
+    config, workdir = RunConfig(), tmp_path / "my study" / "runs" / "small"
+    workdir.mkdir(parents=True)
+    (workdir / "config.json").write_text('{"began": "some time"}')
+    (tmp_path / "my study" / "manifest.jsonl").touch()
     for _ in range(2):
         trackers.open_tracker(with_tracker(config, name), workdir, 3, print).close()
     (workdir / "config.json").write_text('{"began": "later"}')
