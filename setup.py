@@ -39,7 +39,7 @@ setuptools.setup(
         "pyarrow",
         "safetensors",
         "scipy",
-        "sentencepiece",
+        "sentencepiece>=0.2.3",
         "tensorboardX",
         "tensorflow-datasets",
         "tokenizers",

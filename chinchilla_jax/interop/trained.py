@@ -170,9 +170,9 @@ def for_use(config: RunConfig, mesh: MeshConfig | None = None, compute_dtype: st
 
 
 def tokenizer_of(config: RunConfig) -> Tokenizer | None:
-    """The one that the run's text was cut with; None if its token store is gone."""
+    """The one that the run's text was cut with; None if it, or its token store, is gone."""
     if config.data.tokenizer != "train":
-        return open_tokenizer(config.data.tokenizer)
+        return open_tokenizer(config.data.tokenizer) if files.exists(config.data.tokenizer) else None
     try:
         return TokenStore(store_path(config.data)).tokenizer()
     except (OSError, DataError):

@@ -25,7 +25,7 @@ def write(weights: RunWeights | WeightsFolder, folder: Path, echo: Echo) -> dict
         return {name: weights.config[name] for name in _IDS if name in weights.config}
     tokenizer = tokenizer_of(weights.config)
     if tokenizer is None:
-        echo("no tokenizer: the token store of the run is gone")
+        echo("no tokenizer: that of the run, or its token store, is gone")
         return {}
     # In training a text began behind the separator, so that is its beginning too, whatever else the tokenizer has.
     ids = {"bos_token_id": tokenizer.separator, "eos_token_id": tokenizer.separator}

@@ -41,3 +41,8 @@ def test_a_run_is_prepared_trained_used_and_exported(folders, tmp_path, capsys, 
     assert out.need_tokenizer().fingerprint() == run.need_tokenizer().fingerprint()
     assert (run.begin, run.ends) == (out.begin, out.ends)
     assert open_tokenizer(given).vocab_size < 384  # rows that no text has are never drawn
+    shutil.rmtree(given)
+    assert cli.main(["generate", str(tmp_path / "run"), "the"]) == 2
+    assert "has none; name one with --tokenizer=PATH" in capsys.readouterr().err
+    named = [f"--tokenizer={tmp_path / 'out'}", "--new_tokens=2"]
+    assert cli.main(["generate", str(tmp_path / "run"), "the", *named]) == 0
