@@ -1,7 +1,7 @@
 """Where are scores kept? In the `result.json` of the run, by task; question by question in a folder that you name.
 
-"tasks": {"heldout_cloze": {"metrics": {"acc": 0.4, "acc_stderr": 0.02, ...}, "main": "acc", "questions": 400,
-                            "shots": 0, "version": 1, "by": "chinchilla_jax", "begin": true}}
+    "tasks": {"heldout_cloze": {"metrics": {"acc": 0.4, "acc_stderr": 0.02, ...}, "main": "acc", "questions": 400,
+                                "shots": 0, "version": 1, "seed": 0, "by": "chinchilla_jax", "begin": true}}
 """
 
 from __future__ import annotations
@@ -66,9 +66,11 @@ def lines(records: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
             if not metric.endswith("_stderr")
         ]
         of = f"{record['questions']} questions" + (f", {record['shots']} shots" if record["shots"] else "")
+        of += f", chance {record['chance']:.4f}" if record.get("chance") else ""
         told.append(f"{name}: {', '.join(shown)}; {of}")
-        groups.setdefault(record.get("group", ""), []).append(metrics[record["main"]])
-    of_groups = {group: values for group, values in groups.items() if group and len(values) > 1}
+        if group := record.get("group"):
+            groups.setdefault(group, []).append(metrics[record["main"]])
+    of_groups = {group: values for group, values in groups.items() if len(values) > 1}
     return [*told, *(f"{group}: {sum(v) / len(v):.4f}, the mean of {len(v)} tasks" for group, v in of_groups.items())]
 
 

@@ -2,8 +2,7 @@
 
 Published: the three tasks and 300 questions each; the facts are those of bAbI 1 and 2 (Weston et al. 2015, arXiv
 1502.05698), stories of people who walk and carry things. Our choice: every wording, four keys of five digits among 48
-other sentences (some 600 tokens), stories of 6 to 10 and 8 to 14 sentences, three examples for the facts, none for
-keys.
+other sentences, stories of 6 to 10 and 8 to 14 sentences, three examples for the facts, none for keys.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def ask(scorer: Scorer, task: Task, given: Given) -> Answered:
     kind = type(questions[0])
     metrics, each = _KINDS[kind](scorer, questions)
     record = {"metrics": metrics, "main": task.main, "questions": len(questions), "shots": task.shots}
-    record |= {"version": task.version, "by": "chinchilla_jax"}
+    record |= {"version": task.version, "seed": given.seed, "by": "chinchilla_jax"}
     record |= {} if task.chance is None else {"chance": task.chance}
     record |= {"group": task.group} if task.group else {}
     return Answered(record, each)
