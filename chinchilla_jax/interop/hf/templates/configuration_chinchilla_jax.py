@@ -1,7 +1,7 @@
 """The shape of a chinchilla_jax model, as transformers reads it: `config.json` beside this file.
 
 Copied here by `python -m chinchilla_jax export`, with `modeling_chinchilla_jax.py`; no installation is needed but those
-of torch and transformers, 4.40 or later. `model` holds the settings of the model by the names of `ModelConfig` there;
+of torch and transformers, 4.57 or later. `model` holds the settings of the model by the names of `ModelConfig` there;
 `format` is the version of the layout of its tensors.
 """
 
