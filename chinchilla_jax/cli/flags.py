@@ -78,7 +78,10 @@ FLAGS = {
     "losses": _text(
         "Fit several losses, each by itself: all, or the names of columns (of a study: domains of its mixture)."
     ),
-    "errors": _text("Columns of downstream errors or accuracies, 0 to 1, to predict through the loss."),
+    "errors": _text(
+        "Columns of downstream errors or accuracies, 0 to 1, to predict through the loss; tasks: all that `evaluate` "
+        "asked."
+    ),
     "explain": _switch("Also say what the preset does, and why."),
     # A budget, and the other questions of `predict`.
     "budget": _number("FLOPs to predict for.", lower_bound=1.0),

@@ -51,7 +51,8 @@ def fit(values: flags.FlagValues) -> None:
     --variants adds the answer under other curves, misfits, tied exponents and newer forms of the surface; --explain
     what the preset does, and why.
     --losses=all fits every loss of a table, or every domain of a study's mixture, and their macro average, instead, and
-    --errors=COLUMN the downstream error that goes with the loss, at the budget that `predict` would ask about.
+    --errors=COLUMN the downstream error that goes with the loss, at the budget that `predict` would ask about;
+    --errors=tasks is that of every task that `evaluate` has asked the runs, and their mean.
     """
     if values.losses or values.errors:
         facts = _fit_losses(values)
@@ -91,8 +92,10 @@ def _fit_all(values: flags.FlagValues) -> dict[str, Any]:
 def _fit_losses(values: flags.FlagValues) -> dict[str, Any]:
     """Prints what each of several losses, and downstream errors, reach at the target."""
     from chinchilla_jax.scaling.answers import losses
+    from chinchilla_jax.scaling.answers.downstream import downstream
     from chinchilla_jax.scaling.read.losses import load_losses
     from chinchilla_jax.scaling.read.runs import FitRefused, target_budget
+    from chinchilla_jax.scaling.read.tasks import errors_of
     from chinchilla_jax.scaling.report import sections, text
     from chinchilla_jax.scaling.report.facts import facts_of
 
@@ -113,7 +116,7 @@ def _fit_losses(values: flags.FlagValues) -> dict[str, Any]:
     if values.errors:
         predicted = losses.fit_losses({"loss": loaded}, budget, values.seed)[0]
         columns = [name.strip() for name in values.errors.split(",")]
-        answers.append(losses.downstream(loaded, columns, predicted, values.seed))
+        answers.append(downstream(loaded, errors_of(loaded, columns), predicted, values.seed))
     facts = facts_of(loaded, answers=answers, target_budget=budget)
     text.tell([sections.answer_section(answer) for answer in facts["answers"]], echo)
     return facts

@@ -27,6 +27,8 @@ from chinchilla_jax.interop.trained import Trained
 
 _Prompt = tuple[int, tuple[int, ...]]  # its number, and its tokens
 _MOST_ROWS = 256
+_BEYOND = (0, 8, 16, 32, 48, 64)  # then as rows
+_CACHE_COSTS = 1.2  # times the tokens that are read, to keep them and look at them: measured on a CPU
 _MOST_OPTIONS = 16  # of one context in one place of a batch: contexts with more come again
 
 
@@ -58,7 +60,7 @@ class _Asked(NamedTuple):
 
 
 class Scorer:
-    """Asks one model.
+    """Asks one model. Its tokenizer is needed where texts are given, and not where pairs of tokens are.
 
     Attributes:
       model: as it decodes (`generation.decode.ready`).
@@ -68,7 +70,6 @@ class Scorer:
     def __init__(self, model: Trained, *, begin: bool = True, batch_tokens: int = 8192, share: bool = True):
         """`begin`: texts begin with the token that began them in training. `batch_tokens`: of all rows of a batch.
         `share`: one pass for a context, however many continuations it has."""
-        model.need_tokenizer()
         self.model, self.begin, self.length = ready(model), begin, model.config.data.seq_len
         self._programs = make_programs(self.model.config, model.mesh)
         self._tokens, self._share = batch_tokens, share
@@ -97,12 +98,12 @@ class Scorer:
         by_context: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
         for number, pair in enumerate(pairs):
             by_context.setdefault(pair.context, []).append((number, pair.continuation))
-        groups, rows = [], []
+        groups: list[_Group] = []
+        rows: list[tuple[int, tuple[int, ...], int]] = []
         for context, options in by_context.items():
-            # A context shorter than what follows it is cheaper read again than kept.
-            longest = max(len(tokens) for _, tokens in options)
-            if self._share and len(options) > 1 and len(context) >= min(longest, 16):
-                groups += [_Group(context, tuple(some)) for some in _chunks(options, _MOST_OPTIONS)]
+            some = [_Group(context, tuple(part)) for part in _chunks(options, _MOST_OPTIONS)]
+            if self._share and len(options) > 1 and all(map(self._is_cheaper, some)):
+                groups += some
             else:
                 rows += [(number, context + tokens, len(tokens)) for number, tokens in options]
         yield from _looked_at(itertools.chain(self._rows(rows), self._groups(groups)))
@@ -121,9 +122,15 @@ class Scorer:
         for (width, beyond), batch, size in self._batches(groups, self._room, sum):
             yield from self._of_contexts(batch, size, width, beyond)
 
+    def _is_cheaper(self, group: _Group) -> bool:
+        """Whether fewer tokens are read if the context is read once, by enough to pay for its cache."""
+        width, beyond = self._room(group)
+        apart = sum(self._width(len(group.context) + len(tokens) - 1) for _, tokens in group.options)
+        return _CACHE_COSTS * (width + beyond * len(group.options)) < apart
+
     def _room(self, group: _Group) -> tuple[int, int]:
         """How many tokens the context takes, and the options beyond their first; together never more than there are."""
-        beyond = -(-group.beyond // 8) * 8 if group.beyond <= 32 else round_up(group.beyond)
+        beyond = next((size for size in _BEYOND if size >= group.beyond), round_up(max(group.beyond, 1)))
         return self._width(len(group.context)), min(beyond, self.length - len(group.context))
 
     def _of_contexts(self, groups: list[_Group], size: int, width: int, beyond: int) -> Iterator[_Asked]:

@@ -1,4 +1,4 @@
-"""What does each of several losses reach at a target, and which downstream error goes with it?
+"""What does each of several losses reach at a target?
 
 Every loss is fitted by itself, by approach 2 where its runs have three profiles and else by approach 3. Their noise is
 shared, since it is the same runs: the interval of the macro average is that of a fit to the averages of each run.
@@ -15,10 +15,8 @@ import numpy as np
 from chinchilla_jax.scaling.answers.answers import Answer
 from chinchilla_jax.scaling.fits.approach2.isoflop import CORRECTED, IsoflopFit, fit_isoflop
 from chinchilla_jax.scaling.fits.approach3.parametric import few_starts, fit_parametric
-from chinchilla_jax.scaling.fits.minimise import SQUARED_RAW
 from chinchilla_jax.scaling.fits.resample import Resampling, interval
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, flops_of
-from chinchilla_jax.scaling.read.table.headers import split_words
 
 _ENOUGH = 3  # profiles
 _REPLICATES = 200
@@ -104,48 +102,3 @@ def answer(fits: Sequence[LossFit], budget: float) -> Answer:
         *(f"{fit.name}: {fit.refused}" for fit in fits if fit.refused),
     ]
     return Answer("losses", f"Each loss at C = {budget:.4g} FLOPs", tuple(rows), tuple(notes))
-
-
-def downstream(loaded: LoadedRuns, columns: Sequence[str], predicted: LossFit, seed: int = 0) -> Answer:
-    """The downstream error that goes with the predicted loss: Err = epsilon - k exp(-gamma L) (Gadre et al. 2024,
-    arXiv 2403.08540, eq. 5), fitted for each column of errors, or of accuracies, to all runs that have one.
-
-    Raises FitRefused: `columns` (no such column, or values beyond 0 to 1), or as `fit_form`.
-    """
-    from chinchilla_jax.scaling.laws.fit import fit_form  # forms are fitted by JAX, which is slow to import
-    from chinchilla_jax.scaling.laws.form import form
-
-    rows = []
-    for column in columns:
-        points = [(run.loss, _share(loaded, run.name, column)) for run in loaded.runs]
-        known = [(loss, error) for loss, error in points if error is not None]
-        if not known:
-            raise FitRefused("columns", f"{loaded.source}: no run has a number in {column}")
-        losses, errors = np.array(known).T
-        fit = fit_form(form("downstream_error"), {"loss": losses}, errors, SQUARED_RAW, seed=seed)
-        scatter = float(np.std(fit.predict(loss=losses) - errors))
-        low, high = (float(fit.predict(loss=np.array(end))) for end in predicted.loss_95)
-        row = {
-            "error": column,
-            "runs": str(len(known)),
-            "at the target": float(fit.predict(loss=np.array(predicted.loss))),
-        }
-        rows.append(row | {"95% by the loss": (low, high), "scatter of runs": scatter})
-    notes = (
-        "Err = epsilon - k exp(-gamma L), Gadre et al. 2024 eq. 5; the interval is that of the loss carried through, "
-        "the scatter comes on top. A column named after accuracy is taken as 1 - error",
-    )
-    return Answer("downstream", f"Downstream error at a loss of {predicted.loss:.4f}", tuple(rows), notes)
-
-
-def _share(loaded: LoadedRuns, name: str, column: str) -> float | None:
-    value = loaded.details.get(name, {}).get(column)
-    try:
-        number = float(value) if value is not None else np.nan
-    except (TypeError, ValueError):
-        return None
-    if np.isnan(number):
-        return None
-    if not 0.0 <= number <= 1.0:
-        raise FitRefused("columns", f"{loaded.source}: {column} of {name} is {number:g}; an error is a share, 0 to 1")
-    return 1.0 - number if {"acc", "accuracy"} & set(split_words(column)) else number

@@ -41,6 +41,7 @@ What was predicted:
 What was asked:
   question       of `predict`, as `Question`, or with --experts as `served.Request`; `answers`, a list of `Answer`:
                  `key`, `title`, `rows`, `notes`
+  tasks          of a report, `Answer`s: how the runs did on the tasks that `evaluate` asked, and the errors to expect
   suggestion     of `suggest`, as `Suggestion`: the next runs, and what they leave of the interval
   forecasts      of `forecast`, a list of `Forecast`, with the tokens at which the alarm marked the run (`alarm_at`) and
                  what its ln loss was above its course there (`alarm_excess`), null where it did not
@@ -73,7 +74,7 @@ _VALUES = (
     "source convention loss_unit preset command target_budget extrapolation prediction question suggestion flops_range "
     "tokens_per_param_range on_record noise"
 )
-_LISTS = "reading runs bad_rows warnings verdicts answers variants forecasts"
+_LISTS = "reading runs bad_rows warnings verdicts answers tasks variants forecasts"
 _MAPPINGS = "differences refused plots"
 _CONSTANTS = "E A B alpha beta a b"
 _PROFILED = ("E", "alpha", "beta", "a")

@@ -6,6 +6,7 @@ Both are written from the same facts; the page adds nothing that the JSON does n
 from __future__ import annotations
 
 import base64
+import contextlib
 import pathlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import jinja2
 
 from chinchilla_jax.base.files import exists, is_folder, read_bytes, write_json, write_text
-from chinchilla_jax.scaling.answers import losses, on_record
+from chinchilla_jax.scaling.answers import downstream, losses, on_record
 from chinchilla_jax.scaling.answers.answers import Answer
 from chinchilla_jax.scaling.answers.recommended import other_sizes
 from chinchilla_jax.scaling.predict.analysis import Analysis, analyse
@@ -23,6 +24,7 @@ from chinchilla_jax.scaling.predict.verdicts import judge
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.losses import domains_of
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns, target_budget
+from chinchilla_jax.scaling.read.tasks import of_tasks
 from chinchilla_jax.scaling.report.facts import facts_of
 from chinchilla_jax.scaling.report.plots import fitted, profiles
 from chinchilla_jax.scaling.report.plots.losses import plot_losses
@@ -79,6 +81,7 @@ def write_report(
         target_budget=target,
         verdicts=judge(judged, loaded.runs, target, refusal, unfinished=roles.count("isoflop")),
         answers=(*other_sizes(prediction), *_domains(loaded, target, folder, images)) if prediction else (),
+        tasks=_tasks(loaded, target if prediction else None),
         on_record=_on_record(folder),
         command=command or _command(study, options),
         plots={title: str(path.relative_to(folder)) for title, path in images.items()},
@@ -114,6 +117,17 @@ def _domains(
     if path := plot_losses(fits, budget, folder / "plots" / "losses.png"):
         images["Each loss"] = path
     return (losses.answer(fits, budget),)
+
+
+def _tasks(loaded: LoadedRuns, budget: float | None) -> tuple[Answer, ...]:
+    """How the runs did on tasks, and the errors that go with the loss at the budget, where they say."""
+    found = downstream.scores(loaded)
+    with contextlib.suppress(FitRefused):
+        if found and budget is not None:
+            predicted = losses.fit_losses({"loss": loaded}, budget)[0]
+            if not predicted.refused:
+                found += (downstream.downstream(loaded, of_tasks(loaded), predicted),)
+    return found
 
 
 def _on_record(folder: pathlib.Path) -> dict[str, Any] | None:

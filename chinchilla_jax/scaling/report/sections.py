@@ -94,6 +94,7 @@ def of_page(facts: Facts) -> tuple[list[Section], list[Section]]:
         then += _approaches(facts)
     if facts["answers"]:
         then += [Section("What else could be trained"), *(answer_section(a, level=3) for a in facts["answers"])]
+    then += [answer_section(answer) for answer in facts["tasks"]]
     runs = _cells(facts["runs"], _RUN, words=("role",), folded=f"{len(facts['runs'])} runs")
     then += [_warnings(facts), _notes(facts), *_time(facts), Section("Runs", tables=(runs,))]
     then.append(Section("To make this report again", sentences=(facts["command"],)))
