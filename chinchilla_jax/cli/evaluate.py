@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,14 +46,24 @@ def evaluate(values: flags.FlagValues, words: list[str]) -> None:
     """
     if not words:
         raise UsageError("which model? Name the folder of a run or of a study")
+    if values.output and files.is_file(values.output):
+        raise UsageError(f"--output={values.output} is a file; name a folder")
     if values.suite and values.tasks:
         raise UsageError("--suite is a list of tasks: leave --tasks out, or name them there")
-    ask = _Asking(values)
+    ask, named = _Asking(values), set[str]()
     for word in words:
         model = open_named(values, [word])
         answered = ask(model)
         records = {name: task.record | {"begin": values.begin} for name, task in answered.items()}
-        _keep(values, model, answered, records, several=len(words) > 1)
+        name = next(n for n in _numbered(model.source.name) if n not in named) if len(words) > 1 else ""
+        named.add(name)
+        _keep(values, model, answered, records, name)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """The name, and others for those that have the same: runs of two studies may be called alike."""
+    yield name
+    yield from (f"{name}_{number}" for number in itertools.count(2))
 
 
 class _Asking:
@@ -127,9 +139,9 @@ def _keep(
     model: Trained,
     answered: dict[str, Answered],
     records: dict[str, dict[str, Any]],
-    several: bool,
+    name: str,
 ) -> None:
-    """Prints the scores, and writes them where they belong."""
+    """Prints the scores, and writes them where they belong; `name` is a folder of one of several models, or nothing."""
     from chinchilla_jax.evaluation import record
 
     echo(f"{model.source}:")
@@ -138,6 +150,6 @@ def _keep(
     if path := record.keep(model, records):
         echo(f"kept in {path}")
     if values.output:
-        folder = Path(values.output) / model.source.name if several else Path(values.output)
+        folder = Path(values.output) / name
         record.write_questions(folder, answered, {"model": str(model.source), "step": model.step})
         echo(f"written: {folder}")

@@ -31,7 +31,7 @@ def keep(model: Trained, records: Mapping[str, Mapping[str, Any]]) -> Path | Non
     result = read_record(path, "loss", float)
     if model.step != result.get("steps"):
         return None
-    files.write_json(path, result | {TASKS: {**result.get(TASKS, {}), **records}})
+    files.write_json(path, result | {TASKS: {**kept(model.source), **records}})
     return path
 
 

@@ -152,10 +152,12 @@ def no_checkpoint(folder: Path, step: int | None) -> ConfigError:
 
 
 def read_course(folder: Path) -> Course:
-    """What the run of a directory trains, by its `config.json`. Raises ConfigError if there is none."""
+    """What the run of a directory trains, by its `config.json`. Raises ConfigError if it is no run's."""
     path = folder / "config.json"
     if not files.exists(path):
         raise ConfigError("run", f"{folder} is no run directory: it has no config.json")
+    if is_weights_folder(folder):
+        raise ConfigError("run", f"{folder} holds weights, and nothing of their training; name the folder of a run")
     return course_of(RunConfig.from_dict(read_record(path, "config", dict)["config"]))
 
 

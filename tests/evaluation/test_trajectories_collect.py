@@ -53,6 +53,9 @@ def test_runs_of_other_text_or_without_checkpoints_are_refused(kept_runs, tiny_r
     (tmp_path / "empty" / "config.json").write_text((tmp_path / "other" / "config.json").read_text())
     with pytest.raises(ConfigError, match=r"empty has no readable checkpoint"):
         collect([tmp_path / "empty"])
+    assert cli.main(["export", str(kept_runs[0]), str(tmp_path / "weights")]) == 0
+    with pytest.raises(ConfigError, match=r"weights holds weights, and nothing of their training"):
+        collect([tmp_path / "weights"])
 
 
 def test_the_verb_goes_from_runs_to_tables_and_a_plot(kept_runs, tmp_path, capsys):

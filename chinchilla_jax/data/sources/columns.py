@@ -47,6 +47,8 @@ def texts(path: pathlib.Path, column: str) -> Iterator[str | None]:
     except UnicodeDecodeError as error:
         where = f"between rows {row} and {row + ROWS}"
         raise DataError(f"{path}: column {column!r} is not UTF-8 {where} ({error.reason}); convert it") from None
+    except DataError:  # which is a ValueError, and says itself what is wrong
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:  # an empty file cannot be mapped: a ValueError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: unreadable after row {row} ({reason}); replace or remove it") from None

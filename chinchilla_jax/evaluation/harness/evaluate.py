@@ -97,6 +97,7 @@ def evaluate(
 
     Raises:
       NotHere: its data, or a package it needs, are not on this machine.
+      UsageError: its data have fewer examples than shots are wanted.
     """
     found = need_lm_eval()
     from lm_eval.evaluator import evaluate as ask
@@ -105,7 +106,12 @@ def evaluate(
 
     with found_in(data):
         loaded = tasks.load(asked)
-        results = ask(TrainedLM(scorer), loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+        try:
+            results = ask(TrainedLM(scorer), loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+        except ValueError as error:  # of `random.sample`
+            if "larger than population" not in str(error):
+                raise
+            raise UsageError(f"{asked.name}: its data have fewer examples than the shots that are wanted") from None
     return {name: _answered(results, task, asked, found) for name, task in _wanted(results, asked)}
 
 

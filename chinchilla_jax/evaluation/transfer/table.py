@@ -6,6 +6,7 @@ learning rates are given, the first seed tries them, and the other seeds take th
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -130,7 +131,7 @@ def _of_mode(
         "deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
         "accuracies": accuracies,
         "validation": [one.validation for one in found],
-        "loss": [one.loss for one in found],
+        "loss": [one.loss if math.isfinite(one.loss) else None for one in found],  # JSON has no number for others
         "rate": rate,
         "tried": {f"{rate:g}": one.validation for rate, one in tried.items()},
         "trained": found[0].trained + head,

@@ -90,7 +90,7 @@ def test_no_more_than_a_few_rows_become_text_at_once(tmp_path, monkeypatch):
 
 def test_what_cannot_be_read_is_named(documents, tmp_path):
     path = write(tmp_path / "a.parquet", table_of(["x"]))
-    with pytest.raises(DataError, match=r"a.parquet: no column 'body' \(it has id, text\); set data.text_field"):
+    with pytest.raises(DataError, match=r"a.parquet: no column 'body' \(it has id, text\); set data.text_field$"):
         documents(f"parquet:{path}", text_field="body")
     with pytest.raises(DataError, match=r"a.parquet: column 'id' is int64, not text \(text are: text\)"):
         documents(f"parquet:{path}", text_field="id")

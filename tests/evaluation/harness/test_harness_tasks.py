@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from chinchilla_jax import cli
+from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.evaluation.harness import evaluate as module
 from chinchilla_jax.evaluation.harness.data_sets import OFFLINE, NotHere, found_in
 from chinchilla_jax.evaluation.harness.evaluate import Tasks, evaluate, need_lm_eval
@@ -62,6 +63,8 @@ def test_data_sets_are_found_in_a_folder_in_any_form(talking, folders):
         evaluate(scorer, loaded, Asked("nowhere"), data)
     with pytest.raises(NotHere, match="tiny/lost/part is not on this machine"):
         evaluate(scorer, loaded, Asked("nowhere"))
+    with pytest.raises(UsageError, match="as_lines/9: its data have fewer examples than the shots"):
+        evaluate(scorer, loaded, Asked("as_lines", shots=9), data)
 
 
 def test_our_own_questions_score_as_the_harness_scores_them(talking, folders):

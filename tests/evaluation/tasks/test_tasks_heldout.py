@@ -103,6 +103,10 @@ def test_the_verb_keeps_scores_in_the_result_of_the_run(tiny_run, tmp_path, caps
     assert len(lines) == 8 and len(json.loads(lines[0])["log_likelihoods"]) == 4
     assert cli.main(["evaluate", str(run), "--tasks=heldout_cloze", "--limit=4"]) == 0
     assert kept(run)["heldout_cloze"]["questions"] == 4 and kept(run)["heldout_bits"]["questions"] == 8
+    both = ["evaluate", str(run), str(run), "--tasks=heldout_cloze", "--limit=4", f"--output={tmp_path / 'both'}"]
+    assert cli.main(both) == 0 and {path.name for path in (tmp_path / "both").iterdir()} == {"run", "run_2"}
+    assert cli.main(["evaluate", str(run), f"--output={run / 'config.json'}"]) == 2
+    assert "config.json is a file; name a folder" in capsys.readouterr().err
     assert cli.main(["evaluate", str(run), "--heldout=/nowhere"]) == 2
     assert "--heldout=FOLDER" in capsys.readouterr().err
     assert not Path("heldout").exists()

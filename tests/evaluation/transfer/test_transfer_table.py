@@ -70,6 +70,9 @@ def test_the_command_compares_the_ways_of_a_run_and_writes_the_record(tiny_run, 
     assert list(modes) == ["full", "frozen"] and record["step"] == 4
     assert modes["frozen"]["trained_share"] < 0.1 and modes["full"]["trained_share"] == 1.0
     assert all(0 <= accuracy <= 1 for mode in modes.values() for accuracy in mode["accuracies"])
+    assert cli.main([*command, "--rates=1e30", f"--output={tmp_path}/diverged.json"]) == 0
+    assert json.loads((tmp_path / "diverged.json").read_text())["tasks"]["listops"]["modes"]["full"]["loss"][0] is None
+    capsys.readouterr()
     assert cli.main(command) == 0
     again = capsys.readouterr().out.splitlines()[-4:]
     assert again == out.splitlines()[-4:]
