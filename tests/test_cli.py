@@ -11,6 +11,7 @@ import pytest
 
 from chinchilla_jax import cli
 from chinchilla_jax.cli import verbs
+from chinchilla_jax.cli.flags import PATHS
 from chinchilla_jax.scaling.fits.surface import Surface
 from configs.isoflop import tiny
 
@@ -23,6 +24,29 @@ def run(capsys, *argv):
     code = cli.main([str(arg) for arg in argv])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def _named_paths():
+    """Commands that name a path in storage that is not known, by each flag of each verb and each kind of word."""
+    for verb, entry in verbs.VERBS.items():
+        config = [TINY] if "config" in entry.flags else []
+        for flag in sorted(set(entry.flags) & set(PATHS)):
+            yield [verb, *config, f"--{flag}=s3://b/x"]
+        if entry.words:
+            yield [verb, "classify", "s3://b/x"] if verb == "trajectories" else [verb, "s3://b/x", "s3://b/x"]
+    yield ["plan", "--config=s3://b/x"]
+    for key in ("data_dir", "source", "tokenizer"):
+        setting = f"--config.data.{key}={'text:' if key == 'source' else ''}s3://b/x"
+        yield ["data", TINY, setting]
+        yield ["train", TINY, "--workdir=run", setting]
+
+
+@pytest.mark.parametrize("argv", list(_named_paths()), ids=" ".join)
+def test_storage_that_is_not_known_is_named_and_nothing_is_made(capsys, tmp_path, monkeypatch, argv):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *argv)
+    assert code == 2 and err.count("\n") == 1 and "s3://b/x: storage s3:// is not known" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("argv", "words"), [

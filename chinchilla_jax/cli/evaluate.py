@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -75,7 +74,7 @@ class _Asking:
         from chinchilla_jax.evaluation.tasks.question import Given, Task
 
         self._values, self._given = values, Given(seed=values.seed, limit=values.limit, tables=values.rules)
-        self._data = Path(values.data) if values.data else None
+        self._data = files.path(values.data) if values.data else None
         names = [name.strip() for name in (values.tasks or "heldout").split(",")]
         if values.suite:
             of_paper = suite(values.suite)
@@ -98,7 +97,7 @@ class _Asking:
         for flag in ("include", "data"):
             if self._values[flag].value and not files.is_folder(self._values[flag].value):
                 raise UsageError(f"--{flag}={self._values[flag].value}: no such folder")
-        include = Path(self._values.include) if self._values.include else None
+        include = files.path(self._values.include) if self._values.include else None
         return Tasks([asked.task for asked in self._asked], include, names_here())
 
     def __call__(self, model: Trained) -> dict[str, Answered]:
@@ -108,7 +107,7 @@ class _Asking:
         from chinchilla_jax.evaluation.tasks.ask import ask
 
         there = self._values.heldout
-        text = heldout.of_store(Path(there)) if there else heldout.of_model(model)
+        text = heldout.of_store(files.path(there)) if there else heldout.of_model(model)
         given = dataclasses.replace(self._given, heldout=text)
         scorer = Scorer(model, begin=self._values.begin)
         answered = {task.name: ask(scorer, task, given) for task in self._here}
@@ -150,6 +149,6 @@ def _keep(
     if path := record.keep(model, records):
         echo(f"kept in {path}")
     if values.output:
-        folder = Path(values.output) / name
+        folder = files.path(values.output) / name
         record.write_questions(folder, answered, {"model": str(model.source), "step": model.step})
         echo(f"written: {folder}")

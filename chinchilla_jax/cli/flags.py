@@ -8,6 +8,8 @@ from typing import Any
 
 from absl import flags
 
+from chinchilla_jax.base import files
+
 
 def _flag(define: Callable, text: str, default: Any = None, **options: Any) -> Callable:
     """A function that defines a flag of one type, given its name."""
@@ -185,6 +187,22 @@ FLAGS = {
     "after": _text("Trends from these percentages of the training on: PERCENT,... Default: 10,40,70; of `plot` 10."),
     "factors": _text("Of the probabilities of the smaller and the larger run: NUMBER,NUMBER.", "1,-1"),
 }
+
+
+# Those that name a folder or a file.
+PATHS = (
+    "study", "workdir", "manifest", "runs", "curves", "fit", "save", "law", "register", "output", "cache", "init_from",
+    "tokenizer", "prompts", "data", "include", "heldout", "rules",
+)  # fmt: skip
+
+
+def check_paths(values: flags.FlagValues) -> None:
+    """Raises `StorageError` where a flag names a path in storage that is not known."""
+    for name in (name for name in PATHS if name in values and values[name].value):
+        try:
+            files.path(values[name].value)
+        except files.StorageError as error:
+            raise files.StorageError(f"--{name}={error}") from None
 
 
 def define(names: tuple[str, ...], values: flags.FlagValues) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -88,7 +87,7 @@ def open_named(values: flags.FlagValues, words: list[str]) -> Trained:
 
     mesh = parse_mesh(values.mesh)
     return open_model(
-        pathlib.Path(words[0]),
+        files.path(words[0]),
         mesh=mesh,
         step=values.step,
         compute_dtype=values.compute_dtype,

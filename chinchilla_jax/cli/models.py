@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 from absl import flags
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import UsageError
 
 IMPORT: tuple[str, ...] = ()
@@ -26,7 +26,7 @@ def import_(values: flags.FlagValues, words: list[str]) -> None:
 
     if len(words) != 2:
         raise UsageError("give the folder of the weights and a new one, as import llama-7b models/llama-7b")
-    import_model(Path(words[0]), Path(words[1]), echo)
+    import_model(files.path(words[0]), files.path(words[1]), echo)
 
 
 def export(values: flags.FlagValues, words: list[str]) -> None:
@@ -40,4 +40,4 @@ def export(values: flags.FlagValues, words: list[str]) -> None:
 
     if len(words) != 2:
         raise UsageError("give a run, or a folder of weights, and a new folder, as export runs/large models/large")
-    export_model(Path(words[0]), Path(words[1]), values.format, values.dtype, values.step, echo)
+    export_model(files.path(words[0]), files.path(words[1]), values.format, values.dtype, values.step, echo)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.files import write_json
 from chinchilla_jax.cli import read
@@ -167,7 +168,7 @@ def predict(values: flags.FlagValues) -> None:
     if values.register:
         _register(values, prediction, loaded)
     if values.verify and prediction is not None and loaded is not None:
-        _plan_held_out(pathlib.Path(values.study), prediction, loaded)
+        _plan_held_out(files.path(values.study), prediction, loaded)
 
 
 def _check_predict(values: flags.FlagValues) -> None:
@@ -333,7 +334,7 @@ def forecast(values: flags.FlagValues, words: list[str]) -> None:
         raise UsageError("a RUN is one of a study; of a table (--runs) every run under way is forecast")
     names = [pathlib.PurePath(word).name for word in words]
     if words and not values.study:  # STUDY/runs/NAME
-        studies = {pathlib.Path(word).resolve().parent.parent for word in words}
+        studies = {files.path(word).resolve().parent.parent for word in words}
         if len(studies) > 1:
             raise UsageError("the runs are of several studies: forecast those of one at a time")
         values.study = str(studies.pop())

@@ -23,7 +23,7 @@ def folder(values: flags.FlagValues, flag: str) -> pathlib.Path:
     """The folder that a flag names. Raises UsageError if it is missing, or a file."""
     if not values[flag].value:
         raise UsageError(f"--{flag}=DIR is missing: the folder of the {'run' if flag == 'workdir' else 'study'}")
-    named = pathlib.Path(values[flag].value)
+    named = files.path(values[flag].value)
     for path in (named, *named.parents):
         if files.is_file(path):
             raise UsageError(f"--{flag}={named}: {path} is a file; name a folder")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.files import write_json
 from chinchilla_jax.base.words import percent, table
@@ -49,7 +50,7 @@ def _collect(values: flags.FlagValues, words: list[str]) -> None:
     from chinchilla_jax.evaluation.trajectories.series import save
 
     options = {"mesh": parse_mesh(values.mesh), "compute_dtype": values.compute_dtype, "sequences": values.sequences}
-    found = collect([pathlib.Path(word) for word in words], **options, echo=echo)
+    found = collect([files.path(word) for word in words], **options, echo=echo)
     save(path, found)
     checkpoints = sum(len(run.step) for run in found.runs)
     echo(f"{path}: {len(found.targets):,} tokens at {checkpoints} checkpoints of {len(found.runs)} runs")
@@ -102,7 +103,7 @@ def _contrast(values: flags.FlagValues, words: list[str]) -> None:
     factors, prompts = _factors(values.factors), read_prompts(values, words[2:]) or [""]
     sampling = Sampling(values.temperature, values.top_k, values.top_p)
     options = {"mesh": parse_mesh(values.mesh), "compute_dtype": values.compute_dtype, "echo": echo}
-    small, large = (ready(open_model(pathlib.Path(word), **options)) for word in words[:2])
+    small, large = (ready(open_model(files.path(word), **options)) for word in words[:2])
     settings = {"new_tokens": values.new_tokens, "stop": values.stop or (), "sampling": sampling, "seed": values.seed}
     for prompt, found in zip(prompts, contrast(small, large, prompts, factors=factors, **settings), strict=True):
         losses = ", ".join(f"{nats:.3f} under {word}" for nats, word in zip(found.nats, words, strict=False))
@@ -129,7 +130,7 @@ def _output(values: flags.FlagValues, action: str, suffix: str) -> pathlib.Path:
     if not values.output or not values.output.endswith(suffix):
         given = f"--output={values.output}: " if values.output else ""
         raise UsageError(f"trajectories {action}: {given}where to? Give --output=FILE{suffix}")
-    return pathlib.Path(values.output)
+    return files.path(values.output)
 
 
 def _one_file(words: list[str], action: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import flags
 
 from chinchilla_jax.base import files
@@ -37,7 +35,7 @@ def transfer(values: flags.FlagValues, words: list[str]) -> None:
     plan.check()
     record = compare(open_named(values, words), plan, echo)
     if values.output:
-        files.write_json(pathlib.Path(values.output), record)
+        files.write_json(files.path(values.output), record)
     for line in lines(record):
         echo(line)
 

@@ -47,9 +47,10 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
 from chinchilla_jax.cli import evaluate, generate, models, runs, studies, trajectories, transfer
-from chinchilla_jax.cli.flags import define
+from chinchilla_jax.cli.flags import check_paths, define
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.config_flag import define_config, read_config
 
@@ -76,6 +77,7 @@ class Verb:
 VERBS: dict[str, Verb] = {}
 # Flags that were, and what does their work.
 _GONE = {"more_runs": "ask `suggest --purse=FLOPS --number=COUNT` with the same --study or --runs"}
+_RUNS_BEFORE_PROMPTS = {"generate": 1, "trajectories": 3}  # of their words; a prompt may be anything
 _PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
 
 
@@ -217,7 +219,7 @@ def _train(values: flags.FlagValues) -> int | None:
 def _first_weights(folder: str) -> FirstWeights:
     from chinchilla_jax.interop.first import first_weights
 
-    return first_weights(pathlib.Path(folder), _echo)
+    return first_weights(files.path(folder), _echo)
 
 
 @_verb("study", "manifest", "workers", "worker", "standby", "parent", *_PROCESSES)
@@ -354,6 +356,9 @@ def _run(name: str, words: list[str]) -> int:
     if "config" in verb.flags:
         words = define_config(values, words)
     left = values([f"chinchilla_jax {name}", *words])[1:]
+    check_paths(values)
+    for word in left[: _RUNS_BEFORE_PROMPTS.get(name)]:
+        files.path(word)
     if verb.words:
         return verb.run(values, left) or DONE
     if left:

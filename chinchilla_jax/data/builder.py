@@ -47,7 +47,7 @@ class ChinchillaText(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in ("train", "validation")}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-        for text in read_cleaned(pathlib.Path(self.builder_config.cleaned), self.builder_config.name, split):
+        for text in read_cleaned(files.path(self.builder_config.cleaned), self.builder_config.name, split):
             number = content_hash(text) >> 1
             yield number, {"text": text, "id": number}
 

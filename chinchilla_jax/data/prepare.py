@@ -42,7 +42,8 @@ def prepare(data: DataConfig, echo: Echo = print) -> pathlib.Path:
       ConfigError: a setting that does not fit what was found.
       DataError: text that cannot be fetched or used; names the file.
     """
-    with one_at_a_time(pathlib.Path(data.data_dir) / ".lock", echo):
+    _check_paths(data)
+    with one_at_a_time(files.path(data.data_dir) / ".lock", echo):
         start = time.monotonic()
         corpus = _prepare_corpus(data, echo)
         tokenizer = _prepare_tokenizer(data, corpus, echo)
@@ -55,6 +56,7 @@ def prepare(data: DataConfig, echo: Echo = print) -> pathlib.Path:
 
 def store_path(data: DataConfig) -> pathlib.Path:
     """The prepared store of `data`, or a `DataError` that says how to prepare it. Needs neither network nor source."""
+    _check_paths(data)
     hint = "prepare it first: python -m chinchilla_jax data --config=..."
     auto = _auto_file(data)
     if data.source == "auto" and not files.exists(auto):
@@ -70,6 +72,12 @@ def store_path(data: DataConfig) -> pathlib.Path:
         settings = f"data.tokenizer={data.tokenizer}, vocab_size={data.vocab_size}, seq_len={data.seq_len}"
         raise DataError(f"{data.data_dir}: the text is there, but no token store for {settings}; {hint}")
     return path
+
+
+def _check_paths(data: DataConfig) -> None:
+    """Raises `StorageError` for a path in storage that is not known, before anything is made."""
+    for text in (data.data_dir, data.tokenizer, data.teacher, data.source.partition(":")[2]):
+        files.path(text)
 
 
 def _prepare_corpus(data: DataConfig, echo: Echo) -> pathlib.Path:
@@ -174,7 +182,7 @@ def _write_store(path: pathlib.Path, data: DataConfig, corpus: pathlib.Path, tok
 
 
 def _auto_file(data: DataConfig) -> pathlib.Path:
-    return pathlib.Path(data.data_dir) / "corpus" / "auto.json"
+    return files.path(data.data_dir) / "corpus" / "auto.json"
 
 
 def _corpus_settings(data: DataConfig, name: str) -> dict:
@@ -185,7 +193,7 @@ def _corpus_settings(data: DataConfig, name: str) -> dict:
 
 def _corpus_folder(data: DataConfig, name: str, fingerprint: list) -> pathlib.Path:
     key = content_key(_corpus_settings(data, name), fingerprint)
-    return pathlib.Path(data.data_dir) / "corpus" / f"{registry.domain_name(name)[:40]}-{key}"
+    return files.path(data.data_dir) / "corpus" / f"{registry.domain_name(name)[:40]}-{key}"
 
 
 def _find_corpus(data: DataConfig, name: str) -> pathlib.Path | None:
@@ -195,7 +203,7 @@ def _find_corpus(data: DataConfig, name: str) -> pathlib.Path | None:
         folder = _corpus_folder(data, name, fingerprint)
         return folder if files.exists(folder / "corpus.json") else None
     settings = _corpus_settings(data, name)
-    finished = files.glob(pathlib.Path(data.data_dir) / "corpus", "*/corpus.json")
+    finished = files.glob(files.path(data.data_dir) / "corpus", "*/corpus.json")
     folders = [path.parent for path in finished if read_description(path)["settings"] == settings]
     if len(folders) > 1:
         versions = f"{len(folders)} versions of it were prepared: {', '.join(folder.name for folder in folders)}"
@@ -205,11 +213,11 @@ def _find_corpus(data: DataConfig, name: str) -> pathlib.Path | None:
 
 def _tokenizer_path(data: DataConfig, corpus: pathlib.Path) -> pathlib.Path:
     if data.tokenizer != "train":
-        return pathlib.Path(data.tokenizer)
+        return files.path(data.tokenizer)
     key = content_key(corpus.name, data.vocab_size, TRAINER_VERSION, TOKENIZER_SAMPLE_BYTES)
-    return pathlib.Path(data.data_dir) / "tokenizer" / f"{key}.model"
+    return files.path(data.data_dir) / "tokenizer" / f"{key}.model"
 
 
 def _store_folder(data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer) -> pathlib.Path:
     key = content_key(corpus.name, tokenizer.fingerprint(), data.seq_len, store.FORMAT)
-    return pathlib.Path(data.data_dir) / "store" / key
+    return files.path(data.data_dir) / "store" / key

@@ -133,7 +133,7 @@ class TokenStore:
         Raises:
           DataError: unfinished, of another format, cut off, or made with another tokenizer; names the file.
         """
-        self.path = pathlib.Path(path)
+        self.path = files.path(path)
         file, fix = self.path / "store.json", "delete the folder and prepare the data again"
         description = read_description(file)
         version = description.get("format") if isinstance(description, dict) else None

@@ -116,7 +116,7 @@ def prepare_teacher(data: DataConfig, tokenizer: Tokenizer, echo: Echo) -> pathl
       DataError: see `read_propositions`; or nothing is left to train on.
     """
     labels = label_pieces(tokenizer, data.teacher_labels)
-    propositions = read_propositions(pathlib.Path(data.teacher))
+    propositions = read_propositions(files.path(data.teacher))
     path = _folder(data, tokenizer, labels)
     if not files.exists(path / "store.json"):
         _write_store(path, data, tokenizer, labels, propositions, echo)
@@ -193,7 +193,7 @@ def _content(data: DataConfig) -> str:
 
 def _folder(data: DataConfig, tokenizer: Tokenizer, labels: tuple[int, int]) -> pathlib.Path:
     key = content_key(_settings(data, tokenizer, labels), _content(data))
-    return pathlib.Path(data.data_dir) / "teacher" / key
+    return files.path(data.data_dir) / "teacher" / key
 
 
 def _find(data: DataConfig, tokenizer: Tokenizer, labels: tuple[int, int]) -> pathlib.Path:
@@ -202,7 +202,7 @@ def _find(data: DataConfig, tokenizer: Tokenizer, labels: tuple[int, int]) -> pa
         folders = [_folder(data, tokenizer, labels)]
     else:
         settings = _settings(data, tokenizer, labels)
-        finished = files.glob(pathlib.Path(data.data_dir) / "teacher", "*/store.json")
+        finished = files.glob(files.path(data.data_dir) / "teacher", "*/store.json")
         sources = {path.parent: read_description(path)["source"] for path in finished}
         folders = [folder for folder, source in sources.items() if source.items() >= settings.items()]
         if len(folders) > 1:

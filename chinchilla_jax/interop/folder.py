@@ -123,7 +123,7 @@ def open_weights(folder: str | Path) -> WeightsFolder:
       ConfigError: its config says something that this code cannot do; the message names the field.
       WeightsError: files are missing or damaged, or hold other tensors than those of the model.
     """
-    folder = Path(folder)
+    folder = files.path(folder)
     if files.is_file(folder / "params.json"):
         from chinchilla_jax.interop.meta import open_meta
 

@@ -96,7 +96,7 @@ def open_model(
     Raises:
       ConfigError: there is no model in the folder, or no checkpoint of that step.
     """
-    folder = best_run(Path(folder))
+    folder = best_run(files.path(folder))
     if is_weights_folder(folder):
         if step is not None:
             raise ConfigError("step", f"{folder} is no run: it has no checkpoints")
@@ -128,7 +128,7 @@ def _open_weights(
     folder: Path, mesh: MeshConfig | None, compute_dtype: str | None, tokenizer: str | Path | None
 ) -> Trained:
     found, mesh = open_weights(folder), mesh or MeshConfig()
-    path = Path(tokenizer) if tokenizer else find_tokenizer(folder)
+    path = files.path(tokenizer) if tokenizer else find_tokenizer(folder)
     split = mesh.context * mesh.tensor
     data = DataConfig(
         tokenizer=str(path or folder),

@@ -72,7 +72,7 @@ def open_cache(flag: str | None) -> Cache:
     Raises:
       ConfigError: the folder cannot be made.
     """
-    path = Path(flag or os.environ.get(VARIABLE) or "~/.cache/chinchilla_jax/preflight").expanduser()
+    path = files.path(flag or os.environ.get(VARIABLE) or "~/.cache/chinchilla_jax/preflight").expanduser()
     try:
         files.make_folder(path)
     except OSError as error:

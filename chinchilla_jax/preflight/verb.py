@@ -48,7 +48,7 @@ def read_options(values: flags.FlagValues) -> Options:
         return options
     if values.price is not None and not 0 <= values.price < math.inf:
         raise UsageError(f"--price={values.price}: dollars of a chip-hour must be a number, 0 or more")
-    output = Path(values.output) if values.output else None
+    output = files.path(values.output) if values.output else None
     if output and (files.is_folder(output) or any(files.exists(p) and not files.is_folder(p) for p in output.parents)):
         raise UsageError(f"--output={output}: must name a JSON file that can be written")
     names = ("price", "every_batch", "keep_hlo", "choose", "compiles")

@@ -18,7 +18,6 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -249,7 +248,7 @@ def _in_files(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for name, value in options.items():
             if name in ("runs", "curves") and is_frame(value):
                 lines = (json.dumps(row.values, default=str) for row in table_of_frame(value).rows)
-                changed[name] = pathlib.Path(folder) / f"{name}.jsonl"
+                changed[name] = files.path(folder) / f"{name}.jsonl"
                 files.write_text(changed[name], "\n".join(lines) + "\n")
         yield changed
 

@@ -71,7 +71,7 @@ def known_noise(study: pathlib.Path | None, config: RunConfig) -> tuple[float, s
     Asked in this order: this study's `noise.json` and its repeated runs, then those of the study in `study.guess`.
     Raises StudyError if such a file is damaged.
     """
-    for folder in filter(None, (study, pathlib.Path(config.study_section.guess.strip()))):
+    for folder in filter(None, (study, files.path(config.study_section.guess.strip()))):
         measured = read_json_or(folder / NOISE_RESULT, {}) if files.exists(folder / NOISE_RESULT) else {}
         if isinstance(measured.get("noise"), float) and measured.get("freedom", 0) >= LEAST_FREEDOM:
             return measured["noise"], f"{folder / NOISE_RESULT}, {measured['freedom']} degrees of freedom"

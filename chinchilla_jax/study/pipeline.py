@@ -36,7 +36,7 @@ def run_study(
     say what to do, and Stopped if a signal came: what was in progress is saved.
     """
     manifest = plan(config)  # first of all, so that a plan that cannot work costs nothing
-    pipeline = _Pipeline(pathlib.Path(study), manifest, workers or default_workers(config), echo, backend)
+    pipeline = _Pipeline(files.path(study), manifest, workers or default_workers(config), echo, backend)
     with pipeline.early:
         return pipeline.run()
 

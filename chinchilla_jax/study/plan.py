@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import chinchilla_jax
+from chinchilla_jax.base import files
 from chinchilla_jax.base.revision import git_revision
 from chinchilla_jax.base.words import Echo, duration
 from chinchilla_jax.config import COOLDOWNS, ConfigError, RunConfig
@@ -114,7 +115,7 @@ def verification(study_dir: pathlib.Path, predicted_params: float) -> Manifest:
     any fine width and depth, not rungs of the ladder. Raises ConfigError if the budget buys too few steps at one of the
     sizes or is too small to test the prediction, StudyError if another prediction is in place already.
     """
-    study_dir = pathlib.Path(study_dir)
+    study_dir = files.path(study_dir)
     config = read_manifest(study_dir / MANIFEST).template()
     budget = holdout_budget(config)
     runs: list[PlannedRun] = []

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import PREEMPTED, ExplainedError
 from chinchilla_jax.base.revision import code_revision
 from chinchilla_jax.config import RunConfig
@@ -101,7 +102,7 @@ def train(
     """
     echo = echo if distributed.first() else lambda line: None
     with Signals() as signals:  # before the data is opened and programs are compiled, which may take minutes
-        clock, course, workdir = Clock(), course_of(config, objective, *then), Path(workdir)
+        clock, course, workdir = Clock(), course_of(config, objective, *then), files.path(workdir)
         init_from = first.record() if first else None
         if first:
             first.check(course, fork)

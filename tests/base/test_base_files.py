@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import re
 
 import pytest
 
@@ -105,6 +106,22 @@ def test_a_heartbeat_makes_no_file(tmp_path):
     os.utime(tmp_path / "there", (1, 1))
     files.touch(tmp_path / "there")
     assert files.stamp(tmp_path / "there")[1] > 1e9
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/run", "s3://bucket/run", "gs:/bucket/run"])
+def test_storage_that_is_not_known_is_named_and_makes_no_folder(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    verbs = [files.path, files.exists, files.glob, files.read_text, files.make_folder, files.remove, files.stamp]
+    verbs += [lambda path: files.write_text(path, ""), lambda path: files.create(path, "")]
+    for verb in verbs:
+        with pytest.raises(files.StorageError, match=re.escape(text)):
+            verb(text)
+    assert files.glob(".") == []
+
+
+@pytest.mark.parametrize("text", ["a/b", "/a/b", "a:b", "C:/a"])
+def test_other_text_is_a_path_of_this_machine(text):
+    assert files.path(text) == pathlib.Path(text) == files.path(pathlib.Path(text))
 
 
 def _storage_calls(tree):

@@ -154,7 +154,7 @@ def _opener(suffixes: tuple[str, ...]) -> tuple[Opener, Callable[[pathlib.Path],
         raise DataError(f"{root}: no {', '.join(suffixes)} files there")
 
     def opened(rest: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:
-        found = [(domain, path, None) for domain, path in listed(pathlib.Path(rest))]
+        found = [(domain, path, None) for domain, path in listed(files.path(rest))]
         return lambda: documents(found, data.text_field, echo), {"files": len(found)}
 
     return opened, lambda root: [path for _, path in listed(root)]

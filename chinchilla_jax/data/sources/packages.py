@@ -54,12 +54,12 @@ _PYPI_TEXTS = (
 
 
 def _open_debian(rest: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:
-    paths = fetch_debian(pathlib.Path(data.data_dir) / "downloads" / "debian", echo)
+    paths = fetch_debian(files.path(data.data_dir) / "downloads" / "debian", echo)
     return lambda: cut_documents(_read_debian(paths)), {"packages": [path.name for path in paths]}
 
 
 def _open_pypi(rest: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:
-    path = fetch_pypi(pathlib.Path(data.data_dir) / "downloads" / "pypi", echo)
+    path = fetch_pypi(files.path(data.data_dir) / "downloads" / "pypi", echo)
     return lambda: cut_documents(_read_pypi(path)), {"packages": [path.name]}
 
 

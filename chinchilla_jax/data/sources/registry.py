@@ -88,7 +88,7 @@ def fingerprint(name: str) -> list | None:
     kind, rest = _kind(name)
     if kind.list_files is None:
         return []
-    root = pathlib.Path(rest)
+    root = files.path(rest)
     folder = fixed_part(root)
     if not files.exists(folder):
         return None

@@ -39,7 +39,7 @@ class _Part(NamedTuple):
 
 
 def _open_saved(folder: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:
-    listed = _dealt(_parts(pathlib.Path(folder)), folder)
+    listed = _dealt(_parts(files.path(folder)), folder)
     splits = sorted({part.split for part, _ in listed})
     found = [(part.domain, part.path, split) for part, split in listed]
     return lambda: documents(found, data.text_field, echo), {"files": len(found), "splits": splits}

@@ -48,7 +48,7 @@ def cut_document(text: str) -> list[str]:
 
 
 def _open_text(folder: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:
-    root = pathlib.Path(folder)
+    root = files.path(folder)
     return lambda: cut_documents(_read_folder(root)), {"files": len(_text_files(root))}
 
 
@@ -83,7 +83,7 @@ def _read_folder(root: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def _open_jsonl(path: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:
-    listed = _jsonl_files(pathlib.Path(path))
+    listed = _jsonl_files(files.path(path))
     return lambda: _read_jsonl(listed, data.text_field), {"files": len(listed)}
 
 

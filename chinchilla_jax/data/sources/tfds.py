@@ -16,7 +16,7 @@ from chinchilla_jax.data.steps import DataError
 
 
 def _open_tfds(name: str, data: DataConfig, echo: Echo) -> tuple[Documents, dict]:
-    folders = _prepared(name, pathlib.Path(data.data_dir), echo)
+    folders = _prepared(name, files.path(data.data_dir), echo)
     return lambda: _read_tfds(folders, data.text_field), {"folders": list(folders)}
 
 

@@ -21,7 +21,7 @@ def open_tokenizer(path: str | pathlib.Path) -> Tokenizer:
     Raises:
       DataError: there is none, it is of another kind, or it cannot be used; names the file and the fix.
     """
-    path = pathlib.Path(path)
+    path = files.path(path)
     if files.is_folder(path):
         found = find_tokenizer(path)
         if found is None:

@@ -36,7 +36,7 @@ class HuggingFace(Tokenizer):
         Raises:
           DataError: not such a file, or nothing says what ends or begins a text; names the file and the fix.
         """
-        path = pathlib.Path(path)
+        path = files.path(path)
         said = self._said = _read(path)
         tokenizer = self._tokenizer = _load(path, said)
         ids = self._ids = tokenizer.get_vocab(with_added_tokens=True)

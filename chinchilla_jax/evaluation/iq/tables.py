@@ -38,7 +38,7 @@ def read_tasks(path: str | os.PathLike) -> tuple[Task, ...]:
       UsageError: there is no table, or one that cannot be read, has no column `label`, or not two labels with three
         different rows each; the message names the file.
     """
-    path = Path(path)
+    path = files.path(path)
     if not files.exists(path):
         raise UsageError(f"--rules={path}: no such file or folder")
     tables = [path] if files.is_file(path) else [file for file in files.glob(path) if file.suffix.lower() in _KINDS]

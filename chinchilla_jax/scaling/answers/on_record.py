@@ -93,7 +93,7 @@ def register(path: str | os.PathLike, prediction: Prediction, loaded: LoadedRuns
 
     Raises FitRefused (`record`) if there is such a file already, or the prediction has no interval.
     """
-    path = pathlib.Path(path)
+    path = files.path(path)
     if path.suffix != ".json" or path.name.endswith(_VERDICT_END):
         raise FitRefused("record", f"{path}: a prediction is put on record in a file NAME.json, without .verdict")
     if files.exists(path):
@@ -153,7 +153,7 @@ def verify(path: str | os.PathLike, run: str | os.PathLike) -> Outcome:
 
     Raises FitRefused: `record` (no record, another run, or one that began before it), `not_found`.
     """
-    path, folder = pathlib.Path(path), pathlib.Path(run)
+    path, folder = files.path(path), files.path(run)
     record = read(path)
     content, name = record["content"], folder.resolve().name
     if not files.exists(folder / "result.json"):

@@ -12,7 +12,6 @@ import functools
 import importlib.resources
 import json
 import math
-import pathlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -77,7 +76,7 @@ def stated(path: str) -> PublishedLaw:
     not finite.
     """
     try:
-        entry = files.read_json(pathlib.Path(path))
+        entry = files.read_json(files.path(path))
         form_name, constants = entry["form"], {name: float(value) for name, value in entry["constants"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         shape = '{"form": "routed_served", "constants": {"A": 120.0, ...}}'
@@ -87,7 +86,7 @@ def stated(path: str) -> PublishedLaw:
         raise FitRefused("constants", f"--law={path}: constants must be finite")
     told = {"gives": form(form_name).target, "counts": "what N and D count is not stated", "source": path, "notes": ""}
     gives, counts, source, notes = (str(entry.get(key, text)) for key, text in told.items())
-    return PublishedLaw(pathlib.Path(path).stem, form_name, constants, gives, counts, source, notes)
+    return PublishedLaw(files.path(path).stem, form_name, constants, gives, counts, source, notes)
 
 
 def law(name: str) -> PublishedLaw:

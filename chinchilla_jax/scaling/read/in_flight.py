@@ -103,7 +103,7 @@ def load_in_flight(path: str | os.PathLike, names: Sequence[str] = (), **reading
     Raises:
       FitRefused: as `load_runs`; `not_running`, when nothing is under way, or not what `names` asks for.
     """
-    path = pathlib.Path(path)
+    path = files.path(path)
     if files.exists(path) and not files.is_folder(path):
         running, finished, bad = unfinished_of_table(path, reading)
         under_way = [Running(r.name, r.params, r.tokens, r.flops, r.curve, seed=r.seed) for r in running if r.curve]

@@ -47,10 +47,10 @@ def load_runs(
         return path
     if is_frame(path):
         frame = table_of_frame(path)
-        loaded = _load_table(pathlib.Path(frame.source), columns or {}, curves, where or {}, best_per_cell, frame)
+        loaded = _load_table(files.path(frame.source), columns or {}, curves, where or {}, best_per_cell, frame)
         _check_usable(loaded)
         return loaded
-    path = pathlib.Path(path)
+    path = files.path(path)
     if not files.exists(path):
         raise FitRefused("not_found", f"{path}: no such file or directory")
     if not files.is_folder(path):
@@ -69,7 +69,7 @@ def values_of(path: str | os.PathLike, column: str, where: Where) -> list[str]:
 
     Raises FitRefused: `where` (no such column, or too many values to split by), or as `load_runs`.
     """
-    path = pathlib.Path(path)
+    path = files.path(path)
     if files.exists(path) and not files.is_folder(path):
         return values_to_split(select(read_table(path), where), column)
     details = load_runs(path, where=where).details
@@ -108,7 +108,7 @@ def _load_table(
     if curves is None:
         bad_curves = read_curves_in_cells(usable, table)
     else:
-        bad_curves = read_curves_of_table(usable, table, pathlib.Path(curves), by_hand)
+        bad_curves = read_curves_of_table(usable, table, files.path(curves), by_hand)
     runs = tuple(record.run for record in usable)
     return LoadedRuns(
         source=str(path),

@@ -34,7 +34,7 @@ def load_losses(
 
     `reading` are options of `load_runs`. Raises FitRefused: `columns` (no such loss, or only one), or as `load_runs`.
     """
-    path, reading = pathlib.Path(path), dict(reading or {})
+    path, reading = files.path(path), dict(reading or {})
     if files.is_folder(path):
         losses = domains_of(load_runs(path, **reading), names)
     else:

@@ -6,10 +6,10 @@ The facts are those of `Comparison` under `comparison`, beside `sources`, `readi
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.files import read_bytes, write_json, write_text
 from chinchilla_jax.base.words import Echo, flops_text, in_unit, loss_text
 from chinchilla_jax.scaling.answers.compare.compare import Comparison
@@ -58,7 +58,7 @@ def write_comparison(
     tell(of_comparison(facts), echo)
     if output is None:
         return facts
-    path = pathlib.Path(output)
+    path = files.path(output)
     if path.suffix == ".json":
         write_json(path, facts)
         echo(f"written: {path}")

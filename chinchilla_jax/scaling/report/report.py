@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.files import exists, is_folder, read_bytes, write_json, write_text
 from chinchilla_jax.scaling.answers import downstream, losses, on_record
 from chinchilla_jax.scaling.answers.answers import Answer
@@ -57,8 +58,8 @@ def write_report(
       FitRefused: the path holds no runs at all. Fits that are refused are reported on the page.
     """
     loaded = load_runs(study)
-    study = pathlib.Path(study)
-    folder = pathlib.Path(output) if output else (study if is_folder(study) else study.parent)
+    study = files.path(study)
+    folder = files.path(output) if output else (study if is_folder(study) else study.parent)
     target = budget or target_budget(loaded)
     prediction, refusal = None, ""
     try:

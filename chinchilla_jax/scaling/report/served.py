@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from chinchilla_jax.base import files
 from chinchilla_jax.base.config_values import did_you_mean
 from chinchilla_jax.base.files import read_bytes, write_json, write_text
 from chinchilla_jax.base.words import Echo
@@ -79,7 +79,7 @@ def ask_experts(
     tell(sections, echo)
     if output is None:
         return facts
-    path = pathlib.Path(output)
+    path = files.path(output)
     if path.suffix != ".json":
         from chinchilla_jax.scaling.report.plots.served import plot_served
         from chinchilla_jax.scaling.report.report import render_page

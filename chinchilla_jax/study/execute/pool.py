@@ -44,7 +44,7 @@ def work(
       ready: workers that stand by for this manifest.
       command: argument list that starts worker i, if not `python -m chinchilla_jax work --worker=i`.
     """
-    study = pathlib.Path(study)
+    study = files.path(study)
     plan = folder.read_manifest(study / manifest)
     waiting = folder.unfinished(study, plan.runs)
     if not waiting:

@@ -105,7 +105,7 @@ def run_status(study: pathlib.Path, run: PlannedRun) -> RunStatus:
 
 def status(study: str | pathlib.Path, echo: Echo = print) -> list[RunStatus]:
     """Prints the table of a study's runs and a summary line. Raises StudyError if there is no manifest."""
-    study = pathlib.Path(study)
+    study = files.path(study)
     runs = folder.planned_runs(study, (MANIFEST, folder.VERIFICATION, folder.NOISE, folder.TUNE))
     otherwise = {run.name for run in runs if run.method not in ("", PLAIN)}
     rows, why_not = _with_forecasts(study, [run_status(study, run) for run in runs], otherwise)

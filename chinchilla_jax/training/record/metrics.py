@@ -46,12 +46,12 @@ class MetricWriter:
     """
 
     def __init__(self, directory: Path, position: Position, tracker: Tracker | None = None):
-        paths = {name: Path(directory) / f"{name}.jsonl" for name in ("metrics", "timing")}
+        paths = {name: files.path(directory) / f"{name}.jsonl" for name in ("metrics", "timing")}
         if files.exists(paths["metrics"]):
-            _truncate(Path(directory), position)
+            _truncate(files.path(directory), position)
         _end_line(paths["timing"])
         self._files = {name: path.open("a", encoding="utf-8") for name, path in paths.items()}
-        self._tracker = tracker or TensorBoard(Path(directory), position.step)
+        self._tracker = tracker or TensorBoard(files.path(directory), position.step)
 
     def write(self, kind: str, record: dict) -> None:
         """One line in `metrics` or `timing`; its numbers are tracked as `metrics/...` or `timing/...`."""
@@ -184,7 +184,7 @@ class RunLog:
 
 def read_metrics(directory: Path) -> list[dict]:
     """The lines of a run's `metrics.jsonl`, up to the one that a killed run was writing."""
-    path, records = Path(directory) / "metrics.jsonl", []
+    path, records = files.path(directory) / "metrics.jsonl", []
     if files.exists(path):
         for line in files.read_bytes(path).decode(errors="replace").splitlines():
             try:

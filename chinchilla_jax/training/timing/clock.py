@@ -226,7 +226,7 @@ class Clock:
 
 def last_stamp(workdir: Path, window: int = 65536) -> dict[str, Any] | None:
     """The newest line in the last `window` bytes of a run's timing.jsonl that says where the time went, or None."""
-    path = Path(workdir) / "timing.jsonl"
+    path = files.path(workdir) / "timing.jsonl"
     for line in reversed(files.read_end(path, window).split(b"\n") if files.exists(path) else []):
         try:
             record = json.loads(line)

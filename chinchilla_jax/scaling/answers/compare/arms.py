@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from chinchilla_jax.base import files
 from chinchilla_jax.scaling.predict.saved import is_saved_fit, load_fit
 from chinchilla_jax.scaling.read.load import load_runs, values_of
 from chinchilla_jax.scaling.read.runs import FitRefused, LoadedRuns
@@ -22,7 +22,7 @@ def arms_of(words: Sequence[str], reading: Mapping[str, Any]) -> dict[str, Loade
         name, equals, path = word.partition("=")
         if not equals or os.sep in name:
             name, path = "", word
-        name = name or pathlib.Path(path).resolve().stem
+        name = name or files.path(path).resolve().stem
         if name in arms:
             raise FitRefused("arms", f"two arms are called {name}: name them, as plain={path}")
         if is_saved_fit(path) and any(reading.values()):

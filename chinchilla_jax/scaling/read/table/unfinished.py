@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from chinchilla_jax.base import files
 from chinchilla_jax.scaling.read.load import load_runs
 from chinchilla_jax.scaling.read.runs import BadRow, FitRefused, LoadedRuns, Run
 from chinchilla_jax.scaling.read.table import columns as columns_of
@@ -75,7 +76,7 @@ def _marked_rows(path: pathlib.Path, reading: Mapping[str, Any]) -> tuple[list[R
         bad += read_curves_in_cells(records, table)
     elif records:
         others = [record for record in read_records(table) if isinstance(record.outcome, Run)]
-        problems = read_curves_of_table(records + others, table, pathlib.Path(curves), by_hand)
+        problems = read_curves_of_table(records + others, table, files.path(curves), by_hand)
         labels = tuple(f"({record.run.name})" for record in records)
         bad += [row for row in problems if row.where.endswith(labels)]
     running = []
