@@ -71,7 +71,7 @@ def _parts(path: pathlib.Path, column: str) -> Iterator[pa.Array]:
     """The column in pieces of at most `ROWS` rows."""
     import pyarrow.parquet as pq
 
-    if path.suffix not in PARQUET:
+    if path.suffix not in PARQUET and files.read_end(path, 4) != b"PAR1":
         yield from _arrow_parts(path, column)
         return
     # By itself pyarrow would read ahead, and keep, every row group.

@@ -75,6 +75,8 @@ def test_patterns_and_single_files(documents, tmp_path):
     found = documents(f"parquet:{tmp_path}/*/train-*.parquet")
     assert found == [("books", "books/train-0.parquet", None), ("web", "web/train-0.parquet", None)]
     assert documents(f"parquet:{tmp_path}/web/t*.parquet")[0] == ("web", "web/test-0.parquet", None)
+    unnamed = write(tmp_path / "x.parquet", table_of(["no suffix"])).rename(tmp_path / "dump")
+    assert documents(f"parquet:{unnamed}") == [("dump", "no suffix", None)]
     one = write(tmp_path / "wiki-00003-of-00007.arrow", table_of(["x"]))
     assert documents(f"arrow:{one}") == [("wiki", "x", None)]
 
