@@ -74,6 +74,7 @@ class _Asking:
         from chinchilla_jax.evaluation.tasks.question import Given, Task
 
         self._values, self._given = values, Given(seed=values.seed, limit=values.limit, tables=values.rules)
+        self._left_out = set[str]()
         self._data = files.path(values.data) if values.data else None
         names = [name.strip() for name in (values.tasks or "heldout").split(",")]
         if values.suite:
@@ -129,7 +130,9 @@ class _Asking:
         except NotHere as error:
             if not self._values.suite:
                 raise
-            echo(f"left out: {error}")
+            if asked.task not in self._left_out:  # it may be asked in several shots, and of several models
+                echo(f"left out: {error}")
+            self._left_out.add(asked.task)
             return {}
 
 

@@ -28,6 +28,7 @@ class NotHere(ExplainedError):
 
 def stay_offline() -> None:
     """Lets nothing be fetched, unless HF_HUB_OFFLINE=0 says otherwise; to be called before lm_eval is imported."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if os.environ.get("HF_HUB_OFFLINE") != "0":
         for name in OFFLINE:
             os.environ.setdefault(name, "1")

@@ -131,9 +131,10 @@ def _answered(results: Mapping[str, Any], name: str, asked: Asked, found: str) -
     for key, value in results["results"][name].items():
         metric, _, kind = key.partition(",")
         if kind and not metric.endswith("_stderr") and isinstance(value, (int, float)):
-            metrics[metric if kind == "none" else f"{metric}/{kind}"] = float(value)
-            if len(members) == 1 and (error := _standard_error(questions, metric, kind)) is not None:
-                metrics[f"{metric if kind == 'none' else f'{metric}/{kind}'}_stderr"] = error
+            called = metric if kind == "none" else f"{metric}/{kind}"
+            metrics[called] = float(value)
+            if len(members) == 1 and (error := _standard_error(questions, metric, kind, value)) is not None:
+                metrics[f"{called}_stderr"] = error
     record: dict[str, Any] = {"metrics": metrics, "main": _main(metrics, asked.metric)}
     counts = results["n-samples"]
     record["questions"] = sum(counts[member]["effective"] for member in members if member in counts)
@@ -157,11 +158,11 @@ def _main(metrics: Mapping[str, float], of_paper: str) -> str:
     return plain[0] if plain else ""
 
 
-def _standard_error(samples: Sequence[Mapping[str, Any]], metric: str, kind: str) -> float | None:
-    """Of a mean over questions; None of other metrics."""
+def _standard_error(samples: Sequence[Mapping[str, Any]], metric: str, kind: str, value: float) -> float | None:
+    """Of a mean over questions; None of a metric that is made of them in another way."""
     values = [sample.get(metric) for sample in samples if sample.get("filter", kind) == kind]
-    numbers = [float(value) for value in values if isinstance(value, (bool, int, float, np.number))]
-    if len(numbers) < 2 or len(numbers) < len(values):
+    numbers = [float(number) for number in values if isinstance(number, (bool, int, float, np.number))]
+    if len(numbers) < 2 or len(numbers) < len(values) or not math.isclose(np.mean(numbers), value, abs_tol=1e-9):
         return None
     return float(np.std(numbers, ddof=1)) / math.sqrt(len(numbers))
 

@@ -15,7 +15,7 @@ from chinchilla_jax.scaling.read.table.headers import split_words
 
 TASKS, MEAN = "tasks", "mean of tasks"
 _SHARES = {"acc", "acc_norm", "exact_match", "em", "f1", "pass@1", "pass_at_1"}
-_ALIKE = ("main", "questions", "shots", "version", "begin")  # what makes scores of one task comparable
+_ALIKE = ("main", "questions", "shots", "version", "begin", "seed")  # what makes scores of one task comparable
 
 
 def records_of(loaded: LoadedRuns) -> dict[str, dict[str, Mapping[str, Any]]]:

@@ -36,6 +36,7 @@ def test_scores_equal_those_of_the_hugging_face_backend(model, kind, share, monk
         for metric, value in golden["results"][name].items():
             named, _, key = metric.partition(",")
             assert key == "none" and answered.record["metrics"][named] == pytest.approx(value, rel=1e-5)
+            assert (f"{named}_stderr" in answered.record["metrics"]) == (named in ("acc", "acc_norm", "exact_match"))
 
 
 def _same(ours, theirs):

@@ -44,6 +44,8 @@ def folders(tmp_path_factory):
     for name, path in (("as_lines", "tiny/questions"), ("as_saved", "tiny/saved"), ("as_parquet", "any/rows")):
         task_file(tasks, name, path)
     task_file(tasks, "nowhere", "tiny/lost", dataset_name="part")
+    group = "group: both\ntask:\n  - as_lines\n  - as_saved\naggregate_metric_list:\n  - metric: acc\n"
+    (tasks / "both.yaml").write_text(group)
     (data / "tiny" / "questions").mkdir(parents=True)
     (data / "tiny" / "questions" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
     rows = datasets.Dataset.from_list(QUESTIONS)
@@ -65,6 +67,15 @@ def test_data_sets_are_found_in_a_folder_in_any_form(talking, folders):
         evaluate(scorer, loaded, Asked("nowhere"))
     with pytest.raises(UsageError, match="as_lines/9: its data have fewer examples than the shots"):
         evaluate(scorer, loaded, Asked("as_lines", shots=9), data)
+
+
+def test_a_group_has_one_record_and_all_its_questions(talking, folders):
+    tasks, data = folders
+    scorer, loaded = Scorer(talking()), Tasks(["both", "as_lines"], tasks)
+    (group,) = evaluate(scorer, loaded, Asked("both"), data).values()
+    (alone,) = evaluate(scorer, loaded, Asked("as_lines"), data).values()
+    assert group.record["questions"] == len(group.questions) == 8
+    assert group.record["metrics"] == {"acc": alone.record["metrics"]["acc"]}  # both have the same questions
 
 
 def test_our_own_questions_score_as_the_harness_scores_them(talking, folders):
