@@ -37,6 +37,7 @@ setuptools.setup(
         "optax",
         "orbax-checkpoint",
         "pyarrow",
+        "PyYAML",
         "safetensors",
         "scipy",
         "sentencepiece>=0.2.3",
@@ -45,7 +46,8 @@ setuptools.setup(
         "tokenizers",
     ],
     extras_require={
-        "test": ["hypothesis", "lm-eval==0.4.13", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
+        "test": ["hypothesis", "jsonschema", "kubernetes-validate", "lm-eval==0.4.13", "mypy", "pytest", "pytest-xdist",
+                 "ruff", "setuptools>=70.1"],
         "evaluate": ["lm-eval==0.4.13"],
         # The cycle meter reads a private format of each of these two.
         "compiler": ["libtpu==0.0.42.1; python_version < '3.12'", "libtpu==0.0.50.1; python_version >= '3.12'"],

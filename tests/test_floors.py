@@ -22,6 +22,7 @@ FLOORS = (
     ("generation",),
     ("evaluation",),
     ("preflight", "tools"),
+    ("launch",),
     ("cli",),
     ("__main__",),
 )

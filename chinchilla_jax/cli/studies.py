@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
+import sys
+from types import ModuleType
 
 from absl import flags
 
@@ -86,3 +89,12 @@ def tune(values: flags.FlagValues) -> None:
     study = folder(values, "study") if values.study or config is None or not values.dry_run else None
     factors = values.rates or grid.RATES, values.inits, values.temperatures
     grid.tune(config, study, values.cells, values.seeds or 1, *factors, values.workers, echo, values.dry_run)
+
+
+def preflight_verb() -> ModuleType:
+    """The module, imported so that JAX stays on the CPU: chips are only described, a TPU of this machine left alone."""
+    if "jax" not in sys.modules:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    from chinchilla_jax.preflight import verb
+
+    return verb

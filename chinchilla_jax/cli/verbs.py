@@ -6,6 +6,7 @@
     preflight --config=FILE[:NAME] --slice=NAME        does it fit a TPU slice, how fast would it be: without a TPU
     train     --config=FILE[:NAME] --workdir=DIR       one run, new or resumed
     work      --study=DIR                              train the runs of a manifest
+    launch    --study=DIR --backend=NAME               train them where the chips are: TPU VMs, Kubernetes, Slurm, ssh
     status    --study=DIR                              how far they are
     fit       --study=DIR | --runs=PATH                scaling laws of the finished runs
     predict   --study=DIR | --runs=PATH | --law=NAME   what to train: N, D and loss for --budget=C, and other questions
@@ -42,14 +43,13 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import DONE, FAILED, PREEMPTED, USAGE, ExplainedError, UsageError
-from chinchilla_jax.cli import evaluate, generate, models, runs, studies, trajectories, transfer
+from chinchilla_jax.cli import evaluate, generate, launch, models, runs, studies, trajectories, transfer
 from chinchilla_jax.cli.flags import check_paths, define
 from chinchilla_jax.config import did_you_mean
 from chinchilla_jax.config_flag import define_config, read_config
@@ -123,7 +123,7 @@ def _plan(values: flags.FlagValues) -> None:
     describe(manifest, values.workers or default_workers(config), _echo)
     foresee(manifest, study, _echo)
     if values.slice:
-        manifest = _preflight_verb().plan_checked(manifest, values, _echo)
+        manifest = studies.preflight_verb().plan_checked(manifest, values, _echo)
     if study is not None and not values.dry_run:
         written = write_manifest(study / MANIFEST, manifest)
         _echo(f"{study / MANIFEST}: {'written' if written else 'unchanged, it holds this plan already'}")
@@ -162,7 +162,7 @@ def _preflight(values: flags.FlagValues) -> int:
     --slice is named as Google Cloud does: v5e-16 and v6e-64 are chips, v4-1024 and v5p-512 TensorCores, two to a chip;
     2xv5e-256 is two slices, joined by the data centre network; v5p:8x8x12 names the grid of chips.
     """
-    verb = _preflight_verb()
+    verb = studies.preflight_verb()
     options = verb.read_options(values)
     if values.study and "config" in values:
         raise UsageError("give either --config=FILE or --study=DIR")
@@ -176,15 +176,6 @@ def _preflight(values: flags.FlagValues) -> int:
     else:
         fits = verb.preflight_run(read_config(values), options, _echo)
     return DONE if fits else USAGE
-
-
-def _preflight_verb() -> ModuleType:
-    """The module, imported so that JAX stays on the CPU: chips are only described, a TPU of this machine left alone."""
-    if "jax" not in sys.modules:
-        os.environ["JAX_PLATFORMS"] = "cpu"
-    from chinchilla_jax.preflight import verb
-
-    return verb
 
 
 @_verb("config", "workdir", "profile", "init_from", *_PROCESSES)
@@ -275,6 +266,7 @@ def _status(values: flags.FlagValues) -> None:
     status(studies.folder(values, "study"), _echo)
 
 
+_verb(*launch.LAUNCH, words="[status | stop]")(launch.launch)
 _verb(*runs.FIT)(runs.fit)
 _verb(*runs.PREDICT)(runs.predict)
 _verb(*runs.SUGGEST)(runs.suggest)

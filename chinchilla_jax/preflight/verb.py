@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chinchilla_jax.base import files
-from chinchilla_jax.base.chips import GIB
+from chinchilla_jax.base.chips import GIB, SECONDS_PER_DAY
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
@@ -207,11 +207,7 @@ def plan_checked(manifest: Manifest, values: flags.FlagValues, echo: Echo) -> Ma
     """
     options = read_options(values)
     verdicts = check_runs(manifest.runs, options, echo)
-    if refused := [name for name, verdict in verdicts.items() if not verdict.fits]:
-        told = f"{len(refused)} of {len(verdicts)} runs do not fit {options.slice.name}: {', '.join(refused)}"
-        fix = "More train.microbatches, a stronger train.remat, or more chips"
-        end = "`preflight --choose` finds settings for a run"
-        raise ConfigError("--slice", f"{told}; no manifest is written. {fix}; {end}")
+    _refuse(verdicts, options, "; no manifest is written")
     runs = [
         dataclasses.replace(run, preflight=_summary([verdicts[part] for part in _parts(run)])) for run in manifest.runs
     ]
@@ -236,3 +232,26 @@ def _summary(stages: Sequence[Verdict]) -> dict[str, Any]:
         "chip_hours": sum(cost.chip_hours for cost in costs) if known else None,
         "basis": BASIS,
     }
+
+
+def seconds_that_fit(runs: Sequence[PlannedRun], values: flags.FlagValues, echo: Echo) -> dict[str, float | None]:
+    """Predicted seconds of each run on the slice of the command line, None where a step could not be timed.
+
+    Raises:
+      ConfigError: runs that do not fit, by name.
+    """
+    options = read_options(values)
+    verdicts = check_runs(runs, options, echo)
+    _refuse(verdicts, options, "")
+    costs = {run.name: [verdicts[part].cost for part in _parts(run)] for run in runs}
+    days = {name: [cost.days if cost else math.nan for cost in each] for name, each in costs.items()}
+    seconds = {name: sum(each) * SECONDS_PER_DAY for name, each in days.items()}
+    return {name: None if math.isnan(value) else value for name, value in seconds.items()}
+
+
+def _refuse(verdicts: Mapping[str, Verdict], options: Options, then: str) -> None:
+    if refused := [name for name, verdict in verdicts.items() if not verdict.fits]:
+        told = f"{len(refused)} of {len(verdicts)} runs do not fit {options.slice.name}: {', '.join(refused)}"
+        fix = "More train.microbatches, a stronger train.remat, or more chips"
+        end = "`preflight --choose` finds settings for a run"
+        raise ConfigError("--slice", f"{told}{then}. {fix}; {end}")
