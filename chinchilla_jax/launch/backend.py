@@ -44,7 +44,7 @@ class Job:
 
     @property
     def folder(self) -> pathlib.Path:
-        return pathlib.Path(self.study)
+        return files.path(self.study)
 
     def runs(self) -> tuple[PlannedRun, ...]:
         """All runs of the manifest. Raises StudyError if there is none."""
