@@ -49,11 +49,16 @@ def evaluate(values: flags.FlagValues, words: list[str]) -> None:
         raise UsageError(f"--output={values.output} is a file; name a folder")
     if values.suite and values.tasks:
         raise UsageError("--suite is a list of tasks: leave --tasks out, or name them there")
+    from chinchilla_jax.evaluation.record import keep
+
     ask, named = _Asking(values), set[str]()
     for word in words:
         model = open_named(values, [word])
-        answered = ask(model)
-        records = {name: task.record | {"begin": values.begin} for name, task in answered.items()}
+        answered: dict[str, Answered] = {}
+        records: dict[str, dict[str, Any]] = {}
+        for name, task in ask(model):  # each is kept at once: what comes after it may take hours, or fail
+            answered[name], records[name] = task, task.record | {"begin": values.begin}
+            keep(model, {name: records[name]})
         name = next(n for n in _numbered(model.source.name) if n not in named) if len(words) > 1 else ""
         named.add(name)
         _keep(values, model, answered, records, name)
@@ -101,8 +106,8 @@ class _Asking:
         include = files.path(self._values.include) if self._values.include else None
         return Tasks([asked.task for asked in self._asked], include, names_here())
 
-    def __call__(self, model: Trained) -> dict[str, Answered]:
-        """What came of each task, by name."""
+    def __call__(self, model: Trained) -> Iterator[tuple[str, Answered]]:
+        """The names of tasks, and what came of them, one after the other."""
         from chinchilla_jax.evaluation.harness.scorer import Scorer
         from chinchilla_jax.evaluation.tasks import heldout
         from chinchilla_jax.evaluation.tasks.ask import ask
@@ -111,14 +116,15 @@ class _Asking:
         text = heldout.of_store(files.path(there)) if there else heldout.of_model(model)
         given = dataclasses.replace(self._given, heldout=text)
         scorer = Scorer(model, begin=self._values.begin)
-        answered = {task.name: ask(scorer, task, given) for task in self._here}
+        yield from ((task.name, ask(scorer, task, given)) for task in self._here)
+        none = not self._here
         for asked in self._asked:
-            answered |= self._ask_harness(scorer, asked)
-        if not answered:
-            raise UsageError(
-                f"--suite={self._values.suite}: no task of it can be asked here; --data=FOLDER has its data"
-            )
-        return answered
+            answered = self._ask_harness(scorer, asked)
+            none = none and not answered
+            yield from answered.items()
+        if none:
+            fix = "--data=FOLDER has its data"
+            raise UsageError(f"--suite={self._values.suite}: no task of it can be asked here; {fix}")
 
     def _ask_harness(self, scorer: Scorer, asked: Asked) -> dict[str, Answered]:
         from chinchilla_jax.evaluation.harness.data_sets import NotHere
@@ -127,7 +133,7 @@ class _Asking:
         assert self._theirs is not None
         try:
             return evaluate(scorer, self._theirs, asked, self._data, self._values.limit)
-        except NotHere as error:
+        except (NotHere, UsageError) as error:
             if not self._values.suite:
                 raise
             if asked.task not in self._left_out:  # it may be asked in several shots, and of several models

@@ -10,11 +10,12 @@ import pytest
 from chinchilla_jax import cli
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.evaluation.harness import evaluate as module
+from chinchilla_jax.evaluation.harness import suites as suites_of
 from chinchilla_jax.evaluation.harness.data_sets import OFFLINE, NotHere, found_in
 from chinchilla_jax.evaluation.harness.evaluate import Tasks, evaluate, need_lm_eval
 from chinchilla_jax.evaluation.harness.lm import TrainedLM
 from chinchilla_jax.evaluation.harness.scorer import Scorer
-from chinchilla_jax.evaluation.harness.suites import Asked, suite, suites
+from chinchilla_jax.evaluation.harness.suites import Asked, Suite, suite, suites
 from chinchilla_jax.evaluation.tasks.ask import ask
 from chinchilla_jax.evaluation.tasks.question import Choice, Given, Task
 
@@ -109,6 +110,19 @@ def test_the_verb_asks_tasks_of_yours_and_nothing_reaches_the_network(folders, t
     assert cli.main([*words, "--tasks=nowhere"]) == 2
     assert "the data set tiny/lost/part is not on this machine" in capsys.readouterr().err
     assert cli.main(words[:3]) == 2 and "--heldout=FOLDER" in capsys.readouterr().err
+
+
+def test_a_suite_leaves_out_what_is_not_there_and_tells_it_once(folders, capsys, monkeypatch):
+    asked = (Asked("as_lines", 0), Asked("nowhere", 0), Asked("nowhere", 1), Asked("as_saved"))
+    monkeypatch.setattr(suites_of, "suites", lambda: {"mine": Suite(asked, ("RACE-m",))})
+    tasks, data = folders
+    words = ["evaluate", str(WEIGHTS), f"--tokenizer={GOLDEN / 'tokenizer.model'}", f"--include={tasks}"]
+    assert cli.main([*words, "--suite=mine", f"--data={data}"]) == 0
+    out = capsys.readouterr().out
+    assert "does not have RACE-m" in out and out.count("left out: nowhere") == 1
+    assert "as_lines/0: acc" in out and "as_saved: acc" in out
+    assert cli.main([*words, "--suite=mine"]) == 2
+    assert "no task of it can be asked here" in capsys.readouterr().err
 
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch):
