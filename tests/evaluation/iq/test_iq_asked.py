@@ -1,6 +1,5 @@
 """Models are asked the IQ tasks by `evaluate`: who knows the rules is right everywhere, who does not is at chance."""
 
-import json
 import random
 
 import pytest
@@ -90,15 +89,8 @@ def test_a_table_that_is_brought_takes_the_place_of_the_built_in_rules(tmp_path)
 def test_the_verb_asks_models_of_short_rows_too_and_says_what_is_wrong_with_a_table(tiny_run, tmp_path, capsys):
     run = tmp_path / "run"
     train(tiny_run, run, echo=lambda line: None)
-    assert cli.main(["evaluate", str(run), "--tasks=iq_rule_understanding,iq_symbolic_word", "--limit=2"]) == 0
-    out = capsys.readouterr().out
-    assert "iq_rule_understanding: 0.0000, the mean of 3 tasks" in out and "iq_symbolic_word: acc " in out
-    assert kept(run)["iq_counting"]["group"] == "iq_rule_understanding" and json.loads(
-        (run / "result.json").read_text()
-    )
+    assert cli.main(["evaluate", str(run), "--tasks=iq_counting,iq_replace_word", "--limit=1"]) == 0
+    assert "iq_rule_understanding: 0.0000, the mean of 2 tasks" in capsys.readouterr().out
+    assert kept(run)["iq_counting"]["group"] == "iq_rule_understanding"
     assert cli.main(["evaluate", str(run), "--tasks=iq", "--rules=/nowhere"]) == 2
     assert capsys.readouterr().err.strip().endswith("--rules=/nowhere: no such file or folder")
-    assert cli.main(["export", str(run), str(tmp_path / "weights")]) == 0
-    assert cli.main(["evaluate", str(tmp_path / "weights"), "--tasks=iq_symbolic_word", "--limit=2"]) == 0
-    assert cli.main(["evaluate", str(tmp_path / "weights"), "--limit=2"]) == 2
-    assert "--heldout=FOLDER" in capsys.readouterr().err
