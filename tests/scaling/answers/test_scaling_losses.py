@@ -130,10 +130,11 @@ def test_scores_on_tasks_are_input_of_the_law_of_downstream_errors(asked):
 def test_runs_that_were_asked_otherwise_are_not_compared(asked):
     path = next((asked / "runs").glob("*/result.json"))
     result = json.loads(path.read_text())
-    result["tasks"]["cloze"]["questions"] = 100
-    path.write_text(json.dumps(result))
-    with pytest.raises(FitRefused, match="cloze was asked in several ways"):
-        errors_of(load_runs(asked), ["tasks"])
+    for key, value in (("questions", 100), ("seed", 1)):
+        task = result["tasks"]["cloze"] | {key: value}
+        path.write_text(json.dumps(result | {"tasks": result["tasks"] | {"cloze": task}}))
+        with pytest.raises(FitRefused, match="cloze was asked in several ways"):
+            errors_of(load_runs(asked), ["tasks"])
     for path in (asked / "runs").glob("*/result.json"):
         path.write_text(json.dumps({key: v for key, v in json.loads(path.read_text()).items() if key != "tasks"}))
     with pytest.raises(FitRefused, match="no run has scores of tasks"):
