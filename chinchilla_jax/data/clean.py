@@ -2,6 +2,7 @@
 
 Rules, in this order:
 
+0. A document that a filter refuses is dropped, if filters are named (`filters/`).
 1. A document whose exact text came before is dropped, whatever its domain.
 2. A document is held out if the hash of its text, as a number in [0, 1), is below `validation_fraction`: no other
    document has a say, so a growing corpus never moves a document from one side to the other. The lowest hash of each
@@ -21,13 +22,15 @@ import itertools
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 import numpy as np
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo
+from chinchilla_jax.data.filters import verdict
 from chinchilla_jax.data.sources.registry import Document, Source
 from chinchilla_jax.data.steps import DataError, Progress
 
@@ -42,10 +45,14 @@ _TABLE_BITS = 22
 _TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
 
 
-def clean(source: Source, validation_fraction: float, folder: pathlib.Path, echo: Echo) -> dict:
+def clean(
+    source: Source, validation_fraction: float, folder: pathlib.Path, echo: Echo, filters: Sequence[str] = ()
+) -> dict:
     """Writes the documents to keep as `folder/DOMAIN.SPLIT.jsonl`, then `folder/cleaned.json`, which is returned:
 
         {"domains": {domain: {split: {"documents": n, "bytes": n}}}, "duplicates": n, "repeated_in_training": n}
+
+    and, with `filters`, `"filtered": {"FILTER.RULE": n}`.
 
     Raises:
       DataError: no text at all, or a domain too small to hold anything out.
@@ -53,6 +60,9 @@ def clean(source: Source, validation_fraction: float, folder: pathlib.Path, echo
     files.make_folder(folder)
     for path in files.glob(folder, "*.jsonl"):
         files.remove(path)
+    filtered: Counter[str] = Counter()
+    original = source.documents
+    source = source._replace(documents=lambda: _filtered(original(), filters, filtered))
     domains, duplicates = _deal(source, validation_fraction, folder, echo)
     dropped = _drop_repeated(folder, domains, echo)
     counts = {domain: {split: _count(folder, domain, split) for split in _SPLITS} for domain in domains}
@@ -61,8 +71,18 @@ def clean(source: Source, validation_fraction: float, folder: pathlib.Path, echo
             fix = "raise data.validation_fraction or add text"
             raise DataError(f"domain {domain!r}: every held-out document repeats training text; {fix}")
     result = {"domains": counts, "duplicates": duplicates, "repeated_in_training": dropped}
+    result |= {"filtered": dict(filtered)} if filters else {}
     files.write_json(folder / "cleaned.json", result, sort_keys=True)
     return result
+
+
+def _filtered(documents: Iterator[Document], filters: Sequence[str], refused: Counter[str]) -> Iterator[Document]:
+    """Rule 0; counts by which rule documents were refused."""
+    for document in documents:
+        if filters and (rule := verdict(document.text, filters)):
+            refused[rule] += 1
+        else:
+            yield document
 
 
 def read_cleaned(folder: pathlib.Path, domain: str, split: str) -> Iterator[str]:
@@ -118,7 +138,7 @@ def _deal(source: Source, fraction: float, folder: pathlib.Path, echo: Echo) -> 
             write(document, "validation")
     domains = sorted({domain for domain, _ in handles})
     if not domains:
-        raise DataError(f"source {source.name}: no text in it; every document is empty")
+        raise DataError(f"source {source.name}: no text in it; every document is empty or filtered out")
     for domain, split in itertools.product(domains, _SPLITS):
         if (domain, split) not in handles:
             need = "it needs at least two different documents (a file is cut every 4000 characters or so)"

@@ -92,7 +92,7 @@ def _prepare_corpus(data: DataConfig, echo: Echo) -> pathlib.Path:
     cleaned = corpus / "cleaned"
     if not files.exists(cleaned / "cleaned.json"):
         echo(f"corpus: reading {name}, removing duplicates, holding out {data.validation_fraction:.1%}")
-        clean(source, data.validation_fraction, cleaned, echo)
+        clean(source, data.validation_fraction, cleaned, echo, data.filters)
     result = read_description(cleaned / "cleaned.json")
     for domain, counts in result["domains"].items():
         size = sum(split["bytes"] for split in counts.values())
@@ -107,6 +107,9 @@ def _prepare_corpus(data: DataConfig, echo: Echo) -> pathlib.Path:
     files.remove(cleaned)
     repeated = f"{result['repeated_in_training']} held-out documents that training text repeats"
     echo(f"corpus: removed {result['duplicates']} duplicates, and {repeated}")
+    if filtered := result.get("filtered"):
+        rules = ", ".join(f"{rule} {count}" for rule, count in sorted(filtered.items(), key=lambda item: -item[1]))
+        echo(f"corpus: filtered out {sum(filtered.values())} documents: {rules}")
     return corpus
 
 
@@ -188,7 +191,9 @@ def _auto_file(data: DataConfig) -> pathlib.Path:
 def _corpus_settings(data: DataConfig, name: str) -> dict:
     field = data.text_field if registry.reads_field(name) else None
     fraction = data.validation_fraction
-    return {"format": CORPUS_FORMAT, "source": name, "validation_fraction": fraction, "text_field": field}
+    settings = {"format": CORPUS_FORMAT, "source": name, "validation_fraction": fraction, "text_field": field}
+    # Left out where there are none: a corpus keeps the name it had before there were filters.
+    return settings | ({"filters": list(data.filters)} if data.filters else {})
 
 
 def _corpus_folder(data: DataConfig, name: str, fingerprint: list) -> pathlib.Path:

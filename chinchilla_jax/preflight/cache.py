@@ -27,7 +27,7 @@ VERSIONED = ("jax", "jaxlib", "libtpu", "flax", "optax")
 ENVIRONMENT = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
 # Modules and packages that decide what is compiled, and what is read from it.
 SOURCES = """
-    config.py config_study.py ledger.py method.py base/chips.py base/config_values.py base/hlo.py
+    config.py config_data.py config_study.py ledger.py method.py base/chips.py base/config_values.py base/hlo.py
     tables/attention_tiles.json
     model methods kernels parallel tools/tpu_meter tools/meter_attention.py
     training/labels.py training/loss.py training/objective.py training/optimizer.py training/step.py

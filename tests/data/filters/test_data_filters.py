@@ -1,0 +1,138 @@
+"""The filters decide as huggingface/datatrove does on the same words, and each rule turns at its threshold."""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+from chinchilla_jax.config_data import FILTERS as NAMES
+from chinchilla_jax.data import clean
+from chinchilla_jax.data.filters.named import FILTERS, verdict
+from chinchilla_jax.data.filters.quality import quality
+from chinchilla_jax.data.filters.repetition import repetition
+from chinchilla_jax.data.filters.words import Text
+from chinchilla_jax.data.sources import registry
+
+HERE = pathlib.Path(__file__).parent
+GOLDENS = json.loads((HERE / "datatrove_goldens.json").read_text())
+THEIR_NAMES = {
+    "": "", "gopher_short_doc": "few_words", "gopher_long_doc": "many_words",
+    "gopher_below_avg_threshold": "short_words", "gopher_above_avg_threshold": "long_words",
+    "gopher_too_many_hashes": "hashes", "gopher_too_many_ellipsis": "ellipses",
+    "gopher_too_many_bullets": "bullet_lines", "gopher_too_many_end_ellipsis": "ellipsis_lines",
+    "gopher_below_alpha_threshold": "few_letters", "gopher_enough_stop_words": "few_stop_words",
+    "dup_para_frac": "paragraphs", "dup_para_char_frac": "paragraph_characters", "dup_line_frac": "lines",
+    "dup_line_char_frac": "line_characters",
+    **{f"top_{n}_gram": f"top_{n}_gram" for n in (2, 3, 4)},
+    **{f"duplicated_{n}_n_grams": f"duplicate_{n}_grams" for n in range(5, 11)},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def documents():
+    """The documents that the goldens are about."""
+    spec = importlib.util.spec_from_file_location("generated", HERE / "generated.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return [module.document(n) for n in range(len(GOLDENS["our_words"]["quality"]))]
+
+
+@pytest.mark.parametrize("name", ["quality", "repetition"])
+def test_decisions_are_those_of_datatrove_on_the_same_words(documents, name):
+    expected = [THEIR_NAMES[reason] for reason in GOLDENS["our_words"][name]]
+    assert [FILTERS[name](Text(text)) for text in documents] == expected
+    assert len(set(expected)) >= 10  # every rule but that of 100,000 words
+
+
+@pytest.mark.parametrize("name", ["quality", "repetition"])
+def test_its_own_words_decide_otherwise_in_two_documents_of_a_thousand_at_most(documents, name):
+    expected = [THEIR_NAMES[reason] for reason in GOLDENS["its_words"][name]]
+    differ = sum(FILTERS[name](Text(text)) != reason for text, reason in zip(documents, expected, strict=True))
+    assert differ <= 2e-3 * len(documents)
+
+
+def _prose(count, word="word"):
+    """So many words, no two neighbours the same pair twice; two stop words are among them."""
+    return ["the", "of", *(f"{word}{'abcdefghij'[n % 10]}{'klmnopqrst'[n // 10 % 10]}" for n in range(count - 2))]
+
+
+@pytest.mark.parametrize(
+    ("kept", "refused", "rule"),
+    [
+        (_prose(50), _prose(49), "few_words"),
+        (_prose(100_000), _prose(100_001), "many_words"),
+        (["the", "of"] * 50 + ["word"] * 50, ["the", "of"] * 50 + ["word"] * 49, "short_words"),
+        (["the", "of"] + ["w" * 10] * 98 + ["w" * 25], ["the", "of"] + ["w" * 10] * 98 + ["w" * 26], "long_words"),
+        # Signs are words too: 11 of 110, and 12 of 112 and 111.
+        (_prose(99) + ["#"] * 11, _prose(99) + ["#"] * 12, "hashes"),
+        (["\u2026"] * 11 + _prose(99), ["..."] * 12 + _prose(99), "ellipses"),
+        (["the", "of"] + ["word"] * 78 + ["12"] * 20, ["the", "of"] + ["word"] * 78 + ["12"] * 21, "few_letters"),
+        (_prose(60), _prose(60)[1:], "few_stop_words"),
+    ],
+)  # fmt: skip
+def test_a_rule_of_quality_turns_at_its_threshold(kept, refused, rule):
+    assert quality(Text(" ".join(kept))) == ""
+    assert quality(Text(" ".join(refused))) == rule
+
+
+@pytest.mark.parametrize(("mark", "allowed", "rule"), [("- %s", 9, "bullet_lines"), ("%s...", 3, "ellipsis_lines")])
+def test_lines_of_a_kind_are_allowed_up_to_a_share(mark, allowed, rule):
+    lines = [" ".join(_prose(12)) for _ in range(10)]
+    for marked, expected in ((allowed, ""), (allowed + 1, rule)):
+        text = "\n".join(mark % line if n < marked else line for n, line in enumerate(lines))
+        assert quality(Text(text)) == expected
+
+
+def test_lines_and_paragraphs_that_came_before_are_counted():
+    lines = [" ".join(_prose(30, word=f"w{n}")) for n in range(40)]
+    for between, rule in (("\n", "lines"), ("\n\n", "paragraphs")):
+        assert repetition(Text(between.join([*lines[:30], "x"] + ["x"] * 13))) == ""  # 13 of 44
+        assert repetition(Text(between.join([*lines[:30], "x"] + ["x"] * 14))) == rule
+    assert repetition(Text("\n".join([*lines, *lines[:9]]))) == "duplicate_8_grams"  # no longer lines: 9 of 49
+    assert repetition(Text("\n".join([*lines, *lines[:13]]))) == "line_characters"  # 13 of 53
+    assert repetition(Text("\n\n".join([*lines, *lines[:13]]))) == "paragraph_characters"
+
+
+@pytest.mark.parametrize("n", range(5, 11))
+def test_duplicate_grams_agree_with_counting_one_by_one(n):
+    """By the definition, in a few lines, on words drawn from so few that grams repeat and overlap."""
+    import random
+
+    from chinchilla_jax.data.filters import repetition as module
+
+    for seed in range(40):
+        words = random.Random(seed).choices(["a", "bcd"], k=80)
+        met, place, expected = set(), 0, 0
+        while place + n <= len(words):
+            gram = tuple(words[place : place + n])
+            expected += len("".join(gram)) if gram in met else 0
+            place += n if gram in met else 1
+            met.add(gram)
+        rules, size = dict(module.TOP), len(" ".join(words))
+        document, share = Text(" ".join(words)), expected / size
+        for threshold, broken in ((share - 1e-9, True), (share, False)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(module, "DUPLICATE", {n: threshold})
+                patch.setattr(module, "TOP", dict.fromkeys(rules, 9.0))
+                assert dict(module._grams(document)).get(f"duplicate_{n}_grams", False) == (broken and expected > 0)
+
+
+def test_short_texts_and_texts_without_words_are_refused_not_met_with_an_error():
+    for text in ("", " \n", "...", "one", "\u4e16\u754c", "#" * 100):
+        assert verdict(text, NAMES) == "quality.few_words"
+        assert isinstance(verdict(text, ["repetition"]), str)
+
+
+def test_every_name_that_a_config_may_say_is_a_filter():
+    assert set(NAMES) == set(FILTERS)
+
+
+def test_a_corpus_is_cleaned_of_what_filters_refuse_and_says_why(tmp_path, documents):
+    source = registry.Source("test", lambda: (registry.Document("a", text) for text in documents[:200]), {})
+    result = clean.clean(source, 0.2, tmp_path, lambda _: None, ("repetition", "quality"))
+    kept = {text for split in ("train", "validation") for text in clean.read_cleaned(tmp_path, "a", split)}
+    refused = [rule for text in documents[:200] if (rule := verdict(text, ("repetition", "quality")))]
+    assert result["filtered"] == {rule: refused.count(rule) for rule in set(refused)} and len(refused) > 20
+    assert kept <= {text for text in documents[:200] if not verdict(text, ("quality", "repetition"))}
+    assert len(kept) + result["repeated_in_training"] + len(refused) + result["duplicates"] == 200
