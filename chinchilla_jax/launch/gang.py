@@ -58,12 +58,12 @@ class Gang:
 
     def bring(self, archive: str) -> str:
         """Code and environment onto the hosts. Returns what went wrong, or nothing."""
-        target = f"/tmp/{self.place}.tar.gz"
+        target = f"{self.place}.tar.gz"
         unpack = remote(["mkdir", "-p", self.place], ["tar", "-xzf", target, "-C", self.place])
+        setup = self._on_host("setup", *([self.extra] if self.extra else []))
         steps = {
             "copying the code": lambda: self.hosts.copy(archive, target),
-            "unpacking it": lambda: self.hosts.run(unpack),
-            "set-up": lambda: self.hosts.run(self._on_host("setup", *([self.extra] if self.extra else []))),
+            "set-up": lambda: self.hosts.run(f"{unpack} && {setup}"),
         }
         for name, step in steps.items():
             if not (done := step()).ok:

@@ -52,7 +52,7 @@ def test_a_queued_resource_is_asked_for_and_filled(dry):
     assert "--labels=launched-by=chinchilla_jax,job=cj-test,worker=0" in create
     # What is done to the first slice, in its order.
     assert [call[4] for call in calls if "cj-test-0" in " ".join(call)] == [
-        "create", "scp", "ssh", "ssh", "ssh", "ssh", "delete",
+        "create", "scp", "ssh", "ssh", "ssh", "delete",
     ]  # fmt: skip
     start = next(word for call in calls for word in call if "host.py start" in word)
     assert "JAX_COORDINATOR_PORT=8476" in start and start.endswith("--worker=0")
