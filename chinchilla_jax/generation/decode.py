@@ -182,7 +182,7 @@ class Reading:
             raise ConfigError("prompt", told)
         self._decoder, self._params = make_decoder(model.config, model.mesh), model.params
         self.allowed = model.tokenizer.vocab_size if model.tokenizer else None
-        capacity = round_up(needed)
+        capacity = room_for(needed)
         tokens_BxS, starts = _padded(prompts, min(round_up(longest), capacity), model.config.mesh.rows)
         placed = jax.device_put(tokens_BxS, self._decoder.batch_sharding)
         read = self._decoder.prefill(model.params, placed, jnp.int32(longest), starts, capacity)
@@ -218,6 +218,11 @@ def generate(
         waiting = tokens_B
     if waiting is not None:
         yield np.asarray(waiting)[:rows]
+
+
+def room_for(tokens: int) -> int:
+    """Tokens of a cache that will hold as many: every step reads all of it, so at most 127 more from 128 on."""
+    return round_up(tokens) if tokens <= 128 else -(-tokens // 128) * 128
 
 
 def round_up(tokens: int) -> int:

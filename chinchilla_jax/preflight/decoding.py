@@ -17,7 +17,7 @@ from chinchilla_jax.base.chips import GIB
 from chinchilla_jax.base.errors import UsageError
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, RunConfig
-from chinchilla_jax.generation.decode import as_used, make_decoder, round_up
+from chinchilla_jax.generation.decode import as_used, make_decoder, room_for, round_up
 from chinchilla_jax.interop.trained import for_use
 from chinchilla_jax.kernels.call import AttentionError
 from chinchilla_jax.parallel.rules import ShardingError
@@ -57,7 +57,7 @@ def preflight_decoding(config: RunConfig, asked: Asked, options: Options, echo: 
     slice_ = options.slice
     config = for_use(dataclasses.replace(config, method=None), config.mesh)
     rows = -(-asked.rows // config.mesh.rows) * config.mesh.rows
-    capacity = round_up(asked.prompt + asked.new)
+    capacity = room_for(asked.prompt + asked.new)
     try:
         found = _compile(config, slice_, rows, round_up(asked.prompt), capacity)
     except (AttentionError, ShardingError) as error:

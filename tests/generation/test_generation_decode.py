@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.config import ConfigError, MeshConfig
-from chinchilla_jax.generation.decode import generate, make_decoder, ready, round_up, unrolled
+from chinchilla_jax.generation.decode import generate, make_decoder, ready, room_for, round_up, unrolled
 from chinchilla_jax.generation.sampling import Sampling
 from chinchilla_jax.interop.trained import for_use
 from chinchilla_jax.model.cache import cache_bytes
@@ -118,3 +118,4 @@ def test_a_prompt_that_cannot_be_continued_is_refused(trained):
     with pytest.raises(ConfigError, match="60 tokens and 5 new ones are more than the 64 positions"):
         next(generate(trained("learned"), [[1] * 60], 5))
     assert [round_up(n) for n in (1, 16, 17, 1000, 1025, 1537)] == [16, 16, 32, 1024, 1536, 2048]
+    assert [room_for(n) for n in (1, 17, 128, 129, 300, 1025)] == [16, 32, 128, 256, 384, 1152]
