@@ -56,6 +56,10 @@ def test_runs_of_other_text_or_without_checkpoints_are_refused(kept_runs, tiny_r
     assert cli.main(["export", str(kept_runs[0]), str(tmp_path / "weights")]) == 0
     with pytest.raises(ConfigError, match=r"weights holds weights, and nothing of their training"):
         collect([tmp_path / "weights"])
+    with pytest.raises(ConfigError, match=r"small is named twice"):
+        collect([kept_runs[0], kept_runs[1], kept_runs[0]])
+    with pytest.raises(ConfigError, match=r"small has the name of .*small; runs are told apart by the names"):
+        collect([kept_runs[0], tmp_path / "another" / "small"])
 
 
 def test_the_verb_goes_from_runs_to_tables_and_a_plot(kept_runs, tmp_path, capsys):

@@ -71,8 +71,10 @@ def collect(
       echo: told of every checkpoint, and how long the others will take.
 
     Raises:
-      ConfigError: a folder is no run, has no checkpoint, or its run was trained on other text than the first.
+      ConfigError: a folder is no run, has no checkpoint, or its run was trained on other text than the first; two have
+        the same name.
     """
+    _check_distinct(folders)
     runs = sorted(map(_open, folders), key=lambda run: run.cost)
     total, done, start = sum(run.cost * len(run.steps) for run in runs), 0.0, time.monotonic()
     number, numbers = 0, sum(len(run.steps) for run in runs)
@@ -92,6 +94,14 @@ def collect(
         found.append(_series(run, np.stack(nats), text))
     assert first is not None
     return Trajectories(first.targets, first.weights, tuple(found))
+
+
+def _check_distinct(folders: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        if (other := seen.setdefault(folder.resolve().name, folder)) is not folder:
+            told = "is named twice" if other.resolve() == folder.resolve() else f"has the name of {other}"
+            raise ConfigError("run", f"{folder} {told}; runs are told apart by the names of their folders")
 
 
 def _open(folder: Path) -> _Run:
@@ -140,7 +150,7 @@ def _nats(model: Trained, text: _Text) -> np.ndarray:
 def _series(run: _Run, nats: np.ndarray, text: _Text) -> Series:
     course, steps = run.course, run.steps
     return Series(
-        name=run.folder.name,
+        name=run.folder.resolve().name,
         params=count_parameters(course.stages[-1].config.model).total,
         step=np.asarray(steps, np.int64),
         tokens=np.asarray([course.at(step).tokens(step) for step in steps], np.int64),

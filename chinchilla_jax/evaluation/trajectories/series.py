@@ -78,7 +78,8 @@ def load(path: str | Path) -> Trajectories:
         with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as archive:
             return _unpacked(archive)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        told = f"holds no trajectories ({type(error).__name__}: {error})"
+        why = "it is no .npz archive" if "allow_pickle" in str(error) else f"{type(error).__name__}: {error}"
+        told = f"holds no trajectories ({why})"
         raise UsageError(f"{path}: {told}; write it again with `trajectories collect`") from None
 
 
