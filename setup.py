@@ -46,7 +46,7 @@ setuptools.setup(
         "tokenizers",
     ],
     extras_require={
-        "test": ["hypothesis", "jsonschema", "kubernetes-validate", "lm-eval==0.4.13", "mypy", "pytest", "pytest-xdist",
+        "test": ["hypothesis", "kubernetes-validate", "lm-eval==0.4.13", "mypy", "pytest", "pytest-xdist",
                  "ruff", "setuptools>=70.1"],
         "evaluate": ["lm-eval==0.4.13"],
         # The cycle meter reads a private format of each of these two.

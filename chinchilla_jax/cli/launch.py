@@ -128,13 +128,17 @@ def _say_the_cost(job: Job, values: flags.FlagValues) -> None:
         if job.price.budget is not None:
             raise UsageError("--budget_usd needs --slice and --price: chips that cost money")
         return
-    from chinchilla_jax.launch.money import estimate
+    from chinchilla_jax.launch.money import estimate, saving_line, seconds_of
 
     checked = _preflighted(job, values) if values.preflight else {}
     said = estimate(job.unfinished(), job.slices, job.slice, job.price, values.utilisation, checked)
     for line in said.lines():
         echo(line)
     said.check()
+    if values.spot:
+        seconds, _ = seconds_of(job.unfinished(), job.slice, values.utilisation, checked)
+        if line := saving_line(job.unfinished(), seconds, *job.spent().life(job.slice.chips)):
+            echo(line)
 
 
 def _preflighted(job: Job, values: flags.FlagValues) -> dict[str, float | None]:

@@ -17,7 +17,7 @@ from typing import Protocol
 from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import DONE, PREEMPTED
 from chinchilla_jax.launch.command import LaunchError, Tools
-from chinchilla_jax.launch.money import Price
+from chinchilla_jax.launch.money import Price, Spent
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.study import folder
 from chinchilla_jax.study.execute import lease
@@ -53,6 +53,10 @@ class Job:
     def unfinished(self) -> list[PlannedRun]:
         """Those without a result."""
         return folder.unfinished(self.folder, self.runs())
+
+    def spent(self) -> Spent:
+        """What was spent on it so far, by whichever launcher."""
+        return Spent(self.folder / "launch" / f"{self.name}.json", self.price)
 
     def work(self, worker: int | str, python: str = "python") -> list[str]:
         """The command of one worker: on every host of its slice the same."""

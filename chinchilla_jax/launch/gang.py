@@ -145,6 +145,7 @@ class Member(Protocol):
     working: bool  # its worker trains, as far as is known
     state: str  # one line for people
     chips: int  # that cost money just now
+    taken: int  # how often its machines were taken away
 
     def tick(self, seen: Any) -> None:
         """Does what is next, as the state of the machines asks for."""
@@ -165,7 +166,7 @@ def watch(
       Stopped: a signal came; workers go on, and the same command watches them again.
     """
     received: list[int] = []
-    before, told = tools.clock(), ""
+    before, taken, told = tools.clock(), 0, ""
     with on_signal(received.append), concurrent.futures.ThreadPoolExecutor(len(members)) as pool:
         while tools.dry or job.unfinished():
             seen = look()
@@ -178,8 +179,9 @@ def watch(
             now = tools.clock()
             if tools.dry:
                 continue
-            spent.add((now - before) * sum(member.chips for member in members))
-            before = now
+            gone = sum(member.taken for member in members)
+            spent.add((now - before) * sum(member.chips for member in members), gone - taken)
+            before, taken = now, gone
             if (news := _news(job, members, spent)) != told:
                 tools.echo(told := news)
             _end_early(job, members, spent, tools)

@@ -22,7 +22,6 @@ from chinchilla_jax.base.errors import PREEMPTED
 from chinchilla_jax.launch import gang
 from chinchilla_jax.launch.backend import Headway, Job, hosts_of
 from chinchilla_jax.launch.command import LaunchError, Tools
-from chinchilla_jax.launch.money import Spent
 
 _ACCELERATORS = {
     "v4": "tpu-v4-podslice",
@@ -66,7 +65,7 @@ class Gke:
         for spec in specs:
             check(spec)
         members = [_Member(self, job, worker, spec, tools) for worker, spec in enumerate(specs)]
-        spent = Spent(job.folder / "launch" / f"{job.name}.json", job.price)
+        spent = job.spent()
 
         def look() -> dict[str, Any]:
             return self.find(job, tools, [member for member in members if member.applied])
@@ -294,6 +293,7 @@ class _Member:
         self.name = spec["metadata"]["name"]
         self.headway = Headway(job, worker)
         self.over, self.working, self.cause, self.state, self.chips = False, False, "", "not applied", 0
+        self.taken = 0
         self.applied = False
         self._restarts = 0
 

@@ -13,8 +13,11 @@ from chinchilla_jax.launch.command import LaunchError
 from chinchilla_jax.launch.pack import Packing, pack
 from chinchilla_jax.preflight.slices import Slice
 from chinchilla_jax.study.folder import PlannedRun
+from chinchilla_jax.training.timing.interval import LIFE_SECONDS, SAVE_SECONDS, daly, goodput
 
 SECONDS_PER_HOUR = 3600.0
+ENOUGH_TAKEN = 3  # slices, before their mean life is told by them
+RARE = 2.0  # times the best interval, from which on a run is saved too rarely
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,30 @@ def seconds_of(
     return seconds, assumed if guessed == len(runs) else f"predicted; of {guessed} runs {assumed}"
 
 
+def saving_line(runs: Sequence[PlannedRun], seconds: Mapping[str, float], life: float, known: str) -> str:
+    """How often runs on slices of mean life `life` (seconds) should be saved, and how often these are; empty if that is
+    often enough. What a save and a restart take is assumed.
+    """
+    best = daly(SAVE_SECONDS, life)
+    every = {run.name: _seconds_between_saves(run, seconds[run.name]) for run in runs}
+    rare = {name: taken for name, taken in every.items() if taken > RARE * best}
+    if not rare:
+        return ""
+    worst = max(rare.values())
+    shares = [goodput(interval, SAVE_SECONDS, life) for interval in (worst, best)]
+    told = f"{len(rare)} runs are saved every {duration(min(rare.values()))} to {duration(worst)} of training"
+    lives = f"slices live {duration(life)} on average ({known}) and a save takes {SAVE_SECONDS:g} s"
+    best_told = f"every {duration(best)} is best (Daly): {shares[1]:.0%} of the time trains, not {shares[0]:.0%}"
+    return f"{told}; if {lives}, {best_told}. Plan with train.checkpoint_every"
+
+
+def _seconds_between_saves(run: PlannedRun, seconds: float) -> float:
+    """Of training; all of it for a run that is saved at its end alone."""
+    train = run.config["train"]
+    steps = (run.tokens - run.fork_tokens) / (train["batch_size"] * run.config["data"]["seq_len"])
+    return seconds * min(1.0, train["checkpoint_every"] / steps) if train["checkpoint_every"] else seconds
+
+
 def _planned_seconds(preflight: Mapping[str, Any] | None, slice_: Slice) -> float | None:
     if not preflight or preflight.get("slice") != slice_.name or not preflight.get("chip_hours"):
         return None
@@ -110,17 +137,25 @@ def estimate(
 
 
 class Spent:
-    """Chip-seconds that a launch has held slices for, kept over restarts of the launcher in a file of the study."""
+    """Chip-seconds that a launch has held slices for, and how many slices were taken away from it; kept over restarts
+    of the launcher in a file of the study.
+    """
 
     def __init__(self, path: pathlib.Path, price: Price):
         self.path, self.price = path, price
         kept = files.read_json(path) if files.exists(path) else {}
-        self.chip_seconds = float(kept.get("chip_seconds", 0.0))
+        self.chip_seconds, self.taken = float(kept.get("chip_seconds", 0.0)), int(kept.get("taken", 0))
 
-    def add(self, chip_seconds: float) -> None:
-        """Books what was held since the last call."""
-        self.chip_seconds += chip_seconds
-        files.write_json(self.path, {"chip_seconds": self.chip_seconds})
+    def add(self, chip_seconds: float, taken: int = 0) -> None:
+        """Books what was held, and what was taken away, since the last call."""
+        self.chip_seconds, self.taken = self.chip_seconds + chip_seconds, self.taken + taken
+        files.write_json(self.path, {"chip_seconds": self.chip_seconds, "taken": self.taken})
+
+    def life(self, chips: int) -> tuple[float, str]:
+        """Mean seconds until a slice of so many chips is taken away, and how that is known."""
+        if self.taken < ENOUGH_TAKEN:
+            return LIFE_SECONDS, "assumed"
+        return self.chip_seconds / chips / self.taken, f"{self.taken} were taken away so far"
 
     @property
     def chip_hours(self) -> float:

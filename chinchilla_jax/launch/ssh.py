@@ -15,7 +15,6 @@ from chinchilla_jax.launch import gang
 from chinchilla_jax.launch.backend import Headway, Job
 from chinchilla_jax.launch.command import Done, LaunchError, Tools, redact
 from chinchilla_jax.launch.gang import Gang
-from chinchilla_jax.launch.money import Spent
 
 _OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=30")
 PORT = 8476  # of process 0
@@ -52,7 +51,7 @@ class Ssh:
         shares = self.shares(job)
         code = gang.archive(job, tools)
         members = [_Member(self, job, worker, share, code, tools) for worker, share in enumerate(shares)]
-        spent = Spent(job.folder / "launch" / f"{job.name}.json", job.price)
+        spent = job.spent()
         gang.watch(job, members, lambda: None, spent, tools, self.poll)
 
     def status(self, job: Job, tools: Tools) -> None:
@@ -113,6 +112,7 @@ class _Member:
         self.job, self.worker, self.code, self.tools = job, worker, code, tools
         self.gang, self.headway = backend.gang(job, worker, share, tools), Headway(job, worker)
         self.over, self.working, self.cause, self.state, self.chips = False, False, "", "new", 0
+        self.taken = 0
         self._begun, self._unready = False, 0
 
     def tick(self, seen: Any) -> None:

@@ -18,7 +18,6 @@ from chinchilla_jax.launch import gang
 from chinchilla_jax.launch.backend import Headway, Job, hosts_of
 from chinchilla_jax.launch.command import Done, LaunchError, Tools, redact
 from chinchilla_jax.launch.gang import Gang
-from chinchilla_jax.launch.money import Spent
 from chinchilla_jax.preflight.slices import Slice, offered
 
 # `gcloud compute tpus queued-resources create --accelerator-type`, and Google's table of software versions.
@@ -71,7 +70,7 @@ class TpuVm:
         job.needs_shared_study()
         code = gang.archive(job, tools)
         lives = [_Life(self, job, worker, code, tools) for worker in range(job.slices)]
-        spent = Spent(job.folder / "launch" / f"{job.name}.json", job.price)
+        spent = job.spent()
 
         def look() -> dict[str, dict[str, Any]]:
             return self.find(job, tools, {name: "ACTIVE" for life in lives if (name := life.asked)})
@@ -196,6 +195,7 @@ class _Life:
         self.backend, self.job, self.worker, self.code, self.tools = backend, job, worker, code, tools
         self.headway = Headway(job, worker)
         self.over, self.working, self.cause, self.state, self.chips = False, False, "", "not asked for", 0
+        self.taken = 0
         self.asked = ""  # the newest queued resource
         self._number = 0  # and its number
         self._buried = ""
@@ -263,7 +263,7 @@ class _Life:
         if why:
             self._refuse(why)
         elif state == "SUSPENDED":  # preempted: the wait begins anew
-            self._since = self.tools.clock()
+            self.taken, self._since = self.taken + 1, self.tools.clock()
 
     def _refuse(self, why: str) -> None:
         """No slice this time: asks again later if that can help."""

@@ -5,7 +5,7 @@ import pytest
 from chinchilla_jax.base import files
 from chinchilla_jax.launch.backend import Headway, hosts_of, job_name, verdict
 from chinchilla_jax.launch.command import Done, LaunchError, redact, remote
-from chinchilla_jax.launch.money import Price, Spent, estimate
+from chinchilla_jax.launch.money import Price, Spent, estimate, saving_line
 from chinchilla_jax.launch.pack import pack
 from chinchilla_jax.preflight.slices import parse_slice
 from chinchilla_jax.study.folder import run_folder
@@ -107,3 +107,15 @@ def test_credentials_are_not_shown():
 
 def test_words_for_another_shell_are_quoted():
     assert remote(["cd", "a b"], ["echo", "$(rm -rf x)", "'"]) == """cd 'a b' && echo '$(rm -rf x)' ''"'"''"""
+
+
+def test_runs_on_preemptible_slices_are_to_be_saved_often_enough(job, study):
+    seconds = dict.fromkeys((run.name for run in job.runs()), 10 * 3600.0)
+    spent = job.spent()
+    life, known = spent.life(16)
+    assert (life, known) == (12 * 3600.0, "assumed")
+    line = saving_line(job.runs(), seconds, life, known)
+    assert "3 runs are saved every" in line and "every 8 min is best" in line and "train.checkpoint_every" in line
+    assert not saving_line(job.runs(), dict.fromkeys(seconds, 60.0), life, known)
+    spent.add(16 * 3600.0 * 4, 4)
+    assert job.spent().life(16) == (3600.0, "4 were taken away so far")
