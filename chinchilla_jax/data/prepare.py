@@ -13,6 +13,7 @@ finished is never made again. An interrupted preparation goes on with the first 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pathlib
 import time
@@ -21,8 +22,11 @@ from collections.abc import Iterator
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, DataConfig
+from chinchilla_jax.config_data import NEAR_DUPLICATES
 from chinchilla_jax.data import store
 from chinchilla_jax.data.clean import clean
+from chinchilla_jax.data.sharded.engine import Engine, local
+from chinchilla_jax.data.sharded.pipeline import clean_in_shards, read_in_order, write_token_shards
 from chinchilla_jax.data.sources import registry
 from chinchilla_jax.data.steps import DataError, Progress, content_key, one_at_a_time, read_description
 from chinchilla_jax.data.teacher import prepare_teacher
@@ -33,10 +37,11 @@ CORPUS_FORMAT = 1
 TOKENIZER_SAMPLE_BYTES = 20_000_000
 
 
-def prepare(data: DataConfig, echo: Echo = print) -> pathlib.Path:
+def prepare(data: DataConfig, echo: Echo = print, engine: Engine | None = None) -> pathlib.Path:
     """Makes whatever of the token store of `data` does not exist yet.
 
-    `echo` is called with a line for each step, and during long ones every few seconds. Returns the store's folder.
+    `echo` is called with a line for each step, and during long ones every few seconds. `engine` runs the tasks of
+    `data.sharded` (`sharded/engine.py`), by default on every core of this machine. Returns the store's folder.
 
     Raises:
       ConfigError: a setting that does not fit what was found.
@@ -45,9 +50,10 @@ def prepare(data: DataConfig, echo: Echo = print) -> pathlib.Path:
     _check_paths(data)
     with one_at_a_time(files.path(data.data_dir) / ".lock", echo):
         start = time.monotonic()
-        corpus = _prepare_corpus(data, echo)
-        tokenizer = _prepare_tokenizer(data, corpus, echo)
-        path = _prepare_store(data, corpus, tokenizer, echo)
+        with contextlib.nullcontext(engine) if engine or not data.sharded else local() as engine:
+            corpus = _prepare_corpus(data, echo, engine)
+            tokenizer = _prepare_tokenizer(data, corpus, echo)
+            path = _prepare_store(data, corpus, tokenizer, echo, engine)
         if data.has_teacher:
             prepare_teacher(data, tokenizer, echo)
         echo(f"data ready in {time.monotonic() - start:.0f} s: {path}")
@@ -80,18 +86,33 @@ def _check_paths(data: DataConfig) -> None:
         files.path(text)
 
 
-def _prepare_corpus(data: DataConfig, echo: Echo) -> pathlib.Path:
-    from chinchilla_jax.data import builder  # TFDS takes a second to import, and a finished store needs none of it.
-
+def _prepare_corpus(data: DataConfig, echo: Echo, engine: Engine | None) -> pathlib.Path:
     name, reasons = _resolve_source(data, echo)
     corpus = _corpus_folder(data, name, registry.fingerprint(name) or [])
     if files.exists(corpus / "corpus.json"):
         echo(f"corpus: {corpus} is there")
         return corpus
     source = registry.open_source(name, data, echo)
+    if engine:
+        echo(f"corpus: reading {name}, removing duplicates, holding out {data.validation_fraction:.1%}")
+        result = clean_in_shards(source, data.validation_fraction, corpus, echo, data.filters, engine)
+    else:
+        result = _clean_whole(data, source, corpus, echo)
+    description = {"format": CORPUS_FORMAT, "source": name, "requested": data.source, "passed_over": reasons}
+    description |= {"details": source.details, "settings": _corpus_settings(data, name)}
+    files.write_json(corpus / "corpus.json", description | result, sort_keys=True)
+    files.remove(corpus / "cleaned")
+    _tell(result, echo)
+    return corpus
+
+
+def _clean_whole(data: DataConfig, source: registry.Source, corpus: pathlib.Path, echo: Echo) -> dict:
+    """Cleans the source in this process and leaves it in `corpus` as a TFDS dataset."""
+    from chinchilla_jax.data import builder  # TFDS takes a second to import, and a finished store needs none of it.
+
     cleaned = corpus / "cleaned"
     if not files.exists(cleaned / "cleaned.json"):
-        echo(f"corpus: reading {name}, removing duplicates, holding out {data.validation_fraction:.1%}")
+        echo(f"corpus: reading {source.name}, removing duplicates, holding out {data.validation_fraction:.1%}")
         clean(source, data.validation_fraction, cleaned, echo, data.filters)
     result = read_description(cleaned / "cleaned.json")
     for domain, counts in result["domains"].items():
@@ -101,16 +122,18 @@ def _prepare_corpus(data: DataConfig, echo: Echo) -> pathlib.Path:
         builder.build_domain(corpus, cleaned, domain)
     for abandoned in files.glob(corpus, f"{builder.NAME}/*/incomplete.*"):
         files.remove(abandoned)
-    description = {"format": CORPUS_FORMAT, "source": name, "requested": data.source, "passed_over": reasons}
-    description |= {"details": source.details, "settings": _corpus_settings(data, name)}
-    files.write_json(corpus / "corpus.json", description | result, sort_keys=True)
-    files.remove(cleaned)
+    return result
+
+
+def _tell(result: dict, echo: Echo) -> None:
+    """What was removed."""
     repeated = f"{result['repeated_in_training']} held-out documents that training text repeats"
     echo(f"corpus: removed {result['duplicates']} duplicates, and {repeated}")
+    if NEAR_DUPLICATES in result:
+        echo(f"corpus: removed {result[NEAR_DUPLICATES]} near duplicates")
     if filtered := result.get("filtered"):
         rules = ", ".join(f"{rule} {count}" for rule, count in sorted(filtered.items(), key=lambda item: -item[1]))
         echo(f"corpus: filtered out {sum(filtered.values())} documents: {rules}")
-    return corpus
 
 
 def _resolve_source(data: DataConfig, echo: Echo) -> tuple[str, list[str]]:
@@ -141,24 +164,33 @@ def _prepare_tokenizer(data: DataConfig, corpus: pathlib.Path, echo: Echo) -> To
 
 def _sample(corpus: pathlib.Path) -> Iterator[str]:
     """Training text of every domain, up to `TOKENIZER_SAMPLE_BYTES` in all, from the start of its hashed order."""
-    from chinchilla_jax.data import builder
-
     domains = read_description(corpus / "corpus.json")["domains"]
     sizes = {domain: counts["train"]["bytes"] for domain, counts in domains.items()}
     share = min(1.0, TOKENIZER_SAMPLE_BYTES / sum(sizes.values()))
     for domain, size in sizes.items():
         taken = 0
-        for text in itertools.chain.from_iterable(builder.read_domain(corpus, domain, "train")):
+        for text in _training_texts(corpus, domain, size):
             if taken >= share * size:
                 break
             taken += len(text.encode())
             yield text
 
 
-def _prepare_store(data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer, echo: Echo) -> pathlib.Path:
+def _training_texts(corpus: pathlib.Path, domain: str, size: int) -> Iterator[str]:
+    """The training documents of a domain, `size` bytes, in the order of their hashes."""
+    if files.exists(corpus / "kept.json"):
+        return read_in_order(corpus, domain, "train", size)
+    from chinchilla_jax.data import builder
+
+    return itertools.chain.from_iterable(builder.read_domain(corpus, domain, "train"))
+
+
+def _prepare_store(
+    data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer, echo: Echo, engine: Engine | None
+) -> pathlib.Path:
     path = _store_folder(data, corpus, tokenizer)
     if not files.exists(path / "store.json"):
-        _write_store(path, data, corpus, tokenizer, echo)
+        _write_store(path, data, corpus, tokenizer, echo, engine)
     finished = store.TokenStore(path, tokenizer)
     for domain in finished.domains:
         tokens, size = finished.tokens(domain), finished.text_bytes(domain)
@@ -167,15 +199,23 @@ def _prepare_store(data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer,
     return path
 
 
-def _write_store(path: pathlib.Path, data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer, echo: Echo) -> None:
+def _write_store(
+    path: pathlib.Path, data: DataConfig, corpus: pathlib.Path, tokenizer: Tokenizer, echo: Echo, engine: Engine | None
+) -> None:
     """Tokenises what is not tokenised yet, and finishes the store."""
-    from chinchilla_jax.data import builder
-
     files.make_folder(path)
     for leftover in [*files.glob(path, "*.partial-*"), *files.glob(path, ".*.tmp")]:
         files.remove(leftover)
     description = read_description(corpus / "corpus.json")
     domains = description.pop("domains")
+    if engine:
+        write_token_shards(path, corpus, domains, tokenizer, data.seq_len, engine, echo)
+        store.finish_store(path, tokenizer, data.seq_len, description, domains)
+        for leftover in files.glob(path, "*.sizes.npy"):
+            files.remove(leftover)
+        return
+    from chinchilla_jax.data import builder
+
     parts = {(d, s): path / f"{d}.{s}.npy" for d in domains for s in store.SPLITS}
     todo = {key: part for key, part in parts.items() if not files.exists(part.with_suffix(".json"))}
     progress = Progress(echo, "store: tokenising", sum(domains[d][s]["bytes"] for d, s in todo))
@@ -193,7 +233,8 @@ def _corpus_settings(data: DataConfig, name: str) -> dict:
     fraction = data.validation_fraction
     settings = {"format": CORPUS_FORMAT, "source": name, "validation_fraction": fraction, "text_field": field}
     # Left out where there are none: a corpus keeps the name it had before there were filters.
-    return settings | ({"filters": list(data.filters)} if data.filters else {})
+    settings |= {"filters": list(data.filters)} if data.filters else {}
+    return settings | ({"sharded": True} if data.sharded else {})
 
 
 def _corpus_folder(data: DataConfig, name: str, fingerprint: list) -> pathlib.Path:

@@ -8,6 +8,7 @@ own segment. The last row is filled up with separators that are no targets.
     STORE/store.json                 written last: a folder without it is unfinished
     STORE/tokenizer.model            or tokenizer.json, and what says which of its pieces ends a text
     STORE/DOMAIN.SPLIT.npy           uint16 or uint32 [rows, seq_len + 1]
+    STORE/DOMAIN.SPLIT-NUMBER.npy    or, with STORE/shards.json, uint16 or uint32 [tokens]: the stream in parts
     STORE/DOMAIN.SPLIT.bytes.npy     uint32 [rows]: UTF-8 bytes of text that the targets of each row stand for
 
 Bytes are those of the documents as they were read, however the tokenizer changes text: over all rows they add up to the
@@ -27,6 +28,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from chinchilla_jax.base import files
+from chinchilla_jax.data.sharded.rows import ShardedRows
 from chinchilla_jax.data.steps import DataError, Progress, read_description
 from chinchilla_jax.data.tokenizers import Tokenizer, open_tokenizer
 
@@ -61,7 +63,7 @@ def write_rows(
         np.lib.format.write_array_header_1_0(handle, header | {"shape": (0, seq_len + 1)})
         start = handle.tell()
         for batch in texts:
-            new, new_sizes = _tokenised(batch, tokenizer, dtype)
+            new, new_sizes = tokenised(batch, tokenizer, dtype, os.cpu_count() or 1)
             stream, sizes = np.append(stream, new), np.append(sizes, new_sizes)
             whole = (len(stream) - 1) // seq_len
             handle.write(_rows(stream, whole, seq_len).tobytes())
@@ -80,9 +82,9 @@ def write_rows(
     write_counts(path, row_bytes, tokens + left)
 
 
-def _tokenised(texts: list[str], tokenizer: Tokenizer, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+def tokenised(texts: list[str], tokenizer: Tokenizer, dtype: type, threads: int) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of these documents, a separator after each, and the bytes that each token stands for."""
-    encoded = tokenizer.encode_all(texts, threads=os.cpu_count() or 1)
+    encoded = tokenizer.encode_all(texts, threads=threads)
     ids = itertools.chain.from_iterable([*document, tokenizer.separator] for document in encoded)
     sizes = [tokenizer.byte_counts(text, document) for text, document in zip(texts, encoded, strict=True)]
     return np.fromiter(ids, dtype), np.concatenate([np.zeros(0, np.int64), *sizes])
@@ -153,12 +155,22 @@ class TokenStore:
             made_with = f"{path}: made with tokenizer {self.tokenizer_fingerprint}"
             other = f"{tokenizer.path} is {tokenizer.fingerprint()}; prepare the data again with that tokenizer"
             raise DataError(f"{made_with}, but {other}")
-        self._arrays: dict[tuple[str, str], np.ndarray] = {}
+        self._arrays: dict[tuple[str, str], np.ndarray | ShardedRows] = {}
+        in_shards = files.exists(self.path / "shards.json")
+        self._shards: dict = read_description(self.path / "shards.json") if in_shards else {}
         self._row_bytes: dict[tuple[str, str], np.ndarray] = {}
         for domain, split in itertools.product(self.domains, SPLITS):
             rows = self.rows(domain, split)
-            self._arrays[domain, split] = _load(self.path / f"{domain}.{split}.npy", (rows, self.seq_len + 1))
+            self._arrays[domain, split] = self._open(domain, split, rows)
             self._row_bytes[domain, split] = _load(self.path / f"{domain}.{split}.bytes.npy", (rows,))
+
+    def _open(self, domain: str, split: str, rows: int) -> np.ndarray | ShardedRows:
+        name = f"{domain}.{split}"
+        if name not in self._shards:
+            return _load(self.path / f"{name}.npy", (rows, self.seq_len + 1))
+        sizes = self._shards[name]
+        paths = [self.path / f"{name}-{number:05}.npy" for number in range(len(sizes))]
+        return ShardedRows(paths, sizes, self.seq_len, self.separator)
 
     def content_hash(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of store.json: tokenizer, source and counts."""
@@ -185,8 +197,8 @@ class TokenStore:
         """How many of them the targets of each row stand for: read-only memory map, uint32 [rows]."""
         return self._row_bytes[domain, split]
 
-    def array(self, domain: str, split: str = "train") -> np.ndarray:
-        """Read-only memory map, uint16 or uint32 [rows, seq_len + 1]."""
+    def array(self, domain: str, split: str = "train") -> np.ndarray | ShardedRows:
+        """Read-only memory map, uint16 or uint32 [rows, seq_len + 1], or what reads as one."""
         if domain not in self._counts:
             raise DataError(f"{self.path}: no domain {domain!r}; it has {', '.join(self.domains)}")
         return self._arrays[domain, split]
