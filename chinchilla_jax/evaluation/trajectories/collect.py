@@ -99,9 +99,10 @@ def collect(
 def _check_distinct(folders: Sequence[Path]) -> None:
     seen: dict[str, Path] = {}
     for folder in folders:
-        if (other := seen.setdefault(folder.resolve().name, folder)) is not folder:
+        if other := seen.get(folder.resolve().name):
             told = "is named twice" if other.resolve() == folder.resolve() else f"has the name of {other}"
             raise ConfigError("run", f"{folder} {told}; runs are told apart by the names of their folders")
+        seen[folder.resolve().name] = folder
 
 
 def _open(folder: Path) -> _Run:
