@@ -6,9 +6,10 @@ nothing is asked on the way (`BatchMode`).
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chinchilla_jax.launch import gang
@@ -81,14 +82,26 @@ class _Hosts:
         return len(self.names)
 
     def run(self, command: str, timeout: float = 1800.0, answer: str = "") -> Done:
-        first = answer.splitlines(keepends=True) or [""] * self.count
-        return _together([
-            self.tools.call(["ssh", *_OPTIONS, name, self._joined(i, command)], timeout=timeout, answer=first[i])
-            for i, name in enumerate(self.names)
-        ])  # fmt: skip
+        answers = answer.splitlines(keepends=True) or [""] * self.count
+
+        def one(i: int) -> Done:
+            words = ["ssh", *_OPTIONS, self.names[i], self._joined(i, command)]
+            return self.tools.call(words, timeout=timeout, answer=answers[i])
+
+        return self._on_each(one)
 
     def copy(self, file: str, target: str) -> Done:
-        return _together([self.tools.call(["scp", "-q", *_OPTIONS, file, f"{name}:{target}"]) for name in self.names])
+        return self._on_each(lambda i: self.tools.call(["scp", "-q", *_OPTIONS, file, f"{self.names[i]}:{target}"]))
+
+    def _on_each(self, one: Callable[[int], Done]) -> Done:
+        """At once, but for a dry run: outputs in the order of the hosts, the first code that is not 0."""
+        if self.tools.dry:
+            each = [one(i) for i in range(self.count)]
+        else:
+            with concurrent.futures.ThreadPoolExecutor(self.count) as pool:
+                each = list(pool.map(one, range(self.count)))
+        wrong = next((done for done in each if done.code), Done(0))
+        return Done(wrong.code, "".join(done.out for done in each), wrong.err)
 
     def _joined(self, process: int, command: str) -> str:
         """The command with the variables by which the processes of a worker find each other."""
@@ -97,12 +110,6 @@ class _Hosts:
         if self.count == 1:
             variables = {"JAX_NUM_PROCESSES": 1}
         return f"export {shlex.join(f'{name}={value}' for name, value in variables.items())} && {command}"
-
-
-def _together(each: Sequence[Done]) -> Done:
-    code = next((done.code for done in each if done.code), 0)
-    err = next((done.err for done in each if done.code), "")
-    return Done(code, "".join(done.out for done in each), err)
 
 
 class _Member:
@@ -123,7 +130,7 @@ class _Member:
         self.state = f"{said}: {line}" if (line := self.gang.last_line()) else said
         if said == "running" or said == "silent" and self._begun:
             return
-        if said in ("done", "lost", "failed"):
+        if said in ("done", "failed") or said == "lost" and self._begun:
             for line in self.gang.tail if said == "failed" else ():
                 self.tools.echo(f"    {redact(line)}")
             self.over, self.cause = True, "" if said == "done" else f"{said}: {self.gang.last_line()}"
