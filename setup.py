@@ -46,7 +46,7 @@ setuptools.setup(
         "tokenizers",
     ],
     extras_require={
-        "test": ["hypothesis", "kubernetes-validate", "lm-eval==0.4.13", "mypy", "pytest", "pytest-xdist",
+        "test": ["hypothesis", "kubernetes-validate", "lm-eval==0.4.13", "mypy", "py3langid", "pytest", "pytest-xdist",
                  "ruff", "setuptools>=70.1"],
         "evaluate": ["lm-eval==0.4.13"],
         # The cycle meter reads a private format of each of these two.
@@ -54,6 +54,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "parity": ["torch", "transformers"],
         "tensorboard": ["tensorboard"],
+        "language": ["py3langid"],
         "wandb": ["wandb"],
         "trackio": ["trackio"],
         "benchmarks": ["tokamax==0.0.12"],

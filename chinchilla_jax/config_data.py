@@ -20,6 +20,7 @@ SOURCES = {
     "hf:": "saved",
 }
 FILTERS = ("quality", "repetition")  # `data/filters/named.py`
+FILTERS_WITH_VALUE = ("language", "unlike")  # language=CODE, unlike=FILE
 NEAR_DUPLICATES = "near_duplicates"  # `data/duplicates/`; a choice among documents, not of one
 
 
@@ -33,9 +34,10 @@ class DataConfig(Section):
     `domain=weight,domain=weight`. `tokenizer`: `train`, or the path of a SentencePiece `.model` file, of a
     `tokenizer.json`, or of a folder with one of them.
 
-    `filters` are applied to every document, in this order: of `data/filters/`, by name. None by default. With
-    `sharded` the text is prepared in pieces by all cores, in memory that does not grow with it, and `near_duplicates`
-    may be one of the filters; the rows of the store are in another order then.
+    `filters` are applied to every document, in this order: of `data/filters/`, by name. None by default.
+    `language=CODE` and `unlike=FILE` have a value: a language, texts to keep out of training. With `sharded` the text
+    is prepared in pieces by all cores, in memory that does not grow with it, and `near_duplicates` may be one of the
+    filters; the rows of the store are in another order then.
 
     `teacher` is a file of propositions that are true or false (`data/teacher.py`); none if empty. `teacher_share` of
     the rows are propositions, of which only the label counts, by `teacher_weight` where a token of text counts 1.
@@ -62,7 +64,10 @@ class DataConfig(Section):
         super().__post_init__()
         self._check_teacher()
         for name in self.filters:
-            one_of("filters", name, (*FILTERS, NEAR_DUPLICATES))
+            kind, _, value = name.partition("=")
+            if not (kind in FILTERS_WITH_VALUE and value):
+                known = (*FILTERS, NEAR_DUPLICATES, *(f"{name}=..." for name in FILTERS_WITH_VALUE))
+                one_of("filters", name, known)
         if NEAR_DUPLICATES in self.filters and not self.sharded:
             raise ConfigError("filters", f"{NEAR_DUPLICATES} are found in shards; set data.sharded=True as well")
         kind, _, rest = self.source.partition(":")

@@ -151,6 +151,7 @@ def test_a_refusal_names_the_dotted_key_and_what_to_do(key, value, told):
         ({"data": {"teacher": "p.jsonl", "teacher_share": 1.0}}, "data.teacher_share", r"must lie in \[0, 1\)"),
         ({"data": {"teacher": "p.jsonl", "teacher_weight": 0.0}}, "data.teacher_weight", "must be positive"),
         ({"data": {"filters": ["qualty"]}}, "data.filters", "did you mean 'quality'"),
+        ({"data": {"filters": ["language="]}}, "data.filters", "near_duplicates, language=..., unlike="),
         ({"data": {"filters": ["near_duplicates"]}}, "data.filters", "set data.sharded=True as well"),
         ({"data": {"teacher_labels": ["a"]}}, "data.teacher_labels", "two different pieces, for true and false, or"),
         ({"data": {"teacher_labels": ["a", "a"]}}, "data.teacher_labels", "give two different pieces"),

@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from chinchilla_jax.base import files
-from chinchilla_jax.data.clean import content_hash, read_cleaned
+from chinchilla_jax.data.clean import read_cleaned
+from chinchilla_jax.data.grams import content_hash
 from chinchilla_jax.data.steps import DataError
 
 NAME = "chinchilla_text"

@@ -16,12 +16,10 @@ Rule 3 costs one hash per word: only the held-out documents' grams are kept in m
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import json
 import pathlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -31,16 +29,11 @@ import numpy as np
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.data.filters import verdict
+from chinchilla_jax.data.grams import REPEATED_SHARE, grams
 from chinchilla_jax.data.sources.registry import Document, Source
 from chinchilla_jax.data.steps import DataError, Progress
 
-GRAM_WORDS = 13
-REPEATED_SHARE = 0.5
 _SPLITS = ("train", "validation")
-_MULTIPLIER, _BASE = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # both odd
-_WORD_BYTES = np.array(
-    [ord(chr(i).lower()) if i < 128 and re.match(r"\w", chr(i)) else 0 for i in range(256)], np.uint8
-)
 _TABLE_BITS = 22
 _TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
 
@@ -90,11 +83,6 @@ def read_cleaned(folder: pathlib.Path, domain: str, split: str) -> Iterator[str]
     with open(folder / f"{domain}.{split}.jsonl", encoding="utf-8") as handle:
         for line in handle:
             yield json.loads(line)
-
-
-def content_hash(text: str) -> int:
-    """The first 64 bits of the SHA-256 of the text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _deal(source: Source, fraction: float, folder: pathlib.Path, echo: Echo) -> tuple[list[str], int]:
@@ -179,46 +167,3 @@ def _count(folder: pathlib.Path, domain: str, split: str) -> dict[str, int]:
     for text in read_cleaned(folder, domain, split):
         documents, size = documents + 1, size + len(text.encode())
     return {"documents": documents, "bytes": size}
-
-
-def grams(text: str) -> np.ndarray:
-    """uint64[grams]: hashes of the word 13-grams of `text`, in its order; never empty.
-
-    That of the words i to i + 12 is the sum over k of hashes[i + k] * M^(12 - k), modulo 2^64.
-    """
-    hashes = _word_hashes(text)
-    size = min(GRAM_WORDS, len(hashes))
-    count = len(hashes) - size + 1
-    result = np.zeros(count, np.uint64)
-    for k in range(size):
-        result = result * np.uint64(_MULTIPLIER) + hashes[k : k + count]
-    return result
-
-
-def _word_hashes(text: str) -> np.ndarray:
-    """uint64[words]: the sum of byte k of a word times B^k, modulo 2^64, mixed; without words, that of all of it.
-
-    All words at once, as differences of running sums over the text: a Python object for each word would take longer
-    than anything else in the preparation.
-    """
-    if text.isascii():
-        content = _WORD_BYTES[np.frombuffer(text.encode(), np.uint8)]
-    else:
-        content = np.frombuffer("\0".join(re.findall(r"\w+", text.lower())).encode(), np.uint8)
-    edges = np.flatnonzero(np.diff(content != 0, prepend=False, append=False))
-    if not len(edges):
-        content = np.frombuffer(text.encode(), np.uint8)
-        edges = np.array([0, len(content)])
-    powers, inverses = _powers(1 << len(content).bit_length())
-    sums = np.zeros(len(content) + 1, np.uint64)
-    np.cumsum(content * powers[: len(content)], out=sums[1:])
-    starts, ends = edges[::2], edges[1::2]
-    hashes = (sums[ends] - sums[starts]) * inverses[starts]
-    return (hashes ^ (hashes >> np.uint64(32))) * np.uint64(_MULTIPLIER)
-
-
-@functools.lru_cache(maxsize=4)
-def _powers(count: int) -> list[np.ndarray]:
-    """uint64[count]: B^k and B^-k modulo 2^64."""
-    bases = (_BASE, pow(_BASE, -1, 1 << 64))
-    return [np.cumprod(np.r_[np.uint64(1), np.full(count - 1, base, np.uint64)]) for base in bases]

@@ -25,6 +25,7 @@ from chinchilla_jax.config import ConfigError, DataConfig
 from chinchilla_jax.config_data import NEAR_DUPLICATES
 from chinchilla_jax.data import store
 from chinchilla_jax.data.clean import clean
+from chinchilla_jax.data.filters import check_filters, identity
 from chinchilla_jax.data.sharded.engine import Engine, local
 from chinchilla_jax.data.sharded.pipeline import clean_in_shards, read_in_order, write_token_shards
 from chinchilla_jax.data.sources import registry
@@ -92,6 +93,7 @@ def _prepare_corpus(data: DataConfig, echo: Echo, engine: Engine | None) -> path
     if files.exists(corpus / "corpus.json"):
         echo(f"corpus: {corpus} is there")
         return corpus
+    check_filters(data.filters)
     source = registry.open_source(name, data, echo)
     if engine:
         echo(f"corpus: reading {name}, removing duplicates, holding out {data.validation_fraction:.1%}")
@@ -233,7 +235,7 @@ def _corpus_settings(data: DataConfig, name: str) -> dict:
     fraction = data.validation_fraction
     settings = {"format": CORPUS_FORMAT, "source": name, "validation_fraction": fraction, "text_field": field}
     # Left out where there are none: a corpus keeps the name it had before there were filters.
-    settings |= {"filters": list(data.filters)} if data.filters else {}
+    settings |= {"filters": [identity(name) for name in data.filters]} if data.filters else {}
     return settings | ({"sharded": True} if data.sharded else {})
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import ConfigError, DataConfig
-from chinchilla_jax.data.clean import content_hash
+from chinchilla_jax.data.grams import content_hash
 from chinchilla_jax.data.steps import DataError, content_key, read_description
 from chinchilla_jax.data.store import SPLITS, TokenStore, finish_store, write_counts
 from chinchilla_jax.data.tokenizers import Tokenizer

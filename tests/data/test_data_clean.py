@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from chinchilla_jax.data import DataError, clean
+from chinchilla_jax.data import DataError, clean, grams
 from chinchilla_jax.data.sources import registry
 
 
@@ -82,7 +82,7 @@ def test_words_have_the_same_hash_in_any_text_and_grams_count_their_words():
     known = {}
     for text in texts:
         words = re.findall(r"\w+", text.lower()) or [text]
-        hashes = clean._word_hashes(text).tolist()
+        hashes = grams._word_hashes(text).tolist()
         assert len(hashes) == len(words)
         assert all(known.setdefault(word, number) == number for word, number in zip(words, hashes, strict=True))
     assert len(set(known.values())) == len(known)
@@ -91,10 +91,10 @@ def test_words_have_the_same_hash_in_any_text_and_grams_count_their_words():
 @pytest.mark.parametrize("words", [1, 2, 5, 12, 13, 14, 40])
 def test_a_gram_is_a_polynomial_of_its_words(words):
     text = " ".join(f"word{n * n}" for n in range(words))
-    hashes = [int(number) for number in clean._word_hashes(text)]
-    size = min(words, clean.GRAM_WORDS)
+    hashes = [int(number) for number in grams._word_hashes(text)]
+    size = min(words, grams.GRAM_WORDS)
     expected = [
-        sum(h * clean._MULTIPLIER ** (size - 1 - k) for k, h in enumerate(hashes[i : i + size])) % 2**64
+        sum(h * grams._MULTIPLIER ** (size - 1 - k) for k, h in enumerate(hashes[i : i + size])) % 2**64
         for i in range(words - size + 1)
     ]
-    assert clean.grams(text).tolist() == expected
+    assert grams.grams(text).tolist() == expected

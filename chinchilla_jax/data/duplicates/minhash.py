@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from chinchilla_jax.data.clean import grams
+from chinchilla_jax.data.grams import grams
 
 BANDS, ROWS = 16, 12
-_AT_ONCE = 1024  # grams; keeps the products within a few megabytes
+_AT_ONCE = 128  # grams; their products fit a core's own cache
 _RANDOM = np.random.Generator(np.random.Philox(key=1997)).integers(0, 1 << 64, (2, BANDS * ROWS), np.uint64)
 _FACTORS, _SHIFTS = _RANDOM[0] | np.uint64(1), _RANDOM[1]
 _MIX = np.uint64(0xD6E8FEB86659FD93)
@@ -23,9 +23,9 @@ def band_keys(text: str) -> np.ndarray:
     hashes = _mixed(np.unique(grams(text)))
     lowest = np.full(BANDS * ROWS, np.iinfo(np.uint64).max, np.uint64)
     for start in range(0, len(hashes), _AT_ONCE):
-        part = hashes[start : start + _AT_ONCE]
-        for at, (factor, shift) in enumerate(zip(_FACTORS, _SHIFTS, strict=True)):
-            lowest[at] = min(lowest[at], (part * factor + shift).min())
+        products = np.multiply.outer(hashes[start : start + _AT_ONCE], _FACTORS)
+        products += _SHIFTS
+        np.minimum(lowest, products.min(axis=0), out=lowest)
     keys = np.arange(BANDS, dtype=np.uint64)
     for row in lowest.reshape(BANDS, ROWS).T:
         keys = _mixed(keys + row)

@@ -5,4 +5,6 @@ the filters and their order.
 """
 
 from chinchilla_jax.data.filters.named import FILTERS as FILTERS
+from chinchilla_jax.data.filters.named import check_filters as check_filters
+from chinchilla_jax.data.filters.named import identity as identity
 from chinchilla_jax.data.filters.named import verdict as verdict

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from chinchilla_jax.base import files
-from chinchilla_jax.data.clean import REPEATED_SHARE, grams
 from chinchilla_jax.data.duplicates import band_keys, later_copies
 from chinchilla_jax.data.filters import verdict
+from chinchilla_jax.data.grams import REPEATED_SHARE, grams
 from chinchilla_jax.data.sharded import spill
 from chinchilla_jax.data.sources.registry import Document
 from chinchilla_jax.data.store import SPLITS, tokenised

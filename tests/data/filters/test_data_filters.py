@@ -3,12 +3,15 @@
 import importlib.util
 import json
 import pathlib
+import sys
 
 import pytest
 
+from chinchilla_jax.config import ConfigError
 from chinchilla_jax.config_data import FILTERS as NAMES
+from chinchilla_jax.config_data import FILTERS_WITH_VALUE
 from chinchilla_jax.data import clean
-from chinchilla_jax.data.filters.named import FILTERS, verdict
+from chinchilla_jax.data.filters.named import FILTERS, WITH_VALUE, check_filters, identity, verdict
 from chinchilla_jax.data.filters.quality import quality
 from chinchilla_jax.data.filters.repetition import repetition
 from chinchilla_jax.data.filters.words import Text
@@ -125,7 +128,7 @@ def test_short_texts_and_texts_without_words_are_refused_not_met_with_an_error()
 
 
 def test_every_name_that_a_config_may_say_is_a_filter():
-    assert set(NAMES) == set(FILTERS)
+    assert set(NAMES) == set(FILTERS) and set(FILTERS_WITH_VALUE) == set(WITH_VALUE)
 
 
 def test_a_corpus_is_cleaned_of_what_filters_refuse_and_says_why(tmp_path, documents):
@@ -136,3 +139,61 @@ def test_a_corpus_is_cleaned_of_what_filters_refuse_and_says_why(tmp_path, docum
     assert result["filtered"] == {rule: refused.count(rule) for rule in set(refused)} and len(refused) > 20
     assert kept <= {text for text in documents[:200] if not verdict(text, ("quality", "repetition"))}
     assert len(kept) + result["repeated_in_training"] + len(refused) + result["duplicates"] == 200
+
+
+def test_languages_are_told_apart_and_an_unknown_one_is_refused():
+    english = "It was a quiet evening, and the people of the town were walking home along the river. " * 4
+    german = "Es war ein ruhiger Abend, und die Leute der Stadt gingen am Fluss entlang nach Hause. " * 4
+    assert verdict(english, ["language=en"]) == verdict(german, ["language=de"]) == ""
+    assert verdict(english, ["language=de"]) == verdict(german, ["language=en"]) == "language.other"
+    with pytest.raises(ConfigError, match=r"language=xx: py3langid knows no such language; one of .*\bde\b"):
+        check_filters(["quality", "language=xx"])
+
+
+def test_without_the_package_the_message_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "py3langid", None)
+    with pytest.raises(ConfigError, match=r"pip install 'chinchilla_jax\[language\]'"):
+        check_filters(["language=ga"])
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """A file of three texts that training must not see: a short question, one of 40 words, one of 400."""
+    path = tmp_path / "benchmark.jsonl"
+    texts = [" ".join(f"kept{count}x{n}" for n in range(count)) for count in (6, 40, 400)]
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    return path, [text.split() for text in texts]
+
+
+def test_what_is_much_like_a_text_to_be_kept_out_goes(benchmark, documents):
+    path, (short, middle, long) = benchmark
+    name = [f"unlike={path}"]
+    other = documents[13].split()
+    of_grams = lambda count: count + 12  # noqa: E731  words of so many 13-grams
+    for leaked in (
+        other + middle + other,
+        other + middle[: of_grams(14)] + other,  # half of its 28 grams
+        long[100:150],  # a piece of it
+        [word.upper() + "," for word in long],
+        short,
+    ):
+        assert verdict(" ".join(leaked), name) == "unlike.overlap"
+    for kept in (other, other + middle[: of_grams(13)] + other, other + long[:100] + other, short + other):
+        assert verdict(" ".join(kept), name) == ""
+
+
+def test_texts_to_be_kept_out_count_in_the_name_of_a_corpus_by_their_content(benchmark, tmp_path):
+    path, _ = benchmark
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(path.read_text())
+    assert identity(f"unlike={path}") == identity(f"unlike={copy}") != identity(f"unlike={HERE / 'generated.py'}")
+    assert identity("quality") == "quality"
+
+
+@pytest.mark.parametrize(("content", "told"), [(None, "no such file"), ("{", "JSON lines"), ("[1]", "JSON lines")])
+def test_a_file_of_texts_that_cannot_be_read_is_named(tmp_path, content, told):
+    path = tmp_path / "texts.jsonl"
+    if content:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=rf"data.filters: unlike={path}: .*{told}"):
+        check_filters([f"unlike={path}"])
