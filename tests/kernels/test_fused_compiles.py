@@ -147,7 +147,7 @@ class TestWithTheCompiler:
     pytestmark = needs_compiler
 
     @pytest.mark.parametrize("generation", [
-        chip if chip in ("v5e", "v7x") else pytest.param(chip, marks=pytest.mark.long) for chip in kernel_chips()
+        chip if chip == "v5e" else pytest.param(chip, marks=pytest.mark.long) for chip in kernel_chips()
     ])  # fmt: skip
     def test_everything_at_once_compiles_to_two_kernels_and_no_array_of_scores(self, generation):
         text = compiled(generation, EVERYTHING)

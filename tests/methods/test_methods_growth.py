@@ -172,6 +172,7 @@ def test_new_units_get_no_gradient_while_nothing_reads_them():
     assert np.abs(up[..., :32]).min() > 0 and not up[..., 32:].any()
 
 
+@pytest.mark.long
 def test_growing_and_the_step_after_it_are_the_same_on_eight_devices():
     """In width, heads, feed-forward width and layers, with the large arrays of both models split."""
     large = dataclasses.replace(SMALL, d_model=32, d_ff=64, n_heads=8, n_kv_heads=8, n_layers=4)

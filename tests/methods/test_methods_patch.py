@@ -101,6 +101,7 @@ def test_a_step_of_patches_is_the_same_on_eight_devices():
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_the_loss_of_routers_counts_with_patches_as_with_tokens():
     model = dataclasses.replace(MODEL, feed_forward="top_k", experts=4, active_experts=2)
     losses = []

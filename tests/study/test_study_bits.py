@@ -105,6 +105,7 @@ def test_a_second_worker_changes_no_bit(alone, fresh):
     assert _bits(study) == _bits(alone)
 
 
+@pytest.mark.long
 def test_workers_that_take_turns_on_one_core_change_no_bit(alone, fresh):
     study = fresh()
     output = _finish(study, 2, {min(os.sched_getaffinity(0))})
@@ -128,6 +129,7 @@ def test_a_run_that_is_killed_and_goes_on_alone_changes_no_bit(alone, fresh):
     assert _bits(study) == _bits(alone)
 
 
+@pytest.mark.long
 def test_the_cores_are_recorded_and_what_depends_on_them_is_seen_in_the_bits(alone, fresh):
     study = fresh(cores=2)
     _finish(study, 1, {min(os.sched_getaffinity(0))})

@@ -231,6 +231,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
 @pytest.mark.compiler
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="no TPU compiler")
 @pytest.mark.parametrize("backward", [pytest.param(False, marks=pytest.mark.long), True])
+@pytest.mark.long
 def test_the_compiler_uses_no_more_memory_than_estimated(backward):
     key, tiles = dataclasses.replace(KEY, backward=backward), Tiles(512, 512)
     result, used = search_tiles.measure_tiles(key, tiles)

@@ -149,6 +149,7 @@ def test_a_step_of_one_kind_alone(taught, batches, params, kind):
         assert labels == 8 and np.isnan(text_loss) and nll / 8 == pytest.approx(float(metrics["loss"]), rel=1e-5)
 
 
+@pytest.mark.long
 def test_the_mesh_changes_nothing(taught, batches):
     """Tokens of a row, rows, widths and the vocabulary split over devices."""
     batch = {name: values.reshape(2, 8, 32) for name, values in batches.batch(0, 16).items()}

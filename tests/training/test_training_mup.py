@@ -160,11 +160,12 @@ def slopes(family, mup):
     return coordinates.slopes(models, coordinates.over_widths(models, lr=0.01, seeds=4))
 
 
-@pytest.mark.parametrize("family", ["gopher", "llama"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("gopher", marks=pytest.mark.long)])
 def test_activations_keep_their_size_as_the_width_grows(family):
     found = slopes(family, mup=True)
     assert len(found) == 6 and all(abs(slope) < 0.1 for slope in found.values()), found
 
 
+@pytest.mark.long
 def test_without_it_they_grow():
     assert max(slopes("gopher", mup=False).values()) > 0.3

@@ -119,6 +119,7 @@ def test_the_rate_warms_up_and_falls_to_nothing():
     assert rates[10:] == sorted(rates[10:], reverse=True) and rate_at(0, 1, 1.0) == 1.0
 
 
+@pytest.mark.long
 def test_a_mesh_gives_what_one_device_gives(make_model, rows):
     one, many = make_model(), make_model(MeshConfig(data=2, fsdp=2, tensor=2))
     assert batch_of(one) == batch_of(many) == 32

@@ -60,6 +60,7 @@ def tuned(config, tmp_path, finish, monkeypatch):
     return run
 
 
+@pytest.mark.long
 def test_the_recipe_of_the_best_setting_is_told_and_can_be_planned(config, tuned, tmp_path):
     write_manifest(tmp_path / MANIFEST, plan(config))
     best, lines, order = tuned(rates="1,2,4,8", inits="0.25,0.5,1", temperatures="0.5,1,2")

@@ -39,6 +39,7 @@ def test_a_window_may_end_with_the_run(small, tmp_path):
     assert traced(tmp_path) == [[24]]
 
 
+@pytest.mark.long
 def test_a_run_stopped_within_the_window_leaves_its_trace_and_traces_the_rest_later(small, stop_at, tmp_path):
     stop_at(6)
     with pytest.raises(Preempted):

@@ -14,6 +14,7 @@ from tests.scaling.fits.approach3.cases import BUDGETS, FEW, SIZES, TARGET, TRUT
     pytest.param(HUBER, 100, 90, id="huber, many", marks=pytest.mark.long),
     pytest.param(SQUARED_LOG, 100, 90, id="squared_log, many", marks=pytest.mark.long),
 ])  # fmt: skip
+@pytest.mark.long
 def test_profile_likelihood_holds_the_truth_in_at_least_9_of_10_seeds(misfit, seeds, least):
     wanted = {name: quantities(TARGET)[name] for name in ("ln N*", "loss")}
     held = dict.fromkeys(wanted, 0)
