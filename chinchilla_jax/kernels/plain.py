@@ -54,17 +54,19 @@ def _few(queries: int, head_size: int) -> bool:
 def _scores(q_BxSxHxK: jax.Array, k_BxTxGxK: jax.Array, wide: jax.typing.DTypeLike) -> jax.Array:
     """`q . k`, `[B, H, S, T]`."""
     (b, s, h, size), (t, g) = q_BxSxHxK.shape, k_BxTxGxK.shape[1:3]
-    if g == h or not _few(s, size):
+    if not _few(s, size):
         k_BxTxHxK = _for_each_head(k_BxTxGxK, h)
         return jnp.einsum("bshk,bthk->bhst", q_BxSxHxK, k_BxTxHxK, preferred_element_type=wide)
     q_BxGxMxK = q_BxSxHxK.swapaxes(1, 2).reshape(b, g, -1, size)  # the heads of a group as further queries
-    return jnp.einsum("bgmk,btgk->bgmt", q_BxGxMxK, k_BxTxGxK, preferred_element_type=wide).reshape(b, h, s, t)
+    # The keys come first: as the second factor the CPU backend would transpose them, all for few queries.
+    scores_BxGxTxM = jnp.einsum("btgk,bgmk->bgtm", k_BxTxGxK, q_BxGxMxK, preferred_element_type=wide)
+    return scores_BxGxTxM.swapaxes(2, 3).reshape(b, h, s, t)
 
 
 def _mix(weights_BxHxSxT: jax.Array, v_BxTxGxK: jax.Array) -> jax.Array:
     """`weights . v`, `[B, S, H, K]`."""
     (b, h, s, t), (g, size) = weights_BxHxSxT.shape, v_BxTxGxK.shape[2:]
-    if g == h or not _few(s, size):
+    if not _few(s, size):
         return jnp.einsum("bhst,bthk->bshk", weights_BxHxSxT, _for_each_head(v_BxTxGxK, h))
     out_BxGxMxK = jnp.einsum("bgmt,btgk->bgmk", weights_BxHxSxT.reshape(b, g, -1, t), v_BxTxGxK)
     return out_BxGxMxK.reshape(b, h, s, size).swapaxes(1, 2)

@@ -34,8 +34,8 @@ class Attention(nn.Module):
     def __call__(
         self, x_BxSxD: jax.Array, segment_ids_BxS: jax.Array | None = None, past: Past | None = None
     ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array] | None, dict[str, jax.Array]]]:
-        """What is added to the residual stream, `[B, S, D]`; with a past the keys and values of these tokens, each
-        `[B, G, S, K]`, as a cache keeps them; and auxiliary sums by name.
+        """What is added to the residual stream, `[B, S, D]`; with a past the keys and values for the cache; and
+        auxiliary sums by name.
         """
         c = self.config
         w = create(self, attention_weights(c))
@@ -49,8 +49,8 @@ class Attention(nn.Module):
             span = past.span(q.shape[1])
             arguments = POSITIONS[c.position].compute(w, c, span, self.dtype, self.project)
             q, k, arguments = _turned(q, k, arguments)
-            new = k.swapaxes(1, 2), v.swapaxes(1, 2)
-            k, v = (x_BxGxTxK.swapaxes(1, 2) for x_BxGxTxK in past.with_new(*new))
+            seen, new = past.with_new(k.swapaxes(1, 2), v.swapaxes(1, 2))
+            k, v = (x_BxGxTxK.swapaxes(1, 2) for x_BxGxTxK in seen)
             arguments |= past.visible(q.shape[1])
         arguments |= {"scale": c.attention_scale, "implementation": c.attention}
         out_BxSxHxK = self.attend(q, k, v, **arguments)

@@ -133,7 +133,7 @@ class Transformer(nn.Module):
             x_BxSxD += positions.rows(w["position"], x_BxSxD.shape[1], start, first, dtype)
         x_BxSxD = nn.with_logical_constraint(x_BxSxD, RESIDUAL)
         x_BxSxD, (new, aux) = self._layers(x_BxSxD, segment_ids_BxS, cache)
-        cache = cache.append(*new) if cache is not None else None
+        cache = None if cache is None else cache.append(new, tokens_BxS.shape[1])
 
         x_BxSxD = Layer(self.norms[c.norm], c, dtype, name="final_norm")(x_BxSxD)
         if (factor := c.output_scale / c.widening) != 1.0:  # on this side of the product: the matrix may be tied
