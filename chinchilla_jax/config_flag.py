@@ -66,7 +66,7 @@ def _take(argv: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _load(where: str) -> ConfigDict:
-    files.path(where)  # here, where a scheme has not been taken for a file with a config's name after it
+    files.here(where)  # here, where a scheme has not been taken for a file with a config's name after it
     name, colon, argument = where.partition(":")
     path = pathlib.Path(name)
     if not files.is_file(path) and path.parent in (pathlib.Path(), pathlib.Path("configs")):

@@ -216,11 +216,16 @@ PATHS = (
 )  # fmt: skip
 
 
+# Those of them that may lie in a bucket. What else is read is mapped into memory, streamed, or given to other packages.
+IN_BUCKETS = ("workdir",)
+
+
 def check_paths(values: flags.FlagValues) -> None:
-    """Raises `StorageError` where a flag names a path in storage that is not known."""
+    """Raises `StorageError` where a flag names a path in storage that is not known, or not known to it."""
     for name in (name for name in PATHS if name in values and values[name].value):
         try:
-            files.path(values[name].value)
+            here = files.path if name in IN_BUCKETS else files.here
+            here(values[name].value)
         except files.StorageError as error:
             raise files.StorageError(f"--{name}={error}") from None
 

@@ -334,7 +334,7 @@ def forecast(values: flags.FlagValues, words: list[str]) -> None:
         raise UsageError("a RUN is one of a study; of a table (--runs) every run under way is forecast")
     names = [pathlib.PurePath(word).name for word in words]
     if words and not values.study:  # STUDY/runs/NAME
-        studies = {files.path(word).resolve().parent.parent for word in words}
+        studies = {files.resolved(word).parent.parent for word in words}
         if len(studies) > 1:
             raise UsageError("the runs are of several studies: forecast those of one at a time")
         values.study = str(studies.pop())

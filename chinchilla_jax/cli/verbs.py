@@ -350,7 +350,7 @@ def _run(name: str, words: list[str]) -> int:
     left = values([f"chinchilla_jax {name}", *words])[1:]
     check_paths(values)
     for word in left[: _RUNS_BEFORE_PROMPTS.get(name)]:
-        files.path(word)
+        files.here(word)
     if verb.words:
         return verb.run(values, left) or DONE
     if left:

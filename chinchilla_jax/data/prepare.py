@@ -41,14 +41,17 @@ TOKENIZER_SAMPLE_BYTES = 20_000_000
 def prepare(data: DataConfig, echo: Echo = print, engine: Engine | None = None) -> pathlib.Path:
     """Makes whatever of the token store of `data` does not exist yet.
 
-    `echo` is called with a line for each step, and during long ones every few seconds. `engine` runs the tasks of
-    `data.sharded` (`sharded/engine.py`), by default on every core of this machine. Returns the store's folder.
+    Nothing is made in a bucket: it was copied there. `echo` is called with a line for each step, and during long ones
+    every few seconds. `engine` runs the tasks of `data.sharded` (`sharded/engine.py`), by default on every core of this
+    machine. Returns the store's folder.
 
     Raises:
       ConfigError: a setting that does not fit what was found.
       DataError: text that cannot be fetched or used; names the file.
     """
     _check_paths(data)
+    if files.in_bucket(data.data_dir):
+        return store_path(data)
     with one_at_a_time(files.path(data.data_dir) / ".lock", echo):
         start = time.monotonic()
         with contextlib.nullcontext(engine) if engine or not data.sharded else local() as engine:
@@ -65,6 +68,8 @@ def store_path(data: DataConfig) -> pathlib.Path:
     """The prepared store of `data`, or a `DataError` that says how to prepare it. Needs neither network nor source."""
     _check_paths(data)
     hint = "prepare it first: python -m chinchilla_jax data --config=..."
+    if files.in_bucket(data.data_dir):
+        hint = "prepare it on a disk and copy the whole folder: gcloud storage cp --recursive FOLDER gs://BUCKET/..."
     auto = _auto_file(data)
     if data.source == "auto" and not files.exists(auto):
         raise DataError(f"{data.data_dir}: no data prepared for data.source=auto; {hint}")
@@ -82,9 +87,10 @@ def store_path(data: DataConfig) -> pathlib.Path:
 
 
 def _check_paths(data: DataConfig) -> None:
-    """Raises `StorageError` for a path in storage that is not known, before anything is made."""
-    for text in (data.data_dir, data.tokenizer, data.teacher, data.source.partition(":")[2]):
-        files.path(text)
+    """Raises `StorageError` for a path that cannot be used, before anything is made."""
+    files.path(data.data_dir)
+    for text in (data.tokenizer, data.teacher, data.source.partition(":")[2]):
+        files.here(text)
 
 
 def _prepare_corpus(data: DataConfig, echo: Echo, engine: Engine | None) -> pathlib.Path:

@@ -123,7 +123,7 @@ def finish_store(path: pathlib.Path, tokenizer: Tokenizer, seq_len: int, source:
 
 
 class TokenStore:
-    """A finished token store. Its arrays are mapped into memory."""
+    """A finished token store. Its arrays are mapped into memory; one in a bucket is first copied to this machine."""
 
     def __init__(self, path: str | pathlib.Path, tokenizer: Tokenizer | None = None, check_tokenizer: bool = False):
         """Opens and checks the store in the folder `path`.
@@ -135,7 +135,7 @@ class TokenStore:
         Raises:
           DataError: unfinished, of another format, cut off, or made with another tokenizer; names the file.
         """
-        self.path = files.path(path)
+        self.path = files.fetched(path)
         file, fix = self.path / "store.json", "delete the folder and prepare the data again"
         description = read_description(file)
         version = description.get("format") if isinstance(description, dict) else None

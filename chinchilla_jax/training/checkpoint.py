@@ -58,7 +58,7 @@ class Checkpoints:
             best_mode="min",
             preservation_policy=_POLICIES.AnyPreservationPolicy([latest, best, _POLICIES.CustomSteps(sorted(keep))]),
         )
-        self._directory = files.path(directory).absolute()
+        self._directory = files.absolute(directory)
         self._keep = frozenset(keep)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
@@ -110,7 +110,7 @@ def restore_from(
     directory: Path, step: int, abstract_at: AbstractAt, echo: Callable[[str], None]
 ) -> tuple[TrainState, Position] | None:
     """The newest readable checkpoint in another run's `checkpoints` that is no later than `step`; None without one."""
-    directory = files.path(directory).absolute()
+    directory = files.absolute(directory)
     if not files.is_folder(directory):
         return None
     with _reader(directory) as manager:
@@ -130,7 +130,7 @@ def restore_params(
     Without a step those of the newest checkpoint that can be. Moments are neither read nor given room. `abstract` says
     shapes, types and shardings.
     """
-    directory = files.path(directory).absolute()
+    directory = files.absolute(directory)
     for at in steps_in(directory) if step is None else [step]:
         try:
             with _reader(directory) as manager:
@@ -150,7 +150,7 @@ def restore_params(
 
 def steps_in(directory: Path) -> list[int]:
     """The steps that there are checkpoints of, newest first; none if there is no such folder."""
-    directory = files.path(directory).absolute()
+    directory = files.absolute(directory)
     if not files.is_folder(directory):
         return []
     with _reader(directory) as manager:

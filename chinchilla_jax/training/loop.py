@@ -142,7 +142,7 @@ class _Run:
         self.batches, self._mesh = open_batches(course.config), make_mesh(course.config.mesh)
         if fork:
             check_trunk(course, fork)
-        self.profiler = Profiler(profile or range(0), workdir / "profile", course.total_steps, echo)
+        self.profiler = Profiler(profile or range(0), files.on_disk(workdir / "profile"), course.total_steps, echo)
         self.ledger = ledger = course.ledger()
         if distributed.first():
             take_directory(course, ledger, workdir, first.record() if first else None)
@@ -224,6 +224,7 @@ class _Run:
 
     def save(self, validation_loss: float | None = None) -> None:
         self.clock.store(self.position)
+        self.log.flush()  # a restart begins here, and does not write again what came before
         self.checkpoints.save(self.state, self.position, validation_loss)
 
     def close(self) -> None:

@@ -53,7 +53,7 @@ class FirstWeights:
 
     def record(self) -> dict[str, str]:
         """What `config.json` and `result.json` of the run say of them."""
-        return {"folder": str(self.source.absolute()), "fingerprint": self.fingerprint}
+        return {"folder": str(files.absolute(self.source)), "fingerprint": self.fingerprint}
 
     def check(self, course: Course, fork: Fork | None) -> None:
         """Raises ConfigError if the first stage trains another model; names the settings."""

@@ -13,7 +13,7 @@ import sys
 
 import jax
 
-SETTINGS, WORKDIR, WHERE = json.loads(pathlib.Path(sys.argv[1]).read_text()), pathlib.Path(sys.argv[2]), sys.argv[3]
+SETTINGS, WORKDIR, WHERE = json.loads(pathlib.Path(sys.argv[1]).read_text()), sys.argv[2], sys.argv[3]
 STEP = int(sys.argv[4]) if len(sys.argv) > 4 else 0
 for name, value in SETTINGS["jax"].items():
     jax.config.update(name, value)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from chinchilla_jax.base import files
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training import loop
 from chinchilla_jax.training.loop import Preempted, train
@@ -31,13 +32,13 @@ def straight(small, tmp_path_factory):
 
 def assert_same_end(config, saved, workdir, straight):
     """Metrics byte for byte, the final state bit for bit, the result but for times."""
-    assert (workdir / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+    assert files.read_bytes(workdir / "metrics.jsonl") == files.read_bytes(straight / "metrics.jsonl")
     (state, position), (expected, expected_position) = saved(config, workdir), saved(config, straight)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     assert (position.step, position.next_sequence) == (expected_position.step, expected_position.next_sequence)
-    result, expected_result = (json.loads((d / "result.json").read_text()) for d in (workdir, straight))
+    result, expected_result = (files.read_json(d / "result.json") for d in (workdir, straight))
     assert result["validation"] == expected_result["validation"]
-    assert not list(workdir.rglob("*tmp*"))
+    assert not files.glob(workdir, "**/*tmp*")
 
 
 def test_the_straight_run_logs_evaluates_and_saves(small, saved, straight):
@@ -127,15 +128,31 @@ def test_resuming_compiles_nothing(small, stop_at, tmp_path):
 ], ids=", ".join)  # fmt: skip
 def test_kill_9(small, saved, straight, compiled, tmp_path, deaths):
     """Processes, one after the other, of which only the last is let live."""
+    kill_again_and_again(small, compiled, tmp_path, deaths, tmp_path / "run")
+    assert_same_end(small, saved, tmp_path / "run", straight)
+
+
+def test_kill_9_of_a_run_in_a_bucket(small, changed, saved, straight, compiled, tmp_path, bucket_folder):
+    """Its text is in the bucket as well. What a checkpoint rests on is there before it."""
+    here = pathlib.Path(small.data.data_dir)
+    for path in files.glob(here, "**/*.*"):
+        if files.is_file(path):
+            files.write_bytes(bucket_folder / "data" / path.relative_to(here).as_posix(), path.read_bytes())
+    config = changed(small, data={"data_dir": str(bucket_folder / "data")})
+    kill_again_and_again(config, compiled, tmp_path, ("saving 5", "evaluated 12", "result"), bucket_folder / "run")
+    assert_same_end(config, saved, bucket_folder / "run", straight)
+
+
+def kill_again_and_again(config, compiled, tmp_path, deaths, workdir):
+    """Trains in processes that die, and one that does not."""
     settings = tmp_path / "settings.json"
-    settings.write_text(json.dumps({"config": small.to_dict(), "jax": compiled | {"jax_num_cpu_devices": 8}}))
-    workdir = tmp_path / "run"
+    settings.write_text(json.dumps({"config": config.to_dict(), "jax": compiled | {"jax_num_cpu_devices": 8}}))
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(loop.__file__).parents[2])}
     for death in (*deaths, "never"):
         command = [sys.executable, str(KILLED_RUN), str(settings), str(workdir), *death.split()]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
         assert run.returncode == (0 if death == "never" else -signal.SIGKILL), f"{death}: {run.stderr}"
-        assert (workdir / "result.json").exists() == (death == "never")
-    assert_same_end(small, saved, workdir, straight)
+        assert files.exists(workdir / "result.json") == (death == "never")
 
 
 def test_the_command_line_exits_with_42(small, changed, compiled, tmp_path):

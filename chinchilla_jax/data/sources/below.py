@@ -29,7 +29,7 @@ def files_below(
         parts = path.relative_to(folder).parts
         if not files.is_file(path) or any(part.startswith(".") for part in parts) or not wanted(path):
             continue
-        first = parts[0] if len(parts) > 1 else folder.resolve().name
+        first = parts[0] if len(parts) > 1 else files.resolved(folder).name
         domain = domain_name(first)
         if owner.setdefault(domain, (first, len(parts) > 1)) != (first, len(parts) > 1):
             raise DataError(f"{root}: two folders would both be the domain {domain!r}; rename one")

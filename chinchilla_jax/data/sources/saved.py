@@ -65,7 +65,7 @@ def _parts(root: pathlib.Path) -> list[_Part]:
     """Every file of the dataset, by its kind of folder."""
     if not files.is_folder(root):
         raise DataError(f"{root}: no such folder; hf: needs the folder of a dataset")
-    name = domain_name(root.resolve().name)
+    name = domain_name(files.resolved(root).name)
     if files.exists(root / "dataset_dict.json"):
         splits = _read(root / "dataset_dict.json")["splits"]
         return [_Part(name, split, path) for split in splits for path in _saved_files(root / split)]

@@ -67,7 +67,7 @@ class SentencePiece(Tokenizer):
             raise DataError(f"{path}: not a SentencePiece model ({error})") from None
         pieces = [_bytes_of(model, i) for i in range(model.vocab_size())]
         bos, eos = (i if i >= 0 else None for i in (model.bos_id(), model.eos_id()))
-        super().__init__(pathlib.Path(path), pieces, bos, eos)
+        super().__init__(files.path(path), pieces, bos, eos)
         # Spaces are stored as U+2581, so the character itself has to travel as its three bytes.
         space = [model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         self._space_bytes = space if all(model.is_byte(i) for i in space) else None

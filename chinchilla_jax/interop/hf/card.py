@@ -59,7 +59,7 @@ def _trained(weights: RunWeights) -> list[str]:
 
 def _predicted(run: Path) -> list[str]:
     """What the run's study had put on record before it was trained."""
-    path = run.resolve().parent.parent / on_record.FOLDER / f"{run.resolve().name}.json"
+    path = files.resolved(run).parent.parent / on_record.FOLDER / f"{files.resolved(run).name}.json"
     try:
         content = on_record.read(path)["content"]
     except FitRefused:

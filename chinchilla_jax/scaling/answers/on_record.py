@@ -155,7 +155,7 @@ def verify(path: str | os.PathLike, run: str | os.PathLike) -> Outcome:
     """
     path, folder = files.path(path), files.path(run)
     record = read(path)
-    content, name = record["content"], folder.resolve().name
+    content, name = record["content"], files.resolved(folder).name
     if not files.exists(folder / "result.json"):
         raise FitRefused("record", f"{folder}: not a finished run: no result.json")
     began = _began(folder)

@@ -194,7 +194,7 @@ def _run_directories(path: pathlib.Path) -> dict[str, pathlib.Path]:
         return any(files.exists(folder / mark) for mark in _MARKS)
 
     if is_run(path):
-        return {path.resolve().name: path}
+        return {files.resolved(path).name: path}
     folders = {child.name: child for child in files.glob(path) if files.is_folder(child) and is_run(child)}
     if not folders:
         nothing = "no manifest.jsonl, and no run directory in it (one has a result.json)"

@@ -170,7 +170,7 @@ def _plans(loaded: LoadedRuns, path: pathlib.Path) -> Iterator[tuple[str, pathli
     alone = files.exists(path / "config.json")
     for folder in [path] if alone else [child for child in files.glob(path) if files.is_folder(child)]:
         if files.exists(folder / "config.json") and files.exists(folder / "ledger.json"):
-            yield folder.resolve().name, folder, _config(folder) | _object(folder / "ledger.json")
+            yield files.resolved(folder).name, folder, _config(folder) | _object(folder / "ledger.json")
 
 
 def _config(path: pathlib.Path, name: str = "") -> dict[str, Any]:

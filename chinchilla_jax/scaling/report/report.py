@@ -160,7 +160,7 @@ def _draw(prediction: Prediction, loaded: LoadedRuns, folder: pathlib.Path) -> d
 
 def _command(study: pathlib.Path, options: Mapping[str, Any]) -> str:
     """The command that makes this report again, from the folder that holds the study or table."""
-    words = [f"--{'study' if exists(study / 'manifest.jsonl') else 'runs'}={study.resolve().name}"]
+    words = [f"--{'study' if exists(study / 'manifest.jsonl') else 'runs'}={files.resolved(study).name}"]
     defaults = write_report.__kwdefaults__ or {}
     words += [f"--{name}={value}" for name, value in options.items() if value != defaults.get(name)]
     return f"python -m chinchilla_jax report {shlex.join(words)}"

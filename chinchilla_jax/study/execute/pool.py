@@ -116,11 +116,11 @@ class Pool:
                 _tell(process, GO)
 
     def _log(self, worker: int) -> pathlib.Path:
-        return self.study / "logs" / f"worker-{worker}.log"
+        return files.on_disk(self.study / "logs") / f"worker-{worker}.log"
 
     def launch(self, worker: int, *standby: str) -> subprocess.Popen[bytes]:
         """Starts a worker's process, with `--standby` ahead of its work."""
-        files.make_folder(self.study / "logs")
+        files.make_folder(self._log(worker).parent)
         self._logs.append(self._log(worker).open("a", encoding="utf-8"))
         # In its own session, so that Ctrl-C reaches only this process, which then asks the workers to save and stop.
         process = self.processes[worker] = subprocess.Popen(
@@ -224,7 +224,7 @@ def _watch(pool: Pool, study: pathlib.Path, plan: Manifest, received: Sequence[s
         echo(f"{count}, {share}, {duration(reported - started)} elapsed, {left} left")
     if waiting:
         names = ", ".join(run.name for run in waiting)
-        raise StudyError(f"the workers ended without finishing {names}; see {study / 'logs'}", FAILED)
+        raise StudyError(f"the workers ended without finishing {names}; see {files.on_disk(study / 'logs')}", FAILED)
 
 
 def _finished_line(run: PlannedRun, result: dict[str, Any]) -> str:

@@ -74,7 +74,7 @@ def use_compilation_cache(study: pathlib.Path) -> None:
     """Lets JAX keep compiled programs in the study, so that a shape is compiled once for all runs and restarts."""
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str((study / "compilation_cache").absolute()))
+    jax.config.update("jax_compilation_cache_dir", str(files.absolute(files.on_disk(study / "compilation_cache"))))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_MIN_SECONDS)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -50,16 +50,19 @@ class MetricWriter:
         if files.exists(paths["metrics"]):
             _truncate(files.path(directory), position)
         _end_line(paths["timing"])
-        self._files = {name: path.open("a", encoding="utf-8") for name, path in paths.items()}
+        self._files = {name: files.Appender(path) for name, path in paths.items()}
         self._tracker = tracker or TensorBoard(files.path(directory), position.step)
 
     def write(self, kind: str, record: dict) -> None:
         """One line in `metrics` or `timing`; its numbers are tracked as `metrics/...` or `timing/...`."""
-        file = self._files[kind]
-        file.write(json.dumps(record) + "\n")
-        file.flush()
+        self._files[kind].write(json.dumps(record) + "\n")
         numbers = {f"{kind}/{k}": v for k, v in record.items() if k != "step" and isinstance(v, (int, float))}
         self._tracker.log(record["step"], numbers)
+
+    def flush(self) -> None:
+        """Returns when every line can be read."""
+        for file in self._files.values():
+            file.flush()
 
     def close(self) -> None:
         """Flushes and closes everything."""
@@ -175,6 +178,11 @@ class RunLog:
             self._position.evaluation_owed = False
         self.stamp(step)
 
+    def flush(self) -> None:
+        """Returns when every line so far can be read."""
+        if self._writer:
+            self._writer.flush()
+
     def close(self) -> None:
         """The last stamp: a run that stops, or fails, loses no account of its time."""
         self.stamp(self._position.step)
@@ -224,5 +232,6 @@ def _copy_metrics(source: Path, target: Path, keep: Callable[[dict], bool]) -> N
 def _end_line(path: Path) -> None:
     """What a killed run was writing becomes a line of its own, which readers pass over."""
     if files.exists(path) and files.read_end(path, 1) not in (b"", b"\n"):
-        with path.open("ab") as file:
-            file.write(b"\n")
+        end = files.Appender(path)
+        end.write("\n")
+        end.close()

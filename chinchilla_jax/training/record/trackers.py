@@ -1,6 +1,6 @@
 """Where are a run's numbers drawn while it trains? `train.tracker` names one place; the run's files are there anyway.
 
-tensorboard   events in `WORKDIR/tensorboard`
+tensorboard   events in `WORKDIR/tensorboard`; none of a run in a bucket
 wandb         Weights & Biases: offline, in `WORKDIR/wandb`, unless `WANDB_MODE` says otherwise
 trackio       a database of this machine (`TRACKIO_DIR`), unless `TRACKIO_SPACE_ID` or `TRACKIO_SERVER_URL` is set
 
@@ -50,8 +50,19 @@ def open_tracker(config: RunConfig, workdir: Path, step: int, echo: Echo) -> Tra
     """
     name = config.train.tracker
     if name == "tensorboard":
+        if files.in_bucket(workdir):
+            echo("tensorboard: events are written to disks only; metrics.jsonl has everything")
+            return _Nothing()
         return TensorBoard(workdir, step)
     return _Expendable(name, lambda: _OPENERS[name](config, workdir, echo), echo)
+
+
+class _Nothing:
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class TensorBoard:
@@ -79,17 +90,18 @@ class _Wandb:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
-        name = _identity(workdir)
+        name, disk = _identity(workdir), files.on_disk(workdir)
+        files.make_folder(disk)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _project(workdir)), name=workdir.name, id=name, resume="allow",
-            mode=mode, dir=str(workdir), config=config.to_dict(),
+            mode=mode, dir=str(disk), config=config.to_dict(),
             settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
         )  # fmt: skip
         # Its own count of steps refuses one that comes again.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        how = f"upload it: wandb sync {workdir}/wandb/*-{name}" if mode == "offline" else f"mode {mode}"
-        echo(f"wandb: run {name} in {workdir}/wandb; {how}")
+        how = f"upload it: wandb sync {disk}/wandb/*-{name}" if mode == "offline" else f"mode {mode}"
+        echo(f"wandb: run {name} in {disk}/wandb; {how}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({"step": step, **values})
@@ -149,7 +161,7 @@ class _Expendable:
 
 def _project(workdir: Path) -> str:
     """The name of the study's folder (STUDY/runs/NAME), without what is no letter, digit, dot or dash."""
-    study = workdir.resolve().parents[1]
+    study = files.resolved(workdir).parents[1]
     if not files.exists(study / "manifest.jsonl"):
         return PROJECT
     return re.sub(r"[^A-Za-z0-9._-]+", "-", study.name).strip("-") or PROJECT

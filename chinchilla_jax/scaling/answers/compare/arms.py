@@ -22,7 +22,7 @@ def arms_of(words: Sequence[str], reading: Mapping[str, Any]) -> dict[str, Loade
         name, equals, path = word.partition("=")
         if not equals or os.sep in name:
             name, path = "", word
-        name = name or files.path(path).resolve().stem
+        name = name or files.resolved(path).stem
         if name in arms:
             raise FitRefused("arms", f"two arms are called {name}: name them, as plain={path}")
         if is_saved_fit(path) and any(reading.values()):
