@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,7 @@ from chinchilla_jax.launch.command import LaunchError, Tools
 from chinchilla_jax.launch.money import Price
 from chinchilla_jax.launch.tpu_vm import TpuVm, _Life, passes
 from chinchilla_jax.preflight.slices import parse_slice
+from chinchilla_jax.study.execute.worker import Stopped
 from chinchilla_jax.study.folder import run_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -302,3 +304,19 @@ def test_the_real_gcloud_understands_every_command(job, said, tmp_path, monkeypa
     for call in sorted(calls):
         done = subprocess.run(shlex.split(call), capture_output=True, text=True)
         assert done.returncode == 1 and "active account" in done.stderr, (call, done.stderr)
+
+
+def test_a_launcher_that_is_stopped_leaves_the_workers_at_work(cloud, one, clock):
+    cloud.worker("echo x >>started; while [ ! -e go ]; do sleep 0.05; done; " + results(one))
+
+    def sleep(seconds):
+        clock.sleep(seconds)
+        if cloud.started():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="the workers go on"):
+        BACKEND.launch(one, dataclasses.replace(clock, sleep=sleep))
+    assert cloud.resources() == ["cj-test-0-1"]
+    (cloud.folder / "go").touch()
+    BACKEND.launch(one, clock)
+    assert cloud.started() == ["x"] and cloud.resources() == []
