@@ -173,11 +173,11 @@ def test_every_combination_of_parts_has_the_parameters_the_ledger_counts(biases,
         model = ModelConfig(n_layers=2, d_model=20, n_heads=4, n_kv_heads=4 if position == "relative" else 2,
                             head_dim=6, d_ff=52, vocab_size=33, position=position, feed_forward=feed_forward,
                             norm=norm, biases=biases, tie_embeddings=tied, max_position=9,
-                            scan_layers=False, experts=experts, attention_experts=1 + (experts > 1))  # fmt: skip
+                            experts=experts, attention_experts=1 + (experts > 1))  # fmt: skip
         shapes = flax.linen.meta.unbox(jax.eval_shape(Transformer(model).init, jax.random.key(0), tokens))["params"]
         part = dict.fromkeys(("embedding", "output", "attention", "feed_forward", "norms"), 0)
         for path, leaf in flax.traverse_util.flatten_dict(shapes).items():
-            name = path[1] if path[0].startswith("layer_") else path[0]
+            name = path[1] if path[0] == "layers" else path[0]
             name = "norms" if name.endswith("norm") else name
             part[{"position": "embedding", "output_bias": "output"}.get(name, name)] += leaf.size
         assert dataclasses.asdict(count_parameters(model)) == part, (position, feed_forward, norm)

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 def _command(study):
     return [sys.executable, "-m", "chinchilla_jax", "study", "--config=configs/isoflop.py:tiny", f"--study={study}",
-            "--config.study.budgets=(5e9,7e9,1e10)", f"--config.data.data_dir={study.parent / 'data'}"]  # fmt: skip
+            "--config.study.budgets=(2e9,3e9,4e9)", f"--config.data.data_dir={study.parent / 'data'}"]  # fmt: skip
 
 
 # One device, as on a machine like any other, and optimised machine code, if by the older generator (see conftest).

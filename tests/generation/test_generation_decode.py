@@ -64,7 +64,11 @@ def test_logits_of_a_cache_filled_in_pieces_are_those_of_the_whole_row(trained, 
     assert cache.length == 16  # full to the last place
 
 
-MESHES = [{"data": 2, "tensor": 4}, {"fsdp": 4, "context": 2}, {"data": 2, "fsdp": 2, "tensor": 2}]
+MESHES = [
+    {"fsdp": 4, "context": 2},
+    {"data": 2, "fsdp": 2, "tensor": 2},
+    pytest.param({"data": 2, "tensor": 4}, marks=pytest.mark.long),
+]
 
 
 @pytest.mark.parametrize("mesh", MESHES)

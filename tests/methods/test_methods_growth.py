@@ -35,6 +35,13 @@ LARGER = {
     "all": {"d_ff": 48, "n_heads": 6, "n_kv_heads": 6, "n_layers": 5, "d_model": 48},
 }
 TOKENS = np.random.default_rng(0).integers(0, 300, (2, 16))
+long = pytest.mark.long
+# Each family in all dimensions at once, one family in one at a time.
+GROWN = [
+    (family, dimension) if dimension == "all" or family == "llama" else pytest.param(family, dimension, marks=long)
+    for family in FAMILIES
+    for dimension in LARGER
+]
 
 
 def larger(family, dimension):
@@ -66,8 +73,7 @@ def masked_logits(small, large, params, mask, how="interleave"):
     return logits(model, folded)
 
 
-@pytest.mark.parametrize("dimension", LARGER)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "dimension"), GROWN)
 def test_logits_stay_the_same_whatever_the_new_weights_are(family, dimension):
     small, large = FAMILIES[family], larger(family, dimension)
     before, fresh = state_of(small), state_of(large, 1, noise=3.0)
@@ -78,7 +84,7 @@ def test_logits_stay_the_same_whatever_the_new_weights_are(family, dimension):
     assert np.abs(logits(Transformer(large), grown.params) - expected).max() > 0.1, "without the mask they would not"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name if name == "gopher" else pytest.param(name, marks=long) for name in FAMILIES])
 def test_all_dimensions_one_after_the_other(family):
     """Each growth begins while the units of the one before still say nothing."""
     small, params = FAMILIES[family], state_of(FAMILIES[family]).params

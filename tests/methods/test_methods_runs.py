@@ -55,7 +55,7 @@ def test_a_run_says_what_it_was_and_what_it_cost(run):
     assert [r["step"] for r in records if "validation_loss" in r] == [3, 6, 9, 12]
 
 
-@pytest.mark.parametrize("stop", [2, 6, 7, 9, 10])
+@pytest.mark.parametrize("stop", [2, *(pytest.param(step, marks=pytest.mark.long) for step in (7, 10)), 6, 9])
 def test_stopped_inside_a_stage_and_at_its_borders(run, stop, stop_after, saved, said, tmp_path):
     config, workdir = run
     stop_after(stop)

@@ -54,7 +54,7 @@ def single(sharded_config):
         ("ds_moe", {"data": 2, "fsdp": 2, "tensor": 2}),
         ("top_k", {"expert": 8}),
         ("top_k", {"fsdp": 2, "expert": 2, "tensor": 2}),
-        ("top_k", {"data": 2, "context": 2, "tensor": 2}),
+        pytest.param("top_k", {"data": 2, "context": 2, "tensor": 2}, marks=pytest.mark.long),
     ],
     ids=str,
 )

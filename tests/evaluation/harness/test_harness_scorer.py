@@ -51,8 +51,12 @@ def pairs_of(rng, contexts):
 
 
 SIZES = ((1, 5, 3), (20, 2, 1), (33, 3, 9), (40, 20, 2), (60, 2, 5), (5, 2, 30), (70, 3, 4), (50, 1, 80))
-MESHES = [("rope", None), ("relative", None), ("learned", None), ("xpos", None),
-          ("relative", MeshConfig(fsdp=2, context=2, tensor=2))]  # fmt: skip
+MESHES = [
+    ("rope", None),
+    ("relative", None),
+    ("relative", MeshConfig(fsdp=2, context=2, tensor=2)),
+    *(pytest.param(kind, None, marks=pytest.mark.long) for kind in ("learned", "xpos")),
+]
 
 
 @pytest.mark.parametrize(("position", "mesh"), MESHES, ids=str)
