@@ -228,13 +228,23 @@ def _explained(path: PurePath) -> Iterator[None]:
 
     try:
         yield
-    except NotFound as error:
-        if "bucket does not exist" in str(error):
+    except NotFound:
+        if not _there(_bucket(path)):
             raise BucketError(f"{path}: there is no such bucket") from None
         raise FileNotFoundError(2, "no such object", str(path)) from None
     except (GoogleAPIError, GoogleAuthError, RequestException) as error:
         reason = " ".join(str(error).split())[:300]
         raise BucketError(f"{path}: {type(error).__name__}: {reason}") from error
+
+
+def _there(bucket: str) -> bool:
+    """Whether there is such a bucket; so it is said also where only objects may be seen, and not the bucket."""
+    from google.api_core.exceptions import GoogleAPIError
+
+    try:
+        return _client().bucket(bucket).exists()
+    except GoogleAPIError:
+        return True
 
 
 @functools.cache

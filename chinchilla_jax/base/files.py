@@ -215,6 +215,21 @@ def create(path: str | os.PathLike, text: str) -> bool:
     return True
 
 
+def version(path: str | os.PathLike) -> int:
+    """Which write of an object of a bucket this is: a number that no other write has; 0 where there is none."""
+    return bucket.generation(_at(path)) or 0
+
+
+def replace_version(path: str | os.PathLike, text: str, version: int) -> int | None:
+    """Writes an object of a bucket if it is this version, and returns the new one; None if it is another by now."""
+    return bucket.write(_at(path), text.encode(), version)
+
+
+def remove_version(path: str | os.PathLike, version: int) -> None:
+    """Removes an object of a bucket if it is still this version."""
+    bucket.remove(_at(path), version)
+
+
 def rename(path: str | os.PathLike, target: str | os.PathLike) -> None:
     """Gives a file another name in the same storage; what has that name already is replaced.
 

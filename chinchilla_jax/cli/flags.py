@@ -217,7 +217,7 @@ PATHS = (
 
 
 # Those of them that may lie in a bucket. What else is read is mapped into memory, streamed, or given to other packages.
-IN_BUCKETS = ("workdir",)
+IN_BUCKETS = ("workdir", "study")
 
 
 def check_paths(values: flags.FlagValues) -> None:

@@ -27,7 +27,8 @@ def folder(values: flags.FlagValues, flag: str) -> pathlib.Path:
     if not values[flag].value:
         raise UsageError(f"--{flag}=DIR is missing: the folder of the {'run' if flag == 'workdir' else 'study'}")
     named = files.path(values[flag].value)
-    for path in (named, *named.parents):
+    # In a bucket a file may have others below its name.
+    for path in () if files.in_bucket(named) else (named, *named.parents):
         if files.is_file(path):
             raise UsageError(f"--{flag}={named}: {path} is a file; name a folder")
     return named

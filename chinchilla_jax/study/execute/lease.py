@@ -3,12 +3,12 @@
 Only one of several workers can make the file. It says who holds it: host, process, when that started, worker; its
 modification time is a heartbeat. A holder on this host is alive exactly if its process is (a laptop that slept does not
 lose its runs). A holder on another host is taken for dead when its heartbeat stops. A dead worker's lease is taken over
-under a lock of the study, otherwise two workers could each remove the other's new claim.
+under a lock of the study, otherwise two workers could each remove the other's new claim. A bucket has no locks: a
+claim, a heartbeat and a release each name the version of the file that they replace, and fail if it is another by now.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -27,32 +27,54 @@ HEARTBEAT_SECONDS = 5.0
 
 
 class Lease:
-    """A claim that is held, until `release`."""
+    """A claim that is held, until `release`. `version` is that of its file, in a bucket."""
 
-    def __init__(self, path: pathlib.Path, holder: dict[str, Any]):
-        self.path, self.holder = path, holder
+    def __init__(self, path: pathlib.Path, holder: dict[str, Any], version: int | None = None):
+        self.path, self.holder, self._version = path, holder, version
         self._stop = threading.Event()
         self._heartbeat: threading.Thread | None = None
 
     def keep(self, lost: Callable[[], None], interval: float = HEARTBEAT_SECONDS) -> None:
-        """Renews from a thread every `interval` seconds; that calls `lost`, once, if the lease is another's by then."""
+        """Renews from a thread every `interval` seconds; that calls `lost`, once, if the lease is another's by then, or
+        could be: without an answer from storage nobody knows.
+        """
 
         def beat() -> None:
-            while not self._stop.wait(interval) and owner(self.path) == self.holder:
-                with contextlib.suppress(OSError):
-                    files.touch(self.path)
+            renewed = time.monotonic()
+            while not self._stop.wait(interval):
+                try:
+                    if not self.renew():
+                        break
+                    renewed = time.monotonic()
+                except OSError:
+                    if time.monotonic() - renewed > STALE_SECONDS / 2:
+                        break
             if not self._stop.is_set():
                 lost()
 
         self._heartbeat = threading.Thread(target=beat, name="lease", daemon=True)
         self._heartbeat.start()
 
+    def renew(self) -> bool:
+        """A heartbeat; False if the lease is another's. Raises OSError where storage does not answer."""
+        if self._version is None:
+            if owner(self.path) != self.holder:
+                return False
+            files.touch(self.path)
+            return True
+        renewed = files.replace_version(self.path, json.dumps(self.holder), self._version)
+        self._version = renewed or self._version
+        return renewed is not None
+
     def release(self) -> None:
         """Gives the run free. Another's lease is left alone."""
         self._stop.set()
         if self._heartbeat is not None:
             self._heartbeat.join()
-        if owner(self.path) == self.holder:
+        if self._version is not None:
+            if files.version(self.path) == self._version:  # emulated services do not check it on removal
+                files.remove_version(self.path, self._version)
+        elif owner(self.path) == self.holder:
             files.remove(self.path)
 
 
@@ -61,6 +83,12 @@ def claim(run_folder: pathlib.Path, study: pathlib.Path, worker: str) -> Lease |
     path = run_folder / LEASE
     process = {"host": _host(), "pid": os.getpid(), "process_start": _started(os.getpid())}
     holder = process | {"worker": worker, "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    if files.in_bucket(path):
+        before = files.version(path)
+        if before and alive(path):
+            return None
+        version = files.replace_version(path, json.dumps(holder), before)
+        return None if version is None else Lease(path, holder, version)
     with open(study / "leases.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
         if files.exists(path):
