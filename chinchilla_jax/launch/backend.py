@@ -70,6 +70,11 @@ class Job:
             raise LaunchError(f"--study={self.study}: {told}: give an absolute one, in a folder that all of them mount")
 
     @property
+    def storage_extra(self) -> str:
+        """The extra of this package by which workers reach the study; empty for one on disk."""
+        return "gcs" if files.in_bucket(self.study) else ""
+
+    @property
     def needs_one_slice(self) -> Slice:
         """The slice. Raises LaunchError without one."""
         if self.slice is None:

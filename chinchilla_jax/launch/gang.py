@@ -51,7 +51,7 @@ class Gang:
 
     def __init__(self, job: Job, worker: int, hosts: Hosts, extra: str, environment: dict[str, str], tools: Tools):
         self.job, self.worker, self.hosts, self.tools = job, worker, hosts, tools
-        self.extra, self.environment = extra, environment
+        self.extra, self.environment = ",".join(filter(None, (extra, job.storage_extra))), environment
         self.place = f"{job.name}-{worker}"  # the checkout's folder there
         self.tail: list[str] = []
         self._silent = self._ending = 0

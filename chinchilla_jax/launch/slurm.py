@@ -85,7 +85,8 @@ class Slurm:
         done = tools.call(["sbatch", "--parsable", *self.options], stdin=self.script(job), answer="1")
         if not done.ok:
             raise LaunchError(f"sbatch: {done.why()}")
-        tools.echo(f"submitted as {done.out.strip() or '?'}; `status` shows the runs")
+        if not tools.dry:
+            tools.echo(f"submitted as {done.out.strip() or '?'}; `status` shows the runs")
 
     def status(self, job: Job, tools: Tools) -> None:
         """Prints what squeue says of the array."""

@@ -68,6 +68,8 @@ class TpuVm:
         """Keeps `job.slices` queued resources at work until the manifest is done, then deletes them."""
         accelerator_type(job.needs_one_slice)
         job.needs_shared_study()
+        if not job.storage_extra:
+            tools.echo(f"--study={job.study}: every host has to mount that folder; gs://BUCKET/... needs no mount")
         code = gang.archive(job, tools)
         lives = [_Life(self, job, worker, code, tools) for worker in range(job.slices)]
         spent = job.spent()

@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from chinchilla_jax import cli
+from chinchilla_jax.base import files
 from chinchilla_jax.launch.command import LaunchError, Tools
 from chinchilla_jax.launch.gke import Gke
 from chinchilla_jax.launch.slurm import Slurm
@@ -94,3 +95,12 @@ def test_a_budget_that_does_not_pay_for_the_runs_is_refused(capsys, study):
     assert "more than --budget_usd=0.01" in capsys.readouterr().err
     assert cli.main(["launch", *flags, "--budget_usd=5"]) == 2
     assert "needs --price" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["tpu_vm", "ssh"])
+def test_hosts_of_a_study_in_a_bucket_are_set_up_for_buckets(dry, job, said, bucket_folder, backend):
+    study = str(bucket_folder / "study")
+    files.write_bytes(f"{study}/{job.manifest}", files.read_bytes(job.folder / job.manifest))
+    dry(BACKENDS[backend], job=dataclasses.replace(job, study=study))
+    assert any("launch/host.py setup" in line and "gcs" in line for line in said)
+    assert any(f"--study={study}" in line for line in said) and not any("mount" in line for line in said)

@@ -115,7 +115,8 @@ def test_slices_come_train_and_are_given_back(cloud, job, clock, said):
     expected = {f"{host} 8476 {words}{worker}" for host in range(4) for worker in range(2)}
     assert set(cloud.started()) <= expected and len(set(cloud.started())) == len(cloud.started()) >= 4
     assert sorted(call[1] for call in cloud.calls("create")) == ["cj-test-0-1", "cj-test-1-1"]
-    assert "0/3 runs" in said[0] and not any("given up" in line for line in said)
+    assert "every host has to mount that folder" in said[0]
+    assert "0/3 runs" in said[1] and not any("given up" in line for line in said)
 
 
 def test_a_preempted_slice_is_deleted_asked_for_again_and_goes_on(cloud, one, clock, said):
