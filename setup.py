@@ -53,6 +53,7 @@ setuptools.setup(
         "compiler": ["libtpu==0.0.42.1; python_version < '3.12'", "libtpu==0.0.50.1; python_version >= '3.12'"],
         "gcs": ["gcsfs", "google-cloud-storage"],
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+        "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
         "parity": ["torch", "transformers"],
         "tensorboard": ["tensorboard"],
         "language": ["py3langid"],

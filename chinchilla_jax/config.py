@@ -33,7 +33,7 @@ from chinchilla_jax.config_study import StudyConfig
 from chinchilla_jax.method import Method
 from chinchilla_jax.model.parts import BIASES, FEED_FORWARDS, NORMS, POSITIONS
 
-ATTENTIONS = ("auto", "fused", "plain", "blockwise")
+ATTENTIONS = ("auto", "fused", "plain", "blockwise", "cudnn")
 REMAT_POLICIES = ("none", "full", "attention", "dots")
 COOLDOWNS = ("cooldown", "cooldown_sqrt")
 SCHEDULES = ("cosine", "constant", *COOLDOWNS)

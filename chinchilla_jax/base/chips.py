@@ -123,6 +123,8 @@ _core_256 = functools.partial(
 # which is the same. v4: six links of 50 GB/s (Jouppi et al. 2023, arXiv 2304.01433, table 4). Data centre network:
 # v5p 50 Gbit/s per chip; per pod of 256, v5e 6.4 and v6e 25.6 Tbit/s; v4's is not printed, and assumed to be as v5p's.
 # v7x: each core is a device; the clock that its published peak implies is not confirmed.
+# GPUs: NVIDIA's data sheet of each, dense figures (with sparsity it prints twice as much; of the RTX 4090, with sums in
+# float32, the white paper of the Ada architecture, appendix A). Memory is what the driver shows, rounded down to GiB.
 _TABLE = (
     Chip("v2", 45e12, ("TPU v2",), devices=2, cores=2, slices=Slices("v2", axes=2, pci="0x0027")),
     Chip("v3", 123e12, ("TPU v3",), devices=2, cores=2, slices=Slices("v3", axes=2, pci="0x0027")),
@@ -145,8 +147,15 @@ _TABLE = (
     Chip("v7x", 2307e12, ("TPU7x",), devices=2, cores=2, hbm=192, hbm_bandwidth=7.38e12,
          core=_core_256(cross_lane_cycles=4, delay_slots=6, granule=32, vmem=64 * MIB),
          slices=Slices("tpu7x", axes=3, pci="0x0076")),
-    Chip("a100", 312e12),
-    Chip("h100", 989e12),
+    Chip("a100", 312e12, ("NVIDIA A100-SXM4-80GB",), hbm=80, hbm_bandwidth=2.039e12),
+    Chip("a100-pcie", 312e12, ("NVIDIA A100 80GB PCIe",), hbm=80, hbm_bandwidth=1.935e12),
+    Chip("a100-40gb", 312e12, ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"), hbm=40, hbm_bandwidth=1.555e12),
+    Chip("h100", 989e12, ("NVIDIA H100 80GB HBM3",), hbm=80, hbm_bandwidth=3.35e12),
+    Chip("h100-pcie", 756e12, ("NVIDIA H100 PCIe",), hbm=80, hbm_bandwidth=2.0e12),
+    Chip("h200", 989e12, ("NVIDIA H200",), hbm=140, hbm_bandwidth=4.8e12),
+    Chip("b200", 2250e12, ("NVIDIA B200",), hbm=179, hbm_bandwidth=8.0e12),
+    Chip("rtx4090", 165e12, ("NVIDIA GeForce RTX 4090",), hbm=24, hbm_bandwidth=1.008e12),
+    Chip("l4", 121e12, ("NVIDIA L4",), hbm=22, hbm_bandwidth=0.3e12),
 )  # fmt: skip
 CHIPS: dict[str, Chip] = {chip.name: chip for chip in _TABLE}
 

@@ -17,6 +17,7 @@ from absl import logging
 from chinchilla_jax.config import ATTENTIONS
 from chinchilla_jax.kernels.blockwise import BLOCK, blockwise_attention
 from chinchilla_jax.kernels.call import Attended, AttentionCall, AttentionError, check
+from chinchilla_jax.kernels.cudnn import cudnn_attention, on_gpu, refusal
 from chinchilla_jax.kernels.plain import plain_attention
 from chinchilla_jax.kernels.tiles import tpu_generation
 
@@ -43,8 +44,8 @@ def attention(
       q_BxSxHxK, k_BxTxGxK, v_BxTxGxK: queries, keys and values.
       named: the other fields of `AttentionCall`, which says what they are.
       implementation: "fused" (Pallas, TPU; elsewhere interpreted, slowly, for tests), "plain" (all scores in memory),
-        "blockwise" (memory does not grow with S x T), or "auto": fused if compiled for a TPU (`tpu_generation`),
-        else `xla_form`.
+        "blockwise" (memory does not grow with S x T), "cudnn" (NVIDIA GPUs), or "auto": fused if compiled for a TPU
+        (`tpu_generation`), cuDNN's on a GPU for what it serves, else `xla_form`.
 
     Returns:
       `[B, S, H, K]` in the type of the queries; with `return_lse` also float32 `[B, H, S]`, natural logarithm.
@@ -73,14 +74,20 @@ def compute(call: AttentionCall, implementation: str) -> Attended:
     if call.q_turn_2xSxK is not None:
         q_BxSxHxK, k_BxTxGxK = turn(call.q_BxSxHxK, call.q_turn_2xSxK), turn(call.k_BxTxGxK, call.k_turn_2xTxK)
         call = call.replace(q_BxSxHxK=q_BxSxHxK, k_BxTxGxK=k_BxTxGxK, q_turn_2xSxK=None, k_turn_2xTxK=None)
-    return plain_attention(call) if implementation == "plain" else blockwise_attention(call)
+    return {"plain": plain_attention, "blockwise": blockwise_attention, "cudnn": cudnn_attention}[implementation](call)
 
 
 def choose(call: AttentionCall) -> str:
     """The implementation that `auto` stands for, logged once."""
     tpu, shape = tpu_generation(), call.shape
-    chosen = "fused" if tpu is not None else xla_form(shape.S, shape.T, relative=call.r_NxHxK is not None)
-    _log_choice(chosen, tpu or jax.default_backend())
+    unserved = refusal(call) if tpu is None and on_gpu() else None
+    if tpu is not None:
+        chosen = "fused"
+    elif on_gpu() and unserved is None:
+        chosen = "cudnn"
+    else:
+        chosen = xla_form(shape.S, shape.T, relative=call.r_NxHxK is not None)
+    _log_choice(chosen, tpu or jax.default_backend(), unserved)
     return chosen
 
 
@@ -103,5 +110,6 @@ def xla_form(queries: int, keys: int, relative: bool) -> str:
 
 
 @functools.cache
-def _log_choice(implementation: str, device: str) -> None:
-    logging.info("attention: implementation %s, chosen for %s", implementation, device)
+def _log_choice(implementation: str, device: str, unserved: str | None) -> None:
+    why = f"; cuDNN does not serve {unserved}" if unserved else ""
+    logging.info("attention: implementation %s, chosen for %s%s", implementation, device, why)

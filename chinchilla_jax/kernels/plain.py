@@ -21,7 +21,7 @@ def plain_attention(call: AttentionCall) -> Attended:
     scores_BxHxSxT = _scores(content_BxSxHxK, call.k_BxTxGxK, wide)
     if call.r_NxHxK is not None:
         position_BxSxHxK = biased(q_BxSxHxK, call.position_bias_HxK, call.scale)
-        scores_BxHxSxT = scores_BxHxSxT + _relative_scores(position_BxSxHxK, call, wide)
+        scores_BxHxSxT = scores_BxHxSxT + relative_scores(position_BxSxHxK, call, wide)
     if call.softcap is not None:
         scores_BxHxSxT = call.softcap * jnp.tanh(scores_BxHxSxT / call.softcap)
     visible = _visible(call)
@@ -101,7 +101,7 @@ def shift_to_keys(by_distance: jax.Array, keys: int) -> jax.Array:
     return line.reshape(*batch, queries, columns - 1)[..., :keys]
 
 
-def _relative_scores(position_BxSxHxK: jax.Array, call: AttentionCall, wide: jax.typing.DTypeLike) -> jax.Array:
+def relative_scores(position_BxSxHxK: jax.Array, call: AttentionCall, wide: jax.typing.DTypeLike) -> jax.Array:
     """`position_i . r_{distance of i and j}`, `[B, H, S, T]`; arbitrary for keys in the future."""
     assert call.r_NxHxK is not None
     shape, columns = call.shape, call.shape.S + call.shape.T

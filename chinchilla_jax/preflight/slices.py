@@ -109,6 +109,9 @@ def parse_slice(text: str) -> Slice:
       ConfigError: an unknown generation, a size that is not offered (names the nearest), or no name of a slice.
     """
     match = re.fullmatch(r"(?:([1-9]\d*)x)?(v\d\w*?)(?:-(\d+)|:(\d+(?:x\d+)+))", text.strip().lower())
+    if (chip := CHIPS.get(text.strip().lower())) and not chip.slices:
+        told = "is a GPU: only programs for TPUs can be compiled and timed without the chip; train a few steps on it"
+        raise ConfigError("--slice", f"{text!r} {told}")
     if not match:
         raise ConfigError("--slice", f"{text!r} is no slice: write v5e-16, v5p-512, 2xv5e-256, or v5p:8x8x8")
     known = {name: slices for name, chip in CHIPS.items() if (slices := chip.slices) and slices.largest}

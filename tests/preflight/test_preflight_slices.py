@@ -89,3 +89,8 @@ class TestWithTheCompiler:
             except ConfigError:
                 made = False
             assert lays_out(slice_, mesh) == made, mesh
+
+
+def test_a_gpu_is_no_slice_and_it_says_why():
+    with pytest.raises(ConfigError, match="'h100' is a GPU: only programs for TPUs"):
+        parse_slice("H100".lower())

@@ -144,7 +144,7 @@ def test_a_stated_throughput_scales_every_cost_alike():
     ("ask", "reason"),
     [
         (lambda: server_of("v5"), "chip"),
-        (lambda: server_of("h100"), "chip"),
+        (lambda: server_of("v2"), "chip"),
         (lambda: server_of("v5e", price=0.0), "question"),
         (lambda: server_of("v5e", largest=0), "question"),
         (lambda: Traffic(0.0, 10.0), "question"),
