@@ -16,22 +16,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
+import math
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.errors import USAGE, ExplainedError
 from chinchilla_jax.config import RunConfig
+from chinchilla_jax.scaling.read.directories import manifest_digest
 
 MANIFEST = "manifest.jsonl"
 VERIFICATION = "verification.jsonl"
 NOISE, NOISE_RESULT = "noise.jsonl", "noise.json"
 TUNE, TUNE_RESULT = "tune.jsonl", "tune.json"
 RESULT = "result.json"
+_PLAIN_NAME = re.compile(r"[^/\\\0]*[^/\\\0.][^/\\\0]*")  # of one folder, neither of another nor . nor ..
 TAIL_BYTES = 8192  # of a run's metrics, read to see how far it is
 
 
@@ -119,7 +122,7 @@ class Manifest:
     def text(self) -> str:
         """The file's content: one JSON object a line, the header first."""
         runs = [json.dumps(dataclasses.asdict(run), allow_nan=False) for run in self.runs]
-        header = json.dumps({"manifest": self.header, "digest": _digest(self.header, runs)}, allow_nan=False)
+        header = json.dumps({"manifest": self.header, "digest": manifest_digest(self.header, runs)}, allow_nan=False)
         return "\n".join([header, *runs, ""])
 
     def template(self) -> RunConfig:
@@ -146,8 +149,11 @@ def read_manifest(path: pathlib.Path) -> Manifest:
         head, *lines = files.read_text(path).splitlines()
         first = json.loads(head)
         manifest = Manifest(first["manifest"], tuple(PlannedRun(**json.loads(line)) for line in lines))
-        if first["digest"] != _digest(manifest.header, lines):
+        if first["digest"] != manifest_digest(manifest.header, lines):
             raise ValueError("it is not as it was written: edited, or cut off")
+        for run in manifest.runs:
+            if not _PLAIN_NAME.fullmatch(run.name):
+                raise ValueError(f"{run.name!r} is no name of a run's folder")
         return manifest
     except FileNotFoundError:
         command = f"python -m chinchilla_jax plan --config=... --study={path.parent}"
@@ -155,10 +161,6 @@ def read_manifest(path: pathlib.Path) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:
         told = "restore it, or plan the study anew in another folder"
         raise StudyError(f"{path}: not a manifest ({error}); {told}") from None
-
-
-def _digest(header: dict[str, Any], lines: list[str]) -> str:
-    return hashlib.sha256("\n".join([json.dumps(header), *lines]).encode()).hexdigest()[:16]
 
 
 def next_manifests(study: pathlib.Path) -> list[str]:
@@ -204,6 +206,10 @@ def read_result(study: pathlib.Path, name: str) -> dict[str, Any] | None:
     result = read_json_or(path, None)
     if result is not None and not (result.get("diverged") or isinstance(result.get("loss"), float)):
         raise StudyError(f"{path}: no loss in it; delete the file to have it made again")
+    if result is not None and not result.get("diverged") and not math.isfinite(result["loss"]):
+        raise StudyError(f"{path}: its loss is {result['loss']}; delete the file to have it made again")
+    if result is not None and result.get("name", name) != name:
+        raise StudyError(f"{path}: is the result of the run {result['name']}; delete the file to have it made again")
     return result
 
 

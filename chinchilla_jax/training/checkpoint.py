@@ -3,6 +3,9 @@
 A trunk also keeps the steps that branches leave from (`keep`), and in the end nothing else; so does a run the steps of
 `train.keep_checkpoints`, besides those above. A branch reads its trunk's checkpoints by `restore_from`, which changes
 nothing there: other branches read the same files.
+
+A flipped bit is noticed by nobody on the way from a disk to an array. So the position carries digests of all arrays
+(`digest.py`) and of itself, and what does not agree with them is as unreadable as a file that is missing.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ import orbax.checkpoint as ocp
 
 from chinchilla_jax.base import files
 from chinchilla_jax.parallel.job import distributed
+from chinchilla_jax.training.digest import difference, digest_of_json, digests_of
 from chinchilla_jax.training.step import TrainState
 
 _POLICIES = ocp.checkpoint_managers
+_SEAL = "digests"
 # Shapes, types and shardings that the state is restored into, by the step of the checkpoint.
 AbstractAt = Callable[[int], TrainState]
 
@@ -67,13 +72,16 @@ class Checkpoints:
         if position.step in self._manager.all_steps():
             return
         metrics = {} if validation_loss is None else {"loss": validation_loss}
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(_stored(state)), position=ocp.args.JsonSave(dataclasses.asdict(position))
-        )
+        stored, record = _stored(state), dataclasses.asdict(position)
+        record[_SEAL] = {"position": digest_of_json(record), "arrays": digests_of(stored)}
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(stored), position=ocp.args.JsonSave(record))
         self._manager.save(position.step, args=arguments, metrics=metrics, force=True)
 
-    def restore(self, abstract_at: AbstractAt, echo: Callable[[str], None]) -> tuple[TrainState, Position] | None:
-        """The newest checkpoint that can be read, or None. `echo` is told about those that cannot.
+    def restore(
+        self, abstract_at: AbstractAt, echo: Callable[[str], None], last_step: int | None = None
+    ) -> tuple[TrainState, Position] | None:
+        """The newest checkpoint that can be read, or None. `echo` is told about those that cannot, and those beyond the
+        last step of the run.
 
         These are renamed and not deleted: the cause may lie in the file system, or in the program.
         """
@@ -89,7 +97,12 @@ class Checkpoints:
             moved = f"moved to {aside}; falling back to the one before it"
             echo(f"checkpoint of step {step} cannot be read ({reason}), {moved}")
 
-        return _newest_readable(self._directory, _steps(self._manager), abstract_at, move_aside)
+        steps = _steps(self._manager)
+        for step in steps:
+            if last_step is not None and step > last_step:
+                move_aside(step, f"the run ends with step {last_step}")
+        within = [step for step in steps if last_step is None or step <= last_step]
+        return _newest_readable(self._directory, within, abstract_at, move_aside)
 
     def prune(self) -> None:
         """Waits, then deletes every checkpoint but those of the steps to keep."""
@@ -139,9 +152,15 @@ def restore_params(
                         {"params": abstract},
                         ocp.checkpoint_utils.construct_restore_args({"params": abstract}),
                         partial_restore=True,
-                    )
+                    ),
+                    position=ocp.args.JsonRestore(),
                 )
-                return manager.restore(at, args=arguments).state["params"], at
+                restored = manager.restore(at, args=arguments)
+            arrays = restored.position.get(_SEAL, {}).get("arrays", {})
+            found = {f".params{name}": x for name, x in digests_of(restored.state["params"]).items()}
+            if reason := difference(arrays, found):
+                raise ValueError(reason)
+            return restored.state["params"], at
         except Exception as error:  # as in `_newest_readable`
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             echo(f"{directory}: checkpoint of step {at} cannot be read ({reason})")
@@ -179,26 +198,37 @@ def _newest_readable(
     """The first of these steps of which every process can read its part; `damaged(step, reason)` hears of others."""
     for step in steps:
         abstract, restored, reason = abstract_at(step), None, ""
+        arrays: dict[str, int] = {}
         try:
             with _reader(directory) as manager:
-                restored = _read(manager, step, abstract)
+                restored, arrays = _read(manager, step, abstract)
         except Exception as error:  # damage surfaces as many types: missing files, short reads, bad JSON
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         reasons = [reason for reason in distributed.exchange("read", reason) if reason]
+        if not reasons:  # every process has its part, and they can compute together
+            assert restored is not None
+            reason = difference(arrays, digests_of(_stored(restored[0]))) if arrays else ""
+            reasons = [reason] if reason else []
         if not reasons:
             return restored
         damaged(step, reasons[0])
     return None
 
 
-def _read(manager: ocp.CheckpointManager, step: int, abstract: TrainState) -> tuple[TrainState, Position]:
+def _read(
+    manager: ocp.CheckpointManager, step: int, abstract: TrainState
+) -> tuple[tuple[TrainState, Position], dict[str, int]]:
+    """State and position, and the digests that the arrays must have; older checkpoints have none."""
     arguments = ocp.args.Composite(state=ocp.args.StandardRestore(_stored(abstract)), position=ocp.args.JsonRestore())
     restored = manager.restore(step, args=arguments)
+    seal = restored.position.pop(_SEAL, {})
+    if seal and seal["position"] != digest_of_json(restored.position):
+        raise ValueError("its position is not what was saved: the digest differs")
     position = Position(**restored.position)
     if position.step != step:
         raise ValueError(f"its position is of step {position.step}")
     state = jax.tree.map(_copied, restored.state)
-    return state if isinstance(state, TrainState) else TrainState(*state), position
+    return (state if isinstance(state, TrainState) else TrainState(*state), position), seal.get("arrays", {})
 
 
 class _PlainState(NamedTuple):

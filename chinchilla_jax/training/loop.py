@@ -176,7 +176,7 @@ class _Run:
         def abstract_at(step: int) -> TrainState:
             return self.program_of(course.at(step)).abstract
 
-        restored = self.checkpoints.restore(abstract_at, echo)
+        restored = self.checkpoints.restore(abstract_at, echo, course.total_steps)
         if restored:
             echo(f"resuming at step {restored[1].step} of {course.total_steps}")
             return restored

@@ -1,5 +1,8 @@
 """Files of a study: a manifest that never changes; what was edited, cut off or overwritten is noticed, and named."""
 
+import dataclasses
+import json
+
 import pytest
 
 from chinchilla_jax.scaling.read.load import load_runs
@@ -74,6 +77,35 @@ def test_a_damaged_plan_of_held_out_runs_is_named(study):
     with pytest.raises(FitRefused, match="verification.jsonl: line 25: not JSON") as caught:
         load_runs(study)
     assert caught.value.reason == "manifest"
+
+
+def test_a_fit_does_not_take_a_manifest_that_was_edited(study):
+    text = (study / MANIFEST).read_text()
+    (study / MANIFEST).write_text(text.replace('"seed": 0', '"seed": 1', 1))
+    with pytest.raises(FitRefused, match="not as it was written: edited, or cut off"):
+        load_runs(study)
+
+
+def test_the_result_of_another_run_and_one_that_is_no_number_are_refused(study):
+    first, second, *_ = (run.name for run in read_manifest(study / MANIFEST).runs)
+    for result, told in (
+        ({"name": second, "loss": 3.0}, f"is the result of the run {second}; delete the file"),
+        ({"name": first, "loss": float("nan")}, "its loss is nan; delete the file"),
+    ):
+        path = study / "runs" / first / "result.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result))
+        with pytest.raises(StudyError, match=told):
+            read_result(study, first)
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "..", ".", "", "a/b", "a\\b"])
+def test_a_manifest_whose_runs_would_lie_elsewhere_is_refused_whoever_wrote_its_digest(tmp_path, name):
+    planned = plan(tiny())
+    forged = dataclasses.replace(planned.runs[0], name=name)
+    write_manifest(tmp_path / MANIFEST, Manifest(planned.header, (forged, *planned.runs[1:])))
+    with pytest.raises(StudyError, match="is no name of a run's folder"):
+        read_manifest(tmp_path / MANIFEST)
 
 
 def test_a_study_in_which_nothing_is_finished_loads_with_every_run_listed(study):

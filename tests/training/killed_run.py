@@ -58,7 +58,7 @@ elif WHERE == "evaluated":
 elif WHERE == "saving":
     hook(checkpoint.Checkpoints, "save", lambda checkpoints, state, position, *loss: position.step == STEP, after=die)
 elif WHERE == "restored":
-    hook(metrics, "_truncate", lambda directory, position: True, before=die)
+    hook(metrics, "_truncate", lambda directory, position, echo: True, before=die)
 elif WHERE == "result":
     hook(directory.files, "write_json", lambda path, value: path.name == "result.json", before=die)
 

@@ -1,5 +1,6 @@
 """Which checkpoints stay, what happens to damaged ones, and restoring onto another mesh."""
 
+import json
 import shutil
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 from chinchilla_jax.config import MeshConfig
 from chinchilla_jax.parallel.mesh import make_mesh
-from chinchilla_jax.training.checkpoint import Checkpoints, Position
+from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_params
 from chinchilla_jax.training.step import TrainState, make_program
 
 
@@ -95,6 +96,10 @@ def largest(directory):
     return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
+def edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 DAMAGES = {
     "state deleted": lambda d: shutil.rmtree(d / "state"),
     "manifest deleted": lambda d: (d / "state" / "manifest.ocdbt").unlink(),
@@ -104,6 +109,8 @@ DAMAGES = {
     "metadata emptied": lambda d: (d / "state" / "_METADATA").write_bytes(b""),
     "position deleted": lambda d: shutil.rmtree(d / "position"),
     "position emptied": lambda d: [p.write_bytes(b"") for p in (d / "position").iterdir()],
+    "position of other data": lambda d: edit(d / "position" / "metadata", next_sequence=21),
+    "position of another type": lambda d: edit(d / "position" / "metadata", losses="none"),
     "position of no run": lambda d: (d / "position" / "metadata").write_text("{}"),
     "all deleted": lambda d: [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in d.iterdir()],
 }
@@ -120,6 +127,14 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, said, damage):
     assert said.text.count("\n") == 1 and "checkpoint of step 2 cannot be read" in said.text
     save(tmp_path, {2: 1.0})
     assert restore(tmp_path, said)[1].step == 2, "the step can be saved again"
+
+
+def test_a_checkpoint_beyond_the_end_of_the_run_is_passed_over(tmp_path, said):
+    save(tmp_path, {1: 2.0, 99: 1.0})
+    checkpoints = Checkpoints(tmp_path)
+    state, position = checkpoints.restore(lambda step: ABSTRACT, said, last_step=60)
+    checkpoints.close()
+    assert position.step == 1 and "checkpoint of step 99 cannot be read (the run ends with step 60)" in said.text
 
 
 def test_a_checkpoint_that_cannot_be_read_is_not_destroyed(tmp_path, said):
@@ -159,3 +174,33 @@ def test_restoring_onto_another_mesh_gives_equal_values(small, tmp_path, said):
         jax.tree.map(np.testing.assert_array_equal, state, original)
         jax.tree.map(lambda x, a: x.sharding == a.sharding or pytest.fail(f"{x.sharding}"), state, abstract)
     checkpoints.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # reads that Orbax abandons
+def test_no_flipped_bit_is_trained_on(tmp_path, said):
+    """Storage checks nothing that it gives back: a bit is noticed, or it was one that says nothing."""
+    save(tmp_path / "whole", {1: 2.0, 2: 1.0})
+    rng, unnoticed = np.random.default_rng(0), 0
+    for trial in range(12):
+        directory = tmp_path / str(trial)
+        shutil.copytree(tmp_path / "whole", directory)
+        files = sorted(p for p in (directory / "step_2" / "state").rglob("d/*") if p.is_file() and p.stat().st_size)
+        file = files[rng.integers(len(files))]
+        content = bytearray(file.read_bytes())
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        file.write_bytes(content)
+        state, position = restore(directory, said)
+        jax.tree.map(np.testing.assert_array_equal, state, state_of(position.step))
+        unnoticed += position.step == 2
+    assert unnoticed < 12, "the files are not those that hold the numbers"
+
+
+def test_weights_alone_are_checked_too(tmp_path, said):
+    save(tmp_path, {1: 2.0, 2: 1.0})
+    abstract = {"w": ABSTRACT.params["w"]}
+    assert restore_params(tmp_path, None, abstract, said)[1] == 2
+    path = tmp_path / "step_2" / "position" / "metadata"
+    edit(path, digests={"position": "", "arrays": {".params['w']": 0}})
+    weights, step = restore_params(tmp_path, None, abstract, said)
+    assert step == 1 and "['w'] is not what was saved" in said.text
+    np.testing.assert_array_equal(weights["w"], state_of(1).params["w"])

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
+import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from chinchilla_jax.base import files
@@ -154,6 +156,8 @@ def _read_study(path: pathlib.Path) -> _Study:
             else:
                 study.planned[name] = {**line, "further": True} if file in further else line
                 study.folders[name] = path / "runs" / name
+        if not _is_as_written(file):
+            raise _damaged(file, "its digest", "it is not as it was written: edited, or cut off")
     beside = (row for name in ("noise.jsonl", "tune.jsonl") for row in _lines(path / name))
     known = study.planned.keys() | {str(row.values.get("name")) for row in beside}
     folders = (folder for folder in files.glob(path / "runs") if files.is_folder(folder))
@@ -165,6 +169,21 @@ def _further() -> Iterator[str]:
     """Names of the manifests of runs that were added later, in their order."""
     yield "next.jsonl"
     yield from (f"next_{number}.jsonl" for number in itertools.count(2))
+
+
+def manifest_digest(header: Mapping[str, Any], lines: Sequence[str]) -> str:
+    """That of a manifest's header and its other lines, which stands in its first line."""
+    return hashlib.sha256("\n".join([json.dumps(header), *lines]).encode()).hexdigest()[:16]
+
+
+def _is_as_written(file: pathlib.Path) -> bool:
+    """Whether a manifest agrees with its digest, if it has one and can be read at all."""
+    try:
+        head, *lines = files.read_text(file).splitlines()
+        first = json.loads(head)
+        return "digest" not in first or first["digest"] == manifest_digest(first["manifest"], lines)
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # its lines say more exactly what is wrong
 
 
 def _lines(file: pathlib.Path) -> list[Row]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ def finished_result(workdir: Path, echo: Callable[[str], None]) -> dict[str, Any
     if distributed.exchange("finished", str(files.exists(path)))[0] != "True":
         return None
     result = read_record(path, "loss", float)
+    if not math.isfinite(result["loss"]):
+        raise ConfigError("workdir", f"{path} has the loss {result['loss']}; delete it, or use another directory")
     echo(f"finished already: loss {result['loss']:.4f} nats/token; another run needs another directory")
     return result
 

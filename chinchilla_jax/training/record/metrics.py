@@ -42,13 +42,23 @@ class Diverged(ExplainedError):
 class MetricWriter:
     """Appends lines to a run's files, after cutting off the metrics that lie past the position it resumes from.
 
-    Numbers go to `tracker` besides; if none is given, to TensorBoard.
+    Numbers go to `tracker` besides; if none is given, to TensorBoard. `echo` is told what has been lost of the metrics,
+    of which there are some from step `log_every` on.
     """
 
-    def __init__(self, directory: Path, position: Position, tracker: Tracker | None = None):
+    def __init__(
+        self,
+        directory: Path,
+        position: Position,
+        tracker: Tracker | None = None,
+        echo: Callable[[str], None] = print,
+        log_every: int = 1,
+    ):
         paths = {name: files.path(directory) / f"{name}.jsonl" for name in ("metrics", "timing")}
         if files.exists(paths["metrics"]):
-            _truncate(files.path(directory), position)
+            _truncate(files.path(directory), position, echo)
+        elif position.step >= log_every:
+            echo(f"{paths['metrics']} is missing: what was logged up to step {position.step} is lost")
         _end_line(paths["timing"])
         self._files = {name: files.Appender(path) for name, path in paths.items()}
         self._tracker = tracker or TensorBoard(files.path(directory), position.step)
@@ -87,7 +97,7 @@ class RunLog:
         self._writer = None
         if distributed.first():
             tracker = open_tracker(course.config, workdir, position.step, echo)
-            self._writer = MetricWriter(workdir, position, tracker)
+            self._writer = MetricWriter(workdir, position, tracker, echo, course.config.train.log_every)
         self._waiting: collections.deque = collections.deque()
         self._told = self._stamped = time.perf_counter()
 
@@ -190,15 +200,21 @@ class RunLog:
             self._writer.close()
 
 
-def read_metrics(directory: Path) -> list[dict]:
-    """The lines of a run's `metrics.jsonl`, up to the one that a killed run was writing."""
+def read_metrics(directory: Path, echo: Callable[[str], None] | None = None) -> list[dict]:
+    """The lines of a run's `metrics.jsonl`, without one that a killed run was writing, and without damaged ones, of
+    which `echo` is told.
+    """
     path, records = files.path(directory) / "metrics.jsonl", []
-    if files.exists(path):
-        for line in files.read_bytes(path).decode(errors="replace").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    lines = files.read_bytes(path).split(b"\n") if files.exists(path) else []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record["step"], int):
+                raise TypeError("no step")
+            records.append(record)
+        except (ValueError, KeyError, TypeError):
+            if echo and number < len(lines):  # the last line ends without a line break where a run was killed
+                echo(f"{path}: line {number} is damaged, and left out")
     return records
 
 
@@ -214,18 +230,20 @@ def adopt_metrics(trunk: Path, directory: Path, eval_every: int) -> None:
     _copy_metrics(trunk, directory, is_ours)
 
 
-def _truncate(directory: Path, position: Position) -> None:
+def _truncate(directory: Path, position: Position, echo: Callable[[str], None]) -> None:
     """Keeps what was logged up to the position: a killed run may have logged steps that it will do again."""
 
     def is_done(record: dict) -> bool:
         owed = "validation_loss" in record and position.evaluation_owed
         return record["step"] < position.step or (record["step"] == position.step and not owed)
 
-    _copy_metrics(directory, directory, is_done)
+    _copy_metrics(directory, directory, is_done, echo)
 
 
-def _copy_metrics(source: Path, target: Path, keep: Callable[[dict], bool]) -> None:
-    lines = [json.dumps(record) + "\n" for record in read_metrics(source) if keep(record)]
+def _copy_metrics(
+    source: Path, target: Path, keep: Callable[[dict], bool], echo: Callable[[str], None] | None = None
+) -> None:
+    lines = [json.dumps(record) + "\n" for record in read_metrics(source, echo) if keep(record)]
     files.write_text(target / "metrics.jsonl", "".join(lines))
 
 
