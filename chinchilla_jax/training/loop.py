@@ -23,12 +23,18 @@ from chinchilla_jax.training.checkpoint import Checkpoints, Position, restore_fr
 from chinchilla_jax.training.evaluate import evaluate
 from chinchilla_jax.training.machine import hardware
 from chinchilla_jax.training.objective import NEXT_TOKEN, Objective
-from chinchilla_jax.training.record.directory import check_directory, finished_result, take_directory, write_result
+from chinchilla_jax.training.record.directory import (
+    check_data,
+    check_directory,
+    finished_result,
+    take_directory,
+    write_result,
+)
 from chinchilla_jax.training.record.metrics import Diverged, RunLog, adopt_metrics
 from chinchilla_jax.training.record.trackers import check_tracker
 from chinchilla_jax.training.schedule import is_due, learning_rate
 from chinchilla_jax.training.stages import Course, Stage, course_of
-from chinchilla_jax.training.start import FirstWeights, Fork, check_trunk, open_batches
+from chinchilla_jax.training.start import FirstWeights, Fork, check_trunk, content_of, open_batches
 from chinchilla_jax.training.step import Program, TrainState, make_program
 from chinchilla_jax.training.timing.clock import Clock, last_stamp
 from chinchilla_jax.training.timing.profiler import Profiler
@@ -140,12 +146,15 @@ class _Run:
         self.course, self.workdir, self.clock = course, workdir, clock
         self.prune_at_end, self.keep = bool(keep), frozenset((*keep, *course.kept_steps()))
         self.batches, self._mesh = open_batches(course.config), make_mesh(course.config.mesh)
+        content = content_of(self.batches)
+        check_data(workdir, content)
         if fork:
             check_trunk(course, fork)
+            check_data(fork.trunk, content)
         self.profiler = Profiler(profile or range(0), files.on_disk(workdir / "profile"), course.total_steps, echo)
         self.ledger = ledger = course.ledger()
         if distributed.first():
-            take_directory(course, ledger, workdir, first.record() if first else None)
+            take_directory(course, ledger, workdir, content, first.record() if first else None)
         echo(
             f"{ledger.parameters.total:,} parameters, {ledger.tokens:,} tokens in {course.total_steps:,} steps, "
             f"{ledger.flops['executed']:.3g} FLOPs executed, {ledger.flops['6nd']:.3g} as 6ND; "

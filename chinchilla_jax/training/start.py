@@ -95,9 +95,15 @@ def open_batches(config: RunConfig) -> Batches:
         held = f"the token store in {store.path} holds sequences of {store.seq_len}"
         raise ConfigError("data.seq_len", f"{seq_len}, but {held}")
     teacher = Teacher(config.data, store.tokenizer()) if config.data.has_teacher else None
-    content = store.content_hash() + (teacher.store.content_hash() if teacher else "")
-    distributed.check_same("data", content, "the data directory must hold the same store on every host")
-    return Batches(store, config.data.mixture, config.train.seed, config.data.mask_documents, teacher)
+    batches = Batches(store, config.data.mixture, config.train.seed, config.data.mask_documents, teacher)
+    distributed.check_same("data", content_of(batches), "the data directory must hold the same store on every host")
+    return batches
+
+
+def content_of(batches: Batches) -> str:
+    """A hash of the tokens and the tokenizer of a run, which is in its `config.json`."""
+    teacher = batches.teacher
+    return batches.store.content_hash() + (teacher.store.content_hash() if teacher else "")
 
 
 def check_trunk(course: Course, fork: Fork) -> None:

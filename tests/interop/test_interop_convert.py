@@ -34,7 +34,7 @@ def silent(line):
 def begun(config, folder):
     """The directory of a run that has saved its first state."""
     course = course_of(config)
-    take_directory(course, course.ledger(), folder)
+    take_directory(course, course.ledger(), folder, "content")
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.save(make_program(config, make_mesh(config.mesh)).init(jax.random.key(1)), Position())
     checkpoints.close()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from chinchilla_jax.base import files
+from chinchilla_jax.config import ConfigError
 from chinchilla_jax.parallel.mesh import make_mesh
 from chinchilla_jax.training import loop
 from chinchilla_jax.training.loop import Preempted, train
@@ -109,6 +110,16 @@ def test_stopped_again_and_again(small, saved, straight, stop_at, tmp_path):
             train(small, tmp_path, echo=lambda line: None)
     train(small, tmp_path, echo=lambda line: None)
     assert_same_end(small, saved, tmp_path, straight)
+
+
+def test_a_run_does_not_go_on_with_other_text(small, stop_at, tmp_path):
+    stop_at(3)
+    with pytest.raises(Preempted):
+        train(small, tmp_path, echo=lambda line: None)
+    record = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(record | {"data": "0" * 12}))
+    with pytest.raises(ConfigError, match="was trained on other text, or with another tokenizer"):
+        train(small, tmp_path, echo=lambda line: None)
 
 
 def test_resuming_compiles_nothing(small, stop_at, tmp_path):

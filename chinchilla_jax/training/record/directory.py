@@ -61,18 +61,30 @@ def check_directory(
         echo(f"{', '.join(others)}: the numbers will agree to rounding and not to the bit")
 
 
+def check_data(workdir: Path, content: str) -> None:
+    """Refuses to go on with other tokens than the run began with, by a `ConfigError`; older directories do not say."""
+    path = workdir / "config.json"
+    began = read_record(path, "config", dict).get("data", content) if files.exists(path) else content
+    if began != content:
+        told = f"{workdir} was trained on other text, or with another tokenizer ({began} there, {content} here)"
+        raise ConfigError("data", f"{told}: prepare the data that it began with, or use another directory")
+
+
 def _fingerprint(init_from: Mapping[str, str] | None) -> str:
     return init_from["fingerprint"] if init_from else ""
 
 
-def take_directory(course: Course, ledger: Ledger, workdir: Path, init_from: Mapping[str, str] | None = None) -> None:
-    """Writes whose the directory is and what its run costs; who began the run stays there."""
+def take_directory(
+    course: Course, ledger: Ledger, workdir: Path, content: str, init_from: Mapping[str, str] | None = None
+) -> None:
+    """Writes whose the directory is, of which data, and what its run costs; who began the run stays there."""
     if not files.exists(workdir / "config.json"):
         stages = course.besides_config()
         record: dict[str, Any] = {
             "hash": course.content_hash(),
             "code": code_revision(),
             "cores": hardware.cpu_cores(),
+            "data": content,
             "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
             "config": course.config.to_dict(),
         }
