@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -408,3 +411,27 @@ def test_train_refuses_a_damaged_store(capsys, tmp_path, prepared):
     code, _, err = run(capsys, "train", TINY, f"--config.data.data_dir={copy}", f"--workdir={tmp_path / 'run'}")
     assert code == 2 and len(err.splitlines()) == 1
     assert f"{path}: not valid JSON" in err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("words", "code"), [(["presets"], 0), (["plan", "--config=configs/isoflop.py:tiny"], 42)])
+def test_a_reader_that_has_seen_enough_ends_what_only_prints_and_is_no_success_of_work(words, code, tmp_path):
+    study = [f"--study={tmp_path}"] if words[0] == "plan" else []
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "chinchilla_jax", *words, *study]
+    run = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert run.returncode == code, run.stderr
+    assert (b"nobody reads its output" in run.stderr) is (code != 0)
+
+
+def test_sigterm_stops_work_wherever_it_is_and_may_be_followed_by_a_start(monkeypatch, capsys):
+    def terminated(values):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(verbs.VERBS, "data", dataclasses.replace(verbs.VERBS["data"], run=terminated))
+    assert cli.main(["data", "--config=configs/isoflop.py:tiny"]) == 42
+    assert "start again to go on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -38,10 +38,14 @@ command or the config, or data that cannot carry what is asked of them, one line
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -76,6 +80,9 @@ class Verb:
 
 VERBS: dict[str, Verb] = {}
 # Flags that were, and what does their work.
+# Verbs of which what they do matters, and not only what they print.
+_WORKING = ("data", "train", "plan", "work", "study", "methods", "noise", "tune", "launch", "evaluate", "trajectories",
+            "transfer", "import", "export")  # fmt: skip
 _GONE = {"more_runs": "ask `suggest --purse=FLOPS --number=COUNT` with the same --study or --runs"}
 _RUNS_BEFORE_PROMPTS = {"generate": 1, "trajectories": 3}  # of their words; a prompt may be anything
 _PROCESSES = ("coordinator", "processes", "process", "peer_timeout", "join_timeout")
@@ -316,7 +323,8 @@ def main(argv: list[str] | None = None) -> int:
         return _say(f"{what}; one of {', '.join(VERBS)} (--help explains them)", USAGE)
     name, known = argv[0], [f"--{flag}" for flag in VERBS[argv[0]].flags]
     try:
-        return _run(name, argv[1:])
+        with _stoppable(name):
+            return _run(name, argv[1:])
     except flags.UnrecognizedFlagError as error:
         unknown = f"--{error.flagname}"
         what = f"{name}: unknown flag {unknown}{did_you_mean(unknown, known)}"
@@ -329,14 +337,24 @@ def main(argv: list[str] | None = None) -> int:
         return _say(str(error), error.exit_code)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        told = "nobody reads its output any more, and it is not done; start again to go on"
+        return _say(f"{name}: {told}", PREEMPTED) if name in _WORKING else DONE
     except OSError as error:
-        reading = ("fit", "predict", "suggest", "report", "forecast", "compare", "verify")
-        if name not in reading or not error.filename:
+        if not error.filename:
             raise
-        return _say(f"{error.filename2 or error.filename}: {error.strerror}", USAGE)
+        again = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # it goes on once somebody has seen to that
+        return _say(f"{error.filename2 or error.filename}: {error.strerror}", PREEMPTED if again else USAGE)
     except KeyboardInterrupt:
         return _say("interrupted; start again to go on", PREEMPTED)
+
+
+def _stoppable(name: str) -> contextlib.AbstractContextManager[None]:
+    """SIGTERM stops a verb that works as Ctrl-C does, wherever it is; what has to stop otherwise says how itself."""
+    if name not in _WORKING or threading.current_thread() is not threading.main_thread():
+        return contextlib.nullcontext()
+    from chinchilla_jax.study.execute.worker import on_signal
+
+    return on_signal(lambda number: signal.default_int_handler(number, None))
 
 
 def _run(name: str, words: list[str]) -> int:

@@ -31,6 +31,7 @@ from chinchilla_jax.training.record.directory import (
     write_result,
 )
 from chinchilla_jax.training.record.metrics import Diverged, RunLog, adopt_metrics
+from chinchilla_jax.training.record.space import check_room, faults_told
 from chinchilla_jax.training.record.trackers import check_tracker
 from chinchilla_jax.training.schedule import is_due, learning_rate
 from chinchilla_jax.training.stages import Course, Stage, course_of
@@ -105,6 +106,7 @@ def train(
     Raises:
       ConfigError: the directory is another run's; tokenizer, devices, trunk, profile or processes do not fit the run.
       Preempted, Diverged: see there.
+      NoRoom: the disk is full, or cannot be written to.
     """
     echo = echo if distributed.first() else lambda line: None
     with Signals() as signals:  # before the data is opened and programs are compiled, which may take minutes
@@ -119,13 +121,14 @@ def train(
         check_tracker(config.train.tracker)
         if (result := finished_result(workdir, echo)) is not None:
             return result
-        run = _Run(course, workdir, clock, fork, first, keep, profile, echo)
-        try:
-            validation = _train_steps(run, signals)
-        finally:
-            run.close()
-        facts = dict(facts or {}) | run.labels_trained() | ({"init_from": init_from} if init_from else {})
-        return write_result(workdir, facts, course, run.ledger, validation, clock, run.peak, echo)
+        with faults_told(workdir):
+            run = _Run(course, workdir, clock, fork, first, keep, profile, echo)
+            try:
+                validation = _train_steps(run, signals)
+            finally:
+                run.close()
+            facts = dict(facts or {}) | run.labels_trained() | ({"init_from": init_from} if init_from else {})
+            return write_result(workdir, facts, course, run.ledger, validation, clock, run.peak, echo)
 
 
 class _Run:
@@ -167,6 +170,7 @@ class _Run:
         hardware.keep_freed_memory()
         self.checkpoints = Checkpoints(workdir / "checkpoints", self.keep)
         self.state, self.position = self._state_to_go_on_from(fork, first, echo)
+        check_room(workdir, self.state, checkpoints=1 if self.position.step else 2)
         self.peak = hardware.peak_flops(self._mesh)
 
         # --- The books, with what earlier processes of this run did and lost ---
@@ -232,6 +236,7 @@ class _Run:
         return {"labels": labels, "label_row_tokens": labels * self.course.config.data.seq_len}
 
     def save(self, validation_loss: float | None = None) -> None:
+        check_room(self.workdir, self.state, checkpoints=1)
         self.clock.store(self.position)
         self.log.flush()  # a restart begins here, and does not write again what came before
         self.checkpoints.save(self.state, self.position, validation_loss)

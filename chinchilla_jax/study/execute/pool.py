@@ -142,7 +142,7 @@ class Pool:
             if code == 0:
                 self.processes[worker] = None
             elif code in (PREEMPTED, -signal.SIGTERM):
-                raise Stopped(f"worker {worker} was asked to stop")
+                raise Stopped(f"worker {worker} stopped: {self._last_line(worker)}")
             elif code < 0 and self.restarts[worker] < MAX_RESTARTS:
                 self.restarts[worker] += 1
                 again = f"starting it again ({self.restarts[worker]} of {MAX_RESTARTS})"
@@ -152,14 +152,19 @@ class Pool:
                 self._fail(worker, code)
         return any(self.processes)
 
+    def _last_line(self, worker: int) -> str:
+        lines = self._log(worker).read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
     def _fail(self, worker: int, code: int) -> None:
         lines = self._log(worker).read_text(encoding="utf-8", errors="replace").splitlines()
         self.echo(f"--- the end of {self._log(worker)} ---")
         for line in lines[-TAIL_LINES:]:
             self.echo(f"    {line}")
-        last = next((line for line in reversed(lines) if line.strip()), "no output")
         how = f"killed by signal {-code} {MAX_RESTARTS + 1} times" if code < 0 else f"failed with exit code {code}"
-        raise StudyError(f"worker {worker} {how}: {last.strip()}", code if code in (FAILED, USAGE) else FAILED)
+        raise StudyError(
+            f"worker {worker} {how}: {self._last_line(worker)}", code if code in (FAILED, USAGE) else FAILED
+        )
 
     def stop(self) -> None:
         """Asks the workers to save and stop, and waits until they have. A second signal ends them at once."""
