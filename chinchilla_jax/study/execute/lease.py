@@ -9,10 +9,12 @@ claim, a heartbeat and a release each name the version of the file that they rep
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import pathlib
+import signal
 import socket
 import threading
 import time
@@ -31,13 +33,23 @@ class Lease:
 
     def __init__(self, path: pathlib.Path, holder: dict[str, Any], version: int | None = None):
         self.path, self.holder, self._version = path, holder, version
-        self._stop = threading.Event()
+        self._stop, self._renewing = threading.Event(), threading.Lock()
         self._heartbeat: threading.Thread | None = None
+        self._before_waking: Any = None
 
     def keep(self, lost: Callable[[], None], interval: float = HEARTBEAT_SECONDS) -> None:
         """Renews from a thread every `interval` seconds; that calls `lost`, once, if the lease is another's by then, or
-        could be: without an answer from storage nobody knows.
+        could be: without an answer from storage nobody knows. A process that was stopped asks as soon as it goes on,
+        before it does anything else.
         """
+
+        def on_waking(*_: Any) -> None:
+            with contextlib.suppress(OSError):  # the thread asks again
+                if not self._stop.is_set() and not self.renew():
+                    lost()
+
+        if threading.current_thread() is threading.main_thread():
+            self._before_waking = signal.signal(signal.SIGCONT, on_waking)
 
         def beat() -> None:
             renewed = time.monotonic()
@@ -62,13 +74,16 @@ class Lease:
                 return False
             files.touch(self.path)
             return True
-        renewed = files.replace_version(self.path, json.dumps(self.holder), self._version)
-        self._version = renewed or self._version
+        with self._renewing:  # of two at once one would take the other's version for another worker's
+            renewed = files.replace_version(self.path, json.dumps(self.holder), self._version)
+            self._version = renewed or self._version
         return renewed is not None
 
     def release(self) -> None:
         """Gives the run free. Another's lease is left alone."""
         self._stop.set()
+        if self._before_waking is not None:
+            signal.signal(signal.SIGCONT, self._before_waking)
         if self._heartbeat is not None:
             self._heartbeat.join()
         if self._version is not None:

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -93,3 +95,36 @@ def test_of_several_workers_one_gets_each_run_also_when_all_leases_are_stale(tmp
         process.join(timeout=60)
     claimed = sorted(results.get(timeout=5) for _ in range(40))
     assert claimed == list(range(40)) and results.empty()
+
+
+STOPPED = """
+import os, pathlib, sys, time
+from chinchilla_jax.study.execute import lease
+folder = pathlib.Path(sys.argv[1])
+held = lease.claim(folder, folder, "0")
+held.keep(lost=lambda: os._exit(7))
+with open(folder / "written", "a", buffering=1) as file:
+    while True:
+        print("mine", file=file)
+        time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize("tries", [4, pytest.param(50, marks=pytest.mark.long)])
+def test_who_was_stopped_while_another_took_over_writes_nothing_when_it_wakes(tries, tmp_path):
+    for number in range(tries):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = subprocess.Popen([sys.executable, "-c", STOPPED, str(folder)])
+        until(lambda folder=folder: (folder / "written").exists() and (folder / "written").stat().st_size > 50)
+        process.send_signal(signal.SIGSTOP)
+        until(
+            lambda pid=process.pid: pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        )
+        # A worker of another host, which knows this one by its heartbeat alone, has waited long enough.
+        (folder / lease.LEASE).write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+        size = (folder / "written").stat().st_size
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(timeout=10) == 7
+        assert (folder / "written").stat().st_size == size
+        assert json.loads((folder / lease.LEASE).read_text())["host"] == "elsewhere"
