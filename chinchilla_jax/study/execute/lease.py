@@ -117,11 +117,12 @@ def claim(run_folder: pathlib.Path, study: pathlib.Path, worker: str) -> Lease |
 def owner(path: pathlib.Path) -> dict[str, Any] | None:
     """Who holds the lease file `path`: {} while it is being written, None if there is none."""
     try:
-        return files.read_json(path)
+        holder = files.read_json(path)
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
+    return holder if isinstance(holder, dict) else {}
 
 
 def alive(path: pathlib.Path) -> bool:
@@ -129,7 +130,7 @@ def alive(path: pathlib.Path) -> bool:
     holder = owner(path)
     if holder is None:
         return False
-    if holder.get("host") == _host():
+    if holder.get("host") == _host() and isinstance(holder.get("pid"), int):
         return holder.get("process_start") == _started(holder["pid"]) is not None
     try:
         return time.time() - files.stamp(path)[1] / 1e9 < STALE_SECONDS
@@ -138,12 +139,15 @@ def alive(path: pathlib.Path) -> bool:
 
 
 def _host() -> str:
-    """This machine, and its process numbers: containers may share a host name, but not those."""
-    try:
-        space = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        space = ""
-    return f"{socket.gethostname()} {space}".strip()
+    """This start of this machine, and its process numbers: machines made from one image may share a name, containers of
+    a machine too, but not those.
+    """
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
 
 
 def _started(pid: int) -> str | None:

@@ -128,3 +128,12 @@ def test_who_was_stopped_while_another_took_over_writes_nothing_when_it_wakes(tr
         assert process.wait(timeout=10) == 7
         assert (folder / "written").stat().st_size == size
         assert json.loads((folder / lease.LEASE).read_text())["host"] == "elsewhere"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "5", '"x"', "{}", '{"host": 5}', '{"pid": "x"}', "\xff"])
+def test_a_lease_that_nobody_can_read_is_held_until_it_is_stale(content, tmp_path):
+    path = _write_lease(tmp_path / "run")
+    path.write_text(content)
+    assert lease.claim(tmp_path / "run", tmp_path, "1") is None
+    os.utime(path, (time.time() - lease.STALE_SECONDS - 1,) * 2)
+    assert lease.claim(tmp_path / "run", tmp_path, "1") is not None
