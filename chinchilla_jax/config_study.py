@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from chinchilla_jax.base.config_values import POSITIVE, SHARE, ConfigError, Section, key
 
@@ -39,28 +38,28 @@ class StudyConfig(Section):
     name: str = "isoflop"
     budgets: tuple[float, ...] = (1e11, 3e11, 9e11, 2.7e12)
     convention: str = key("executed", one_of=CONVENTIONS)
-    sizes: int = key(7, POSITIVE)
-    size_ratio: float = key(1.6, POSITIVE)
+    sizes: int = key(7, POSITIVE, most=1000)
+    size_ratio: float = key(1.6, POSITIVE, most=100.0)
     guess: str = "D/N = 20, a = 0.5"
-    holdout_factor: float = key(4.0, POSITIVE)
+    holdout_factor: float = key(4.0, POSITIVE, most=1e6)
     ladder: str = key("generated", one_of=LADDERS)
-    aspect_ratio: float = key(32.0, POSITIVE)
+    aspect_ratio: float = key(32.0, POSITIVE, most=1e5)
     recipe: str = "lr = 1 N^-0.5"
     schedule: str = key("matched", one_of=STUDY_SCHEDULES)
     warmup_fraction: float = key(0.05, SHARE)
     flops_per_second: float = key(1e10, POSITIVE)
     seeds: tuple[int, ...] = key((1,), later=True)
-    holdout_seeds: int = key(1, POSITIVE, later=True)
-    cores: int = key(1, POSITIVE, later=True)
+    holdout_seeds: int = key(1, POSITIVE, most=1000, later=True)
+    cores: int = key(1, POSITIVE, most=10**5, later=True)
     methods: tuple[str, ...] = key((), later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.budgets or not all(0 < b < math.inf for b in self.budgets):
-            raise ConfigError("budgets", f"needs positive FLOP budgets, got {self.budgets}")
+        if not self.budgets or not all(1.0 <= b <= 1e37 for b in self.budgets):
+            raise ConfigError("budgets", f"needs positive FLOP budgets, of 1 to 1e37, got {self.budgets}")
         if len(set(self.budgets)) != len(self.budgets):
             raise ConfigError("budgets", f"lists a budget twice: {self.budgets}")
-        if self.size_ratio <= 1.0:
-            raise ConfigError("size_ratio", f"must be above 1, got {self.size_ratio}")
-        if len(self.seeds) not in (1, len(self.budgets)) or min(self.seeds) < 1:
-            raise ConfigError("seeds", f"give one number of runs, 1 or more, or one for each budget, got {self.seeds}")
+        if self.size_ratio < 1.01:
+            raise ConfigError("size_ratio", f"must be at least 1.01, got {self.size_ratio}")
+        if len(self.seeds) not in (1, len(self.budgets)) or not all(1 <= n <= 1000 for n in self.seeds):
+            raise ConfigError("seeds", f"give one number of runs, 1 to 1000, or one for each budget, got {self.seeds}")

@@ -31,6 +31,8 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
 # What a number must be, and whether it is. A NaN is none of these.
 POSITIVE, NOT_NEGATIVE = "be positive and finite", "be finite and not negative"
 SHARE, BELOW_ONE = "lie in [0, 1]", "lie in [0, 1)"
+# Beyond these no number is meant: float32 has no such values, and nobody counts so far.
+LARGEST, SMALLEST, MOST = 1e37, 1e-37, 10**18
 _RANGES: dict[str, Callable[[float], bool]] = {
     POSITIVE: lambda x: 0 < x < math.inf,
     NOT_NEGATIVE: lambda x: 0 <= x < math.inf,
@@ -39,12 +41,14 @@ _RANGES: dict[str, Callable[[float], bool]] = {
 }
 
 
-def key(default: Any, *must: str, one_of: Collection[str] = (), later: bool = False) -> Any:
-    """A setting: what its value `must` do, or the words it may be.
+def key(
+    default: Any, *must: str, one_of: Collection[str] = (), later: bool = False, most: float | None = None
+) -> Any:
+    """A setting: what its value `must` do, or the words it may be; `most` is the largest that anybody would want.
 
     `later`: it came when configs had been hashed and manifests written already.
     """
-    return dataclasses.field(default=default, metadata={"must": must, "one_of": one_of, "later": later})
+    return dataclasses.field(default=default, metadata={"must": must, "one_of": one_of, "later": later, "most": most})
 
 
 def one_of(name: str, value: str, allowed: Collection[str]) -> None:
@@ -68,8 +72,19 @@ class Section:
             for what in field.metadata.get("must", ()):
                 if not _RANGES[what](value):
                     raise ConfigError(field.name, f"must {what}, got {value}")
+            if field.metadata.get("must"):
+                _check_size(field.name, value, field.metadata["most"])
             if field.metadata.get("one_of"):
                 one_of(field.name, value, field.metadata["one_of"])
+
+
+def _check_size(name: str, value: float, most: float | None) -> None:
+    """Raises `ConfigError` for a number beyond reason, before arithmetic meets it."""
+    limit = most or (MOST if isinstance(value, int) else LARGEST)
+    if value > limit:
+        raise ConfigError(name, f"must be at most {limit:,}")
+    if isinstance(value, float) and 0.0 < value < SMALLEST:
+        raise ConfigError(name, f"must be 0, or at least {SMALLEST:g}, got {value:g}")
 
 
 def build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:

@@ -161,6 +161,8 @@ def _check_sides(budget: float, optimum: float, sizes: set[int], reasons: Sequen
         return
     if reasons:
         why = f"{reasons[0]}; raise the budget, or lower train.batch_size or data.seq_len"
+    elif not rungs:
+        why = "no shape of the ladder is near the sizes it needs; raise the budget, or choose another study.ladder"
     elif below < SIDE:
         smallest = f"the smallest shape of the family with this vocabulary has {size_name(rungs[0].params)} parameters"
         why = f"{smallest}; raise the budget, lower model.vocab_size or study.size_ratio, or change study.guess"

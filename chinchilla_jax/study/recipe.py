@@ -137,13 +137,13 @@ def with_recipe(config: RunConfig, budget: float) -> tuple[RunConfig, str]:
     batch_size, microbatches, length = config.train.batch_size, config.train.microbatches, config.data.seq_len
     batch = f"batch of {batch_size} x {length} tokens as in the config"
     if recipe.batch is not None:
-        tokens = recipe.batch.at(**known)
+        tokens = _value("batch", recipe.batch, known)
         batch_size, microbatches = _whole(config, tokens / length)
         batch = f"batch = {recipe.batch} = {tokens:.4g} tokens, rounded to {batch_size} x {length} ({recipe.source})"
     known["B"] = batch_size * length
     named = {name for power in (recipe.lr, recipe.batch) if power for name, _ in power.exponents}
     at = ", ".join(f"{name} = {known[name]:.4g}" for name in _VARIABLES if name in named)
-    optimizer = dataclasses.replace(config.optimizer, peak_lr=float(f"{recipe.lr.at(**known):.4g}"))
+    optimizer = dataclasses.replace(config.optimizer, peak_lr=float(f"{_value('lr', recipe.lr, known):.4g}"))
     tokens = steps_of(config).total_steps * batch_size * length
     train = dataclasses.replace(config.train, batch_size=batch_size, microbatches=microbatches, train_tokens=tokens)
     provenance = f"peak_lr = {recipe.lr} ({recipe.source}); {batch}; at {at}"
@@ -194,6 +194,18 @@ def _variables(config: RunConfig, budget: float) -> dict[str, float]:
         "C": budget,
         "C_ne": without_vocabulary,
     }
+
+
+def _value(name: str, power: Power, known: Mapping[str, float]) -> float:
+    """Of a part of the recipe for a run. Raises ConfigError where that is no number to train with."""
+    try:
+        value = power.at(**known)
+    except OverflowError:
+        value = math.inf
+    if not 1e-30 < value < 1e15:
+        at = ", ".join(f"{variable} = {known[variable]:.4g}" for variable, _ in power.exponents)
+        raise ConfigError(_KEY, f"{name} = {power} is {value:.3g} at {at}: nothing to train with")
+    return value
 
 
 def _whole(config: RunConfig, sequences: float) -> tuple[int, int]:

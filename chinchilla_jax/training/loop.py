@@ -156,6 +156,7 @@ class _Run:
             check_data(fork.trunk, content)
         self.profiler = Profiler(profile or range(0), files.on_disk(workdir / "profile"), course.total_steps, echo)
         self.ledger = ledger = course.ledger()
+        hardware.check_memory(ledger.parameters.total)
         if distributed.first():
             take_directory(course, ledger, workdir, content, first.record() if first else None)
         echo(

@@ -201,3 +201,9 @@ def test_a_model_that_has_another_base_is_refused():
 )
 def test_a_recipe_is_written_as_it_is_read(text):
     assert read_recipe(text).text == text
+
+
+@pytest.mark.parametrize("recipe", ["lr = 1 N^999", "lr = 1e30 N^-999", "lr = 1, batch = 1e300 D^5"])
+def test_a_recipe_that_gives_no_number_is_refused_where_it_does(recipe):
+    with pytest.raises(ConfigError, match="study.recipe: .* nothing to train with"):
+        with_recipe(width_config(recipe=recipe), 1e12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import time
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from chinchilla_jax.base.chips import device_peak
+from chinchilla_jax.base.config_values import ConfigError
 from chinchilla_jax.parallel.job import cores
 
 
@@ -26,6 +28,19 @@ def peak_flops(mesh: Mesh) -> tuple[float, str]:
         return published * mesh.devices.size, f"{kind} bfloat16, published"
     processes = {device.process_index for device in mesh.devices.flat}
     return _measured_peak() * len(processes), "float32 matrix product, measured"
+
+
+def check_memory(parameters: int) -> None:
+    """Refuses, by a `ConfigError`, what this machine's memory cannot hold; that of accelerators their compiler knows.
+
+    Weights, two moments and a gradient, each float32, are there at once, in one process at least.
+    """
+    if jax.default_backend() != "cpu" or jax.process_count() > 1:
+        return
+    needed, there = 16 * parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        told = f"{parameters:,} parameters need {needed / 1e9:,.1f} GB to train, and this machine has {there / 1e9:.1f}"
+        raise ConfigError("model", f"{told}: choose a smaller model, or another machine")
 
 
 def cpu_cores() -> int | None:

@@ -113,7 +113,7 @@ def test_a_table_of_runs_is_fitted_and_its_reach_is_told(tmp_path, capsys, monke
         (["LAW", "--serve=prompt"], "e.g. prompt:512"),
         (["LAW", f"{SERVE},max_cost:-1"], "must be above 0"),
         (["LAW", f"{SERVE},top_k:8"], "a token uses 8"),
-        (["LAW", SERVE, "--chip=h100"], "memory and bandwidth are not known"),
+        (["LAW", SERVE, "--chip=v2"], "memory and bandwidth are not known"),
         (["LAW", SERVE, "--price=0"], "--price must be above 0"),
         (["LAW", SERVE, "--throughput=7e9:4"], "expected 3 numbers"),
         (["LAW", SERVE, "--params=1e9"], "leave --params out"),
