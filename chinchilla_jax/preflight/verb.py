@@ -228,6 +228,7 @@ def _summary(stages: Sequence[Verdict]) -> dict[str, Any]:
         "peak_bytes": memory.peak,
         "usable_bytes": memory.usable,
         "step_seconds": time and time.total,
+        "step_tokens": max(verdict.checked) * verdict.config.data.seq_len,
         "days": sum(cost.days for cost in costs) if known else None,
         "chip_hours": sum(cost.chip_hours for cost in costs) if known else None,
         "basis": BASIS,

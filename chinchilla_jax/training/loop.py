@@ -38,6 +38,7 @@ from chinchilla_jax.training.stages import Course, Stage, course_of
 from chinchilla_jax.training.start import FirstWeights, Fork, check_trunk, content_of, open_batches
 from chinchilla_jax.training.step import Program, TrainState, make_program
 from chinchilla_jax.training.timing.clock import Clock, last_stamp
+from chinchilla_jax.training.timing.expected import Expected
 from chinchilla_jax.training.timing.profiler import Profiler
 
 __all__ = ["Diverged", "Fork", "Preempted", "Stage", "train"]
@@ -84,6 +85,7 @@ def train(
     objective: Objective = NEXT_TOKEN,
     then: Sequence[Stage] = (),
     first: FirstWeights | None = None,
+    predicted: Mapping[str, Any] | None = None,
     echo: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Trains, or goes on training, the run of `workdir`; returns what is in its `result.json`.
@@ -98,6 +100,7 @@ def train(
       objective: what the steps minimise.
       then: stages that follow when the steps of `config` are done.
       first: weights to begin with. A run that goes on needs them as well: it is another run without them.
+      predicted: what a manifest keeps of a preflight; measured steps are told beside it.
       echo: told what a person watching would like to know.
 
     Where several processes do the run together (`parallel/job/distributed.py`), all of them call this. They share
@@ -124,7 +127,7 @@ def train(
         with faults_told(workdir):
             run = _Run(course, workdir, clock, fork, first, keep, profile, echo)
             try:
-                validation = _train_steps(run, signals)
+                validation = _train_steps(run, signals, Expected(predicted, echo))
             finally:
                 run.close()
             facts = dict(facts or {}) | run.labels_trained() | ({"init_from": init_from} if init_from else {})
@@ -252,7 +255,7 @@ class _Run:
         self.log.close()
 
 
-def _train_steps(run: _Run, signals: Signals) -> dict[str, float]:
+def _train_steps(run: _Run, signals: Signals, expected: Expected) -> dict[str, float]:
     """The loop; metrics of step n - 1 are handled while step n runs. Returns the last evaluation."""
     course, position, log, profiler = run.course, run.position, run.log, run.profiler
     stage = course.at(position.step)
@@ -311,6 +314,7 @@ def _train_steps(run: _Run, signals: Signals) -> dict[str, float]:
         log.dispatched(float(lr), metrics, n)
         validation = {}
         log.catch_up(keep=1)
+        expected.step(run.clock, n * stage.config.data.seq_len)
 
 
 def _place(build: Callable[..., Batch], n: int, config: RunConfig, program: Program) -> dict[str, jax.Array]:

@@ -190,6 +190,7 @@ def _train_one(study: pathlib.Path, run: PlannedRun, held: lease.Lease | None, e
         held.keep(lost=lambda: os._exit(1))
     workdir = folder.run_folder(study, run.name)
     branching: dict[str, Any] = {"keep": run.keep_steps} if run.keep_steps else {}
+    branching |= {"predicted": run.preflight} if run.preflight else {}
     try:
         if run.trunk:
             trunk = folder.run_folder(study, run.trunk)
