@@ -16,12 +16,16 @@ from chinchilla_jax.training.step import make_program
 class Steps:
     """One compiled train step with its state and a batch, ready to be run again and again."""
 
-    def __init__(self, model: ModelConfig, seq_len: int, batch_size: int, microbatches: int, data_parallel: int = 1):
+    def __init__(
+        self, model: ModelConfig, seq_len: int, batch_size: int, microbatches: int, data_parallel: int = 1, **train: str
+    ):
+        """`train`: other settings of that section."""
         hardware.keep_freed_memory()
         self.config = RunConfig(
             model=model, data=DataConfig(seq_len=seq_len, vocab_size=model.vocab_size),
             mesh=MeshConfig(data=data_parallel),
-            train=TrainConfig(batch_size=batch_size, microbatches=microbatches, train_tokens=batch_size * seq_len),
+            train=TrainConfig(batch_size=batch_size, microbatches=microbatches, train_tokens=batch_size * seq_len,
+                              **train),
         )  # fmt: skip
         self.program = make_program(self.config, make_mesh(self.config.mesh))
         self.state = self.program.init(jax.random.key(0))
