@@ -11,6 +11,7 @@ import functools
 import math
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
@@ -22,8 +23,8 @@ BACKEND = "cudnn"  # of `jax.nn.dot_product_attention`; tests without a GPU comp
 
 
 def on_gpu() -> bool:
-    """Whether programs are compiled for a GPU."""
-    return jax.default_backend() == "gpu"
+    """Whether programs are compiled for a GPU of NVIDIA. JAX calls those of AMD `gpu` as well."""
+    return jax.default_backend() == "gpu" and "cuda" in jax.extend.backend.get_backend().platform_version
 
 
 def refusal(call: AttentionCall) -> str | None:

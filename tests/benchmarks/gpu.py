@@ -1,4 +1,4 @@
-"""Train steps on one NVIDIA GPU, here and with PyTorch, in one run of about ten minutes: time, tokens/s, memory.
+"""Train steps on one NVIDIA GPU, here and with PyTorch, in one run: time, tokens/s, memory.
 
     pip install -e .[cuda,parity]
     python -m tests.benchmarks.gpu [--torch_python=PYTHON] [--rounds=2] [--tiny]
@@ -28,7 +28,7 @@ SHAPES = {
 }
 TINY = {name: (shape | dict(n_layers=2, d_model=64, n_heads=2, head_dim=32, d_ff=128), 4, remat)
         for name, (shape, _, remat) in SHAPES.items()}  # fmt: skip
-STEPS, WARMING = 8, 3
+STEPS, WARMING, LIMIT = 8, 3, 240
 
 
 def sizes(tiny: bool) -> dict:
@@ -95,7 +95,10 @@ def measure(python: str, side: str, name: str, tiny: bool, flags: str = "") -> d
     """One side in a process of its own."""
     command = [python, "-m", "tests.benchmarks.gpu", f"--side={side}", f"--shape={name}", *(["--tiny"] if tiny else [])]
     more = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(), "HF_HUB_OFFLINE": "1"}
-    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **more})
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **more}, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done in {LIMIT} s"}
     if found.returncode:
         return {"failed": (found.stderr.strip().splitlines() or ["no output"])[-1][:200]}
     return json.loads(found.stdout.strip().splitlines()[-1])
@@ -113,6 +116,7 @@ def line(name: str, side: str, found: list[dict], tiny: bool) -> float | None:
     counted, tokens = shape["n_layers"] * per_layer + width * size["vocab_size"], rows * size["seq_len"]
     seconds = statistics.median(one["seconds"] for one in found)
     peak = f", {found[0]['peak'] / 2**30:.1f} GiB at most" if found[0]["peak"] else ""
+    peak += f" ({found[0]['device']})" if found[0].get("device") else ""
     print(f"{name}, {side}: {1e3 * seconds:,.1f} ms a step, {tokens / seconds:,.0f} tokens/s, "
           f"{6 * counted * tokens / seconds / 1e12:,.1f} TFLOP/s{peak}", flush=True)  # fmt: skip
     return seconds
@@ -140,12 +144,12 @@ def main() -> None:
         seconds = {side: line(name, side, found[side], given.tiny) for side in sides}
         if all(seconds.values()) and len(seconds) == 2:
             print(f"{name}: {seconds['torch'] / seconds['here']:.2f} of PyTorch's speed", flush=True)
-        plain = plain or (seconds["here"], {one.get("bits") for one in found["here"]})
+        plain = plain or (seconds["here"], [one.get("bits") for one in found["here"]])
     name = next(iter(SHAPES))
     fixed = [measure(sys.executable, "here", name, given.tiny, DETERMINISTIC) for _ in range(2)]
     seconds = line(name, f"here with {DETERMINISTIC}", fixed, given.tiny)
     if seconds and plain[0]:
-        same = "equal" if len(plain[1]) == 1 else "differ"
+        same = "not compared (--rounds=1)" if len(plain[1]) == 1 else "equal" if len(set(plain[1])) == 1 else "differ"
         then = "equal" if len({one["bits"] for one in fixed}) == 1 else "differ"
         cost = f"which cost {seconds / plain[0]:.2f} of the time"
         print(f"bits of two runs: {same} as they are, {then} with the flags, {cost}")

@@ -4,6 +4,7 @@ No GPU is needed: XLA's own form of `jax.nn.dot_product_attention`, with the sam
 """
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +136,16 @@ def test_old_gpus_and_heads_too_large_for_ampere_have_another_form(gpu, monkeypa
     assert choose(call_of(Case(S=512, T=512, K=128, dtype="bfloat16"))) == "cudnn"
     monkeypatch.setattr(cudnn, "_capability", lambda: (7, 5))
     assert choose(call_of(Case(S=512, T=512, dtype="bfloat16"))) == "blockwise"
+
+
+@pytest.mark.parametrize(("version", "chosen"), [("cuda 13000", "cudnn"), ("rocm 60300", "plain")])
+def test_gpus_of_others_have_the_forms_that_run_everywhere(version, chosen, monkeypatch):
+    backend = types.SimpleNamespace(platform_version=version)
+    monkeypatch.setattr(cudnn.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(cudnn.jax.extend.backend, "get_backend", lambda: backend)
+    device = types.SimpleNamespace(compute_capability="9.0" if chosen == "cudnn" else "gfx942")
+    monkeypatch.setattr(cudnn.jax, "local_devices", lambda: [device])
+    assert choose(call_of(Case(S=64, T=64, dtype="bfloat16"))) == chosen
 
 
 def test_without_a_gpu_it_says_so():
