@@ -124,7 +124,7 @@ _core_256 = functools.partial(
 # v5p 50 Gbit/s per chip; per pod of 256, v5e 6.4 and v6e 25.6 Tbit/s; v4's is not printed, and assumed to be as v5p's.
 # v7x: each core is a device; the clock that its published peak implies is not confirmed.
 # GPUs: NVIDIA's data sheet of each, dense figures (with sparsity it prints twice as much; of the RTX 4090, with sums in
-# float32, the white paper of the Ada architecture, appendix A). Memory is what the driver shows, rounded down to GiB.
+# float32, the white paper of the Ada architecture, appendix A). Memory is about what the driver shows, in GiB.
 _TABLE = (
     Chip("v2", 45e12, ("TPU v2",), devices=2, cores=2, slices=Slices("v2", axes=2, pci="0x0027")),
     Chip("v3", 123e12, ("TPU v3",), devices=2, cores=2, slices=Slices("v3", axes=2, pci="0x0027")),

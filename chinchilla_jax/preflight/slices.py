@@ -109,7 +109,7 @@ def parse_slice(text: str) -> Slice:
       ConfigError: an unknown generation, a size that is not offered (names the nearest), or no name of a slice.
     """
     match = re.fullmatch(r"(?:([1-9]\d*)x)?(v\d\w*?)(?:-(\d+)|:(\d+(?:x\d+)+))", text.strip().lower())
-    if (chip := CHIPS.get(text.strip().lower())) and not chip.slices:
+    if (chip := CHIPS.get(text.strip().lower().partition("-")[0])) and not chip.slices:
         told = "is a GPU: only programs for TPUs can be compiled and timed without the chip; train a few steps on it"
         raise ConfigError("--slice", f"{text!r} {told}")
     if not match:

@@ -91,6 +91,7 @@ class TestWithTheCompiler:
             assert lays_out(slice_, mesh) == made, mesh
 
 
-def test_a_gpu_is_no_slice_and_it_says_why():
-    with pytest.raises(ConfigError, match="'h100' is a GPU: only programs for TPUs"):
-        parse_slice("H100".lower())
+@pytest.mark.parametrize("name", ["h100", "h100-8", "a100-40gb"])
+def test_a_gpu_is_no_slice_and_it_says_why(name):
+    with pytest.raises(ConfigError, match=f"'{name}' is a GPU: only programs for TPUs"):
+        parse_slice(name)
